@@ -1,0 +1,247 @@
+"""The nouns of a fleet file: sites, pools, links, services, tenants, classes, placement.
+
+Here: frozen values, decoded from TOML as they stand (`[[site]]` becomes `sites`). Not here: the meaning checks (`model.check`),
+reading files (`model.read`), facts about hardware or law (`catalogue`), anything computed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+SiteKind = Literal["micro", "edge", "region"]
+DriverKind = Literal["process", "external", "kubernetes"]
+Protocol = Literal["openai"]
+Endpoint = Literal["chat", "completions", "embeddings"]
+
+Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+"""Lower-case letters, digits, hyphens: safe in NATS subjects, file names and DNS labels."""
+CountryCode = Annotated[str, Meta(pattern=r"^[A-Z]{2}$")]
+"""ISO 3166-1 alpha-2, upper case."""
+
+
+class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every noun is: immutable, named fields only, unknown fields refused."""
+
+
+class Weights(Value, kw_only=True):
+    """What the operator pays to be faster or cleaner."""
+
+    usd_per_latency_s: float = 0.002
+    """One second of a user's waiting. 0.002 is 7 USD an hour of attention: change it first."""
+    usd_per_tonne_co2e: float = 100.0
+    """Carbon price. 100 is near the upper end of EU allowance prices of 2023 to 2025."""
+
+
+class Central(Value, kw_only=True):
+    """The one big site that every live decision is also asked of (the shadow)."""
+
+    site: Id
+    replicas: int = 1
+    """Replicas the one big site would hold of each variant; as many as the whole league is fair."""
+
+
+class DataClass(Value, kw_only=True):
+    """A class of data a request may carry, and which class of law governs it."""
+
+    id: Id
+    law: Literal[
+        "non_personal",
+        "personal",
+        "sensitive",
+        "health",
+        "payment",
+        "telecom",
+        "government",
+        "important",
+        "ci_operator",
+    ]
+    quality_min: float = 0.0
+    """Lowest quality score (0 to 1) of a variant that may serve this class."""
+
+
+class Power(Value, kw_only=True):
+    """Electrical supply of a site. Flows are never signed."""
+
+    grid_kw_max: float
+    pv_kw_peak: float = 0.0
+    pv_tilt_deg: float = 30.0
+    """Near the yearly optimum at 45 to 55 degrees north."""
+    wind_kw_rated: float = 0.0
+    battery_kwh: float = 0.0
+    battery_kw_max: float = 0.0
+    pue: float | None = None
+    """Fixed power usage effectiveness; when absent it follows kind and outdoor temperature."""
+    price_usd_per_kwh: float | None = None
+    """Delivered price; when absent the country's industrial price."""
+
+
+class Gateway(Value, kw_only=True):
+    """Where a site listens. Port 0 lets the supervisor choose a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    hop_port: int = 0
+    workers: int = 1
+
+
+class Pool(Value, kw_only=True):
+    """Identical engines' hardware at a site."""
+
+    id: Id
+    accelerator: str
+    """Id in the catalogue of accelerators."""
+    count: int
+    """Chips (for `x86-thread`: threads)."""
+    driver: DriverKind = "process"
+    urls: tuple[str, ...] = ()
+    """Base URLs of running engines, for `external`."""
+
+
+class Site(Value, kw_only=True, rename={"pools": "pool"}):
+    """One data center, whatever its size."""
+
+    id: Id
+    kind: SiteKind
+    city: str
+    country: CountryCode
+    lat_deg: Annotated[float, Meta(ge=-90, le=90)]
+    lon_deg: Annotated[float, Meta(ge=-180, le=180)]
+    operator_hq: CountryCode
+    """Country whose law reaches the operator."""
+    certifications: tuple[str, ...] = ()
+    """What the site's operator holds, e.g. `hds_certified_host`, `dpf`, `baa`."""
+    grid_zone: str = ""
+    """Zone of carbon and weather series; empty means the country's annual mean."""
+    weather_zone: str = ""
+    power: Power
+    gateway: Gateway = Gateway()
+    pools: tuple[Pool, ...] = ()
+
+
+class Link(Value, kw_only=True):
+    """A WAN path between two sites, the same both ways."""
+
+    a: Id
+    b: Id
+    rtt_ms: float
+    mbit_s: float
+    usd_per_gb: float = 0.0
+
+
+class Variant(Value, kw_only=True):
+    """One model at one precision that can serve a service."""
+
+    id: Id
+    model: str
+    """Id in the catalogue of AI models."""
+    precision: str
+    quality: Annotated[float, Meta(ge=0, le=1)]
+    quality_source: str
+    served_model: str = ""
+    """Name the engine serves it under; empty means the service id (what clients send)."""
+
+
+class Slo(Value, kw_only=True):
+    """What a client of a service may expect; misses are served, counted and shown."""
+
+    ttft_ms: float
+    tpot_ms: float
+    deadline_s: float = 60.0
+    """A request not finished by then is ended; 60 s is the usual client default's tenth."""
+
+
+class Service(Value, kw_only=True, rename={"variants": "variant"}):
+    """What a client names in `model`."""
+
+    id: Id
+    protocol: Protocol = "openai"
+    endpoints: tuple[Endpoint, ...] = ("chat", "completions")
+    aliases: tuple[str, ...] = ()
+    slo: Slo
+    variants: tuple[Variant, ...]
+    body_bytes_max: int = 4 * 1024 * 1024
+    output_tokens_max: int = 4096
+    usd_per_latency_s: float | None = None
+    """Overrides the fleet's weight."""
+
+
+class Key(Value, kw_only=True):
+    """An API key of a tenant: its digest, never itself."""
+
+    id: Id
+    sha256: str = ""
+    """Hex SHA-256 of the key; empty: `hanse up` makes a key at first start and keeps it beside its
+    state, mode 0600."""
+    countries: tuple[CountryCode, ...]
+    """Legal countries of origin this key may speak for; the first is the default."""
+    requests_per_s_max: float = 100.0
+    burst: int = 200
+
+
+class Tenant(Value, kw_only=True, rename={"keys": "key"}):
+    """A customer and its legal profile."""
+
+    id: Id
+    classes: tuple[Id, ...]
+    """Data classes it may send; the first is the default of a request that names none."""
+    services: tuple[Id, ...] = ()
+    """Services it may use; empty means all."""
+    mechanisms: tuple[str, ...] = ()
+    """Transfer mechanisms it holds, e.g. `scc+tia`, `bcr`; ids as in the catalogue's rules."""
+    sovereign: bool = False
+    """True: no site whose operator a foreign disclosure law reaches."""
+    keys: tuple[Key, ...]
+
+
+class Placement(Value, kw_only=True):
+    """Replicas of one variant in one pool of one site."""
+
+    service: Id
+    variant: Id
+    site: Id
+    pool: Id
+    replicas: int = 1
+    slots: int = 4
+    """Requests one replica decodes at once (llama.cpp `n_parallel`, vLLM `max_num_seqs`)."""
+    context_tokens: int = 8192
+    """KV capacity of one replica over all slots, in tokens."""
+
+
+class Policy(Value, kw_only=True):
+    """The operator's own law on top of the shipped rules."""
+
+    cedar_files: tuple[str, ...] = ()
+    """Paths, relative to the fleet file, of Cedar policies; `forbid` only ever narrows."""
+    valid_s: float = 86_400.0
+    """A table older than this admits nothing. One day outlives a night's cut; law changes slower."""
+    heard_stale_s: float = 2.0
+    """Age of heard load after which a peer is no candidate: four missed 2 Hz checks."""
+
+
+class Fleet(
+    Value,
+    kw_only=True,
+    rename={
+        "classes": "class",
+        "sites": "site",
+        "links": "link",
+        "services": "service",
+        "tenants": "tenant",
+        "placements": "placement",
+    },
+):
+    """Everything an operator writes."""
+
+    schema: Literal["hanse-fleet/1"]
+    name: Id
+    weights: Weights = Weights()
+    policy: Policy = Policy()
+    central: Central | None = None
+    classes: tuple[DataClass, ...]
+    sites: tuple[Site, ...]
+    links: tuple[Link, ...] = ()
+    services: tuple[Service, ...]
+    tenants: tuple[Tenant, ...]
+    placements: tuple[Placement, ...] = ()
