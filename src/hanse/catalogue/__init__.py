@@ -1,0 +1,39 @@
+"""Facts with sources: accelerators, AI models, countries and their law, cities, electricity, egress.
+
+Here: frozen values read once from the tables in `data/`, and the functions that look them up. Not
+here: decisions (what a rule means for a request is `dispatch.law`), time series (`signals`),
+speeds of engines (`serving`). Importing this reads no file; each table loads at first use.
+"""
+
+from hanse.catalogue.accelerators import Accelerator, accelerator, accelerators
+from hanse.catalogue.cities import City, city, distance_km, nearest_city, rtt_ms_floor
+from hanse.catalogue.countries import Country, countries, country
+from hanse.catalogue.egress import egress_usd_per_gb
+from hanse.catalogue.electricity import CountryElectricity, electricity, emission_factor
+from hanse.catalogue.jurisdictions import Adequacy, Jurisdictions, Rule, jurisdictions
+from hanse.catalogue.models import AiModel, ai_model, ai_models
+
+__all__ = [
+    "Accelerator",
+    "Adequacy",
+    "AiModel",
+    "City",
+    "Country",
+    "CountryElectricity",
+    "Jurisdictions",
+    "Rule",
+    "accelerator",
+    "accelerators",
+    "ai_model",
+    "ai_models",
+    "city",
+    "countries",
+    "country",
+    "distance_km",
+    "egress_usd_per_gb",
+    "electricity",
+    "emission_factor",
+    "jurisdictions",
+    "nearest_city",
+    "rtt_ms_floor",
+]

@@ -1,0 +1,1 @@
+"""The decision core: no I/O, no clock, no randomness."""

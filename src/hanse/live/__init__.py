@@ -1,0 +1,1 @@
+"""The live shell: real sites, engines and traffic around the decision core."""

@@ -1,0 +1,1 @@
+"""Time series on one time axis: carbon, price, weather, demand."""

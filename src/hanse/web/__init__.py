@@ -1,0 +1,1 @@
+"""The dashboard; it knows the view and nothing below it."""
