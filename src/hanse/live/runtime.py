@@ -31,7 +31,7 @@ STATE_PATH_BYTES_MAX: Final = 85
 """A Unix socket's path has at most 107 bytes; `sites/<id>/...` and `links.sock` must still fit behind this."""
 
 
-class HubAddress(Value, kw_only=True):
+class HubAddress(Value, frozen=True, kw_only=True):
     """Where the hub's bus and the controller listen."""
 
     host: str = "127.0.0.1"
@@ -55,7 +55,7 @@ class HubAddress(Value, kw_only=True):
         return f"http://{self.host}:{self.control_port}"
 
 
-class SiteAddress(Value, kw_only=True):
+class SiteAddress(Value, frozen=True, kw_only=True):
     """Where one site listens, and where it dials to reach the others."""
 
     site: Id
@@ -86,7 +86,7 @@ class SiteAddress(Value, kw_only=True):
         return f"{self.host}:{self.leaf_port}"
 
 
-class Relay(Value, kw_only=True):
+class Relay(Value, frozen=True, kw_only=True):
     """One emulated WAN path in one direction of dialling: `source` dials `listen`, bytes go to `connect` and back."""
 
     source: str
@@ -101,7 +101,7 @@ class Relay(Value, kw_only=True):
     """Sites passed on the way, both ends included; more than two where the fleet has no direct link."""
 
 
-class Runtime(Value, kw_only=True):
+class Runtime(Value, frozen=True, kw_only=True):
     """Every address and port of one running fleet, as `runtime.json` keeps it."""
 
     schema: str = "hanse-runtime/1"
@@ -262,7 +262,7 @@ def plan_runtime(
             got=f"a path of {len(os.fsencode(state.path))} bytes",
             allowed=f"at most {STATE_PATH_BYTES_MAX} (Unix sockets lie inside)",
         )
-    ports = _Ports(_previous(state), random.Random(seed))  # noqa: S311  (a place to start, no secret)
+    ports = _Ports(_previous(state), random.Random(seed))
     _claim_named_ports(fleet, only_site, ports)
     sites = {
         site.id: _site_address(fleet, site, ports)
@@ -295,7 +295,7 @@ def hub_site(fleet: Fleet) -> str:
     return regions[0] if regions else fleet.sites[0].id
 
 
-class WanPath(Value, kw_only=True):
+class WanPath(Value, frozen=True, kw_only=True):
     """The way of least RTT between two sites over the fleet's links."""
 
     hops: tuple[str, ...]
