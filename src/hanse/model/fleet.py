@@ -25,7 +25,7 @@ class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every noun is: immutable, named fields only, unknown fields refused."""
 
 
-class Weights(Value, kw_only=True):
+class Weights(Value, frozen=True, kw_only=True):
     """What the operator pays to be faster or cleaner."""
 
     usd_per_latency_s: float = 0.002
@@ -34,7 +34,7 @@ class Weights(Value, kw_only=True):
     """Carbon price. 100 is near the upper end of EU allowance prices of 2023 to 2025."""
 
 
-class Central(Value, kw_only=True):
+class Central(Value, frozen=True, kw_only=True):
     """The one big site that every live decision is also asked of (the shadow)."""
 
     site: Id
@@ -42,7 +42,7 @@ class Central(Value, kw_only=True):
     """Replicas the one big site would hold of each variant; as many as the whole league is fair."""
 
 
-class DataClass(Value, kw_only=True):
+class DataClass(Value, frozen=True, kw_only=True):
     """A class of data a request may carry, and which class of law governs it."""
 
     id: Id
@@ -61,7 +61,7 @@ class DataClass(Value, kw_only=True):
     """Lowest quality score (0 to 1) of a variant that may serve this class."""
 
 
-class Power(Value, kw_only=True):
+class Power(Value, frozen=True, kw_only=True):
     """Electrical supply of a site. Flows are never signed."""
 
     grid_kw_max: float
@@ -77,7 +77,7 @@ class Power(Value, kw_only=True):
     """Delivered price; when absent the country's industrial price."""
 
 
-class Gateway(Value, kw_only=True):
+class Gateway(Value, frozen=True, kw_only=True):
     """Where a site listens. Port 0 lets the supervisor choose a free one."""
 
     host: str = "127.0.0.1"
@@ -86,7 +86,7 @@ class Gateway(Value, kw_only=True):
     workers: int = 1
 
 
-class Pool(Value, kw_only=True):
+class Pool(Value, frozen=True, kw_only=True):
     """Identical engines' hardware at a site."""
 
     id: Id
@@ -99,7 +99,7 @@ class Pool(Value, kw_only=True):
     """Base URLs of running engines, for `external`."""
 
 
-class Site(Value, kw_only=True, rename={"pools": "pool"}):
+class Site(Value, frozen=True, kw_only=True, rename={"pools": "pool"}):
     """One data center, whatever its size."""
 
     id: Id
@@ -120,7 +120,7 @@ class Site(Value, kw_only=True, rename={"pools": "pool"}):
     pools: tuple[Pool, ...] = ()
 
 
-class Link(Value, kw_only=True):
+class Link(Value, frozen=True, kw_only=True):
     """A WAN path between two sites, the same both ways."""
 
     a: Id
@@ -130,7 +130,7 @@ class Link(Value, kw_only=True):
     usd_per_gb: float = 0.0
 
 
-class Variant(Value, kw_only=True):
+class Variant(Value, frozen=True, kw_only=True):
     """One model at one precision that can serve a service."""
 
     id: Id
@@ -143,7 +143,7 @@ class Variant(Value, kw_only=True):
     """Name the engine serves it under; empty means the service id (what clients send)."""
 
 
-class Slo(Value, kw_only=True):
+class Slo(Value, frozen=True, kw_only=True):
     """What a client of a service may expect; misses are served, counted and shown."""
 
     ttft_ms: float
@@ -152,7 +152,7 @@ class Slo(Value, kw_only=True):
     """A request not finished by then is ended; 60 s is the usual client default's tenth."""
 
 
-class Service(Value, kw_only=True, rename={"variants": "variant"}):
+class Service(Value, frozen=True, kw_only=True, rename={"variants": "variant"}):
     """What a client names in `model`."""
 
     id: Id
@@ -167,7 +167,7 @@ class Service(Value, kw_only=True, rename={"variants": "variant"}):
     """Overrides the fleet's weight."""
 
 
-class Key(Value, kw_only=True):
+class Key(Value, frozen=True, kw_only=True):
     """An API key of a tenant: its digest, never itself."""
 
     id: Id
@@ -180,7 +180,7 @@ class Key(Value, kw_only=True):
     burst: int = 200
 
 
-class Tenant(Value, kw_only=True, rename={"keys": "key"}):
+class Tenant(Value, frozen=True, kw_only=True, rename={"keys": "key"}):
     """A customer and its legal profile."""
 
     id: Id
@@ -195,7 +195,7 @@ class Tenant(Value, kw_only=True, rename={"keys": "key"}):
     keys: tuple[Key, ...]
 
 
-class Placement(Value, kw_only=True):
+class Placement(Value, frozen=True, kw_only=True):
     """Replicas of one variant in one pool of one site."""
 
     service: Id
@@ -209,7 +209,7 @@ class Placement(Value, kw_only=True):
     """KV capacity of one replica over all slots, in tokens."""
 
 
-class Policy(Value, kw_only=True):
+class Policy(Value, frozen=True, kw_only=True):
     """The operator's own law on top of the shipped rules."""
 
     cedar_files: tuple[str, ...] = ()
@@ -222,6 +222,7 @@ class Policy(Value, kw_only=True):
 
 class Fleet(
     Value,
+    frozen=True,
     kw_only=True,
     rename={
         "classes": "class",

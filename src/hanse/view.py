@@ -1,0 +1,340 @@
+"""One read model for people: what the CLI's --json, the dashboard, and reports show.
+
+Here: the rows that sites send for people's eyes, and `ViewState`, which folds them into one picture
+of the league beside what the one big site would have done. Not here: any decision, any I/O.
+No row carries content, keys or anything that names a person.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Literal
+
+from hanse.model.fleet import Fleet, Value
+
+DECISIONS_KEPT_MAX = 200
+"""Rows of the decision list: about a screen's worth of scrolling."""
+SITE_SILENT_S = 2.0
+"""Four missed 2 Hz reports; the same age after which peers stop sending work."""
+CENTRAL_LABEL = "predicted, declared hardware"
+
+Outcome = Literal["served", "refused", "failed"]
+SiteState = Literal["up", "degraded", "silent", "never seen"]
+
+
+class Cost(Value, frozen=True, kw_only=True):
+    """What one request took, or was predicted to take."""
+
+    ttft_ms: float
+    e2e_ms: float
+    energy_wh: float
+    carbon_g: float
+    cost_usd: float
+    """Energy, carbon price and egress; not the value of waiting."""
+
+
+class CentralVerdict(Value, frozen=True, kw_only=True):
+    """What the one big site would have done with the same request."""
+
+    outcome: Outcome
+    rules: tuple[str, ...] = ()
+    predicted: Cost | None = None
+
+
+class DecisionRow(Value, frozen=True, kw_only=True):
+    """One finished request, as people may see it."""
+
+    at_s: float
+    request_id: str
+    key_id: str
+    data_class: str
+    country: str
+    service: str
+    entry: str
+    site: str = ""
+    """Where it ran; empty when refused."""
+    variant: str = ""
+    outcome: Outcome
+    reason: str = ""
+    rules: tuple[str, ...] = ()
+    attempts: int = 1
+    tokens_in: int = 0
+    tokens_out: int = 0
+    predicted: Cost | None = None
+    measured: Cost | None = None
+    method: str = ""
+    """How the Wh came about: measured, estimated or modelled."""
+    central: CentralVerdict | None = None
+
+
+class EngineStatus(Value, frozen=True, kw_only=True):
+    """One engine as its agent sees it."""
+
+    name: str
+    service: str
+    variant: str
+    state: Literal["starting", "up", "dead", "draining"]
+    pid: int = 0
+    restarts: int = 0
+    cpu_w: float = 0.0
+
+
+class PowerStatus(Value, frozen=True, kw_only=True):
+    """A site's supply right now. Flows are never signed."""
+
+    it_kw: float
+    pue: float
+    pv_kw: float
+    wind_kw: float
+    import_kw: float
+    export_kw: float
+    carbon_g_per_kwh: float
+    """Of the site's next kWh."""
+    price_usd_per_kwh: float
+    sources: tuple[str, ...]
+
+
+class SiteStatus(Value, frozen=True, kw_only=True):
+    """What an agent reports twice a second."""
+
+    site: str
+    at_s: float
+    epoch: int
+    table_version: int
+    hub_connected: bool
+    engines: tuple[EngineStatus, ...]
+    gateway_workers: int
+    running: float
+    waiting: float
+    power: PowerStatus
+    shed_level: int = 0
+
+
+class LinkStatus(Value, frozen=True, kw_only=True):
+    """One WAN link as the emulator (or a probe) sees it."""
+
+    a: str
+    b: str
+    rtt_ms: float
+    mbit_s: float
+    a_to_b: Literal["open", "cut"] = "open"
+    b_to_a: Literal["open", "cut"] = "open"
+    bytes_a_to_b: int = 0
+    bytes_b_to_a: int = 0
+
+
+class SiteView(Value, frozen=True, kw_only=True):
+    """A site on the map."""
+
+    id: str
+    kind: str
+    city: str
+    country: str
+    lat_deg: float
+    lon_deg: float
+    gateway_url: str
+    state: SiteState
+    age_s: float
+    served: int
+    status: SiteStatus | None
+
+
+class Tally(Value, frozen=True, kw_only=True):
+    """Sums over requests of one way of doing it."""
+
+    label: str
+    requests: int
+    served: int
+    refused_law: int
+    refused_other: int
+    lost_failure: int
+    ttft_ms_mean: float
+    e2e_ms_mean: float
+    energy_wh: float
+    carbon_g: float
+    cost_usd: float
+
+
+class LeagueView(Value, frozen=True, kw_only=True):
+    """Everything a person sees at one instant."""
+
+    at_s: float
+    fleet: str
+    table_version: int
+    epoch: int
+    hub_up: bool
+    sites: tuple[SiteView, ...]
+    links: tuple[LinkStatus, ...]
+    tallies: tuple[Tally, ...]
+    """League measured, league predicted, central predicted; over the same requests."""
+    refusals: tuple[tuple[str, int], ...]
+    """(rule id or reason, count), most frequent first."""
+    decisions: tuple[DecisionRow, ...]
+    """Newest first."""
+    flows: tuple[tuple[str, str, int], ...]
+    """(entry, serving site, requests in the kept rows)."""
+    notes: tuple[str, ...] = ()
+
+
+class _Sum:
+    """Running sums behind one Tally."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.requests = self.served = self.refused_law = self.refused_other = self.lost = 0
+        self.ttft_ms = self.e2e_ms = self.energy_wh = self.carbon_g = self.cost_usd = 0.0
+        self.costed = 0
+
+    def add(self, outcome: Outcome, rules: tuple[str, ...], cost: Cost | None) -> None:
+        self.requests += 1
+        if outcome == "served":
+            self.served += 1
+        elif outcome == "failed":
+            self.lost += 1
+        elif rules:
+            self.refused_law += 1
+        else:
+            self.refused_other += 1
+        if cost is not None and outcome == "served":
+            self.costed += 1
+            self.ttft_ms += cost.ttft_ms
+            self.e2e_ms += cost.e2e_ms
+            self.energy_wh += cost.energy_wh
+            self.carbon_g += cost.carbon_g
+            self.cost_usd += cost.cost_usd
+
+    def tally(self) -> Tally:
+        count = max(self.costed, 1)
+        return Tally(
+            label=self.label,
+            requests=self.requests,
+            served=self.served,
+            refused_law=self.refused_law,
+            refused_other=self.refused_other,
+            lost_failure=self.lost,
+            ttft_ms_mean=self.ttft_ms / count,
+            e2e_ms_mean=self.e2e_ms / count,
+            energy_wh=self.energy_wh,
+            carbon_g=self.carbon_g,
+            cost_usd=self.cost_usd,
+        )
+
+
+class ViewState:
+    """Folds what sites report into `LeagueView`; bounded memory, no clock of its own."""
+
+    def __init__(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
+        self.fleet = fleet
+        self.gateway_urls = gateway_urls
+        self.statuses: dict[str, SiteStatus] = {}
+        self.heard_at_s: dict[str, float] = {}
+        self.links: tuple[LinkStatus, ...] = ()
+        self.decisions: deque[DecisionRow] = deque(maxlen=DECISIONS_KEPT_MAX)
+        self.refusals: Counter[str] = Counter()
+        self.served_by: Counter[str] = Counter()
+        self.sums = (
+            _Sum("league, measured here"),
+            _Sum("league, predicted"),
+            _Sum(f"one big site, {CENTRAL_LABEL}"),
+        )
+        self.hub_up = True
+        self.table_version = self.epoch = 0
+        self.notes: tuple[str, ...] = ()
+
+    def hear_status(self, status: SiteStatus, now_s: float) -> None:
+        """Keep a site's newest report; its own clock orders them, ours ages them."""
+        known = self.statuses.get(status.site)
+        if known is None or status.at_s >= known.at_s:
+            self.statuses[status.site] = status
+            self.heard_at_s[status.site] = now_s
+
+    def hear_decisions(self, rows: list[DecisionRow]) -> None:
+        """Count finished requests once each, on both sides of the comparison."""
+        measured, predicted, central = self.sums
+        for row in rows:
+            self.decisions.append(row)
+            measured.add(row.outcome, row.rules, row.measured)
+            predicted.add(row.outcome, row.rules, row.predicted)
+            if row.central is not None:
+                central.add(row.central.outcome, row.central.rules, row.central.predicted)
+            if row.outcome == "served":
+                self.served_by[row.site] += 1
+            elif row.outcome == "refused":
+                self.refusals.update(row.rules or (row.reason,))
+
+    def snapshot(self, now_s: float) -> LeagueView:
+        """The picture at `now_s`."""
+        flows = Counter((row.entry, row.site) for row in self.decisions if row.site)
+        return LeagueView(
+            at_s=now_s,
+            fleet=self.fleet.name,
+            table_version=self.table_version,
+            epoch=self.epoch,
+            hub_up=self.hub_up,
+            sites=tuple(self._site(index, now_s) for index in range(len(self.fleet.sites))),
+            links=self.links,
+            tallies=tuple(one.tally() for one in self.sums),
+            refusals=tuple(self.refusals.most_common(12)),
+            decisions=tuple(reversed(self.decisions)),
+            flows=tuple((entry, site, count) for (entry, site), count in sorted(flows.items())),
+            notes=self.notes,
+        )
+
+    def _site(self, index: int, now_s: float) -> SiteView:
+        site = self.fleet.sites[index]
+        status = self.statuses.get(site.id)
+        age_s = now_s - self.heard_at_s.get(site.id, now_s)
+        return SiteView(
+            id=site.id,
+            kind=site.kind,
+            city=site.city,
+            country=site.country,
+            lat_deg=site.lat_deg,
+            lon_deg=site.lon_deg,
+            gateway_url=self.gateway_urls.get(site.id, ""),
+            state=_state(status, age_s),
+            age_s=age_s,
+            served=self.served_by[site.id],
+            status=status,
+        )
+
+
+def _state(status: SiteStatus | None, age_s: float) -> SiteState:
+    if status is None:
+        return "never seen"
+    if age_s > SITE_SILENT_S:
+        return "silent"
+    engines_up = any(engine.state == "up" for engine in status.engines)
+    return "up" if engines_up and status.gateway_workers > 0 else "degraded"
+
+
+def link_id(a: str, b: str) -> str:
+    """The one name of an undirected link: ends sorted, joined by a tilde."""
+    return "~".join(sorted((a, b)))
+
+
+def tally_line(tally: Tally) -> str:
+    """One line of plain text for terminals without colour."""
+    return (
+        f"{tally.label}: {tally.served} served, {tally.refused_law} refused by law, "
+        f"{tally.lost_failure} lost, mean TTFT {tally.ttft_ms_mean:.0f} ms, "
+        f"{tally.energy_wh:.3f} Wh, {tally.carbon_g:.3f} gCO2e, {tally.cost_usd:.6f} USD"
+    )
+
+
+__all__ = [
+    "CENTRAL_LABEL",
+    "CentralVerdict",
+    "Cost",
+    "DecisionRow",
+    "EngineStatus",
+    "LeagueView",
+    "LinkStatus",
+    "PowerStatus",
+    "SiteStatus",
+    "SiteView",
+    "Tally",
+    "ViewState",
+    "link_id",
+    "tally_line",
+]
