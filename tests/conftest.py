@@ -1,0 +1,59 @@
+"""What every test shares: one seed, deterministic hypothesis, and clear skips for what this machine lacks."""
+
+import os
+import shutil
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+
+SEED_DEFAULT = (
+    1358  # any constant will do; this is the year the Hanse first called itself by that name
+)
+
+# No deadline: a shared machine is slow at random, and a timing belongs in benchmarks/.
+hypothesis.settings.register_profile("hanse", derandomize=True, print_blob=True, deadline=None)
+hypothesis.settings.load_profile("hanse")
+
+
+def find_chromium() -> str | None:
+    """The browser that this machine already has; none is ever downloaded."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=SEED_DEFAULT, help="seed of the `rng` fixture")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root, for network namespaces and TUN devices")
+    if item.get_closest_marker("browser") and find_chromium() is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed."""
+    return int(request.config.getoption("--seed"))
+
+
+@pytest.fixture
+def rng(seed: int, request: pytest.FixtureRequest) -> np.random.Generator:
+    """A stream of its own for each test, so that adding a test changes no other one's numbers."""
+    return np.random.default_rng([seed, zlib.crc32(request.node.nodeid.encode())])
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """Path of the Chromium to drive; for tests marked `browser`."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    return path
