@@ -1,0 +1,703 @@
+"""The relay emulator: delay, rate, cuts and limits, on a pure lane and over real sockets."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanse.errors import ConfigError, SiteError
+from hanse.live import relay as relay_module
+from hanse.live.lane import Lane
+from hanse.live.link_control import Fault, SetLink
+from hanse.live.links import (
+    LinkControl,
+    LinkEmulator,
+    LinksConfig,
+    LinkSpec,
+    RelaySpec,
+    main,
+)
+
+LINK = "north~south"
+TICK_S = 0.001  # a crossing may come half a tick early; a round trip has two
+WAIT_S = 10.0  # an upper bound on a loaded machine, never a measured figure
+
+Scenario = Callable[["World"], Awaitable[None]]
+
+
+class World:
+    """An emulator with one link, two relays, and an echoing target in the same loop."""
+
+    def __init__(self, emulator: LinkEmulator, target: asyncio.Server) -> None:
+        self.emulator = emulator
+        self.target = target
+        self.accepted: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    @property
+    def port(self) -> int:
+        return self.emulator.relays[0].listen_port
+
+    @property
+    def port_back(self) -> int:
+        return self.emulator.relays[1].listen_port
+
+    def fault(self, kind: str, **more: float) -> None:
+        self.emulator.handle(
+            msgspec.convert({"op": "fault", "link": LINK, "kind": kind} | more, Fault)
+        )
+
+    def way(self, way: str) -> relay_module.LanePump:
+        return self.emulator.links[LINK].pumps[way]  # type: ignore[index]
+
+
+@contextlib.asynccontextmanager
+async def a_world(*, rtt_ms: float, mbit_s: float, echo: bool = True) -> AsyncIterator[World]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        world.accepted.append((reader, writer))
+        if not echo:
+            return
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    target = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = target.sockets[0].getsockname()[1]
+    directory = tempfile.TemporaryDirectory()
+    config = LinksConfig(
+        control_path=f"{directory.name}/links.sock",
+        links={LINK: LinkSpec(rtt_ms=rtt_ms, mbit_s=mbit_s)},
+        relays=(
+            RelaySpec(link=LINK, listen_port=0, target=f"127.0.0.1:{port}", forward="a_to_b"),
+            RelaySpec(link=LINK, listen_port=0, target=f"127.0.0.1:{port}", forward="b_to_a"),
+        ),
+    )
+    emulator = LinkEmulator(config)
+    world = World(emulator, target)
+    await emulator.start()
+    try:
+        yield world
+    finally:
+        await emulator.close()
+        target.close()
+        for _reader, writer in world.accepted:
+            writer.close()
+        directory.cleanup()
+
+
+def live(**settings_: float | bool) -> Callable[[Scenario], Callable[[], None]]:
+    """Run an async scenario against a fresh world on uvloop."""
+
+    def decorate(scenario: Scenario) -> Callable[[], None]:
+        def test() -> None:
+            async def body() -> None:
+                async with a_world(**settings_) as world:  # type: ignore[arg-type]
+                    await asyncio.wait_for(scenario(world), 4 * WAIT_S)
+
+            uvloop.run(body())
+
+        test.__name__ = scenario.__name__
+        test.__doc__ = scenario.__doc__
+        return test
+
+    return decorate
+
+
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes = b"ping"
+) -> float:
+    began = time.monotonic()
+    writer.write(data)
+    assert await asyncio.wait_for(reader.readexactly(len(data)), WAIT_S) == data
+    return time.monotonic() - began
+
+
+async def nothing_within(reader: asyncio.StreamReader, wait_s: float) -> bool:
+    try:
+        await asyncio.wait_for(reader.read(1), wait_s)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# --- the pure lane
+
+
+@given(
+    sizes=st.lists(st.integers(0, 200_000), max_size=20),
+    gaps_ms=st.lists(st.integers(0, 50), min_size=20, max_size=20),
+    delay_ms=st.integers(0, 200),
+    mbit_s=st.sampled_from([0.1, 1.0, 25.0, 1_000.0]),
+)
+def test_lane_is_in_order_and_never_faster_than_delay_and_rate(
+    sizes: list[int], gaps_ms: list[int], delay_ms: int, mbit_s: float
+) -> None:
+    rate = mbit_s * 125_000
+    lane = Lane(delay_s=delay_ms / 1e3, bytes_per_s=rate)
+    got: list[int] = []
+    now_s, sent_bytes, first_s = 0.0, 0, None
+    for number, size in enumerate(sizes):
+        now_s += gaps_ms[number] / 1e3
+        first_s = now_s if first_s is None else first_s
+        lane.carry(now_s, lambda _data, n=number: got.append(n), bytes(size))
+        sent_bytes += size
+    last_s = now_s
+    while (wake_at_s := lane.wake_at_s) is not None:
+        assert wake_at_s >= now_s or wake_at_s >= (first_s or 0)
+        last_s = max(last_s, wake_at_s)
+        for chunk in lane.take_due(wake_at_s):
+            chunk.act(chunk.payload)
+    assert got == sorted(got)
+    assert set(got) == set(range(len(sizes)))
+    assert lane.held_bytes == 0
+    assert lane.delivered_bytes_total == sent_bytes
+    if first_s is not None:
+        assert last_s >= first_s + delay_ms / 1e3 + sent_bytes / rate - 1e-6
+
+
+OPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.binary(max_size=5_000)),
+        st.tuples(st.just("wait_ms"), st.integers(0, 100)),
+        st.tuples(st.just("cut"), st.none()),
+        st.tuples(st.just("open"), st.none()),
+        st.tuples(st.just("delay_ms"), st.integers(0, 300)),
+        st.tuples(st.just("mbit_s"), st.sampled_from([0.1, 1.0, 1_000.0])),
+    ),
+    max_size=40,
+)
+
+
+@given(OPS)
+@settings(max_examples=300)
+def test_lane_delivers_a_prefix_under_any_faults_and_everything_after_heal(
+    ops: list[tuple[str, object]],
+) -> None:
+    lane = Lane(delay_s=0.02, bytes_per_s=125_000)
+    sent, got = bytearray(), bytearray()
+    now_s = 0.0
+    figures = {"delay_s": 0.02, "bytes_per_s": 125_000.0, "is_cut": False}
+    for op, value in ops:
+        if op == "send":
+            assert isinstance(value, bytes)
+            sent += value
+            lane.carry(now_s, got.extend, value)
+        elif op == "wait_ms":
+            assert isinstance(value, int)
+            now_s += value / 1e3
+        else:
+            figures |= {
+                "cut": {"is_cut": True},
+                "open": {"is_cut": False},
+                "delay_ms": {"delay_s": (value or 0) / 1e3},  # type: ignore[operator]
+                "mbit_s": {"bytes_per_s": (value or 1) * 125_000},  # type: ignore[operator]
+            }[op]
+            lane.change(now_s, **figures)  # type: ignore[arg-type]
+        due = lane.take_due(now_s)
+        assert not (due and lane.is_cut)
+        for chunk in due:
+            chunk.act(chunk.payload)
+        assert sent.startswith(got)
+        assert lane.held_bytes == len(sent) - len(got)
+    lane.change(now_s, **(figures | {"is_cut": False}))  # type: ignore[arg-type]
+    for chunk in lane.take_due(now_s + 1e9):
+        chunk.act(chunk.payload)
+    assert got == sent
+
+
+def test_lane_sends_what_a_cut_held_again_after_the_full_delay() -> None:
+    lane = Lane(delay_s=0.1, bytes_per_s=1e6)
+    lane.carry(0.0, lambda _data: None, b"x" * 1_000)
+    lane.change(0.05, delay_s=0.1, bytes_per_s=1e6, is_cut=True)
+    assert lane.wake_at_s is None
+    lane.change(5.0, delay_s=0.1, bytes_per_s=1e6, is_cut=False)
+    assert lane.wake_at_s == pytest.approx(5.101)
+
+
+def test_lane_applies_a_new_rate_only_to_what_is_not_on_the_wire_yet() -> None:
+    lane = Lane(delay_s=0.0, bytes_per_s=1_000.0)
+    lane.carry(0.0, lambda _data: None, b"x" * 1_000)
+    lane.change(0.5, delay_s=0.0, bytes_per_s=100.0, is_cut=False)
+    assert lane.wake_at_s == pytest.approx(0.5 + 500 / 100)
+
+
+# --- over real sockets
+
+
+@pytest.mark.parametrize("rtt_ms", [10.0, 60.0])
+def test_relay_answers_after_one_round_trip(rtt_ms: float) -> None:
+    @live(rtt_ms=rtt_ms, mbit_s=1_000.0)
+    async def scenario(world: World) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        await ask(reader, writer)
+        best_s = min([await ask(reader, writer) for _ in range(5)])
+        writer.close()
+        assert best_s >= rtt_ms / 1e3 - TICK_S
+        assert best_s < 2 * rtt_ms / 1e3
+
+    scenario()
+
+
+@live(rtt_ms=60.0, mbit_s=1_000.0)
+async def test_first_answer_of_a_new_connection_costs_two_round_trips(world: World) -> None:
+    took_s = []
+    for _ in range(3):
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        await ask(reader, writer)
+        took_s.append(time.monotonic() - began)
+        writer.close()
+    assert min(took_s) >= 0.120 - 2 * TICK_S
+    assert min(took_s) < 0.180
+
+
+def test_a_target_that_speaks_first_is_heard_after_two_round_trips() -> None:
+    async def body() -> None:
+        async with a_world(rtt_ms=60.0, mbit_s=1_000.0, echo=False) as world:
+            began = time.monotonic()
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            await until(lambda: bool(world.accepted))
+            world.accepted[0][1].write(b"INFO")
+            assert await asyncio.wait_for(reader.readexactly(4), WAIT_S) == b"INFO"
+            assert time.monotonic() - began >= 0.120 - 2 * TICK_S
+            writer.close()
+
+    uvloop.run(body())
+
+
+@live(rtt_ms=2.0, mbit_s=8.0)
+async def test_rate_is_shared_by_the_relays_of_one_direction(world: World) -> None:
+    async def push(port: int, size: int) -> tuple[float, float]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        began = time.monotonic()
+        writer.write(bytes(size))
+        await asyncio.wait_for(reader.readexactly(size), WAIT_S)
+        writer.close()
+        return began, time.monotonic()
+
+    spans = await asyncio.gather(push(world.port, 200_000), push(world.port, 200_000))
+    alone = await push(world.port, 200_000)
+    both_s = max(end for _, end in spans) - min(began for began, _ in spans)
+    assert both_s >= 400_000 / 1e6  # 8 Mbit/s are 1e6 bytes a second
+    assert alone[1] - alone[0] >= 200_000 / 1e6
+    assert alone[1] - alone[0] < both_s
+
+
+@live(rtt_ms=20.0, mbit_s=100.0)
+async def test_cut_holds_bytes_and_heal_delivers_them_in_order(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await ask(reader, writer)
+    world.fault("cut")
+    sent = b"".join(bytes([n]) * 700 for n in range(100))
+    for start in range(0, len(sent), 7_000):
+        writer.write(sent[start : start + 7_000])
+    assert await nothing_within(reader, 0.15)
+    assert world.way("a_to_b").lane.held_bytes == len(sent)
+    healed_at_s = time.monotonic()
+    world.fault("heal")
+    assert await asyncio.wait_for(reader.readexactly(len(sent)), WAIT_S) == sent
+    assert time.monotonic() - healed_at_s >= 0.020 - TICK_S
+    writer.close()
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_connect_during_a_cut_succeeds_at_once_and_answers_after_heal(world: World) -> None:
+    world.fault("cut")
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(b"hello")
+    assert await nothing_within(reader, 0.1)
+    assert world.accepted == []
+    world.fault("heal")
+    assert await asyncio.wait_for(reader.readexactly(5), WAIT_S) == b"hello"
+    writer.close()
+
+
+def test_one_way_cut_passes_the_other_way() -> None:
+    async def body() -> None:
+        async with a_world(rtt_ms=10.0, mbit_s=100.0, echo=False) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(b"up")
+            await until(lambda: bool(world.accepted))
+            far_reader, far_writer = world.accepted[0]
+            assert await asyncio.wait_for(far_reader.readexactly(2), WAIT_S) == b"up"
+            world.fault("cut_forward")
+            writer.write(b"lost")
+            far_writer.write(b"down")
+            assert await asyncio.wait_for(reader.readexactly(4), WAIT_S) == b"down"
+            assert await nothing_within(far_reader, 0.1)
+            world.fault("heal")
+            assert await asyncio.wait_for(far_reader.readexactly(4), WAIT_S) == b"lost"
+            world.fault("cut_backward")
+            far_writer.write(b"held")
+            writer.write(b"seen")
+            assert await asyncio.wait_for(far_reader.readexactly(4), WAIT_S) == b"seen"
+            assert await nothing_within(reader, 0.1)
+            writer.close()
+
+    uvloop.run(body())
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_both_directions_of_relays_share_a_links_lanes(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port_back)
+    await ask(reader, writer, b"12345678")
+    state = world.emulator.state().links[LINK]
+    assert state.b_to_a.delivered_bytes_total == 8
+    assert state.a_to_b.delivered_bytes_total == 8
+    world.fault("cut_forward")
+    writer.write(b"x")
+    far_reader, _ = world.accepted[0]
+    await until(lambda: world.way("b_to_a").lane.delivered_bytes_total == 9)
+    assert await nothing_within(reader, 0.1)
+    writer.close()
+    assert far_reader is not None
+
+
+@pytest.mark.parametrize("stalled", ["cut", "slow reader"])
+def test_back_pressure_bounds_what_is_held(stalled: str) -> None:
+    """A sender that never stops is stopped by its own socket, far below what it wants to send."""
+    wanted_bytes = 64_000_000
+
+    async def body() -> None:
+        async with a_world(rtt_ms=4.0, mbit_s=1_000.0, echo=False) as world:
+            sock = socket.create_connection(("127.0.0.1", world.port))
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(sock, b"first")
+            await until(lambda: bool(world.accepted))
+            world.accepted[0][0]._transport.pause_reading()  # type: ignore[attr-defined]
+            if stalled == "cut":
+                world.fault("cut")
+            sent_bytes, quiet_turns = 0, 0
+            block = memoryview(bytes(65_536))
+            while sent_bytes < wanted_bytes and quiet_turns < 40:
+                try:
+                    sent_bytes += sock.send(block)
+                    quiet_turns = 0
+                except BlockingIOError:
+                    quiet_turns += 1
+                    await asyncio.sleep(0.01)
+            lane = world.way("a_to_b").lane
+            upstream = next(iter(world.emulator.links[LINK].pairs)).upstream.transport
+            assert upstream is not None
+            # uvloop reads at most 256 KiB at once, and that may come on top of the limit.
+            assert lane.held_bytes <= lane.held_bytes_max + 262_144
+            assert upstream.get_write_buffer_size() <= lane.held_bytes_max + 2 * 262_144
+            assert sent_bytes < wanted_bytes
+            sock.close()
+
+    uvloop.run(body())
+
+
+@live(rtt_ms=10.0, mbit_s=1_000.0)
+async def test_a_full_lane_flows_again_after_heal(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await ask(reader, writer)
+    world.fault("cut_forward")
+    data = os.urandom(8_000_000)
+    writer.write(data)
+    await until(lambda: world.way("a_to_b").is_full)
+    world.fault("heal")
+    assert await asyncio.wait_for(reader.readexactly(len(data)), WAIT_S) == data
+    writer.close()
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_reset_resets_open_and_new_connections_until_heal(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await ask(reader, writer)
+    far_reader, _ = world.accepted[0]
+    world.fault("reset")
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(1), WAIT_S)
+    await until(lambda: far_reader.exception() is not None or far_reader.at_eof())
+    fresh_reader, fresh_writer = await asyncio.open_connection("127.0.0.1", world.port)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(fresh_reader.read(1), WAIT_S)
+    assert world.emulator.state().links[LINK].refused_total == 1
+    world.fault("heal")
+    again_reader, again_writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await ask(again_reader, again_writer)
+    for each in (writer, fresh_writer, again_writer):
+        each.close()
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_slow_multiplies_the_round_trip_and_heal_restores_it(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await ask(reader, writer)
+    world.fault("slow", slow_factor=10.0)
+    slow_s = await ask(reader, writer)
+    assert slow_s >= 0.100 - TICK_S
+    world.fault("heal")
+    assert min([await ask(reader, writer) for _ in range(3)]) < slow_s / 2
+    writer.close()
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_end_of_file_crosses_and_leaves_no_connection_behind(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(b"last words")
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(-1), WAIT_S) == b"last words"
+    writer.close()
+    await until(lambda: world.emulator.state().links[LINK].connections == 0)
+
+
+def test_a_client_that_goes_away_is_noticed_by_the_target_after_half_a_round_trip() -> None:
+    async def body() -> None:
+        async with a_world(rtt_ms=40.0, mbit_s=100.0, echo=False) as world:
+            _reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(b"x")
+            await until(lambda: bool(world.accepted))
+            far_reader, _ = world.accepted[0]
+            await asyncio.wait_for(far_reader.readexactly(1), WAIT_S)
+            began = time.monotonic()
+            writer.close()
+            assert await asyncio.wait_for(far_reader.read(1), WAIT_S) == b""
+            assert time.monotonic() - began >= 0.020 - TICK_S
+
+    uvloop.run(body())
+
+
+@live(rtt_ms=10.0, mbit_s=100.0)
+async def test_a_dead_target_resets_the_client_after_a_round_trip(world: World) -> None:
+    world.target.close()
+    await world.target.wait_closed()
+    began = time.monotonic()
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(1), WAIT_S)
+    assert time.monotonic() - began >= 0.010 - TICK_S
+    await until(lambda: world.emulator.state().links[LINK].connections == 0)
+    writer.close()
+
+
+def test_connects_given_up_during_a_cut_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "GIVE_UP_S", 0.05)
+
+    @live(rtt_ms=10.0, mbit_s=100.0)
+    async def scenario(world: World) -> None:
+        world.fault("cut")
+        for _ in range(5):
+            _reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            writer.write(b"probe")
+            writer.close()
+        await until(lambda: world.emulator.state().links[LINK].connections_total == 5)
+        await until(lambda: world.emulator.state().links[LINK].connections == 0)
+        world.fault("heal")
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        await ask(reader, writer)
+        assert len(world.accepted) == 1
+        writer.close()
+
+    scenario()
+
+
+def test_connections_above_the_limit_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "CONNECTIONS_MAX", 2)
+
+    @live(rtt_ms=2.0, mbit_s=100.0)
+    async def scenario(world: World) -> None:
+        opened = [await asyncio.open_connection("127.0.0.1", world.port) for _ in range(2)]
+        for reader, writer in opened:
+            await ask(reader, writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(reader.read(1), WAIT_S)
+        for _reader, each in [*opened, (reader, writer)]:
+            each.close()
+
+    scenario()
+
+
+STREAM_OPS = st.lists(
+    st.sampled_from(["send", "cut", "cut_forward", "cut_backward", "heal", "slow", "turn"]),
+    max_size=12,
+)
+
+
+@given(ops=STREAM_OPS, seed=st.integers(0, 255))
+@settings(max_examples=25, deadline=None)
+def test_a_stream_survives_any_faults_byte_for_byte(ops: list[str], seed: int) -> None:
+    async def body() -> None:
+        async with a_world(rtt_ms=2.0, mbit_s=1_000.0) as world:
+            reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+            sent = bytearray()
+            for number, op in enumerate(ops):
+                if op == "send":
+                    data = bytes([(seed + number) % 256]) * (1 + 9_973 * number)
+                    sent += data
+                    writer.write(data)
+                elif op == "turn":
+                    await asyncio.sleep(0.002)
+                else:
+                    world.fault(op)
+                assert bytes(sent).startswith(bytes(reader._buffer))  # type: ignore[attr-defined]
+            world.fault("heal")
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(-1), WAIT_S) == bytes(sent)
+            writer.close()
+
+    uvloop.run(body())
+
+
+# --- the process
+
+
+def write_config(directory: Path, **changes: object) -> Path:
+    config = {
+        "control_path": str(directory / "links.sock"),
+        "pid_path": str(directory / "pid" / "links.pid"),
+        "links": {LINK: {"rtt_ms": 10, "mbit_s": 100}},
+        "relays": [{"link": LINK, "listen_port": 0, "target": "127.0.0.1:9", "forward": "a_to_b"}],
+    } | changes
+    path = directory / "links.json"
+    path.write_bytes(msgspec.json.encode(config))
+    return path
+
+
+@contextlib.contextmanager
+def a_process(config: Path):  # type: ignore[no-untyped-def]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hanse.live.links", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_process_says_ready_obeys_control_and_ends_on_sigterm(tmp_path: Path) -> None:
+    with a_process(write_config(tmp_path)) as process:
+        control = LinkControl(tmp_path / "links.sock")
+        assert (tmp_path / "pid" / "links.pid").read_text() == f"{process.pid}\n"
+        assert (tmp_path / "links.sock").stat().st_mode & 0o077 == 0
+        assert control.get().relays[0].listen_port > 0
+        assert control.links_of("north") == (LINK,)
+        assert control.links_of("nort") == ()
+        link = control.set(LINK, rtt_ms=70.0, a_to_b="cut").links[LINK]
+        assert (link.rtt_ms, link.mbit_s, link.a_to_b.state, link.b_to_a.state) == (
+            70.0,
+            100.0,
+            "cut",
+            "open",
+        )
+        assert control.cut(LINK).links[LINK].b_to_a.state == "cut"
+        assert control.fault(LINK, "slow", slow_factor=3.0).links[LINK].slow_factor == 3.0
+        healed = control.heal(LINK).links[LINK]
+        assert (healed.a_to_b.state, healed.b_to_a.state, healed.slow_factor) == (
+            "open",
+            "open",
+            1.0,
+        )
+        with pytest.raises(ConfigError, match=r"west~east.*need one of north~south"):
+            control.cut("west~east")
+        with pytest.raises(ConfigError, match="need more than 0"):
+            control.set(LINK, mbit_s=0.0)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+        assert not (tmp_path / "links.sock").exists()
+        with pytest.raises(SiteError, match="no answer from the link emulator"):
+            control.get()
+
+
+def test_control_answers_nonsense_with_an_error_and_goes_on(tmp_path: Path) -> None:
+    with (
+        a_process(write_config(tmp_path)),
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock,
+    ):
+        sock.connect(str(tmp_path / "links.sock"))
+        with sock.makefile("rwb") as lines:
+            for line in (b"nonsense\n", b'{"op":"set"}\n', b'{"op":"get","x":1}\n'):
+                lines.write(line)
+                lines.flush()
+                assert "error" in msgspec.json.decode(lines.readline())
+            lines.write(b'{"op":"get"}\n')
+            lines.flush()
+            assert LINK in msgspec.json.decode(lines.readline())["state"]["links"]
+
+
+def test_second_emulator_on_the_same_control_socket_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    with a_process(config):
+        assert main([str(config)]) == 2
+        assert "another emulator answers" in capsys.readouterr().err
+        assert LinkControl(tmp_path / "links.sock").get().links
+
+
+def test_a_taken_port_is_named_with_its_fix(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        relay = {"link": LINK, "listen_port": port, "target": "127.0.0.1:9", "forward": "a_to_b"}
+        config = write_config(tmp_path, relays=[relay])
+        assert main([str(config)]) == 2
+    message = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in message
+    assert "relays[0].listen_port" in message
+    assert "To fix" in message
+    assert not (tmp_path / "links.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"links": {LINK: {"rtt_ms": -1, "mbit_s": 100}}}, f"links.{LINK}.rtt_ms"),
+        ({"links": {LINK: {"rtt_ms": 1, "mbit_s": 0}}}, f"links.{LINK}.mbit_s"),
+        ({"links": {}}, "relays[0].link"),
+        ({"control_path": "x" * 120}, "control_path"),
+        ({"control_path": ""}, "control_path"),
+        ({"relays": [{"link": LINK, "listen_port": 70_000, "target": "h:1", "forward": "a_to_b"}]}, "relays[0].listen_port"),
+        ({"relays": [{"link": LINK, "listen_port": 0, "target": "h", "forward": "a_to_b"}]}, "relays[0].target"),
+        ({"relays": [{"link": LINK, "listen_port": 4_000, "target": "h:1", "forward": "a_to_b"}] * 2}, "relays[1].listen_port"),
+        ({"relays": [{"link": LINK, "listen_port": 0, "target": "h:1", "forward": "up"}]}, "$.relays[0].forward"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_refused_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], where: str
+) -> None:
+    assert main([str(write_config(tmp_path, **changes))]) == 2
+    assert where in capsys.readouterr().err
+
+
+def test_set_link_leaves_what_is_not_given() -> None:
+    config = LinksConfig(
+        control_path="x", links={LINK: LinkSpec(rtt_ms=10.0, mbit_s=50.0)}, relays=()
+    )
+    emulator = LinkEmulator(config)
+
+    async def body() -> None:
+        link = emulator.handle(SetLink(link=LINK, mbit_s=5.0)).links[LINK]
+        assert (link.rtt_ms, link.mbit_s, link.a_to_b.state) == (10.0, 5.0, "open")
+
+    uvloop.run(body())
