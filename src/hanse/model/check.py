@@ -1,0 +1,525 @@
+"""Every wrong meaning of a fleet, listed at once: `check_fleet` and `check_known_ids`.
+
+Here: references, doubles, ranges, reachability. Numbers have one table of ranges (`RANGES`); whatever names another
+thing is followed. Not here: shapes (`model.read`), files that exist or not, law, and the catalogue itself, whose ids
+arrive as arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from hanse.errors import ConfigError
+from hanse.model.fleet import (
+    Central,
+    DataClass,
+    Fleet,
+    Gateway,
+    Key,
+    Link,
+    Placement,
+    Policy,
+    Pool,
+    Power,
+    Service,
+    Site,
+    Slo,
+    Value,
+    Variant,
+    Weights,
+)
+
+
+class Problem(Value, frozen=True, kw_only=True):
+    """One wrong meaning: where (a path in the file), what stands there, what may, and what to do."""
+
+    where: str
+    got: str
+    allowed: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: got {self.got}, need {self.allowed}"
+        return f"{text}. To fix: {self.fix}" if self.fix else text
+
+    def error(self) -> ConfigError:
+        """The same as an exception, for callers that stop at the first."""
+        return ConfigError(self.where, got=self.got, allowed=self.allowed, fix=self.fix or None)
+
+
+class Range(NamedTuple):
+    """Closed interval of sense; `above` excludes the lower end."""
+
+    low: float
+    high: float
+    above: bool = False
+
+    def holds(self, number: float) -> bool:
+        """False for NaN and infinities too."""
+        return (self.low < number if self.above else self.low <= number) and number <= self.high
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"{self.low:g}"
+        return f"a number {low} to {self.high:g}"
+
+
+YEAR_S: Final = 365.0 * 86_400.0
+
+RANGES: Final[dict[tuple[type, str], Range]] = {
+    (Weights, "usd_per_latency_s"): Range(0, 100),  # 100 is 360,000 USD an hour of attention
+    (Weights, "usd_per_tonne_co2e"): Range(0, 10_000),  # published social costs end near 2,000
+    (Central, "replicas"): Range(1, 100_000),
+    (DataClass, "quality_min"): Range(0, 1),
+    (Power, "grid_kw_max"): Range(0, 5e6),  # 5 GW: the largest campus announced
+    (Power, "pv_kw_peak"): Range(0, 5e6),
+    (Power, "pv_tilt_deg"): Range(0, 90),
+    (Power, "wind_kw_rated"): Range(0, 5e6),
+    (Power, "battery_kwh"): Range(0, 5e7),
+    (Power, "battery_kw_max"): Range(0, 5e6),
+    (Power, "pue"): Range(1, 5),  # below 1 is impossible by definition; 5 is a nearly empty hall
+    (Power, "price_usd_per_kwh"): Range(0, 10),
+    (Gateway, "port"): Range(0, 65_535),
+    (Gateway, "hop_port"): Range(0, 65_535),
+    (Gateway, "workers"): Range(1, 16),  # rows of the shared page
+    (Pool, "count"): Range(1, 1_000_000),
+    (Site, "lat_deg"): Range(-90, 90),
+    (Site, "lon_deg"): Range(-180, 180),
+    (Link, "rtt_ms"): Range(0, 10_000, above=True),  # a geostationary hop is 600
+    (Link, "mbit_s"): Range(0, 1e7, above=True),  # 10 Tbit/s: a fibre pair
+    (Link, "usd_per_gb"): Range(0, 100),
+    (Variant, "quality"): Range(0, 1),
+    (Slo, "ttft_ms"): Range(0, 3_600_000, above=True),
+    (Slo, "tpot_ms"): Range(0, 3_600_000, above=True),
+    (Slo, "deadline_s"): Range(0, 86_400, above=True),
+    (Service, "body_bytes_max"): Range(1, 1024**3),
+    (Service, "output_tokens_max"): Range(1, 10_000_000),
+    (Service, "usd_per_latency_s"): Range(0, 100),
+    (Key, "requests_per_s_max"): Range(0, 1e6, above=True),
+    (Key, "burst"): Range(1, 1e6),
+    (Placement, "replicas"): Range(1, 100_000),
+    (Placement, "slots"): Range(1, 65_536),
+    (Placement, "context_tokens"): Range(1, 1e9),
+    (Policy, "valid_s"): Range(0, YEAR_S, above=True),
+    (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
+}
+"""What each number of a fleet may be: wide enough for anything sane, so that what falls out is a slip."""
+
+ENGINES_PER_SITE_MAX: Final = 64
+"""Engine slots of a site's shared page."""
+RESERVED_SITE_IDS: Final = ("hub",)
+_COUNTRY = re.compile(r"^[A-Z]{2}$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_URL = re.compile(r"^https?://[^/\s]+(/\S*)?$")
+_NOT_COUNTRIES: Final = {"UK": "GB", "EL": "GR", "EU": "a member state", "EN": "GB"}
+
+
+def check_fleet(fleet: Fleet) -> list[Problem]:
+    """Everything wrong with a fleet that can be seen without looking outside it, in file order by subject."""
+    subjects = (
+        _numbers,
+        _doubles,
+        _empties,
+        _central,
+        _classes,
+        _sites,
+        _ports,
+        _links,
+        _reach,
+        _services,
+        _names_of_services,
+        _tenants,
+        _keys,
+        _placements,
+        _rooms,
+        _policy,
+    )
+    return [problem for subject in subjects for problem in subject(fleet)]
+
+
+def check_known_ids(
+    fleet: Fleet,
+    *,
+    accelerators: Collection[str],
+    models: Collection[str],
+    countries: Collection[str],
+) -> list[Problem]:
+    """Ids of the catalogue that a fleet names and the catalogue does not know."""
+    return list(_unknown_to_catalogue(fleet, accelerators, models, countries))
+
+
+def _unknown_to_catalogue(
+    fleet: Fleet, accelerators: Collection[str], models: Collection[str], countries: Collection[str]
+) -> Iterator[Problem]:
+    for where, code in _countries(fleet):
+        if code not in countries and _COUNTRY.match(code):
+            yield _unknown(where, code, countries, "country", hint=_NOT_COUNTRIES.get(code))
+    for s, site in enumerate(fleet.sites):
+        for p, pool in enumerate(site.pools):
+            if pool.accelerator not in accelerators:
+                where = f"site[{s}].pool[{p}].accelerator"
+                yield _unknown(where, pool.accelerator, accelerators, "accelerator")
+    for q, service in enumerate(fleet.services):
+        for v, variant in enumerate(service.variants):
+            if variant.model not in models:
+                where = f"service[{q}].variant[{v}].model"
+                yield _unknown(where, variant.model, models, "AI model")
+
+
+def _unknown(
+    where: str, got: str, known: Collection[str], noun: str, *, hint: str | None = None
+) -> Problem:
+    near = difflib.get_close_matches(got, known, n=1, cutoff=0.6)
+    guess = hint or (near[0] if near else None)
+    shown = ", ".join(sorted(known)[:12]) + (", ..." if len(known) > 12 else "")
+    return Problem(
+        where=where,
+        got=repr(got),
+        allowed=f"a known {noun}" + (f" ({shown})" if known else " (there is none)"),
+        fix=f"did you mean {guess!r}?" if guess else "",
+    )
+
+
+def _numbers(fleet: Fleet) -> Iterator[Problem]:
+    for where, owner, field, number in _walk(fleet, ""):
+        allowed = RANGES[type(owner), field]
+        if not allowed.holds(number):
+            yield Problem(where=where, got=f"{number:g}", allowed=str(allowed))
+
+
+def _walk(value: Value, path: str) -> Iterator[tuple[str, Value, str, float]]:
+    """Every number below a value: its path in the file, its owner, its field name, itself."""
+    for info in msgspec.structs.fields(value):
+        inner: Any = getattr(value, info.name)
+        where = f"{path}.{info.encode_name}" if path else info.encode_name
+        if isinstance(inner, Value):
+            yield from _walk(inner, where)
+        elif isinstance(inner, tuple):
+            for index, item in enumerate(inner):
+                if isinstance(item, Value):
+                    yield from _walk(item, f"{where}[{index}]")
+        elif isinstance(inner, int | float) and not isinstance(inner, bool):
+            yield where, value, info.name, inner
+
+
+def _doubles(fleet: Fleet) -> Iterator[Problem]:
+    yield from _doubled("class", [c.id for c in fleet.classes])
+    yield from _doubled("site", [s.id for s in fleet.sites])
+    for s, site in enumerate(fleet.sites):
+        yield from _doubled(f"site[{s}].pool", [p.id for p in site.pools])
+    yield from _doubled("service", [q.id for q in fleet.services])
+    for q, service in enumerate(fleet.services):
+        yield from _doubled(f"service[{q}].variant", [v.id for v in service.variants])
+    yield from _doubled("tenant", [t.id for t in fleet.tenants])
+
+
+def _doubled(where: str, ids: list[str]) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    for index, id in enumerate(ids):
+        if id in first:
+            yield Problem(
+                where=f"{where}[{index}].id",
+                got=repr(id),
+                allowed=f"an id that {where}[{first[id]}] does not have",
+                fix="rename one of the two",
+            )
+        first.setdefault(id, index)
+
+
+def _empties(fleet: Fleet) -> Iterator[Problem]:
+    for name, values in (
+        ("class", fleet.classes),
+        ("site", fleet.sites),
+        ("service", fleet.services),
+        ("tenant", fleet.tenants),
+    ):
+        if not values:
+            yield Problem(where=name, got="none", allowed=f"at least one [[{name}]]")
+
+
+def _central(fleet: Fleet) -> Iterator[Problem]:
+    ids = {site.id for site in fleet.sites}
+    if fleet.central is not None and fleet.central.site not in ids:
+        yield _unknown("central.site", fleet.central.site, ids, "site")
+
+
+def _classes(fleet: Fleet) -> Iterator[Problem]:
+    best = max((v.quality for q in fleet.services for v in q.variants), default=math.inf)
+    for c, data_class in enumerate(fleet.classes):
+        if best < data_class.quality_min <= 1:
+            yield Problem(
+                where=f"class[{c}].quality_min",
+                got=f"{data_class.quality_min:g}",
+                allowed=f"at most {best:g}, the best quality of any variant",
+                fix="lower it, or add a better variant",
+            )
+
+
+def _countries(fleet: Fleet) -> Iterator[tuple[str, str]]:
+    for s, site in enumerate(fleet.sites):
+        yield f"site[{s}].country", site.country
+        yield f"site[{s}].operator_hq", site.operator_hq
+    for t, tenant in enumerate(fleet.tenants):
+        for k, key in enumerate(tenant.keys):
+            for c, code in enumerate(key.countries):
+                yield f"tenant[{t}].key[{k}].countries[{c}]", code
+
+
+def _sites(fleet: Fleet) -> Iterator[Problem]:
+    for where, code in _countries(fleet):
+        if not _COUNTRY.match(code):
+            yield Problem(where=where, got=repr(code), allowed="two capital letters (ISO 3166-1)")
+    for s, site in enumerate(fleet.sites):
+        if site.id in RESERVED_SITE_IDS:
+            yield Problem(
+                where=f"site[{s}].id", got=repr(site.id), allowed="another name: reserved"
+            )
+        if not site.gateway.host.strip():
+            yield Problem(
+                where=f"site[{s}].gateway.host", got="''", allowed="a host name or address"
+            )
+        yield from _power(f"site[{s}].power", site.power)
+        for p, pool in enumerate(site.pools):
+            yield from _pool(f"site[{s}].pool[{p}]", pool)
+
+
+def _power(where: str, power: Power) -> Iterator[Problem]:
+    if power.grid_kw_max == power.pv_kw_peak == power.wind_kw_rated == 0:
+        yield Problem(
+            where=f"{where}.grid_kw_max", got="0", allowed="a supply: grid, pv or wind above 0"
+        )
+    if power.battery_kwh > 0 and power.battery_kw_max == 0:
+        yield Problem(where=f"{where}.battery_kw_max", got="0", allowed="above 0, with battery_kwh")
+    if power.battery_kw_max > 0 and power.battery_kwh == 0:
+        yield Problem(where=f"{where}.battery_kwh", got="0", allowed="above 0, with battery_kw_max")
+
+
+def _pool(where: str, pool: Pool) -> Iterator[Problem]:
+    if pool.driver == "external" and not pool.urls:
+        yield Problem(
+            where=f"{where}.urls",
+            got="none",
+            allowed="the base URL of each running engine, with driver 'external'",
+        )
+    if pool.driver != "external" and pool.urls:
+        yield Problem(
+            where=f"{where}.urls",
+            got=f"{len(pool.urls)} URLs",
+            allowed=f"none with driver {pool.driver!r}",
+            fix="set driver = 'external', or remove the URLs",
+        )
+    for u, url in enumerate(pool.urls):
+        if not _URL.match(url):
+            yield Problem(where=f"{where}.urls[{u}]", got=repr(url), allowed="http://HOST:PORT")
+
+
+def _ports(fleet: Fleet) -> Iterator[Problem]:
+    taken: dict[tuple[str, int], str] = {}
+    for s, site in enumerate(fleet.sites):
+        gateway = site.gateway
+        for name, port in (("port", gateway.port), ("hop_port", gateway.hop_port)):
+            where = f"site[{s}].gateway.{name}"
+            if port and (gateway.host, port) in taken:
+                yield Problem(
+                    where=where,
+                    got=str(port),
+                    allowed=f"a port that {taken[gateway.host, port]} does not have",
+                    fix="write 0 to let a free one be chosen",
+                )
+            taken.setdefault((gateway.host, port), where)
+
+
+def _links(fleet: Fleet) -> Iterator[Problem]:
+    ids = {site.id for site in fleet.sites}
+    first: dict[frozenset[str], int] = {}
+    for index, link in enumerate(fleet.links):
+        where = f"link[{index}]"
+        for end, site in (("a", link.a), ("b", link.b)):
+            if site not in ids:
+                yield _unknown(f"{where}.{end}", site, ids, "site")
+        pair = frozenset((link.a, link.b))
+        if len(pair) == 1:
+            yield Problem(where=f"{where}.b", got=repr(link.b), allowed="another site than a")
+        elif pair in first:
+            yield Problem(
+                where=where,
+                got=f"{link.a} and {link.b} again",
+                allowed=f"one link a pair; link[{first[pair]}] has these",
+                fix="remove one of the two",
+            )
+        first.setdefault(pair, index)
+
+
+def _reach(fleet: Fleet) -> Iterator[Problem]:
+    """One problem for each site that no chain of links joins to the first site."""
+    ids = [site.id for site in fleet.sites]
+    near: dict[str, set[str]] = defaultdict(set)
+    for link in fleet.links:
+        near[link.a].add(link.b)
+        near[link.b].add(link.a)
+    reached, todo = set(ids[:1]), ids[:1]
+    while todo:
+        new = near[todo.pop()] - reached
+        reached |= new
+        todo += new
+    for s, id in enumerate(ids):
+        if id not in reached:
+            yield Problem(
+                where=f"site[{s}].id",
+                got=f"{id!r}, which no chain of links joins to {ids[0]!r}",
+                allowed="every site reachable from every other",
+                fix=f"add a [[link]] with a or b = {id!r}",
+            )
+
+
+def _services(fleet: Fleet) -> Iterator[Problem]:
+    for q, service in enumerate(fleet.services):
+        where = f"service[{q}]"
+        if not service.variants:
+            yield Problem(
+                where=f"{where}.variant", got="none", allowed="at least one [[service.variant]]"
+            )
+        if not service.endpoints:
+            yield Problem(where=f"{where}.endpoints", got="none", allowed="at least one")
+        slo = service.slo
+        if 0 < slo.deadline_s * 1000 < slo.ttft_ms:
+            yield Problem(
+                where=f"{where}.slo.deadline_s",
+                got=f"{slo.deadline_s:g}",
+                allowed=f"at least ttft_ms = {slo.ttft_ms:g} milliseconds",
+            )
+        for v, variant in enumerate(service.variants):
+            for name in ("model", "precision", "quality_source"):
+                if not getattr(variant, name).strip():
+                    yield Problem(where=f"{where}.variant[{v}].{name}", got="''", allowed="a text")
+
+
+def _names_of_services(fleet: Fleet) -> Iterator[Problem]:
+    """A client names a service by id or alias, so all of them are one set."""
+    first = {service.id: f"service[{q}].id" for q, service in enumerate(fleet.services)}
+    for q, service in enumerate(fleet.services):
+        for a, alias in enumerate(service.aliases):
+            where = f"service[{q}].aliases[{a}]"
+            if not alias.strip():
+                yield Problem(where=where, got=repr(alias), allowed="a name")
+            elif alias in first:
+                yield Problem(
+                    where=where,
+                    got=repr(alias),
+                    allowed=f"a name that {first[alias]} does not have",
+                )
+            first.setdefault(alias, where)
+
+
+def _tenants(fleet: Fleet) -> Iterator[Problem]:
+    classes = {c.id for c in fleet.classes}
+    services = {q.id for q in fleet.services}
+    for t, tenant in enumerate(fleet.tenants):
+        where = f"tenant[{t}]"
+        if not tenant.classes:
+            yield Problem(where=f"{where}.classes", got="none", allowed="at least one data class")
+        if not tenant.keys:
+            yield Problem(where=f"{where}.key", got="none", allowed="at least one [[tenant.key]]")
+        for name, ids, known in (
+            ("classes", tenant.classes, classes),
+            ("services", tenant.services, services),
+        ):
+            for index, id in enumerate(ids):
+                at = f"{where}.{name}[{index}]"
+                if id not in known:
+                    noun = "data class" if name == "classes" else "service"
+                    yield _unknown(at, id, known, noun)
+                elif id in ids[:index]:
+                    yield Problem(where=at, got=f"{id!r} again", allowed="each once")
+
+
+def _keys(fleet: Fleet) -> Iterator[Problem]:
+    """Key ids are one set over all tenants: secrets are kept in files named by them."""
+    first: dict[str, str] = {}
+    for t, tenant in enumerate(fleet.tenants):
+        for k, key in enumerate(tenant.keys):
+            where = f"tenant[{t}].key[{k}]"
+            if not key.countries:
+                yield Problem(
+                    where=f"{where}.countries", got="none", allowed="at least one country of origin"
+                )
+            if key.sha256 and not _SHA256.match(key.sha256):
+                yield Problem(
+                    where=f"{where}.sha256",
+                    got=f"{len(key.sha256)} characters",  # it may be the secret itself: never shown
+                    allowed="64 lower-case hexadecimal digits",
+                    fix="printf %s KEY | sha256sum",
+                )
+            for name, mark in (("id", key.id), ("sha256", key.sha256)):
+                at = f"{where}.{name}"
+                if mark and f"{name}={mark}" in first:
+                    other = first[f"{name}={mark}"]
+                    got = repr(mark) if name == "id" else "a digest"
+                    yield Problem(where=at, got=got, allowed=f"one that {other} does not have")
+                first.setdefault(f"{name}={mark}", at)
+
+
+def _placements(fleet: Fleet) -> Iterator[Problem]:
+    services = {q.id: {v.id for v in q.variants} for q in fleet.services}
+    sites = {s.id: {p.id for p in s.pools} for s in fleet.sites}
+    first: dict[tuple[str, str, str, str], int] = {}
+    for index, placement in enumerate(fleet.placements):
+        where = f"placement[{index}]"
+        for outer, inner, known, noun in (
+            ("service", "variant", services, "variant of the service"),
+            ("site", "pool", sites, "pool of the site"),
+        ):
+            outer_id, inner_id = getattr(placement, outer), getattr(placement, inner)
+            if outer_id not in known:
+                yield _unknown(f"{where}.{outer}", outer_id, known, outer)
+            elif inner_id not in known[outer_id]:
+                yield _unknown(f"{where}.{inner}", inner_id, known[outer_id], noun)
+        four = (placement.service, placement.variant, placement.site, placement.pool)
+        if four in first:
+            yield Problem(
+                where=where,
+                got="the same service, variant, site and pool again",
+                allowed=f"one placement of these; placement[{first[four]}] has them",
+                fix="raise its replicas",
+            )
+        first.setdefault(four, index)
+
+
+def _rooms(fleet: Fleet) -> Iterator[Problem]:
+    """Replicas against what a pool and a site's shared page hold; the placement that overflows is named."""
+    pools = {(s.id, p.id): p for s in fleet.sites for p in s.pools}
+    in_pool: Counter[tuple[str, str]] = Counter()
+    at_site: Counter[str] = Counter()
+    for index, placement in enumerate(fleet.placements):
+        where, at = f"placement[{index}].replicas", (placement.site, placement.pool)
+        pool = pools.get(at)
+        if pool is None or placement.replicas < 1:
+            continue
+        in_pool[at] += placement.replicas
+        at_site[placement.site] += placement.replicas
+        for got, most, what in (
+            (in_pool[at], pool.count, f"count of pool {pool.id!r}"),
+            (in_pool[at], len(pool.urls) or math.inf, f"number of urls of pool {pool.id!r}"),
+            (at_site[placement.site], ENGINES_PER_SITE_MAX, "engines one site can watch"),
+        ):
+            if most < got <= most + placement.replicas:
+                yield Problem(
+                    where=where,
+                    got=f"{got} replicas there in all",
+                    allowed=f"at most {most}, the {what} at {placement.site!r}",
+                )
+                break
+
+
+def _policy(fleet: Fleet) -> Iterator[Problem]:
+    for index, name in enumerate(fleet.policy.cedar_files):
+        if not name.endswith(".cedar"):
+            yield Problem(
+                where=f"policy.cedar_files[{index}]", got=repr(name), allowed="a *.cedar file"
+            )

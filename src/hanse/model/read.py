@@ -1,0 +1,141 @@
+"""Bytes of a fleet file become a `Fleet`, or one error that says where, what and how to mend it.
+
+Here: TOML, shapes and field names; decoding stops at the first wrong shape. Not here: wrong meanings, of which
+`model.check` lists all at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import msgspec
+
+from hanse.errors import ConfigError
+from hanse.model.fleet import Fleet
+
+FLEET_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A fleet of 1,000 sites with all their links is under 2 MB; more than this is another file by mistake."""
+
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>.*)`$")
+_MISSING = re.compile(r"^Object missing required field `(?P<field>.*)`$")
+_PATTERNS: Final = {
+    "'^[a-z0-9][a-z0-9-]{0,62}$'": "1 to 63 of a-z, 0-9 and hyphen, not beginning with a hyphen",
+    "'^[A-Z]{2}$'": "two capital letters (ISO 3166-1 alpha-2)",
+}
+
+
+def read_fleet(path: Path) -> Fleet:
+    """Read and decode a fleet file.
+
+    Raises:
+        ConfigError: where it cannot be read, is no TOML, or has a field of a wrong name or shape.
+    """
+    try:
+        size = path.stat().st_size
+        if size > FLEET_BYTES_MAX:
+            raise ConfigError(str(path), got=f"{size} bytes", allowed=f"at most {FLEET_BYTES_MAX}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            str(path), got=error.strerror or str(error), fix="name a fleet file that can be read"
+        ) from error
+    return parse_fleet(content, source=str(path))
+
+
+def parse_fleet(content: bytes, *, source: str) -> Fleet:
+    """Decode the text of a fleet file; `source` names it where the error is about the whole.
+
+    Raises:
+        ConfigError: as `read_fleet`.
+    """
+    try:
+        document = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, got=str(error), allowed="UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from error
+    try:
+        return msgspec.convert(document, Fleet)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), document) from error
+
+
+def _explained(message: str, document: dict[str, Any]) -> ConfigError:
+    """What msgspec found, in the words of a fleet file."""
+    match = _AT.match(message)
+    assert match is not None, message
+    what, path = match["what"], match["path"] or ""
+    if unknown := _UNKNOWN.match(what):
+        return _unknown_field(unknown["field"], path)
+    if missing := _MISSING.match(what):
+        where = _joined(path, missing["field"])
+        return ConfigError(where, got="nothing", allowed="a value", fix=f"add {missing['field']}")
+    got = _value_at(document, path)
+    if what.startswith("Invalid enum value"):
+        return _not_a_choice(path, got)
+    allowed = what.split(", got `")[0].removeprefix("Expected ").replace("`", "")
+    for pattern, words in _PATTERNS.items():
+        allowed = allowed.replace(f"str matching regex {pattern}", words)
+    return ConfigError(path or "fleet", got=repr(got), allowed=allowed)
+
+
+def _unknown_field(field: str, path: str) -> ConfigError:
+    names = [known.encode_name for known in _fields_at(path)]
+    near = difflib.get_close_matches(field, names, n=1, cutoff=0.6)
+    fix = f"did you mean {near[0]!r}?" if near else "remove it"
+    return ConfigError(
+        _joined(path, field), got="a field of no meaning", allowed=", ".join(names), fix=fix
+    )
+
+
+def _not_a_choice(path: str, got: object) -> ConfigError:
+    head, _, last = path.rpartition(".")
+    name = re.sub(r"\[\d+\]$", "", last)
+    kind = next((f.type for f in _fields_at(head) if f.encode_name == name), None)
+    if last.endswith("]"):
+        kind = _item(kind)
+    choices = [str(choice) for choice in get_args(kind)]
+    near = difflib.get_close_matches(str(got), choices, n=1, cutoff=0.5)
+    return ConfigError(
+        path,
+        got=repr(got),
+        allowed="one of " + ", ".join(repr(choice) for choice in choices),
+        fix=f"did you mean {near[0]!r}?" if near else None,
+    )
+
+
+def _fields_at(path: str) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Fields of the table at a path such as `site[3].power`."""
+    kind: Any = Fleet
+    for step in path.split(".") if path else ():
+        name = step.split("[")[0]
+        field = next((f for f in msgspec.structs.fields(kind) if f.encode_name == name), None)
+        if field is None:
+            return ()
+        kind = _item(field.type)
+    return msgspec.structs.fields(kind) if hasattr(kind, "__struct_fields__") else ()
+
+
+def _item(kind: Any) -> Any:
+    """The table inside `tuple[T, ...]` or `T | None`."""
+    arguments = [a for a in get_args(kind) if a not in (Ellipsis, type(None))]
+    return arguments[0] if arguments else kind
+
+
+def _value_at(document: dict[str, Any], path: str) -> object:
+    value: Any = document
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        try:
+            value = value[int(index)] if index else value[name]
+        except (KeyError, IndexError, TypeError):
+            return "nothing"
+    return value
+
+
+def _joined(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field
