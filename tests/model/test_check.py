@@ -179,6 +179,7 @@ def _hides(one: str, other: str) -> bool:
         {"site of a placement unknown", "more replicas than chips"},
         {"key doubled", "tenant without key"},
         {"site alone", "site doubled"},
+        {"site called hub", "pool of a placement unknown"},
         {"placement doubled", "more replicas than chips"},
     ]
     return {one, other} in leaning
