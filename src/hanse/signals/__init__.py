@@ -1,1 +1,26 @@
-"""Time series on one time axis: carbon, price, weather, demand."""
+"""Carbon, price and weather on one time axis: recorded years, replayed for any instant.
+
+Here: `Series`, the shipped recordings, the mapping of today onto a recorded year, and `Feed`, which
+answers what a site's signals are at an instant with where the figure comes from. Not here: live
+feeds from the network, forecasts, and what a site makes of the weather (`energy`).
+The time axis is Unix seconds UTC everywhere; a local clock never enters.
+"""
+
+from hanse.signals.feed import Feed, Override, Reading, Weather
+from hanse.signals.recorded import nearest_weather_zone, recorded, recorded_zones
+from hanse.signals.replay import replay, replay_within
+from hanse.signals.series import Series, SignalType
+
+__all__ = [
+    "Feed",
+    "Override",
+    "Reading",
+    "Series",
+    "SignalType",
+    "Weather",
+    "nearest_weather_zone",
+    "recorded",
+    "recorded_zones",
+    "replay",
+    "replay_within",
+]

@@ -1,0 +1,238 @@
+"""`Feed`: what carbon, price and weather are at an instant, and where each figure comes from.
+
+Here: recordings replayed, yearly means where nothing was recorded, and dated overrides for scenarios.
+Not here: the network, the clock (instants are arguments), site physics (`energy`).
+
+Order of preference: an override, the zone's recorded hour, the country's yearly figure. Nothing is
+made up in silence: every reading names its method and source.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hanse.catalogue import country_electricity
+from hanse.catalogue.electricity import CARBON_SOURCE, price_usd_per_kwh_median
+from hanse.errors import FeedError
+from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
+from hanse.signals.replay import replay_within
+from hanse.signals.series import Series, SignalType
+
+Method = Literal["recorded hour", "yearly mean", "list price", "median price", "declared", "none"]
+
+WEATHER_KM_MAX = 750.0
+"""Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One value with its provenance."""
+
+    value: float
+    unit: str
+    zone: str
+    signal: SignalType
+    method: Method
+    source: str
+    licence: str
+    recorded_at_s: float | None = None
+    """The recorded instant that is played; None where the figure is no hour's."""
+    note: str = ""
+
+
+class Weather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Outdoor conditions at an instant; None where nobody recorded them."""
+
+    zone: str
+    temp_c: float | None = None
+    rh_pct: float | None = None
+    cloud_pct: float | None = None
+    wind10_ms: float | None = None
+    """At 10 m above ground."""
+    method: Method
+    source: str
+    licence: str
+    recorded_at_s: float | None = None
+    note: str = ""
+
+
+class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scenario's change: at one place (a site, a zone or `*`), from one instant until another."""
+
+    kind: Literal["cloud_pct", "carbon_factor", "price_factor"]
+    """`cloud_pct` replaces the recorded cover; the factors multiply the replayed figure."""
+    place: str
+    value: float
+    from_s: float
+    until_s: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        limit = 100.0 if self.kind == "cloud_pct" else float("inf")
+        if not 0.0 <= self.value <= limit:
+            raise FeedError("override", got=f"{self.kind} {self.value}", allowed=f"0 to {limit:g}")
+
+    def holds(self, now_s: float, places: tuple[str, ...]) -> bool:
+        """Whether it is in force at an instant, for any of these names of one place."""
+        return self.from_s <= now_s < self.until_s and (self.place == "*" or self.place in places)
+
+
+class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Recorded years plus overrides. A value like any other: a change makes a new one."""
+
+    overrides: tuple[Override, ...] = ()
+    clock_offset_s: float = 0.0
+    """Added to the instant before it is replayed: plays another hour of the year. Overrides are
+    dated by the true clock."""
+
+    def with_override(self, override: Override) -> Feed:
+        """A feed in which the override holds too; of two that hold, the later added counts."""
+        return msgspec.structs.replace(self, overrides=(*self.overrides, override))
+
+    def carbon_g_per_kwh(self, zone_or_country: str, now_s: float, *, site: str = "") -> Reading:
+        """Average location-based lifecycle carbon intensity of the grid, gCO2e/kWh."""
+        series = recorded(zone_or_country, "carbon_intensity")
+        if series is None:
+            reading = _carbon_yearly_mean(zone_or_country)
+        else:
+            reading = self._replayed(series, now_s)
+        return self._scaled(reading, "carbon_factor", now_s, (site, zone_or_country))
+
+    def price_usd_per_kwh(self, zone_or_country: str, now_s: float, *, site: str = "") -> Reading:
+        """Price of a delivered kWh for a large industrial user, without VAT and levies."""
+        reading = _price_of_country(country_of(zone_or_country))
+        return self._scaled(reading, "price_factor", now_s, (site, zone_or_country))
+
+    def weather(self, zone: str, now_s: float, *, site: str = "") -> Weather:
+        """Outdoor conditions recorded for a zone."""
+        temp = recorded(zone, "temp_c")
+        if temp is None:
+            raise FeedError(
+                "weather zone",
+                got=repr(zone),
+                allowed="a zone with a recording (`hanse.signals.recorded_zones`)",
+                fix="name one in weather_zone, or leave it empty to take the nearest",
+            )
+        at_s = self._recorded_at_s(temp, now_s)
+        weather = Weather(
+            zone=temp.zone,
+            temp_c=temp.at(at_s),
+            rh_pct=_at(zone, "rh_pct", at_s),
+            cloud_pct=_at(zone, "cloud_pct", at_s),
+            wind10_ms=_at(zone, "wind10_ms", at_s),
+            method="recorded hour",
+            source=temp.source,
+            licence=temp.licence,
+            recorded_at_s=at_s,
+        )
+        return self._overcast(weather, now_s, (site, zone, temp.zone))
+
+    def weather_near(
+        self, lat_deg: float, lon_deg: float, now_s: float, *, site: str = ""
+    ) -> Weather:
+        """Conditions at the nearest recorded place; all None where that is too far away to tell."""
+        zone, away_km = nearest_weather_zone(lat_deg, lon_deg)
+        note = f"nearest recording is {zone}, {away_km:.0f} km away"
+        if away_km > WEATHER_KM_MAX:
+            unknown = Weather(
+                zone="", method="none", source="no recording near", licence="-", note=note
+            )
+            return self._overcast(unknown, now_s, (site,))
+        weather = self.weather(zone, now_s, site=site)
+        return msgspec.structs.replace(weather, note=_joined(weather.note, note))
+
+    def _recorded_at_s(self, series: Series, now_s: float) -> float:
+        played_s = now_s + self.clock_offset_s
+        return replay_within(played_s, start_s=series.start_s, until_s=series.until_s)
+
+    def _replayed(self, series: Series, now_s: float) -> Reading:
+        recorded_at_s = self._recorded_at_s(series, now_s)
+        return Reading(
+            value=series.at(recorded_at_s),
+            unit=series.unit,
+            zone=series.zone,
+            signal=series.signal,
+            method="recorded hour",
+            source=series.source,
+            licence=series.licence,
+            recorded_at_s=recorded_at_s,
+        )
+
+    def _in_force(self, kind: str, now_s: float, places: tuple[str, ...]) -> Override | None:
+        names = tuple(p for p in places if p)
+        found = [o for o in self.overrides if o.kind == kind and o.holds(now_s, names)]
+        return found[-1] if found else None
+
+    def _scaled(
+        self, reading: Reading, kind: str, now_s: float, places: tuple[str, ...]
+    ) -> Reading:
+        override = self._in_force(kind, now_s, (*places, reading.zone))
+        if override is None:
+            return reading
+        note = _joined(reading.note, f"times {override.value:g}: {override.reason}")
+        return msgspec.structs.replace(reading, value=reading.value * override.value, note=note)
+
+    def _overcast(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
+        override = self._in_force("cloud_pct", now_s, places)
+        if override is None:
+            return weather
+        note = _joined(weather.note, f"cloud {override.value:g} %: {override.reason}")
+        return msgspec.structs.replace(weather, cloud_pct=override.value, note=note)
+
+
+def country_of(zone_or_country: str) -> str:
+    """The country of a grid zone: zone names begin with its two-letter code."""
+    series = recorded(zone_or_country, "carbon_intensity")
+    return (series.zone if series else zone_or_country).split("-")[0]
+
+
+def _carbon_yearly_mean(zone_or_country: str) -> Reading:
+    iso2 = country_of(zone_or_country)
+    figures = country_electricity(iso2, where="grid zone or country")
+    if figures.carbon_g_per_kwh is None:
+        raise FeedError(
+            "grid zone or country",
+            got=repr(zone_or_country),
+            allowed="a zone with a recording or a country with a published mean",
+            fix="name the grid zone the site draws from",
+        )
+    note = f"no hours recorded for {zone_or_country}; mean of {iso2}, {figures.ci_year}"
+    return Reading(
+        value=figures.carbon_g_per_kwh,
+        unit="gCO2e/kWh",
+        zone=iso2,
+        signal="average_location",
+        method="yearly mean",
+        source=CARBON_SOURCE,
+        licence="CC BY 4.0",
+        note=note,
+    )
+
+
+def _price_of_country(iso2: str) -> Reading:
+    figures = country_electricity(iso2, where="country")
+    value, method, source, note = figures.price_usd_per_kwh, "list price", figures.price_source, ""
+    if value is None:
+        value, count = price_usd_per_kwh_median()
+        method, source = "median price", "median of the countries with a published price"
+        note = f"no published price for {iso2}; median of {count} countries"
+    return Reading(
+        value=value,
+        unit="USD/kWh",
+        zone=iso2,
+        signal="price",
+        method="list price" if method == "list price" else "median price",
+        source=source,
+        licence="published statistics, cited",
+        note=note,
+    )
+
+
+def _at(zone: str, quantity: Quantity, recorded_at_s: float) -> float | None:
+    series = recorded(zone, quantity)
+    return None if series is None else series.at(recorded_at_s)
+
+
+def _joined(note: str, more: str) -> str:
+    return f"{note}; {more}" if note else more
