@@ -180,6 +180,7 @@ def _hides(one: str, other: str) -> bool:
         {"key doubled", "tenant without key"},
         {"site alone", "site doubled"},
         {"site called hub", "pool of a placement unknown"},
+        {"external without urls", "urls without external"},
         {"placement doubled", "more replicas than chips"},
     ]
     return {one, other} in leaning
