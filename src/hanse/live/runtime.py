@@ -18,6 +18,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Id, Site, Value
+from hanse.view import link_id
 
 HUB: Final = "hub"
 """Name of the hub among link ends; no site may be called so."""
@@ -93,6 +94,8 @@ class Relay(Value, frozen=True, kw_only=True):
     """Site id."""
     target: str
     """Site id or `hub`."""
+    link: str
+    """`view.link_id` of the two ends: both directions of dialling share the link."""
     listen: str
     connect: str
     rtt_ms: float
@@ -427,6 +430,7 @@ def _relay(source: str, target: str, connect: str, path: WanPath, ports: _Ports)
     return Relay(
         source=source,
         target=target,
+        link=link_id(source, target),
         listen=f"127.0.0.1:{ports.take('127.0.0.1', f'relay.{source}.{target}')}",
         connect=connect,
         rtt_ms=path.rtt_ms,

