@@ -1,0 +1,164 @@
+"""What the gateway reads of a request body, and the two things it may change in it.
+
+Here: partial decoding (model, stream, token limits, conversation boundaries), the splices of `stream_options` and `model`,
+usage of plain answers. Not here: meaning (`flow`), the stream's side (`sse`).
+
+A splice changes exactly what it names. The fast way cuts bytes; where JSON's freedoms (escaped or repeated keys) could
+make a cut land wrong, the top level is written anew with every other value copied verbatim.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from hanse.live.gateway.sse import Usage
+
+BYTES_PER_TOKEN = 4.0
+"""English text in the usual BPE vocabularies; only a guess until the engine's `usage` corrects it."""
+TOKENS_PER_MESSAGE = 4
+"""Role and separators that a chat template puts around one message."""
+
+UNSET = msgspec.UNSET
+
+
+class StreamOptions(msgspec.Struct):
+    """OpenAI's `stream_options`."""
+
+    include_usage: bool | None = None
+
+
+class Head(msgspec.Struct):
+    """The fields of a request that matter to routing; all others are not even built."""
+
+    model: str
+    stream: bool | None = False
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stream_options: StreamOptions | None | msgspec.UnsetType = UNSET
+    n: int | None = None
+    messages: list[msgspec.Raw] | None = None
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Answer(msgspec.Struct):
+    usage: Usage | None = None
+
+
+_decode_head = msgspec.json.Decoder(Head).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_top = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+_MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_OPENING = re.compile(rb"\s*\{")
+_INCLUDE_USAGE = b'"stream_options":{"include_usage":true},'
+
+
+class BadBody(Exception):
+    """The body is not a request: `message` and `param` say why, in the client's terms."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+def read_head(body: bytes) -> Head:
+    """Decode what routing needs.
+
+    Raises:
+        BadBody: where the body is not JSON of that shape.
+    """
+    try:
+        return _decode_head(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = re.search(r"`\$\.([a-z_]+)", text) or re.search(r"field `([a-z_]+)`", text)
+        raise BadBody(text, found.group(1) if found else None) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadBody(f"the body is not JSON: {error}") from None
+
+
+def tokens_in(head: Head) -> int:
+    """Prompt tokens, guessed from bytes."""
+    if head.messages is not None:
+        size = sum(map(_length, head.messages))
+        return max(1, int(size / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE)
+    return max(1, int(max(_length(head.prompt), _length(head.input)) / BYTES_PER_TOKEN))
+
+
+def tokens_out_max(head: Head) -> int | None:
+    """The client's own limit of output tokens (all choices), or None."""
+    limit = head.max_completion_tokens
+    if limit is None:
+        limit = head.max_tokens
+    if limit is None or limit < 0:
+        return None
+    return limit * max(1, head.n or 1)
+
+
+def wants_usage_splice(head: Head) -> bool:
+    """True where a stream would end without its usage."""
+    if not head.stream:
+        return False
+    options = head.stream_options
+    return not (isinstance(options, StreamOptions) and options.include_usage)
+
+
+def splice(body: bytes, head: Head, *, include_usage: bool, model: str | None) -> bytes:
+    """The body with `stream_options.include_usage` true and/or another `model`; the rest untouched."""
+    slow: dict[str, Any] = {}
+    if model is not None and model != head.model:
+        cut = _model_cut(body, head.model)
+        if cut is None:
+            slow["model"] = model
+        else:
+            body = b"".join((body[: cut[0]], msgspec.json.encode(model), body[cut[1] :]))
+    if include_usage:
+        opening = _OPENING.match(body)
+        if head.stream_options is UNSET and opening is not None:
+            at = opening.end()
+            body = b"".join((body[:at], _INCLUDE_USAGE, body[at:]))
+        else:
+            slow["stream_options"] = None
+    return _rewrite_top(body, slow) if slow else body
+
+
+def usage_of(answer: bytes) -> Usage | None:
+    """`usage` of a plain answer, or None where the engine gave none."""
+    try:
+        return _decode_answer(answer).usage
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _length(raw: msgspec.Raw) -> int:
+    return len(memoryview(raw))
+
+
+def _model_cut(body: bytes, name: str) -> tuple[int, int] | None:
+    """Span of the top-level model's value, or None where one search cannot be sure of it.
+
+    Exactly one `"model"` in the whole body, spelt without escapes, must be the key that the decoder found.
+    """
+    if body.count(b'"model"') != 1 or b"\\u" in body:
+        return None
+    found = _MODEL.search(body)
+    if found is None or msgspec.json.decode(found.group(1)) != name:
+        return None
+    return found.span(1)
+
+
+def _rewrite_top(body: bytes, changes: dict[str, Any]) -> bytes:
+    top: dict[str, Any] = _decode_top(body)
+    for key, value in changes.items():
+        if key != "stream_options":
+            top[key] = value
+            continue
+        old = top.get(key)
+        options = (msgspec.json.decode(old) if old is not None else None) or {}
+        top[key] = {**options, "include_usage": True}
+    return msgspec.json.encode(top)

@@ -1,0 +1,301 @@
+"""Connections to engines and to other sites' hop ports: keep-alive pools and strict answers in.
+
+Here: one `Target` per engine or peer with its idle connections, `Outgoing` (one connection, one exchange at a time), the
+one re-send on a pooled connection that turns out closed before any byte came. Not here: which target, when to give
+up, what an answer means (`attempt`).
+
+Reading is batched: everything one segment brought (head, first chunk, end) reaches the owner in a single call, so
+that the client gets it in a single write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+from hanse.errors import ConfigError
+
+IDLE_MAX = 256
+"""Kept connections per target; more than any engine's batch."""
+
+RESPONSE_HEAD_BYTES_MAX = 64 * 1024
+
+WANTED = frozenset(
+    (
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"retry-after",
+        b"hanse-load",
+        b"x-hanse-refusal",
+        b"x-hanse-variant",
+        b"x-hanse-measured",
+    )
+)
+
+_canonical: dict[bytes, bytes | None] = {}
+_CANONICAL_MAX = 1024
+
+
+class Owner(Protocol):
+    """Who waits for an answer on a connection."""
+
+    def answer_read(self, out: Outgoing) -> None:
+        """New parts, a complete head or the end: read `out.status`, `take()`, `out.done`."""
+
+    def answer_lost(self, out: Outgoing | None, reason: str) -> None:
+        """The connection broke or could not be made before the answer was complete."""
+
+
+class Target:
+    """An address and its idle connections."""
+
+    def __init__(
+        self,
+        url: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ConfigError("engine url", got=url, allowed="http://host:port or https://host:port")
+        self.url = url
+        self.host = parts.hostname
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.base = parts.path.rstrip("/").removesuffix("/v1").encode()
+        self.tls = tls
+        if parts.scheme == "https" and tls is None:
+            self.tls = ssl.create_default_context()
+        self.server_name = server_name
+        self.loop = loop
+        self.idle: list[Outgoing] = []
+        self.open: set[Outgoing] = set()
+        self.host_line = f"host: {parts.netloc}\r\n".encode()
+        self._post: dict[bytes, bytes] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def post_head(self, path: bytes) -> bytes:
+        """The constant first lines of a POST to `path`."""
+        head = self._post.get(path)
+        if head is None:
+            head = b"POST %s%s HTTP/1.1\r\n%scontent-type: application/json\r\n" % (
+                self.base,
+                path,
+                self.host_line,
+            )
+            self._post[path] = head
+        return head
+
+    def get_head(self, path: bytes) -> bytes:
+        """A whole GET request."""
+        return b"GET %s%s HTTP/1.1\r\n%s\r\n" % (self.base, path, self.host_line)
+
+    def send(self, owner: Owner, data: bytes, *, fresh: bool = False) -> Outgoing | None:
+        """Send one request; None where a connection has to be made first (then it follows)."""
+        idle = self.idle
+        while idle and not fresh:
+            out = idle.pop()
+            if not out.transport.is_closing():
+                out.start(owner, data, reused=True)
+                return out
+        task = self.loop.create_task(self._connect(owner, data))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return None
+
+    async def _connect(self, owner: Owner, data: bytes) -> None:
+        out = Outgoing(self)
+        try:
+            await self.loop.create_connection(
+                lambda: out,
+                self.host,
+                self.port,
+                ssl=self.tls,
+                server_hostname=self.server_name if self.tls is not None else None,
+            )
+        except (OSError, ssl.SSLError) as error:
+            owner.answer_lost(None, f"connect: {error}")
+            return
+        if getattr(owner, "abandoned", False):
+            self.release(out)
+            return
+        out.start(owner, data, reused=False)
+        owner.connected(out)  # type: ignore[attr-defined]
+
+    def release(self, out: Outgoing) -> None:
+        """Keep a connection whose exchange ended cleanly."""
+        if len(self.idle) < IDLE_MAX and not out.transport.is_closing():
+            self.idle.append(out)
+        else:
+            out.transport.abort()
+
+    def close(self) -> None:
+        """Drop every connection, used or idle."""
+        for out in tuple(self.open):
+            out.transport.abort()
+        self.idle.clear()
+
+
+class Outgoing(asyncio.Protocol):
+    """One connection to a target; httptools calls the `on_*` methods."""
+
+    transport: asyncio.Transport
+    owner: Owner | None = None
+    status = 0
+    head_done = False
+    done = False
+    sized = False
+    got_bytes = 0
+    reused = False
+    request = b""
+    protocol_error: str | None = None
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.headers: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        self.parser = httptools.HttpResponseParser(self)
+
+    def start(self, owner: Owner, data: bytes, *, reused: bool) -> None:
+        """Send one request; the answer goes to `owner`."""
+        self.owner = owner
+        self.reused = reused
+        self.request = data
+        self.status = self.got_bytes = 0
+        self.head_done = self.done = self.sized = False
+        self.transport.write(data)
+
+    def take(self) -> bytes:
+        """Body bytes that came since the last call, without transfer coding."""
+        parts = self.parts
+        if not parts:
+            return b""
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return data
+
+    def abandon(self) -> None:
+        """Nobody wants the rest: close, which makes the engine stop generating."""
+        self.owner = None
+        self.transport.abort()
+
+    # --- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.target.open.add(self)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        owner = self.owner
+        if owner is None:  # an engine that talks unasked is out of step
+            self.transport.abort()
+            return
+        self.got_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            if self.protocol_error is None:
+                raise error.__context__ or error from None
+        except httptools.HttpParserError as error:
+            self.protocol_error = f"not HTTP/1.1: {error}"
+        if not self.head_done and self.got_bytes > RESPONSE_HEAD_BYTES_MAX:
+            self.protocol_error = "headers of the answer exceed 64 KiB"
+        if self.protocol_error is not None and not self.done:
+            self._fail(self.protocol_error)
+            return
+        if self.done:
+            self._finish(owner)
+        elif self.head_done:
+            owner.answer_read(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.target.open.discard(self)
+        owner = self.owner
+        if owner is None:
+            return
+        if not self.got_bytes and self.reused:
+            # The engine closed an idle connection just as we used it: it has not seen the request.
+            self.owner = None
+            self.target.send(owner, self.request, fresh=True)
+            return
+        if self.head_done and not self.sized and exc is None:
+            self.done = True  # HTTP/1.0 style: the end of the connection is the end of the body
+            self.owner = None
+            owner.answer_read(self)
+            return
+        self.owner = None
+        owner.answer_lost(self, "the connection closed early")
+
+    # --- httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        try:
+            known = _canonical[name]
+        except KeyError:
+            known = _canon(name)
+        if known is not None:
+            self.headers[known] = value
+
+    def on_headers_complete(self) -> None:
+        self.status = self.parser.get_status_code()
+        if self.status >= 200:
+            self.head_done = True
+            headers = self.headers
+            self.sized = b"content-length" in headers or b"transfer-encoding" in headers
+
+    def on_body(self, body: bytes) -> None:
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue, 103 Early Hints
+            self.headers = {}
+            return
+        if self.done:
+            self.protocol_error = "two answers to one request"
+            raise _StopParsing
+        self.done = True
+
+    # --- inside
+
+    def _finish(self, owner: Owner) -> None:
+        """Hand the end over, then keep the connection if it can serve again."""
+        keep = self.protocol_error is None and self.parser.should_keep_alive()
+        self.owner = None
+        owner.answer_read(self)
+        self.headers = {}
+        self.request = b""
+        self.parts.clear()
+        if keep:
+            self.target.release(self)
+        else:
+            self.transport.abort()
+
+    def _fail(self, reason: str) -> None:
+        owner, self.owner = self.owner, None
+        self.transport.abort()
+        if owner is not None:
+            owner.answer_lost(self, reason)
+
+
+class _StopParsing(Exception):
+    """Raised inside a parser callback once the answer is refused."""
+
+
+def _canon(name: bytes) -> bytes | None:
+    """Lower-case name if wanted; spellings are cached (bounded): engines repeat theirs for ever."""
+    lower = name.lower()
+    known = lower if lower in WANTED else None
+    if len(_canonical) < _CANONICAL_MAX:
+        _canonical[name] = known
+    return known

@@ -1,0 +1,108 @@
+"""What one gateway worker is told at its start.
+
+Here: the values, from a JSON file (any gateway by itself) or from a site's state directory. Not here: keys, law and offers,
+which are in the routing table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from hanse.errors import ConfigError
+from hanse.live.engines import engine_specs
+from hanse.live.gateway.incoming import Limits
+from hanse.live.runtime import StateDir
+from hanse.model.fleet import DriverKind, Fleet, Id, Value
+
+
+class EngineSeat(Value, kw_only=True):
+    """One engine this gateway may send to; its position is its row in the shared page."""
+
+    service: str
+    variant: str
+    url: str
+    served_model: str = ""
+    """What the engine calls the model; empty: the service's id."""
+    driver: DriverKind = "external"
+
+
+class GatewaySettings(Value, kw_only=True):
+    """One worker of one site's gateway."""
+
+    site: Id
+    worker: Annotated[int, msgspec.Meta(ge=0, lt=16)] = 0
+    host: str = "127.0.0.1"
+    port: int = 0
+    hop_host: str = "127.0.0.1"
+    hop_port: int | None = None
+    """None: this gateway serves no peers."""
+    table: str
+    """A table file, or a directory with `current` and `table-<version>.tbl`."""
+    page: str = ""
+    """The site's shared page; empty: a page of this process only (one worker, no agent)."""
+    engines: tuple[EngineSeat, ...] = ()
+    peers: dict[str, str] = {}
+    """Site id -> `host:port` to dial for its hop port."""
+    gateway_urls: dict[str, str] = {}
+    """Site id -> client URL, for 421 and `/.well-known/hanse`."""
+    identity_dir: str = ""
+    """Key and certificates for hops; empty: no hops."""
+    evidence_dir: str = ""
+    """Where the chain goes; empty: `evidence` beside the table."""
+    state_dir: str = ""
+    """The fleet's state directory, for receipts; empty: no receipts."""
+    feed: str = ""
+    """Unix datagram socket that takes decision rows for people; empty: none are sent."""
+    pid_file: str = ""
+    limits: Limits = Limits()
+
+
+def read_settings(path: Path) -> GatewaySettings:
+    """Decode a settings file.
+
+    Raises:
+        ConfigError: where it is missing or malformed.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(str(path), got=str(error), fix="see docs/gateway.md") from error
+
+
+def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> GatewaySettings:
+    """The settings of a worker of a site group, from the fleet file and `runtime.json`."""
+    state = StateDir(state_path)
+    runtime = state.read_runtime()
+    address = runtime.site(site)
+    home = state.site(site)
+    seats = tuple(
+        EngineSeat(
+            service=spec.service,
+            variant=spec.variant,
+            url=spec.url,
+            served_model=spec.served_model,
+            driver=spec.driver,
+        )
+        for spec in engine_specs(fleet, address)
+    )
+    return GatewaySettings(
+        site=site,
+        worker=worker,
+        host=address.host,
+        port=address.client_port,
+        hop_host=address.host,
+        hop_port=address.hop_port,
+        table=str(home),
+        page=str(home / "shared.mmap"),
+        engines=seats,
+        peers=address.peers,
+        gateway_urls={name: one.client_url for name, one in runtime.sites.items()},
+        identity_dir=str(home / "identity"),
+        evidence_dir=str(home / "evidence"),
+        state_dir=str(state.path),
+        feed=str(home / "feed.sock"),
+        pid_file=str(home / "pid" / f"gateway-{worker}.pid"),
+    )

@@ -1,0 +1,156 @@
+"""A stream of server-sent events on its way to the client: whole events only, one chunk dropped, one comment added.
+
+Here: `StreamTap`, bytes in, bytes out; it counts tokens, catches usage, drops the usage chunk that only our own splice asked
+for, and puts the comment with measured values before `data: [DONE]`. Not here: sockets, chunked coding.
+
+Every event passes byte for byte. Only segments that could hold something to act on are looked at event by event; all
+others cost one search for the last blank line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+EVENT_BYTES_MAX = 1024 * 1024
+"""An event longer than this is no token of any engine."""
+
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+"""Unescaped quotes: inside generated text they carry a backslash and never match."""
+_TAIL = re.compile(rb"data: ?\[DONE\]|: hanse |^event: ?error|^data: ?\{\"error\"", re.MULTILINE)
+_BLANK = re.compile(rb"\r?\n\r?\n")
+
+DONE_PREFIXES = (b"data: [DONE]", b"data:[DONE]")
+NOTE_PREFIX = b": hanse "
+
+
+class PromptDetails(msgspec.Struct):
+    """The part of a prompt that was in the KV cache."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """OpenAI's `usage`; other fields are ignored."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class _Chunk(msgspec.Struct):
+    """What is read of a chunk that may carry usage."""
+
+    choices: list[msgspec.Raw] = []
+    usage: Usage | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class StreamTap:
+    """One stream. `feed` returns what may go to the client now."""
+
+    __slots__ = (
+        "_drop_usage",
+        "_first",
+        "_last_comment",
+        "_tail",
+        "done",
+        "errored",
+        "events",
+        "note",
+        "overlong",
+        "usage",
+    )
+
+    def __init__(self, *, drop_usage: bool, last_comment: Callable[[], bytes]) -> None:
+        self._tail = b""
+        self._drop_usage = drop_usage
+        self._last_comment = last_comment
+        self._first = True
+        self.events = 0
+        """Events with content so far: a lower bound of output tokens until `usage` arrives."""
+        self.usage: Usage | None = None
+        self.done = False
+        """`[DONE]` went by: the stream is complete whatever the connection does next."""
+        self.errored = False
+        """The engine itself sent an error event: its stream ended clearly, but not well."""
+        self.note = b""
+        """The serving site's `: hanse {json}` comment, which the entry gateway replaces by its own."""
+        self.overlong = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Add bytes from the engine; whole events come out."""
+        if self._tail:
+            data = self._tail + data
+        end = data.rfind(b"\n\n")
+        cut = end + 2 if end >= 0 else 0
+        if b"\r" in data:
+            crlf = data.rfind(b"\r\n\r\n")
+            cut = max(cut, crlf + 4 if crlf >= 0 else 0)
+        if cut == len(data):
+            whole, self._tail = data, b""
+        else:
+            whole, self._tail = data[:cut], data[cut:]
+            if len(self._tail) > EVENT_BYTES_MAX:
+                self.overlong = True
+        if not whole:
+            return whole
+        if _USAGE.search(whole) is None and _TAIL.search(whole) is None:
+            self.events += whole.count(b"\n\n") or whole.count(b"\r\n\r\n")
+            return whole
+        return self._by_event(whole)
+
+    def end(self) -> bytes:
+        """The engine's stream ended properly: what is left to send."""
+        rest, self._tail = self._tail, b""
+        if rest.strip():
+            rest = self._by_event(rest + b"\n\n")
+        return rest if self.done or self.errored else rest + self._last_comment()
+
+    def _by_event(self, whole: bytes) -> bytes:
+        out: list[bytes] = []
+        start = 0
+        for blank in _BLANK.finditer(whole):
+            event = whole[start : blank.end()]
+            start = blank.end()
+            if self._keep(event, out):
+                out.append(event)
+        if start < len(whole):
+            out.append(whole[start:])
+        return b"".join(out)
+
+    def _keep(self, event: bytes, out: list[bytes]) -> bool:
+        """Take note of one event; False where the client must not see it."""
+        if event.startswith(DONE_PREFIXES):
+            if not self.done:
+                self.done = True
+                out.append(self._last_comment())
+            return True
+        if event.startswith(NOTE_PREFIX):
+            self.note = event[len(NOTE_PREFIX) :].strip()
+            return False
+        if event.startswith((b"event: error", b"event:error", b'data: {"error"', b'data:{"error"')):
+            self.errored = True
+            return True
+        if _USAGE.search(event) is not None:
+            chunk = _usage_of(event)
+            if chunk is not None and chunk.usage is not None:
+                self.usage = chunk.usage
+                if self._drop_usage and not chunk.choices:
+                    return False
+        self.events += 1
+        return True
+
+
+def _usage_of(event: bytes) -> _Chunk | None:
+    line = event.strip()
+    if not line.startswith(b"data:"):
+        return None
+    try:
+        return _decode_chunk(line[5:])
+    except (msgspec.DecodeError, RecursionError):
+        return None
