@@ -99,9 +99,12 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             reading = self._replayed(series, now_s)
         return self._scaled(reading, "carbon_factor", now_s, (site, zone_or_country))
 
-    def price_usd_per_kwh(self, zone_or_country: str, now_s: float, *, site: str = "") -> Reading:
-        """Price of a delivered kWh for a large industrial user, without VAT and levies."""
-        reading = _price_of_country(country_of(zone_or_country))
+    def price_usd_per_kwh(
+        self, zone_or_country: str, now_s: float, *, site: str = "", declared: float | None = None
+    ) -> Reading:
+        """Price of a delivered kWh: as declared, else of a large industrial user, without VAT."""
+        iso2 = country_of(zone_or_country)
+        reading = _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
         return self._scaled(reading, "price_factor", now_s, (site, zone_or_country))
 
     def weather(self, zone: str, now_s: float, *, site: str = "") -> Weather:
@@ -226,6 +229,18 @@ def _price_of_country(iso2: str) -> Reading:
         source=source,
         licence="published statistics, cited",
         note=note,
+    )
+
+
+def _price_declared(iso2: str, price_usd_per_kwh: float) -> Reading:
+    return Reading(
+        value=price_usd_per_kwh,
+        unit="USD/kWh",
+        zone=iso2,
+        signal="price",
+        method="declared",
+        source="fleet file",
+        licence="the operator's own",
     )
 
 

@@ -29,14 +29,16 @@ def replay_within(now_s: float, *, start_s: float, until_s: float) -> float:
     A recording made by local clock begins some hours before or after the UTC year; an instant at
     its edge then plays the calendar year before or after.
     """
+    if until_s - start_s < 365 * SECONDS_PER_DAY:
+        raise FeedError(
+            "recording",
+            got=f"{(until_s - start_s) / SECONDS_PER_DAY:.1f} days",
+            allowed="a whole year or more",
+            fix="record at least 365 days, or look values up without replay",
+        )
     first = datetime.fromtimestamp(start_s, UTC).year
     for year in (first, first + 1):
         recorded_at_s = replay(now_s, year)
         if start_s <= recorded_at_s < until_s:
             return recorded_at_s
-    raise FeedError(
-        "recording",
-        got=f"{(until_s - start_s) / SECONDS_PER_DAY:.1f} days",
-        allowed="a whole year or more",
-        fix="record at least 365 days, or look values up without replay",
-    )
+    raise AssertionError(f"{now_s} finds no place in a year from {start_s}")

@@ -1,0 +1,129 @@
+"""What routing needs to know of a site's energy: PUE, own power, carbon and price of its next kWh.
+
+Here: putting feed and physics together for one site at one instant. Not here: the choice between
+sites, the battery's schedule (a battery moves energy in time; its kWh is no cheaper than the one
+that charged it, so it does not change the signal of the next kWh here).
+
+Basis of carbon: lifecycle, for the grid and for own generation alike (PV 41, wind 11 gCO2e/kWh), since
+the recorded grid figures are lifecycle too. Counting own power as zero beside them would mix methods.
+Own power has no fuel and no export revenue is assumed, so its marginal price is zero.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hanse.catalogue import emission_factor
+from hanse.energy.cooling import PUE_DAY_UNKNOWN, pue_quick
+from hanse.energy.solar import pv_kw
+from hanse.energy.wind import wind_kw
+from hanse.model.fleet import Site
+from hanse.signals import Feed, Reading, Weather
+
+BLOCK_SHARE = 0.05
+"""The next kWh is averaged over a block of this share of the grid connection: about what one table
+refresh can move to a site, and wide enough that a passing cloud dims the signal, not flips it."""
+
+
+class SiteSignals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Energy signals of one site at one instant. Carbon and price are per kWh at the site's supply:
+    multiply an engine's energy by `pue` first.
+    """
+
+    pue: float
+    pv_kw: float
+    wind_kw: float
+    own_share: float
+    """Share of the next block of load that own generation would cover, 0 to 1."""
+    carbon_g_per_kwh: float
+    price_usd_per_kwh: float
+    grid_carbon: Reading
+    grid_price: Reading
+    weather: Weather
+    notes: tuple[str, ...]
+    """One sentence a figure: method, source, and the recorded hour it plays."""
+
+
+def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> SiteSignals:
+    """Signals for routing. `load_kw` is all the site draws now, overhead included."""
+    assert load_kw >= 0.0, "flows are unsigned"
+    weather = site_weather(site, feed, now_s)
+    power = site.power
+    pue = power.pue if power.pue is not None else pue_quick(site.kind, weather.temp_c)
+    solar = pv_kw(
+        pv_kw_peak=power.pv_kw_peak,
+        lat_deg=site.lat_deg,
+        lon_deg=site.lon_deg,
+        tilt_deg=power.pv_tilt_deg,
+        now_s=now_s + feed.clock_offset_s,
+        cloud_pct=weather.cloud_pct,
+        temp_c=weather.temp_c,
+        wind_ms=weather.wind10_ms,
+    )
+    wind = wind_kw(wind_kw_rated=power.wind_kw_rated, wind10_ms=weather.wind10_ms)
+    carbon = feed.carbon_g_per_kwh(site.grid_zone or site.country, now_s, site=site.id)
+    price = site_price(site, feed, now_s)
+    own = own_share(
+        pv_kw=solar, wind_kw=wind, load_kw=load_kw, block_kw=BLOCK_SHARE * power.grid_kw_max
+    )
+    return SiteSignals(
+        pue=pue,
+        pv_kw=solar,
+        wind_kw=wind,
+        own_share=own,
+        carbon_g_per_kwh=own * own_carbon_g_per_kwh(solar, wind) + (1.0 - own) * carbon.value,
+        price_usd_per_kwh=(1.0 - own) * price.value,
+        grid_carbon=carbon,
+        grid_price=price,
+        weather=weather,
+        notes=_notes(site, weather, carbon, price),
+    )
+
+
+def site_weather(site: Site, feed: Feed, now_s: float) -> Weather:
+    """Weather of the site's zone, else of the nearest recorded place."""
+    if site.weather_zone:
+        return feed.weather(site.weather_zone, now_s, site=site.id)
+    return feed.weather_near(site.lat_deg, site.lon_deg, now_s, site=site.id)
+
+
+def site_price(site: Site, feed: Feed, now_s: float) -> Reading:
+    """The declared delivered price, else the country's industrial price; overrides hold for both."""
+    declared = site.power.price_usd_per_kwh
+    return feed.price_usd_per_kwh(site.country, now_s, site=site.id, declared=declared)
+
+
+def own_share(*, pv_kw: float, wind_kw: float, load_kw: float, block_kw: float) -> float:
+    """Share of the next `block_kw` of load that surplus own generation covers, 0 to 1."""
+    surplus_kw = max(0.0, pv_kw + wind_kw - load_kw)
+    return min(1.0, surplus_kw / block_kw) if block_kw > 0.0 else float(surplus_kw > 0.0)
+
+
+def own_carbon_g_per_kwh(pv_kw: float, wind_kw: float) -> float:
+    """Lifecycle carbon of the site's own mix, gCO2e/kWh (IPCC AR5 WG3, Annex III medians)."""
+    if pv_kw + wind_kw <= 0.0:
+        return 0.0
+    solar = emission_factor("solar_rooftop_pv").gco2e_kwh_median
+    wind = emission_factor("wind_onshore").gco2e_kwh_median
+    return (pv_kw * solar + wind_kw * wind) / (pv_kw + wind_kw)
+
+
+def _notes(site: Site, weather: Weather, carbon: Reading, price: Reading) -> tuple[str, ...]:
+    notes = [
+        _note("carbon", carbon.method, carbon.source, carbon.note),
+        _note("price", price.method, price.source, price.note),
+        _note("weather", weather.method, weather.source, weather.note),
+    ]
+    if site.power.pue is not None:
+        notes.append("pue: declared in the fleet file")
+    elif weather.temp_c is None:
+        notes.append(f"pue: quick rule, {PUE_DAY_UNKNOWN}")
+    if weather.cloud_pct is None and site.power.pv_kw_peak > 0.0:
+        notes.append("pv: no clouds recorded, mean cloud factor used")
+    if weather.wind10_ms is None and site.power.wind_kw_rated > 0.0:
+        notes.append("wind: no wind recorded, counted as none")
+    return tuple(notes)
+
+
+def _note(what: str, method: str, source: str, more: str) -> str:
+    return f"{what}: {method}, {source}" + (f" ({more})" if more else "")
