@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from hanse.errors import ConfigError, SiteError
 from hanse.live import relay as relay_module
 from hanse.live.lane import Lane
-from hanse.live.link_control import Fault, SetLink
+from hanse.live.link_control import Fault, LinkView, SetLink
 from hanse.live.links import (
     LinkControl,
     LinkEmulator,
@@ -58,6 +59,9 @@ class World:
         self.emulator.handle(
             msgspec.convert({"op": "fault", "link": LINK, "kind": kind} | more, Fault)
         )
+
+    def link(self) -> LinkView:
+        return self.emulator.state().links[LINK]
 
     def way(self, way: str) -> relay_module.LanePump:
         return self.emulator.links[LINK].pumps[way]  # type: ignore[index]
@@ -361,7 +365,7 @@ def test_one_way_cut_passes_the_other_way() -> None:
 async def test_both_directions_of_relays_share_a_links_lanes(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.port_back)
     await ask(reader, writer, b"12345678")
-    state = world.emulator.state().links[LINK]
+    state = world.link()
     assert state.b_to_a.delivered_bytes_total == 8
     assert state.a_to_b.delivered_bytes_total == 8
     world.fault("cut_forward")
@@ -434,7 +438,7 @@ async def test_reset_resets_open_and_new_connections_until_heal(world: World) ->
     fresh_reader, fresh_writer = await asyncio.open_connection("127.0.0.1", world.port)
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(fresh_reader.read(1), WAIT_S)
-    assert world.emulator.state().links[LINK].refused_total == 1
+    assert world.link().refused_total == 1
     world.fault("heal")
     again_reader, again_writer = await asyncio.open_connection("127.0.0.1", world.port)
     await ask(again_reader, again_writer)
@@ -461,7 +465,7 @@ async def test_end_of_file_crosses_and_leaves_no_connection_behind(world: World)
     writer.write_eof()
     assert await asyncio.wait_for(reader.read(-1), WAIT_S) == b"last words"
     writer.close()
-    await until(lambda: world.emulator.state().links[LINK].connections == 0)
+    await until(lambda: world.link().connections == 0)
 
 
 def test_a_client_that_goes_away_is_noticed_by_the_target_after_half_a_round_trip() -> None:
@@ -489,26 +493,35 @@ async def test_a_dead_target_resets_the_client_after_a_round_trip(world: World) 
     with pytest.raises(ConnectionResetError):
         await asyncio.wait_for(reader.read(1), WAIT_S)
     assert time.monotonic() - began >= 0.010 - TICK_S
-    await until(lambda: world.emulator.state().links[LINK].connections == 0)
+    await until(lambda: world.link().connections == 0)
     writer.close()
 
 
-def test_connects_given_up_during_a_cut_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["cut", "cut_forward", "cut_backward"])
+@pytest.mark.parametrize("leaves_by", ["close", "reset"])
+def test_connects_given_up_during_a_cut_leave_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, kind: str, leaves_by: str
+) -> None:
     monkeypatch.setattr(relay_module, "GIVE_UP_S", 0.05)
 
     @live(rtt_ms=10.0, mbit_s=100.0)
     async def scenario(world: World) -> None:
-        world.fault("cut")
-        for _ in range(5):
-            _reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-            writer.write(b"probe")
-            writer.close()
-        await until(lambda: world.emulator.state().links[LINK].connections_total == 5)
-        await until(lambda: world.emulator.state().links[LINK].connections == 0)
+        world.fault(kind)
+        for number in range(1, 6):
+            sock = socket.create_connection(("127.0.0.1", world.port))
+            sock.sendall(b"probe")
+            await until(lambda n=number: world.link().connections_total == n)
+            if leaves_by == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        await until(lambda: world.link().connections == 0)
+        await until(lambda: world.way("a_to_b").lane.held_count == 0)
+        await until(lambda: world.way("b_to_a").lane.held_count == 0)
+        accepted_before_count = len(world.accepted)
         world.fault("heal")
         reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
         await ask(reader, writer)
-        assert len(world.accepted) == 1
+        assert len(world.accepted) == accepted_before_count + 1
         writer.close()
 
     scenario()

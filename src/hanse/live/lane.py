@@ -48,7 +48,6 @@ class Lane:
         self.delivered_bytes_total = 0
         self._queue: deque[Chunk] = deque()
         self._free_at_s = -math.inf
-        self._last_due_at_s = -math.inf
 
     @property
     def queue_bytes_max(self) -> int:
@@ -70,6 +69,11 @@ class Lane:
         """When the next chunk is due; None while there is none or the lane is cut."""
         return self._queue[0].due_at_s if self._queue and not self.is_cut else None
 
+    @property
+    def held_count(self) -> int:
+        """Chunks held, control marks included."""
+        return len(self._queue)
+
     def carry(self, now_s: float, act: Callable[[Payload], None], payload: Payload) -> None:
         """Queue `payload`; `act` gets it when it has crossed."""
         size_bytes = len(payload)
@@ -89,13 +93,10 @@ class Lane:
     def _schedule(self, chunk: Chunk, now_s: float, left_bytes: float) -> None:
         self._free_at_s = max(now_s, self._free_at_s) + left_bytes / self.bytes_per_s
         chunk.sent_at_s = self._free_at_s
-        # A delay that falls at run time must not let later bytes overtake earlier ones.
-        chunk.due_at_s = self._last_due_at_s = max(
-            self._free_at_s + self.delay_s, self._last_due_at_s
-        )
+        chunk.due_at_s = self._free_at_s + self.delay_s
 
     def take_due(self, now_s: float) -> list[Chunk]:
-        """Remove and return what has crossed by `now_s`, in order."""
+        """Remove and return what has crossed by `now_s`, in order even where a delay has fallen."""
         due: list[Chunk] = []
         queue = self._queue
         while queue and not self.is_cut and queue[0].due_at_s <= now_s:
@@ -110,18 +111,21 @@ class Lane:
         resend_all = self.is_cut and not is_cut
         rate_before = self.bytes_per_s
         self.delay_s, self.bytes_per_s, self.is_cut = delay_s, bytes_per_s, is_cut
-        self._free_at_s = self._last_due_at_s = -math.inf
+        self._free_at_s = -math.inf
         for chunk in self._queue:
             left_bytes = min(len(chunk.payload), (chunk.sent_at_s - now_s) * rate_before)
             if resend_all:
                 self._schedule(chunk, now_s, len(chunk.payload))
             elif chunk.sent_at_s > now_s:
                 self._schedule(chunk, now_s, left_bytes)
-            else:
-                self._last_due_at_s = chunk.due_at_s
+
+    def discard(self, act: Callable[[Payload], None]) -> None:
+        """Take back empty chunks that would call `act`, so that a long cut does not collect them."""
+        if any(chunk.act == act for chunk in self._queue):
+            self._queue = deque(chunk for chunk in self._queue if chunk.act != act)
 
     def drop_all(self) -> None:
         """Forget what is held: its connections are gone."""
         self._queue.clear()
         self.held_bytes = 0
-        self._free_at_s = self._last_due_at_s = -math.inf
+        self._free_at_s = -math.inf

@@ -129,7 +129,9 @@ class End(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self.pump.sources.discard(self)
-        if not self.is_over:
+        if self is self.pair.client and self.early is not None:
+            self.pair.give_up()
+        elif not self.is_over:
             self.pump.send(self.peer.take_reset)
         self.pair.lost()
 
@@ -237,9 +239,11 @@ class Pair:
         self.upstream.end_handshake()
 
     def give_up(self) -> None:
-        """A client hung up during a handshake that a cut still holds: nobody is there now."""
+        """The client left while its handshake was on its way: forget both, also on the lanes."""
         if self.client.early is not None:
             self.abort()
+            self.relay.forward.lane.discard(self._syn_arrived)
+            self.relay.backward.lane.discard(self._syn_ack_arrived)
 
     def abort(self) -> None:
         """Reset both sockets."""
