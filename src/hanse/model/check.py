@@ -78,6 +78,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Central, "replicas"): Range(1, 100_000),
     (DataClass, "quality_min"): Range(0, 1),
     (Power, "grid_kw_max"): Range(0, 5e6),  # 5 GW: the largest campus announced
+    (Power, "base_kw"): Range(0, 5e6),
     (Power, "pv_kw_peak"): Range(0, 5e6),
     (Power, "pv_tilt_deg"): Range(0, 90),
     (Power, "wind_kw_rated"): Range(0, 5e6),

@@ -65,6 +65,9 @@ class Power(Value, frozen=True, kw_only=True):
     """Electrical supply of a site. Flows are never signed."""
 
     grid_kw_max: float
+    base_kw: float = 0.0
+    """What the site draws for others (tenants, plant) whatever the league does; own generation
+    covers it first."""
     pv_kw_peak: float = 0.0
     pv_tilt_deg: float = 30.0
     """Near the yearly optimum at 45 to 55 degrees north."""
