@@ -207,37 +207,50 @@ async def lease_bucket(client: Client) -> KeyValue:
 class EvidencePublisher:
     """Appends to a site's EVIDENCE exactly once and in order, whatever the connection does.
 
-    Each message carries the sequence it must follow (`Nats-Expected-Last-Subject-Sequence`), so a
-    repeated send after a lost answer is refused by the server instead of stored twice.
+    Each message names the sequence it must follow (`Nats-Expected-Last-Subject-Sequence`), so a
+    repeated send after a lost answer is found or refused, never stored twice. One writer a site.
     """
 
     def __init__(self, client: Client, site: str) -> None:
         self._js = client.jetstream(timeout=API_S_MAX)
         self._subject = site_subject(site, "evidence")
-        self._after_seq: int | None = None
+        self._last_seq: int | None = None
+        """Sequence of the newest message; None while it has to be asked for."""
+        self._unsure: tuple[int, bytes] | None = None
+        """A send without an answer: what it had to follow, and its payload."""
+
+    async def newest(self) -> bytes | None:
+        """Payload of the newest stored message: where a restarted writer goes on after."""
+        last = await self._ask()
+        return None if last is None else bytes(last.data or b"")
 
     async def publish(self, payload: bytes) -> int:
-        """Store one message; returns its sequence. Call again with the same payload after an error.
+        """Store one message; returns its sequence. After an error, call again with the same payload.
 
         Raises:
             SiteError: the leaf did not answer, or another writer appended in between.
         """
-        last = await self._last()
-        if last is not None and last.seq != self._after_seq and self._after_seq is not None:
-            return self._taken_before(last, payload)
-        expected = 0 if last is None else last.seq
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+        if self._last_seq is None:
+            last = await self._ask()
+            self._last_seq = 0 if last is None else int(last.seq)
+            if self._unsure is not None and self._last_seq > self._unsure[0]:
+                if bytes(last.data or b"") != self._unsure[1]:
+                    raise SiteError(self._subject, got="another writer's message", allowed="ours")
+                stored, self._unsure = self._unsure[1], None
+                if stored == payload:
+                    return self._last_seq
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(self._last_seq)}
         try:
             ack = await self._js.publish(self._subject, payload, headers=headers)
         except Exception as error:
-            self._after_seq = expected  # whether it was stored shows on the next call
+            self._unsure, self._last_seq = (self._last_seq, payload), None
             raise SiteError(
                 self._subject, got=f"no acknowledgement ({error!r})", fix="send it again"
             ) from error
-        self._after_seq = None
-        return int(ack.seq)
+        self._last_seq, self._unsure = int(ack.seq), None
+        return self._last_seq
 
-    async def _last(self) -> Any:
+    async def _ask(self) -> Any:
         try:
             return await self._js.get_last_msg(EVIDENCE, self._subject)
         except NotFoundError:
@@ -246,13 +259,6 @@ class EvidencePublisher:
             raise SiteError(
                 self._subject, got=f"no answer from the leaf bus ({error!r})", fix="send it again"
             ) from error
-
-    def _taken_before(self, last: Any, payload: bytes) -> int:
-        """The send whose answer was lost did arrive: it is the newest message."""
-        if last.data != payload:
-            raise SiteError(self._subject, got="another writer's message", allowed="one writer")
-        self._after_seq = None
-        return int(last.seq)
 
 
 async def leaf_connected(client: Client) -> bool:
@@ -363,6 +369,7 @@ def _write_conf(path: Path, conf: dict[str, Any]) -> Path:
 
 async def _ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
     config.storage = StorageType.FILE
+    assert config.name is not None, "streams here are named"
     try:
         await js.stream_info(config.name)
     except NotFoundError:
