@@ -1,0 +1,213 @@
+"""What a state directory must hold before anything starts, made where it is missing and kept where it is there.
+
+Here: the copy of the fleet file, ports, API keys, certificates, bus passwords and configurations, the
+link emulator's configuration. Not here: starting processes (`live.up`, `live.site_group`, `live.hub`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hanse.catalogue.accelerators import all_accelerators
+from hanse.catalogue.countries import all_countries
+from hanse.catalogue.models import ai_models
+from hanse.errors import ConfigError
+from hanse.live import bus
+from hanse.live.identity import ensure_identity
+from hanse.live.link_control import LinksConfig, LinkSpec, RelaySpec
+from hanse.live.runtime import Runtime, StateDir, default_state_dir, plan_runtime, replace_file
+from hanse.model.check import Problem, check_fleet, check_known_ids
+from hanse.model.fleet import Fleet, Key, Value
+from hanse.model.read import read_fleet
+
+KEY_PREFIX: Final = "hanse-"
+KEY_BYTES: Final = 32
+"""256 random bits: not to be guessed, so a plain SHA-256 of it is safe to publish in tables."""
+
+
+class Prepared(Value, frozen=True, kw_only=True):
+    """A fleet that can be started."""
+
+    fleet: Fleet
+    """With the digest of every key filled in."""
+    runtime: Runtime
+    state_path: str
+
+    @property
+    def state(self) -> StateDir:
+        """The state directory."""
+        return StateDir(Path(self.state_path))
+
+
+def prepare(
+    fleet_path: Path, state_path: Path | None = None, *, only_site: str | None = None
+) -> Prepared:
+    """Make everything a start needs; a second start finds the same keys, certificates and ports.
+
+    Args:
+        fleet_path: The fleet file.
+        state_path: The state directory; None: `.hanse/<fleet name>`.
+        only_site: Prepare this site by itself, without hub and peers.
+
+    Raises:
+        ConfigError: the first wrong meaning of the fleet, a taken port, or a state directory that
+            belongs to another fleet.
+    """
+    fleet = read_fleet(fleet_path)
+    refuse_wrong(fleet, fleet_path)
+    state = StateDir(state_path or default_state_dir(fleet))
+    refuse_other_fleet(fleet, state)
+    runtime = plan_runtime(fleet, state.path, only_site=only_site)
+    state.make(tuple(runtime.sites), hub=runtime.hub is not None)
+    _copy_fleet(fleet, fleet_path, state)
+    fleet = with_keys(fleet, state)
+    for site in runtime.sites:
+        ensure_identity(state.path, fleet.name, site, time.time())
+    state.write_runtime(runtime)
+    bus.ensure_secrets(state, runtime.sites, hub=runtime.hub is not None)
+    if runtime.hub is not None:
+        bus.write_hub_conf(runtime, state)
+    for site in runtime.sites:
+        bus.write_leaf_conf(runtime, state, site)
+    config = links_config(runtime, state)
+    replace_file(state.links_json, msgspec.json.format(msgspec.json.encode(config), indent=1))
+    return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))
+
+
+def resume(state_path: Path) -> Prepared:
+    """What `prepare` made, read back by the processes it was made for.
+
+    Raises:
+        ConfigError: the directory is not prepared.
+    """
+    state = StateDir(state_path)
+    fleet = read_fleet(state.fleet_toml)
+    return Prepared(
+        fleet=with_keys(fleet, state), runtime=state.read_runtime(), state_path=str(state.path)
+    )
+
+
+def problems_of(fleet: Fleet) -> list[Problem]:
+    """Every wrong meaning, against the shipped catalogue too."""
+    return check_fleet(fleet) + check_known_ids(
+        fleet,
+        accelerators=all_accelerators(),
+        models=ai_models(),
+        countries=all_countries(),
+    )
+
+
+def refuse_wrong(fleet: Fleet, fleet_path: Path) -> None:
+    """Raise the first problem of a fleet, naming the command that lists all."""
+    problems = problems_of(fleet)
+    if not problems:
+        return
+    error = problems[0].error()
+    if len(problems) > 1:
+        hint = f"`hanse check {fleet_path}` lists all {len(problems)} problems"
+        error = ConfigError(
+            error.where,
+            got=error.got,
+            allowed=error.allowed,
+            fix=f"{error.fix}; {hint}" if error.fix else hint,
+        )
+    raise error
+
+
+def refuse_other_fleet(fleet: Fleet, state: StateDir) -> None:
+    """A state directory holds one fleet's keys and chains; another fleet must not grow in it."""
+    if not state.runtime_json.exists():
+        return
+    known = state.read_runtime().fleet
+    if known != fleet.name:
+        raise ConfigError(
+            "--state",
+            got=f"{state.path}, which holds fleet {known!r}",
+            allowed=f"a directory of fleet {fleet.name!r}, or a new one",
+        )
+
+
+def with_keys(fleet: Fleet, state: StateDir) -> Fleet:
+    """The fleet with every key's digest; keys without one are made once and kept, mode 0600."""
+    digests = _read_digests(state)
+    missing = [
+        key.id
+        for tenant in fleet.tenants
+        for key in tenant.keys
+        if not key.sha256 and key.id not in digests
+    ]
+    for key_id in missing:
+        secret = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
+        state.keys_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(state.keys_dir / f"{key_id}.key", f"{secret}\n".encode())
+        digests[key_id] = hashlib.sha256(secret.encode()).hexdigest()
+    if missing:
+        replace_file(state.keys_json, msgspec.json.encode(digests))
+
+    def filled(key: Key) -> Key:
+        return msgspec.structs.replace(key, sha256=key.sha256 or digests[key.id])
+
+    tenants = tuple(
+        msgspec.structs.replace(tenant, keys=tuple(filled(key) for key in tenant.keys))
+        for tenant in fleet.tenants
+    )
+    return msgspec.structs.replace(fleet, tenants=tenants)
+
+
+def links_config(runtime: Runtime, state: StateDir) -> LinksConfig:
+    """What the link emulator is told: one link a pair, one relay a direction of dialling."""
+    links = {
+        relay.link: LinkSpec(rtt_ms=relay.rtt_ms, mbit_s=relay.mbit_s) for relay in runtime.relays
+    }
+    relays = tuple(
+        RelaySpec(
+            id=f"{relay.source}>{relay.target}",
+            link=relay.link,
+            listen_host=relay.listen.rpartition(":")[0],
+            listen_port=int(relay.listen.rpartition(":")[2]),
+            target=relay.connect,
+            forward="a_to_b" if relay.source < relay.target else "b_to_a",
+        )
+        for relay in runtime.relays
+    )
+    return LinksConfig(control_path=str(state.links_sock), links=links, relays=relays)
+
+
+def _read_digests(state: StateDir) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
+        ) from error
+
+
+def _copy_fleet(fleet: Fleet, fleet_path: Path, state: StateDir) -> None:
+    """Keep the file as started, and the policies it names, so that a start is one directory."""
+    if fleet_path.resolve() == state.fleet_toml.resolve():
+        return
+    for index, name in enumerate(fleet.policy.cedar_files):
+        source, target = fleet_path.parent / name, (state.path / name).resolve()
+        if not target.is_relative_to(state.path.resolve()):
+            raise ConfigError(
+                f"policy.cedar_files[{index}]",
+                got=repr(name),
+                allowed="a path below the fleet file's own directory",
+            )
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"policy.cedar_files[{index}]", got=f"{source}: {error.strerror}"
+            ) from error
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, content)
+    replace_file(state.fleet_toml, fleet_path.read_bytes())
