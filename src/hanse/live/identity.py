@@ -22,12 +22,13 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -56,6 +57,16 @@ REPLAY_IDS_MAX: Final = 500_000
 """Ids remembered per worker: 4,000 hops a second over two windows of 60 s, about 50 MB at worst."""
 AGREEMENT_OID: Final = ObjectIdentifier("2.25.241716240842671536034873142498175530131")
 """Certificate extension with the X25519 public key of the site; an arc of its own by ITU-T X.667 (UUID as OID)."""
+
+
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that were not made here."""
 
 
 class SiteName(NamedTuple):
@@ -302,11 +313,23 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
+def read_certificate(der: bytes) -> x509.Certificate:
+    """A certificate from anywhere.
+
+    Raises:
+        ValueError: these bytes are none.
+    """
+    try:
+        return x509.load_der_x509_certificate(der)
+    except (x509.InvalidVersion, UnsupportedAlgorithm) as error:
+        raise ValueError(str(error)) from None
+
+
 def name_of(certificate: x509.Certificate) -> SiteName | None:
     """The SPIFFE-form name in a certificate, or None where it has none or more than one."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return None
     return _parse_name(names.get_values_for_type(x509.UniformResourceIdentifier))
 
@@ -328,23 +351,32 @@ def certificate_flaw(
 
     One level deep: sites are issued by the authority itself. Revocation is not looked at; 30 days is the longest a stolen key lasts.
     """
+    flaw = _issue_flaw(certificate, authority)
+    if flaw is not None:
+        return flaw
+    for held, what in ((certificate, "certificate"), (authority, "authority")):
+        start_s = held.not_valid_before_utc.timestamp()
+        if not start_s <= at_s <= held.not_valid_after_utc.timestamp():
+            return f"{what} not valid at {at_s:.0f}"
+    return None
+
+
+@lru_cache(maxsize=1024)  # an audit asks it for every seal, of a handful of certificates
+def _issue_flaw(certificate: x509.Certificate, authority: x509.Certificate) -> str | None:
+    """The part of `certificate_flaw` that does not depend on the instant."""
     try:
         rights = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
         uris = authority.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         certificate.verify_directly_issued_by(authority)
     except InvalidSignature:
         return "not signed by this authority"
-    except (x509.ExtensionNotFound, ValueError, TypeError) as error:
+    except (*_UNREADABLE, TypeError) as error:
         return f"not issued by this authority ({error})"
     name = name_of(certificate)
     if not rights.ca or name is None:
         return "issuer is no authority" if not rights.ca else "no site name in it"
     if uris.get_values_for_type(x509.UniformResourceIdentifier) != [f"spiffe://{name.fleet}"]:
         return f"names fleet {name.fleet}, which is not this authority's"
-    for held, what in ((certificate, "certificate"), (authority, "authority")):
-        start_s = held.not_valid_before_utc.timestamp()
-        if not start_s <= at_s <= held.not_valid_after_utc.timestamp():
-            return f"{what} not valid at {at_s:.0f}"
     return None
 
 
@@ -458,7 +490,7 @@ class HopSession:
 
 def session_with(identity: Identity, peer_der: bytes, *, dialled: bool) -> HopSession | None:
     """The session with the holder of a certificate that TLS has verified; both ends get the same."""
-    peer = x509.load_der_x509_certificate(peer_der)
+    peer = read_certificate(peer_der)
     name = name_of(peer)
     if name is None or name.fleet != identity.name.fleet or name.site == identity.site:
         return None
@@ -467,7 +499,7 @@ def session_with(identity: Identity, peer_der: bytes, *, dialled: bool) -> HopSe
         assert isinstance(extension, x509.UnrecognizedExtension)
         public = X25519PublicKey.from_public_bytes(extension.value)
         secret = identity.agreement_key.exchange(public)
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return None
     entry, serving = (identity.site, name.site) if dialled else (name.site, identity.site)
     return HopSession(secret, fleet=name.fleet, entry_site=entry, serving_site=serving)
@@ -509,7 +541,7 @@ def open_envelope(
         return EnvelopeRefused(reason="mac")
     try:
         envelope = _decode(text[_DAY_BYTES:])
-    except msgspec.DecodeError:
+    except ValueError:
         return EnvelopeRefused(reason="malformed")
     reason = _content_flaw(session, envelope, now_s) or replays.admit(envelope, now_s)
     return envelope if reason is None else EnvelopeRefused(reason=reason)
