@@ -26,6 +26,7 @@ from rich.table import Table
 from hanse.errors import ConfigError, SiteError
 from hanse.live.first_start import Prepared, prepare
 from hanse.live.probe import get, is_listening
+from hanse.live.runtime import StateDir, default_state_dir
 from hanse.live.site_group import child_spec
 from hanse.live.supervise import (
     ChildReport,
@@ -37,6 +38,7 @@ from hanse.live.supervise import (
     sweep,
     write_pid,
 )
+from hanse.model.read import read_fleet
 from hanse.view import LeagueView, tally_line
 
 SITE_RESTART_S: Final = 15.0
@@ -67,20 +69,20 @@ def run_up(
         ConfigError: the fleet file is wrong, a port is taken, or the league runs already.
         SiteError: not ready in time; says which part and where its log is.
     """
-    prepared = prepare(fleet_path, state_path)
-    state = prepared.state
+    state = StateDir(state_path or default_state_dir(read_fleet(fleet_path)))
     running = running_pid(state.pid_dir / "up.pid")
     if running is not None:
         raise ConfigError(
             str(state.path), got=f"a league that runs (process {running})", fix="end it first"
         )
-    _sweep_all(prepared)
+    _sweep_all(state)  # before ports are chosen: what a killed run left still holds them
+    prepared = prepare(fleet_path, state.path)
     write_pid(state.pid_dir / "up.pid", os.getpid())
     league = _League(prepared, site_restart_s=site_restart_s)
     try:
         return asyncio.run(_run(league, traffic, ready_s_max, live_view or show_league))
     finally:
-        _sweep_all(prepared)
+        _sweep_all(state)
 
 
 async def _run(league: _League, traffic: bool, ready_s_max: float, live_view: LiveView) -> int:
@@ -210,10 +212,8 @@ class _League:
         self._console.print(f"{report.name} ended (exit {report.exit_code}), see {log}")
 
 
-def _sweep_all(prepared: Prepared) -> None:
-    state = prepared.state
-    own = [state.pid_dir, state.hub / "pid"]
-    for directory in own + [state.site(site) / "pid" for site in prepared.runtime.sites]:
+def _sweep_all(state: StateDir) -> None:
+    for directory in (state.pid_dir, state.hub / "pid", *state.path.glob("sites/*/pid")):
         sweep(directory)
 
 
