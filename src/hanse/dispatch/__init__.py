@@ -1,1 +1,1 @@
-"""The decision core: no I/O, no clock, no randomness."""
+"""The decision core: law, table, load, choice, belief. No socket, no clock, no file, no randomness."""

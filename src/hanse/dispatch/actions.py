@@ -1,0 +1,101 @@
+"""What a dispatcher asks its shell to do, as values.
+
+Here: actions, imperative, each with the epoch under which it was decided; whoever carries one out refuses an epoch
+lower than the highest it has seen. Not here: doing it (`live`, `twin`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hanse.dispatch.belief import EngineSpec
+
+
+class _Action(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="action"
+):
+    epoch: int
+
+
+class PublishTable(_Action, frozen=True, kw_only=True, tag="publish_table"):
+    """Send a routing table to all sites (fleet scope)."""
+
+    version: int
+    content: bytes
+    """`Table.to_bytes()`."""
+
+
+class StepDown(_Action, frozen=True, kw_only=True, tag="step_down"):
+    """A site has obeyed a higher epoch: another leads; stop acting (fleet scope)."""
+
+    epoch_seen: int
+
+
+class StartEngine(_Action, frozen=True, kw_only=True, tag="start_engine"):
+    """Start an engine that is not running (site scope)."""
+
+    engine: EngineSpec
+
+
+class RestartEngine(_Action, frozen=True, kw_only=True, tag="restart_engine"):
+    """End an engine by force if it is still there, and start it again (site scope)."""
+
+    engine: EngineSpec
+    attempt: int
+    """1 for the first restart since it last ran well."""
+
+
+class StopEngine(_Action, frozen=True, kw_only=True, tag="stop_engine"):
+    """End an engine that is placed here no more (site scope)."""
+
+    engine: EngineSpec
+
+
+class MarkEngine(_Action, frozen=True, kw_only=True, tag="mark_engine"):
+    """Tell the site's gateway workers what an engine is good for now (site scope)."""
+
+    engine: EngineSpec
+    state: Literal["up", "dead", "draining"]
+
+
+class Shed(_Action, frozen=True, kw_only=True, tag="shed"):
+    """Take less work: 1 = none from other sites, 2 = none at all (site scope)."""
+
+    level: Literal[1, 2]
+
+
+class Unshed(_Action, frozen=True, kw_only=True, tag="unshed"):
+    """Take all work again (site scope)."""
+
+
+class Log(_Action, frozen=True, kw_only=True, tag="log"):
+    """Tell a person."""
+
+    level: Literal["info", "warning"]
+    text: str
+
+
+Action = (
+    PublishTable
+    | StepDown
+    | StartEngine
+    | RestartEngine
+    | StopEngine
+    | MarkEngine
+    | Shed
+    | Unshed
+    | Log
+)
+
+
+def action_to_bytes(action: Action) -> bytes:
+    """For a log or the wire."""
+    return msgspec.msgpack.encode(action)
+
+
+def action_from_bytes(content: bytes) -> Action:
+    """From a log or the wire."""
+    found: Action = msgspec.msgpack.decode(content, type=Action)
+    return found

@@ -1,0 +1,162 @@
+"""What a dispatcher believes of fleet and sites; only `Dispatcher.handle` changes it.
+
+Here: the mutable picture and the names derived from it (offers, engines). Not here: what is true (`World` in the
+twin), load (`load`), numbers for kernels (`build`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from hanse.catalogue import country_electricity
+from hanse.dispatch.law import LawTable
+from hanse.dispatch.policies import PolicyText
+from hanse.energy import pue_quick
+from hanse.model.fleet import DriverKind, Fleet, Placement, Site, Value
+
+EngineState = Literal["starting", "up", "dead", "draining"]
+
+PRICE_USD_PER_KWH_UNKNOWN: Final = 0.15
+"""Where neither the fleet file nor the country's figures say: middle of industrial prices of 2024, 0.08 to 0.25."""
+CARBON_G_PER_KWH_UNKNOWN: Final = 480.0
+"""Where the country has no figure: the world's mean of 2023 (Ember, Global Electricity Review 2024)."""
+
+
+class EngineSpec(Value, frozen=True, kw_only=True):
+    """One replica that a site is to run."""
+
+    name: str
+    """Unique at its site and stable: `service-variant-number`."""
+    index: int
+    """Position among the site's engines, in the order of placements."""
+    site: str
+    service: str
+    variant: str
+    model: str
+    precision: str
+    served_names: tuple[str, ...]
+    """Names under which clients may ask for it; the first is what the gateway sends."""
+    pool: str
+    driver: DriverKind
+    url: str
+    """Base URL of an `external` engine; empty for one that the site starts."""
+    chips: int
+    slots: int
+    context_tokens: int
+    embedding: bool
+
+    @property
+    def offer(self) -> str:
+        """Key of the offer it serves."""
+        return offer_key(self.site, self.service, self.variant)
+
+
+@dataclass
+class SiteBelief:
+    """A site, as last heard of."""
+
+    pue: float
+    carbon_g_per_kwh: float
+    price_usd_per_kwh: float
+    drained: bool = False
+    up: bool = False
+    heard_at_s: float = float("-inf")
+    table_version: int = 0
+    shed_level: int = 0
+
+
+@dataclass
+class EngineBelief:
+    """An engine, as its own site sees it."""
+
+    spec: EngineSpec
+    state: EngineState = "starting"
+    since_s: float = 0.0
+    misses: int = 0
+    attempts: int = 0
+    restart_at_s: float = float("inf")
+
+
+@dataclass
+class Belief:
+    """Everything a dispatcher decides from.
+
+    Attributes:
+        offer_keys: `site/service/variant` by offer index; only ever grows, so that indices keep their meaning.
+        epoch: Under which this dispatcher acts (fleet scope), or the highest it obeyed (site scope).
+    """
+
+    fleet: Fleet
+    policies: tuple[PolicyText, ...]
+    law: LawTable
+    law_at_s: float
+    placements: tuple[Placement, ...]
+    digests: dict[str, str]
+    sites: dict[str, SiteBelief]
+    offer_keys: list[str]
+    epoch: int = 0
+    version: int = 0
+    engines: dict[str, EngineBelief] = field(default_factory=dict)
+
+
+def offer_key(site: str, service: str, variant: str) -> str:
+    """The name of an offer."""
+    return f"{site}/{service}/{variant}"
+
+
+def site_defaults(site: Site) -> SiteBelief:
+    """Before anything is observed: the fleet file's figures, else the country's yearly means."""
+    try:
+        yearly = country_electricity(site.country)
+        carbon, price = yearly.carbon_g_per_kwh, yearly.price_usd_per_kwh
+    except LookupError:
+        carbon = price = None
+    declared = site.power.price_usd_per_kwh
+    price = declared if declared is not None else price
+    return SiteBelief(
+        pue=site.power.pue if site.power.pue is not None else pue_quick(site.kind, None),
+        carbon_g_per_kwh=CARBON_G_PER_KWH_UNKNOWN if carbon is None else carbon,
+        price_usd_per_kwh=PRICE_USD_PER_KWH_UNKNOWN if price is None else price,
+    )
+
+
+def engines_of(
+    fleet: Fleet, placements: tuple[Placement, ...], site_id: str
+) -> tuple[EngineSpec, ...]:
+    """Engines a site is to run, in the order of placements; a replica gets an equal share of its pool's chips."""
+    site = next(s for s in fleet.sites if s.id == site_id)
+    pools = {pool.id: pool for pool in site.pools}
+    services = {service.id: service for service in fleet.services}
+    mine = [p for p in placements if p.site == site_id]
+    specs: list[EngineSpec] = []
+    urls_used: dict[str, int] = {}
+    for placement in mine:
+        pool, service = pools[placement.pool], services[placement.service]
+        variant = next(v for v in service.variants if v.id == placement.variant)
+        in_pool = sum(p.replicas for p in mine if p.pool == pool.id)
+        first = variant.served_model or service.id
+        for _ in range(placement.replicas):
+            position = urls_used.get(pool.id, 0)
+            urls_used[pool.id] = position + 1
+            number = sum(s.service == service.id and s.variant == variant.id for s in specs)
+            specs.append(
+                EngineSpec(
+                    name=f"{service.id}-{variant.id}-{number}",
+                    index=len(specs),
+                    site=site_id,
+                    service=service.id,
+                    variant=variant.id,
+                    model=variant.model,
+                    precision=variant.precision,
+                    served_names=tuple(dict.fromkeys((first, service.id, *service.aliases))),
+                    pool=pool.id,
+                    driver=pool.driver,
+                    url=pool.urls[position % len(pool.urls)] if pool.urls else "",
+                    chips=max(pool.count // max(in_pool, 1), 1),
+                    slots=placement.slots,
+                    context_tokens=placement.context_tokens,
+                    embedding=service.endpoints == ("embeddings",),
+                )
+            )
+    return tuple(specs)

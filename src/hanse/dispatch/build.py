@@ -1,0 +1,350 @@
+"""A routing table from a belief: names to indices, facts to numbers. Deterministic; the same belief, the same bytes.
+
+Here: `build_table`. Not here: the table's form (`table`), law (`law`), coefficients of engines (`serving`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
+from hanse.dispatch.belief import Belief, EngineSpec, engines_of, offer_key
+from hanse.dispatch.law import LawTable, subject
+from hanse.dispatch.table import (
+    OFFER_DTYPE,
+    PATH_DTYPE,
+    SERVICE_DTYPE,
+    SITE_DTYPE,
+    SUBJECT_DTYPE,
+    KeyMeta,
+    Records,
+    ServiceMeta,
+    SiteMeta,
+    SubjectMeta,
+    Table,
+    TableMeta,
+    VariantMeta,
+)
+from hanse.model.fleet import Fleet, Key, Placement, Service, Site, Tenant
+from hanse.serving import coefficients
+from hanse.units import (
+    bytes_per_s_from_mbit_s,
+    gb_from_bytes,
+    ms_from_s,
+    per_g_from_per_t,
+    per_wh_from_per_kwh,
+)
+
+QUEUE_PER_SLOT_MAX: Final = 4.0
+"""Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
+more than any SLO here survives, and far less than what an engine would hold."""
+UNLINKED_ACCESS_MS: Final = 5.0
+UNLINKED_MBIT_S: Final = 100.0
+UNLINKED_USD_PER_GB: Final = 0.05
+"""A pair of sites that no chain of links joins meets over the public internet: light in fibre and two access networks,
+a modest rate, and a price between a colocation's and a cloud's."""
+
+
+def build_table(belief: Belief, now_s: float) -> Table:
+    """The table that a belief amounts to at `now_s`."""
+    fleet, law = belief.fleet, belief.law
+    specs = [s for site in fleet.sites for s in engines_of(fleet, belief.placements, site.id)]
+    central_specs = _central_specs(fleet, belief.placements)
+    central_keys = tuple(dict.fromkeys(s.offer for s in central_specs))
+    subjects, rows = _subjects(fleet, law)
+    meta = TableMeta(
+        version=belief.version,
+        epoch=belief.epoch,
+        issued_at_s=now_s,
+        valid_until_s=now_s + fleet.policy.valid_s,
+        fleet=fleet.name,
+        heard_stale_s=fleet.policy.heard_stale_s,
+        sites=tuple(_site_meta(site) for site in fleet.sites),
+        services=tuple(_service_meta(service) for service in fleet.services),
+        offers=tuple(belief.offer_keys),
+        keys=_keys(fleet, belief.digests, rows),
+        subjects=law.subjects,
+        rule_sets=law.rule_sets,
+        rule_texts=law.rule_texts,
+        central_site=fleet.central.site if fleet.central else "",
+        central_offers=central_keys,
+    )
+    arrays = {
+        "sites": _sites(belief),
+        "services": _services(fleet),
+        "subjects": subjects,
+        "paths": _paths(fleet),
+        "law": law.bits,
+        "rule_set": law.rule_set,
+        "offers": _offers(fleet, tuple(belief.offer_keys), specs),
+        "central_offers": _offers(fleet, central_keys, central_specs),
+    }
+    return Table(meta, arrays)
+
+
+def known_offers(known: list[str], fleet: Fleet, placements: tuple[Placement, ...]) -> list[str]:
+    """Offer keys with those of new placements behind the known ones, in a fixed order."""
+    placed = {offer_key(p.site, p.service, p.variant) for p in placements}
+    sites = {site.id: i for i, site in enumerate(fleet.sites)}
+    fresh = sorted(placed - set(known), key=lambda key: (sites[key.split("/")[0]], key))
+    return [*known, *fresh]
+
+
+def _sites(belief: Belief) -> Records:
+    sites = np.zeros(len(belief.fleet.sites), SITE_DTYPE)
+    for row, site in zip(sites, belief.fleet.sites, strict=True):
+        known = belief.sites[site.id]
+        row["pue"] = known.pue
+        row["usd_per_wh"] = per_wh_from_per_kwh(known.price_usd_per_kwh)
+        row["g_per_wh"] = per_wh_from_per_kwh(known.carbon_g_per_kwh)
+        row["drained"] = known.drained
+    return sites
+
+
+def _services(fleet: Fleet) -> Records:
+    services = np.zeros(len(fleet.services), SERVICE_DTYPE)
+    for row, service in zip(services, fleet.services, strict=True):
+        own = service.usd_per_latency_s
+        row["ttft_ms_slo"] = service.slo.ttft_ms
+        row["tpot_ms_slo"] = service.slo.tpot_ms
+        row["usd_per_latency_s"] = fleet.weights.usd_per_latency_s if own is None else own
+        row["usd_per_g"] = per_g_from_per_t(fleet.weights.usd_per_tonne_co2e)
+    return services
+
+
+def _offers(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Records:
+    offers = np.zeros(len(keys), OFFER_DTYPE)
+    sites = {site.id: i for i, site in enumerate(fleet.sites)}
+    services = {service.id: i for i, service in enumerate(fleet.services)}
+    replicas: dict[str, list[EngineSpec]] = {}
+    for spec in specs:
+        replicas.setdefault(spec.offer, []).append(spec)
+    for row, key in zip(offers, keys, strict=True):
+        site_id, service_id, variant_id = key.split("/")
+        service = fleet.services[services[service_id]]
+        variant = next(i for i, v in enumerate(service.variants) if v.id == variant_id)
+        row["site"], row["service"], row["variant"] = sites[site_id], services[service_id], variant
+        row["quality"] = service.variants[variant].quality
+        running = replicas.get(key, [])
+        row["replicas"] = len(running)
+        if running:
+            _fill_engine(row, fleet, running[0])
+    return offers
+
+
+def _fill_engine(row: Records, fleet: Fleet, spec: EngineSpec) -> None:
+    site = next(s for s in fleet.sites if s.id == spec.site)
+    pool = next(p for p in site.pools if p.id == spec.pool)
+    found = coefficients(
+        ai_model(spec.model),
+        spec.precision,
+        accelerator(pool.accelerator),
+        count=spec.chips,
+        slots=spec.slots,
+    )
+    # An engine that we start splits its context over its slots; of others we know only the sum.
+    per_request = (
+        spec.context_tokens / spec.slots if spec.driver == "process" else spec.context_tokens
+    )
+    row["slots"] = spec.slots
+    row["requests_max"] = QUEUE_PER_SLOT_MAX * spec.slots
+    row["tokens_max"] = QUEUE_PER_SLOT_MAX * min(spec.context_tokens, found.kv_tokens_max)
+    row["request_tokens_max"] = per_request
+    for name in (
+        "ttft_ms_fixed",
+        "prefill_ms_per_token",
+        "tpot_ms_base",
+        "tpot_ms_per_running",
+        "prefill_wh_per_token",
+        "decode_wh_shared",
+        "decode_wh_per_token",
+    ):
+        row[name] = getattr(found, name)
+
+
+def _central_specs(fleet: Fleet, placements: tuple[Placement, ...]) -> list[EngineSpec]:
+    """The one big site: of each service its best variant, on the central site's hardware.
+
+    A replica there is what it is in the fleet's placement at that site, else what the service's first placement is.
+    """
+    if fleet.central is None:
+        return []
+    site = next(s for s in fleet.sites if s.id == fleet.central.site)
+    imagined: list[Placement] = []
+    for service in fleet.services:
+        best = max(service.variants, key=lambda v: v.quality)
+        placed = [p for p in placements if p.service == service.id]
+        model = next((p for p in placed if p.site == site.id), placed[0] if placed else None)
+        if model is None or not site.pools:
+            continue
+        imagined.append(
+            Placement(
+                service=service.id,
+                variant=best.id,
+                site=site.id,
+                pool=model.pool if model.site == site.id else site.pools[0].id,
+                replicas=fleet.central.replicas,
+                slots=model.slots,
+                context_tokens=model.context_tokens,
+            )
+        )
+    # The big site has hardware for all of its replicas: a replica's chips are those of one at that site today.
+    pools = {pool.id: pool for pool in site.pools}
+    used = {p.pool: 0 for p in imagined}
+    for placement in placements:
+        if placement.site == site.id:
+            used[placement.pool] = used.get(placement.pool, 0) + placement.replicas
+    specs = engines_of(fleet, tuple(imagined), site.id)
+    chips = {pool: max(pools[pool].count // max(count, 1), 1) for pool, count in used.items()}
+    return [_with_chips(spec, chips[spec.pool]) for spec in specs]
+
+
+def _with_chips(spec: EngineSpec, chips: int) -> EngineSpec:
+    fields = {name: getattr(spec, name) for name in spec.__struct_fields__}
+    return EngineSpec(**(fields | {"chips": chips}))
+
+
+def _paths(fleet: Fleet) -> Records:
+    """A link where there is one, else the quickest chain of links, else the public internet."""
+    count = len(fleet.sites)
+    index = {site.id: i for i, site in enumerate(fleet.sites)}
+    edges: dict[int, list[tuple[int, float, float, float]]] = {i: [] for i in range(count)}
+    for link in fleet.links:
+        for a, b in ((link.a, link.b), (link.b, link.a)):
+            edges[index[a]].append((index[b], link.rtt_ms, link.mbit_s, link.usd_per_gb))
+    paths = np.zeros((count, count), PATH_DTYPE)
+    for origin in range(count):
+        reached = _quickest(origin, edges)
+        for b, rtt_ms, mbit_s, usd_per_gb in edges[origin]:
+            reached[b] = (rtt_ms, mbit_s, usd_per_gb)
+        for site in range(count):
+            if site == origin:
+                continue
+            if site not in reached:
+                km = _distance_km(fleet.sites[origin], fleet.sites[site])
+                rtt_ms = rtt_ms_floor(km) + UNLINKED_ACCESS_MS
+                reached[site] = (rtt_ms, UNLINKED_MBIT_S, UNLINKED_USD_PER_GB)
+            rtt_ms, mbit_s, usd_per_gb = reached[site]
+            paths[origin, site]["rtt_ms"] = rtt_ms
+            paths[origin, site]["ms_per_byte"] = ms_from_s(1.0 / bytes_per_s_from_mbit_s(mbit_s))
+            paths[origin, site]["usd_per_byte"] = gb_from_bytes(usd_per_gb)
+    return paths
+
+
+def _quickest(
+    origin: int, edges: dict[int, list[tuple[int, float, float, float]]]
+) -> dict[int, tuple[float, float, float]]:
+    """Dijkstra by round-trip time: site -> (ms, lowest rate, sum of prices) of the quickest chain of links."""
+    done: dict[int, tuple[float, float, float]] = {}
+    heap: list[tuple[float, int, float, float]] = [(0.0, origin, float("inf"), 0.0)]
+    while heap:
+        rtt_ms, site, mbit_s, usd_per_gb = heapq.heappop(heap)
+        if site in done:
+            continue
+        done[site] = (rtt_ms, mbit_s, usd_per_gb)
+        for other, link_ms, link_mbit_s, link_usd in edges[site]:
+            if other not in done:
+                rate = min(mbit_s, link_mbit_s)
+                heapq.heappush(heap, (rtt_ms + link_ms, other, rate, usd_per_gb + link_usd))
+    return done
+
+
+def _distance_km(a: Site, b: Site) -> float:
+    return distance_km(a.lat_deg, a.lon_deg, b.lat_deg, b.lon_deg)
+
+
+def _subjects(fleet: Fleet, law: LawTable) -> tuple[Records, dict[SubjectMeta, int]]:
+    quality = {c.id: c.quality_min for c in fleet.classes}
+    subjects = np.zeros(len(law.subjects), SUBJECT_DTYPE)
+    subjects["profile"] = law.profile
+    subjects["quality_min"] = [quality.get(s.data_class, 0.0) for s in law.subjects]
+    return subjects, {s: i for i, s in enumerate(law.subjects) if i}
+
+
+def _keys(
+    fleet: Fleet, digests: dict[str, str], rows: dict[SubjectMeta, int]
+) -> dict[str, KeyMeta]:
+    found: dict[str, KeyMeta] = {}
+    laws = {c.id: c.law for c in fleet.classes}
+    by_tenant = any(s.tenant for s in rows)
+    for tenant in fleet.tenants:
+        for key in tenant.keys:
+            sha256 = key.sha256 or digests.get(key.id, "")
+            if sha256:
+                found[sha256.lower()] = _key_meta(fleet, tenant, key, laws, rows, by_tenant)
+    return found
+
+
+def _key_meta(
+    fleet: Fleet,
+    tenant: Tenant,
+    key: Key,
+    laws: Mapping[str, str],
+    rows: dict[SubjectMeta, int],
+    by_tenant: bool,
+) -> KeyMeta:
+    subjects = {
+        class_id: {
+            country: rows.get(
+                subject(
+                    data_class=class_id,
+                    law=laws.get(class_id, ""),
+                    country=country,
+                    mechanisms=tenant.mechanisms,
+                    sovereign=tenant.sovereign,
+                    tenant=tenant.id if by_tenant else "",
+                ),
+                0,
+            )
+            for country in key.countries
+        }
+        for class_id in tenant.classes
+    }
+    return KeyMeta(
+        id=key.id,
+        tenant=tenant.id,
+        classes=tenant.classes,
+        countries=key.countries,
+        services=tenant.services or tuple(s.id for s in fleet.services),
+        requests_per_s_max=key.requests_per_s_max,
+        burst=key.burst,
+        subjects=subjects,
+    )
+
+
+def _site_meta(site: Site) -> SiteMeta:
+    return SiteMeta(
+        id=site.id,
+        kind=site.kind,
+        city=site.city,
+        country=site.country,
+        lat_deg=site.lat_deg,
+        lon_deg=site.lon_deg,
+    )
+
+
+def _service_meta(service: Service) -> ServiceMeta:
+    variants = tuple(
+        VariantMeta(
+            id=v.id,
+            model=v.model,
+            precision=v.precision,
+            quality=v.quality,
+            served_model=v.served_model or service.id,
+        )
+        for v in service.variants
+    )
+    return ServiceMeta(
+        id=service.id,
+        protocol=service.protocol,
+        endpoints=service.endpoints,
+        aliases=service.aliases,
+        slo=service.slo,
+        body_bytes_max=service.body_bytes_max,
+        output_tokens_max=service.output_tokens_max,
+        variants=variants,
+    )

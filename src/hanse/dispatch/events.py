@@ -1,0 +1,142 @@
+"""What happened, as values: the only way anything reaches a dispatcher's belief.
+
+Here: events, past tense, each with the instant the dispatcher learnt of it. Not here: what follows (`dispatcher`).
+All events of one dispatcher in order are enough to replay it; they travel as tagged msgpack.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hanse.dispatch.policies import PolicyText
+from hanse.model.fleet import Fleet, Placement
+
+
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="event"
+):
+    at_s: float
+
+
+class FleetLoaded(_Event, frozen=True, kw_only=True, tag="fleet_loaded"):
+    """An operator's fleet file, its policy files and keys; also after a restart."""
+
+    fleet: Fleet
+    policies: tuple[PolicyText, ...] = ()
+    digests: dict[str, str] = {}
+    """Key id -> SHA-256 hex of keys that the fleet file does not state itself."""
+    offers_known: tuple[str, ...] = ()
+    """`TableMeta.offers` of the newest table on disk, so that offers keep their indices."""
+    version_known: int = 0
+    """Its version; the next table gets a higher one."""
+
+
+class EpochGranted(_Event, frozen=True, kw_only=True, tag="epoch_granted"):
+    """This dispatcher leads under a new epoch (fleet), or has obeyed it before a restart (site)."""
+
+    epoch: int
+
+
+class PlacementDecided(_Event, frozen=True, kw_only=True, tag="placement_decided"):
+    """Which engines run where, from the fleet file or an optimiser. `epoch` is checked at site scope."""
+
+    source: str
+    placements: tuple[Placement, ...]
+    epoch: int = 0
+
+
+class KeysChanged(_Event, frozen=True, kw_only=True, tag="keys_changed"):
+    """All key digests, anew."""
+
+    digests: dict[str, str]
+
+
+class DrainRequested(_Event, frozen=True, kw_only=True, tag="drain_requested"):
+    """A site is to get no new requests, or (`drained` false) to get them again."""
+
+    site: str
+    drained: bool
+    epoch: int = 0
+
+
+class SignalsObserved(_Event, frozen=True, kw_only=True, tag="signals_observed"):
+    """A site's PUE and what its next kWh costs and emits."""
+
+    site: str
+    pue: float
+    carbon_g_per_kwh: float
+    price_usd_per_kwh: float
+
+
+class SiteHeard(_Event, frozen=True, kw_only=True, tag="site_heard"):
+    """A site's agent reported."""
+
+    site: str
+    epoch: int
+    table_version: int
+    shed_level: int = 0
+
+
+class SiteLost(_Event, frozen=True, kw_only=True, tag="site_lost"):
+    """Nothing heard of a site for longer than its reports take."""
+
+    site: str
+
+
+class EngineStarted(_Event, frozen=True, kw_only=True, tag="engine_started"):
+    """The process of an engine runs; it answers no request yet."""
+
+    engine: str
+
+
+class EngineProbed(_Event, frozen=True, kw_only=True, tag="engine_probed"):
+    """An engine answered its probe in time, or did not."""
+
+    engine: str
+    answered: bool
+
+
+class EngineDied(_Event, frozen=True, kw_only=True, tag="engine_died"):
+    """The process of an engine ended."""
+
+    engine: str
+    why: str = ""
+
+
+class PowerChanged(_Event, frozen=True, kw_only=True, tag="power_changed"):
+    """What the site's supply can give now and what the site draws."""
+
+    available_kw: float
+    drawn_kw: float
+
+
+class Ticked(_Event, frozen=True, kw_only=True, tag="ticked"):
+    """Time passed; the only cause of anything that waits (publishing, restarts)."""
+
+
+Event = (
+    FleetLoaded
+    | EpochGranted
+    | PlacementDecided
+    | KeysChanged
+    | DrainRequested
+    | SignalsObserved
+    | SiteHeard
+    | SiteLost
+    | EngineStarted
+    | EngineProbed
+    | EngineDied
+    | PowerChanged
+    | Ticked
+)
+
+
+def event_to_bytes(event: Event) -> bytes:
+    """For a log or the wire."""
+    return msgspec.msgpack.encode(event)
+
+
+def event_from_bytes(content: bytes) -> Event:
+    """From a log or the wire."""
+    found: Event = msgspec.msgpack.decode(content, type=Event)
+    return found

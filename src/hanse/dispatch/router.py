@@ -1,0 +1,312 @@
+"""One gateway's way to ask the kernels: names to indices, arrays that are packed once, answers a person can read.
+
+Here: `Router` (table + load + entry site), `Predicted`, `OfferVerdict`, `warm`. Not here: the decision itself
+(`choose`), counting requests (`load`), anything about HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.dispatch import choose as kernels
+from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.reasons import Reason
+from hanse.dispatch.table import Table
+from hanse.model.fleet import Value
+
+REFERENCE_TOKENS_IN: Final = 512.0
+REFERENCE_TOKENS_OUT: Final = 128.0
+"""The request by which candidates are ranked: a short chat turn. Rankings differ little, since the list is wide."""
+NONE_TRIED: Final[NDArray[np.int64]] = np.full(kernels.TRIED_MAX, -1, np.int64)
+NONE_CACHED: Final[NDArray[np.int64]] = np.full((kernels.CACHED_MAX, 2), -1, np.int64)
+
+
+class Predicted(Value, frozen=True, kw_only=True):
+    """What the chosen offer was predicted to take. Columns of `choose`, in their order."""
+
+    ttft_ms: float
+    tpot_ms: float
+    e2e_ms: float
+    wh: float
+    g: float
+    usd: float
+    """Energy, carbon price and egress; not the value of waiting."""
+    cost_usd: float
+    """What was minimised: `usd` and the value of waiting."""
+    path_ms: float
+    """Of the network alone; the rest of `ttft_ms` is the engine's."""
+    slo_missed: bool
+    requests: float
+    """In flight at the offer when it was chosen, as far as was known."""
+    tokens: float
+    prefill_tokens: float
+    cached_tokens: float
+    batch: float
+
+    @classmethod
+    def of_row(cls, row: Sequence[float]) -> Predicted:
+        """From an output row of `choose`."""
+        return cls(
+            ttft_ms=row[0],
+            tpot_ms=row[1],
+            e2e_ms=row[2],
+            wh=row[3],
+            g=row[4],
+            usd=row[5],
+            cost_usd=row[6],
+            path_ms=row[7],
+            slo_missed=row[8] != 0.0,
+            requests=row[9],
+            tokens=row[10],
+            prefill_tokens=row[11],
+            cached_tokens=row[12],
+            batch=row[13],
+        )
+
+
+class OfferVerdict(Value, frozen=True, kw_only=True):
+    """Why an offer was or was not eligible, for people."""
+
+    site: str
+    service: str
+    variant: str
+    eligible: bool
+    chosen: bool
+    gate: str
+    """Name of the gate at which it fell out; OK where it passed all."""
+    rules: tuple[str, ...] = ()
+    entry_rules: tuple[str, ...] = ()
+    """Rules that bar the entry site itself, whichever site would execute."""
+    predicted: Predicted | None = None
+
+
+class Router:
+    """Routes requests that enter at one site, by one table and one load."""
+
+    def __init__(self, table: Table, load: Load, origin: int) -> None:
+        assert load.table is table, "adopt the table before routing by it"
+        self.table = table
+        self.load = load
+        self.origin = origin
+        self.out: NDArray[np.float64] = np.zeros((2, kernels.OUT_COUNT))
+        self.listed, self.listed_first = listed_offers(table)
+        self.candidate = candidate_offers(table, origin, self.listed, self.listed_first)
+        self._tried = NONE_TRIED.copy()
+        self._arrays = (
+            table.offers,
+            table.sites,
+            table.services,
+            table.subjects,
+            table.paths,
+            table.law,
+            self.candidate,
+            self.listed,
+            self.listed_first,
+            load.offers,
+            load.sites,
+            load.services,
+            load.own,
+        )
+        self._valid_until_s = table.meta.valid_until_s
+        self._heard_stale_s = table.meta.heard_stale_s
+
+    def route(
+        self,
+        service: int,
+        subject: int,
+        *,
+        tokens_in: int,
+        tokens_out: int,
+        deadline_ms: float,
+        body_bytes: int,
+        now_s: float,
+        tried: Sequence[int] = (),
+        cached: NDArray[np.int64] = NONE_CACHED,
+    ) -> int:
+        """The offer to send a request to, or a negative `Reason`; `predicted()` then tells what it will take.
+
+        Args:
+            tokens_in: Tokens of the prompt.
+            tokens_out: Guess of the answer's tokens.
+            tried: Offers this request was already sent to; at most 8 count.
+            cached: [4, 2] (site, prompt tokens it holds), as `prefix.PrefixTable.lookup` fills it.
+        """
+        asked = NONE_TRIED
+        if tried:
+            asked = self._tried
+            asked[:] = -1
+            asked[: len(tried)] = tried[-kernels.TRIED_MAX :]
+        return kernels.choose(
+            *self._arrays,
+            service,
+            subject,
+            self.origin,
+            float(tokens_in),
+            float(tokens_out),
+            deadline_ms,
+            float(body_bytes),
+            now_s,
+            self._valid_until_s,
+            self._heard_stale_s,
+            asked,
+            cached,
+            self.out,
+        )
+
+    def predicted(self) -> Predicted:
+        """Prediction of the last offer that `route` returned."""
+        return Predicted.of_row(self.out[0].tolist())
+
+    def entry_lawful(self, subject: int) -> bool:
+        """Whether this site may even read the request."""
+        return self.table.lawful(subject, self.origin)
+
+    def lawful_entries(self, subject: int) -> list[str]:
+        """Sites that may read such a request, nearest to this one first."""
+        rtt_ms = self.table.paths["rtt_ms"][self.origin]
+        order = np.argsort(rtt_ms, kind="stable")
+        names = self.table.meta.sites
+        return [names[i].id for i in order.tolist() if self.table.lawful(subject, i)]
+
+    def explain(
+        self,
+        service: int,
+        subject: int,
+        *,
+        tokens_in: int,
+        tokens_out: int,
+        deadline_ms: float,
+        body_bytes: int,
+        now_s: float,
+        tried: Sequence[int] = (),
+        cached: NDArray[np.int64] = NONE_CACHED,
+    ) -> tuple[int, list[OfferVerdict]]:
+        """What `route` answers to the same question, and the verdict on every offer of the service."""
+        chosen = self.route(
+            service,
+            subject,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            deadline_ms=deadline_ms,
+            body_bytes=body_bytes,
+            now_s=now_s,
+            tried=tried,
+            cached=cached,
+        )
+        asked = NONE_TRIED.copy()
+        asked[: len(tried)] = list(tried)[-kernels.TRIED_MAX :]
+        request = (float(tokens_in), float(tokens_out), deadline_ms, float(body_bytes), now_s)
+        first, end = self.listed_first[service, 0], self.listed_first[service, -1]
+        verdicts = [
+            self._verdict(o, subject, request, asked, cached, chosen)
+            for o in sorted(self.listed[first:end].tolist())
+        ]
+        return chosen, verdicts
+
+    def _verdict(
+        self,
+        offer: int,
+        subject: int,
+        request: tuple[float, float, float, float, float],
+        tried: NDArray[np.int64],
+        cached: NDArray[np.int64],
+        chosen: int,
+    ) -> OfferVerdict:
+        table, row = self.table, np.zeros(kernels.OUT_COUNT)
+        gate = kernels.assess(
+            *self._arrays[:6],
+            *self._arrays[9:],
+            offer,
+            subject,
+            self.origin,
+            *request,
+            self._heard_stale_s,
+            tried,
+            cached,
+            row,
+        )
+        entry_rules = table.rules(subject, self.origin)
+        if entry_rules:
+            gate = Reason.LAW
+        if not request[4] <= self._valid_until_s:
+            gate = Reason.TABLE_EXPIRED
+        site, service, variant = table.offer_names[offer]
+        return OfferVerdict(
+            site=site,
+            service=service,
+            variant=variant,
+            eligible=gate == Reason.OK,
+            chosen=offer == chosen,
+            gate=Reason(gate).name,
+            rules=table.rules(subject, int(table.offers[offer]["site"])),
+            entry_rules=entry_rules,
+            predicted=Predicted.of_row(row.tolist()) if gate == Reason.OK else None,
+        )
+
+
+def listed_offers(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offers with a replica by service, then site, then index; and where each (service, site) begins."""
+    offers = table.offers
+    placed = np.flatnonzero(offers["replicas"] > 0)
+    service, site = offers["service"][placed], offers["site"][placed]
+    listed = placed[np.lexsort((placed, site, service))].astype(np.int64)
+    counts = np.zeros((len(table.services), len(table.sites)), np.int64)
+    np.add.at(counts, (service, site), 1)
+    ends = np.cumsum(counts).reshape(counts.shape)
+    first = np.zeros((counts.shape[0], counts.shape[1] + 1), np.int64)
+    first[:, 1:] = ends
+    first[:, 0] = ends[:, 0] - counts[:, 0] if ends.size else 0
+    return listed, first
+
+
+def candidate_offers(
+    table: Table, origin: int, listed: NDArray[np.int64], listed_first: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """[service, profile, 32] offers by cost on an idle fleet as seen from a site."""
+    shape = (len(table.services), table.law.shape[0], kernels.CANDIDATES_MAX)
+    candidate = np.full(shape, -1, np.int32)
+    idle = Load.of_shadow(table)
+    scratch = np.zeros((2 + kernels.CANDIDATES_MAX, kernels.OUT_COUNT))
+    kernels.candidates(
+        table.offers,
+        table.sites,
+        table.services,
+        table.paths,
+        table.law,
+        listed,
+        listed_first,
+        idle.offers,
+        origin,
+        REFERENCE_TOKENS_IN,
+        REFERENCE_TOKENS_OUT,
+        candidate,
+        scratch,
+    )
+    return candidate
+
+
+def choose_engine(
+    engine_offer: NDArray[np.int64],
+    requests_max: NDArray[np.float64],
+    tokens_max: NDArray[np.float64],
+    states: NDArray[np.int64],
+    executing: NDArray[np.void],
+    *,
+    offer: int,
+    tokens: int,
+) -> int:
+    """The replica of an offer with the least requests at this site, or `Reason.DEAD` or `Reason.ROOM`."""
+    assert executing.dtype == OWN_DTYPE
+    return kernels.choose_engine(
+        engine_offer, requests_max, tokens_max, states, executing, offer, float(tokens)
+    )
+
+
+def to_json(verdicts: list[OfferVerdict]) -> bytes:
+    """Verdicts as JSON, for `--json` and the explain endpoint."""
+    return msgspec.json.encode(verdicts)
