@@ -299,7 +299,7 @@ def hub_site(fleet: Fleet) -> str:
 
 
 class WanPath(Value, frozen=True, kw_only=True):
-    """The way of least RTT between two sites over the fleet's links."""
+    """The way between two sites: their own link, else the chain of links of least RTT."""
 
     hops: tuple[str, ...]
     rtt_ms: float
@@ -308,20 +308,22 @@ class WanPath(Value, frozen=True, kw_only=True):
 
 
 def wan_paths(fleet: Fleet) -> dict[tuple[str, str], WanPath]:
-    """Least-RTT path of every ordered pair that links connect (Floyd and Warshall, 1962); none for (x, x)."""
-    paths: dict[tuple[str, str], WanPath] = {}
+    """The path of every ordered pair that links connect (Floyd and Warshall, 1962); none for (x, x).
+
+    A pair with a link of its own uses it even where a detour would be a little faster, as routing by
+    contract does; so a fault of that link is felt by exactly that pair.
+    """
+    direct: dict[tuple[str, str], WanPath] = {}
     for link in fleet.links:
         for a, b in ((link.a, link.b), (link.b, link.a)):
-            paths[a, b] = WanPath(hops=(a, b), rtt_ms=link.rtt_ms, mbit_s=link.mbit_s)
+            direct[a, b] = WanPath(hops=(a, b), rtt_ms=link.rtt_ms, mbit_s=link.mbit_s)
+    paths = dict(direct)
     ids = [site.id for site in fleet.sites]
     for via in ids:
         for a in ids:
-            head = paths.get((a, via))
-            if head is None:
-                continue
             for b in ids:
-                tail = paths.get((via, b))
-                if tail is None or a == b:
+                head, tail = paths.get((a, via)), paths.get((via, b))
+                if head is None or tail is None or a == b:
                     continue
                 old = paths.get((a, b))
                 if old is None or head.rtt_ms + tail.rtt_ms < old.rtt_ms:
@@ -330,7 +332,7 @@ def wan_paths(fleet: Fleet) -> dict[tuple[str, str], WanPath]:
                         rtt_ms=head.rtt_ms + tail.rtt_ms,
                         mbit_s=min(head.mbit_s, tail.mbit_s),
                     )
-    return paths
+    return paths | direct
 
 
 class _Ports:
