@@ -1,7 +1,7 @@
 """The engines of one site: which there are, and how the agent starts, adopts, stops and probes them.
 
-Here: `engine_specs` (one row a replica, the order that the shared page and the gateway use), the drivers
-`process` and `external`, the health probe. Not here: when to restart (`dispatch.dispatcher`), the engine
+Here: `engine_specs` (one row a replica, the order that the shared page and the gateway use), the driver
+`process`, the health probe. Not here: when to restart (`dispatch.dispatcher`), the engine
 process itself (`live.engine`).
 """
 
@@ -17,94 +17,35 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hanse.dispatch.belief import EngineSpec, engines_of
 from hanse.live.engine import EngineConfig
 from hanse.live.runtime import SiteAddress
-from hanse.model.fleet import DriverKind, Endpoint, Fleet, Pool, Value
+from hanse.model.fleet import Fleet, Placement
 
 PROBE_PATH = "/health"
 PROBE_BYTES_MAX = 512
 """Enough for a status line; the rest of a probe's answer is not read."""
 
 
-class EngineSpec(Value, frozen=True, kw_only=True):
-    """One replica at one site."""
+def engine_specs(
+    fleet: Fleet, address: SiteAddress, placements: tuple[Placement, ...] | None = None
+) -> tuple[EngineSpec, ...]:
+    """Every replica placed at the site with the URL it is reached under, in the order of placements.
 
-    index: int
-    """Position in the site's list: its row in the shared page."""
-    name: str
-    service: str
-    variant: str
-    endpoints: tuple[Endpoint, ...]
-    served_model: str
-    """Name the engine answers to; empty: whatever the client sent."""
-    driver: DriverKind
-    url: str
-    model: str
-    precision: str
-    slots: int
-    context_tokens: int
-
-    @property
-    def host(self) -> str:
-        """Host of its URL."""
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def port(self) -> int:
-        """Port of its URL; 80 where none is written."""
-        return urlsplit(self.url).port or 80
-
-
-def engine_specs(fleet: Fleet, address: SiteAddress) -> tuple[EngineSpec, ...]:
-    """Every replica placed at the site, in the order of placements.
-
-    A replica in a `process` pool takes the site's next engine port; in an `external` pool the pool's next URL.
+    A replica in a `process` pool takes the site's next engine port; one in an `external` pool has its URL already.
     """
-    site = next(one for one in fleet.sites if one.id == address.site)
-    pools = {pool.id: pool for pool in site.pools}
-    variants = {
-        (service.id, variant.id): (service, variant)
-        for service in fleet.services
-        for variant in service.variants
-    }
     ports = iter(address.engine_ports)
-    urls = {pool.id: iter(pool.urls) for pool in site.pools}
-    specs: list[EngineSpec] = []
-    for placement in fleet.placements:
-        if placement.site != address.site:
-            continue
-        service, variant = variants[placement.service, placement.variant]
-        pool = pools[placement.pool]
-        for replica in range(placement.replicas):
-            url = next(urls[pool.id]) if pool.urls else f"http://127.0.0.1:{next(ports)}"
-            specs.append(
-                EngineSpec(
-                    index=len(specs),
-                    name=f"{service.id}-{variant.id}-{pool.id}-{replica}",
-                    service=service.id,
-                    variant=variant.id,
-                    endpoints=service.endpoints,
-                    served_model=variant.served_model,
-                    driver=pool.driver,
-                    url=url.rstrip("/"),
-                    model=variant.model,
-                    precision=variant.precision,
-                    slots=placement.slots,
-                    context_tokens=placement.context_tokens,
-                )
-            )
-    return tuple(specs)
-
-
-def pool_of(fleet: Fleet, site_id: str, service: str, variant: str) -> Pool:
-    """The pool that serves a variant at a site (the first placement's)."""
-    site = next(one for one in fleet.sites if one.id == site_id)
-    wanted = next(
-        placement.pool
-        for placement in fleet.placements
-        if (placement.site, placement.service, placement.variant) == (site_id, service, variant)
+    placed = engines_of(fleet, fleet.placements if placements is None else placements, address.site)
+    return tuple(
+        spec if spec.url else msgspec.structs.replace(spec, url=f"http://127.0.0.1:{next(ports)}")
+        for spec in placed
     )
-    return next(pool for pool in site.pools if pool.id == wanted)
+
+
+def host_port(spec: EngineSpec) -> tuple[str, int]:
+    """Where an engine listens; port 80 where its URL names none."""
+    url = urlsplit(spec.url)
+    return url.hostname or "", url.port or 80
 
 
 class ProcessDriver:
@@ -128,12 +69,12 @@ class ProcessDriver:
             name=spec.name,
             model=spec.model,
             precision=spec.precision,
-            served_names=(spec.served_model or spec.service,),
-            port=spec.port,
-            host=spec.host,
+            served_names=spec.served_names,
+            port=host_port(spec)[1],
+            host=host_port(spec)[0],
             slots=spec.slots,
             context_tokens=spec.context_tokens,
-            embedding="embeddings" in spec.endpoints,
+            embedding=spec.embedding,
             cache_dir=str(self._cache_dir),
             lifeline_fd=self._lifeline_fd,
         )
@@ -189,13 +130,12 @@ class ProcessDriver:
 
 async def probe(spec: EngineSpec, timeout_s: float) -> bool:
     """True where the engine answers its health path in time; a frozen one accepts and never answers."""
+    host, port = host_port(spec)
+    request = f"GET {PROBE_PATH} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await asyncio.open_connection(spec.host, spec.port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
-                request = (
-                    f"GET {PROBE_PATH} HTTP/1.1\r\nHost: {spec.host}\r\nConnection: close\r\n\r\n"
-                )
                 writer.write(request.encode())
                 head = await reader.read(PROBE_BYTES_MAX)
             finally:
@@ -203,4 +143,4 @@ async def probe(spec: EngineSpec, timeout_s: float) -> bool:
     except (OSError, TimeoutError):
         return False
     # An external engine without /health answers 404: it is alive.
-    return head.startswith(b"HTTP/1.") and head[9:10] in b"24"
+    return head.startswith(b"HTTP/1.") and head[9:10] in (b"2", b"4")

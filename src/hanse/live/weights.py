@@ -30,6 +30,12 @@ def known_weights() -> tuple[tuple[str, str], ...]:
     return (*SHIPPED, *REQUANTISED, *CONVERTED)
 
 
+def default_cache_dir() -> Path:
+    """Where made weights are kept for this user: `$XDG_CACHE_HOME/hanse`, else `~/.cache/hanse`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "hanse"
+
+
 def weights_path(model: str, precision: str, cache_dir: Path) -> Path:
     """The GGUF file of a variant, made in `cache_dir` first where no package ships it.
 

@@ -1,0 +1,267 @@
+"""A site's agent: engines, power, tables, evidence and reports of one site.
+
+Run as `python -m hanse.live.agent --site S --state DIR`. It does the work that the site-scope Dispatcher
+asks for and tells it what happened; it decides nothing itself. Each duty is a task of its own, so that a
+hub that is gone or a slow bus never delays a probe. Not here: routing (`live.gateway`), what to restart
+and when (`dispatch.dispatcher`), keeping this process alive (`live.site_group`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from hanse.errors import HanseError
+from hanse.live.agent_engines import EngineKeeper
+from hanse.live.agent_power import PowerKeeper
+from hanse.live.bus import (
+    CONTROL_SUBJECT,
+    TABLE_SUBJECT,
+    TABLES,
+    EvidencePublisher,
+    connect_leaf,
+    connect_when_up,
+    ensure_leaf_streams,
+    leaf_connected,
+    site_subject,
+)
+from hanse.live.evidence import ChainShipper, Sealer
+from hanse.live.evidence.shipping import Message
+from hanse.live.identity import load_identity
+from hanse.live.logline import log_line
+from hanse.live.runtime import StateDir, replace_file
+from hanse.live.shared import FLAG_AGENT_AT_S, FLAG_SEAL_COUNT, FLAG_TABLE_VERSION, SharedPage
+from hanse.live.site_group import LIFELINE_VARIABLE
+from hanse.live.tablefile import TableFiles
+from hanse.live.weights import default_cache_dir
+from hanse.model.read import read_fleet
+from hanse.view import DecisionRow, SiteStatus
+
+PROBE_S = 0.25
+"""Dead after three misses: under a second from a freeze to re-routing."""
+STATUS_S = 0.5
+TABLE_S = 0.25
+"""A new table is in force within this plus one worker poll; the leaf is on this machine."""
+SEAL_S = 1.0
+SHIP_S = 0.5
+DECISIONS_S = 0.25
+DECISIONS_BATCH_MAX = 50
+"""People cannot read more; counters in /metrics have every request."""
+RETRY_S = 1.0
+"""After an error of the bus or a disk: the next try."""
+WORKER_SILENT_S = 2.0
+"""A worker marks itself alive several times a second."""
+
+
+class Agent:
+    """One site's agent; `run` until cancelled."""
+
+    def __init__(self, state: StateDir, site_id: str, lifeline_fd: int | None) -> None:
+        self.state = state
+        self.site_id = site_id
+        self.home = state.site(site_id)
+        self.fleet = read_fleet(state.fleet_toml)
+        self.runtime = state.read_runtime()
+        self.page = SharedPage.open(self.home / "shared.mmap")
+        self.tables = TableFiles(self.home)
+        address = self.runtime.site(site_id)
+        self.engines = EngineKeeper(
+            self.fleet, address, self.home, default_cache_dir(), self.page, lifeline_fd
+        )
+        self.power = PowerKeeper(self.fleet, site_id)
+        self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
+        self.hub_connected = False
+        self.client: Any = None
+        self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
+
+    async def run(self) -> None:
+        """Every duty at once; a duty that fails is tried again, and the others go on."""
+        duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
+            ("probe engines", PROBE_S, self._probe),
+            ("seal", SEAL_S, self._make_seal()),
+        ]
+        tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
+        tasks.append(asyncio.create_task(_forever("hear decisions", self._hear_decisions)))
+        tasks.append(asyncio.create_task(_forever("bus", self._bus_duties)))
+        await asyncio.gather(*tasks)
+
+    # --- engines
+
+    async def _probe(self) -> None:
+        await self.engines.look()
+        self.page.flags[FLAG_AGENT_AT_S] = time.time()
+
+    # --- evidence
+
+    def _make_seal(self) -> Callable[[], Awaitable[None]]:
+        sealer = Sealer(self.home / "evidence", self.identity)
+
+        async def seal() -> None:
+            # Waits for the disk: in a thread, so that probes go on.
+            sealed = await asyncio.to_thread(sealer.seal, time.time())
+            self.page.flags[FLAG_SEAL_COUNT] = sealer.count
+            for chain, problem in sealed.problems.items():
+                log_line(f"evidence: chain {chain}: {problem}")
+
+        return seal
+
+    # --- bus
+
+    async def _bus_duties(self) -> None:
+        self.client = await connect_when_up(
+            lambda: connect_leaf(self.runtime, self.state, self.site_id, name="agent")
+        )
+        try:
+            await ensure_leaf_streams(
+                self.client, self.site_id, hub=bool(self.runtime.site(self.site_id).hub_leaf)
+            )
+            await self.client.subscribe(CONTROL_SUBJECT, cb=self._hear_control)
+            await asyncio.gather(
+                _every("take tables", TABLE_S, self._take_table),
+                _every("report", STATUS_S, self._report),
+                _every("report decisions", DECISIONS_S, self._report_decisions),
+                _every("see hub", 1.0, self._see_hub),
+                _forever("ship evidence", self._ship),
+            )
+        finally:
+            await self.client.close()
+
+    async def _take_table(self) -> None:
+        """The newest table of the leaf's stream becomes a file; an older epoch never does."""
+        from nats.js.errors import NotFoundError
+
+        try:
+            newest = await self.client.jetstream(timeout=2.0).get_last_msg(TABLES, TABLE_SUBJECT)
+        except NotFoundError:
+            return
+        if newest.data and self.tables.accept(bytes(newest.data)):
+            self.page.flags[FLAG_TABLE_VERSION] = self.tables.version
+
+    async def _report(self) -> None:
+        now_s = time.time()
+        alive = self.page.workers[:, 1] > now_s - WORKER_SILENT_S
+        running = float(self.page.exec[:, :, 0].sum())
+        slots = self.engines.slots_up()
+        power = self.power.status(now_s, self.engines.it_w())
+        self.engines.see_power(self.power.available_kw, self.power.drawn_kw)
+        status = SiteStatus(
+            site=self.site_id,
+            at_s=now_s,
+            epoch=self.tables.epoch,
+            table_version=self.tables.version,
+            hub_connected=self.hub_connected,
+            engines=self.engines.statuses(),
+            gateway_workers=int(alive.sum()),
+            running=min(running, slots),
+            waiting=max(0.0, running - slots),
+            power=power,
+            shed_level=self.engines.shed_level,
+        )
+        await self._publish("status", status)
+
+    async def _report_decisions(self) -> None:
+        rows: list[DecisionRow] = []
+        while len(rows) < DECISIONS_BATCH_MAX and not self._decisions.empty():
+            rows.append(self._decisions.get_nowait())
+        if rows:
+            await self._publish("decisions", rows)
+
+    async def _see_hub(self) -> None:
+        self.hub_connected = await leaf_connected(self.client)
+
+    async def _ship(self) -> None:
+        """Messages follow one another exactly once; what the leaf already has is not sent again."""
+        shipper = ChainShipper(self.home / "evidence")
+        publisher = EvidencePublisher(self.client, self.site_id)
+        newest = await publisher.newest()
+        if newest is not None:
+            shipper.pending(shipper.acked_seq)
+            shipper.acked(msgspec.msgpack.decode(newest, type=Message).seq)
+        while True:
+            for payload in shipper.pending(shipper.acked_seq):
+                await publisher.publish(payload)
+                shipper.acked(msgspec.msgpack.decode(payload, type=Message).seq)
+            await asyncio.sleep(SHIP_S)
+
+    async def _hear_control(self, message: Any) -> None:
+        self.power.hear_control(bytes(message.data))
+
+    async def _publish(self, what: str, value: Any) -> None:
+        await self.client.publish(site_subject(self.site_id, what), msgspec.msgpack.encode(value))
+
+    # --- decisions for people
+
+    async def _hear_decisions(self) -> None:
+        """Rows from this site's gateway workers; a full queue drops, people's eyes are slower anyway."""
+        path = self.home / "feed.sock"
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as feed:
+            feed.bind(str(path))
+            feed.setblocking(False)
+            loop = asyncio.get_running_loop()
+            while True:
+                data = await loop.sock_recv(feed, 65_536)
+                with contextlib.suppress(msgspec.DecodeError, asyncio.QueueFull):
+                    self._decisions.put_nowait(msgspec.msgpack.decode(data, type=DecisionRow))
+
+
+async def _every(name: str, interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+    """Call a duty at an interval; an error is logged once per change and tried again."""
+    last_error = ""
+    while True:
+        started_s = time.monotonic()
+        try:
+            await duty()
+            last_error = ""
+        except (HanseError, OSError, TimeoutError) as error:
+            last_error = _log_once(name, error, last_error)
+        except Exception as error:
+            if not type(error).__module__.startswith("nats"):
+                raise
+            last_error = _log_once(name, error, last_error)
+        await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))
+
+
+async def _forever(name: str, duty: Callable[[], Awaitable[None]]) -> None:
+    """Keep a duty that never returns by itself running through errors."""
+
+    async def once() -> None:
+        await duty()
+
+    await _every(name, RETRY_S, once)
+
+
+def _log_once(name: str, error: Exception, last_error: str) -> str:
+    text = f"{name}: {error!r}"
+    if text != last_error:
+        log_line(text)
+    return text
+
+
+def main() -> None:
+    """Run until SIGTERM; engines go on, the next agent adopts them."""
+    parser = argparse.ArgumentParser(prog="hanse.live.agent")
+    parser.add_argument("--site", required=True)
+    parser.add_argument("--state", type=Path, required=True)
+    arguments = parser.parse_args()
+    state = StateDir(arguments.state)
+    replace_file(state.site(arguments.site) / "pid" / "agent.pid", f"{os.getpid()}\n".encode())
+    lifeline = os.environ.get(LIFELINE_VARIABLE)
+    agent = Agent(state, arguments.site, int(lifeline) if lifeline else None)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    uvloop.run(agent.run())
+
+
+if __name__ == "__main__":
+    main()

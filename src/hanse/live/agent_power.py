@@ -1,0 +1,83 @@
+"""What a site draws and what its next kWh is made of, as its agent reports it.
+
+Here: putting IT load, signals and scenario overrides together. Not here: the physics (`energy`), the
+recordings (`signals`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
+from hanse.model.fleet import Fleet
+from hanse.signals import Feed
+from hanse.units import hours_from_s
+from hanse.view import PowerStatus
+
+BATTERY_SHARE_START = 0.5
+"""No meter tells what an emulated battery holds; half full favours neither sun nor night."""
+STEP_S_MAX = 60.0
+"""After a pause (a suspended machine) the balance goes on from now, not through the gap."""
+
+
+class PowerKeeper:
+    """A site's power account; `hear_control` takes the controller's scenario feed."""
+
+    def __init__(self, fleet: Fleet, site_id: str) -> None:
+        self._site = next(site for site in fleet.sites if site.id == site_id)
+        self._feed = Feed()
+        self._battery = battery_of(self._site.power, BATTERY_SHARE_START)
+        self._stepped_at_s: float | None = None
+        self.drawn_kw = 0.0
+        """All the site draws, kW."""
+        self.available_kw = self._site.power.grid_kw_max
+        """What grid, sun, wind and battery can give, kW."""
+
+    def hear_control(self, data: bytes) -> None:
+        """A scenario (overrides of weather, carbon, price) from the controller; anything else is not ours."""
+        try:
+            self._feed = msgspec.msgpack.decode(data, type=Feed)
+        except msgspec.DecodeError:
+            return
+
+    def status(self, now_s: float, it_w: float) -> PowerStatus:
+        """Supply right now: own generation first, the grid for the rest."""
+        base_kw = self._site.power.base_kw
+        it_kw = it_w / 1000.0
+        first = site_signals(self._site, self._feed, now_s, load_kw=base_kw)
+        load_kw = base_kw + it_kw * first.pue
+        supply = self._step(load_kw, first.pv_kw, first.wind_kw, now_s)
+        self.drawn_kw = load_kw
+        self.available_kw = (
+            self._site.power.grid_kw_max + first.pv_kw + first.wind_kw + self._battery_kw()
+        )
+        return PowerStatus(
+            it_kw=it_kw,
+            pue=first.pue,
+            pv_kw=first.pv_kw,
+            wind_kw=first.wind_kw,
+            import_kw=supply.import_kw,
+            export_kw=supply.export_kw,
+            carbon_g_per_kwh=first.carbon_g_per_kwh,
+            price_usd_per_kwh=first.price_usd_per_kwh,
+            sources=first.notes,
+        )
+
+    def _step(self, load_kw: float, pv_kw: float, wind_kw: float, now_s: float) -> SiteFlows:
+        """Balance since the last step; the battery carries over."""
+        since_s = now_s - self._stepped_at_s if self._stepped_at_s is not None else 1.0
+        flows = site_supply(
+            load_kw=load_kw,
+            pv_kw=pv_kw,
+            wind_kw=wind_kw,
+            grid_kw_max=self._site.power.grid_kw_max,
+            battery=self._battery,
+            step_s=min(max(since_s, 0.001), STEP_S_MAX),
+        )
+        self._battery = msgspec.structs.replace(self._battery, stored_kwh=flows.stored_kwh)
+        self._stepped_at_s = now_s
+        return flows
+
+    def _battery_kw(self) -> float:
+        """Power the battery can give for the next minute."""
+        return min(self._battery.power_kw_max, self._battery.stored_kwh / hours_from_s(STEP_S_MAX))
