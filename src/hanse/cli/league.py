@@ -1,0 +1,120 @@
+"""Finding a running league from a terminal: its state directory, its addresses, its keys; small HTTP calls to it.
+
+Not here: any command.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hanse.errors import ConfigError, SiteError
+
+if TYPE_CHECKING:
+    from hanse.live.runtime import Runtime, StateDir
+
+TIMEOUT_S = 5.0
+KEY_PREFIX = "hanse-"
+
+
+def state_dir(given: Path | None) -> StateDir:
+    """The state directory meant: the one given, else the only one below `.hanse`.
+
+    Raises:
+        ConfigError: none, or more than one to choose from.
+    """
+    from hanse.live.runtime import StateDir
+
+    if given is not None:
+        return StateDir(given)
+    found = sorted(path.parent for path in Path(".hanse").glob("*/runtime.json"))
+    if len(found) == 1:
+        return StateDir(found[0])
+    raise ConfigError(
+        "--state",
+        got="nothing, and " + (f"{len(found)} below .hanse" if found else "none below .hanse"),
+        allowed="the state directory of a league",
+        fix="name one with --state, or start a league with `hanse up`",
+    )
+
+
+def secret_of(state: StateDir, key: str) -> str:
+    """The secret behind a key id made by `hanse up`; a secret itself is taken as it is.
+
+    Raises:
+        ConfigError: no such key here.
+    """
+    if key.startswith(KEY_PREFIX):
+        return key
+    path = state.keys_dir / f"{key}.key"
+    if path.exists():
+        return path.read_text().strip()
+    known = ", ".join(sorted(one.stem for one in state.keys_dir.glob("*.key"))) or "none"
+    raise ConfigError(
+        "--key", got=repr(key), allowed=f"a key id made here ({known}), or the key itself"
+    )
+
+
+def call(
+    method: str, url: str, *, headers: dict[str, str] | None = None, body: Any = None
+) -> tuple[int, Any]:
+    """Status and decoded JSON of one request.
+
+    Raises:
+        SiteError: nobody answers there.
+    """
+    where = urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, TIMEOUT_S)
+    target = where.path + (f"?{where.query}" if where.query else "")
+    content = None if body is None else json.dumps(body).encode()
+    sent = {"content-type": "application/json", **(headers or {})}
+    try:
+        connection.request(method, target, content, sent)
+        response = connection.getresponse()
+        answer = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise SiteError(
+            url, got=f"no answer ({error!r})", fix="`hanse status` shows what runs"
+        ) from error
+    finally:
+        connection.close()
+    try:
+        return response.status, json.loads(answer)
+    except ValueError:
+        return response.status, answer.decode(errors="replace")
+
+
+def first_gateway(
+    runtime: Runtime, headers: dict[str, str], *, lat_deg: float, lon_deg: float
+) -> tuple[str, str]:
+    """(site, URL) of the nearest gateway that may read such a request, as any gateway that answers lists them.
+
+    Raises:
+        SiteError: no gateway answers.
+        ConfigError: every gateway refuses the key, class or country; the message is the gateway's.
+    """
+    errors = []
+    for address in runtime.sites.values():
+        url = f"{address.client_url}/.well-known/hanse?lat={lat_deg}&lon={lon_deg}"
+        try:
+            status, answer = call("GET", url, headers=headers)
+        except SiteError as error:
+            errors.append(str(error))
+            continue
+        if status != 200:
+            raise ConfigError("request", got=message_of(answer), allowed="an eligible one")
+        gateways = answer["gateways"]
+        if not gateways:
+            raise ConfigError("request", got="no gateway may read it", allowed="an eligible one")
+        return str(gateways[0]["site"]), str(gateways[0]["url"])
+    raise SiteError("league", got="; ".join(errors), fix="start it with `hanse up`")
+
+
+def message_of(answer: Any) -> str:
+    """The message inside an OpenAI error, else the answer itself."""
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        return str(answer["error"].get("message"))
+    return str(answer)

@@ -1,0 +1,86 @@
+"""`hanse up`, `hanse site`, `hanse hub`, `hanse warm`: start the league or one piece of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hanse.cli.output import say
+
+
+def up(fleet: Path, /, *, state: Path | None = None, no_traffic: bool = False) -> int:
+    """Start every site of a fleet on this machine, with emulated links between them, until Ctrl-C.
+
+    A second start of the same fleet goes on with its keys, certificates and logs. Example:
+    `hanse up examples/league.toml`
+
+    Parameters
+    ----------
+    fleet
+        Path of the fleet file.
+    state
+        Directory of everything that is kept; default `.hanse/<fleet name>`.
+    no_traffic
+        Start no demo users.
+    """
+    from hanse.cli.check import checked_fleet
+    from hanse.live.up import run_up
+
+    checked_fleet(fleet)
+    return run_up(fleet, state, traffic=not no_traffic)
+
+
+def site(site: str, /, *, fleet: Path | None = None, state: Path | None = None) -> int:
+    """Run one site by itself: its bus, agent, gateway and engines, until Ctrl-C.
+
+    Parameters
+    ----------
+    site
+        Id of the site in the fleet file.
+    fleet
+        Path of the fleet file; not needed where the state directory is prepared already.
+    state
+        State directory; default `.hanse/<fleet name>`.
+    """
+    from hanse.live.site_group import run_site
+
+    return run_site(site, fleet, state)
+
+
+def hub(fleet: Path | None = None, /, *, state: Path | None = None) -> int:
+    """Run the hub by itself: its bus and the controller with the dashboard, until Ctrl-C.
+
+    Parameters
+    ----------
+    fleet
+        Path of the fleet file; not needed where the state directory is prepared already.
+    state
+        State directory; default `.hanse/<fleet name>`.
+    """
+    from hanse.live.hub import run_hub
+
+    return run_hub(fleet, state)
+
+
+def warm(*, cache: Path | None = None) -> int:
+    """Compile the kernels and make the embedded weights once, so that later starts are quick.
+
+    Parameters
+    ----------
+    cache
+        Where requantised weights go; default `~/.cache/hanse`.
+    """
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from hanse.dispatch.router import warm as warm_kernels
+    from hanse.live.weights import default_cache_dir, known_weights, weights_path
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("Compiling the routing kernels (once)", total=None)
+        warm_kernels()
+        for model, precision in known_weights():
+            progress.update(task, description=f"Weights of {model} {precision}")
+            weights_path(model, precision, cache or default_cache_dir())
+    say("warm: kernels compiled, weights ready")
+    return 0

@@ -1,0 +1,153 @@
+"""`hanse status`: the running league as a live table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hanse.cli.league import call, state_dir
+from hanse.cli.output import print_json, say
+from hanse.errors import HanseError, SiteError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hanse.live.runtime import Runtime
+    from hanse.view import LeagueView
+
+REFRESH_S = 1.0
+
+
+def status(*, state: Path | None = None, once: bool = False, json: bool = False) -> int:
+    """Show the running league: sites, load, power, and the league beside one big site.
+
+    A live table until Ctrl-C on a terminal; printed once otherwise. Exit code 1 where nothing runs.
+
+    Parameters
+    ----------
+    state
+        State directory; default the only one below `.hanse`.
+    once
+        Print once and return.
+    json
+        Print the whole picture as one JSON document on standard output.
+    """
+    runtime = state_dir(state).read_runtime()
+    try:
+        view = read_view(runtime)
+    except SiteError as error:
+        return _without_controller(runtime, error, json=json)
+    if json:
+        print_json(view)
+        return 0
+    if once or not sys.stderr.isatty():
+        _print(picture(view))
+        return 0
+    _watch(runtime)
+    return 0
+
+
+def read_view(runtime: Runtime) -> LeagueView:
+    """The picture as the controller has it.
+
+    Raises:
+        SiteError: no controller answers.
+    """
+    import msgspec
+
+    from hanse.view import LeagueView
+
+    if runtime.hub is None:
+        raise SiteError("hub", got="none in this runtime")
+    code, answer = call("GET", f"{runtime.hub.dashboard_url}/api/view.json")
+    if code != 200:
+        raise SiteError(runtime.hub.dashboard_url, got=f"status {code}")
+    return msgspec.convert(answer, LeagueView)
+
+
+def picture(view: LeagueView) -> RenderableType:
+    """One screen: comparison first, then sites, then refusals."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    sides = Table(title=f"{view.fleet}: beside one big site", title_justify="left")
+    sides.add_column("")
+    for name in ("served", "by law", "other", "lost", "TTFT ms", "E2E ms", "Wh", "gCO2e", "USD"):
+        sides.add_column(name, justify="right")
+    for one in view.tallies:
+        counts = (one.served, one.refused_law, one.refused_other, one.lost_failure)
+        sides.add_row(
+            one.label,
+            *map(str, counts),
+            f"{one.ttft_ms_mean:.0f}",
+            f"{one.e2e_ms_mean:.0f}",
+            f"{one.energy_wh:.3f}",
+            f"{one.carbon_g:.3f}",
+            f"{one.cost_usd:.6f}",
+        )
+    sites = Table(title="sites", title_justify="left")
+    for name in ("site", "kind", "where", "state", "gateway"):
+        sites.add_column(name)
+    for name in ("running", "waiting", "PV kW", "wind kW", "g/kWh", "USD/kWh", "served"):
+        sites.add_column(name, justify="right")
+    for site in view.sites:
+        now = site.status
+        cells = ["-"] * 6
+        if now is not None:
+            power = now.power
+            cells = [
+                f"{now.running:.0f}",
+                f"{now.waiting:.0f}",
+                f"{power.pv_kw:.1f}",
+                f"{power.wind_kw:.1f}",
+                f"{power.carbon_g_per_kwh:.0f}",
+                f"{power.price_usd_per_kwh:.3f}",
+            ]
+        colour = {"up": "green", "degraded": "yellow"}.get(site.state, "red")
+        state = Text(site.state, style=colour)
+        place = f"{site.city}, {site.country}"
+        sites.add_row(site.id, site.kind, place, state, site.gateway_url, *cells, str(site.served))
+    hub = "hub up" if view.hub_up else "HUB CUT OFF: sites go on with their last table"
+    foot = Text(f"{hub}; table {view.table_version}, epoch {view.epoch}")
+    refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
+    return Group(sides, sites, Text(f"refusals: {refused}"), foot)
+
+
+def _watch(runtime: Runtime) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+        while True:
+            try:
+                live.update(picture(read_view(runtime)))
+            except HanseError as error:
+                live.update(Text(str(error)))
+            time.sleep(REFRESH_S)
+
+
+def _print(what: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(what)
+
+
+def _without_controller(runtime: Runtime, error: SiteError, *, json: bool) -> int:
+    """The hub is gone: ask each gateway itself."""
+    ready = {}
+    for site, address in runtime.sites.items():
+        try:
+            ready[site] = call("GET", f"{address.client_url}/readyz")[0] == 200
+        except SiteError:
+            ready[site] = False
+    if json:
+        print_json({"hub_up": False, "gateways_ready": ready})
+    else:
+        say(f"no controller ({error}); gateways asked one by one:")
+        for site, ok in ready.items():
+            say(f"  {site}: {'ready' if ok else 'no answer'}")
+    return 0 if any(ready.values()) else 1
