@@ -31,7 +31,7 @@ USUAL: tuple[Scenario, ...] = ("plain", "stream", "freeze")
 QUICK_CELLS = tuple(cell for cell in scenarios.CELLS if cell.id in ("c1", "c16", "c64"))
 QUICK_CONTENDERS = ("hanse", "nginx", "sglang-router")
 """Ours and a yardstick on either side; LiteLLM alone needs 20 s to start, three times."""
-PATIENCE_S = 25.0
+PATIENCE_S = 15.0
 """For waiting and repeating in a whole run on a shared machine; keeps it under six minutes."""
 
 app = App(name="gateway.py", help=__doc__, help_format="plaintext")

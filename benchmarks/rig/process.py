@@ -43,8 +43,13 @@ class Process:
     def pid(self) -> int:
         return self.popen.pid
 
-    def read_log_tail(self, bytes_max: int = 1200) -> str:
-        return self.log.read_bytes()[-bytes_max:].decode(errors="replace")
+    def read_log_tail(self, bytes_max: int = 800) -> str:
+        """The end of its log, and of those its children keep below its directory."""
+        logs = [self.log, *sorted(self.log.parent.glob("*/**/*.log"))]
+        tails = [
+            f"{log.name}: {log.read_bytes()[-bytes_max:].decode(errors='replace')}" for log in logs
+        ]
+        return "\n".join(tails)
 
 
 def start(
