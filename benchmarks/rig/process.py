@@ -45,7 +45,7 @@ class Process:
 
     def read_log_tail(self, bytes_max: int = 800) -> str:
         """The end of its log, and of those its children keep below its directory."""
-        logs = [self.log, *sorted(self.log.parent.glob("*/**/*.log"))]
+        logs = [self.log, *sorted(self.log.parent.glob("**/log/*.log"))]
         tails = [
             f"{log.name}: {log.read_bytes()[-bytes_max:].decode(errors='replace')}" for log in logs
         ]
