@@ -13,6 +13,7 @@ from hanse.catalogue import country_electricity
 from hanse.dispatch.law import LawTable
 from hanse.dispatch.policies import PolicyText
 from hanse.energy import pue_quick
+from hanse.errors import ConfigError
 from hanse.model.fleet import DriverKind, Fleet, Placement, Site, Value
 
 EngineState = Literal["starting", "up", "dead", "draining"]
@@ -110,7 +111,7 @@ def site_defaults(site: Site) -> SiteBelief:
     try:
         yearly = country_electricity(site.country)
         carbon, price = yearly.carbon_g_per_kwh, yearly.price_usd_per_kwh
-    except LookupError:
+    except ConfigError:  # Liechtenstein and a few islands have no figures of their own
         carbon = price = None
     declared = site.power.price_usd_per_kwh
     price = declared if declared is not None else price
@@ -121,14 +122,30 @@ def site_defaults(site: Site) -> SiteBelief:
     )
 
 
+def all_engines(fleet: Fleet, placements: tuple[Placement, ...]) -> list[EngineSpec]:
+    """Engines of all sites, site by site."""
+    by_site: dict[str, list[Placement]] = {}
+    for placement in placements:
+        by_site.setdefault(placement.site, []).append(placement)
+    sites = {site.id: site for site in fleet.sites}
+    return [
+        spec
+        for site_id, site in sites.items()
+        for spec in _engines_at(fleet, tuple(by_site.get(site_id, ())), site)
+    ]
+
+
 def engines_of(
     fleet: Fleet, placements: tuple[Placement, ...], site_id: str
 ) -> tuple[EngineSpec, ...]:
     """Engines a site is to run, in the order of placements; a replica gets an equal share of its pool's chips."""
     site = next(s for s in fleet.sites if s.id == site_id)
+    return _engines_at(fleet, tuple(p for p in placements if p.site == site_id), site)
+
+
+def _engines_at(fleet: Fleet, mine: tuple[Placement, ...], site: Site) -> tuple[EngineSpec, ...]:
     pools = {pool.id: pool for pool in site.pools}
     services = {service.id: service for service in fleet.services}
-    mine = [p for p in placements if p.site == site_id]
     specs: list[EngineSpec] = []
     urls_used: dict[str, int] = {}
     for placement in mine:
@@ -144,7 +161,7 @@ def engines_of(
                 EngineSpec(
                     name=f"{service.id}-{variant.id}-{number}",
                     index=len(specs),
-                    site=site_id,
+                    site=site.id,
                     service=service.id,
                     variant=variant.id,
                     model=variant.model,

@@ -5,18 +5,17 @@ Here: `build_table`. Not here: the table's form (`table`), law (`law`), coeffici
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import numpy as np
 
-from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
-from hanse.dispatch.belief import Belief, EngineSpec, engines_of, offer_key
+from hanse.catalogue import accelerator, ai_model
+from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of, offer_key
 from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.table import (
     OFFER_DTYPE,
-    PATH_DTYPE,
     SERVICE_DTYPE,
     SITE_DTYPE,
     SUBJECT_DTYPE,
@@ -30,29 +29,29 @@ from hanse.dispatch.table import (
     VariantMeta,
 )
 from hanse.model.fleet import Fleet, Key, Placement, Service, Site, Tenant
-from hanse.serving import coefficients
-from hanse.units import (
-    bytes_per_s_from_mbit_s,
-    gb_from_bytes,
-    ms_from_s,
-    per_g_from_per_t,
-    per_wh_from_per_kwh,
-)
+from hanse.serving import EngineCoefficients, coefficients
+from hanse.units import per_g_from_per_t, per_wh_from_per_kwh
 
 QUEUE_PER_SLOT_MAX: Final = 4.0
 """Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
 more than any SLO here survives, and far less than what an engine would hold."""
-UNLINKED_ACCESS_MS: Final = 5.0
-UNLINKED_MBIT_S: Final = 100.0
-UNLINKED_USD_PER_GB: Final = 0.05
-"""A pair of sites that no chain of links joins meets over the public internet: light in fibre and two access networks,
-a modest rate, and a price between a colocation's and a cloud's."""
+
+_OF_ENGINE: Final = (
+    "ttft_ms_fixed",
+    "prefill_ms_per_token",
+    "tpot_ms_base",
+    "tpot_ms_per_running",
+    "prefill_wh_per_token",
+    "decode_wh_shared",
+    "decode_wh_per_token",
+)
+"""Fields that an offer takes from `EngineCoefficients` as they are."""
 
 
 def build_table(belief: Belief, now_s: float) -> Table:
     """The table that a belief amounts to at `now_s`."""
     fleet, law = belief.fleet, belief.law
-    specs = [s for site in fleet.sites for s in engines_of(fleet, belief.placements, site.id)]
+    specs = all_engines(fleet, belief.placements)
     central_specs = _central_specs(fleet, belief.placements)
     central_keys = tuple(dict.fromkeys(s.offer for s in central_specs))
     subjects, rows = _subjects(fleet, law)
@@ -70,6 +69,7 @@ def build_table(belief: Belief, now_s: float) -> Table:
         subjects=law.subjects,
         rule_sets=law.rule_sets,
         rule_texts=law.rule_texts,
+        links=fleet.links,
         central_site=fleet.central.site if fleet.central else "",
         central_offers=central_keys,
     )
@@ -77,7 +77,6 @@ def build_table(belief: Belief, now_s: float) -> Table:
         "sites": _sites(belief),
         "services": _services(fleet),
         "subjects": subjects,
-        "paths": _paths(fleet),
         "law": law.bits,
         "rule_set": law.rule_set,
         "offers": _offers(fleet, tuple(belief.offer_keys), specs),
@@ -120,6 +119,7 @@ def _offers(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Rec
     offers = np.zeros(len(keys), OFFER_DTYPE)
     sites = {site.id: i for i, site in enumerate(fleet.sites)}
     services = {service.id: i for i, service in enumerate(fleet.services)}
+    hardware = {(site.id, pool.id): pool.accelerator for site in fleet.sites for pool in site.pools}
     replicas: dict[str, list[EngineSpec]] = {}
     for spec in specs:
         replicas.setdefault(spec.offer, []).append(spec)
@@ -132,38 +132,29 @@ def _offers(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Rec
         running = replicas.get(key, [])
         row["replicas"] = len(running)
         if running:
-            _fill_engine(row, fleet, running[0])
+            _fill_engine(row, hardware[site_id, running[0].pool], running[0])
     return offers
 
 
-def _fill_engine(row: Records, fleet: Fleet, spec: EngineSpec) -> None:
-    site = next(s for s in fleet.sites if s.id == spec.site)
-    pool = next(p for p in site.pools if p.id == spec.pool)
-    found = coefficients(
-        ai_model(spec.model),
-        spec.precision,
-        accelerator(pool.accelerator),
-        count=spec.chips,
-        slots=spec.slots,
-    )
+def _fill_engine(row: Any, hardware: str, spec: EngineSpec) -> None:
+    found = _coefficients(spec.model, spec.precision, hardware, spec.chips, spec.slots)
     # An engine that we start splits its context over its slots; of others we know only the sum.
-    per_request = (
-        spec.context_tokens / spec.slots if spec.driver == "process" else spec.context_tokens
-    )
+    per_request = spec.context_tokens
+    if spec.driver == "process":
+        per_request = spec.context_tokens // spec.slots
     row["slots"] = spec.slots
     row["requests_max"] = QUEUE_PER_SLOT_MAX * spec.slots
     row["tokens_max"] = QUEUE_PER_SLOT_MAX * min(spec.context_tokens, found.kv_tokens_max)
     row["request_tokens_max"] = per_request
-    for name in (
-        "ttft_ms_fixed",
-        "prefill_ms_per_token",
-        "tpot_ms_base",
-        "tpot_ms_per_running",
-        "prefill_wh_per_token",
-        "decode_wh_shared",
-        "decode_wh_per_token",
-    ):
+    for name in _OF_ENGINE:
         row[name] = getattr(found, name)
+
+
+@cache
+def _coefficients(
+    model: str, precision: str, hardware: str, chips: int, slots: int
+) -> EngineCoefficients:
+    return coefficients(ai_model(model), precision, accelerator(hardware), count=chips, slots=slots)
 
 
 def _central_specs(fleet: Fleet, placements: tuple[Placement, ...]) -> list[EngineSpec]:
@@ -206,55 +197,6 @@ def _central_specs(fleet: Fleet, placements: tuple[Placement, ...]) -> list[Engi
 def _with_chips(spec: EngineSpec, chips: int) -> EngineSpec:
     fields = {name: getattr(spec, name) for name in spec.__struct_fields__}
     return EngineSpec(**(fields | {"chips": chips}))
-
-
-def _paths(fleet: Fleet) -> Records:
-    """A link where there is one, else the quickest chain of links, else the public internet."""
-    count = len(fleet.sites)
-    index = {site.id: i for i, site in enumerate(fleet.sites)}
-    edges: dict[int, list[tuple[int, float, float, float]]] = {i: [] for i in range(count)}
-    for link in fleet.links:
-        for a, b in ((link.a, link.b), (link.b, link.a)):
-            edges[index[a]].append((index[b], link.rtt_ms, link.mbit_s, link.usd_per_gb))
-    paths = np.zeros((count, count), PATH_DTYPE)
-    for origin in range(count):
-        reached = _quickest(origin, edges)
-        for b, rtt_ms, mbit_s, usd_per_gb in edges[origin]:
-            reached[b] = (rtt_ms, mbit_s, usd_per_gb)
-        for site in range(count):
-            if site == origin:
-                continue
-            if site not in reached:
-                km = _distance_km(fleet.sites[origin], fleet.sites[site])
-                rtt_ms = rtt_ms_floor(km) + UNLINKED_ACCESS_MS
-                reached[site] = (rtt_ms, UNLINKED_MBIT_S, UNLINKED_USD_PER_GB)
-            rtt_ms, mbit_s, usd_per_gb = reached[site]
-            paths[origin, site]["rtt_ms"] = rtt_ms
-            paths[origin, site]["ms_per_byte"] = ms_from_s(1.0 / bytes_per_s_from_mbit_s(mbit_s))
-            paths[origin, site]["usd_per_byte"] = gb_from_bytes(usd_per_gb)
-    return paths
-
-
-def _quickest(
-    origin: int, edges: dict[int, list[tuple[int, float, float, float]]]
-) -> dict[int, tuple[float, float, float]]:
-    """Dijkstra by round-trip time: site -> (ms, lowest rate, sum of prices) of the quickest chain of links."""
-    done: dict[int, tuple[float, float, float]] = {}
-    heap: list[tuple[float, int, float, float]] = [(0.0, origin, float("inf"), 0.0)]
-    while heap:
-        rtt_ms, site, mbit_s, usd_per_gb = heapq.heappop(heap)
-        if site in done:
-            continue
-        done[site] = (rtt_ms, mbit_s, usd_per_gb)
-        for other, link_ms, link_mbit_s, link_usd in edges[site]:
-            if other not in done:
-                rate = min(mbit_s, link_mbit_s)
-                heapq.heappush(heap, (rtt_ms + link_ms, other, rate, usd_per_gb + link_usd))
-    return done
-
-
-def _distance_km(a: Site, b: Site) -> float:
-    return distance_km(a.lat_deg, a.lon_deg, b.lat_deg, b.lon_deg)
 
 
 def _subjects(fleet: Fleet, law: LawTable) -> tuple[Records, dict[SubjectMeta, int]]:

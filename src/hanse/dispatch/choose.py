@@ -38,6 +38,7 @@ TABLE_EXPIRED: Final = -11
 CANDIDATES_MAX: Final = 32
 """Enough that losing half of a league to faults leaves a choice; few enough to look at in half a microsecond."""
 TRIED_MAX: Final = 8
+PATH_MS_MAX: Final = 1e9
 CACHED_MAX: Final = 4
 WIRE_BYTES_PER_TOKEN_OUT: Final = 200.0
 """One server-sent event of a chat chunk: JSON with id, model and choice around a few letters."""
@@ -56,59 +57,103 @@ OUT_TOKENS: Final = 10
 OUT_PREFILL_TOKENS: Final = 11
 OUT_CACHED_TOKENS: Final = 12
 OUT_BATCH: Final = 13
-OUT_WAIT_USD: Final = 14
-OUT_COUNT: Final = 15
-"""Columns of an output row. Row 0 is the choice, row 1 scratch."""
+OUT_COUNT: Final = 14
+"""Columns of an output row."""
+
+KERNEL: Final = {"cache": True, "error_model": "numpy", "_nrt": False}
+"""No reference counting: kernels own nothing, and the atomic counts of a dozen arrays cost ten times the arithmetic.
+Division follows IEEE 754, which spares a branch; no divisor here can be 0 behind the gates."""
+INLINED: Final = {**KERNEL, "inline": "always"}
 
 
-@njit(cache=True)
-def effective(load_row: Any, peers_ratio: float, own: Any, offer: int, out: Any) -> None:
-    """Requests, tokens and unread prompt tokens at an offer now, as far as this gateway can know.
+@njit(**INLINED)
+def effective(heard: float, own: int, own_at: int, peers_ratio: float) -> float:
+    """A load figure of an offer now, as far as this gateway can know.
 
     Heard, plus own change since, plus as much again for each peer of our size: peers heard the same figures and
     choose by the same rule, so what we sent there since then, they sent too. Never less than our own.
     """
-    requests = 0
-    tokens = 0
-    prefill = 0
-    for worker in range(own.shape[0]):
-        requests += own[worker, offer].requests
-        tokens += own[worker, offer].tokens
-        prefill += own[worker, offer].prefill_tokens
-    change = float(requests - load_row.own_requests_at)
-    out[9] = max(load_row.requests + change + max(change, 0.0) * peers_ratio, float(requests))
-    change = float(tokens - load_row.own_tokens_at)
-    out[10] = max(load_row.tokens + change + max(change, 0.0) * peers_ratio, float(tokens))
-    change = float(prefill - load_row.own_prefill_at)
-    out[11] = max(load_row.prefill_tokens + change + max(change, 0.0) * peers_ratio, float(prefill))
+    change = float(own - own_at)
+    return max(heard + change + max(change, 0.0) * peers_ratio, float(own))
 
 
-@njit(cache=True)
+@njit(**INLINED)
+def admit(
+    offer: Any,
+    offer_index: int,
+    sites: Any,
+    subject: Any,
+    path: Any,
+    law: Any,
+    load_row: Any,
+    load_site: Any,
+    origin: int,
+    tokens_in: float,
+    now_s: float,
+    heard_stale_s: float,
+    tried: Any,
+) -> int:
+    """The gates that need no figures: 0, or the one at which the offer fell out."""
+    s = offer.site
+    if law[subject.profile, s] == 0:
+        return LAW
+    if offer.quality < subject.quality_min:
+        return QUALITY
+    if tokens_in >= offer.request_tokens_max:
+        return LENGTH
+    if tried[0] >= 0:
+        for i in range(TRIED_MAX):
+            if tried[i] == offer_index:
+                return TRIED
+    if load_site.power_ok == 0:
+        return POWER
+    if load_site.reachable == 0 or sites[s].drained != 0 or not path.rtt_ms < PATH_MS_MAX:
+        return DEAD
+    if s != origin and not now_s - load_site.sampled_at_s <= heard_stale_s:
+        return STALE
+    if not load_row.replicas > 0.0:
+        return DEAD
+    return 0
+
+
+@njit(**INLINED)
+def held(cached: Any, site: int, tokens_in: float) -> float:
+    """Prompt tokens that a site need not read again."""
+    most = 0.0
+    if cached[0, 0] >= 0:
+        for i in range(CACHED_MAX):
+            if cached[i, 0] == site:
+                most = max(most, min(float(cached[i, 1]), tokens_in))
+    return most
+
+
+@njit(**INLINED)
 def predict(
     offer: Any,
     site: Any,
     service: Any,
     path: Any,
     load_row: Any,
+    requests: float,
+    prefill_tokens: float,
+    cached_tokens: float,
     tokens_in: float,
     tokens_out: float,
     deadline_ms: float,
     body_bytes: float,
-    out: Any,
-) -> None:
-    """Milliseconds, energy and money of one more request at an offer whose load is in `out`."""
-    requests = out[9]
+) -> tuple[float, float, float, float, float, float, float, float, bool, float]:
+    """One more request at a load: TTFT, TPOT, E2E, Wh, g, USD, value of waiting, path, late?, batch."""
     replicas = load_row.replicas
     slots_all = offer.slots * replicas
     batch = min(min(requests, slots_all) / replicas + 1.0, offer.slots)
     step_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * batch
-    uncached = max(tokens_in - out[12], 1.0)
+    uncached = max(tokens_in - cached_tokens, 1.0)
     queue_ms = 0.0
     if requests + 1.0 > slots_all:
         full_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * offer.slots
         service_ms = offer.prefill_ms_per_token * tokens_in + full_ms * tokens_out
         queue_ms = (requests + 1.0 - slots_all) * service_ms / slots_all
-    ahead_ms = out[11] / replicas * offer.prefill_ms_per_token
+    ahead_ms = prefill_tokens / replicas * offer.prefill_ms_per_token
     prompt_ms = offer.prefill_ms_per_token * uncached
     engine_ms = offer.ttft_ms_fixed + queue_ms + ahead_ms + prompt_ms + step_ms
     path_ms = path.rtt_ms + path.ms_per_byte * body_bytes
@@ -122,132 +167,108 @@ def predict(
     usd = wh * site.usd_per_wh + g * service.usd_per_g + egress_usd
     wait_usd = service.usd_per_latency_s * (e2e_ms * 0.001)
     late = ttft_ms > service.ttft_ms_slo or tpot_ms > service.tpot_ms_slo or e2e_ms > deadline_ms
-    out[0] = ttft_ms
-    out[1] = tpot_ms
-    out[2] = e2e_ms
-    out[3] = wh
-    out[4] = g
-    out[5] = usd
-    out[6] = usd + wait_usd
-    out[7] = path_ms
-    out[8] = 1.0 if late else 0.0
-    out[13] = batch
-    out[14] = wait_usd
+    return ttft_ms, tpot_ms, e2e_ms, wh, g, usd, wait_usd, path_ms, late, batch
 
 
-@njit(cache=True)
-def assess(
-    offers: Any,
-    sites: Any,
-    services: Any,
-    subjects: Any,
-    paths: Any,
-    law: Any,
-    load_offers: Any,
-    load_sites: Any,
-    load_services: Any,
-    own: Any,
+@njit(**INLINED)
+def weigh(
+    table: Any,
+    load: Any,
     o: int,
     subject: int,
     origin: int,
-    tokens_in: float,
-    tokens_out: float,
-    deadline_ms: float,
-    body_bytes: float,
+    request: Any,
+    now_s: float,
+    heard_stale_s: float,
+    tried: Any,
+    cached: Any,
+) -> tuple[int, float, float, float, Any]:
+    """One offer: gate, requests, tokens and unread prompt tokens there, prediction. `choose` names the arguments."""
+    offers, sites, services, subjects, paths, law = table
+    load_offers, load_sites, load_services, own = load
+    tokens_in, tokens_out, deadline_ms, body_bytes = request
+    offer = offers[o]
+    s = offer.site
+    path = paths[s]
+    load_row = load_offers[o]
+    nothing = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 0.0)
+    gate = admit(
+        offer, o, sites, subjects[subject], path, law, load_row, load_sites[s], origin, tokens_in,
+        now_s, heard_stale_s, tried,
+    )  # fmt: skip
+    if gate < 0:
+        return gate, 0.0, 0.0, 0.0, nothing
+    own_requests = 0
+    own_tokens = 0
+    own_prefill = 0
+    for worker in range(own.shape[0]):
+        mine = own[worker, o]
+        own_requests += mine.requests
+        own_tokens += mine.tokens
+        own_prefill += mine.prefill_tokens
+    ratio = load_services[offer.service].peers_ratio
+    requests = effective(load_row.requests, own_requests, load_row.own_requests_at, ratio)
+    tokens = effective(load_row.tokens, own_tokens, load_row.own_tokens_at, ratio)
+    prefill = effective(load_row.prefill_tokens, own_prefill, load_row.own_prefill_at, ratio)
+    replicas = load_row.replicas
+    if (
+        requests + 1.0 > offer.requests_max * replicas
+        or tokens + tokens_in + tokens_out > offer.tokens_max * replicas
+    ):
+        return ROOM, requests, tokens, prefill, nothing
+    predicted = predict(
+        offer, sites[s], services[offer.service], path, load_row, requests, prefill,
+        held(cached, s, tokens_in), tokens_in, tokens_out, deadline_ms, body_bytes,
+    )  # fmt: skip
+    if predicted[0] > deadline_ms:
+        return DEADLINE, requests, tokens, prefill, predicted
+    return 0, requests, tokens, prefill, predicted
+
+
+@njit(**KERNEL)
+def assess(
+    table: Any,
+    load: Any,
+    o: int,
+    subject: int,
+    origin: int,
+    request: Any,
     now_s: float,
     heard_stale_s: float,
     tried: Any,
     cached: Any,
     out: Any,
 ) -> int:
-    """Gates and prediction of one offer: 0 and a full row `out`, or the gate at which it fell out."""
-    offer = offers[o]
-    s = offer.site
-    if law[subjects[subject].profile, s] == 0:
-        return LAW
-    if offer.quality < subjects[subject].quality_min:
-        return QUALITY
-    if tokens_in >= offer.request_tokens_max:
-        return LENGTH
-    for i in range(TRIED_MAX):
-        if tried[i] == o:
-            return TRIED
-    heard_site = load_sites[s]
-    if heard_site.power_ok == 0:
-        return POWER
-    path = paths[origin, s]
-    if heard_site.reachable == 0 or sites[s].drained != 0 or not path.rtt_ms < 1e9:
-        return DEAD
-    if s != origin and not now_s - heard_site.sampled_at_s <= heard_stale_s:
-        return STALE
-    load_row = load_offers[o]
-    replicas = load_row.replicas
-    if not replicas > 0.0:
-        return DEAD
-    effective(load_row, load_services[offer.service].peers_ratio, own, o, out)
-    tokens = tokens_in + tokens_out
-    if (
-        out[9] + 1.0 > offer.requests_max * replicas
-        or out[10] + tokens > offer.tokens_max * replicas
-    ):
-        return ROOM
-    out[12] = 0.0
-    for i in range(CACHED_MAX):
-        if cached[i, 0] == s:
-            out[12] = max(out[12], min(float(cached[i, 1]), tokens_in))
-    service = services[offer.service]
-    predict(
-        offer,
-        sites[s],
-        service,
-        path,
-        load_row,
-        tokens_in,
-        tokens_out,
-        deadline_ms,
-        body_bytes,
-        out,
+    """Gate of one offer, with all that is known of it in the row `out`. Arguments as for `choose`."""
+    gate, requests, tokens, prefill, predicted = weigh(
+        table, load, o, subject, origin, request, now_s, heard_stale_s, tried, cached
     )
-    if out[0] > deadline_ms:
-        return DEADLINE
-    return 0
+    out[OUT_TTFT_MS] = predicted[0]
+    out[OUT_TPOT_MS] = predicted[1]
+    out[OUT_E2E_MS] = predicted[2]
+    out[OUT_WH] = predicted[3]
+    out[OUT_G] = predicted[4]
+    out[OUT_USD] = predicted[5]
+    out[OUT_COST_USD] = predicted[5] + predicted[6]
+    out[OUT_PATH_MS] = predicted[7]
+    out[OUT_SLO_MISSED] = 1.0 if predicted[8] else 0.0
+    out[OUT_BATCH] = predicted[9]
+    out[OUT_REQUESTS] = requests
+    out[OUT_TOKENS] = tokens
+    out[OUT_PREFILL_TOKENS] = prefill
+    out[OUT_CACHED_TOKENS] = held(cached, table[0][o].site, request[0])
+    return gate
 
 
-@njit(cache=True)
-def better(out: Any, o: int, best: int) -> bool:
-    """Whether scratch row 1 of offer `o` beats row 0 of offer `best`; one total order, ties to the lower index."""
-    if best < 0:
-        return True
-    if out[1, 8] != out[0, 8]:
-        return bool(out[1, 8] < out[0, 8])
-    column = 6 if out[1, 8] == 0.0 else 14
-    if out[1, column] != out[0, column]:
-        return bool(out[1, column] < out[0, column])
-    return o < best
-
-
-@njit(cache=True)
+@njit(**KERNEL)
 def choose(
-    offers: Any,
-    sites: Any,
-    services: Any,
-    subjects: Any,
-    paths: Any,
-    law: Any,
-    candidate: Any,
-    listed: Any,
-    listed_first: Any,
-    load_offers: Any,
-    load_sites: Any,
-    load_services: Any,
-    own: Any,
+    table: Any,
+    lists: Any,
+    load: Any,
     service: int,
     subject: int,
     origin: int,
-    tokens_in: float,
-    tokens_out: float,
-    deadline_ms: float,
-    body_bytes: float,
+    request: Any,
     now_s: float,
     valid_until_s: float,
     heard_stale_s: float,
@@ -257,106 +278,114 @@ def choose(
 ) -> int:
     """The offer for one request, or the furthest gate that any offer reached.
 
-    Args beyond the table's and the load's arrays:
-        candidate: [service, profile, 32] offers by cost on an idle fleet as seen from `origin`, -1 behind the last.
-        listed: Offers by service, then site; `listed_first` [service, site + 1] says where each begins.
+    Args:
+        table: (offers, sites, services, subjects, paths from `origin` [site], law) of a `Table`.
+        lists: (candidate, listed, listed_first): [service, profile, 32] offers by cost on an idle fleet as seen from
+            `origin`, -1 behind the last; offers by service and site; [service, site + 1] where each begins.
+        load: (offers, sites, services, own) of a `Load`.
+        request: (tokens in, tokens out guessed, deadline ms, body bytes), all floats.
         tried: [8] offers already asked, -1 padded.
         cached: [4, 2] (site, prompt tokens it holds), -1 padded.
-        out: [2, 15] row 0 takes the prediction of the choice.
+        out: [15] takes the prediction of the choice.
     """
+    law = table[5]
+    candidate, listed, first = lists
+    last = law.shape[1]
+    profile = table[3][subject].profile
     if not now_s <= valid_until_s:
         return TABLE_EXPIRED
-    last = law.shape[1]
-    if listed_first[service, last] == listed_first[service, 0]:
+    if first[service, last] == first[service, 0]:
         return NO_OFFER
-    profile = subjects[subject].profile
     if law[profile, origin] == 0:
         return LAW
     best = -1
+    best_late = True
+    best_value = 0.0
     reason = 0
-    # Rounds: the candidates; then the entry site and up to four that hold the prefix; then, if need be, everything.
+    # The candidates; then the entry site and up to four that hold the prefix; then, if need be, everything.
     for part in range(CACHED_MAX + 3):
-        first = 0
-        end = CANDIDATES_MAX
-        if part > 0:
-            s = origin
-            if part == CACHED_MAX + 2:
-                if best >= 0 and out[0, 8] == 0.0:
-                    break
-                s = -1
-            elif part > 1:
-                s = cached[part - 2, 0]
-                if s < 0:
-                    continue
-            first = listed_first[service, 0 if s < 0 else s]
-            end = listed_first[service, last if s < 0 else s + 1]
-        for i in range(first, end):
+        start, end = 0, CANDIDATES_MAX
+        if part == CACHED_MAX + 2:
+            if best >= 0 and not best_late:
+                break
+            start, end = first[service, 0], first[service, last]
+        elif part > 0:
+            s = origin if part == 1 else cached[part - 2, 0]
+            if s < 0:
+                continue
+            start, end = first[service, s], first[service, s + 1]
+        for i in range(start, end):
             o = candidate[service, profile, i] if part == 0 else listed[i]
             if o < 0:
                 break
-            gate = assess(
-                offers, sites, services, subjects, paths, law, load_offers, load_sites,
-                load_services, own, o, subject, origin, tokens_in, tokens_out, deadline_ms,
-                body_bytes, now_s, heard_stale_s, tried, cached, out[1],
-            )  # fmt: skip
-            if gate < 0:
-                reason = min(reason, gate)
-            elif better(out, o, best):
-                best = o
-                out[0, :] = out[1, :]
-    return best if best >= 0 else reason
+            weighed = weigh(
+                table, load, o, subject, origin, request, now_s, heard_stale_s, tried, cached
+            )
+            if weighed[0] < 0:
+                reason = min(reason, weighed[0])
+                continue
+            predicted = weighed[4]
+            late = predicted[8]
+            value = predicted[6] if late else predicted[5] + predicted[6]
+            if (
+                best < 0
+                or (best_late and not late)
+                or (
+                    best_late == late and (value < best_value or (value == best_value and o < best))
+                )
+            ):
+                best, best_late, best_value = o, late, value
+    if best < 0:
+        return reason
+    assess(table, load, best, subject, origin, request, now_s, heard_stale_s, tried, cached, out)
+    return best
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def candidates(
-    offers: Any,
-    sites: Any,
-    services: Any,
-    paths: Any,
-    law: Any,
+    table: Any,
     listed: Any,
-    listed_first: Any,
+    first: Any,
     load_offers: Any,
-    origin: int,
-    tokens_in: float,
-    tokens_out: float,
+    request: Any,
     candidate: Any,
-    out: Any,
+    costs: Any,
 ) -> None:
-    """Fill `candidate` [service, profile, 32] with lawful offers by cost on an idle fleet, -1 behind the last."""
-    last = law.shape[1]
-    costs = out[2:]
+    """Fill `candidate` [service, profile, 32] with lawful offers by cost on an idle fleet, -1 behind the last.
+
+    Arguments as for `choose`; `costs` [32] is scratch, `load_offers` that of an idle fleet.
+    """
+    offers, sites, services, _, paths, law = table
+    tokens_in, tokens_out, deadline_ms, body_bytes = request
     for q in range(candidate.shape[0]):
         for p in range(candidate.shape[1]):
             count = 0
-            for i in range(listed_first[q, 0], listed_first[q, last]):
+            for i in range(first[q, 0], first[q, law.shape[1]]):
                 o = listed[i]
                 offer = offers[o]
-                path = paths[origin, offer.site]
-                replicas = load_offers[o].replicas
-                if law[p, offer.site] == 0 or not path.rtt_ms < 1e9 or not replicas > 0.0:
+                path = paths[offer.site]
+                if law[p, offer.site] == 0 or not path.rtt_ms < PATH_MS_MAX:
                     continue
-                out[1, 9] = out[1, 10] = out[1, 11] = out[1, 12] = 0.0
-                predict(
-                    offer, sites[offer.site], services[q], path, load_offers[o], tokens_in,
-                    tokens_out, 1e9, 4.0 * tokens_in, out[1],
+                predicted = predict(
+                    offer, sites[offer.site], services[q], path, load_offers[o], 0.0, 0.0, 0.0,
+                    tokens_in, tokens_out, deadline_ms, body_bytes,
                 )  # fmt: skip
-                cost = out[1, 6]
-                at = min(count, CANDIDATES_MAX)
-                while at > 0 and cost < costs[at - 1, 0]:
+                cost = predicted[5] + predicted[6]
+                at = count
+                while at > 0 and cost < costs[at - 1]:
                     if at < CANDIDATES_MAX:
-                        costs[at, 0] = costs[at - 1, 0]
+                        costs[at] = costs[at - 1]
                         candidate[q, p, at] = candidate[q, p, at - 1]
                     at -= 1
                 if at < CANDIDATES_MAX:
-                    costs[at, 0] = cost
+                    costs[at] = cost
                     candidate[q, p, at] = o
                     count = min(count + 1, CANDIDATES_MAX)
             for at in range(count, CANDIDATES_MAX):
                 candidate[q, p, at] = -1
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def choose_engine(
     engine_offer: Any,
     requests_max: Any,

@@ -194,16 +194,18 @@ class CedarJudge:
 
     def rows(self) -> list[tuple[tuple[str, ...], ...]]:
         """[subject][site] rule ids that deny; empty: allowed."""
-        site_group = _groups(self.sites, self._site_key())
         subject_group = _groups(self.subjects, self._subject_key())
-        heads = sorted(set(site_group))
-        column = {head: i for i, head in enumerate(heads)}
         judged: dict[int, tuple[tuple[str, ...], ...]] = {}
-        by_country: dict[str, list[int]] = {}
+        by_policies: dict[tuple[str, str], list[int]] = {}
         for head in sorted(set(subject_group)):
-            by_country.setdefault(self.subjects[head].country, []).append(head)
-        for country, members in by_country.items():
-            policy_set = self.book.policy_set(country)
+            one = self.subjects[head]
+            by_policies.setdefault((one.country, one.law), []).append(head)
+        for (country, law), members in by_policies.items():
+            applicable = self.book.applicable(country, law)
+            policy_set = self.book.policy_set(applicable)
+            site_group = _groups(self.sites, self._site_key(json.dumps(applicable), country))
+            heads = sorted(set(site_group))
+            column = {head: i for i, head in enumerate(heads)}
             for head in members:
                 verdicts = self.ask([(head, site) for site in heads], policy_set)
                 judged[head] = tuple(verdicts[column[site]] for site in site_group)
@@ -233,18 +235,33 @@ class CedarJudge:
             rules = [NO_PERMIT]
         return tuple(sorted(set(rules)))
 
-    def _site_key(self) -> Callable[[Site], Any]:
-        strings = self.book.strings()
-        by_site = self.book.mentions('"Site"')
-        by_kind = self.book.mentions('"kind"')
-        everything = self.book.mentions('"certifications"')
+    def _site_key(self, text: str, origin: str) -> Callable[[Site], Any]:
+        """What of a site can matter to policies whose JSON is `text`, for data from `origin`.
+
+        A country or certification that no policy names can matter only by a bloc or by being the origin. Where a
+        policy of the operator reads an attribute itself, all of its values are told apart.
+        """
+        by = {n: self.book.mentions(f'"{n}"') for n in ("Site", "kind", "country", "hq")}
+        by_certification = self.book.mentions('"certifications"')
+        blocs = {
+            c: frozenset(b for b in self.facts.blocs_of(c) if json.dumps(b) in text)
+            for c in {site.country for site in self.sites}
+        }
+
+        def seen(code: str) -> str:
+            return code if code == origin or json.dumps(code) in text else ""
 
         def key(site: Site) -> Any:
-            told_apart = frozenset(
-                c for c in site.certifications if everything or json.dumps(c) in strings
+            certifications = frozenset(
+                c for c in site.certifications if by_certification or json.dumps(c) in text
             )
-            own_id = site.id if by_site else ""
-            return site.country, site.operator_hq, told_apart, by_kind and site.kind, own_id
+            return (
+                site.country if by["country"] else (seen(site.country), blocs[site.country]),
+                site.operator_hq if by["hq"] else seen(site.operator_hq),
+                certifications,
+                by["kind"] and site.kind,
+                by["Site"] and site.id,
+            )
 
         return key
 
@@ -271,7 +288,7 @@ def entities(
         parents = [("Bloc", bloc) for bloc in facts.blocs_of(country)]
         found.append(_entity("Country", country, {}, parents))
     for site in sites:
-        attributes = {
+        attributes: dict[str, Any] = {
             "country": site.country,
             "hq": site.operator_hq,
             "kind": site.kind,

@@ -64,6 +64,8 @@ class LawPolicy(Value, frozen=True, kw_only=True):
     citation: str
     countries: tuple[str, ...] = ()
     """Countries of origin it can apply to; empty: any."""
+    classes: tuple[str, ...] = ()
+    """Classes of law it can apply to; empty: any."""
 
 
 class PolicyText(Value, frozen=True, kw_only=True):
@@ -84,7 +86,9 @@ def _permit(law: str) -> LawPolicy:
         f'@id("permit:{law}")\npermit (principal, action == Action::"process", resource)\n'
         f"when {{ principal.law == {_quoted(law)} }};\n"
     )
-    return LawPolicy(id=f"permit:{law}", text=text, citation=f"class {law} is known")
+    return LawPolicy(
+        id=f"permit:{law}", text=text, citation=f"class {law} is known", classes=(law,)
+    )
 
 
 def _sovereign(facts: Jurisdictions) -> LawPolicy:
@@ -121,6 +125,7 @@ def _transfer_rules(facts: Jurisdictions, now_s: float) -> list[LawPolicy]:
                 text=f'{head}, action == Action::"process", resource)\n{members[0][2]}',
                 citation=rule.law,
                 countries=countries,
+                classes=rule.classes,
             )
         )
     return found
@@ -216,7 +221,7 @@ class PolicyBook:
 
     def __init__(self, shipped: tuple[LawPolicy, ...], extra: tuple[PolicyText, ...]) -> None:
         self.citations = {policy.id: policy.citation for policy in shipped}
-        self.countries: dict[str, tuple[str, ...]] = {}
+        self._reach: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self.problems: list[ConfigError] = []
         self._static: dict[str, Any] = {}
         for policy in shipped:
@@ -230,7 +235,7 @@ class PolicyBook:
         parsed = _parsed(policy.text)
         assert len(parsed) == 1, policy.id
         self._static[policy.id] = parsed["policy0"]
-        self.countries[policy.id] = policy.countries
+        self._reach[policy.id] = policy.countries, policy.classes
 
     def _add_file(self, file: PolicyText) -> None:
         problems = check_policy(file)
@@ -241,19 +246,23 @@ class PolicyBook:
         for number, body in enumerate(parsed.values()):
             name = f"{file.name}#{number}"
             self._static[name] = body
-            self.countries[name] = ()
+            self._reach[name] = (), ()
             self._rule_of[name] = str(body.get("annotations", {}).get("id") or name)
             self.citations.setdefault(self._rule_of[name], f"operator's policy {file.name}")
         self.extra_json += json.dumps(parsed)
 
-    def policy_set(self, country: str | None = None) -> cedarpy.PolicySet:
-        """All policies; with a country of origin only those whose scope can hold it, which decide the same."""
-        chosen = {
+    def applicable(self, country: str, law: str) -> dict[str, Any]:
+        """Policies that can apply to a country of origin and class of law, as JSON by id; the others never do."""
+        return {
             name: body
             for name, body in self._static.items()
-            if country is None or not self.countries[name] or country in self.countries[name]
+            if _holds(self._reach[name][0], country) and _holds(self._reach[name][1], law)
         }
-        document = {"templates": {}, "staticPolicies": chosen, "templateLinks": []}
+
+    def policy_set(self, chosen: dict[str, Any] | None = None) -> cedarpy.PolicySet:
+        """All policies, or those chosen, parsed."""
+        policies = self._static if chosen is None else chosen
+        document = {"templates": {}, "staticPolicies": policies, "templateLinks": []}
         return cedarpy.PolicySet.from_json_str(json.dumps(document))
 
     def rule(self, policy_id: str) -> str:
@@ -264,9 +273,9 @@ class PolicyBook:
         """Whether any policy of the operator says this word; "yes" may be wrong, "no" never is."""
         return word in self.extra_json
 
-    def strings(self) -> str:
-        """Text in which every literal of every policy occurs, for the same kind of question."""
-        return json.dumps(self._static)
+
+def _holds(allowed: tuple[str, ...], one: str) -> bool:
+    return not allowed or one in allowed
 
 
 def check_policy(file: PolicyText) -> list[ConfigError]:

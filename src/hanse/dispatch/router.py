@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.table import Table
+from hanse.dispatch.table import Records, Table
 from hanse.model.fleet import Value
 
 REFERENCE_TOKENS_IN: Final = 512.0
 REFERENCE_TOKENS_OUT: Final = 128.0
 """The request by which candidates are ranked: a short chat turn. Rankings differ little, since the list is wide."""
+REFERENCE_BYTES: Final = 2048.0
 NONE_TRIED: Final[NDArray[np.int64]] = np.full(kernels.TRIED_MAX, -1, np.int64)
 NONE_CACHED: Final[NDArray[np.int64]] = np.full((kernels.CACHED_MAX, 2), -1, np.int64)
 
@@ -93,25 +94,19 @@ class Router:
         self.table = table
         self.load = load
         self.origin = origin
-        self.out: NDArray[np.float64] = np.zeros((2, kernels.OUT_COUNT))
-        self.listed, self.listed_first = listed_offers(table)
-        self.candidate = candidate_offers(table, origin, self.listed, self.listed_first)
-        self._tried = NONE_TRIED.copy()
-        self._arrays = (
+        self.out: NDArray[np.float64] = np.zeros(kernels.OUT_COUNT)
+        self._table = (
             table.offers,
             table.sites,
             table.services,
             table.subjects,
-            table.paths,
+            table.paths_from(origin),
             table.law,
-            self.candidate,
-            self.listed,
-            self.listed_first,
-            load.offers,
-            load.sites,
-            load.services,
-            load.own,
         )
+        listed, first = listed_offers(table)
+        self._lists = candidate_offers(table, self._table, listed, first), listed, first
+        self._load = load.offers, load.sites, load.services, load.own
+        self._tried = NONE_TRIED.copy()
         self._valid_until_s = table.meta.valid_until_s
         self._heard_stale_s = table.meta.heard_stale_s
 
@@ -142,15 +137,14 @@ class Router:
             asked[:] = -1
             asked[: len(tried)] = tried[-kernels.TRIED_MAX :]
         return kernels.choose(
-            *self._arrays,
+            self._table,
+            self._lists,
+            self._load,
             service,
             subject,
             self.origin,
-            float(tokens_in),
-            float(tokens_out),
-            deadline_ms,
-            float(body_bytes),
-            now_s,
+            (float(tokens_in), float(tokens_out), float(deadline_ms), float(body_bytes)),
+            float(now_s),
             self._valid_until_s,
             self._heard_stale_s,
             asked,
@@ -160,7 +154,7 @@ class Router:
 
     def predicted(self) -> Predicted:
         """Prediction of the last offer that `route` returned."""
-        return Predicted.of_row(self.out[0].tolist())
+        return Predicted.of_row(self.out.tolist())
 
     def entry_lawful(self, subject: int) -> bool:
         """Whether this site may even read the request."""
@@ -168,7 +162,7 @@ class Router:
 
     def lawful_entries(self, subject: int) -> list[str]:
         """Sites that may read such a request, nearest to this one first."""
-        rtt_ms = self.table.paths["rtt_ms"][self.origin]
+        rtt_ms = self.table.paths_from(self.origin)["rtt_ms"]
         order = np.argsort(rtt_ms, kind="stable")
         names = self.table.meta.sites
         return [names[i].id for i in order.tolist() if self.table.lawful(subject, i)]
@@ -200,11 +194,11 @@ class Router:
         )
         asked = NONE_TRIED.copy()
         asked[: len(tried)] = list(tried)[-kernels.TRIED_MAX :]
-        request = (float(tokens_in), float(tokens_out), deadline_ms, float(body_bytes), now_s)
-        first, end = self.listed_first[service, 0], self.listed_first[service, -1]
+        request = float(tokens_in), float(tokens_out), float(deadline_ms), float(body_bytes)
+        _, listed, first = self._lists
         verdicts = [
-            self._verdict(o, subject, request, asked, cached, chosen)
-            for o in sorted(self.listed[first:end].tolist())
+            self._verdict(o, subject, request, float(now_s), asked, cached, chosen)
+            for o in sorted(listed[first[service, 0] : first[service, -1]].tolist())
         ]
         return chosen, verdicts
 
@@ -212,19 +206,21 @@ class Router:
         self,
         offer: int,
         subject: int,
-        request: tuple[float, float, float, float, float],
+        request: tuple[float, float, float, float],
+        now_s: float,
         tried: NDArray[np.int64],
         cached: NDArray[np.int64],
         chosen: int,
     ) -> OfferVerdict:
         table, row = self.table, np.zeros(kernels.OUT_COUNT)
         gate = kernels.assess(
-            *self._arrays[:6],
-            *self._arrays[9:],
+            self._table,
+            self._load,
             offer,
             subject,
             self.origin,
-            *request,
+            request,
+            now_s,
             self._heard_stale_s,
             tried,
             cached,
@@ -233,7 +229,7 @@ class Router:
         entry_rules = table.rules(subject, self.origin)
         if entry_rules:
             gate = Reason.LAW
-        if not request[4] <= self._valid_until_s:
+        if not now_s <= self._valid_until_s:
             gate = Reason.TABLE_EXPIRED
         site, service, variant = table.offer_names[offer]
         return OfferVerdict(
@@ -265,28 +261,18 @@ def listed_offers(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def candidate_offers(
-    table: Table, origin: int, listed: NDArray[np.int64], listed_first: NDArray[np.int64]
+    table: Table,
+    arrays: tuple[Records, ...],
+    listed: NDArray[np.int64],
+    first: NDArray[np.int64],
 ) -> NDArray[np.int32]:
-    """[service, profile, 32] offers by cost on an idle fleet as seen from a site."""
+    """[service, profile, 32] offers by cost on an idle fleet, as seen from the site whose paths are in `arrays`."""
     shape = (len(table.services), table.law.shape[0], kernels.CANDIDATES_MAX)
     candidate = np.full(shape, -1, np.int32)
     idle = Load.of_shadow(table)
-    scratch = np.zeros((2 + kernels.CANDIDATES_MAX, kernels.OUT_COUNT))
-    kernels.candidates(
-        table.offers,
-        table.sites,
-        table.services,
-        table.paths,
-        table.law,
-        listed,
-        listed_first,
-        idle.offers,
-        origin,
-        REFERENCE_TOKENS_IN,
-        REFERENCE_TOKENS_OUT,
-        candidate,
-        scratch,
-    )
+    request = REFERENCE_TOKENS_IN, REFERENCE_TOKENS_OUT, kernels.PATH_MS_MAX, REFERENCE_BYTES
+    scratch = np.zeros(kernels.CANDIDATES_MAX)
+    kernels.candidates(arrays, listed, first, idle.offers, request, candidate, scratch)
     return candidate
 
 

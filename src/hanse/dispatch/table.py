@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.dispatch.paths import paths_from
 from hanse.errors import ConfigError
-from hanse.model.fleet import Endpoint, Protocol, SiteKind, Slo, Value
+from hanse.model.fleet import Endpoint, Link, Protocol, SiteKind, Slo, Value
 
 Records = NDArray[Any]
 """A structured array; its dtype is one of those below."""
@@ -74,11 +75,6 @@ OFFER_DTYPE: Final = np.dtype(
 """One an offer. `slots`, `requests_max` and `tokens_max` are of one replica; Wh are of the chips, before PUE.
 An offer keeps its index while a fleet lives; one that is no longer placed stays with `replicas` 0."""
 
-PATH_DTYPE: Final = np.dtype(
-    [("rtt_ms", "f8"), ("ms_per_byte", "f8"), ("usd_per_byte", "f8")], align=True
-)
-"""[origin, site]; `rtt_ms` is infinite where no path exists."""
-
 SUBJECT_DTYPE: Final = np.dtype([("profile", "i8"), ("quality_min", "f8")], align=True)
 """One a subject and data class."""
 
@@ -86,7 +82,6 @@ ARRAYS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "sites": (SITE_DTYPE, 1),
     "services": (SERVICE_DTYPE, 1),
     "subjects": (SUBJECT_DTYPE, 1),
-    "paths": (PATH_DTYPE, 2),
     "law": (np.dtype("u1"), 2),
     "rule_set": (np.dtype("u2"), 2),
     "offers": (OFFER_DTYPE, 1),
@@ -179,6 +174,8 @@ class TableMeta(Value, frozen=True, kw_only=True):
     """Rule ids that deny, by the numbers in `rule_set`; 0 is the empty set: allowed."""
     rule_texts: dict[str, str]
     """Rule id -> citation."""
+    links: tuple[Link, ...] = ()
+    """Ways between sites are computed from these by whoever needs them (`Table.paths_from`)."""
     central_site: str = ""
     central_offers: tuple[str, ...] = ()
 
@@ -192,7 +189,7 @@ class Table:
         self.sites = self.arrays["sites"]
         self.services = self.arrays["services"]
         self.subjects = self.arrays["subjects"]
-        self.paths = self.arrays["paths"]
+        self._paths: dict[int, Records] = {}
         self.law = self.arrays["law"]
         self.rule_set = self.arrays["rule_set"]
         self.offers = self.arrays["offers"]
@@ -226,6 +223,15 @@ class Table:
         """The variant an offer serves."""
         record = self.offers[offer]
         return self.meta.services[int(record["service"])].variants[int(record["variant"])]
+
+    def paths_from(self, origin: int) -> Records:
+        """[site] `PATH_DTYPE`: ways from an entry site to all."""
+        if origin not in self._paths:
+            sites = self.meta.sites
+            places = [(site.lat_deg, site.lon_deg) for site in sites]
+            paths = paths_from(origin, [site.id for site in sites], places, self.meta.links)
+            self._paths[origin] = _frozen(paths)
+        return self._paths[origin]
 
     # --- law
 
@@ -301,6 +307,10 @@ class _Head(Value, frozen=True, kw_only=True):
 def _checked(name: str, array: Records) -> Records:
     dtype, dimensions = ARRAYS[name]
     assert array.dtype == dtype and array.ndim == dimensions, (name, array.dtype, array.shape)
+    return _frozen(array)
+
+
+def _frozen(array: Records) -> Records:
     frozen = np.ascontiguousarray(array).view()
     frozen.flags.writeable = False
     return frozen
