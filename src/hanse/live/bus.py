@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
@@ -65,7 +64,10 @@ PINGS_MISSED_MAX: Final = 2
 LEAF_RECONNECT_S: Final = 1
 LEASE_S: Final = 5.0
 """A controller that is gone is replaced after this; tables outlive it by hours, so no shorter."""
-CONNECT_S_MAX: Final = 2
+CONNECT_S_MAX: Final = 2.0
+"""On one machine a NATS server accepts within milliseconds of listening."""
+RECONNECT_S: Final = 1
+"""Between attempts of a client; nats-py takes whole seconds."""
 API_S_MAX: Final = 5.0
 """JetStream answers in milliseconds; a server that just started on two busy cores in under 2 s."""
 
@@ -271,26 +273,33 @@ async def leaf_connected(client: Client) -> bool:
 
 
 async def _connect(address: str, user: str, password: str, *, name: str, inbox: str) -> Client:
-    async def quiet(_error: Exception) -> None:
-        """Losses are seen by callers' own requests; nats-py would print each attempt."""
+    reasons: list[Exception] = []
 
+    async def note(error: Exception) -> None:
+        """Later losses are seen by callers' own requests; nats-py would print each attempt."""
+        reasons[:] = [error]
+
+    client = Client()
     try:
-        return await nats.connect(
-            f"nats://{address}",
-            user=user,
-            password=password,
-            name=name,
-            inbox_prefix=f"_INBOX.{inbox}".encode(),
-            connect_timeout=CONNECT_S_MAX,
-            ping_interval=PING_S,
-            max_outstanding_pings=PINGS_MISSED_MAX,
-            reconnect_time_wait=1,
-            max_reconnect_attempts=-1,
-            allow_reconnect=True,
-            error_cb=quiet,
-        )
+        # nats-py tries for ever where it may reconnect for ever, the first time too.
+        async with asyncio.timeout(CONNECT_S_MAX):
+            await client.connect(
+                f"nats://{address}",
+                user=user,
+                password=password,
+                name=name,
+                inbox_prefix=f"_INBOX.{inbox}".encode(),
+                ping_interval=PING_S,
+                max_outstanding_pings=PINGS_MISSED_MAX,
+                reconnect_time_wait=RECONNECT_S,
+                max_reconnect_attempts=-1,
+                error_cb=note,
+            )
     except Exception as error:
-        raise SiteError(f"nats://{address}", got=repr(error), allowed="a NATS server") from error
+        await client.close()
+        reason = reasons[0] if reasons else error
+        raise SiteError(f"nats://{address}", got=repr(reason), allowed="a NATS server") from error
+    return client
 
 
 async def connect_when_up(
