@@ -106,8 +106,9 @@ class ProcessDriver:
     def pid(self, spec: EngineSpec) -> int:
         """Process id of a running engine; 0 where there is none (a recycled pid does not count)."""
         child = self._children.get(spec.name)
-        if child is not None and child.poll() is not None:
-            return 0
+        if child is not None:
+            # Our own child needs no proof, and /proc shows no command line for a moment after its start.
+            return child.pid if child.poll() is None else 0
         try:
             pid = int(self._pid_path(spec).read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
