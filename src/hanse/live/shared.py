@@ -11,13 +11,16 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 | flags | power_shed, seal_count, agent_at_s (when the agent last wrote engine states), table_version | agent |
 | engines | [engine] (state, generation, cpu_w, busy_s) | agent |
 | workers | [worker] (pid, alive_at_s, table_version) | that worker |
-| own | [worker, offer] (requests, tokens): in flight from this site's gateway, by global offer index | that worker |
-| exec | [worker, engine] (requests, tokens): in flight at each local engine | that worker |
+| own | [worker, offer] (requests, tokens, prefill_tokens): in flight from this site's gateway, by global offer index | that worker |
+| exec | [worker, engine] (requests, tokens, prefill_tokens): in flight at each local engine | that worker |
+| begun | [worker, engine]: requests ever handed to each local engine; its growth is the arrival rate | that worker |
 | counters | [worker, counter]: metrics, see `live.gateway.metrics` | that worker |
 | buckets | [key row] (tokens, at_s): rate limits, shared by all workers | all workers |
+| notes | [slot] 256 bytes: measured values of late requests, see `live.gateway.notes` | all workers |
 
 Buckets have many writers: two workers that spend a token in the same microsecond may count one. That errs by at most
-one request per collision and worker, which a rate limit can bear and a lock could not.
+one request per collision and worker, which a rate limit can bear and a lock could not. A note carries its request id at both
+ends, so a reader sees a whole one or none.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import MutableSequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +47,8 @@ ENGINES_MAX: Final = 64
 COUNTERS_MAX: Final = 512
 KEYS_MAX: Final = 4096
 FLAGS_MAX: Final = 16
+NOTES_MAX: Final = 8192
+NOTE_BYTES: Final = 256
 
 ENGINE_DEAD, ENGINE_ALIVE, ENGINE_DRAINING = 0, 1, 2
 
@@ -55,49 +61,56 @@ _HEADER_BYTES: Final = 64
 _F8: Final = 8
 
 _REGIONS: Final = (
-    ("flags", (FLAGS_MAX,)),
-    ("engines", (ENGINES_MAX, 4)),
-    ("workers", (WORKERS_MAX, 4)),
-    ("own", (WORKERS_MAX, OFFERS_MAX, 2)),
-    ("exec", (WORKERS_MAX, ENGINES_MAX, 2)),
-    ("counters", (WORKERS_MAX, COUNTERS_MAX)),
-    ("buckets", (KEYS_MAX, 2)),
+    ("flags", "<f8", (FLAGS_MAX,)),
+    ("engines", "<f8", (ENGINES_MAX, 4)),
+    ("workers", "<f8", (WORKERS_MAX, 4)),
+    ("own", "<i8", (WORKERS_MAX, OFFERS_MAX, 3)),
+    ("exec", "<i8", (WORKERS_MAX, ENGINES_MAX, 3)),
+    ("begun", "<f8", (WORKERS_MAX, ENGINES_MAX)),
+    ("counters", "<f8", (WORKERS_MAX, COUNTERS_MAX)),
+    ("buckets", "<f8", (KEYS_MAX, 2)),
+    ("notes", "<i8", (NOTES_MAX, NOTE_BYTES // _F8)),
 )
 
-PAGE_BYTES: Final = _HEADER_BYTES + sum(int(np.prod(shape)) * _F8 for _, shape in _REGIONS)
+PAGE_BYTES: Final = _HEADER_BYTES + sum(int(np.prod(shape)) * _F8 for _, _, shape in _REGIONS)
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 class SharedPage:
-    """Views of the page; all arrays are float64 and write through.
+    """Views of the page that write through: in flight int64, all else float64.
 
     Attributes:
         flags: `[flag]`, indices `FLAG_*`.
         engines: `[engine, ENGINE_*]`.
         workers: `[worker, WORKER_*]`.
-        own: `[worker, offer, (requests, tokens)]`.
-        exec: `[worker, engine, (requests, tokens)]`.
+        own: `[worker, offer, (requests, tokens, prefill_tokens)]`.
+        exec: `[worker, engine, (requests, tokens, prefill_tokens)]`.
+        begun: `[worker, engine]`.
         counters: `[worker, counter]`.
         buckets: `[key row, (tokens, at_s)]`.
+        notes: bytes, `NOTE_BYTES` a slot.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
-        views: dict[str, Floats] = {}
+        views: dict[str, NDArray[Any]] = {}
         at = _HEADER_BYTES
-        for name, shape in _REGIONS:
+        for name, dtype, shape in _REGIONS:
             count = int(np.prod(shape))
-            flat = np.frombuffer(memory, dtype="<f8", count=count, offset=at)
+            flat = np.frombuffer(memory, dtype=dtype, count=count, offset=at)
             views[name] = flat.reshape(shape)
             at += count * _F8
-        self.flags = views["flags"]
-        self.engines = views["engines"]
-        self.workers = views["workers"]
-        self.own = views["own"]
-        self.exec = views["exec"]
-        self.counters = views["counters"]
-        self.buckets = views["buckets"]
+        self.flags: Floats = views["flags"]
+        self.engines: Floats = views["engines"]
+        self.workers: Floats = views["workers"]
+        self.own: Counts = views["own"]
+        self.exec: Counts = views["exec"]
+        self.begun: Floats = views["begun"]
+        self.counters: Floats = views["counters"]
+        self.buckets: Floats = views["buckets"]
+        self.notes = memoryview(cast("Any", views["notes"].reshape(-1))).cast("B")
 
     @classmethod
     def open(cls, path: Path) -> SharedPage:
@@ -130,9 +143,19 @@ class SharedPage:
 
     def clear_worker(self, worker: int) -> None:
         """Forget what a dead worker had in flight; counters stay, they only ever grow."""
-        self.own[worker] = 0.0
-        self.exec[worker] = 0.0
+        self.own[worker] = 0
+        self.exec[worker] = 0
         self.workers[worker] = 0.0
+
+
+def cells(array: Floats) -> MutableSequence[float]:
+    """Single cells of a contiguous row, read and written at a third of numpy's cost."""
+    return cast("MutableSequence[float]", memoryview(cast("Any", array)))
+
+
+def count_cells(array: Counts) -> MutableSequence[int]:
+    """The same for a row of counts."""
+    return cast("MutableSequence[int]", memoryview(cast("Any", array)))
 
 
 def _header() -> bytes:

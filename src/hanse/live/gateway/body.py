@@ -37,7 +37,7 @@ class Head(msgspec.Struct):
     stream: bool | None = False
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    stream_options: StreamOptions | None | msgspec.UnsetType = UNSET
+    stream_options: StreamOptions | msgspec.UnsetType | None = UNSET
     n: int | None = None
     messages: list[msgspec.Raw] | None = None
     prompt: msgspec.Raw = msgspec.Raw(b"")

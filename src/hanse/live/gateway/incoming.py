@@ -19,12 +19,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from time import monotonic
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
 from hanse.live.gateway import answers
 from hanse.model.fleet import Value
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.policy import Grant
+    from hanse.live.identity import Envelope, HopSession
 
 HEAD, BODY, BUSY, LINGER, CLOSED = range(5)
 
@@ -36,7 +40,7 @@ LINGER_S = 1.0
 kernel throw away the refusal the client has not read yet."""
 
 
-class Limits(Value, kw_only=True):
+class Limits(Value, frozen=True, kw_only=True):
     """What one connection may ask of us before it is a nuisance."""
 
     head_bytes_max: int = 64 * 1024
@@ -122,8 +126,13 @@ class Incoming(asyncio.Protocol):
     chunked = False
     keep_alive = True
     http10 = False
-    client_certificate: object = None
     running: Running | None = None
+    grant: Grant | None = None
+    """Of the request being read: what its key may do (client port)."""
+    session: HopSession | None = None
+    """Of the connection: which site is at the other end (hop port)."""
+    envelope: Envelope | None = None
+    """Of the request being read (hop port)."""
     write_paused = False
     close_after = False
     refused = False
@@ -171,7 +180,9 @@ class Incoming(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._malformed("this gateway does not switch protocols; send the request without Upgrade")
+            self._malformed(
+                "this gateway does not switch protocols; send the request without Upgrade"
+            )
         except httptools.HttpParserError as error:
             self._parser_failed(error)
         else:
@@ -340,6 +351,12 @@ class Incoming(asyncio.Protocol):
         if self.state != CLOSED:
             self._linger()
 
+    def retire(self) -> None:
+        """The worker is stopping: no further request on this connection."""
+        self.close_after = True
+        if self.state == HEAD and not self.head_bytes:
+            self.transport.close()
+
     def check_times(self, now_s: float) -> None:
         """Called about twice a second: enforce the limits that only a clock can see."""
         limits, waited_s = self.door.limits, now_s - self.stage_at_s
@@ -372,6 +389,8 @@ class Incoming(asyncio.Protocol):
         self.answered_bytes = 1
         self.content_length = None
         self.refused = self.chunked = False
+        self.grant = None
+        self.envelope = None
         self.stage_at_s = monotonic()
 
     def _linger(self) -> None:
@@ -417,9 +436,7 @@ class Incoming(asyncio.Protocol):
             self._too_large()
 
     def _too_large(self) -> None:
-        self.refuse(
-            413, "request_too_large", f"the body is limited to {self.body_bytes_max} bytes"
-        )
+        self.refuse(413, "request_too_large", f"the body is limited to {self.body_bytes_max} bytes")
         if self.state == BODY:
             self._linger()
 
@@ -434,9 +451,7 @@ class Incoming(asyncio.Protocol):
         if self.state >= BUSY or self.refused:
             # Our own stop, or bytes after an answered last request: both end the connection.
             self.close_after = True
-            if self.state == BODY:
-                self._linger()
-            elif self.state == BUSY and self.running is None:
+            if self.state == BODY or (self.state == BUSY and self.running is None):
                 self._linger()
             return
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(

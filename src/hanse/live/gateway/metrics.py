@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from hanse.live.shared import COUNTERS_MAX, SharedPage
+from hanse.live.shared import COUNTERS_MAX, SharedPage, cells
 from hanse.units import JOULES_PER_WH
 
 CODES: Final = (
@@ -80,7 +80,7 @@ class Counts:
     __slots__ = ("row",)
 
     def __init__(self, page: SharedPage, worker: int) -> None:
-        self.row = memoryview(page.counters[worker])
+        self.row = cells(page.counters[worker])
         # A view of the row: element writes through a memoryview cost less than through numpy.
 
     def answered(self, status: int) -> None:

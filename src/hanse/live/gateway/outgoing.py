@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
@@ -46,8 +47,20 @@ _CANONICAL_MAX = 1024
 class Owner(Protocol):
     """Who waits for an answer on a connection."""
 
+    abandoned: bool
+    """True: nobody waits any more, whatever is still under way."""
+
+    def request_for(self, out: Outgoing) -> bytes | None:
+        """The whole request; asked once the connection stands, since hops seal it per peer. None: do not send."""
+
+    def connected(self, out: Outgoing) -> None:
+        """The answer will come on this connection."""
+
     def answer_read(self, out: Outgoing) -> None:
         """New parts, a complete head or the end: read `out.status`, `take()`, `out.done`."""
+
+    def unsent(self, out: Outgoing) -> None:
+        """A kept connection turned out closed before any answer byte: the request may go again."""
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:
         """The connection broke or could not be made before the answer was complete."""
@@ -66,7 +79,9 @@ class Target:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ConfigError("engine url", got=url, allowed="http://host:port or https://host:port")
+            raise ConfigError(
+                "engine url", got=url, allowed="http://host:port or https://host:port"
+            )
         self.url = url
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -78,6 +93,8 @@ class Target:
         self.loop = loop
         self.idle: list[Outgoing] = []
         self.open: set[Outgoing] = set()
+        self.on_connect: Callable[[Outgoing], None] | None = None
+        """Called with every new connection before its first request (a peer's session comes from its certificate)."""
         self.host_line = f"host: {parts.netloc}\r\n".encode()
         self._post: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,20 +115,19 @@ class Target:
         """A whole GET request."""
         return b"GET %s%s HTTP/1.1\r\n%s\r\n" % (self.base, path, self.host_line)
 
-    def send(self, owner: Owner, data: bytes, *, fresh: bool = False) -> Outgoing | None:
-        """Send one request; None where a connection has to be made first (then it follows)."""
+    def send(self, owner: Owner, *, fresh: bool = False) -> None:
+        """Send the owner's request on a kept connection, or make one first."""
         idle = self.idle
         while idle and not fresh:
             out = idle.pop()
             if not out.transport.is_closing():
-                out.start(owner, data, reused=True)
-                return out
-        task = self.loop.create_task(self._connect(owner, data))
+                out.start(owner, reused=True)
+                return
+        task = self.loop.create_task(self._connect(owner))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return None
 
-    async def _connect(self, owner: Owner, data: bytes) -> None:
+    async def _connect(self, owner: Owner) -> None:
         out = Outgoing(self)
         try:
             await self.loop.create_connection(
@@ -122,13 +138,15 @@ class Target:
                 server_hostname=self.server_name if self.tls is not None else None,
             )
         except (OSError, ssl.SSLError) as error:
-            owner.answer_lost(None, f"connect: {error}")
+            if not owner.abandoned:
+                owner.answer_lost(None, f"connect: {error}")
             return
-        if getattr(owner, "abandoned", False):
+        if self.on_connect is not None:
+            self.on_connect(out)
+        if owner.abandoned:
             self.release(out)
-            return
-        out.start(owner, data, reused=False)
-        owner.connected(out)  # type: ignore[attr-defined]
+        else:
+            out.start(owner, reused=False)
 
     def release(self, out: Outgoing) -> None:
         """Keep a connection whose exchange ended cleanly."""
@@ -154,8 +172,8 @@ class Outgoing(asyncio.Protocol):
     done = False
     sized = False
     got_bytes = 0
+    held_bytes = 0
     reused = False
-    request = b""
     protocol_error: str | None = None
 
     def __init__(self, target: Target) -> None:
@@ -164,13 +182,18 @@ class Outgoing(asyncio.Protocol):
         self.parts: list[bytes] = []
         self.parser = httptools.HttpResponseParser(self)
 
-    def start(self, owner: Owner, data: bytes, *, reused: bool) -> None:
+    def start(self, owner: Owner, *, reused: bool) -> None:
         """Send one request; the answer goes to `owner`."""
+        data = owner.request_for(self)
+        if data is None:
+            self.target.release(self)
+            owner.answer_lost(None, "the peer is no site of this fleet")
+            return
         self.owner = owner
         self.reused = reused
-        self.request = data
-        self.status = self.got_bytes = 0
+        self.status = self.got_bytes = self.held_bytes = 0
         self.head_done = self.done = self.sized = False
+        owner.connected(self)
         self.transport.write(data)
 
     def take(self) -> bytes:
@@ -180,6 +203,7 @@ class Outgoing(asyncio.Protocol):
             return b""
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
+        self.held_bytes = 0
         return data
 
     def abandon(self) -> None:
@@ -227,7 +251,7 @@ class Outgoing(asyncio.Protocol):
         if not self.got_bytes and self.reused:
             # The engine closed an idle connection just as we used it: it has not seen the request.
             self.owner = None
-            self.target.send(owner, self.request, fresh=True)
+            owner.unsent(self)
             return
         if self.head_done and not self.sized and exc is None:
             self.done = True  # HTTP/1.0 style: the end of the connection is the end of the body
@@ -256,6 +280,7 @@ class Outgoing(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self.parts.append(body)
+        self.held_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints
@@ -274,7 +299,6 @@ class Outgoing(asyncio.Protocol):
         self.owner = None
         owner.answer_read(self)
         self.headers = {}
-        self.request = b""
         self.parts.clear()
         if keep:
             self.target.release(self)
@@ -286,6 +310,57 @@ class Outgoing(asyncio.Protocol):
         self.transport.abort()
         if owner is not None:
             owner.answer_lost(self, reason)
+
+
+class Question:
+    """One small GET; `answered(status, body)` is called once, with status 0 where no answer came."""
+
+    def __init__(self, path: bytes, answered: Callable[[int, bytes], None]) -> None:
+        self.abandoned = False
+        self._path = path
+        self._answered = answered
+        self._out: Outgoing | None = None
+
+    def drop(self) -> None:
+        """Nobody waits any more."""
+        self.abandoned = True
+        if self._out is not None:
+            self._out.abandon()
+
+    def request_for(self, out: Outgoing) -> bytes:
+        return out.target.get_head(self._path)
+
+    def connected(self, out: Outgoing) -> None:
+        self._out = out
+
+    def answer_read(self, out: Outgoing) -> None:
+        if out.done and not self.abandoned:
+            self._answered(out.status, out.take())
+
+    def unsent(self, out: Outgoing) -> None:
+        out.target.send(self, fresh=True)
+
+    def answer_lost(self, out: Outgoing | None, reason: str) -> None:
+        if not self.abandoned:
+            self._answered(0, b"")
+
+
+async def ask(target: Target, path: bytes, timeout_s: float) -> tuple[int, bytes]:
+    """One GET, awaited; status 0 where no answer came in time."""
+    done: asyncio.Future[tuple[int, bytes]] = target.loop.create_future()
+
+    def answered(status: int, body: bytes) -> None:
+        if not done.done():
+            done.set_result((status, body))
+
+    question = Question(path, answered)
+    target.send(question)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await done
+    except TimeoutError:
+        question.drop()
+        return 0, b""
 
 
 class _StopParsing(Exception):

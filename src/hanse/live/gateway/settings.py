@@ -18,7 +18,7 @@ from hanse.live.runtime import StateDir
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
 
 
-class EngineSeat(Value, kw_only=True):
+class EngineSeat(Value, frozen=True, kw_only=True):
     """One engine this gateway may send to; its position is its row in the shared page."""
 
     service: str
@@ -29,11 +29,15 @@ class EngineSeat(Value, kw_only=True):
     driver: DriverKind = "external"
 
 
-class GatewaySettings(Value, kw_only=True):
+class GatewaySettings(Value, frozen=True, kw_only=True):
     """One worker of one site's gateway."""
 
     site: Id
+    fleet: str = ""
+    """Name of the fleet, as in its certificates; only hops need it."""
     worker: Annotated[int, msgspec.Meta(ge=0, lt=16)] = 0
+    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """Workers of this gateway; they share ports and page."""
     host: str = "127.0.0.1"
     port: int = 0
     hop_host: str = "127.0.0.1"
@@ -83,14 +87,16 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
             service=spec.service,
             variant=spec.variant,
             url=spec.url,
-            served_model=spec.served_model,
+            served_model=spec.served_names[0],
             driver=spec.driver,
         )
         for spec in engine_specs(fleet, address)
     )
     return GatewaySettings(
         site=site,
+        fleet=fleet.name,
         worker=worker,
+        workers=address.workers,
         host=address.host,
         port=address.client_port,
         hop_host=address.host,

@@ -1,0 +1,127 @@
+"""One try of a request at one engine or one peer.
+
+Here: `Attempt`: it owns the connection, knows its deadline until the first byte, and hands what it hears to its exchange. Not
+here: choosing (`routing`), what the client gets (`exchange`).
+
+    queued --evidence on disk--> sent --first byte--> won --end--> settled
+    queued, sent --refused, failed, late, client gone--> settled
+
+Every attempt is settled exactly once; that is when its load and its Wh are booked. All attempts are charged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hanse.live.gateway.outgoing import Outgoing, Target
+
+if TYPE_CHECKING:
+    from hanse.dispatch.load import Load, Ticket
+    from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.exchange import Exchange
+    from hanse.live.gateway.routing import OfferRow
+
+HOLD_BYTES_MAX = 1024 * 1024
+"""A plain answer up to this size waits for its end, so that its head can carry measured values."""
+
+RETRY_STATUS = frozenset((500, 502, 503, 504, 529))
+"""Answers that say something about the engine and nothing about the request."""
+
+
+class Attempt:
+    """See the module; implements `outgoing.Owner`."""
+
+    # Class-level defaults: an attempt writes only what differs.
+    out: Outgoing | None = None
+    abandoned = False
+    settled = False
+    won = False
+    late = False
+    hedge = False
+    reached = False
+    """Its bytes went out on a connection: the engine may have worked on it."""
+    deadline_at_s = 0.0
+    hedge_at_s = 0.0
+    body_bytes = 0
+    # What was counted for it, and must be taken back: see `routing`.
+    load: Load
+    ticket: Ticket | None = None
+    counted: Engine | None = None
+    tokens_counted = 0
+    prefill_counted = 0
+    share_wh = 0.0
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        offer: OfferRow,
+        engine: int,
+        target: Target,
+        number: int,
+        figures: list[float],
+        now_s: float,
+    ) -> None:
+        self.exchange = exchange
+        self.offer = offer
+        self.engine = engine
+        """Row of the local engine, or -1 for a peer."""
+        self.target = target
+        self.number = number
+        self.figures = figures
+        """Prediction: columns of `dispatch.choose`."""
+        self.began_at_s = now_s
+
+    def launch(self) -> None:
+        """The evidence is written: send."""
+        if not self.settled:
+            self.target.send(self)
+
+    # --- outgoing.Owner
+
+    def request_for(self, out: Outgoing) -> bytes | None:
+        """Bytes of the whole request, for this connection."""
+        return self.exchange.request_bytes(self, out)
+
+    def connected(self, out: Outgoing) -> None:
+        """A connection was made (or made again) for this attempt."""
+        self.out = out
+        self.reached = True
+
+    def answer_read(self, out: Outgoing) -> None:
+        if self.won:
+            self.exchange.more(self, out)
+            return
+        status = out.status
+        if status in RETRY_STATUS or (status == 409 and self.engine < 0):
+            if out.done:
+                self.out = None
+                self.exchange.turned_down(self, out)
+        elif status == 200 and self.exchange.is_stream(out):
+            if out.parts or out.done:
+                self.exchange.win(self, out)
+        elif out.done or out.held_bytes > HOLD_BYTES_MAX:
+            self.exchange.win(self, out)
+
+    def answer_lost(self, out: Outgoing | None, reason: str) -> None:
+        self.out = None
+        if self.won:
+            self.exchange.broke(self, reason)
+        elif not self.settled:
+            self.exchange.failed(self, "connect" if out is None else "broken", reason)
+
+    def unsent(self, out: Outgoing) -> None:
+        self.out = None
+        if self.engine >= 0:
+            self.target.send(self, fresh=True)
+        elif not self.settled:
+            # A peer may have read it: the same attempt number again would be a replay to it.
+            self.exchange.failed(self, "stale", "the peer closed an idle connection")
+
+    # --- for the exchange
+
+    def drop(self) -> None:
+        """Nobody wants the rest: closing the connection makes the engine stop."""
+        self.abandoned = True
+        out, self.out = self.out, None
+        if out is not None:
+            out.abandon()

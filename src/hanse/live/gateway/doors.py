@@ -1,0 +1,288 @@
+"""What the two ports do with requests: who may come in, and what each path means.
+
+Here: `ClientDoor` (keys, classes, countries, entry law, before a byte of the body is read) and `HopDoor` (envelopes). Not here: HTTP
+itself (`incoming`), a request's life after it was let in (`entry`, `hop`), the small GET answers (`desk`).
+"""
+
+from __future__ import annotations
+
+import ssl
+from hashlib import sha256
+from os import urandom
+from time import time
+from typing import TYPE_CHECKING
+
+from hanse.live.evidence.chain import Decided
+from hanse.live.gateway import body as bodies
+from hanse.live.gateway.answers import date_line
+from hanse.live.gateway.entry import Entry
+from hanse.live.gateway.hop import Hop
+from hanse.live.gateway.metrics import CENTRAL, LEAGUE
+from hanse.live.gateway.shadow import REFUSED_LAW
+from hanse.live.identity import EnvelopeRefused, HopSession, open_envelope, peer_session
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.incoming import Incoming
+    from hanse.live.gateway.policy import Grant
+    from hanse.live.gateway.worker import Worker
+
+ENDPOINTS = {
+    b"/v1/chat/completions": "chat",
+    b"/v1/completions": "completions",
+    b"/v1/embeddings": "embeddings",
+}
+SMALL_BODY_BYTES = 64 * 1024
+"""Cap of bodies that are no inference requests."""
+ALLOW_POST = b"allow: POST, OPTIONS\r\n"
+ALLOW_GET = b"allow: GET, HEAD, OPTIONS\r\n"
+READING = (b"GET", b"HEAD")
+
+
+class Ids:
+    """Request ids: the client's if it is 32 hex digits, else 16 random bytes."""
+
+    __slots__ = ("_at", "_pool")
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._at = 0
+
+    def make(self) -> bytes:
+        """A new id; randomness is fetched for 256 at a time."""
+        if self._at >= len(self._pool):
+            self._pool, self._at = urandom(4096), 0
+        at = self._at
+        self._at = at + 16
+        return self._pool[at : at + 16]
+
+    def take(self, given: bytes | None) -> bytes:
+        """The client's id where it is well formed."""
+        if given is not None and len(given) == 32:
+            try:
+                return bytes.fromhex(given.decode("ascii"))
+            except ValueError:
+                pass
+        return self.make()
+
+
+class ClientDoor:
+    """The client port."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.limits = worker.settings.limits
+        self.open_connections: set[Incoming] = set()
+        self.date_line = date_line(time())
+
+    # --- headers are complete
+
+    def head_read(self, link: Incoming) -> None:
+        if link.path in ENDPOINTS:
+            if link.method == b"POST":
+                self._admit(link)
+            else:
+                self._other_method(link, ALLOW_POST)
+            return
+        desk = self.worker.desk
+        if desk.is_post(link.path):
+            link.body_bytes_max = SMALL_BODY_BYTES
+            if link.method != b"POST":
+                self._other_method(link, ALLOW_POST)
+        elif not desk.is_get(link.path):
+            self.worker.counts.answered(404)
+            link.refuse(404, "not_found", f"no such path: {link.path.decode('latin-1')[:200]}")
+        elif link.method not in READING:
+            self._other_method(link, ALLOW_GET)
+
+    def _other_method(self, link: Incoming, allow: bytes) -> None:
+        if link.method == b"OPTIONS":
+            return
+        self.worker.counts.answered(405)
+        link.refuse(405, "method_not_allowed", "this path does not take that method", extra=allow)
+
+    def _admit(self, link: Incoming) -> None:
+        """Everything that can be said without the body. An ineligible entry must not read it."""
+        worker = self.worker
+        grant = worker.desk.grant_of(link)
+        if grant is None:
+            return
+        link.grant = grant
+        if not grant.entry_lawful:
+            self._not_here(link, grant)
+            return
+        wait_s = grant.key.admit(time())
+        if wait_s > 0.0:
+            worker.counts.answered(429)
+            link.refuse(
+                429,
+                "rate_limit_exceeded",
+                f"this key may send {grant.key.meta.requests_per_s_max:g} requests a second",
+                extra=b"retry-after: %d\r\n" % max(1, round(wait_s + 0.5)),
+            )
+            return
+        link.body_bytes_max = worker.body_bytes_max
+
+    def _not_here(self, link: Incoming, grant: Grant) -> None:
+        """421 with the nearest gateway that may read it, or 451 where no site may."""
+        worker = self.worker
+        routing = worker.routing
+        request_id = worker.ids.take(link.headers.get(b"x-request-id"))
+        entries = routing.router.lawful_entries(grant.subject)
+        rules = routing.table.rules(grant.subject, routing.origin)
+        status, code = (421, "entry_not_eligible") if entries else (451, "no_eligible_site")
+        if not entries:
+            rules = routing.table.rules_denying(grant.subject)
+            worker.counts.row[LEAGUE + REFUSED_LAW] += 1.0
+            if worker.shadow is not None:
+                worker.counts.row[CENTRAL + REFUSED_LAW] += 1.0
+        record = Decided(
+            request_id=request_id,
+            at_s=time(),
+            attempt=1,
+            key_id=grant.key.id,
+            tenant=grant.key.tenant,
+            data_class=grant.data_class,
+            country=grant.country,
+            subject_row=grant.subject,
+            service="",
+            entry_site=worker.site,
+            site="",
+            variant="",
+            refusal=code,
+            rules=rules,
+            table_version=routing.table.meta.version,
+            epoch=routing.table.meta.epoch,
+        )
+        worker.ledger.after(record)
+        worker.counts.answered(status)
+        if worker.feed.wanted():
+            worker.feed.send_refusal(record)
+        hanse: dict[str, object] = {"request_id": request_id.hex(), "rules": list(rules)}
+        if entries:
+            url = worker.settings.gateway_urls.get(entries[0], "")
+            hanse |= {"gateway": {"site": entries[0], "url": url}}
+            message = f"this gateway may not read this request; ask {entries[0]} {url}".rstrip()
+        else:
+            message = "no site may process this request by law"
+        extra = b"x-request-id: " + request_id.hex().encode() + b"\r\n"
+        link.refuse(status, code, message, extra=extra, hanse=hanse)
+
+    # --- the body is complete
+
+    def request_read(self, link: Incoming) -> None:
+        endpoint = ENDPOINTS.get(link.path)
+        if link.method == b"OPTIONS":
+            posts = endpoint is not None or self.worker.desk.is_post(link.path)
+            link.answer(204, b"", extra=ALLOW_POST if posts else ALLOW_GET)
+        elif endpoint is not None:
+            self._begin(link, endpoint)
+        else:
+            self.worker.desk.answer(link)
+
+    def _begin(self, link: Incoming, endpoint: str) -> None:
+        worker = self.worker
+        grant = link.grant
+        assert grant is not None
+        kind = link.headers.get(b"content-type")
+        if kind is not None and b"json" not in kind.lower():
+            self._bad(link, 415, "unsupported_media_type", "send application/json", None)
+            return
+        try:
+            head = bodies.read_head(link.body)
+        except bodies.BadBody as error:
+            self._bad(link, 400, "invalid_request", error.message, error.param)
+            return
+        table = worker.routing.table
+        index = table.service_index.get(head.model, -1)
+        service = table.meta.services[index] if index >= 0 else None
+        if service is None or service.id not in grant.key.services:
+            message = f"the model {head.model!r} does not exist or this key may not use it"
+            self._bad(link, 404, "model_not_found", message, "model")
+        elif endpoint not in service.endpoints:
+            message = f"{service.id} does not serve this path"
+            self._bad(link, 404, "endpoint_not_supported", message, "model")
+        elif len(link.body) > service.body_bytes_max:
+            message = f"bodies for {service.id} are limited to {service.body_bytes_max} bytes"
+            self._bad(link, 413, "request_too_large", message, None)
+        else:
+            now_s = time()
+            request_id = worker.ids.take(link.headers.get(b"x-request-id"))
+            if worker.notes.known(request_id):
+                request_id = (
+                    worker.ids.make()
+                )  # one id, one request: its receipt must be of it alone
+            worker.requests_begun += 1
+            entry = Entry(worker, link, request_id, grant, service, index, head, now_s)
+            link.running = entry
+            entry.start()
+
+    def _bad(self, link: Incoming, status: int, code: str, message: str, param: str | None) -> None:
+        self.worker.counts.answered(status)
+        link.refuse(status, code, message, param=param)
+
+
+class HopDoor:
+    """The hop port: mutual TLS and an envelope on every request."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.limits = worker.settings.limits
+        self.open_connections: set[Incoming] = set()
+        self.date_line = date_line(time())
+        self._sessions: dict[bytes, HopSession | None] = {}
+
+    def head_read(self, link: Incoming) -> None:
+        session = link.session
+        if session is None:
+            session = link.session = self._session(link)
+        if session is None:
+            link.refuse(403, "not_a_peer", "the certificate names no other site of this fleet")
+        elif link.path in ENDPOINTS and link.method == b"POST":
+            self._admit(link, session)
+        elif not self.worker.desk.is_hop_get(link.path) or link.method not in READING:
+            link.refuse(404, "not_found", "no such path on the hop port")
+
+    def _admit(self, link: Incoming, session: HopSession) -> None:
+        token = link.headers.get(b"x-hanse-envelope")
+        if token is None:
+            link.refuse(400, "envelope_missing", "a hop carries x-hanse-envelope")
+            return
+        envelope = open_envelope(session, token, time(), self.worker.replays)
+        if isinstance(envelope, EnvelopeRefused):
+            status = 503 if envelope.reason == "busy" else 400
+            link.refuse(status, f"envelope_{envelope.reason}", "the envelope was refused")
+            return
+        link.envelope = envelope
+        link.body_bytes_max = self.worker.body_bytes_max + 256  # room for the usage splice
+
+    def request_read(self, link: Incoming) -> None:
+        if link.path not in ENDPOINTS:
+            self.worker.desk.answer_hop(link)
+            return
+        envelope = link.envelope
+        assert envelope is not None
+        if len(link.body) != envelope.body_bytes:
+            link.refuse(400, "envelope_body", "the body is not what the envelope was sealed for")
+            return
+        try:
+            head = bodies.read_head(link.body)
+        except bodies.BadBody as error:
+            link.refuse(400, "invalid_request", error.message, param=error.param)
+            return
+        hop = Hop(self.worker, link, envelope, head, time())
+        link.running = hop
+        hop.start()
+
+    def _session(self, link: Incoming) -> HopSession | None:
+        tls = link.transport.get_extra_info("ssl_object")
+        identity = self.worker.identity
+        if tls is None or identity is None:
+            return None
+        der = tls.getpeercert(binary_form=True)
+        if der is None:
+            return None
+        digest = sha256(der).digest()
+        if digest not in self._sessions:
+            assert isinstance(tls, ssl.SSLObject) or hasattr(tls, "getpeercert")
+            self._sessions[digest] = peer_session(identity, tls, dialled=False)
+        return self._sessions[digest]

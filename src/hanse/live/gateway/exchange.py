@@ -1,0 +1,379 @@
+"""One request while it is being answered: from the first byte upstream to the last byte downstream.
+
+Here: what entry and serving side share: winning attempt, plain and streamed answers, back-pressure, cancellation, settling each
+attempt exactly once. Not here: choosing and retrying across sites (`entry`), the hop's checks (`hop`), parsing (`incoming`).
+
+    start --> attempts in flight --first byte--> winner --end--> finished
+                    |  none left                    |  breaks
+                    v                               v
+                 refused                  error event, connection closed
+"""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING
+
+from hanse.live.gateway import answers, body
+from hanse.live.gateway.metrics import (
+    BROKEN_STREAMS,
+    E2E,
+    FAILED,
+    FAILURES,
+    TTFT,
+)
+from hanse.live.gateway.sse import StreamTap, Usage
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.incoming import Incoming
+    from hanse.live.gateway.measured import Measured
+    from hanse.live.gateway.outgoing import Outgoing
+    from hanse.live.gateway.worker import Worker
+
+CANCELLED = 499
+_FAILED_AT = {name: FAILED + i for i, name in enumerate(FAILURES)}
+
+
+class Exchange:
+    """Base of `Entry` and `Hop`; implements `incoming.Running`."""
+
+    # Class-level defaults: a request writes only what differs.
+    winner: Attempt | None = None
+    tap: StreamTap | None = None
+    finished = False
+    wide = False
+    """A plain answer too large to hold: passing through without measured values in its head."""
+    raw_chunks = False
+    usage: Usage | None = None
+    measured: Measured | None = None
+    first_byte_at_s = 0.0
+    bytes_down = 0
+
+    def __init__(self, worker: Worker, link: Incoming, request_id: bytes, now_s: float) -> None:
+        self.worker = worker
+        self.link = link
+        self.request_id = request_id
+        self.started_at_s = now_s
+        self.expires_at_s = now_s + 600.0
+        self.attempts: list[Attempt] = []
+
+    # --- what entry and hop do differently
+
+    def request_bytes(self, attempt: Attempt, out: Outgoing) -> bytes | None:
+        raise NotImplementedError
+
+    def turned_down(self, attempt: Attempt, out: Outgoing) -> None:
+        """A complete answer that speaks of the engine or site only: try elsewhere."""
+        raise NotImplementedError
+
+    def failed(self, attempt: Attempt, kind: str, reason: str) -> None:
+        """The attempt ended without a first byte: try elsewhere."""
+        raise NotImplementedError
+
+    def overdue(self, attempt: Attempt, now_s: float) -> None:
+        """No first byte by the attempt's deadline."""
+        raise NotImplementedError
+
+    def hedge(self, attempt: Attempt, now_s: float) -> None:
+        """The attempt is slow: a second one beside it may be worth its cost."""
+        raise NotImplementedError
+
+    def head_lines(self, attempt: Attempt) -> bytes:
+        """Header lines of an answer that an engine gave."""
+        raise NotImplementedError
+
+    def measured_line(self, attempt: Attempt) -> bytes:
+        """`x-hanse-measured:` line, once `measure` has run."""
+        raise NotImplementedError
+
+    def last_comment(self) -> bytes:
+        """The comment before `[DONE]`; runs `measure`."""
+        raise NotImplementedError
+
+    def measure(self, attempt: Attempt, now_s: float) -> None:
+        """Book what the winning attempt took."""
+        raise NotImplementedError
+
+    def conclude(self, outcome: str, now_s: float) -> None:
+        """The last word: evidence, metrics, what people see."""
+        raise NotImplementedError
+
+    drop_usage = False
+
+    # --- the first byte
+
+    def is_stream(self, out: Outgoing) -> bool:
+        return out.headers.get(b"content-type", b"").startswith(b"text/event-stream")
+
+    def win(self, attempt: Attempt, out: Outgoing) -> None:
+        """This attempt answers the client; all others are dropped."""
+        now_s = time()
+        worker = self.worker
+        attempt.won = True
+        self.winner = attempt
+        self.first_byte_at_s = now_s
+        worker.waiting.discard(attempt)
+        if len(self.attempts) > 1:
+            for other in self.attempts:
+                if other is not attempt and not other.settled:
+                    other.drop()
+                    self.settle(other)
+        worker.routing.first_byte(attempt)
+        if out.status == 200 and self.is_stream(out):
+            self._open_stream(attempt, out)
+        elif out.done:
+            self._answer_plain(attempt, out, now_s)
+        else:
+            self._open_wide(attempt, out)
+
+    def more(self, attempt: Attempt, out: Outgoing) -> None:
+        """Further bytes of the winner."""
+        if self.finished:
+            return
+        data = out.take()
+        attempt.body_bytes += len(data)
+        tap = self.tap
+        if tap is None:
+            self._write(data)
+            if out.done:
+                self._close_body()
+                self.measure(attempt, time())
+                self.finish("answered")
+            return
+        data = tap.feed(data)
+        if out.done:
+            self._end_stream(attempt, out, data)
+        elif tap.overlong:
+            attempt.drop()
+            self._break_stream(data, "an event without end")
+        elif data:
+            self._write(data)
+
+    def broke(self, attempt: Attempt, reason: str) -> None:
+        """The winner's connection broke after bytes had gone to the client."""
+        if self.finished:
+            return
+        tap = self.tap
+        if tap is not None and tap.done:  # complete; only the transfer's end was cut off
+            self._end_stream(attempt, None, b"")
+        elif tap is not None:
+            self._break_stream(b"", reason)
+        else:
+            self.worker.counts.row[BROKEN_STREAMS] += 1.0
+            self.finish("broken")
+            self.link.broken()
+
+    # --- incoming.Running
+
+    def client_gone(self) -> None:
+        if not self.finished:
+            self._drop_all()
+            self.finish("cancelled")
+
+    def client_paused(self) -> None:
+        if self.winner is not None and self.winner.out is not None:
+            self.winner.out.transport.pause_reading()
+
+    def client_resumed(self) -> None:
+        if self.winner is not None and self.winner.out is not None:
+            self.winner.out.transport.resume_reading()
+
+    # --- ends
+
+    def expire(self) -> None:
+        """The service's deadline passed."""
+        if self.finished:
+            return
+        message = "the service's deadline passed"
+        winner = self.winner
+        self._drop_all()
+        if winner is not None and self.tap is not None:
+            self._break_stream(b"", message)
+        elif winner is not None:
+            self.finish("broken")
+            self.link.broken()
+        else:
+            self.finish("failed")
+            self.link.refuse(504, "deadline_exceeded", message, extra=self.id_line())
+
+    def settle(self, attempt: Attempt) -> None:
+        """Take the attempt's load back; exactly once."""
+        if not attempt.settled:
+            attempt.settled = True
+            self.worker.waiting.discard(attempt)
+            self.worker.routing.end(attempt)
+
+    def finish(self, outcome: str) -> None:
+        """Exactly once, however it ended."""
+        if self.finished:
+            return
+        self.finished = True
+        now_s = time()
+        worker = self.worker
+        winner = self.winner
+        if winner is not None and self.measured is None:
+            self.measure(winner, now_s)
+        for attempt in self.attempts:
+            self.settle(attempt)
+        worker.running.discard(self)
+        if winner is not None:
+            worker.counts.observe(E2E, now_s - self.started_at_s)
+            if self.tap is not None:
+                worker.counts.observe(TTFT, self.first_byte_at_s - self.started_at_s)
+        self.conclude(outcome, now_s)
+
+    def count_failure(self, kind: str) -> None:
+        """One attempt failed."""
+        self.worker.counts.row[_FAILED_AT[kind]] += 1.0
+
+    def id_line(self) -> bytes:
+        """`x-request-id:` header line."""
+        return b"x-request-id: " + self.request_id.hex().encode() + b"\r\n"
+
+    # --- writing to the client
+
+    def _answer_plain(self, attempt: Attempt, out: Outgoing, now_s: float) -> None:
+        data = out.take()
+        attempt.body_bytes = len(data)
+        if out.status == 200:
+            self.usage = body.usage_of(data)
+        self.measure(attempt, now_s)
+        link = self.link
+        keep = link.keep_alive and not link.close_after
+        head = answers.head(
+            out.status,
+            length=len(data),
+            content_type=out.headers.get(b"content-type", b"application/json"),
+            extra=self.head_lines(attempt) + self.measured_line(attempt),
+            keep_alive=keep,
+            date=link.door.date_line,
+        )
+        link.transport.write(head + data)
+        self.bytes_down = len(head) + len(data)
+        attempt.out = None
+        self.finish("answered")
+        link.ended()
+
+    def _open_wide(self, attempt: Attempt, out: Outgoing) -> None:
+        self.wide = True
+        length = out.headers.get(b"content-length")
+        self.raw_chunks = length is None and not self.link.http10
+        framing = (
+            b"content-length: " + length + b"\r\n"
+            if length is not None
+            else self._unsized_framing()
+        )
+        kind = out.headers.get(b"content-type", b"application/json")
+        self._write_head(out.status, kind, framing, attempt)
+        self._pass_pause()
+        self.more(attempt, out)
+
+    def _open_stream(self, attempt: Attempt, out: Outgoing) -> None:
+        self.tap = StreamTap(drop_usage=self.drop_usage, last_comment=self.last_comment)
+        self.raw_chunks = not self.link.http10
+        head = self._stream_head(attempt)
+        data = out.take()
+        attempt.body_bytes += len(data)
+        data = self.tap.feed(data)
+        if out.done:
+            self.link.transport.write(head)
+            self._end_stream(attempt, out, data)
+            return
+        if data and self.raw_chunks:
+            data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
+        else:
+            data = head + data
+        self.link.transport.write(data)  # head and first token in one segment
+        self.bytes_down += len(data)
+        self._pass_pause()
+
+    def _stream_head(self, attempt: Attempt) -> bytes:
+        link = self.link
+        return b"".join(
+            (
+                answers.STATUS_LINES[200],
+                link.door.date_line,
+                b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n",
+                self.head_lines(attempt),
+                self._unsized_framing(),
+                b"\r\n" if link.keep_alive else b"connection: close\r\n\r\n",
+            )
+        )
+
+    def _unsized_framing(self) -> bytes:
+        if self.link.http10:  # the end of the connection is the end of the body
+            self.link.keep_alive = False
+            return b""
+        return b"transfer-encoding: chunked\r\n"
+
+    def _write_head(self, status: int, kind: bytes, framing: bytes, attempt: Attempt) -> None:
+        link = self.link
+        head = b"".join(
+            (
+                answers.status_line(status),
+                link.door.date_line,
+                b"content-type: ",
+                kind,
+                b"\r\n",
+                self.head_lines(attempt),
+                framing,
+                b"\r\n" if link.keep_alive else b"connection: close\r\n\r\n",
+            )
+        )
+        link.transport.write(head)
+        self.bytes_down += len(head)
+
+    def _pass_pause(self) -> None:
+        """A client that was slow before there was a winner must slow the winner too."""
+        if self.link.write_paused:
+            self.client_paused()
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            if self.raw_chunks:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self.bytes_down += len(data)
+            self.link.transport.write(data)
+
+    def _close_body(self) -> None:
+        if self.raw_chunks:
+            self.link.transport.write(b"0\r\n\r\n")
+
+    def _end_stream(self, attempt: Attempt, out: Outgoing | None, data: bytes) -> None:
+        tap = self.tap
+        assert tap is not None
+        if out is not None and not tap.done and not tap.errored and not out.sized:
+            # Without framing only `[DONE]` tells an end from a cut.
+            attempt.out = None
+            self._break_stream(data, "the connection closed before the end of the stream")
+            return
+        data += tap.end()
+        attempt.out = None
+        if self.raw_chunks and data:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
+        elif self.raw_chunks:
+            data = b"0\r\n\r\n"
+        if data:
+            self.link.transport.write(data)
+            self.bytes_down += len(data)
+        self.finish("broken" if tap.errored and not tap.done else "answered")
+        self.link.ended()
+
+    def _break_stream(self, data: bytes, reason: str) -> None:
+        """End a stream that cannot go on with an error event; never silently."""
+        message = f"the stream broke: {reason}"
+        event = answers.stream_error(
+            "stream_broken", message, hanse={"request_id": self.request_id.hex()}
+        )
+        self._write(data + event)
+        self._close_body()
+        self.worker.counts.row[BROKEN_STREAMS] += 1.0
+        self._drop_all()
+        self.finish("broken")
+        self.link.broken()
+
+    def _drop_all(self) -> None:
+        for attempt in self.attempts:
+            if not attempt.settled:
+                attempt.drop()

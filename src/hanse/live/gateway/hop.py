@@ -1,0 +1,252 @@
+"""The serving side of a hop: another site's gateway sends a request for one of our offers.
+
+Here: `Hop`: the checks again by this site's own table, the engine, the site's own records, its load on the answer. Not here: any
+further forwarding: a hop never hops. A no is 409 with `x-hanse-refusal`, and nothing was executed.
+"""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from hanse.dispatch.reasons import Reason
+from hanse.live.evidence.chain import Ended, Executed
+from hanse.live.gateway import body as bodies
+from hanse.live.gateway.attempt import Attempt
+from hanse.live.gateway.exchange import Exchange
+from hanse.live.gateway.measured import Measured
+from hanse.live.gateway.metrics import CARBON_G, ENERGY_WH, HOPS_REFUSED, HOPS_SERVED
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.incoming import Incoming
+    from hanse.live.gateway.outgoing import Outgoing
+    from hanse.live.gateway.worker import Worker
+    from hanse.live.identity import Envelope
+
+Outcome = Literal["answered", "failed", "broken", "cancelled"]
+ENGINES_TRIED_MAX = 3
+"""Replicas of its own that a site tries before it says no: the entry site may know a better place."""
+
+
+class Hop(Exchange):
+    """One forwarded request at its serving site."""
+
+    _up_body = b""
+
+    def __init__(
+        self, worker: Worker, link: Incoming, envelope: Envelope, head: bodies.Head, now_s: float
+    ) -> None:
+        super().__init__(worker, link, envelope.request_id, now_s)
+        self.envelope = envelope
+        self.head = head
+        self.path = link.path
+        self.body = link.body
+        self.expires_at_s = now_s + envelope.budget_ms / 1000.0
+        self.tokens_in = bodies.tokens_in(head)
+        self.tokens_out = bodies.tokens_out_max(head) or 1
+        self.tried_engines: set[int] = set()
+        self.refused = ""
+
+    def start(self) -> None:
+        """Check law and room by this site's own knowledge, then hand it to an engine."""
+        worker, envelope = self.worker, self.envelope
+        routing, policy = worker.routing, worker.policy
+        table = routing.table
+        if routing.expired(self.started_at_s):
+            self.refuse("table", "this site's routing table has expired")
+            return
+        subject = policy.subjects.get((envelope.tenant, envelope.data_class, envelope.country), 0)
+        self.subject = subject
+        entry = table.site_index.get(envelope.entry_site, -1)
+        lawful = entry >= 0 and table.lawful(subject, entry)
+        if not lawful or not table.lawful(subject, routing.origin):
+            worker.ledger.after(self._executed(0, "", envelope.variant, allowed=False))
+            self.refuse("law", "this site may not process the request by law")
+            return
+        index = table.offer_index.get(f"{worker.site}/{envelope.service}/{envelope.variant}")
+        if index is None or not routing.offers[index].engines:
+            self.refuse("dead", "this site has no replica of that variant")
+            return
+        self.offer = routing.offers[index]
+        meta = table.meta.services[table.service_index[envelope.service]]
+        self.tokens_out = routing.guess_tokens_out(
+            envelope.service, bodies.tokens_out_max(self.head), meta.output_tokens_max
+        )
+        worker.running.add(self)
+        self._seek(self.started_at_s)
+
+    def refuse(self, why: str, message: str) -> None:
+        """409: nothing was executed; the entry site tries its next offer."""
+        self.refused = why
+        worker = self.worker
+        worker.counts.row[HOPS_REFUSED] += 1.0
+        self.finish("failed")
+        extra = (
+            b"x-hanse-refusal: "
+            + why.encode()
+            + b"\r\n"
+            + self.id_line()
+            + worker.routing.frame_line(time())
+        )
+        self.link.refuse(409, f"refused_{why}", message, extra=extra)
+
+    def _seek(self, now_s: float) -> None:
+        worker = self.worker
+        tokens = self.tokens_in + self.tokens_out
+        engine = worker.routing.engine(self.offer.index, tokens, self.tried_engines)
+        if engine < 0 or len(self.attempts) >= ENGINES_TRIED_MAX:
+            if self.attempts:
+                self._give_up("every replica here failed")
+            elif engine == Reason.ROOM:
+                self.refuse("room", "no replica here has room")
+            else:
+                self.refuse("dead", "no replica here is alive")
+            return
+        local = worker.routing.local[engine]
+        figures = [0.0] * 16
+        figures[13] = float(local.running + 1)
+        attempt = Attempt(
+            self, self.offer, engine, local.target, self.envelope.attempt, figures, now_s
+        )
+        attempt.deadline_at_s = self.expires_at_s
+        attempt.hedge_at_s = float("inf")
+        self.attempts.append(attempt)
+        worker.waiting.add(attempt)
+        worker.routing.begin_engine(attempt, self.tokens_in, self.tokens_out)
+
+        def go(written: bool) -> None:
+            if written:
+                attempt.launch()
+            else:
+                self._drop_all()
+                self._give_up("the decision log cannot be written")
+
+        record = self._executed(self.subject, local.name, self.offer.variant, allowed=True)
+        worker.ledger.before((record,), go)
+
+    def _give_up(self, message: str) -> None:
+        if not self.finished:
+            self.finish("failed")
+            self.link.refuse(502, "upstream_failed", message, extra=self.id_line())
+
+    # --- what attempts report
+
+    def request_bytes(self, attempt: Attempt, out: Outgoing) -> bytes:
+        if not self._up_body:
+            self._up_body = bodies.splice(
+                self.body, self.head, include_usage=False, model=self.offer.served_model
+            )
+        traceparent = self.link.headers.get(b"traceparent")
+        trace = b"traceparent: " + traceparent + b"\r\n" if traceparent is not None else b""
+        return b"%bcontent-length: %d\r\n%b%b\r\n%b" % (
+            attempt.target.post_head(self.path),
+            len(self._up_body),
+            self.id_line(),
+            trace,
+            self._up_body,
+        )
+
+    def turned_down(self, attempt: Attempt, out: Outgoing) -> None:
+        self._again(attempt, "status")
+
+    def failed(self, attempt: Attempt, kind: str, reason: str) -> None:
+        if not self.finished:
+            self._again(attempt, kind)
+
+    def overdue(self, attempt: Attempt, now_s: float) -> None:
+        """The entry site keeps the deadline; here only the envelope's budget ends it."""
+        attempt.deadline_at_s = now_s + 1.0
+
+    def hedge(self, attempt: Attempt, now_s: float) -> None:
+        """Hedging is the entry site's."""
+        attempt.hedge_at_s = float("inf")
+
+    def _again(self, attempt: Attempt, kind: str) -> None:
+        self.count_failure(kind)
+        self.settle(attempt)
+        self.tried_engines.add(attempt.engine)
+        self._seek(time())
+
+    # --- what the entry site is told
+
+    def head_lines(self, attempt: Attempt) -> bytes:
+        return self.id_line() + attempt.offer.lines + self.worker.routing.frame_line(time())
+
+    def measured_line(self, attempt: Attempt) -> bytes:
+        assert self.measured is not None
+        return b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
+
+    def last_comment(self) -> bytes:
+        winner = self.winner
+        assert winner is not None
+        if self.measured is None:
+            self.measure(winner, time())
+        assert self.measured is not None
+        return b": hanse " + self.measured.site_note() + b"\n\n"
+
+    def measure(self, attempt: Attempt, now_s: float) -> None:
+        routing = self.worker.routing
+        tap = self.tap
+        usage = tap.usage if tap is not None else self.usage
+        measured = Measured(usage, self.tokens_in, tap.events if tap is not None else 0)
+        measured.e2e_ms = (now_s - self.started_at_s) * 1000.0
+        measured.ttft_ms = (self.first_byte_at_s - self.started_at_s) * 1000.0
+        measured.charge_local(attempt, routing)
+        for other in self.attempts:
+            if other is not attempt and other.reached:
+                measured.charge_dropped(other, routing)
+        service = routing.table.service_index[self.envelope.service]
+        measured.price(attempt, routing, service, 0)
+        self.measured = measured
+
+    def win(self, attempt: Attempt, out: Outgoing) -> None:
+        self.worker.routing.local[attempt.engine].answered()
+        super().win(attempt, out)
+
+    # --- at the end
+
+    def conclude(self, outcome: str, now_s: float) -> None:
+        worker, measured = self.worker, self.measured
+        if not self.attempts:
+            return
+        if outcome == "answered":
+            worker.counts.row[HOPS_SERVED] += 1.0
+        if measured is not None:
+            worker.counts.row[ENERGY_WH] += measured.energy_wh
+            worker.counts.row[CARBON_G] += measured.carbon_g
+        worker.ledger.after(
+            Ended(
+                request_id=self.request_id,
+                at_s=now_s,
+                role="serving",
+                outcome=cast("Outcome", outcome),
+                attempt=self.envelope.attempt,
+                attempts=self.envelope.attempt,
+                tokens_in=measured.tokens_in if measured is not None else 0,
+                tokens_out=measured.tokens_out if measured is not None else 0,
+                ttft_ms=measured.ttft_ms if measured is not None else 0.0,
+                e2e_ms=measured.e2e_ms if measured is not None else 0.0,
+                energy_wh=measured.energy_wh if measured is not None else 0.0,
+                carbon_g=measured.carbon_g if measured is not None else 0.0,
+                cost_usd=measured.cost_usd if measured is not None else 0.0,
+                method=cast("Any", measured.method if measured is not None else ""),
+            )
+        )
+
+    def _executed(self, subject: int, engine: str, variant: str, *, allowed: bool) -> Executed:
+        envelope, worker = self.envelope, self.worker
+        return Executed(
+            request_id=self.request_id,
+            at_s=time(),
+            attempt=envelope.attempt,
+            tenant=envelope.tenant,
+            data_class=envelope.data_class,
+            country=envelope.country,
+            subject_row=subject,
+            entry_site=envelope.entry_site,
+            site=worker.site,
+            engine=engine,
+            variant=variant,
+            allowed=allowed,
+            table_version=worker.routing.table.meta.version,
+        )

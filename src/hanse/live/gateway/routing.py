@@ -1,0 +1,363 @@
+"""Between requests and the decision core: one worker's tables, loads and local engines.
+
+Here: offers with everything a request needs of them prepared (targets, header lines), `route`, `engine`, counting an attempt
+in and out, the site's own load as heard by itself and as told to peers, guesses of answer length. Not here: the decision
+(`dispatch.choose`), engines' health (`engines`), the shadow (`shadow`).
+"""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.load import observed as observe
+from hanse.dispatch.reasons import Reason
+from hanse.dispatch.router import Router, choose_engine
+from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
+from hanse.live.shared import FLAG_POWER_SHED
+
+if TYPE_CHECKING:
+    from hanse.dispatch.table import Table
+    from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.outgoing import Target
+    from hanse.live.gateway.settings import GatewaySettings
+    from hanse.live.shared import SharedPage
+
+TOKENS_OUT_FIRST = 128
+"""Guess of an answer's length before any was seen: a short chat turn, as candidates are ranked."""
+GUESS_SHARE = 0.05
+"""Of a new observation in the guess: twenty answers move most of the way."""
+FRAME_EVERY_S = 0.005
+"""A load header is made anew after this; its age then errs by less than a hop's jitter."""
+RATE_EVERY_S = 0.5
+
+OUT_TTFT_MS, OUT_TPOT_MS, OUT_E2E_MS, OUT_WH, OUT_G, OUT_USD = range(6)
+OUT_PATH_MS, OUT_CACHED, OUT_BATCH = 7, 12, 13
+
+
+class OfferRow:
+    """One offer, ready for use by requests."""
+
+    __slots__ = (
+        "decode_wh_per_token",
+        "decode_wh_shared",
+        "engines",
+        "index",
+        "key",
+        "lines",
+        "prefill_wh_per_token",
+        "served_model",
+        "service",
+        "site",
+        "site_index",
+        "slots",
+        "target",
+        "variant",
+    )
+
+    def __init__(self, table: Table, index: int) -> None:
+        record = table.offers[index]
+        self.index = index
+        self.site, self.service, self.variant = table.offer_names[index]
+        self.key = f"{self.service}/{self.variant}"
+        self.site_index = int(record["site"])
+        self.served_model = table.variant(index).served_model or self.service
+        self.slots = float(record["slots"])
+        self.prefill_wh_per_token = float(record["prefill_wh_per_token"])
+        self.decode_wh_shared = float(record["decode_wh_shared"])
+        self.decode_wh_per_token = float(record["decode_wh_per_token"])
+        self.engines: tuple[int, ...] = ()
+        self.target: Target | None = None
+        self.lines = f"x-hanse-site: {self.site}\r\nx-hanse-variant: {self.variant}\r\n".encode()
+
+
+class Site:
+    """Prices and factors of one site, as plain floats."""
+
+    __slots__ = ("g_per_wh", "pue", "usd_per_byte", "usd_per_wh")
+
+    def __init__(self, table: Table, site: int, origin: int) -> None:
+        record = table.sites[site]
+        self.pue = float(record["pue"])
+        self.usd_per_wh = float(record["usd_per_wh"])
+        self.g_per_wh = float(record["g_per_wh"])
+        self.usd_per_byte = float(table.paths_from(origin)[site]["usd_per_byte"])
+
+
+class Routing:
+    """Everything one worker knows about where requests can go, under one table."""
+
+    def __init__(
+        self,
+        table: Table,
+        settings: GatewaySettings,
+        page: SharedPage,
+        engines: list[Engine],
+        peers: dict[str, Target],
+        before: Routing | None = None,
+    ) -> None:
+        self.table = table
+        self.load: Load
+        self.guess_out: dict[str, float]
+        self.site = settings.site
+        self.worker = settings.worker
+        self.origin = table.site_index[settings.site]
+        self.page = page
+        self.local = engines
+        own = page.own[: settings.workers].view(OWN_DTYPE)[..., 0]
+        if before is not None and before.load.adopt(table):
+            self.load = before.load
+        else:
+            page.own[self.worker] = 0
+            self.load = Load(table, own=own, worker=self.worker)
+        self.router = Router(table, self.load, self.origin)
+        self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
+        self.usd_per_g = [float(row["usd_per_g"]) for row in table.services]
+        self.offers = [OfferRow(table, i) for i in range(len(table.offers))]
+        self.local_offers = [row for row in self.offers if row.site == self.site]
+        self.guess_out = dict(before.guess_out) if before is not None else {}
+        self.requests_begun = 0
+        self._attach(peers)
+        self._engine_arrays()
+        self._frame = b""
+        self._frame_at_s = 0.0
+        self._frame_of: LoadFrame | None = None
+        self._rates: dict[int, float] = {}
+        self._begun_before: NDArray[np.float64] | None = None
+        self._rated_at_s = 0.0
+        self.refresh(time())
+
+    # --- one request
+
+    def route(
+        self,
+        service: int,
+        subject: int,
+        tokens_in: int,
+        tokens_out: int,
+        deadline_ms: float,
+        body_bytes: int,
+        now_s: float,
+        tried: list[int],
+    ) -> int:
+        """Offer index or negative `Reason`; `figures()` then holds the prediction."""
+        return self.router.route(
+            service,
+            subject,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            deadline_ms=deadline_ms,
+            body_bytes=body_bytes,
+            now_s=now_s,
+            tried=tried,
+        )
+
+    def figures(self) -> list[float]:
+        """Columns of `dispatch.choose` for the last offer that `route` returned."""
+        figures: list[float] = self.router.out[0].tolist()
+        return figures
+
+    def engine(self, offer: int, tokens: int, excluded: set[int]) -> int:
+        """A local replica of the offer with room, or negative `Reason`."""
+        states = self._states
+        if excluded:
+            states = states.copy()
+            states[list(excluded)] = 0
+        return choose_engine(
+            self._engine_offer,
+            self._requests_max,
+            self._tokens_max,
+            states,
+            self._executing,
+            offer=offer,
+            tokens=tokens,
+        )
+
+    def guess_tokens_out(self, service: str, limit: int | None, most: int) -> int:
+        """How long the answer will be: what answers of this service were lately, within the client's limit."""
+        guess = int(self.guess_out.get(service, TOKENS_OUT_FIRST))
+        return max(1, min(guess, most if limit is None else min(limit, most)))
+
+    # --- counting attempts
+
+    def begin(self, attempt: Attempt, tokens_in: int, tokens_out: int, now_s: float) -> None:
+        """An attempt of this gateway is about to be sent."""
+        attempt.load = self.load
+        attempt.ticket = self.load.begin(attempt.offer.index, tokens_in, tokens_out, now_s)
+        if attempt.engine >= 0:
+            self.begin_engine(attempt, tokens_in, tokens_out)
+
+    def begin_engine(self, attempt: Attempt, tokens_in: int, tokens_out: int) -> None:
+        """An attempt, ours or a peer's, is about to reach a local engine."""
+        engine = self.local[attempt.engine]
+        attempt.counted = engine
+        attempt.tokens_counted = tokens_in + tokens_out
+        attempt.prefill_counted = tokens_in
+        attempt.share_wh = engine.share_wh
+        engine.count(1, attempt.tokens_counted, tokens_in)
+        engine.begun()
+
+    def first_byte(self, attempt: Attempt) -> None:
+        """Its prompt is read."""
+        if attempt.ticket is not None and attempt.load is self.load:
+            self.load.first_byte(attempt.ticket)
+        if attempt.counted is not None and attempt.prefill_counted:
+            attempt.counted.count(0, 0, -attempt.prefill_counted)
+            attempt.prefill_counted = 0
+
+    def end(self, attempt: Attempt) -> None:
+        """It is over; a second call changes nothing."""
+        ticket, attempt.ticket = attempt.ticket, None
+        if ticket is not None and attempt.load is self.load:
+            self.load.end(
+                ticket
+            )  # a load whose rows a new table has cleared has nothing to take back
+        engine, attempt.counted = attempt.counted, None
+        if engine is not None:
+            engine.count(-1, -attempt.tokens_counted, -attempt.prefill_counted)
+
+    def observed(self, attempt: Attempt, ttft_ms: float, e2e_ms: float, tokens_out: int) -> None:
+        """Learn from an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""
+        if tokens_out <= 0 or attempt.load is not self.load:
+            return
+        figures = attempt.figures
+        path_ms, tpot_ms = figures[OUT_PATH_MS], figures[OUT_TPOT_MS]
+        engine_ms = figures[OUT_TTFT_MS] - path_ms
+        if engine_ms <= 0.0 or tpot_ms <= 0.0:
+            return
+        if ttft_ms > 0.0:
+            first = (ttft_ms - path_ms) / engine_ms
+            each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
+        else:  # one ratio for both: the whole over the whole
+            first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
+        observe(self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0))
+
+    def seen_tokens_out(self, service: str, tokens_out: int) -> None:
+        """An answer was this long."""
+        guess = self.guess_out.get(service, float(TOKENS_OUT_FIRST))
+        self.guess_out[service] = guess + GUESS_SHARE * (tokens_out - guess)
+
+    # --- load of this site and of others
+
+    def refresh(self, now_s: float) -> None:
+        """Every tick: what all workers have at the local engines becomes this site's heard load."""
+        for engine in self.local:
+            self._states[engine.index] = 1 if engine.usable(now_s) else 0
+        if now_s - self._rated_at_s >= RATE_EVERY_S:
+            self._rate(now_s)
+        rows = []
+        power_ok = self.page.flags[FLAG_POWER_SHED] == 0.0
+        sums = self.page.exec.sum(axis=0)
+        for offer in self.local_offers:
+            alive = [e for e in offer.engines if self._states[e]]
+            requests, tokens, prefill = sums[list(offer.engines)].sum(axis=0).tolist()
+            rate = self._rates.get(offer.index, 0.0)
+            rows.append((offer.index, len(alive), requests, tokens, prefill, rate))
+        self.load.heard(self.origin, now_s, age_s=0.0, power_ok=bool(power_ok), offers=rows)
+        self._frame_of = LoadFrame(
+            site=self.site,
+            table_version=self.table.meta.version,
+            epoch=self.table.meta.epoch,
+            age_ms=0.0,
+            power_ok=bool(power_ok),
+            offers=tuple(
+                OfferLoad(row.key, alive, requests, tokens, prefill, rate)
+                for row, (_, alive, requests, tokens, prefill, rate) in zip(
+                    self.local_offers, rows, strict=True
+                )
+            ),
+        )
+
+    def frame(self) -> LoadFrame:
+        """This site's load for its peers."""
+        assert self._frame_of is not None
+        return self._frame_of
+
+    def frame_line(self, now_s: float) -> bytes:
+        """`hanse-load:` header line."""
+        if now_s - self._frame_at_s > FRAME_EVERY_S:
+            self._frame_at_s = now_s
+            self._frame = b"hanse-load: " + header_value(self.frame()) + b"\r\n"
+        return self._frame
+
+    def heard(self, frame: LoadFrame, from_site: str, now_s: float) -> None:
+        """A peer told its load; a frame that speaks for another site is dropped."""
+        site = self.table.site_index.get(frame.site, -1)
+        if frame.site != from_site or site < 0 or site == self.origin:
+            return
+        rows = []
+        for one in frame.offers:
+            offer = self.table.offer_index.get(f"{frame.site}/{one.key}")
+            if offer is not None:
+                rows.append(
+                    (
+                        offer,
+                        one.replicas,
+                        one.requests,
+                        one.tokens,
+                        one.prefill_tokens,
+                        one.rate_rps,
+                    )
+                )
+        rtt_s = float(self.table.paths_from(self.origin)[site]["rtt_ms"]) / 1000.0
+        age_s = frame.age_ms / 1000.0 + (rtt_s / 2.0 if rtt_s < 10.0 else 0.0)
+        self.load.heard(site, now_s, age_s=age_s, power_ok=frame.power_ok, offers=rows)
+
+    def lost(self, site: int) -> None:
+        """A peer cannot be reached."""
+        self.load.lost(site)
+
+    @property
+    def ready(self) -> bool:
+        """Whether any offer has a replica alive, here or at a peer heard of."""
+        return bool((self.load.offers["replicas"][: len(self.offers)] > 0).any())
+
+    def expired(self, now_s: float) -> bool:
+        """Whether the table admits nothing any more."""
+        return not now_s <= self.table.meta.valid_until_s
+
+    def reason_name(self, code: int) -> str:
+        """Name of a gate."""
+        return Reason(code).name
+
+    # --- inside
+
+    def _attach(self, peers: dict[str, Target]) -> None:
+        by_key: dict[str, list[int]] = {}
+        for engine in self.local:
+            by_key.setdefault(f"{engine.seat.service}/{engine.seat.variant}", []).append(
+                engine.index
+            )
+        for row in self.offers:
+            if row.site == self.site:
+                row.engines = tuple(by_key.get(row.key, ()))
+            else:
+                row.target = peers.get(row.site)
+
+    def _engine_arrays(self) -> None:
+        count = len(self.local)
+        self._engine_offer = np.full(count, -1, np.int64)
+        self._requests_max = np.zeros(count)
+        self._tokens_max = np.zeros(count)
+        self._states = np.zeros(count, np.int64)
+        for row in self.local_offers:
+            record = self.table.offers[row.index]
+            for engine in row.engines:
+                self._engine_offer[engine] = row.index
+                self._requests_max[engine] = record["requests_max"]
+                self._tokens_max[engine] = record["tokens_max"]
+        self._executing = self.page.exec.view(OWN_DTYPE)[..., 0]
+
+    def _rate(self, now_s: float) -> None:
+        begun = self.page.begun.sum(axis=0)
+        before, elapsed_s = self._begun_before, now_s - self._rated_at_s
+        if before is not None:
+            for row in self.local_offers:
+                grown = float((begun - before)[list(row.engines)].sum())
+                self._rates[row.index] = max(0.0, grown) / elapsed_s
+        self._begun_before, self._rated_at_s = begun, now_s

@@ -1,0 +1,304 @@
+"""One gateway worker: what all its connections share, its clocks, and the swap to a new table.
+
+Here: wiring, the 20 ms tick (engine deaths, first-byte deadlines, hedges, load), the 500 ms tick (slow clients, checks of peers, new
+tables). Not here: anything per request (`doors`, `entry`, `hop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from pathlib import Path
+from secrets import token_hex
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from hanse import __version__
+from hanse.errors import HanseError
+from hanse.live.evidence import ChainWriter, Opened
+from hanse.live.gateway.answers import date_line
+from hanse.live.gateway.desk import Desk
+from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
+from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
+from hanse.live.gateway.feed import Feed
+from hanse.live.gateway.incoming import Incoming
+from hanse.live.gateway.ledger import Ledger
+from hanse.live.gateway.metrics import TABLES, Counts
+from hanse.live.gateway.notes import Notes
+from hanse.live.gateway.peers import Peer, peer_targets
+from hanse.live.gateway.policy import Policy
+from hanse.live.gateway.routing import Routing
+from hanse.live.gateway.shadow import Shadow
+from hanse.live.gateway.tables import TableFile
+from hanse.live.identity import Identity, ReplayGuard, load_identity, server_context
+from hanse.live.shared import WORKER_ALIVE_AT_S, WORKER_PID, WORKER_TABLE_VERSION, SharedPage
+
+if TYPE_CHECKING:
+    from hanse.dispatch.table import Table
+    from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.entry import Entry
+    from hanse.live.gateway.frames import LoadFrame
+    from hanse.live.gateway.hop import Hop
+    from hanse.live.gateway.settings import GatewaySettings
+
+TICK_S = 0.02
+SLOW_TICK_S = 0.5
+"""Also the rate of checks between sites: 2 Hz."""
+BODY_BYTES_MAX_FIRST = 4 * 1024 * 1024
+BACKLOG = 2048
+SHUTDOWN_S = 5.0
+"""SIGTERM: requests in flight get this long to end."""
+
+
+class Worker:
+    """See the module."""
+
+    routing: Routing
+    policy: Policy
+
+    def __init__(self, settings: GatewaySettings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self.loop = loop
+        self.site = settings.site
+        self.page = SharedPage.open(Path(settings.page)) if settings.page else SharedPage.private()
+        self.page.clear_worker(settings.worker)
+        self.counts = Counts(self.page, settings.worker)
+        self.notes = Notes(self.page)
+        self.feed = Feed(settings.feed, self.counts)
+        self.ids = Ids()
+        self.replays = ReplayGuard()
+        self.tables = TableFile(Path(settings.table))
+        table_home = self.tables.path.parent if self.tables.path.is_file() else self.tables.path
+        self.evidence_dir = settings.evidence_dir or str(table_home / "evidence")
+        self.policy_or_none: Policy | None = None
+        self.shadow: Shadow | None = None
+        self.body_bytes_max = BODY_BYTES_MAX_FIRST
+        self.requests_begun = 0
+        self.waiting: set[Attempt] = set()
+        """Attempts without a first byte."""
+        self.running: set[Entry | Hop] = set()
+        self.engines = [
+            Engine(i, seat, self.page, settings.worker, loop)
+            for i, seat in enumerate(settings.engines)
+        ]
+        self.identity = self._load_identity()
+        self.targets = peer_targets(settings.peers, self.identity, loop)
+        self.peers = {
+            site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
+        }
+        self.ledger = Ledger(self._open_chain(), loop, self.counts)
+        self.desk = Desk(self)
+        self.client_door = ClientDoor(self)
+        self.hop_door = HopDoor(self)
+        self.servers: list[asyncio.Server] = []
+        self._timers: list[asyncio.TimerHandle] = []
+        self._stopping = False
+        self._ticked_at_s = self._slow_at_s = self._probed_at_s = monotonic()
+        self.take_table()
+
+    # --- starting and stopping
+
+    async def listen(self) -> tuple[int, int]:
+        """Bind both ports; the numbers chosen where 0 was asked (hop: 0 where there is none)."""
+        settings = self.settings
+        client = await self.loop.create_server(
+            lambda: Incoming(self.client_door),
+            settings.host,
+            settings.port,
+            reuse_port=True,
+            backlog=BACKLOG,
+        )
+        self.servers.append(client)
+        hop_port = 0
+        if settings.hop_port is not None and self.identity is not None:
+            hop = await self.loop.create_server(
+                lambda: Incoming(self.hop_door),
+                settings.hop_host,
+                settings.hop_port,
+                ssl=self._hop_tls(self.identity),
+                reuse_port=True,
+                backlog=BACKLOG,
+            )
+            self.servers.append(hop)
+            hop_port = hop.sockets[0].getsockname()[1]
+        if settings.pid_file:
+            Path(settings.pid_file).write_text(f"{os.getpid()}\n")
+        self._tick()
+        self._slow_tick()
+        return client.sockets[0].getsockname()[1], hop_port
+
+    async def stop(self) -> None:
+        """Take no more, let what runs end, write the last records."""
+        for server in self.servers:
+            server.close()
+        deadline_s = monotonic() + SHUTDOWN_S
+        for door in (self.client_door, self.hop_door):
+            for link in tuple(door.open_connections):
+                link.retire()
+        while self.running and monotonic() < deadline_s:
+            await asyncio.sleep(TICK_S)
+        self._stopping = True
+        for timer in self._timers:
+            timer.cancel()
+        for exchange in tuple(self.running):
+            exchange.expire()
+        for door in (self.client_door, self.hop_door):
+            for link in tuple(door.open_connections):
+                link.transport.abort()
+        for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
+            target.close()
+        self.ledger.close()
+        self.feed.close()
+        self.page.clear_worker(self.settings.worker)
+
+    # --- tables
+
+    def take_table(self) -> None:
+        """Swap to the newest table on disk, if it is newer than ours."""
+        try:
+            table = self.tables.newer()
+        except HanseError as error:
+            self.tables.problem = str(error)
+            return
+        if table is not None and self.settings.site in table.site_index:
+            self.use_table(table)
+
+    def use_table(self, table: Table) -> None:
+        """Requests under way keep what they have; the next ones use this table."""
+        before = self.routing if self.policy_or_none is not None else None
+        self.routing = Routing(
+            table, self.settings, self.page, self.engines, dict(self.targets), before
+        )
+        self.policy = self.policy_or_none = Policy(table, self.site, self.page)
+        central = table.central
+        self.shadow = Shadow(central, self.routing.origin, self.counts) if central else None
+        sizes = [service.body_bytes_max for service in table.meta.services]
+        self.body_bytes_max = max(sizes, default=BODY_BYTES_MAX_FIRST)
+        self.counts.row[TABLES] += 1.0
+        self.page.workers[self.settings.worker, WORKER_TABLE_VERSION] = table.meta.version
+
+    def gauges(self) -> dict[str, float]:
+        """Values of now, for `/metrics`."""
+        gauges = {
+            "hanse_gateway_requests_running": float(len(self.running)),
+            "hanse_gateway_connections_open": float(len(self.client_door.open_connections)),
+            "hanse_gateway_engines_up": float(sum(e.usable(time()) for e in self.engines)),
+        }
+        if self.policy_or_none is not None:
+            meta = self.routing.table.meta
+            gauges["hanse_gateway_table_version"] = float(meta.version)
+            gauges["hanse_gateway_table_age_seconds"] = time() - meta.issued_at_s
+        return gauges
+
+    # --- clocks
+
+    def _tick(self) -> None:
+        """Every 20 ms."""
+        if self._stopping:
+            return
+        self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
+        now_s, mono_s = time(), monotonic()
+        elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
+        if mono_s - self._probed_at_s >= PROBE_EVERY_S:
+            self._probed_at_s = mono_s
+            for engine in self.engines:
+                engine.probe(now_s)
+        for engine in self.engines:
+            engine.accrue(elapsed_s)
+            if engine.died(now_s):
+                self._engine_died(engine.index, now_s)
+        if self.policy_or_none is None:
+            return
+        self.routing.refresh(now_s)
+        if self.waiting:
+            self._look_at_waiting(now_s)
+        if self.shadow is not None:
+            self.shadow.tick(now_s, reachable=self._central_reachable(now_s))
+
+    def _look_at_waiting(self, now_s: float) -> None:
+        for attempt in tuple(self.waiting):
+            if attempt.settled:
+                continue
+            if now_s >= attempt.deadline_at_s:
+                attempt.exchange.overdue(attempt, now_s)
+            elif now_s >= attempt.hedge_at_s:
+                attempt.exchange.hedge(attempt, now_s)
+
+    def _engine_died(self, index: int, now_s: float) -> None:
+        """Its byteless requests go elsewhere at once."""
+        if self.policy_or_none is not None:
+            self.routing.refresh(now_s)
+        for attempt in tuple(self.waiting):
+            if attempt.engine == index and not attempt.settled:
+                attempt.drop()
+                attempt.exchange.failed(attempt, "dead", "the engine died")
+        self.engines[index].target.close()
+
+    def _slow_tick(self) -> None:
+        """Every 500 ms."""
+        if self._stopping:
+            return
+        self._timers[1:] = [self.loop.call_later(SLOW_TICK_S, self._slow_tick)]
+        now_s, mono_s = time(), monotonic()
+        self.feed.refill(mono_s - self._slow_at_s)
+        self._slow_at_s = mono_s
+        self.page.workers[self.settings.worker, WORKER_PID] = os.getpid()
+        self.page.workers[self.settings.worker, WORKER_ALIVE_AT_S] = now_s
+        line = date_line(now_s)
+        for door in (self.client_door, self.hop_door):
+            door.date_line = line
+            for link in tuple(door.open_connections):
+                link.check_times(mono_s)
+        for exchange in tuple(self.running):
+            if now_s >= exchange.expires_at_s:
+                exchange.expire()
+        self.take_table()
+        if self.policy_or_none is not None:
+            for peer in self.peers.values():
+                peer.check()
+
+    # --- peers
+
+    def _heard(self, frame: LoadFrame, site: str, now_s: float) -> None:
+        if self.policy_or_none is not None:
+            self.routing.heard(frame, site, now_s)
+
+    def _lost(self, site: str) -> None:
+        if self.policy_or_none is not None:
+            index = self.routing.table.site_index.get(site)
+            if index is not None:
+                self.routing.lost(index)
+
+    def _central_reachable(self, now_s: float) -> bool:
+        assert self.shadow is not None
+        site = self.shadow.site
+        if site < 0:
+            return False
+        if site == self.routing.origin:
+            return not self.engines or any(engine.usable(now_s) for engine in self.engines)
+        row = self.routing.load.sites[site]
+        age_s = now_s - float(row["sampled_at_s"])
+        return bool(row["reachable"]) and age_s <= self.routing.table.meta.heard_stale_s
+
+    # --- parts
+
+    def _load_identity(self) -> Identity | None:
+        home = self.settings.identity_dir
+        if not home or not (Path(home) / "site.pem").exists():
+            return None
+        return load_identity(Path(home), self.settings.fleet, self.site, time())
+
+    def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
+        return server_context(identity)
+
+    def _open_chain(self) -> ChainWriter:
+        opened = Opened(
+            at_s=time(),
+            site=self.site,
+            worker=self.settings.worker,
+            boot=token_hex(8),
+            software=__version__,
+            table_version=self.tables.version,
+        )
+        return ChainWriter(Path(self.evidence_dir), opened)
