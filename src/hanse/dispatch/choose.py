@@ -5,14 +5,14 @@ Not here: names and objects (`router`), where load figures come from (`load`), t
 
 Rules of this file: arrays in, an offer index or a negative `Reason` out; no allocation, no object, only + - * /, min,
 max and comparisons, in one fixed order, no fastmath, so that a replay on another machine gives the same bits.
-Ties go to the lowest index. A helper of a cached kernel lives in this file: numba does not see changes elsewhere.
+Ties go to the lowest index. Indices are made unsigned (`uintp`), which spares numba's test for negative ones. A helper of a cached kernel lives in this file: numba does not see changes elsewhere.
 
 An offer passes the gates of `reasons.Reason` in their order. Among those that pass, one that is predicted to meet the
 service's SLO and the deadline beats one that is not; then the least cost in USD wins:
 
     cost = usd_per_latency_s * E2E + energy * price + carbon * carbon price + bytes * egress price
 
-If none meets them, the least value of waiting wins and the choice is flagged. First up to 32 candidates by cost on an
+If none meets them, the least value of waiting wins and the choice is flagged. First up to 24 candidates by cost on an
 idle fleet are looked at, with every offer of the entry site and of sites that hold the prompt's prefix; only if
 none of these meets the SLO are all offers of the service.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from numba import njit
 
 LAW: Final = -1
@@ -35,7 +36,7 @@ DEADLINE: Final = -9
 NO_OFFER: Final = -10
 TABLE_EXPIRED: Final = -11
 
-CANDIDATES_MAX: Final = 32
+CANDIDATES_MAX: Final = 24
 """Enough that losing half of a league to faults leaves a choice; few enough to look at in half a microsecond."""
 TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
@@ -60,10 +61,10 @@ OUT_BATCH: Final = 13
 OUT_COUNT: Final = 14
 """Columns of an output row."""
 
-KERNEL: Final = {"cache": True, "error_model": "numpy", "_nrt": False}
+KERNEL: Final[dict[str, Any]] = {"cache": True, "error_model": "numpy", "_nrt": False}
 """No reference counting: kernels own nothing, and the atomic counts of a dozen arrays cost ten times the arithmetic.
 Division follows IEEE 754, which spares a branch; no divisor here can be 0 behind the gates."""
-INLINED: Final = {**KERNEL, "inline": "always"}
+INLINED: Final[dict[str, Any]] = {**KERNEL, "inline": "always"}
 
 
 @njit(**INLINED)
@@ -94,8 +95,8 @@ def admit(
     tried: Any,
 ) -> int:
     """The gates that need no figures: 0, or the one at which the offer fell out."""
-    s = offer.site
-    if law[subject.profile, s] == 0:
+    s = np.uintp(offer.site)
+    if law[np.uintp(subject.profile), s] == 0:
         return LAW
     if offer.quality < subject.quality_min:
         return QUALITY
@@ -109,7 +110,7 @@ def admit(
         return POWER
     if load_site.reachable == 0 or sites[s].drained != 0 or not path.rtt_ms < PATH_MS_MAX:
         return DEAD
-    if s != origin and not now_s - load_site.sampled_at_s <= heard_stale_s:
+    if offer.site != origin and not now_s - load_site.sampled_at_s <= heard_stale_s:
         return STALE
     if not load_row.replicas > 0.0:
         return DEAD
@@ -143,17 +144,18 @@ def predict(
     body_bytes: float,
 ) -> tuple[float, float, float, float, float, float, float, float, bool, float]:
     """One more request at a load: TTFT, TPOT, E2E, Wh, g, USD, value of waiting, path, late?, batch."""
-    replicas = load_row.replicas
-    slots_all = offer.slots * replicas
-    batch = min(min(requests, slots_all) / replicas + 1.0, offer.slots)
+    # Per replica; one division instead of three, since a choice is a few dozen of these.
+    share = 1.0 / load_row.replicas
+    mine = requests * share
+    batch = min(mine + 1.0, offer.slots)
     step_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * batch
     uncached = max(tokens_in - cached_tokens, 1.0)
     queue_ms = 0.0
-    if requests + 1.0 > slots_all:
+    if mine + share > offer.slots:
         full_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * offer.slots
         service_ms = offer.prefill_ms_per_token * tokens_in + full_ms * tokens_out
-        queue_ms = (requests + 1.0 - slots_all) * service_ms / slots_all
-    ahead_ms = prefill_tokens / replicas * offer.prefill_ms_per_token
+        queue_ms = (mine + share - offer.slots) * service_ms / offer.slots
+    ahead_ms = prefill_tokens * share * offer.prefill_ms_per_token
     prompt_ms = offer.prefill_ms_per_token * uncached
     engine_ms = offer.ttft_ms_fixed + queue_ms + ahead_ms + prompt_ms + step_ms
     path_ms = path.rtt_ms + path.ms_per_byte * body_bytes
@@ -187,10 +189,11 @@ def weigh(
     offers, sites, services, subjects, paths, law = table
     load_offers, load_sites, load_services, own = load
     tokens_in, tokens_out, deadline_ms, body_bytes = request
-    offer = offers[o]
-    s = offer.site
+    at = np.uintp(o)
+    offer = offers[at]
+    s = np.uintp(offer.site)
     path = paths[s]
-    load_row = load_offers[o]
+    load_row = load_offers[at]
     nothing = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, True, 0.0)
     gate = admit(
         offer, o, sites, subjects[subject], path, law, load_row, load_sites[s], origin, tokens_in,
@@ -202,11 +205,11 @@ def weigh(
     own_tokens = 0
     own_prefill = 0
     for worker in range(own.shape[0]):
-        mine = own[worker, o]
+        mine = own[np.uintp(worker), at]
         own_requests += mine.requests
         own_tokens += mine.tokens
         own_prefill += mine.prefill_tokens
-    ratio = load_services[offer.service].peers_ratio
+    ratio = load_services[np.uintp(offer.service)].peers_ratio
     requests = effective(load_row.requests, own_requests, load_row.own_requests_at, ratio)
     tokens = effective(load_row.tokens, own_tokens, load_row.own_tokens_at, ratio)
     prefill = effective(load_row.prefill_tokens, own_prefill, load_row.own_prefill_at, ratio)
@@ -217,8 +220,8 @@ def weigh(
     ):
         return ROOM, requests, tokens, prefill, nothing
     predicted = predict(
-        offer, sites[s], services[offer.service], path, load_row, requests, prefill,
-        held(cached, s, tokens_in), tokens_in, tokens_out, deadline_ms, body_bytes,
+        offer, sites[s], services[np.uintp(offer.service)], path, load_row, requests, prefill,
+        held(cached, offer.site, tokens_in), tokens_in, tokens_out, deadline_ms, body_bytes,
     )  # fmt: skip
     if predicted[0] > deadline_ms:
         return DEADLINE, requests, tokens, prefill, predicted
@@ -280,7 +283,7 @@ def choose(
 
     Args:
         table: (offers, sites, services, subjects, paths from `origin` [site], law) of a `Table`.
-        lists: (candidate, listed, listed_first): [service, profile, 32] offers by cost on an idle fleet as seen from
+        lists: (candidate, listed, listed_first): [service, profile, 24] offers by cost on an idle fleet as seen from
             `origin`, -1 behind the last; offers by service and site; [service, site + 1] where each begins.
         load: (offers, sites, services, own) of a `Load`.
         request: (tokens in, tokens out guessed, deadline ms, body bytes), all floats.
@@ -298,10 +301,10 @@ def choose(
         return NO_OFFER
     if law[profile, origin] == 0:
         return LAW
-    best = -1
+    best: int = -1
     best_late = True
     best_value = 0.0
-    reason = 0
+    reason: int = 0
     # The candidates; then the entry site and up to four that hold the prefix; then, if need be, everything.
     for part in range(CACHED_MAX + 3):
         start, end = 0, CANDIDATES_MAX
@@ -351,9 +354,9 @@ def candidates(
     candidate: Any,
     costs: Any,
 ) -> None:
-    """Fill `candidate` [service, profile, 32] with lawful offers by cost on an idle fleet, -1 behind the last.
+    """Fill `candidate` [service, profile, 24] with lawful offers by cost on an idle fleet, -1 behind the last.
 
-    Arguments as for `choose`; `costs` [32] is scratch, `load_offers` that of an idle fleet.
+    Arguments as for `choose`; `costs` [24] is scratch, `load_offers` that of an idle fleet.
     """
     offers, sites, services, _, paths, law = table
     tokens_in, tokens_out, deadline_ms, body_bytes = request

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numba import njit
 
+from hanse.dispatch.choose import KERNEL
 from hanse.dispatch.table import Records, Table
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ PEERS_RATIO_MAX: Final = 64.0
 """At most so many peers of our own size are assumed; caps what a nearly idle gateway expects of others."""
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def begin(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> None:
     """A request was sent to an offer."""
     row = own[worker, offer]
@@ -87,13 +88,13 @@ def begin(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -
     row.prefill_tokens += prefill_tokens
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def first_byte(own: Any, worker: int, offer: int, prefill_tokens: int) -> None:
     """Its first byte came: the prompt is read."""
     own[worker, offer].prefill_tokens -= prefill_tokens
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def end(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> None:
     """It is over, however it ended; `prefill_tokens` is 0 if a first byte came."""
     row = own[worker, offer]
@@ -102,7 +103,7 @@ def end(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> 
     row.prefill_tokens -= prefill_tokens
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def arrived(services: Any, service: int, workers: float, now_s: float) -> None:
     """Count an own arrival; all workers of a gateway are taken to get the same share."""
     row = services[service]
@@ -118,7 +119,7 @@ def arrived(services: Any, service: int, workers: float, now_s: float) -> None:
     row.peers_ratio = min(max(row.heard_rps / own_rps - 1.0, 0.0), PEERS_RATIO_MAX)
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def heard(
     load: Any,
     services: Any,
@@ -153,7 +154,7 @@ def heard(
     row.tpot_factor += (1.0 - row.tpot_factor) * forget
 
 
-@njit(cache=True)
+@njit(**KERNEL)
 def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> None:
     """Observed over predicted engine time of a request; 0 where it was not observed."""
     row = load[offer]

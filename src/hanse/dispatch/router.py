@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.prefix import WAYS, PrefixTable, prefixes_of
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.table import Records, Table
-from hanse.model.fleet import Value
+from hanse.dispatch.table import ARRAYS, Records, ServiceMeta, SiteMeta, Table, TableMeta
+from hanse.model.fleet import Slo, Value
 
 REFERENCE_TOKENS_IN: Final = 512.0
 REFERENCE_TOKENS_OUT: Final = 128.0
@@ -136,7 +137,7 @@ class Router:
             asked = self._tried
             asked[:] = -1
             asked[: len(tried)] = tried[-kernels.TRIED_MAX :]
-        return kernels.choose(
+        chosen: int = kernels.choose(
             self._table,
             self._lists,
             self._load,
@@ -151,6 +152,7 @@ class Router:
             cached,
             self.out,
         )
+        return chosen
 
     def predicted(self) -> Predicted:
         """Prediction of the last offer that `route` returned."""
@@ -266,7 +268,7 @@ def candidate_offers(
     listed: NDArray[np.int64],
     first: NDArray[np.int64],
 ) -> NDArray[np.int32]:
-    """[service, profile, 32] offers by cost on an idle fleet, as seen from the site whose paths are in `arrays`."""
+    """[service, profile, 24] offers by cost on an idle fleet, as seen from the site whose paths are in `arrays`."""
     shape = (len(table.services), table.law.shape[0], kernels.CANDIDATES_MAX)
     candidate = np.full(shape, -1, np.int32)
     idle = Load.of_shadow(table)
@@ -288,11 +290,75 @@ def choose_engine(
 ) -> int:
     """The replica of an offer with the least requests at this site, or `Reason.DEAD` or `Reason.ROOM`."""
     assert executing.dtype == OWN_DTYPE
-    return kernels.choose_engine(
+    engine: int = kernels.choose_engine(
         engine_offer, requests_max, tokens_max, states, executing, offer, float(tokens)
     )
+    return engine
 
 
 def to_json(verdicts: list[OfferVerdict]) -> bytes:
     """Verdicts as JSON, for `--json` and the explain endpoint."""
     return msgspec.json.encode(verdicts)
+
+
+def warm() -> None:
+    """Compile every kernel of the decision core and leave it in the cache on disk; seconds once, then milliseconds."""
+    site = SiteMeta(id="a", kind="micro", city="", country="DE", lat_deg=0.0, lon_deg=0.0)
+    slo = Slo(ttft_ms=1e3, tpot_ms=1e2)
+    service = ServiceMeta(
+        id="q",
+        protocol="openai",
+        endpoints=("chat",),
+        aliases=(),
+        slo=slo,
+        body_bytes_max=1,
+        output_tokens_max=1,
+        variants=(),
+    )
+    meta = TableMeta(
+        version=1,
+        epoch=1,
+        issued_at_s=0.0,
+        valid_until_s=2.0,
+        fleet="warm",
+        heard_stale_s=2.0,
+        sites=(site,),
+        services=(service,),
+        offers=("a/q/v",),
+        keys={},
+        subjects=(),
+        rule_sets=((),),
+        rule_texts={},
+    )
+    arrays = {
+        name: np.ones((1,) * dimensions, dtype) for name, (dtype, dimensions) in ARRAYS.items()
+    }
+    for name, (dtype, _) in ARRAYS.items():
+        for column in dtype.names or ():
+            if dtype[column].kind == "i" and column != "replicas":
+                arrays[name][column] = 0
+    arrays["rule_set"][:] = 0
+    table = Table(meta, arrays)
+    load = Load(table)
+    router = Router(table, load, 0)
+    load.heard(0, 1.0, age_s=0.0, power_ok=True, offers=[(0, 1.0, 0.0, 0.0, 0.0, 0.0)])
+    prefixes = prefixes_of([("user", b"warm")], b"key", b"q")
+    held = PrefixTable(slots_max=WAYS)
+    held.remember(prefixes, 0, 1.0)
+    router.explain(
+        0,
+        0,
+        tokens_in=0,
+        tokens_out=0,
+        deadline_ms=1e6,
+        body_bytes=0,
+        now_s=1.0,
+        cached=held.look_up(prefixes, 1.0),
+    )
+    held.forget(0)
+    ticket = load.begin(0, 1, 1, 1.0)
+    load.first_byte(ticket)
+    load.observed(0, router.predicted(), ttft_ms=1.0, tpot_ms=1.0)
+    load.end(ticket)
+    integers, floats = np.zeros(1, np.int64), np.ones(1)
+    choose_engine(integers, floats, floats, integers, load.own, offer=0, tokens=1)

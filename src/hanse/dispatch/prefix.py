@@ -1,0 +1,167 @@
+"""Which sites hold the KV cache of which prompt prefixes, known only by keyed digests.
+
+Here: digests of a growing conversation, and a table (digest, site) -> tokens of fixed size, which the workers of a
+gateway may share. Not here: what a held prefix is worth (`choose`), whether the engine really kept it: the credit is
+a guess that `load`'s corrections temper.
+
+A digest is keyed by a secret of the tenant, so equal prompts of two tenants differ and a table reveals no prompt;
+it is never logged. Digests chain: one at the end of each message and of each block of a long message, each over all
+before it, so a conversation finds its own earlier turns. The table is 4-way: a digest may lie in one of four slots;
+the oldest gives way. Torn reads between workers can only give a wrong credit, never a wrong answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hanse.dispatch.choose import CACHED_MAX, KERNEL
+
+BLOCK_BYTES: Final = 2_048
+"""About 512 tokens: a system prompt shared by users is found to within half of this."""
+BYTES_PER_TOKEN: Final = 4.0
+"""English text under common tokenizers; other scripts have fewer, so their credit is too small rather than too large."""
+DIGESTS_MAX: Final = 64
+"""Of one prompt, the last ones count: a conversation of 32 turns, or 128 KiB of text."""
+TTL_S: Final = 300.0
+"""Engines evict by space, not time; after five minutes of other traffic a prefix is likelier gone than not."""
+WAYS: Final = 4
+
+PREFIX_DTYPE: Final = np.dtype(
+    [("digest", "u8"), ("site", "i4"), ("tokens", "i4"), ("at_s", "f8")], align=True
+)
+
+
+@njit(**KERNEL)
+def look_up(
+    slots: Any, digests: Any, tokens: Any, count: int, now_s: float, ttl_s: float, cached: Any
+) -> int:
+    """Fill `cached` [4, 2] with up to four sites and the longest prefix each holds; how many were found."""
+    found = 0
+    sets = slots.shape[0] // WAYS
+    for i in range(CACHED_MAX):
+        cached[i, 0] = -1
+        cached[i, 1] = -1
+    for back in range(count):
+        at = count - 1 - back
+        first = int(digests[at] % np.uint64(sets)) * WAYS
+        for way in range(WAYS):
+            slot = slots[first + way]
+            if slot.digest != digests[at] or not now_s - slot.at_s <= ttl_s:
+                continue
+            known = False
+            for i in range(found):
+                if cached[i, 0] == slot.site:
+                    known = True
+            if not known and found < CACHED_MAX:
+                cached[found, 0] = slot.site
+                cached[found, 1] = tokens[at]
+                found += 1
+    return found
+
+
+@njit(**KERNEL)
+def remember(slots: Any, digests: Any, tokens: Any, count: int, site: int, now_s: float) -> None:
+    """A site now holds these prefixes."""
+    sets = slots.shape[0] // WAYS
+    for at in range(count):
+        first = int(digests[at] % np.uint64(sets)) * WAYS
+        place = first
+        for way in range(WAYS):
+            slot = slots[first + way]
+            if slot.digest == digests[at] and slot.site == site:
+                place = first + way
+                break
+            if slot.at_s < slots[place].at_s:
+                place = first + way
+        slots[place].digest = digests[at]
+        slots[place].site = site
+        slots[place].tokens = tokens[at]
+        slots[place].at_s = now_s
+
+
+@njit(**KERNEL)
+def forget(slots: Any, site: int) -> None:
+    """A site's engines restarted: nothing is held there."""
+    for i in range(slots.shape[0]):
+        if slots[i].site == site:
+            slots[i].at_s = -1.0e300
+
+
+class Prefixes:
+    """Digests of one prompt, shortest prefix first, and the tokens each stands for."""
+
+    __slots__ = ("count", "digests", "tokens")
+
+    def __init__(self, digests: list[int], tokens: list[int]) -> None:
+        self.count = min(len(digests), DIGESTS_MAX)
+        self.digests: NDArray[np.uint64] = np.array(digests[-DIGESTS_MAX:] or [0], np.uint64)
+        self.tokens: NDArray[np.int64] = np.array(tokens[-DIGESTS_MAX:] or [0], np.int64)
+
+
+def prefixes_of(parts: Iterable[tuple[str, bytes]], secret: bytes, scope: bytes) -> Prefixes:
+    """Digests of a prompt given as (role, content) parts.
+
+    Args:
+        parts: Messages in order; a plain prompt is one part with an empty role.
+        secret: Of the tenant, up to 64 bytes.
+        scope: What else must agree for a cache to be of use: service and variant family.
+    """
+    digests: list[int] = []
+    tokens: list[int] = []
+    state = hashlib.blake2b(scope, key=secret[:64], digest_size=8)
+    length = 0
+    for role, content in parts:
+        # Lengths go in before contents, so that no two splits of the same bytes look alike.
+        state.update(f"\0{role}\0{len(content)}\0".encode())
+        for start in range(0, max(len(content), 1), BLOCK_BYTES):
+            block = content[start : start + BLOCK_BYTES]
+            state.update(block)
+            length += len(block)
+            digests.append(int.from_bytes(state.copy().digest(), "little"))
+            tokens.append(int(length / BYTES_PER_TOKEN))
+    return Prefixes(digests, tokens)
+
+
+class PrefixTable:
+    """(digest, site) -> tokens held, in a fixed array; pass `slots` to share one between workers."""
+
+    def __init__(self, *, slots_max: int = 65_536, slots: NDArray[Any] | None = None) -> None:
+        self.slots = np.zeros(slots_max, PREFIX_DTYPE) if slots is None else slots
+        assert self.slots.dtype == PREFIX_DTYPE and len(self.slots) % WAYS == 0
+        if slots is None:
+            self.slots["at_s"] = -np.inf
+        self._cached = np.full((CACHED_MAX, 2), -1, np.int64)
+
+    def look_up(
+        self, prefixes: Prefixes, now_s: float, *, ttl_s: float = TTL_S
+    ) -> NDArray[np.int64]:
+        """[4, 2] (site, tokens held), -1 padded, as `Router.route` takes it; valid until the next call."""
+        args = prefixes.digests, prefixes.tokens, prefixes.count
+        look_up(self.slots, *args, float(now_s), float(ttl_s), self._cached)
+        return self._cached
+
+    def remember(self, prefixes: Prefixes, site: int, now_s: float) -> None:
+        """The site served this prompt, so it holds its prefixes now."""
+        args = prefixes.digests, prefixes.tokens, prefixes.count
+        remember(self.slots, *args, site, float(now_s))
+
+    def forget(self, site: int) -> None:
+        """The site holds nothing any more."""
+        forget(self.slots, site)
+
+
+def text_parts(messages: Sequence[Any]) -> list[tuple[str, bytes]]:
+    """(role, content) of an OpenAI `messages` array; what is not text counts by its printed form."""
+    found = []
+    for message in messages:
+        role = message.get("role", "") if isinstance(message, dict) else ""
+        content = message.get("content") if isinstance(message, dict) else message
+        text = content if isinstance(content, str) else repr(content)
+        found.append((str(role), text.encode()))
+    return found
