@@ -1,0 +1,383 @@
+"""The controller: the fleet Dispatcher at the hub, fed from the bus; it publishes tables and shows the league.
+
+Here: leadership, events in, actions out, the scenario, the picture. Not here: any decision
+(`dispatch`), the bus (`live.bus`), HTTP (`live.control_api`). Run as `python -m hanse.live.controller
+--state DIR`, or with `--local SITE` for a site that has no hub: the same on the site's own bus.
+
+It owns nothing that is not elsewhere too: the fleet is the operator's file, tables are in the TABLES
+stream and on every site's disk, the highest epoch is with the sites. Its end stops no request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.table import Table
+from hanse.energy import site_signals
+from hanse.errors import HanseError
+from hanse.live import bus
+from hanse.live.bus_sources import watch_sources
+from hanse.live.control_api import ControlApi, LeagueSource
+from hanse.live.first_start import Prepared, resume
+from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
+from hanse.live.link_control import LinkControl, LinkView
+from hanse.live.supervise import end_on_signals, write_pid
+from hanse.model.fleet import Site
+from hanse.signals import Feed
+from hanse.view import DecisionRow, LinkStatus, SiteStatus, ViewState
+
+T = TypeVar("T")
+
+TICK_S: Final = 0.25
+SITE_SILENT_S: Final = 2.0
+"""Four missed 2 Hz reports."""
+HEAR_FIRST_S: Final = 1.25
+"""A new leader listens for two reports of each site before it takes an epoch."""
+SIGNALS_EVERY_S: Final = 30.0
+"""Recorded figures are hourly and weather moves in minutes; half a minute follows both closely."""
+SCENARIO_EVERY_S: Final = 5.0
+"""A restarted agent knows the scenario after this."""
+LINKS_EVERY_S: Final = 1.0
+"""How often the emulator is asked what it does; for people's eyes."""
+
+
+class Controller:
+    """One controller; `run` until cancelled."""
+
+    def __init__(self, prepared: Prepared, local_site: str | None) -> None:
+        self._prepared = prepared
+        self._local_site = local_site
+        self._state = prepared.state
+        self._fleet = prepared.fleet
+        home = self._state.hub if local_site is None else self._state.site(local_site)
+        self._epochs = EpochFile(home / "controller-epoch")
+        self._dispatcher = Dispatcher("fleet")
+        self._feed = Feed()
+        self._scenario_changed = asyncio.Event()
+        self._unsent: act.PublishTable | None = None
+        self._heard_s: dict[str, float] = {}
+        self._rule_texts: dict[str, str] = {}
+        urls = {site: one.client_url for site, one in prepared.runtime.sites.items()}
+        self._view = ViewState(self._fleet, urls)
+        self._source = LeagueSource(self._view)
+        self._client: Client = Client()
+        self._lease = Lease(self._client, "")
+
+    async def run(self) -> None:
+        """Serve people at once, the league as soon as its bus answers."""
+        async with asyncio.TaskGroup() as tasks:
+            hub = self._prepared.runtime.hub
+            if hub is not None and self._local_site is None:
+                api = ControlApi(
+                    self._source, rule_texts=self._rule_texts, on_scenario=self._take_scenario
+                )
+                tasks.create_task(api.serve(hub.host, hub.control_port))
+                tasks.create_task(_every(LINKS_EVERY_S, self._look_at_links))
+            await self._join()
+            if self._local_site is None:
+                tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
+            tasks.create_task(_every(TICK_S, self._tick))
+            tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
+            tasks.create_task(self._observe_signals())
+            tasks.create_task(self._lead())
+
+    async def close(self) -> None:
+        """Give the lease back and leave the bus."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                await self._lease.release()
+                await self._client.close()
+
+    # --- the bus
+
+    async def _join(self) -> None:
+        runtime, state, site = self._prepared.runtime, self._state, self._local_site
+        if site is None:
+            self._client = await _until_up(
+                lambda: bus.connect_hub(runtime, state, name="controller")
+            )
+            await _until_up(lambda: bus.ensure_hub_streams(self._client, runtime.sites))
+        else:
+            self._client = await _until_up(
+                lambda: bus.connect_leaf(runtime, state, site, name="controller")
+            )
+            await _until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
+        self._lease = Lease(self._client, f"{os.getpid()}-{secrets.token_hex(8)}")
+        self._load(await _until_up(self._newest_table))
+        await self._client.subscribe("site.*.status", cb=self._hear_status)
+        await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
+
+    async def _newest_table(self) -> bytes:
+        js = self._client.jetstream(timeout=bus.API_S_MAX)
+        try:
+            newest = await js.get_last_msg(bus.TABLES, bus.TABLE_SUBJECT)
+        except NotFoundError:
+            return b""
+        return bytes(newest.data or b"")
+
+    def _load(self, newest_table: bytes) -> None:
+        """The fleet, going on from the newest table so that offers keep their indices."""
+        offers: tuple[str, ...] = ()
+        version = 0
+        with contextlib.suppress(HanseError):
+            if newest_table:
+                meta = Table.from_bytes(newest_table).meta
+                offers, version = meta.offers, meta.version
+                self._epochs.see(meta.epoch)
+        event = ev.FleetLoaded(
+            at_s=time.time(),
+            fleet=self._fleet,
+            policies=_policies(self._prepared),
+            offers_known=offers,
+            version_known=version,
+        )
+        self._carry_out(self._dispatcher.handle(event))
+
+    # --- leadership
+
+    async def _lead(self) -> None:
+        """Hold the lease whenever it is free; take an epoch each time it becomes ours."""
+        led = False
+        while True:
+            leads = await self._lease.keep()
+            if leads and not led:
+                await asyncio.sleep(HEAR_FIRST_S)
+                self._take_epoch()
+            elif led and not leads:
+                log_line("lost the lease")
+            led = leads
+            await asyncio.sleep(RENEW_EVERY_S if leads else 1.0)
+
+    def _take_epoch(self) -> None:
+        epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
+        self._epochs.see(epoch)
+        log_line(f"leads under epoch {epoch}")
+        event = ev.EpochGranted(at_s=time.time(), epoch=epoch)
+        self._carry_out(self._dispatcher.handle(event))
+        self._view.epoch = epoch
+
+    @property
+    def _leads(self) -> bool:
+        return self._lease.held and self._dispatcher.epoch > 0
+
+    # --- events in
+
+    async def _hear_status(self, message: Any) -> None:
+        try:
+            status = msgspec.msgpack.decode(message.data, type=SiteStatus)
+        except msgspec.DecodeError:
+            return
+        if message.subject != bus.site_subject(status.site, "status"):
+            return  # a site speaks for itself only; the bus enforces it, a bug could not
+        self._heard_s[status.site] = time.monotonic()
+        self._epochs.see(status.epoch)
+        self._view.hear_status(status, time.time())
+        self._source.tell()
+        heard = ev.SiteHeard(
+            at_s=time.time(),
+            site=status.site,
+            epoch=status.epoch,
+            table_version=status.table_version,
+            shed_level=status.shed_level,
+        )
+        self._carry_out(self._dispatcher.handle(heard))
+
+    async def _hear_decisions(self, message: Any) -> None:
+        try:
+            rows = msgspec.msgpack.decode(message.data, type=list[DecisionRow])
+        except msgspec.DecodeError:
+            return
+        self._view.hear_decisions(rows)
+        self._source.tell()
+
+    async def _tick(self) -> None:
+        now_s = time.time()
+        for site, heard_s in list(self._heard_s.items()):
+            if time.monotonic() - heard_s > SITE_SILENT_S:
+                del self._heard_s[site]
+                self._carry_out(self._dispatcher.handle(ev.SiteLost(at_s=now_s, site=site)))
+                self._source.tell()
+        self._view.hub_up = self._client.is_connected
+        if not self._leads:
+            return
+        self._carry_out(self._dispatcher.handle(ev.Ticked(at_s=now_s)))
+        await self._send_table()
+
+    async def _observe_signals(self) -> None:
+        """Every half minute, and at once when the scenario changes."""
+        while True:
+            self._scenario_changed.clear()
+            now_s = time.time()
+            for site in self._fleet.sites:
+                load_kw = self._load_kw(site)
+                found = site_signals(site, self._feed, now_s, load_kw=load_kw)
+                event = ev.SignalsObserved(
+                    at_s=now_s,
+                    site=site.id,
+                    pue=found.pue,
+                    carbon_g_per_kwh=found.carbon_g_per_kwh,
+                    price_usd_per_kwh=found.price_usd_per_kwh,
+                )
+                self._carry_out(self._dispatcher.handle(event))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SIGNALS_EVERY_S):
+                    await self._scenario_changed.wait()
+
+    def _load_kw(self, site: Site) -> float:
+        """What the site draws: its declared base and the IT load it last reported."""
+        status = self._view.statuses.get(site.id)
+        if status is None:
+            return site.power.base_kw
+        return site.power.base_kw + status.power.it_kw * status.power.pue
+
+    def _take_scenario(self, feed: Feed) -> None:
+        self._feed = feed
+        self._view.notes = tuple(dict.fromkeys(one.reason for one in feed.overrides))
+        self._scenario_changed.set()
+        self._source.tell()
+        self._telling = asyncio.ensure_future(self._tell_scenario())  # kept: tasks are weak
+
+    async def _tell_scenario(self) -> None:
+        """Agents compute their power from the same scenario."""
+        if self._client.is_connected:
+            await self._client.publish(bus.CONTROL_SUBJECT, msgspec.msgpack.encode(self._feed))
+
+    async def _look_at_links(self) -> None:
+        if not self._state.links_sock.exists():
+            return
+        control = LinkControl(self._state.links_sock)
+        with contextlib.suppress(HanseError):
+            found = await asyncio.to_thread(control.get)
+            self._view.links = tuple(_link_status(name, one) for name, one in found.links.items())
+
+    # --- actions out
+
+    def _carry_out(self, actions: list[act.Action]) -> None:
+        for action in actions:
+            if isinstance(action, act.PublishTable):
+                self._unsent = action  # a newer one replaces one that could not be sent
+            elif isinstance(action, act.StepDown):
+                self._epochs.see(action.epoch_seen)
+                log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")
+                if self._leads:
+                    self._take_epoch()
+            elif isinstance(action, act.Log):
+                log_line(f"{action.level}: {action.text}")
+            else:
+                raise AssertionError(f"not an action of fleet scope: {action}")
+
+    async def _send_table(self) -> None:
+        """Publish what is unsent; on any failure it is tried again at the next tick."""
+        table = self._unsent
+        if table is None:
+            return
+        js = self._client.jetstream(timeout=2.0)
+        try:
+            await js.publish(bus.TABLE_SUBJECT, table.content)
+        except Exception as error:
+            log_line(f"table {table.version} not sent yet: {error!r}")
+            return
+        if self._unsent is table:
+            self._unsent = None
+        self._view.table_version = table.version
+        if self._dispatcher.table is not None:
+            self._rule_texts.update(self._dispatcher.table.meta.rule_texts)
+        log_line(f"published table {table.version} of epoch {table.epoch}")
+
+
+def _link_status(name: str, link: LinkView) -> LinkStatus:
+    a, _, b = name.partition("~")
+    return LinkStatus(
+        a=a,
+        b=b,
+        rtt_ms=link.rtt_ms * link.slow_factor,
+        mbit_s=link.mbit_s / link.slow_factor,
+        a_to_b=link.a_to_b.state,
+        b_to_a=link.b_to_a.state,
+        bytes_a_to_b=link.a_to_b.delivered_bytes_total,
+        bytes_b_to_a=link.b_to_a.delivered_bytes_total,
+    )
+
+
+def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
+    names = prepared.fleet.policy.cedar_files
+    return tuple(
+        PolicyText(name=name, text=(prepared.state.path / name).read_text()) for name in names
+    )
+
+
+async def _every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await duty()
+        except (HanseError, OSError, TimeoutError) as error:
+            log_line(repr(error))
+        await asyncio.sleep(interval_s)
+
+
+async def _until_up(act_once: Callable[[], Awaitable[T]]) -> T:
+    """Try until the bus answers: at a start it may come up after this process."""
+    while True:
+        try:
+            return await act_once()
+        except Exception as error:
+            if not (isinstance(error, HanseError | OSError) or "nats" in type(error).__module__):
+                raise
+            await asyncio.sleep(0.2)
+
+
+def log_line(text: str) -> None:
+    """One line of this process's log."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
+
+
+async def _main(prepared: Prepared, local_site: str | None) -> None:
+    ended = end_on_signals(asyncio.get_running_loop())
+    controller = Controller(prepared, local_site)
+    running = asyncio.create_task(controller.run())
+    ending = asyncio.create_task(ended.wait())
+    await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+    await controller.close()
+    if running.done():
+        running.result()  # a controller that ends by itself has a bug to tell
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+def main() -> int:
+    """Run until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="hanse.live.controller")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--local", metavar="SITE", help="publish on this site's own bus")
+    arguments = parser.parse_args()
+    try:
+        prepared = resume(arguments.state)
+        home = prepared.state.site(arguments.local) if arguments.local else prepared.state.hub
+        write_pid(home / "pid" / "controller.pid", os.getpid())
+        asyncio.run(_main(prepared, arguments.local))
+    except HanseError as error:
+        log_line(str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
