@@ -85,6 +85,11 @@ def test_seal_out_of_its_place_is_found(league: League, field: dict[str, object]
     assert kinds(league)[0] == "seal damaged"
 
 
+def test_seal_that_names_a_certificate_nobody_has_is_found(league: League) -> None:
+    resign(league.tallinn, {1: {"certificate_sha256": bytes(32)}})
+    assert kinds(league) == ["seal forged"]
+
+
 def test_seals_of_another_site_in_this_sites_name_are_found(league: League) -> None:
     riga = league.riga.identity
     der = riga.certificate_der()
@@ -130,7 +135,7 @@ def test_receipt_that_repeats_or_pads_is_unproven(league: League) -> None:
     part = league.tallinn.part(0)
     stranger = league.riga.identity.certificate_der()
     bent = [
-        msgspec.structs.replace(part, records=(*part.records, part.records[0])),
+        msgspec.structs.replace(part, records=(*part.records, part.records[1])),
         msgspec.structs.replace(part, certificates=(*part.certificates, stranger)),
         msgspec.structs.replace(part, certificates=()),
         msgspec.structs.replace(part, seals=()),
