@@ -234,7 +234,8 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
     model = prepared.fleet.services[0].id
     body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}]}}'
     lines = [
-        f"curl -s {url}/chat/completions -H \"authorization: Bearer $(cat {key_file})\" -d '{body}'",
+        f'curl -s {url}/chat/completions -H "authorization: Bearer $(cat {key_file})" '
+        f"-H 'content-type: application/json' -d '{body}'",
         f'python -c "from openai import OpenAI; print(OpenAI(base_url={url!r}, '
         f"api_key=open({str(key_file)!r}).read().strip()).chat.completions.create(model={model!r}, "
         "messages=[{'role': 'user', 'content': 'Say hello.'}]).choices[0].message.content)\"",
