@@ -12,6 +12,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_REQUESTS, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.dispatch.reasons import RETRY_LATER, Reason
 from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.gateway import body as bodies
@@ -34,7 +35,6 @@ from hanse.live.gateway.metrics import (
     TOKENS_OUT,
 )
 from hanse.live.gateway.notes import METHODS, OUTCOMES
-from hanse.live.gateway.routing import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, REFUSED_OTHER, SERVED
 from hanse.live.identity import Envelope, seal_envelope
 
@@ -281,7 +281,7 @@ class Entry(Exchange):
     def _has_room(self, attempt: Attempt) -> bool:
         offer = attempt.offer
         replicas = float(self.worker.routing.load.offers[offer.index]["replicas"])
-        requests = attempt.figures[9] + 1.0
+        requests = attempt.figures[OUT_REQUESTS] + 1.0
         return requests <= HEDGE_UTILISATION_MAX * max(1.0, replicas * offer.slots)
 
     def _other(self, attempt: Attempt, now_s: float) -> Attempt | int:

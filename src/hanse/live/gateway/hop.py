@@ -9,6 +9,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from hanse.dispatch.choose import OUT_BATCH, OUT_COUNT
 from hanse.dispatch.reasons import Reason
 from hanse.live.evidence.chain import Ended, Executed
 from hanse.live.gateway import body as bodies
@@ -103,8 +104,8 @@ class Hop(Exchange):
                 self.refuse("dead", "no replica here is alive")
             return
         local = worker.routing.local[engine]
-        figures = [0.0] * 16
-        figures[13] = float(local.running + 1)
+        figures = [0.0] * OUT_COUNT
+        figures[OUT_BATCH] = float(local.running + 1)
         attempt = Attempt(
             self, self.offer, engine, local.target, self.envelope.attempt, figures, now_s
         )

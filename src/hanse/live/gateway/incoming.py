@@ -448,16 +448,19 @@ class Incoming(asyncio.Protocol):
         self.refuse(400, "malformed_request", message)
 
     def _parser_failed(self, error: httptools.HttpParserError) -> None:
-        if self.state >= BUSY or self.refused:
-            # Our own stop, or bytes after an answered last request: both end the connection.
+        if isinstance(error, httptools.HttpParserCallbackError):
+            cause = error.__context__
+            if not isinstance(cause, _StopParsing):
+                self.transport.abort()
+                raise cause or error  # our own bug: seen in the log, and no client waits for ever
             self.close_after = True
-            if self.state == BODY or (self.state == BUSY and self.running is None):
+            return
+        if self.state >= BUSY or self.refused:
+            # Bytes after an answered last request, or in the rest of a refused body.
+            self.close_after = True
+            if self.state < LINGER and self.running is None:
                 self._linger()
             return
-        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
-            error.__context__, _StopParsing
-        ):
-            raise error
         self._malformed(f"not HTTP/1.1: {error}")
 
 

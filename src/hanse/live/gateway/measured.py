@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hanse.live.gateway.routing import OUT_BATCH
+from hanse.dispatch.choose import OUT_BATCH
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt

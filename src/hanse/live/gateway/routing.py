@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.load import observed as observe
 from hanse.dispatch.reasons import Reason
@@ -35,9 +36,6 @@ GUESS_SHARE = 0.05
 FRAME_EVERY_S = 0.005
 """A load header is made anew after this; its age then errs by less than a hop's jitter."""
 RATE_EVERY_S = 0.5
-
-OUT_TTFT_MS, OUT_TPOT_MS, OUT_E2E_MS, OUT_WH, OUT_G, OUT_USD = range(6)
-OUT_PATH_MS, OUT_CACHED, OUT_BATCH = 7, 12, 13
 
 
 class OfferRow:
