@@ -140,8 +140,8 @@ class FakeLeague:
             ttft_ms=(far_ms + 58.0) * stretch,
             e2e_ms=(far_ms + 640.0) * stretch,
             energy_wh=energy_wh,
-            carbon_g=energy_wh * CARBON[site] / 1000,
-            cost_usd=energy_wh * PRICE[site] / 1000,
+            carbon_g=energy_wh * CARBON.get(site, 300.0) / 1000,
+            cost_usd=energy_wh * PRICE.get(site, 0.2) / 1000,
         )
 
     def _report(self, site: str, kind: str) -> SiteStatus:

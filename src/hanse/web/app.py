@@ -51,7 +51,7 @@ def make_app(
 ) -> Starlette:
     """The dashboard of `source`; `rule_texts` says in words what a rule id stands for."""
     dashboard = _Dashboard(source, Pages(rule_texts or {}), pace or Pace())
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", dashboard.page),
             Route("/api/view.json", dashboard.view),
@@ -65,6 +65,8 @@ def make_app(
         middleware=[Middleware(_Guarded)],
         lifespan=dashboard.lifespan,
     )
+    app.state.feed = dashboard.feed
+    return app
 
 
 class _Dashboard:
@@ -74,7 +76,7 @@ class _Dashboard:
         self._source = source
         self._pages = pages
         self._history = History()
-        self._feed = Feed(source, self._frame, pace)
+        self.feed = Feed(source, self._frame, pace)
 
     @asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -96,14 +98,14 @@ class _Dashboard:
         return _json(_encoder.encode(self._history.courses()))
 
     async def stream(self, request: Request) -> Response:
-        if not self._feed.join():
-            most = self._feed.pace.streams_max
+        if not self.feed.join():
+            most = self.feed.pace.streams_max
             return PlainTextResponse(
                 f"{most} readers already follow this dashboard; close one.\n",
                 503,
                 {"retry-after": "10"},
             )
-        return LiveResponse(self._feed, page=request.query_params.get("page") == "1")
+        return LiveResponse(self.feed, page=request.query_params.get("page") == "1")
 
     async def site(self, request: Request) -> Response:
         view = self._source.snapshot()

@@ -37,10 +37,10 @@ _LADDERS: dict[str, tuple[Scale, ...]] = {
     ),
     # Nobody says millidollar: small amounts are given for more answers, as price lists do.
     "USD": (
-        Scale(1.0, "USD"),
-        Scale(1e3, "USD per 1,000"),
-        Scale(1e6, "USD per million"),
-        Scale(1e9, "USD per billion"),
+        Scale(1.0, "USD an answer"),
+        Scale(1e3, "USD per 1,000 answers"),
+        Scale(1e6, "USD per million answers"),
+        Scale(1e9, "USD per billion answers"),
     ),
     "USD total": (Scale(1.0, "USD"), Scale(1e3, "mUSD"), Scale(1e6, "µUSD")),
 }
@@ -58,15 +58,21 @@ def scale_for(values: Iterable[float | None], quantity: str) -> Scale:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits at most, thousands separated, never an exponent for small values."""
+    """Three significant digits, whole numbers whole, thousands separated, never an exponent for small values."""
     if value is None or not math.isfinite(value):
         return MISSING
     size = abs(value)
     if size == 0.0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(size)))
-    text = f"{value:,.{min(decimals, 12)}f}"
-    return text.rstrip("0").rstrip(".") if size < 1.0 and "." in text else text
+    return f"{value:,.{min(decimals, 12)}f}"
+
+
+def rough(value: float) -> str:
+    """Two significant digits: as much as a sentence needs."""
+    if not math.isfinite(value) or value == 0.0:
+        return number(value)
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(abs(value))))}f}"
 
 
 def count(value: float) -> str:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hanse.view import DecisionRow, LeagueView, Tally
-from hanse.web.figures import count, number, scale_for
+from hanse.web.figures import count, number, rough, scale_for
 
 Better = Literal["league", "central", "even", "unknown"]
 EVEN_WITHIN = 0.01
 """Relative difference below which two means are called the same: they are printed to 3 digits."""
 NOTHING_YET = "Nothing to compare yet"
+_WHO = {"league": "The league", "central": "One big site"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def compare(view: LeagueView) -> Comparison:
             _mean(sides, "e2e", "Whole answer, mean", lambda t: t.e2e_ms_mean),
             _per_answer(sides, "energy", "Energy per answer", "Wh", lambda t: t.energy_wh),
             _per_answer(sides, "carbon", "Carbon per answer", "gCO2e", lambda t: t.carbon_g),
-            _per_answer(sides, "cost", "Cost per answer", "USD", lambda t: t.cost_usd),
+            _per_answer(sides, "cost", "Cost", "USD", lambda t: t.cost_usd),
             _law(measured, predicted, central),
             _lost(measured, predicted, central),
         ),
@@ -96,16 +97,16 @@ def _more_answers(league: Tally, central: Tally) -> tuple[Better, str]:
     if central.requests == 0 or league.requests == 0:
         return "unknown", NOTHING_YET
     # Shares, not counts: the shadow may have been asked about fewer requests.
-    share_league, share_central = (
-        league.served / league.requests,
-        central.served / central.requests,
-    )
-    if abs(share_league - share_central) < EVEN_WITHIN / 2:
-        return "even", "Both answer about as many"
-    points = f"{number(abs(share_league - share_central) * 100)} points more of its requests"
-    if share_league > share_central:
-        return "league", f"The league answers {points}"
-    return "central", f"One big site answers {points}"
+    share_league = league.served / league.requests
+    share_central = central.served / central.requests
+    if share_league == share_central:
+        return "even", "Both answer as many"
+    better: Better = "league" if share_league > share_central else "central"
+    who = _WHO[better]
+    if league.requests == central.requests:
+        return better, f"{who} answers {count(abs(league.served - central.served))} more"
+    more, less = max(share_league, share_central), min(share_league, share_central)
+    return better, f"{who} answers {100 * more:.1f} % of its requests, not {100 * less:.1f} %"
 
 
 def _mean(
@@ -119,12 +120,7 @@ def _mean(
         unit="ms",
         cells=_three(number(value) for value in values),
         better=better,
-        verdict={
-            "league": f"The league is {number(difference)} ms sooner",
-            "central": f"One big site is {number(difference)} ms sooner",
-            "even": "No difference worth naming",
-            "unknown": NOTHING_YET,
-        }[better],
+        verdict=_said(better, f"is {rough(difference)} ms sooner"),
     )
 
 
@@ -139,20 +135,21 @@ def _per_answer(
     scale = scale_for(values, quantity)
     better, difference = _less(values[1], values[2])
     larger = max((value for value in values[1:] if value is not None), default=0.0)
-    percent = number(100 * difference / larger) if larger > 0 else ""
+    percent = rough(100 * difference / larger) if larger > 0 else "0"
     return Line(
         key=key,
         name=name,
         unit=scale.unit,
         cells=_three(scale.show(value) for value in values),
         better=better,
-        verdict={
-            "league": f"The league takes {percent} % less",
-            "central": f"One big site takes {percent} % less",
-            "even": "No difference worth naming",
-            "unknown": NOTHING_YET,
-        }[better],
+        verdict=_said(better, f"takes {percent} % less"),
     )
+
+
+def _said(better: Better, what: str) -> str:
+    if better == "unknown":
+        return NOTHING_YET
+    return "No difference worth naming" if better == "even" else f"{_WHO[better]} {what}"
 
 
 def _less(league: float | None, central: float | None) -> tuple[Better, float]:

@@ -11,6 +11,7 @@ const SHAPES = {
 const DOTS_MAX = 24; // more moving at once is a blur
 const DOT_MS = 1100;
 const PULSE_MS = 900;
+const LABELLED_PX_MIN = 140; // shorter links crowd their labels; title and table have the figure
 const STAGGER_MS = 90;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -94,7 +95,7 @@ export class WorldMap {
     const height = this.svg.clientHeight;
     if (!width || !height || !this.view?.sites.length) return;
     const sites = this.view.sites;
-    const side = Math.min(width * 0.13, 90);
+    const side = Math.min(width * 0.1, 64);
     const projection = d3.geoNaturalEarth1().rotate([-centreLongitude(sites), 0]);
     const around = { type: "MultiPoint", coordinates: sites.flatMap((site) => corners(site)) };
     projection.fitExtent([[side, 50], [width - side, height - 46]], around);
@@ -212,7 +213,7 @@ export class WorldMap {
     label.textContent = `${link.rtt_ms.toFixed(0)} ms`;
     const spot = [0.5, 0.38, 0.62, 0.28].map((part) => line.getPointAtLength(length * part)).find((at) => {
       const own = [at.x - 18, at.y - 9, at.x + 18, at.y + 5];
-      return length > 60 && !placed.some((other) => overlap(own, other));
+      return length > LABELLED_PX_MIN && !placed.some((other) => overlap(own, other));
     });
     label.setAttribute("visibility", spot ? "visible" : "hidden");
     if (!spot) return;
@@ -303,7 +304,7 @@ function subtitle(site) {
   if (site.state === "silent") return `silent ${site.age_s.toFixed(0)} s`;
   if (!site.status || site.state === "never seen") return "no report yet";
   const { running, waiting } = site.status;
-  const load = `${running.toFixed(0)} running${waiting ? `, ${waiting.toFixed(0)} waiting` : ""}`;
+  const load = waiting ? `${running.toFixed(0)} run, ${waiting.toFixed(0)} wait` : `${running.toFixed(0)} running`;
   return site.state === "degraded" ? `degraded, ${load}` : load;
 }
 
@@ -323,10 +324,10 @@ function freeSpot(x, y, wide, tall, placed, svg) {
     { dx: -gap, dy: -tall / 2, anchor: "end" },
     { dx: 0, dy: -tall - gap, anchor: "middle" },
     { dx: 0, dy: gap, anchor: "middle" },
-    { dx: gap - 3, dy: -tall - 3, anchor: "start" },
-    { dx: gap - 3, dy: 3, anchor: "start" },
-    { dx: 3 - gap, dy: -tall - 3, anchor: "end" },
-    { dx: 3 - gap, dy: 3, anchor: "end" },
+    { dx: gap, dy: -tall - 3, anchor: "start" },
+    { dx: gap, dy: 3, anchor: "start" },
+    { dx: -gap, dy: -tall - 3, anchor: "end" },
+    { dx: -gap, dy: 3, anchor: "end" },
   ];
   for (const spot of spots) {
     const left = x + spot.dx - { start: 0, middle: wide / 2, end: wide }[spot.anchor];
