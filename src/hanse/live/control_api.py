@@ -74,7 +74,7 @@ class ControlApi:
         self.app.router.routes.insert(0, route)
 
     async def serve(self, host: str, port: int) -> None:
-        """Listen there."""
+        """Listen there until cancelled; open streams get a second to end."""
         config = uvicorn.Config(
             self.app,
             host=host,
@@ -83,7 +83,14 @@ class ControlApi:
             access_log=False,
             timeout_graceful_shutdown=1,
         )
-        await _Server(config).serve()
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving
+            raise
 
     async def _answer(self, request: Request) -> Response:
         if request.method == "POST":
