@@ -30,6 +30,9 @@ from hanse.model.fleet import Fleet, Site
 POLICY_ERROR: Final = "hanse:policy-error"
 NO_PERMIT: Final = "hanse:no-permit"
 UNKNOWN_SUBJECT: Final = "hanse:unknown-subject"
+LAW_OUTLIVES: Final = 1.5
+"""Law is judged this many validities of a table ahead: a table may be made of law half a validity old, and then serves
+a whole one. A decision that ends in that time counts as ended, else a table would admit on it after its end."""
 RULE_SETS_MAX: Final = 65_536
 """Numbers of rule sets are 16 bit; real fleets have tens."""
 
@@ -97,9 +100,12 @@ def compile_law(
     *,
     facts: Jurisdictions | None = None,
 ) -> LawTable:
-    """Compile shipped rules and the operator's policies for the subjects and sites of a fleet at `now_s`."""
+    """Compile shipped rules and the operator's policies for the subjects and sites of a fleet, as they hold from `now_s` until
+    the last table made of them has expired.
+    """
     facts = facts or jurisdiction_rules()
-    book = PolicyBook(shipped_policies(facts, now_s), extra)
+    ahead_s = LAW_OUTLIVES * fleet.policy.valid_s
+    book = PolicyBook(shipped_policies(facts, now_s + ahead_s), extra)
     subjects = (_nobody(), *declared_subjects(fleet, book, facts))
     if book.problems:
         broken = tuple(sorted({POLICY_ERROR, *(problem.where for problem in book.problems)}))

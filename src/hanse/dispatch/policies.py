@@ -9,12 +9,15 @@ How a rule becomes a policy:
 * `conditional`: forbidden unless the site is in the country of origin, or in the bloc of `within`, or one mechanism
   holds. `adequacy` means a decision of that exporter for the site's country that has not ended and whose scope the
   site meets. Mechanisms in `SITE_MECHANISMS` count from the site's certifications; a rule that knows only such
-  mechanisms has no exemption for staying in the country. Every other mechanism counts from the tenant.
+  mechanisms has no exemption for staying in the country. `certification` is the recipient's and counts from the site
+  too. Findings about a destination's law (`FINDINGS`) never count. Every other mechanism counts from the tenant.
 * `hard` and `copy`: forbidden outside the country unless the tenant holds *all* mechanisms. (A copy that stays is
   something routing cannot prove, so `copy` is read as `hard`.)
 * `prohibited`: forbidden at sites in the listed countries and at sites of operators from there.
 * A rule of a part of a country binds the whole country, since an origin names no part.
 * A rule not yet in force binds already. A decision counts as ended from the first day of its last month.
+* A class that no rule of a country speaks of stays in that country: silence is no permission (`hanse:no-rule`).
+* A sovereign tenant's data goes neither to operators from a country in `operator_reach` nor to sites that stand there.
 """
 
 from __future__ import annotations
@@ -45,6 +48,19 @@ action process appliesTo { principal: Subject, resource: Site };
 
 SITE_MECHANISMS: Final = frozenset({"hds_certified_host", "baa"})
 """Mechanisms that are a property of the host, found in a site's `certifications`."""
+
+RECIPIENT_CERTIFICATION: Final = {"KR": "isms_p", "SG": "cbpr"}
+"""Exporter -> the recipient's certification that its mechanism `certification` means: ISMS-P (PIPA Art. 28-8(1)4 with
+Art. 32-2), Cross-Border Privacy Rules (PDP Regulations 2021 reg. 12). Of another exporter it is met by nobody."""
+
+FINDINGS: Final = frozenset({"adequate_law", "similar_law"})
+"""Mechanisms that say something of one destination. A tenant that held one would hold it for every destination."""
+
+MECHANISM_CLASSES: Final = {"exempt_lt_100k_nonsensitive": ("personal",)}
+"""Mechanism -> the only classes it lifts a rule for. Health data is sensitive (PIPL Art. 28)."""
+
+UNRULED: Final = ("non_personal",)
+"""Classes that need no transfer rule to travel."""
 
 SCOPE_CERTIFICATION: Final = {
     ("EU", "US"): "dpf",
@@ -78,7 +94,7 @@ class PolicyText(Value, frozen=True, kw_only=True):
 def shipped_policies(facts: Jurisdictions, now_s: float) -> tuple[LawPolicy, ...]:
     """All policies that the catalogue's facts amount to at `now_s`."""
     permits = [_permit(law) for law in facts.data_classes]
-    return (*permits, _sovereign(facts), *_transfer_rules(facts, now_s))
+    return (*permits, _sovereign(facts), *_silent(facts), *_transfer_rules(facts, now_s))
 
 
 def _permit(law: str) -> LawPolicy:
@@ -92,14 +108,45 @@ def _permit(law: str) -> LawPolicy:
 
 
 def _sovereign(facts: Jurisdictions) -> LawPolicy:
-    reach = sorted({r.operator_hq for r in facts.operator_reach})
+    reach = _set(sorted({r.operator_hq for r in facts.operator_reach}))
     text = (
         '@id("hanse:sovereign")\nforbid (principal, action == Action::"process", resource)\n'
-        f"when {{ principal.sovereign && {_set(reach)}.contains(resource.hq) }}\n"
-        "unless { resource.hq == principal.country };\n"
+        "when { principal.sovereign && (\n"
+        f"  ({reach}.contains(resource.hq) && resource.hq != principal.country) ||\n"
+        f"  ({reach}.contains(resource.country) && resource.country != principal.country)\n) }};\n"
     )
     laws = "; ".join(f"{r.operator_hq}: {r.law}" for r in facts.operator_reach)
     return LawPolicy(id="hanse:sovereign", text=text, citation=f"sovereign tenant; {laws}")
+
+
+def _silent(facts: Jurisdictions) -> list[LawPolicy]:
+    """What no rule of a country speaks of stays there; one policy for each distinct set of such classes."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for country, held in facts.countries.items():
+        spoken = {c for rule in held.rules for c in rule.classes}
+        silent = tuple(c for c in facts.data_classes if c not in spoken and c not in UNRULED)
+        if silent:
+            groups.setdefault(silent, []).append(country)
+    found: list[LawPolicy] = []
+    for number, (classes, countries) in enumerate(groups.items(), start=1):
+        name = "hanse:no-rule" if number == 1 else f"hanse:no-rule~{number}"
+        text = (
+            f"@id({_quoted(name)})\nforbid (principal, action == Action::"
+            '"process", resource)\n'
+            f"when {{ {_set(classes)}.contains(principal.law) &&\n"
+            f"  {_set(countries)}.contains(principal.country) }}\n"
+            "unless { resource in principal.origin };\n"
+        )
+        found.append(
+            LawPolicy(
+                id=name,
+                text=text,
+                citation="no rule of the country on this class is known: it stays there",
+                countries=tuple(countries),
+                classes=classes,
+            )
+        )
+    return found
 
 
 def _transfer_rules(facts: Jurisdictions, now_s: float) -> list[LawPolicy]:
@@ -158,17 +205,32 @@ def _transfer_text(rule: Rule, country: str, facts: Jurisdictions, now_s: float)
 
 def _conditions(rule: Rule, country: str, facts: Jurisdictions, now_s: float) -> list[str]:
     host = [m for m in rule.mechanisms if m in SITE_MECHANISMS]
-    held = [m for m in rule.mechanisms if m not in SITE_MECHANISMS and m != "adequacy"]
-    parts = [f"resource.certifications.contains({_quoted(m)})" for m in host]
+    held = [m for m in rule.mechanisms if m not in SITE_MECHANISMS and _is_tenants(m)]
+    parts = [_certified(m) for m in host]
     if not host or held:
         parts.insert(0, "resource in principal.origin")
     if rule.within:
         parts.append(f"resource in Bloc::{_quoted(rule.within)}")
     if "adequacy" in rule.mechanisms:
         parts += _adequate(country, facts, now_s)
-    if held:
-        parts.append(f"principal.mechanisms.containsAny({_set(held)})")
+    if "certification" in rule.mechanisms and country in RECIPIENT_CERTIFICATION:
+        parts.append(_certified(RECIPIENT_CERTIFICATION[country]))
+    anywhere = [m for m in held if m not in MECHANISM_CLASSES]
+    if anywhere:
+        parts.append(f"principal.mechanisms.containsAny({_set(anywhere)})")
+    for m in held:
+        if m in MECHANISM_CLASSES:
+            classes = f"{_set(MECHANISM_CLASSES[m])}.contains(principal.law)"
+            parts.append(f"({classes} && principal.mechanisms.contains({_quoted(m)}))")
     return parts or ["false"]
+
+
+def _is_tenants(mechanism: str) -> bool:
+    return mechanism not in ("adequacy", "certification") and mechanism not in FINDINGS
+
+
+def _certified(certification: str) -> str:
+    return f"resource.certifications.contains({_quoted(certification)})"
 
 
 def _adequate(country: str, facts: Jurisdictions, now_s: float) -> list[str]:
