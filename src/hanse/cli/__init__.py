@@ -1,20 +1,53 @@
 """The command line: what a person types, and what is printed for it.
 
-Here: the app and its entry point. Not here: anything that computes; commands import what they need when they run, so
-that `hanse --help` answers at once.
+Here: the app, its entry point and what every command does with an error: one line on standard error,
+exit code 2 for bad input. Commands live in modules by purpose and import what they need when they run,
+so that `hanse --help` answers at once. Not here: anything that computes.
+
+Exit codes: 0 done, 1 the answer is no (a receipt that does not verify, a fleet that is not up),
+2 bad input or surroundings.
 """
 
-from cyclopts import App
+import sys
+
+from cyclopts import App, CycloptsError
 
 from hanse import __version__
+from hanse.errors import HanseError
 
 app = App(
     name="hanse",
     help="Run AI workloads over many small data centers as one service.",
     version=__version__,
 )
+COMMANDS = {
+    "check": ("hanse.cli.check:check", "List everything that is wrong with a fleet file."),
+    "up": ("hanse.cli.run:up", "Start every site of a fleet on this machine."),
+    "site": ("hanse.cli.run:site", "Run one site by itself."),
+    "hub": ("hanse.cli.run:hub", "Run the hub by itself."),
+    "warm": ("hanse.cli.run:warm", "Compile kernels and make weights once."),
+    "status": ("hanse.cli.status:status", "Show the running league beside one big site."),
+    "explain": (
+        "hanse.cli.explain:explain",
+        "Say where a request would run, why not elsewhere, at what cost.",
+    ),
+    "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
+    "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
+    "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),
+}
+"""Name -> (where it is imported from when it runs, one line of help)."""
+
+for _name, (_where, _line) in COMMANDS.items():
+    app.command(_where, name=_name, help=_line)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the command that the process was started with."""
-    app()
+    try:
+        code = app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        sys.exit(2)  # cyclopts has printed what was wrong
+    except HanseError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

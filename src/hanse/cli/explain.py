@@ -105,7 +105,7 @@ def place_of(name: str, fleet: Any) -> tuple[float, float, str]:
     from hanse.catalogue import city
 
     found = city(name, where="--from")
-    return found.lat_deg, found.lon_deg, found.iso2
+    return found.lat, found.lon, found.iso2
 
 
 def _offline(
