@@ -154,9 +154,9 @@ async def hears(listener: Client, pattern: str, speaker: Client, subject: str) -
 
     subscription = await listener.subscribe(pattern, cb=on_message)
     await listener.flush()
-    await asyncio.sleep(0.1)  # the interest crosses to the other servers
+    await asyncio.sleep(0.06)  # the interest crosses to the other servers
     await speaker.publish(subject, b"x")
-    await asyncio.sleep(0.3)  # a message takes 10 ms over this relay
+    await asyncio.sleep(0.1)  # a message takes 10 ms over this relay
     await subscription.unsubscribe()
     return subject in heard
 

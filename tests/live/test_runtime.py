@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanse.dispatch.paths import paths_from
 from hanse.errors import ConfigError
 from hanse.live.first_start import links_config
 from hanse.live.runtime import HUB, Runtime, StateDir, hub_site, plan_runtime, wan_paths
@@ -63,6 +64,19 @@ def test_each_site_dials_every_peer_and_the_hub_through_its_own_relay(tmp_path: 
         assert runtime.hub is not None
         assert address.hub_leaf == relays[site, HUB].listen
         assert relays[site, HUB].connect == f"127.0.0.1:{runtime.hub.leaf_port}"
+
+
+def test_the_emulator_and_the_table_agree_on_every_way(tmp_path: Path) -> None:
+    fleet = without_ports(LEAGUE)
+    links = tuple(link for link in fleet.links if {link.a, link.b} != {"tallinn", "virginia"})
+    runtime = plan_runtime(msgspec.structs.replace(fleet, links=links), tmp_path)
+    ids = list(runtime.sites)
+    places = [(site.lat_deg, site.lon_deg) for site in fleet.sites]
+    for origin, site in enumerate(ids):
+        ways = paths_from(origin, ids, places, links)
+        emulated = {r.target: r.rtt_ms for r in runtime.relays if r.source == site}
+        for target, way in zip(ids, ways["rtt_ms"], strict=True):
+            assert emulated.get(target, 0.0) == pytest.approx(way)
 
 
 def test_the_hub_is_as_far_as_the_site_it_stands_beside(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
 from hanse.live.first_start import Prepared, prepare, resume
 from hanse.live.runtime import Runtime, StateDir
-from hanse.live.shared import WORKERS_MAX, SharedPage
+from hanse.live.shared import ENGINE_DEAD, ENGINE_STATE, WORKERS_MAX, SharedPage
 from hanse.live.supervise import (
     ChildReport,
     ChildSpec,
@@ -76,6 +76,7 @@ async def _run(runtime: Runtime, state: StateDir, site: str) -> int:
     page = SharedPage.open(home / "shared.mmap")
     for worker in range(WORKERS_MAX):  # of a group that was killed as a whole
         page.clear_worker(worker)
+    page.engines[:, ENGINE_STATE] = ENGINE_DEAD  # until the agent has heard from each
     supervisor = Supervisor(lambda report: _clear_row(page, report))
     for child in children(runtime, state, site, lifeline_fd=lifeline_read):
         supervisor.add(child)
