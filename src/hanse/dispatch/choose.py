@@ -260,7 +260,8 @@ def assess(
     out[OUT_TOKENS] = tokens
     out[OUT_PREFILL_TOKENS] = prefill
     out[OUT_CACHED_TOKENS] = held(cached, table[0][o].site, request[0])
-    return gate
+    answer: int = gate
+    return answer
 
 
 @njit(**KERNEL)
@@ -289,7 +290,7 @@ def choose(
         request: (tokens in, tokens out guessed, deadline ms, body bytes), all floats.
         tried: [8] offers already asked, -1 padded.
         cached: [4, 2] (site, prompt tokens it holds), -1 padded.
-        out: [15] takes the prediction of the choice.
+        out: [14] takes the prediction of the choice.
     """
     law = table[5]
     candidate, listed, first = lists
@@ -338,10 +339,12 @@ def choose(
                 )
             ):
                 best, best_late, best_value = o, late, value
-    if best < 0:
-        return reason
-    assess(table, load, best, subject, origin, request, now_s, heard_stale_s, tried, cached, out)
-    return best
+    if best >= 0:
+        reason = best
+        assess(
+            table, load, best, subject, origin, request, now_s, heard_stale_s, tried, cached, out
+        )
+    return reason
 
 
 @njit(**KERNEL)

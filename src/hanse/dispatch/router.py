@@ -88,14 +88,19 @@ class OfferVerdict(Value, frozen=True, kw_only=True):
 
 
 class Router:
-    """Routes requests that enter at one site, by one table and one load."""
+    """Routes requests that enter at one site, by one table and one load.
+
+    Attributes:
+        out: [0, column] prediction of the last choice; columns `OUT_*` of `choose`, in the order of `Predicted`.
+    """
 
     def __init__(self, table: Table, load: Load, origin: int) -> None:
         assert load.table is table, "adopt the table before routing by it"
         self.table = table
         self.load = load
         self.origin = origin
-        self.out: NDArray[np.float64] = np.zeros(kernels.OUT_COUNT)
+        self.out: NDArray[np.float64] = np.zeros((1, kernels.OUT_COUNT))
+        self._row = self.out[0]
         self._table = (
             table.offers,
             table.sites,
@@ -150,13 +155,13 @@ class Router:
             self._heard_stale_s,
             asked,
             cached,
-            self.out,
+            self._row,
         )
         return chosen
 
     def predicted(self) -> Predicted:
         """Prediction of the last offer that `route` returned."""
-        return Predicted.of_row(self.out.tolist())
+        return Predicted.of_row(self._row.tolist())
 
     def entry_lawful(self, subject: int) -> bool:
         """Whether this site may even read the request."""
