@@ -33,6 +33,7 @@ from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import HanseError
 from hanse.live import bus
+from hanse.live.archive import archive_evidence
 from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.first_start import Prepared, resume
@@ -93,6 +94,8 @@ class Controller:
             await self._join()
             if self._local_site is None:
                 tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
+                evidence = self._state.hub / "evidence"
+                tasks.create_task(archive_evidence(self._client, evidence))
             tasks.create_task(_every(TICK_S, self._tick))
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
