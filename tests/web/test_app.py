@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import hanse.web
-from hanse.view import LeagueView, LinkStatus, link_id
+from hanse.view import CentralVerdict, LeagueView, LinkStatus, link_id
 from hanse.web.app import make_app
 from hanse.web.history import POINTS_MAX, SITES_MAX, Courses, History
 from hanse.web.page import link_state
@@ -225,3 +225,32 @@ def test_reasons_are_words_and_the_fleets_own_texts_come_first() -> None:
     assert reason_text("ROOM", {"ROOM": "ours"}) == "ours"
     assert reason_text("X-1", {}) == "A rule of this fleet's policy"
     assert "without" in reason_text("", {})
+    assert reason_text("hanse:no-rule~2", {}) == reason_text("hanse:no-rule", {})
+    assert reason_text("A~2", {"A": "first", "A~2": "second"}) == "second"
+
+
+def test_texts_that_come_later_are_shown(league: FakeLeague) -> None:
+    texts: dict[str, str] = {}
+    with TestClient(make_app(league, rule_texts=texts)) as client:
+        assert "told late" not in client.get("/").text
+        texts["GDPR-V"] = "told late"
+        assert "told late" in client.get("/").text
+
+
+def test_what_law_bars_from_one_big_site_is_listed_by_rule(
+    client: TestClient, league: FakeLeague
+) -> None:
+    barred = CentralVerdict(outcome="refused", rules=("SOME-ACT",))
+    for _ in range(150):
+        league.serve("tallinn", "lyon", central=barred)
+    text = client.get("/").text
+    row = text[text.index('data-testid="barred-SOME-ACT"') :]
+    assert '<td class="num">150</td>' in row[: row.index("</tr>")]
+
+
+def test_links_to_the_hub_come_last(client: TestClient, league: FakeLeague) -> None:
+    hub = LinkStatus(a="hub", b="lyon", rtt_ms=88, mbit_s=1000)
+    league.state.links = (hub, *league.state.links)
+    listed = re.findall(r'data-testid="row-link-([^"]+)"', client.get("/").text)
+    assert listed[-1] == "hub~lyon"
+    assert len(listed) == len(league.state.links)

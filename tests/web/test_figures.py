@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.web.figures import MISSING, age, clock, count, number, rough, scale_for, stamp
+from hanse.web.figures import MISSING, age, clock, count, number, power, rough, scale_for, stamp
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,12 @@ def test_sentences_get_two_digits_and_counts_get_all() -> None:
 def test_times_are_utc_and_ages_are_short() -> None:
     assert (clock(0.0), stamp(0.0)) == ("00:00:00", "1970-01-01T00:00:00Z")
     assert (age(2.54), age(42.0), age(600.0)) == ("2.5 s", "42 s", "10 min")
+
+
+def test_power_is_shown_in_the_unit_that_suits_it() -> None:
+    assert [power(kw) for kw in (0.0, 0.0006, 2.5, 21_452.0)] == [
+        "0 kW",
+        "0.600 W",
+        "2.50 kW",
+        "21.5 MW",
+    ]

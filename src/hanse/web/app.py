@@ -49,8 +49,11 @@ def make_app(
     rule_texts: Mapping[str, str] | None = None,
     pace: Pace | None = None,
 ) -> Starlette:
-    """The dashboard of `source`; `rule_texts` says in words what a rule id stands for."""
-    dashboard = _Dashboard(source, Pages(rule_texts or {}), pace or Pace())
+    """The dashboard of `source`; `rule_texts` says in words what a rule id stands for.
+
+    The mapping is kept, not copied: whoever gives it may fill it when law is compiled.
+    """
+    dashboard = _Dashboard(source, Pages({} if rule_texts is None else rule_texts), pace or Pace())
     app = Starlette(
         routes=[
             Route("/", dashboard.page),

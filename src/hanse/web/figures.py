@@ -90,6 +90,16 @@ def stamp(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def power(power_kw: float) -> str:
+    """Power with its unit: sites range from a thread on a shared machine to a region."""
+    size = abs(power_kw)
+    if size == 0.0:
+        return "0 kW"
+    if size < 1.0:
+        return f"{number(power_kw * 1e3)} W"
+    return f"{number(power_kw / 1e3)} MW" if size >= 1e3 else f"{number(power_kw)} kW"
+
+
 def age(age_s: float) -> str:
     """How long ago, in words short enough for a table."""
     if age_s < _MINUTES_SHOWN_AS_SECONDS * _SECONDS_PER_MINUTE:

@@ -6,7 +6,8 @@ so a hostile id or reason is text and nothing else; the browser swaps sections i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,6 +21,8 @@ from hanse.web.verdict import compare
 
 DECISIONS_SHOWN_MAX = 30
 """Rows one can take in; the picture keeps more, and /api/view.json has them."""
+BARRED_MAX = 6
+"""Rules listed for one big site: what bars most comes first, the tail says little."""
 SECTIONS = ("head", "verdict", "sites", "refusals", "links", "decisions")
 _HERE = Path(__file__).parent
 
@@ -49,7 +52,7 @@ class Pages:
     """Renders; holds compiled templates and the texts of law rules."""
 
     def __init__(self, rule_texts: Mapping[str, str]) -> None:
-        self._rule_texts = dict(rule_texts)
+        self._rule_texts = rule_texts  # not copied: the texts come with the first table
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             autoescape=True,
@@ -60,6 +63,7 @@ class Pages:
         self._templates.filters |= {
             "number": figures.number,
             "count": figures.count,
+            "power": figures.power,
             "clock": figures.clock,
             "stamp": figures.stamp,
             "age": figures.age,
@@ -99,16 +103,18 @@ class Pages:
         known = [cost for cost in costs if cost is not None]
         return {
             "comparison": compare(view),
-            "refusals": self._refusals(view),
-            "links": tuple(_link_line(link) for link in view.links),
+            "refusals": self._refusals(view.refusals),
+            "barred": self._refusals(_barred_centrally(view)),
+            "asked": sum(row.central is not None for row in view.decisions),
+            "links": _links(view),
             "shown": shown,
             "energy": figures.scale_for((cost.energy_wh for cost in known), "Wh"),
             "carbon": figures.scale_for((cost.carbon_g for cost in known), "gCO2e"),
             "table_lag": _table_lag(view),
         }
 
-    def _refusals(self, view: LeagueView) -> tuple[RefusalLine, ...]:
-        most = max((count for _, count in view.refusals), default=1)
+    def _refusals(self, counts: Sequence[tuple[str, int]]) -> tuple[RefusalLine, ...]:
+        most = max((count for _, count in counts), default=1)
         return tuple(
             RefusalLine(
                 reason=reason or "unstated",
@@ -116,7 +122,7 @@ class Pages:
                 count=count,
                 permille=round(1000 * count / most),
             )
-            for reason, count in view.refusals
+            for reason, count in counts
         )
 
     def _render(self, template: str, /, **context: object) -> str:
@@ -126,6 +132,19 @@ class Pages:
 def _costs(row: DecisionRow) -> tuple[Cost, ...]:
     central = row.central.predicted if row.central else None
     return tuple(cost for cost in (row.predicted, row.measured, central) if cost is not None)
+
+
+def _barred_centrally(view: LeagueView) -> list[tuple[str, int]]:
+    """Rules that bar the kept requests from one big site, most frequent first."""
+    verdicts = (row.central for row in view.decisions if row.central is not None)
+    return Counter(rule for verdict in verdicts for rule in verdict.rules).most_common(BARRED_MAX)
+
+
+def _links(view: LeagueView) -> tuple[LinkLine, ...]:
+    """Links between sites first, then those to the hub."""
+    sites = {site.id for site in view.sites}
+    inner = sorted(view.links, key=lambda link: not {link.a, link.b} <= sites)
+    return tuple(_link_line(link) for link in inner)
 
 
 def _link_line(link: LinkStatus) -> LinkLine:

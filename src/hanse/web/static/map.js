@@ -212,7 +212,7 @@ export class WorldMap {
     const label = node.querySelector(".rtt");
     label.textContent = `${link.rtt_ms.toFixed(0)} ms`;
     const spot = [0.5, 0.38, 0.62, 0.28].map((part) => line.getPointAtLength(length * part)).find((at) => {
-      const own = [at.x - 18, at.y - 9, at.x + 18, at.y + 5];
+      const own = [at.x - 26, at.y - 9, at.x + 26, at.y + 5];
       return length > LABELLED_PX_MIN && !placed.some((other) => overlap(own, other));
     });
     label.setAttribute("visibility", spot ? "visible" : "hidden");
@@ -220,7 +220,7 @@ export class WorldMap {
     const raised = state === "open" ? 3.5 : -9;
     label.setAttribute("x", spot.x);
     label.setAttribute("y", spot.y + raised);
-    placed.push([spot.x - 18, spot.y - 9, spot.x + 18, spot.y + 5]);
+    placed.push([spot.x - 26, spot.y - 9, spot.x + 26, spot.y + 5]);
   }
 
   drawFlow([entry, site, count], most) {
