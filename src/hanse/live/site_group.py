@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Final
 
 from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
+from hanse.live.bus_sources import watch_sources
 from hanse.live.first_start import Prepared, prepare, resume
 from hanse.live.runtime import Runtime, StateDir
 from hanse.live.shared import ENGINE_DEAD, ENGINE_STATE, WORKERS_MAX, SharedPage
@@ -80,13 +82,25 @@ async def _run(runtime: Runtime, state: StateDir, site: str) -> int:
     supervisor = Supervisor(lambda report: _clear_row(page, report))
     for child in children(runtime, state, site, lifeline_fd=lifeline_read):
         supervisor.add(child)
+    watching = asyncio.create_task(_watch_tables(runtime, state, site))
     await ended.wait()
+    watching.cancel()
     workers = [report.name for report in supervisor.report() if report.name.startswith("gateway-")]
     await supervisor.stop_together(workers)
     await supervisor.stop()
     os.close(lifeline_write)
     sweep(home / "pid")  # engines that are frozen do not see the lifeline close
     return 0
+
+
+async def _watch_tables(runtime: Runtime, state: StateDir, site: str) -> None:
+    """Keep tables flowing from the hub: after a start or a cut they would stand still for 10 to 30 s."""
+    if not runtime.site(site).hub_leaf:
+        return
+    client = await bus.connect_when_up(
+        lambda: bus.connect_leaf(runtime, state, site, name="site group"), give_up_s=math.inf
+    )
+    await watch_sources(client, bus.TABLES)
 
 
 def children(
