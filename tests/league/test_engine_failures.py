@@ -1,0 +1,103 @@
+"""Engines die and freeze: real llama.cpp processes, real signals, and what the evidence says of every attempt."""
+
+from __future__ import annotations
+
+import time
+
+from league.harness import League, Stream, wait_until
+
+REROUTED_S_MAX = 1.0
+"""From the freeze to the new decision; the agent needs 0.85 s at worst, a worker's poll 0.02 s."""
+SCHEDULING_S_MAX = 0.5
+"""What a machine with more to do than cores may add; figures without it are printed."""
+LONG_PROMPT = "Tell me about the harbour and the sea. " * 12
+"""About 120 tokens: more than half a second of prefill, so that a request is surely without a first byte."""
+
+
+def test_a_killed_engine_loses_no_request_and_is_started_again(league: League) -> None:
+    entry = "frankfurt"
+    target = league.chosen(entry)
+    inside = [league.ask_later(entry, f"{i} {LONG_PROMPT}", stream=bool(i)) for i in range(2)]
+    wait_until(lambda: league.executing(target) >= 1, f"a request is at {target}", 30)
+    old = league.engine(target).kill()
+    killed_at_s = time.time()
+    after = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(4)]
+    back_s = league.engine(target).back(old)
+    answers = [future.result(120) for future in inside + after]
+    assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+    assert all(a.done for a in answers if a.lines)
+    moved = league.moved(answers, target)
+    assert moved, "no request was in the engine when it died"
+    for answer, again_at_s in moved:
+        print(
+            f"engine of {target} killed: chosen anew after {again_at_s - killed_at_s:.3f} s, "
+            f"first byte after {answer.first_byte_at_s - killed_at_s:.2f} s"
+        )
+    whole_s = league.wait_until_whole()
+    print(f"another process after {back_s:.1f} s, whole {whole_s:.1f} s after the answers")
+
+
+def test_requests_in_a_frozen_engine_are_answered_elsewhere_within_a_second_and_the_prediction(
+    league: League,
+) -> None:
+    entry = "frankfurt"
+    target = league.chosen(entry)
+    inside = [league.ask_later(entry, f"{i} {LONG_PROMPT}", stream=True) for i in range(2)]
+    wait_until(lambda: league.executing(target) >= 1, f"a request is at {target}", 30)
+    old = league.engine(target).freeze()
+    frozen_at_s = time.time()
+    late = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(2)]
+    answers = [future.result(120) for future in inside + late]
+    assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+    moved = league.moved(answers, target)
+    assert moved, "no request was in the engine when it froze"
+    waits = []
+    for answer, again_at_s in moved:
+        since_s = max(frozen_at_s, answer.sent_at_s)
+        waits.append(again_at_s - since_s)
+        predicted_s = answer.predicted_s["ttft" if answer.lines else "e2e"]
+        print(
+            f"engine of {target} frozen: chosen anew after {waits[-1]:.3f} s, "
+            f"first byte after {answer.first_byte_at_s - since_s:.2f} s, predicted {predicted_s:.2f} s"
+        )
+    back_s = league.engine(target).back(old)
+    print(
+        f"another process {back_s:.1f} s, whole {league.wait_until_whole():.1f} s after the answers"
+    )
+    assert max(waits) <= REROUTED_S_MAX + SCHEDULING_S_MAX
+
+
+def test_a_stream_whose_engine_dies_ends_with_an_error_event(league: League) -> None:
+    entry = "frankfurt"
+    stream = Stream(league, entry, text="Count from one to a hundred in words.")
+    stream.wait_for_chunks(3)
+    serving = next(site for site in league.runtime.sites if league.executing(site))
+    league.engine(serving).kill()
+    answer = stream.answer()
+    assert answer.status == 200
+    assert answer.broken
+    assert not answer.done
+    assert answer.error == ""  # told in words, not by a cut
+    again = league.ask(entry, "Say hello.", stream=True)
+    assert again.done, again
+
+
+def test_an_engine_whose_agent_is_frozen_too_is_left_out(league: League) -> None:
+    """The worker's own probes take over where the agent says nothing; the agent restarts the engine when it wakes."""
+    site = "lyon"
+    league.agent(site).freeze()
+    try:
+        old = league.engine(site).kill()
+        refused = wait_until(lambda: _health(league) == 503, "no room for health data", 30)
+        print(f"known by the worker itself after {refused:.1f} s")
+        assert [league.ask("frankfurt", f"Say {i}.").status for i in range(3)] == [200] * 3
+    finally:
+        league.agent(site).thaw()
+    league.engine(site).back(old)
+    league.wait_until_whole()
+    assert _health(league) == 200
+
+
+def _health(league: League) -> int:
+    """French health data may be read in Lyon alone, so its answer says how Lyon's engine is."""
+    return league.ask("lyon", key="clinic", data_class="health", country="FR").status

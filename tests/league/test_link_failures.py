@@ -1,0 +1,54 @@
+"""Links between sites are cut, cut one way, and slowed, while requests are under way."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hanse.live.link_control import FaultKind
+from hanse.view import link_id
+from league.harness import League, wait_until
+from league.test_engine_failures import LONG_PROMPT
+
+
+@pytest.mark.parametrize("kind", ["cut", "cut_forward", "cut_backward", "reset"])
+def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
+    league: League, kind: FaultKind
+) -> None:
+    entry, far = league.pair()
+    inside = league.ask_later(entry, f"{kind} {LONG_PROMPT}", stream=True)
+    wait_until(lambda: league.executing(far) >= 1, f"a request is at {far}", 30)
+    league.links.fault(link_id(entry, far), kind)
+    cut_at_s = time.time()
+    try:
+        after = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(4)]
+        answers = [future.result(120) for future in [inside, *after]]
+        assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+        assert all(a.done for a in answers if a.lines)
+        known_s = wait_until(lambda: league.gate(entry, far) != "OK", f"{entry} knows", 15)
+        later = [league.ask(entry, f"Tell {i}.") for i in range(3)]
+        assert [a.status for a in later] == [200] * 3
+        assert all(a.site != far for a in later)
+    finally:
+        league.links.heal(link_id(entry, far))
+    healed_s = wait_until(lambda: league.gate(entry, far) == "OK", f"{far} is back", 30)
+    slowest_s = max(a.first_byte_at_s - max(cut_at_s, a.sent_at_s) for a in answers)
+    print(
+        f"{kind} {entry}~{far}: {len(league.moved(answers, far))} moved, slowest first byte "
+        f"{slowest_s:.2f} s, known {known_s:.2f} s after the answers, back {healed_s:.2f} s after healing"
+    )
+
+
+def test_a_slow_link_loses_nothing(league: League) -> None:
+    entry, far = league.pair()
+    league.links.fault(link_id(entry, far), "slow", slow_factor=40.0)
+    try:
+        asked = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(6)]
+        answers = [future.result(120) for future in asked]
+        assert [(a.status, a.error) for a in answers] == [(200, "")] * 6
+        assert all(a.done for a in answers if a.lines)
+        print(f"over a link 40 times slower: {sorted(a.site for a in answers)} from {entry}")
+    finally:
+        league.links.heal(link_id(entry, far))
+    league.wait_until_whole()

@@ -1,0 +1,105 @@
+"""Whole sites and entry gateways are lost, with everything that ran there."""
+
+from __future__ import annotations
+
+import time
+
+from hanse.live.evidence.chain import Decided
+from league.harness import Answer, League, Stream, wait_until
+from league.test_engine_failures import LONG_PROMPT
+
+
+def test_a_killed_site_loses_no_request_without_a_first_byte_and_comes_back(
+    league: League,
+) -> None:
+    entry, lost = league.pair()
+    stream = Stream(league, entry, text="Count from one to a hundred in words.")
+    stream.wait_for_chunks(2)
+    first = next(site for site in league.runtime.sites if league.executing(site))
+    lost = first if first != entry else lost
+    inside = [league.ask_later(entry, f"{i} {LONG_PROMPT}", stream=bool(i)) for i in range(2)]
+    wait_until(lambda: league.executing(lost) >= 1, f"a request is at {lost}", 30)
+    pids = league.kill_site(lost)
+    killed_at_s = time.time()
+    try:
+        answers = [future.result(120) for future in inside]
+        after = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(6)]
+        answers += [future.result(120) for future in after]
+        assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+        assert all(a.site != lost for a in answers[2:])
+        if first == lost:
+            broken = stream.answer()
+            assert broken.broken, broken
+            print(f"stream told after {broken.ended_at_s - killed_at_s:.2f} s that it broke")
+        else:
+            assert stream.answer().done
+    finally:
+        league.release(lost)
+    for answer, again_at_s in league.moved(answers, lost):
+        print(
+            f"{lost} killed ({len(pids)} processes): chosen anew after {again_at_s - killed_at_s:.3f} s, "
+            f"first byte after {answer.first_byte_at_s - killed_at_s:.2f} s"
+        )
+    whole_s = league.wait_until_whole()
+    print(f"whole {time.time() - killed_at_s:.1f} s after the kill, {whole_s:.1f} s after release")
+
+
+def test_a_client_whose_gateway_is_lost_goes_on_at_the_next_that_may_read_it(
+    league: League,
+) -> None:
+    entry = "lyon"
+    how = {"x_hanse_class": "personal", "x_hanse_country": "FR"}
+    listed = league.get(entry, "/.well-known/hanse", key="demo", **how).json["gateways"]
+    names = [row["site"] for row in listed]
+    assert names[0] == entry
+    assert "virginia" not in names, "personal data from France may not be read there"
+    league.kill_site(entry)
+    killed_at_s = time.time()
+    try:
+        answers = [_at_first_that_answers(league, names) for _ in range(5)]
+        assert [a.status for a in answers] == [200] * 5
+        assert all(a.site in names for a in answers)
+        print(f"first answer elsewhere {answers[0].ended_at_s - killed_at_s:.2f} s after the kill")
+        records = league.records()
+        decided = [r for a in answers for _, r in records[a.request_id] if isinstance(r, Decided)]
+        assert {r.entry_site for r in decided} == {names[1]}
+    finally:
+        league.release(entry)
+    league.wait_until_whole()
+    assert league.ask(entry, data_class="personal", country="FR").status == 200
+
+
+def test_two_workers_share_a_port_and_one_that_dies_is_replaced(league: League) -> None:
+    site = "frankfurt"
+    asked = [league.ask_later(site, key="mill", data_class="important") for _ in range(60)]
+    assert {future.result(30).status for future in asked} == {451}
+    wrote = league.decided_by_worker(site, {f.result().request_id for f in asked})
+    print(f"60 connections: {wrote}")
+    assert sum(wrote.values()) == 60
+    assert len(wrote) == 2
+    assert min(wrote.values()) >= 5
+    old = league.gateway(site, 1).kill()
+    during = [league.ask(site, f"Say {i}.") for i in range(4)]
+    assert [a.status for a in during] == [200] * 4
+    print(f"worker replaced after {league.gateway(site, 1).back(old, 30):.1f} s")
+
+
+def test_a_worker_that_dies_leaves_no_load_behind(league: League) -> None:
+    site = "london"
+    stream = Stream(league, site, text="Count from one to a hundred in words.")
+    stream.wait_for_chunks(2)
+    assert league.in_flight(site) >= 1
+    old = league.gateway(site).kill()
+    league.gateway(site).back(old, 30)
+    wait_until(lambda: league.in_flight(site) == 0, "the dead worker's row is zero", 10)
+    assert stream.answer().error, "the client's connection ended with its gateway"
+    league.wait_until_whole()
+
+
+def _at_first_that_answers(league: League, sites: list[str]) -> Answer:
+    """What a client does with the list it holds."""
+    for site in sites:
+        answer = league.ask(site, data_class="personal", country="FR")
+        if answer.status:
+            return answer
+    raise AssertionError("no listed gateway answered")
