@@ -236,8 +236,8 @@ class Dispatcher:
         self, engine: EngineBelief, event: ev.EngineStarted | ev.EngineProbed | ev.EngineDied
     ) -> list[Action]:
         if isinstance(event, ev.EngineStarted):
-            if engine.state == "dead":
-                engine.state, engine.since_s, engine.misses = "starting", event.at_s, 0
+            if engine.state == "starting":
+                engine.since_s = event.at_s  # its time to answer begins now
             return []
         if isinstance(event, ev.EngineDied):
             return self._bury(engine, event.at_s, event.why or "process ended")
