@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -95,7 +96,10 @@ class Rig:
             leaves = {site: await self.leaf(site) for site in SITES}
             clients += leaves.values()
             watched = [(hub, bus.EVIDENCE), *((leaf, bus.TABLES) for leaf in leaves.values())]
-            watches = [asyncio.create_task(watch_sources(c, name)) for c, name in watched]
+            watches = [
+                asyncio.create_task(watch_sources(c, name, standalone=name == bus.TABLES))
+                for c, name in watched
+            ]
             for leaf in leaves.values():
                 await until(lambda leaf=leaf: bus.leaf_connected(leaf))  # type: ignore[misc]
             yield hub, leaves
@@ -341,6 +345,28 @@ def test_the_hub_may_restart_while_sites_go_on(tmp_path: Path) -> None:
         await publisher.publish(b"2")
         rig.start("hub")
         await publisher.publish(b"3")
+        await until(lambda: _holds(hub, bus.EVIDENCE, [b"1", b"2", b"3"]))
+
+    run(tmp_path, body)
+
+
+def test_a_hub_that_lost_its_disk_is_followed_and_gets_all_evidence_again(tmp_path: Path) -> None:
+    async def body(rig: Rig, hub: Client, leaves: dict[str, Client]) -> None:
+        old = [b"old %d" % number for number in range(5)]
+        for table in old:
+            await hub.jetstream().publish(bus.TABLE_SUBJECT, table)
+        lyon = leaves["lyon"]
+        await until(lambda: _holds(lyon, bus.TABLES, old))
+        publisher = bus.EvidencePublisher(lyon, "lyon")
+        for payload in (b"1", b"2", b"3"):
+            await publisher.publish(payload)
+        await until(lambda: _holds(hub, bus.EVIDENCE, [b"1", b"2", b"3"]))
+        rig.kill("hub")
+        shutil.rmtree(rig.state.hub / "jetstream")
+        rig.start("hub")
+        await when(lambda: bus.ensure_hub_streams(hub, SITES))
+        await hub.jetstream().publish(bus.TABLE_SUBJECT, b"new")
+        await until(lambda: _holds(lyon, bus.TABLES, [b"new"]))
         await until(lambda: _holds(hub, bus.EVIDENCE, [b"1", b"2", b"3"]))
 
     run(tmp_path, body)

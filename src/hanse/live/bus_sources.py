@@ -9,13 +9,20 @@ back. A source that flows is heard from every second (its consumer's heartbeat).
 answers, and the source was silent for `SILENT_S_MAX`: take the source out of the stream and put it in
 again. The server then looks up in the stored messages where it was and goes on from there; nothing is
 skipped or doubled.
+
+A hub that lost its disk counts its tables from 1 again, while a leaf waits for the one after the last it
+knows. A table is whole by itself, so there the leaf's copy is emptied and read anew (`standalone`).
+Evidence is a sequence, so there nothing is ever emptied.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import itertools
 import json
+import re
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -26,14 +33,28 @@ CHECK_EVERY_S: Final = 1.0
 ANSWER_S_MAX: Final = 1.0
 """The longest RTT on earth is under 0.4 s; later means cut or overloaded, and either way: next time."""
 NS_PER_S: Final = 1e9
+RESET_CHECKED_EVERY: Final = 5
+"""Checks between two looks at where the origin counts: each is a question across the WAN."""
+
+_SOURCE_SEQ = re.compile(rb"Nats-Stream-Source: \S+ (\d+)")
+"""Header of a sourced message: name of the source, sequence there, filter and more."""
 
 
-async def watch_sources(client: Client, stream: str) -> None:
-    """Check every second, for ever; a server that is away is simply asked again."""
+async def watch_sources(client: Client, stream: str, *, standalone: bool = False) -> None:
+    """Check every second, for ever; a server that is away is simply asked again.
+
+    Args:
+        client: Connected to the server that holds the stream.
+        stream: Its name.
+        standalone: Each message is whole by itself, and there is one source: when the origin counts
+            from 1 again, follow it.
+    """
     watch = SourceWatch(client, stream)
-    while True:
+    for turn in itertools.count():
         with contextlib.suppress(Exception):
             await watch.check()
+            if standalone and turn % RESET_CHECKED_EVERY == 0:
+                await watch.follow_reset()
         await asyncio.sleep(CHECK_EVERY_S)
 
 
@@ -62,9 +83,27 @@ class SourceWatch:
             self.restarts_total += len(restarted)
         return restarted
 
+    async def follow_reset(self) -> bool:
+        """Empty the stream and read its source anew where the origin is behind what we have of it."""
+        info = await self._ask(f"$JS.API.STREAM.INFO.{self._stream}")
+        if info is None or not info["state"]["messages"] or len(info.get("sources", [])) != 1:
+            return False
+        source = info["sources"][0]
+        request = {"seq": info["state"]["last_seq"]}
+        newest = await self._ask(f"$JS.API.STREAM.MSG.GET.{self._stream}", request)
+        origin = await self._ask(_info_subject(source))
+        if newest is None or origin is None:
+            return False
+        headers = base64.b64decode(newest["message"].get("hdrs", ""))
+        known = _SOURCE_SEQ.search(headers)
+        if known is None or int(known[1]) <= origin["state"]["last_seq"]:
+            return False
+        await self._ask(f"$JS.API.STREAM.PURGE.{self._stream}")
+        await self._restart(info["config"], [source["external"]["api"]])
+        return True
+
     async def _answers(self, source: dict[str, Any]) -> bool:
-        subject = f"{source['external']['api']}.STREAM.INFO.{source['name']}"
-        return await self._ask(subject) is not None
+        return await self._ask(_info_subject(source)) is not None
 
     async def _restart(self, config: dict[str, Any], apis: list[str]) -> None:
         kept = [s for s in config["sources"] if s.get("external", {}).get("api") not in apis]
@@ -81,6 +120,10 @@ class SourceWatch:
             return None
         body = json.loads(answer.data)
         return None if "error" in body else body
+
+
+def _info_subject(source: dict[str, Any]) -> str:
+    return f"{source['external']['api']}.STREAM.INFO.{source['name']}"
 
 
 def _is_silent(source: dict[str, Any]) -> bool:

@@ -100,7 +100,7 @@ async def _watch_tables(runtime: Runtime, state: StateDir, site: str) -> None:
     client = await bus.connect_when_up(
         lambda: bus.connect_leaf(runtime, state, site, name="site group"), give_up_s=math.inf
     )
-    await watch_sources(client, bus.TABLES)
+    await watch_sources(client, bus.TABLES, standalone=True)
 
 
 def children(
