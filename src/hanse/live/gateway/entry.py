@@ -76,6 +76,9 @@ class Entry(Exchange):
     last_failure = ""
     refused_only = True
     hedged = False
+    switches = 0
+    """Attempts given up as late. Each doubles the patience with the next: engines that are all merely slow must not be
+    made slower by work that every one of them begins and none ends."""
     _up_name = ""
     _up_body = b""
 
@@ -173,9 +176,8 @@ class Entry(Exchange):
     ) -> Attempt:
         attempt = Attempt(self, offer, engine, target, len(self.attempts) + 1, figures, now_s)
         predicted_ms = figures[OUT_TTFT_MS] if self.head.stream else figures[OUT_E2E_MS]
-        attempt.deadline_at_s = now_s + max(
-            FIRST_BYTE_S_MIN, DEADLINE_FACTOR * predicted_ms / 1000.0
-        )
+        patience_s = max(FIRST_BYTE_S_MIN, DEADLINE_FACTOR * predicted_ms / 1000.0)
+        attempt.deadline_at_s = now_s + patience_s * 2.0**self.switches
         attempt.hedge_at_s = now_s + max(HEDGE_S_MIN, HEDGE_FACTOR * predicted_ms / 1000.0)
         return attempt
 
@@ -253,8 +255,10 @@ class Entry(Exchange):
             attempt.late = True
             if attempt.engine >= 0:
                 self.worker.routing.local[attempt.engine].late(now_s)
+            self.worker.routing.late(attempt, (now_s - attempt.began_at_s) * 1000.0)
         found = self._other(attempt, now_s)
         if isinstance(found, Attempt):
+            self.switches += 1
             self.refused_only = False
             self.last_failure = f"{attempt.offer.site}: no first byte in time"
             self.count_failure("timeout")

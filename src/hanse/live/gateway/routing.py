@@ -235,6 +235,15 @@ class Routing:
             first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
         observe(self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0))
 
+    def late(self, attempt: Attempt, waited_ms: float) -> None:
+        """Learn that a first byte takes at least so long; else an offer that is always given up would never seem slow."""
+        figures = attempt.figures
+        engine_ms = figures[OUT_TTFT_MS] - figures[OUT_PATH_MS]
+        if attempt.load is self.load and engine_ms > 0.0:
+            at_least = (waited_ms - figures[OUT_PATH_MS]) / engine_ms
+            if at_least > 1.0:
+                observe(self.load.offers, attempt.offer.index, at_least, 0.0)
+
     def seen_tokens_out(self, service: str, tokens_out: int) -> None:
         """An answer was this long."""
         guess = self.guess_out.get(service, float(TOKENS_OUT_FIRST))
