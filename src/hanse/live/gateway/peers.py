@@ -84,6 +84,11 @@ class Peer:
         self._asked = Question(b"/hanse/v1/check", self._answered)
         self.target.send(self._asked, fresh=self._misses > 0)
 
+    @property
+    def silent(self) -> bool:
+        """Whether so many checks in a row were missed that the peer counts as gone."""
+        return self._misses >= CHECK_MISSES_LOST
+
     def _answered(self, status: int, body: bytes) -> None:
         self._asked = None
         frame = read_json(body) if status == 200 else None
@@ -99,5 +104,5 @@ class Peer:
 
     def _missed(self) -> None:
         self._misses += 1
-        if self._misses >= CHECK_MISSES_LOST:
+        if self.silent:
             self._lost(self.target.site)

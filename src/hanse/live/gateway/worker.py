@@ -269,6 +269,15 @@ class Worker:
             index = self.routing.table.site_index.get(site)
             if index is not None:
                 self.routing.lost(index)
+            if self.peers[site].silent:
+                self._peer_died(site)
+
+    def _peer_died(self, site: str) -> None:
+        """A cut link or a frozen site says nothing: what it has not begun to answer goes elsewhere at once."""
+        for attempt in tuple(self.waiting):
+            if attempt.engine < 0 and attempt.offer.site == site and not attempt.settled:
+                attempt.drop()
+                attempt.exchange.failed(attempt, "dead", "the peer stopped answering")
 
     def _central_reachable(self, now_s: float) -> bool:
         assert self.shadow is not None
