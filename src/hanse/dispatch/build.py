@@ -172,13 +172,14 @@ def _central_specs(fleet: Fleet, placements: tuple[Placement, ...]) -> list[Engi
         model = next((p for p in placed if p.site == site.id), placed[0] if placed else None)
         if model is None or not site.pools:
             continue
+        declared = fleet.central.replicas
         imagined.append(
             Placement(
                 service=service.id,
                 variant=best.id,
                 site=site.id,
                 pool=model.pool if model.site == site.id else site.pools[0].id,
-                replicas=fleet.central.replicas,
+                replicas=sum(p.replicas for p in placed) if declared is None else declared,
                 slots=model.slots,
                 context_tokens=model.context_tokens,
             )

@@ -12,9 +12,19 @@ service's SLO and the deadline beats one that is not; then the least cost in USD
 
     cost = usd_per_latency_s * E2E + energy * price + carbon * carbon price + bytes * egress price
 
-If none meets them, the least value of waiting wins and the choice is flagged. First up to 24 candidates by cost on an
+If none meets them, the least value of waiting wins and the choice is flagged. First up to 20 candidates by cost on an
 idle fleet are looked at, with every offer of the entry site and of sites that hold the prompt's prefix; only if
 none of these meets the SLO are all offers of the service.
+
+Arguments that many kernels share:
+    table: (offers, sites, services, subjects, paths from `origin` [site], law) of a `Table`.
+    lists: (candidate, listed, listed_first): [service, profile, 20] offers by cost on an idle fleet as seen from
+        `origin`, -1 behind the last; offers by service and site; [service, site + 1] where each begins.
+    load: (offers, sites, services, own) of a `Load`.
+    request: (tokens in, tokens out guessed, deadline ms, body bytes), all floats.
+    tried: [8] offers already asked, -1 padded.
+    cached: [4, 2] (site, prompt tokens it holds), -1 padded.
+    out: [14] takes a prediction, columns `OUT_*`.
 """
 
 from __future__ import annotations
@@ -36,7 +46,7 @@ DEADLINE: Final = -9
 NO_OFFER: Final = -10
 TABLE_EXPIRED: Final = -11
 
-CANDIDATES_MAX: Final = 24
+CANDIDATES_MAX: Final = 20
 """Enough that losing half of a league to faults leaves a choice; few enough to look at in half a microsecond."""
 TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
@@ -185,7 +195,7 @@ def weigh(
     tried: Any,
     cached: Any,
 ) -> tuple[int, float, float, float, Any]:
-    """One offer: gate, requests, tokens and unread prompt tokens there, prediction. `choose` names the arguments."""
+    """One offer: gate, requests, tokens and unread prompt tokens there, prediction."""
     offers, sites, services, subjects, paths, law = table
     load_offers, load_sites, load_services, own = load
     tokens_in, tokens_out, deadline_ms, body_bytes = request
@@ -228,6 +238,27 @@ def weigh(
     return 0, requests, tokens, prefill, predicted
 
 
+@njit(**INLINED)
+def fill(
+    out: Any, requests: float, tokens: float, prefill: float, cached_tokens: float, predicted: Any
+) -> None:
+    """Write an output row."""
+    out[OUT_TTFT_MS] = predicted[0]
+    out[OUT_TPOT_MS] = predicted[1]
+    out[OUT_E2E_MS] = predicted[2]
+    out[OUT_WH] = predicted[3]
+    out[OUT_G] = predicted[4]
+    out[OUT_USD] = predicted[5]
+    out[OUT_COST_USD] = predicted[5] + predicted[6]
+    out[OUT_PATH_MS] = predicted[7]
+    out[OUT_SLO_MISSED] = 1.0 if predicted[8] else 0.0
+    out[OUT_BATCH] = predicted[9]
+    out[OUT_REQUESTS] = requests
+    out[OUT_TOKENS] = tokens
+    out[OUT_PREFILL_TOKENS] = prefill
+    out[OUT_CACHED_TOKENS] = cached_tokens
+
+
 @njit(**KERNEL)
 def assess(
     table: Any,
@@ -242,26 +273,41 @@ def assess(
     cached: Any,
     out: Any,
 ) -> int:
-    """Gate of one offer, with all that is known of it in the row `out`. Arguments as for `choose`."""
+    """Gate of one offer, with all that is known of it in the row `out`."""
     gate, requests, tokens, prefill, predicted = weigh(
         table, load, o, subject, origin, request, now_s, heard_stale_s, tried, cached
     )
-    out[OUT_TTFT_MS] = predicted[0]
-    out[OUT_TPOT_MS] = predicted[1]
-    out[OUT_E2E_MS] = predicted[2]
-    out[OUT_WH] = predicted[3]
-    out[OUT_G] = predicted[4]
-    out[OUT_USD] = predicted[5]
-    out[OUT_COST_USD] = predicted[5] + predicted[6]
-    out[OUT_PATH_MS] = predicted[7]
-    out[OUT_SLO_MISSED] = 1.0 if predicted[8] else 0.0
-    out[OUT_BATCH] = predicted[9]
-    out[OUT_REQUESTS] = requests
-    out[OUT_TOKENS] = tokens
-    out[OUT_PREFILL_TOKENS] = prefill
-    out[OUT_CACHED_TOKENS] = held(cached, table[0][o].site, request[0])
+    fill(out, requests, tokens, prefill, held(cached, table[0][o].site, request[0]), predicted)
     answer: int = gate
     return answer
+
+
+@njit(**INLINED)
+def span(part: int, first: Any, service: int, origin: int, cached: Any) -> tuple[int, int]:
+    """Where in the candidates (part 0) or in the listed offers a part of the search begins and ends.
+
+    The candidates; the entry site's offers; those of up to four sites that hold the prefix; everything.
+    """
+    if part == 0:
+        return 0, CANDIDATES_MAX
+    if part == CACHED_MAX + 2:
+        return first[service, 0], first[service, first.shape[1] - 1]
+    s = origin if part == 1 else cached[part - 2, 0]
+    if s < 0:
+        return 0, 0
+    return first[service, s], first[service, s + 1]
+
+
+@njit(**INLINED)
+def beats(late: bool, value: float, o: int, best_late: bool, best_value: float, best: int) -> bool:
+    """One total order: on time before late, then the lower value, then the lower index."""
+    if best < 0:
+        return True
+    if late != best_late:
+        return best_late
+    if value != best_value:
+        return value < best_value
+    return o < best
 
 
 @njit(**KERNEL)
@@ -280,18 +326,7 @@ def choose(
     cached: Any,
     out: Any,
 ) -> int:
-    """The offer for one request, or the furthest gate that any offer reached.
-
-    Args:
-        table: (offers, sites, services, subjects, paths from `origin` [site], law) of a `Table`.
-        lists: (candidate, listed, listed_first): [service, profile, 24] offers by cost on an idle fleet as seen from
-            `origin`, -1 behind the last; offers by service and site; [service, site + 1] where each begins.
-        load: (offers, sites, services, own) of a `Load`.
-        request: (tokens in, tokens out guessed, deadline ms, body bytes), all floats.
-        tried: [8] offers already asked, -1 padded.
-        cached: [4, 2] (site, prompt tokens it holds), -1 padded.
-        out: [14] takes the prediction of the choice.
-    """
+    """The offer for one request, or the furthest gate that any offer reached; `out` tells what it will take."""
     law = table[5]
     candidate, listed, first = lists
     last = law.shape[1]
@@ -306,18 +341,10 @@ def choose(
     best_late = True
     best_value = 0.0
     reason: int = 0
-    # The candidates; then the entry site and up to four that hold the prefix; then, if need be, everything.
     for part in range(CACHED_MAX + 3):
-        start, end = 0, CANDIDATES_MAX
-        if part == CACHED_MAX + 2:
-            if best >= 0 and not best_late:
-                break
-            start, end = first[service, 0], first[service, last]
-        elif part > 0:
-            s = origin if part == 1 else cached[part - 2, 0]
-            if s < 0:
-                continue
-            start, end = first[service, s], first[service, s + 1]
+        if part == CACHED_MAX + 2 and best >= 0 and not best_late:
+            break
+        start, end = span(part, first, service, origin, cached)
         for i in range(start, end):
             o = candidate[service, profile, i] if part == 0 else listed[i]
             if o < 0:
@@ -331,20 +358,11 @@ def choose(
             predicted = weighed[4]
             late = predicted[8]
             value = predicted[6] if late else predicted[5] + predicted[6]
-            if (
-                best < 0
-                or (best_late and not late)
-                or (
-                    best_late == late and (value < best_value or (value == best_value and o < best))
-                )
-            ):
+            if beats(late, value, o, best_late, best_value, best):
                 best, best_late, best_value = o, late, value
-    if best >= 0:
-        reason = best
-        assess(
-            table, load, best, subject, origin, request, now_s, heard_stale_s, tried, cached, out
-        )
-    return reason
+                credit = held(cached, table[0][o].site, request[0])
+                fill(out, weighed[1], weighed[2], weighed[3], credit, predicted)
+    return best if best >= 0 else reason
 
 
 @njit(**KERNEL)
@@ -357,9 +375,9 @@ def candidates(
     candidate: Any,
     costs: Any,
 ) -> None:
-    """Fill `candidate` [service, profile, 24] with lawful offers by cost on an idle fleet, -1 behind the last.
+    """Fill `candidate` [service, profile, 20] with lawful offers by cost on an idle fleet, -1 behind the last.
 
-    Arguments as for `choose`; `costs` [24] is scratch, `load_offers` that of an idle fleet.
+    `costs` [20] is scratch, `load_offers` that of an idle fleet.
     """
     offers, sites, services, _, paths, law = table
     tokens_in, tokens_out, deadline_ms, body_bytes = request

@@ -203,7 +203,14 @@ class Load:
         self.sites["sampled_at_s"] = -np.inf
         self.sites["reachable"] = self.sites["power_ok"] = 1
         self.services = np.zeros(max(len(table.services), 1), LOAD_SERVICE_DTYPE)
+        self._read(table)
+
+    def _read(self, table: Table) -> None:
         self.table = table
+        self._service_of: list[int] = table.offers["service"].tolist()
+        self._at_site: dict[int, list[int]] = {}
+        for offer, site in enumerate(table.offers["site"].tolist()):
+            self._at_site.setdefault(site, []).append(offer)
 
     @classmethod
     def of_shadow(cls, table: Table) -> Load:
@@ -224,7 +231,7 @@ class Load:
             and [s.id for s in new.services] == [s.id for s in old.services]
         )
         if same:
-            self.table = table
+            self._read(table)
         return same
 
     def follow(self, other: Load) -> None:
@@ -237,8 +244,7 @@ class Load:
         """Count an attempt about to be sent; keep the ticket and `end` it in every case."""
         ticket = Ticket(offer, tokens_in, tokens_in + tokens_out)
         begin(self.own, self.worker, offer, ticket.prefill_tokens, ticket.tokens)
-        service = self.table.offers[offer]["service"]
-        arrived(self.services, service, float(self.own.shape[0]), now_s)
+        arrived(self.services, self._service_of[offer], float(self.own.shape[0]), float(now_s))
         return ticket
 
     def first_byte(self, ticket: Ticket) -> None:
@@ -279,14 +285,14 @@ class Load:
         row["reachable"] = 1
         row["power_ok"] = power_ok
         named = {figures[0]: figures[1:] for figures in offers}
-        for offer in self._offers_at(site):
+        for offer in self._at_site.get(site, ()):
             replicas, requests, tokens, prefill, rate = named.get(offer, (0.0,) * 5)
             heard(
                 self.offers,
                 self.services,
                 self.own,
                 offer,
-                int(self.table.offers[offer]["service"]),
+                self._service_of[offer],
                 float(replicas),
                 float(requests),
                 float(tokens),
@@ -313,6 +319,3 @@ class Load:
         ttft_ratio = (ttft_ms - predicted.path_ms) / engine_ms if ttft_ms and engine_ms > 0 else 0.0
         tpot_ratio = tpot_ms / predicted.tpot_ms if predicted.tpot_ms > 0 else 0.0
         observed(self.offers, offer, max(ttft_ratio, 0.0), max(tpot_ratio, 0.0))
-
-    def _offers_at(self, site: int) -> list[int]:
-        return [int(i) for i in np.flatnonzero(self.table.offers["site"] == site)]

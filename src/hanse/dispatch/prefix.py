@@ -114,16 +114,20 @@ def prefixes_of(parts: Iterable[tuple[str, bytes]], secret: bytes, scope: bytes)
     """
     digests: list[int] = []
     tokens: list[int] = []
-    state = hashlib.blake2b(scope, key=secret[:64], digest_size=8)
+    key = secret[:64]
+    chain = scope
     length = 0
     for role, content in parts:
         # Lengths go in before contents, so that no two splits of the same bytes look alike.
-        state.update(f"\0{role}\0{len(content)}\0".encode())
+        head = b"\0%b\0%d\0" % (role.encode(), len(content))
         for start in range(0, max(len(content), 1), BLOCK_BYTES):
             block = content[start : start + BLOCK_BYTES]
-            state.update(block)
+            chain = hashlib.blake2b(
+                b"%b%b%b" % (chain, head, block), key=key, digest_size=16
+            ).digest()
+            head = b""
             length += len(block)
-            digests.append(int.from_bytes(state.copy().digest(), "little"))
+            digests.append(int.from_bytes(chain[:8], "little"))
             tokens.append(int(length / BYTES_PER_TOKEN))
     return Prefixes(digests, tokens)
 

@@ -273,7 +273,7 @@ def candidate_offers(
     listed: NDArray[np.int64],
     first: NDArray[np.int64],
 ) -> NDArray[np.int32]:
-    """[service, profile, 24] offers by cost on an idle fleet, as seen from the site whose paths are in `arrays`."""
+    """[service, profile, 20] offers by cost on an idle fleet, as seen from the site whose paths are in `arrays`."""
     shape = (len(table.services), table.law.shape[0], kernels.CANDIDATES_MAX)
     candidate = np.full(shape, -1, np.int32)
     idle = Load.of_shadow(table)
