@@ -19,7 +19,7 @@ from hanse.model.check import RANGES, _walk, check_fleet, check_known_ids
 from hanse.model.fleet import Fleet, Value
 from hanse.model.read import read_fleet
 
-LEAGUE = read_fleet(Path(__file__).parents[2] / "examples" / "league.toml")
+LEAGUE = read_fleet(Path(__file__).with_name("five_sites.toml"))
 
 Change = Callable[[Any], Any]
 

@@ -9,7 +9,7 @@ import pytest
 from hanse.errors import ConfigError
 from hanse.model.read import parse_fleet, read_fleet
 
-LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
+LEAGUE = Path(__file__).with_name("five_sites.toml")
 
 
 def test_reads_the_example_league() -> None:

@@ -38,8 +38,9 @@ class Central(Value, frozen=True, kw_only=True):
     """The one big site that every live decision is also asked of (the shadow)."""
 
     site: Id
-    replicas: int = 1
-    """Replicas the one big site would hold of each variant; as many as the whole league is fair."""
+    replicas: int | None = None
+    """Replicas it would hold of each service's best variant; absent: as many as the whole league places
+    of that service, which is the fair comparison."""
 
 
 class DataClass(Value, frozen=True, kw_only=True):
