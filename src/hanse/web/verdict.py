@@ -2,7 +2,8 @@
 
 Here: one line per metric from the three tallies, a headline, and a like-for-like check over the
 requests that both sides answer. Not here: HTML, and any claim that mixes measured with predicted:
-verdicts compare prediction with prediction, because only those are made for the same hardware.
+verdicts compare prediction with prediction. Even those differ in one respect, which the page says:
+the league's learn from what its sites measure, one big site's rest on declared hardware alone.
 """
 
 from __future__ import annotations
@@ -102,11 +103,11 @@ def _more_answers(league: Tally, central: Tally) -> tuple[Better, str]:
     if share_league == share_central:
         return "even", "Both answer as many"
     better: Better = "league" if share_league > share_central else "central"
-    who = _WHO[better]
     if league.requests == central.requests:
-        return better, f"{who} answers {count(abs(league.served - central.served))} more"
-    more, less = max(share_league, share_central), min(share_league, share_central)
-    return better, f"{who} answers {100 * more:.1f} % of its requests, not {100 * less:.1f} %"
+        more = abs(league.served - central.served)
+        return better, f"{_WHO[better]} answers {count(more)} more"
+    shares = f"{100 * share_league:.1f} %, one big site {100 * share_central:.1f} %"
+    return better, f"The league answers {shares}"
 
 
 def _mean(

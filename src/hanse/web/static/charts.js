@@ -11,6 +11,11 @@ function sample(site) {
   return { load: running + waiting, carbon_g_per_kwh: power.carbon_g_per_kwh, price_usd_per_kwh: power.price_usd_per_kwh };
 }
 
+// Hours and minutes where lines stand minutes apart, seconds too where they do not; UTC, as in the tables.
+function clock(_plot, splits, _axis, _space, step) {
+  return splits.map((at_s) => new Date(at_s * 1e3).toISOString().slice(11, step < 60 ? 19 : 16));
+}
+
 export class Charts {
   constructor(places) {
     this.places = places;
@@ -67,7 +72,7 @@ export class Charts {
       cursor: { show: false },
       tzDate: (at_s) => uPlot.tzDate(new Date(at_s * 1e3), "Etc/UTC"),
       scales: { y: { range: (_plot, _low, high) => [0, high > 0 ? high * 1.15 : 1] } },
-      axes: [{ ...axis, size: 22, space: 70 }, { ...axis, size: 44, space: 26 }],
+      axes: [{ ...axis, size: 22, space: 70, values: clock }, { ...axis, size: 44, space: 26 }],
       series: [{}, ...this.history.sites.map((course, at) => ({
         label: course.site,
         stroke: colour(`--line-${at % DASHES.length}`),

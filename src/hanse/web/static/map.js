@@ -11,7 +11,7 @@ const SHAPES = {
 const DOTS_MAX = 24; // more moving at once is a blur
 const DOT_MS = 1100;
 const PULSE_MS = 900;
-const LABELLED_PX_MIN = 140; // shorter links crowd their labels; title and table have the figure
+const LABELLED_PX_MIN = 190; // shorter links crowd their labels; title and table have the figure
 const STAGGER_MS = 90;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
