@@ -170,6 +170,7 @@ class Outgoing(asyncio.Protocol):
     status = 0
     head_done = False
     done = False
+    keep = False
     sized = False
     got_bytes = 0
     held_bytes = 0
@@ -290,12 +291,13 @@ class Outgoing(asyncio.Protocol):
             self.protocol_error = "two answers to one request"
             raise _StopParsing
         self.done = True
+        self.keep = self.parser.should_keep_alive()  # only true to ask here: the parser forgets
 
     # --- inside
 
     def _finish(self, owner: Owner) -> None:
         """Hand the end over, then keep the connection if it can serve again."""
-        keep = self.protocol_error is None and self.parser.should_keep_alive()
+        keep = self.protocol_error is None and self.keep
         self.owner = None
         owner.answer_read(self)
         self.headers = {}

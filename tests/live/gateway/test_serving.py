@@ -1,0 +1,266 @@
+"""Requests through one gateway to engines, plain and streamed, raw and with the official client."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from hanse.errors import SiteError
+from hanse.live.evidence.chain import Decided, Ended, Executed
+from live.gateway.rig import KEY, SHOP_KEY, ask, chat, events, get, run, start
+
+
+def test_a_plain_answer_passes_untouched_with_predictions_and_measured_values(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        lyon.engines[
+            0
+        ].answer = b'{"object" :"x", "usage":{"prompt_tokens":7,"completion_tokens":4}}'
+        answer = await ask(lyon.port, chat(max_tokens=5))
+        assert answer.status == 200
+        assert answer.body == lyon.engines[0].answer
+        assert answer.headers["x-hanse-site"] == "lyon"
+        assert answer.headers["x-hanse-variant"] == "q4"
+        assert len(answer.headers["x-request-id"]) == 32
+        predicted = dict(p.split("=") for p in answer.headers["x-hanse-predicted"].split(";"))
+        assert set(predicted) == {"ttft_ms", "e2e_ms", "wh", "g", "usd"}
+        measured = dict(p.split("=") for p in answer.headers["x-hanse-measured"].split(";"))
+        assert measured["tokens_in"] == "7"
+        assert measured["tokens_out"] == "4"
+        assert measured["method"] == "modelled"
+        assert float(measured["wh"]) > 0
+        await lyon.idle()
+
+    run(test)
+
+
+def test_only_the_model_name_changes_on_the_way_to_the_engine(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        body = (
+            b'{ "model":"gpt-4o-mini" ,"messages":[{"role":"user","content":"models"}],"seed":1e2}'
+        )
+        await ask(lyon.port, body, headers={"traceparent": "00-ab-cd-01", "cookie": "secret=1"})
+        got = lyon.engines[0].posts()[0]
+        assert got.body == body.replace(b'"gpt-4o-mini"', b'"served-name"')
+        assert got.headers["traceparent"] == "00-ab-cd-01"
+        assert "authorization" not in got.headers
+        assert "cookie" not in got.headers
+
+    run(test)
+
+
+def test_a_stream_passes_event_by_event_and_ends_with_measured_values(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        answer = await ask(lyon.port, chat(stream=True))
+        assert answer.status == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert lyon.engines[0].posts()[0].json["stream_options"] == {"include_usage": True}
+        texts = events(answer.body)
+        assert texts[-1] == "[DONE]"
+        assert len(texts) == 4 + 1 + 1  # tokens, finish, done: the usage chunk was ours and is gone
+        assert all("usage" not in json.loads(text) for text in texts[:-1])
+        before_done, _, _ = answer.body.partition(b"data: [DONE]")
+        note = json.loads(before_done.rsplit(b": hanse ", 1)[1])
+        assert note["tokens_out"] == 4
+        assert note["tokens_in"] == 7
+        assert note["wh"] > 0
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_client_that_asks_for_usage_gets_it(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        body = chat(stream=True, stream_options={"include_usage": True})
+        answer = await ask(league["lyon"].port, body)
+        assert json.loads(events(answer.body)[-2])["usage"]["completion_tokens"] == 4
+
+    run(test)
+
+
+@pytest.mark.parametrize("shape", ["closes", "unsized", "no_done"])
+def test_streams_of_engines_that_end_in_their_own_way_still_end_well(tmp_path, shape):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        engine = lyon.engines[0]
+        engine.close_after_stream = shape == "closes"
+        engine.chunked = shape != "unsized"
+        engine.done_marker = shape != "no_done"
+        for _ in range(3):
+            answer = await ask(lyon.port, chat(stream=True))
+            assert answer.status == 200
+            assert b"event: error" not in answer.body
+            assert answer.body.count(b": hanse {") == 1
+        await lyon.idle()
+
+    run(test)
+
+
+def test_the_official_client_works_unchanged(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        async with openai.AsyncOpenAI(
+            base_url=f"{lyon.url}/v1", api_key=KEY, max_retries=0
+        ) as client:
+            messages = [{"role": "user", "content": "Hello"}]
+            plain = await client.chat.completions.create(model="chat", messages=messages)
+            assert plain.choices[0].message.content == "lyon-0"
+            stream = await client.chat.completions.create(
+                model="gpt-4o-mini", messages=messages, stream=True
+            )
+            text = [chunk.choices[0].delta.content async for chunk in stream]
+            assert text == ["x0 ", "x1 ", "x2 ", "x3 ", None]
+            models = [model.id async for model in client.models.list()]
+            assert models == ["chat", "gpt-4o-mini", "embed"]
+            with pytest.raises(openai.NotFoundError) as missing:
+                await client.chat.completions.create(model="nope", messages=messages)
+            assert missing.value.code == "model_not_found"
+            with pytest.raises(openai.AuthenticationError) as unknown:
+                await client.with_options(api_key="wrong").models.list()
+            assert unknown.value.code == "invalid_api_key"
+            with pytest.raises(openai.PermissionDeniedError) as denied:
+                await client.chat.completions.create(
+                    model="chat", messages=messages, extra_headers={"x-hanse-class": "payment"}
+                )
+            assert denied.value.code == "class_not_allowed"
+
+    run(test)
+
+
+def test_the_official_client_raises_when_a_stream_breaks(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        lyon.engines[0].mode = "cut_mid"
+        async with openai.AsyncOpenAI(
+            base_url=f"{lyon.url}/v1", api_key=KEY, max_retries=0
+        ) as client:
+            stream = await client.chat.completions.create(
+                model="chat", messages=[{"role": "user", "content": "Hello"}], stream=True
+            )
+            with pytest.raises(openai.APIError, match="the stream broke"):
+                async for _ in stream:
+                    pass
+        await lyon.idle()
+
+    run(test)
+
+
+def test_the_official_client_cancels_the_engine_when_it_leaves(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        engine = lyon.engines[0]
+        engine.gate = asyncio.Event()
+        async with openai.AsyncOpenAI(
+            base_url=f"{lyon.url}/v1", api_key=KEY, max_retries=0
+        ) as client:
+            stream = await client.chat.completions.create(
+                model="chat", messages=[{"role": "user", "content": "Hello"}], stream=True
+            )
+            async for _ in stream:
+                await stream.close()
+                break
+            await engine.gone.wait()
+        await lyon.idle()
+        ended = [record for record in lyon.records() if isinstance(record, Ended)]
+        assert [record.outcome for record in ended] == ["cancelled"]
+
+    run(test)
+
+
+def test_embeddings_go_to_the_service_that_has_them(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        lyon.engines[1].answer = b'{"object":"list","data":[],"usage":{"prompt_tokens":3}}'
+        body = {"model": "embed", "input": "hello"}
+        answer = await ask(lyon.port, body, path="/v1/embeddings")
+        assert answer.status == 200
+        assert lyon.engines[1].posts()[0].path == "/v1/embeddings"
+        wrong = await ask(lyon.port, chat(), path="/v1/embeddings")
+        assert (wrong.status, wrong.code) == (404, "endpoint_not_supported")
+
+    run(test)
+
+
+def test_evidence_says_decided_executed_ended_in_that_order(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        request_id = "ab" * 16
+        answer = await ask(lyon.port, chat(), headers={"x-request-id": request_id})
+        assert answer.headers["x-request-id"] == request_id
+        kinds = [type(record) for record in lyon.records()]
+        assert kinds == [Decided, Executed, Ended]
+        decided, executed, ended = lyon.records()
+        assert decided.request_id.hex() == executed.request_id.hex() == request_id
+        assert (decided.site, decided.variant, decided.country) == ("lyon", "q4", "FR")
+        assert executed.allowed
+        assert (ended.outcome, ended.role, ended.tokens_out) == ("answered", "entry", 4)
+
+    run(test)
+
+
+def test_no_byte_reaches_an_engine_when_the_log_cannot_be_written(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        lyon.worker.ledger._chain = FullDisk()
+        answer = await ask(lyon.port, chat())
+        assert (answer.status, answer.code) == (503, "no_evidence")
+        assert lyon.engines[0].posts() == []
+        assert lyon.in_flight() == 0
+
+    class FullDisk:
+        def append_many(self, records):
+            raise SiteError("chain", got="no space left on device")
+
+        def close(self):
+            pass
+
+    run(test)
+
+
+def test_measured_values_are_kept_for_the_key_that_asked_and_no_other(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "virginia"))
+        lyon = league["lyon"]
+        answer = await ask(lyon.port, chat())
+        path = f"/hanse/v1/requests/{answer.headers['x-request-id']}"
+        note = (await get(lyon.port, path)).json
+        assert note["outcome"] == "answered"
+        assert note["tokens_out"] == 4
+        assert note["measured"]["energy_wh"] > 0
+        assert note["site"] == answer.headers["x-hanse-site"]
+        assert (await get(lyon.port, path, key=SHOP_KEY)).status == 404
+        assert (await get(lyon.port, "/hanse/v1/requests/" + "0" * 32)).status == 404
+
+    run(test)
+
+
+def test_a_service_without_any_engine_alive_answers_503_with_retry_after(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        await lyon.engines[0].stop()
+        for _ in range(200):
+            answer = await ask(lyon.port, chat())
+            if answer.status == 503:
+                break
+            await asyncio.sleep(0.02)
+        assert (answer.status, answer.code) == (503, "no_room")
+        assert int(answer.headers["retry-after"]) >= 1
+        refused = [r for r in lyon.records() if isinstance(r, Decided) and r.refusal == "no_room"]
+        assert refused
+
+    run(test)
