@@ -230,3 +230,10 @@ def test_a_permit_of_the_operator_lifts_no_rule() -> None:
     permit = PolicyText(name="own.cedar", text="permit(principal, action, resource);")
     assert rules_of(Cell("EE", "personal", "US"), extra=[permit]) == ("GDPR-V",)
     assert rules_of(Cell("XX", "personal", "EE"), extra=[permit]) == ("hanse:unknown-subject",)
+
+
+@pytest.mark.parametrize("name", ["own.cedar", "o`wn.cedar", "own.cedar#0`"])
+def test_a_policy_that_fails_to_evaluate_denies_whatever_its_file_is_called(name: str) -> None:
+    overflow = "forbid(principal, action, resource) when { 9223372036854775807 + 1 > 0 };"
+    rules = rules_of(Cell("EE", "personal", "EE"), extra=[PolicyText(name=name, text=overflow)])
+    assert "hanse:policy-error" in rules
