@@ -69,10 +69,10 @@ class Hub:
 
     async def end(self, name: str = "one") -> None:
         controller, task = self.controllers.pop(name)
-        await controller.close()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
             await task
+        await controller.close()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -185,7 +185,8 @@ def test_a_table_is_published_under_an_epoch(tmp_path: Path) -> None:
         table = await hub.table()
         assert table.meta.epoch >= 1
         assert [site.id for site in table.meta.sites] == list(hub.prepared.runtime.sites)
-        assert len(table.meta.offers) == 5
+        placed = {f"{p.site}/{p.service}/{p.variant}" for p in hub.prepared.fleet.placements}
+        assert set(table.meta.offers) == placed
         assert {key.sha256 for tenant in hub.prepared.fleet.tenants for key in tenant.keys} == set(
             table.meta.keys
         )

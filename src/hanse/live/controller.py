@@ -357,12 +357,13 @@ async def _main(prepared: Prepared, local_site: str | None) -> None:
     running = asyncio.create_task(controller.run())
     ending = asyncio.create_task(ended.wait())
     await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
-    await controller.close()
-    if running.done():
-        running.result()  # a controller that ends by itself has a bug to tell
+    ended_by_itself = running.done()
+    # Before the bus is left: nats-py turns a cancellation on a closed connection into an error.
     running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await asyncio.wait({running})
+    await controller.close()
+    if ended_by_itself:
+        running.result()  # a bug to tell
 
 
 def main() -> int:
