@@ -329,7 +329,7 @@ class PolicyBook:
 
     def rule(self, policy_id: str) -> str:
         """The id that refusals name for a policy."""
-        return self._rule_of[policy_id]
+        return self._rule_of.get(policy_id, policy_id)  # an error message may garble a name
 
     def mentions(self, word: str) -> bool:
         """Whether any policy of the operator says this word; "yes" may be wrong, "no" never is."""
