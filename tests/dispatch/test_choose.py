@@ -477,3 +477,21 @@ def test_the_replica_with_least_requests_is_taken_among_those_alive_with_room() 
     assert choice(0) == Reason.ROOM
     states[:] = 0
     assert choice(0) == Reason.DEAD
+
+
+def test_a_prefix_held_by_a_site_that_is_gone_changes_nothing() -> None:
+    table = table_of(fleet((site("a"), site("b"))))
+    router = Router(table, Load.of_shadow(table), 0)
+    asked: dict[str, Any] = {
+        "tokens_in": 100,
+        "tokens_out": 10,
+        "deadline_ms": 1e6,
+        "body_bytes": 400,
+        "now_s": NOW_S,
+    }
+    gone = NONE_CACHED.copy()
+    gone[0] = (40, 100)
+    first_subject = next(u for u in range(len(table.subjects)) if table.lawful(u, 0))
+    plain = router.route(0, first_subject, **asked)
+    assert plain >= 0
+    assert router.route(0, first_subject, **asked, cached=gone) == plain

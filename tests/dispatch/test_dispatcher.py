@@ -351,3 +351,22 @@ def test_engines_only_restart_when_dead_and_epochs_never_fall(
                 dead = False
         assert dispatcher.epoch >= epoch
         epoch = dispatcher.epoch
+
+
+def test_a_fleet_without_a_service_it_had_still_publishes() -> None:
+    second = msgspec.structs.replace(FLEET.services[0], id="second", aliases=())
+    more = Placement(
+        service="second",
+        variant=second.variants[0].id,
+        site="a",
+        pool=FLEET.placements[0].pool,
+    )
+    larger = msgspec.structs.replace(
+        FLEET, services=(*FLEET.services, second), placements=(*FLEET.placements, more)
+    )
+    dispatcher = at_fleet(larger)
+    before = published(dispatcher.handle(ev.Ticked(at_s=NOW_S)))
+    assert before is not None and any("/second/" in key for key in before.meta.offers)
+    dispatcher.handle(ev.FleetLoaded(at_s=NOW_S + 1, fleet=FLEET))
+    after = published(dispatcher.handle(ev.Ticked(at_s=NOW_S + 2)))
+    assert after is not None and not any("/second/" in key for key in after.meta.offers)

@@ -93,6 +93,16 @@ def known_offers(known: list[str], fleet: Fleet, placements: tuple[Placement, ..
     return [*known, *fresh]
 
 
+def possible_offers(fleet: Fleet) -> set[str]:
+    """Keys of every offer that sites, services and variants of a fleet can make."""
+    return {
+        offer_key(site.id, service.id, variant.id)
+        for site in fleet.sites
+        for service in fleet.services
+        for variant in service.variants
+    }
+
+
 def _sites(belief: Belief) -> Records:
     sites = np.zeros(len(belief.fleet.sites), SITE_DTYPE)
     for row, site in zip(sites, belief.fleet.sites, strict=True):

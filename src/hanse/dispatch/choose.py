@@ -293,7 +293,7 @@ def span(part: int, first: Any, service: int, origin: int, cached: Any) -> tuple
     if part == CACHED_MAX + 2:
         return first[service, 0], first[service, first.shape[1] - 1]
     s = origin if part == 1 else cached[part - 2, 0]
-    if s < 0:
+    if s < 0 or s + 1 >= first.shape[1]:  # nothing known, or a site of a table that was larger
         return 0, 0
     return first[service, s], first[service, s + 1]
 

@@ -20,7 +20,7 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, EngineBelief, engines_of, site_defaults
-from hanse.dispatch.build import build_table, known_offers
+from hanse.dispatch.build import build_table, known_offers, possible_offers
 from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law
 from hanse.dispatch.table import Table
@@ -87,9 +87,8 @@ class Dispatcher:
         old = self.belief
         same_fleet = old is not None and old.fleet.name == fleet.name
         known = list(event.offers_known) or (old.offer_keys if old and same_fleet else [])
-        ids = {site.id for site in fleet.sites}
-        # Indices of a site that is gone mean nothing any more; gateways notice and count anew.
-        known = [] if any(key.split("/")[0] not in ids for key in known) else known
+        # Indices of what is gone mean nothing any more; gateways notice and count anew.
+        known = known if set(known) <= possible_offers(fleet) else []
         law = compile_law(fleet, event.policies, event.at_s)
         sites = {s.id: site_defaults(s) for s in fleet.sites}
         if old is not None:

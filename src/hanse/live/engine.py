@@ -23,6 +23,10 @@ PROMPT_CACHE_MIB = 64
 enough for the demo's conversations and small beside the 200 MB an engine takes anyway."""
 
 
+NO_ORIGIN = "null"
+"""llama.cpp answers every web origin by default: a page on this machine could read answers past law and limits."""
+
+
 class EngineConfig(Value, frozen=True, kw_only=True):
     """What one engine serves and where."""
 
@@ -68,7 +72,9 @@ def _start(config: EngineConfig):  # type: ignore[no-untyped-def]  # xllamacpp s
     params.n_parallel = config.slots
     params.n_ctx = config.context_tokens
     params.cache_ram_mib = PROMPT_CACHE_MIB
-    params.endpoint_metrics = params.endpoint_slots = params.endpoint_props = True
+    params.endpoint_metrics = True
+    params.endpoint_slots = params.endpoint_props = False  # they show what other requests said
+    params.cors_origins, params.cors_credentials = NO_ORIGIN, False
     params.model_alias = set(config.served_names)
     params.use_jinja = True
     params.ui = False
