@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,8 +100,16 @@ def ask(state: StateDir, site: str) -> str:
         data=json.dumps(body).encode(),
         headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return str(json.load(answer)["object"])
+    end_s = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return str(json.load(answer)["object"])
+        except urllib.error.HTTPError as error:
+            # 503 says when to come again, as it may on a machine busy with other tests.
+            if error.code != 503 or time.monotonic() > end_s:
+                return f"{error.code} {error.read().decode()}"
+            time.sleep(float(error.headers["retry-after"]))
 
 
 def test_it_answers_ends_with_nothing_left_and_resumes(fleet: Path) -> None:
