@@ -15,6 +15,7 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 | exec | [worker, engine] (requests, tokens, prefill_tokens): in flight at each local engine | that worker |
 | begun | [worker, engine]: requests ever handed to each local engine; its growth is the arrival rate | that worker |
 | counters | [worker, counter]: metrics, see `live.gateway.metrics` | that worker |
+| prefixes | [slot] (digest, site and tokens, at_s): who holds which prompt prefix, as `dispatch.prefix` lays it out | all workers |
 | buckets | [key row] (tokens, at_s): rate limits, shared by all workers | all workers |
 | notes | [slot] 256 bytes: measured values of late requests, see `live.gateway.notes` | all workers |
 
@@ -38,7 +39,7 @@ from numpy.typing import NDArray
 from hanse.errors import SiteError
 
 MAGIC: Final = b"HANSESHM"
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 WORKERS_MAX: Final = 16
 OFFERS_MAX: Final = 4096
@@ -46,6 +47,8 @@ OFFERS_MAX: Final = 4096
 ENGINES_MAX: Final = 64
 COUNTERS_MAX: Final = 512
 KEYS_MAX: Final = 4096
+PREFIXES_MAX: Final = 16_384
+"""Held prompt prefixes known to a gateway: some 2,000 conversations of eight messages, 24 bytes each."""
 FLAGS_MAX: Final = 16
 NOTES_MAX: Final = 8192
 NOTE_BYTES: Final = 256
@@ -70,6 +73,7 @@ _REGIONS: Final = (
     ("counters", "<f8", (WORKERS_MAX, COUNTERS_MAX)),
     ("buckets", "<f8", (KEYS_MAX, 2)),
     ("notes", "<i8", (NOTES_MAX, NOTE_BYTES // _F8)),
+    ("prefixes", "<i8", (PREFIXES_MAX, 3)),
 )
 
 PAGE_BYTES: Final = _HEADER_BYTES + sum(int(np.prod(shape)) * _F8 for _, _, shape in _REGIONS)
@@ -110,6 +114,7 @@ class SharedPage:
         self.begun: Floats = views["begun"]
         self.counters: Floats = views["counters"]
         self.buckets: Floats = views["buckets"]
+        self.prefixes: Counts = views["prefixes"]
         self.notes = memoryview(cast("Any", views["notes"].reshape(-1))).cast("B")
 
     @classmethod

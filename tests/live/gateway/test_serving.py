@@ -197,9 +197,10 @@ def test_evidence_says_decided_executed_ended_in_that_order(tmp_path):
     async def test():
         league = await start(tmp_path)
         lyon = league["lyon"]
-        request_id = "ab" * 16
-        answer = await ask(lyon.port, chat(), headers={"x-request-id": request_id})
-        assert answer.headers["x-request-id"] == request_id
+        given = "ab" * 16
+        answer = await ask(lyon.port, chat(), headers={"x-request-id": given})
+        request_id = answer.headers["x-request-id"]
+        assert request_id != given, "a client that repeats its id must not make two requests one"
         kinds = [type(record) for record in lyon.records()]
         assert kinds == [Decided, Executed, Ended]
         decided, executed, ended = lyon.records()
@@ -222,7 +223,7 @@ def test_no_byte_reaches_an_engine_when_the_log_cannot_be_written(tmp_path):
         assert lyon.in_flight() == 0
 
     class FullDisk:
-        def append_many(self, records):
+        def append_raws(self, raws):
             raise SiteError("chain", got="no space left on device")
 
         def close(self):

@@ -71,10 +71,14 @@ class Attempt:
         """Prediction: columns of `dispatch.choose`."""
         self.began_at_s = now_s
 
-    def launch(self) -> None:
-        """The evidence is written: send."""
-        if not self.settled:
+    def recorded(self, *, written: bool) -> None:
+        """The evidence is written, so send; or it could not be, so nothing may go on."""
+        if self.settled:
+            return
+        if written:
             self.target.send(self)
+        else:
+            self.exchange.unrecorded(self)
 
     # --- outgoing.Owner
 

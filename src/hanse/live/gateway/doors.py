@@ -16,7 +16,7 @@ from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.entry import Entry
-from hanse.live.gateway.hop import Hop
+from hanse.live.gateway.hop import Hop, barred, turn_away
 from hanse.live.gateway.metrics import CENTRAL, LEAGUE
 from hanse.live.gateway.shadow import REFUSED_LAW
 from hanse.live.identity import EnvelopeRefused, HopSession, open_envelope, peer_session
@@ -39,7 +39,7 @@ READING = (b"GET", b"HEAD")
 
 
 class Ids:
-    """Request ids: the client's if it is 32 hex digits, else 16 random bytes."""
+    """Request ids: 16 random bytes. Never the client's: one id names one request in the evidence, whoever repeats theirs."""
 
     __slots__ = ("_at", "_pool")
 
@@ -54,15 +54,6 @@ class Ids:
         at = self._at
         self._at = at + 16
         return self._pool[at : at + 16]
-
-    def take(self, given: bytes | None) -> bytes:
-        """The client's id where it is well formed."""
-        if given is not None and len(given) == 32:
-            try:
-                return bytes.fromhex(given.decode("ascii"))
-            except ValueError:
-                pass
-        return self.make()
 
 
 class ClientDoor:
@@ -107,9 +98,6 @@ class ClientDoor:
         if grant is None:
             return
         link.grant = grant
-        if not grant.entry_lawful:
-            self._not_here(link, grant)
-            return
         wait_s = grant.key.admit(time())
         if wait_s > 0.0:
             worker.counts.answered(429)
@@ -120,13 +108,16 @@ class ClientDoor:
                 extra=b"retry-after: %d\r\n" % max(1, round(wait_s + 0.5)),
             )
             return
+        if not grant.entry_lawful:
+            self._not_here(link, grant)
+            return
         link.body_bytes_max = worker.body_bytes_max
 
     def _not_here(self, link: Incoming, grant: Grant) -> None:
         """421 with the nearest gateway that may read it, or 451 where no site may."""
         worker = self.worker
         routing = worker.routing
-        request_id = worker.ids.take(link.headers.get(b"x-request-id"))
+        request_id = worker.ids.make()
         entries = routing.router.lawful_entries(grant.subject)
         rules = routing.table.rules(grant.subject, routing.origin)
         status, code = (421, "entry_not_eligible") if entries else (451, "no_eligible_site")
@@ -181,8 +172,15 @@ class ClientDoor:
 
     def _begin(self, link: Incoming, endpoint: str) -> None:
         worker = self.worker
-        grant = link.grant
-        assert grant is not None
+        assert link.grant is not None
+        # The body took its time: a new table may have come, in which rows mean other things.
+        grant = worker.policy.current(link.grant)
+        if grant is None:
+            self._bad(link, 403, "not_allowed_any_more", "the key lost this class or country", None)
+            return
+        if not grant.entry_lawful:
+            self._not_here(link, grant)
+            return
         kind = link.headers.get(b"content-type")
         if kind is not None and b"json" not in kind.lower():
             self._bad(link, 415, "unsupported_media_type", "send application/json", None)
@@ -192,9 +190,7 @@ class ClientDoor:
         except bodies.BadBody as error:
             self._bad(link, 400, "invalid_request", error.message, error.param)
             return
-        table = worker.routing.table
-        index = table.service_index.get(head.model, -1)
-        service = table.meta.services[index] if index >= 0 else None
+        service = worker.routing.service_named.get(head.model)
         if service is None or service.id not in grant.key.services:
             message = f"the model {head.model!r} does not exist or this key may not use it"
             self._bad(link, 404, "model_not_found", message, "model")
@@ -206,13 +202,8 @@ class ClientDoor:
             self._bad(link, 413, "request_too_large", message, None)
         else:
             now_s = time()
-            request_id = worker.ids.take(link.headers.get(b"x-request-id"))
-            if worker.notes.known(request_id):
-                request_id = (
-                    worker.ids.make()
-                )  # one id, one request: its receipt must be of it alone
             worker.requests_begun += 1
-            entry = Entry(worker, link, request_id, grant, service, index, head, now_s)
+            entry = Entry(worker, link, worker.ids.make(), grant, service, head, now_s)
             link.running = entry
             entry.start()
 
@@ -253,6 +244,10 @@ class HopDoor:
             link.refuse(status, f"envelope_{envelope.reason}", "the envelope was refused")
             return
         link.envelope = envelope
+        why = barred(self.worker, envelope)
+        if why:  # law covers reading: a no comes before the body
+            turn_away(self.worker, link, envelope, why)
+            return
         link.body_bytes_max = self.worker.body_bytes_max + 256  # room for the usage splice
 
     def request_read(self, link: Incoming) -> None:

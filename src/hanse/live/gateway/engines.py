@@ -49,6 +49,7 @@ class Engine:
         seat: EngineSeat,
         page: SharedPage,
         worker: int,
+        workers: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.index = index
@@ -57,9 +58,9 @@ class Engine:
         self.name = f"{seat.service}-{seat.variant}-{index}"
         self.share_wh = 0.0
         """Wh per running request since this worker started: the engine's power, shared equally at each instant."""
-        self._state = page.engines[index]
-        self._flags = page.flags
-        self._all_running = page.exec[:, index, 0]
+        self._state = cells(page.engines[index])
+        self._flags = cells(page.flags)
+        self._all_rows = [count_cells(page.exec[w, index]) for w in range(workers)]
         self._row = count_cells(page.exec[worker, index])
         self._begun = cells(page.begun[worker])
         self._late = 0
@@ -74,7 +75,7 @@ class Engine:
 
     def died(self, now_s: float) -> bool:
         """True once per death or restart: what it has not answered by now it never will."""
-        up, generation = self._up(now_s), float(self._state[ENGINE_GENERATION])
+        up, generation = self._up(now_s), self._state[ENGINE_GENERATION]
         gone = self._was_up and (not up or generation != self._was_generation)
         self._was_up, self._was_generation = up, generation
         return gone
@@ -101,34 +102,41 @@ class Engine:
         row[1] += tokens
         row[2] += prefill_tokens
 
-    def begun(self) -> None:
-        """One more request was handed to it."""
+    def begin(self, tokens: int, prefill_tokens: int) -> None:
+        """One more request is handed to it."""
+        row = self._row
+        row[0] += 1
+        row[1] += tokens
+        row[2] += prefill_tokens
         self._begun[self.index] += 1.0
 
     @property
     def running(self) -> int:
         """Requests of all workers."""
-        return int(self._all_running.sum())
+        running = 0
+        for row in self._all_rows:
+            running += row[0]
+        return running
 
     @property
     def estimated(self) -> bool:
         """Whether the agent publishes this engine's power."""
-        return bool(self._state[ENGINE_CPU_W] > 0.0)
+        return self._state[ENGINE_CPU_W] > 0.0
 
     def accrue(self, elapsed_s: float) -> None:
         """Every tick: power over this interval, per request that ran in it."""
-        watts = float(self._state[ENGINE_CPU_W])
+        watts = self._state[ENGINE_CPU_W]
         if watts > 0.0:
             running = self.running
             if running > 0:
                 self.share_wh += wh_from_j(watts * elapsed_s) / running
 
     def _agent_feeds(self, now_s: float) -> bool:
-        return bool(now_s - self._flags[FLAG_AGENT_AT_S] < AGENT_SILENT_S)
+        return now_s - self._flags[FLAG_AGENT_AT_S] < AGENT_SILENT_S
 
     def _up(self, now_s: float) -> bool:
         if self._agent_feeds(now_s):
-            return bool(self._state[ENGINE_STATE] == ENGINE_ALIVE)
+            return self._state[ENGINE_STATE] == ENGINE_ALIVE
         return self._probe.up
 
 

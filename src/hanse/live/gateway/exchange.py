@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from hanse.live.gateway.outgoing import Outgoing
     from hanse.live.gateway.worker import Worker
 
-CANCELLED = 499
 _FAILED_AT = {name: FAILED + i for i, name in enumerate(FAILURES)}
 
 
@@ -48,12 +47,13 @@ class Exchange:
     usage: Usage | None = None
     measured: Measured | None = None
     first_byte_at_s = 0.0
-    bytes_down = 0
+    status = 0
 
     def __init__(self, worker: Worker, link: Incoming, request_id: bytes, now_s: float) -> None:
         self.worker = worker
         self.link = link
         self.request_id = request_id
+        self.id_hex = request_id.hex().encode()
         self.started_at_s = now_s
         self.expires_at_s = now_s + 600.0
         self.attempts: list[Attempt] = []
@@ -69,6 +69,10 @@ class Exchange:
 
     def failed(self, attempt: Attempt, kind: str, reason: str) -> None:
         """The attempt ended without a first byte: try elsewhere."""
+        raise NotImplementedError
+
+    def unrecorded(self, attempt: Attempt) -> None:
+        """The attempt could not be put on record: nothing may go on."""
         raise NotImplementedError
 
     def overdue(self, attempt: Attempt, now_s: float) -> None:
@@ -112,6 +116,7 @@ class Exchange:
         worker = self.worker
         attempt.won = True
         self.winner = attempt
+        self.status = out.status
         self.first_byte_at_s = now_s
         worker.waiting.discard(attempt)
         if len(self.attempts) > 1:
@@ -222,6 +227,9 @@ class Exchange:
             if self.tap is not None:
                 worker.counts.observe(TTFT, self.first_byte_at_s - self.started_at_s)
         self.conclude(outcome, now_s)
+        # Attempts, stream tap and this refer to each other: cut, so that nothing waits for the collector.
+        self.attempts = []
+        self.winner = self.tap = None
 
     def count_failure(self, kind: str) -> None:
         """One attempt failed."""
@@ -229,7 +237,7 @@ class Exchange:
 
     def id_line(self) -> bytes:
         """`x-request-id:` header line."""
-        return b"x-request-id: " + self.request_id.hex().encode() + b"\r\n"
+        return b"x-request-id: " + self.id_hex + b"\r\n"
 
     # --- writing to the client
 
@@ -250,7 +258,6 @@ class Exchange:
             date=link.door.date_line,
         )
         link.transport.write(head + data)
-        self.bytes_down = len(head) + len(data)
         attempt.out = None
         self.finish("answered")
         link.ended()
@@ -285,7 +292,6 @@ class Exchange:
         else:
             data = head + data
         self.link.transport.write(data)  # head and first token in one segment
-        self.bytes_down += len(data)
         self._pass_pause()
 
     def _stream_head(self, attempt: Attempt) -> bytes:
@@ -322,7 +328,6 @@ class Exchange:
             )
         )
         link.transport.write(head)
-        self.bytes_down += len(head)
 
     def _pass_pause(self) -> None:
         """A client that was slow before there was a winner must slow the winner too."""
@@ -333,7 +338,6 @@ class Exchange:
         if data:
             if self.raw_chunks:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
-            self.bytes_down += len(data)
             self.link.transport.write(data)
 
     def _close_body(self) -> None:
@@ -356,7 +360,6 @@ class Exchange:
             data = b"0\r\n\r\n"
         if data:
             self.link.transport.write(data)
-            self.bytes_down += len(data)
         self.finish("broken" if tap.errored and not tap.done else "answered")
         self.link.ended()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import msgspec
+
 from hanse.dispatch.choose import OUT_BATCH, OUT_COUNT
 from hanse.dispatch.reasons import Reason
 from hanse.live.evidence.chain import Ended, Executed
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from hanse.live.identity import Envelope
 
 Outcome = Literal["answered", "failed", "broken", "cancelled"]
+_encode = msgspec.msgpack.Encoder().encode
 ENGINES_TRIED_MAX = 3
 """Replicas of its own that a site tries before it says no: the entry site may know a better place."""
 
@@ -51,45 +54,28 @@ class Hop(Exchange):
     def start(self) -> None:
         """Check law and room by this site's own knowledge, then hand it to an engine."""
         worker, envelope = self.worker, self.envelope
+        why = barred(worker, envelope)  # again: a new table may have come with the body
+        if why:
+            self.refuse(why)
+            return
         routing, policy = worker.routing, worker.policy
         table = routing.table
-        if routing.expired(self.started_at_s):
-            self.refuse("table", "this site's routing table has expired")
-            return
-        subject = policy.subjects.get((envelope.tenant, envelope.data_class, envelope.country), 0)
-        self.subject = subject
-        entry = table.site_index.get(envelope.entry_site, -1)
-        lawful = entry >= 0 and table.lawful(subject, entry)
-        if not lawful or not table.lawful(subject, routing.origin):
-            worker.ledger.after(self._executed(0, "", envelope.variant, allowed=False))
-            self.refuse("law", "this site may not process the request by law")
-            return
+        self.subject = policy.subjects.get(_names(envelope), 0)
         index = table.offer_index.get(f"{worker.site}/{envelope.service}/{envelope.variant}")
         if index is None or not routing.offers[index].engines:
-            self.refuse("dead", "this site has no replica of that variant")
+            self.refuse("dead")
             return
         self.offer = routing.offers[index]
-        meta = table.meta.services[table.service_index[envelope.service]]
-        self.tokens_out = routing.guess_tokens_out(
-            envelope.service, bodies.tokens_out_max(self.head), meta.output_tokens_max
-        )
+        service = routing.service_named[envelope.service]
+        self.tokens_out = service.guess_tokens_out(bodies.tokens_out_max(self.head))
         worker.running.add(self)
         self._seek(self.started_at_s)
 
-    def refuse(self, why: str, message: str) -> None:
+    def refuse(self, why: str) -> None:
         """409: nothing was executed; the entry site tries its next offer."""
         self.refused = why
-        worker = self.worker
-        worker.counts.row[HOPS_REFUSED] += 1.0
         self.finish("failed")
-        extra = (
-            b"x-hanse-refusal: "
-            + why.encode()
-            + b"\r\n"
-            + self.id_line()
-            + worker.routing.frame_line(time())
-        )
-        self.link.refuse(409, f"refused_{why}", message, extra=extra)
+        turn_away(self.worker, self.link, self.envelope, why)
 
     def _seek(self, now_s: float) -> None:
         worker = self.worker
@@ -99,9 +85,9 @@ class Hop(Exchange):
             if self.attempts:
                 self._give_up("every replica here failed")
             elif engine == Reason.ROOM:
-                self.refuse("room", "no replica here has room")
+                self.refuse("room")
             else:
-                self.refuse("dead", "no replica here is alive")
+                self.refuse("dead")
             return
         local = worker.routing.local[engine]
         figures = [0.0] * OUT_COUNT
@@ -113,17 +99,14 @@ class Hop(Exchange):
         attempt.hedge_at_s = float("inf")
         self.attempts.append(attempt)
         worker.waiting.add(attempt)
-        worker.routing.begin_engine(attempt, self.tokens_in, self.tokens_out)
+        worker.routing.begin_engine(attempt, self.tokens_in, self.tokens_in + self.tokens_out)
 
-        def go(written: bool) -> None:
-            if written:
-                attempt.launch()
-            else:
-                self._drop_all()
-                self._give_up("the decision log cannot be written")
+        record = executed(worker, self.envelope, self.subject, engine=local.name)
+        worker.ledger.before((_encode(record),), attempt)
 
-        record = self._executed(self.subject, local.name, self.offer.variant, allowed=True)
-        worker.ledger.before((record,), go)
+    def unrecorded(self, attempt: Attempt) -> None:
+        self._drop_all()
+        self._give_up("the decision log cannot be written")
 
     def _give_up(self, message: str) -> None:
         if not self.finished:
@@ -196,8 +179,8 @@ class Hop(Exchange):
         for other in self.attempts:
             if other is not attempt and other.reached:
                 measured.charge_dropped(other, routing)
-        service = routing.table.service_index[self.envelope.service]
-        measured.price(attempt, routing, service, 0)
+        service = routing.service_named[self.envelope.service]
+        measured.price(attempt, routing, service.usd_per_g, 0)
         self.measured = measured
 
     def win(self, attempt: Attempt, out: Outgoing) -> None:
@@ -234,20 +217,66 @@ class Hop(Exchange):
             )
         )
 
-    def _executed(self, subject: int, engine: str, variant: str, *, allowed: bool) -> Executed:
-        envelope, worker = self.envelope, self.worker
-        return Executed(
-            request_id=self.request_id,
-            at_s=time(),
-            attempt=envelope.attempt,
-            tenant=envelope.tenant,
-            data_class=envelope.data_class,
-            country=envelope.country,
-            subject_row=subject,
-            entry_site=envelope.entry_site,
-            site=worker.site,
-            engine=engine,
-            variant=variant,
-            allowed=allowed,
-            table_version=worker.routing.table.meta.version,
-        )
+
+REFUSALS = {
+    "law": "this site may not process the request by law",
+    "table": "this site's routing table has expired",
+    "room": "no replica here has room",
+    "dead": "this site has no living replica of that variant",
+}
+"""`x-hanse-refusal` -> what it means."""
+
+
+def _names(envelope: Envelope) -> tuple[str, str, str]:
+    return envelope.tenant, envelope.data_class, envelope.country
+
+
+def barred(worker: Worker, envelope: Envelope) -> str:
+    """Why this site may not even read the request; empty: it may. By this site's own table, from names."""
+    policy = worker.policy_or_none
+    if policy is None or worker.routing.expired(time()):
+        return "table"
+    table = worker.routing.table
+    subject = policy.subjects.get(_names(envelope), 0)
+    entry = table.site_index.get(envelope.entry_site, -1)
+    lawful = entry >= 0 and table.lawful(subject, entry)
+    return "" if lawful and table.lawful(subject, worker.routing.origin) else "law"
+
+
+def turn_away(worker: Worker, link: Incoming, envelope: Envelope, why: str) -> None:
+    """409, on record: nothing was executed here, and the entry site tries its next offer."""
+    worker.counts.row[HOPS_REFUSED] += 1.0
+    policy = worker.policy_or_none
+    lines = b""
+    if policy is not None:
+        subject = policy.subjects.get(_names(envelope), 0)
+        worker.ledger.after(executed(worker, envelope, subject, refusal=why))
+        lines = worker.routing.frame_line(time())
+    head = b"x-hanse-refusal: %b\r\nx-request-id: %b\r\n" % (
+        why.encode(),
+        envelope.request_id.hex().encode(),
+    )
+    link.refuse(409, f"refused_{why}", REFUSALS[why], extra=head + lines)
+
+
+def executed(
+    worker: Worker, envelope: Envelope, subject: int, *, engine: str = "", refusal: str = ""
+) -> Executed:
+    """This site's record of a forwarded request: handed to an engine, or refused."""
+    routing = worker.routing
+    return Executed(
+        request_id=envelope.request_id,
+        at_s=time(),
+        attempt=envelope.attempt,
+        tenant=envelope.tenant,
+        data_class=envelope.data_class,
+        country=envelope.country,
+        subject_row=subject,
+        entry_site=envelope.entry_site,
+        site=worker.site,
+        engine=engine,
+        refusal=refusal,
+        variant=envelope.variant,
+        allowed=routing.table.lawful(subject, routing.origin),
+        table_version=routing.table.meta.version,
+    )

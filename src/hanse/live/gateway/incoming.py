@@ -99,13 +99,15 @@ KNOWN = frozenset(
 
 _canonical: dict[bytes, bytes | None] = {}
 _CANONICAL_MAX = 1024
+_CANONICAL_BYTES_MAX = 64
+"""Longer names are none of ours; strangers must not fill memory with them."""
 
 
 def _canon(name: bytes) -> bytes | None:
     """Lower-case name if known. Spellings are cached (bounded): clients repeat theirs for ever."""
     lower = name.lower()
     known = lower if lower in KNOWN else None
-    if len(_canonical) < _CANONICAL_MAX:
+    if len(_canonical) < _CANONICAL_MAX and len(name) <= _CANONICAL_BYTES_MAX:
         _canonical[name] = known
     return known
 
@@ -139,6 +141,7 @@ class Incoming(asyncio.Protocol):
     stage_at_s = 0.0
     wire_bytes = 0
     head_bytes = 0
+    head_read_bytes = 0
     header_count = 0
     answered_bytes = 0
 
@@ -219,12 +222,14 @@ class Incoming(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self.url = self.url + url if self.url else url
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_count += 1
         if self.header_count > self.door.limits.headers_max:
             self.refuse(431, "too_many_headers", "at most 100 headers are accepted")
             raise _StopParsing
+        self._count_head(len(name) + len(value))
         try:
             known = _canonical[name]
         except KeyError:
@@ -236,8 +241,19 @@ class Incoming(asyncio.Protocol):
             raise _StopParsing
         self.headers[known] = value
 
+    def _count_head(self, size: int) -> None:
+        """A head may come whole in one read, before its bytes on the wire are looked at."""
+        self.head_read_bytes += size
+        if self.head_read_bytes > self.door.limits.head_bytes_max:
+            self.refuse(431, "headers_too_large", "headers are limited to 64 KiB")
+            raise _StopParsing
+
     def on_headers_complete(self) -> None:
         parser, headers = self.parser, self.headers
+        if parser.should_upgrade():
+            # Also CONNECT. Answered here, once, before anything of the request is acted on.
+            self._malformed("this gateway does not switch protocols; send it without Upgrade")
+            raise _StopParsing
         self.method = parser.get_method()
         self.http10 = parser.get_http_version() == "1.0"
         self.keep_alive = parser.should_keep_alive()
@@ -385,7 +401,8 @@ class Incoming(asyncio.Protocol):
         self.headers = {}
         self.parts = []
         self.url = self.body = b""
-        self.body_bytes = self.head_bytes = self.header_count = self.wire_bytes = 0
+        self.body_bytes = self.head_bytes = self.head_read_bytes = 0
+        self.header_count = self.wire_bytes = 0
         self.answered_bytes = 1
         self.content_length = None
         self.refused = self.chunked = False

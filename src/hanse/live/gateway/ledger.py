@@ -7,65 +7,76 @@ its record is in the kernel's hands. Not here: the records' meaning (`live.evide
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hanse.errors import SiteError
+from hanse.live.evidence.chain import ChainWriter
 from hanse.live.gateway.metrics import RECORDS, Counts
 
 if TYPE_CHECKING:
-    from hanse.live.evidence.chain import ChainWriter, RequestRecord
+    from hanse.live.evidence.chain import RequestRecord
+    from hanse.live.gateway.attempt import Attempt
 
-Go = Callable[[bool], None]
-"""Called with True when the records are written, with False when they could not be: then nothing may go on."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RawChain(ChainWriter):
+    """A chain that also takes records that are bytes already."""
+
+    __slots__ = ()
+
+    def append_raws(self, raws: list[bytes]) -> None:
+        """As `append_many`."""
+        self._frames.write_raws(raws)
 
 
 class Ledger:
     """The worker's chain, written once per loop turn."""
 
-    __slots__ = ("_chain", "_counts", "_go", "_loop", "_records", "_scheduled")
+    __slots__ = ("_chain", "_counts", "_loop", "_raws", "_scheduled", "_waiting")
 
-    def __init__(self, chain: ChainWriter, loop: asyncio.AbstractEventLoop, counts: Counts) -> None:
+    def __init__(self, chain: RawChain, loop: asyncio.AbstractEventLoop, counts: Counts) -> None:
         self._chain = chain
         self._loop = loop
         self._counts = counts
-        self._records: list[RequestRecord] = []
-        self._go: list[Go] = []
+        self._raws: list[bytes] = []
+        self._waiting: list[Attempt] = []
         self._scheduled = False
 
-    def before(self, records: tuple[RequestRecord, ...], go: Go) -> None:
-        """Write `records`, then call `go`, still in this turn of the loop."""
-        self._records += records
-        self._go.append(go)
-        self._schedule()
+    def before(self, raws: tuple[bytes, ...], attempt: Attempt) -> None:
+        """Write records, then launch the attempt, still in this turn of the loop."""
+        self._raws += raws
+        self._waiting.append(attempt)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
 
     def after(self, record: RequestRecord) -> None:
         """Write what has happened; nothing waits for it."""
-        self._records.append(record)
-        self._schedule()
+        self._raws.append(_encode(record))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write now."""
         self._scheduled = False
-        records, self._records = self._records, []
-        waiting, self._go = self._go, []
+        raws, self._raws = self._raws, []
+        waiting, self._waiting = self._waiting, []
         written = True
-        if records:
+        if raws:
             try:
-                self._chain.append_many(records)
+                self._chain.append_raws(raws)
             except SiteError:
                 written = False
             else:
-                self._counts.row[RECORDS] += float(len(records))
-        for go in waiting:
-            go(written)
+                self._counts.row[RECORDS] += len(raws)
+        for attempt in waiting:
+            attempt.recorded(written=written)
 
     def close(self) -> None:
         """Write the rest and close the chain."""
         self.flush()
         self._chain.close()
-
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self.flush)

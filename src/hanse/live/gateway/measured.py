@@ -95,13 +95,13 @@ class Measured:
         self.energy_wh += offer.prefill_wh_per_token * self.tokens_in * site.pue
         self.method = self.method or "modelled"
 
-    def price(self, attempt: Attempt, routing: Routing, service: int, bytes_moved: int) -> None:
+    def price(self, attempt: Attempt, routing: Routing, usd_per_g: float, bytes_moved: int) -> None:
         """Grams and dollars of the Wh, and of the bytes between sites."""
         site = routing.sites[attempt.offer.site_index]
         self.carbon_g = self.energy_wh * site.g_per_wh
         self.cost_usd = (
             self.energy_wh * site.usd_per_wh
-            + self.carbon_g * routing.usd_per_g[service]
+            + self.carbon_g * usd_per_g
             + bytes_moved * site.usd_per_byte
         )
 

@@ -373,6 +373,6 @@ def _canon(name: bytes) -> bytes | None:
     """Lower-case name if wanted; spellings are cached (bounded): engines repeat theirs for ever."""
     lower = name.lower()
     known = lower if lower in WANTED else None
-    if len(_canonical) < _CANONICAL_MAX:
+    if len(_canonical) < _CANONICAL_MAX and len(name) <= 64:
         _canonical[name] = known
     return known

@@ -21,11 +21,20 @@ KEY_BYTES_MAX = 512
 class Grant:
     """What one key may do under one class and country: interned, so a request only looks it up."""
 
-    __slots__ = ("country", "data_class", "entry_lawful", "key", "subject")
+    __slots__ = ("country", "data_class", "entry_lawful", "key", "subject", "table")
 
     def __init__(
-        self, key: KeyRow, data_class: str, country: str, subject: int, *, entry_lawful: bool
+        self,
+        table: Table,
+        key: KeyRow,
+        data_class: str,
+        country: str,
+        subject: int,
+        *,
+        entry_lawful: bool,
     ) -> None:
+        self.table = table
+        """In which `subject` is a row; in any other table the number means somebody else."""
         self.key = key
         self.data_class = data_class
         self.country = country
@@ -42,6 +51,7 @@ class KeyRow:
         "_burst",
         "_rate",
         "_row",
+        "digest",
         "grants",
         "id",
         "mark",
@@ -52,6 +62,7 @@ class KeyRow:
 
     def __init__(self, meta: KeyMeta, digest: bytes, row: int, page: SharedPage) -> None:
         self.meta = meta
+        self.digest = digest
         self.mark = digest[:8]
         self.id = meta.id
         self.tenant = meta.tenant
@@ -105,6 +116,14 @@ class Policy:
             return None
         return self.keys.get(sha256(authorization[7:].strip()).digest())
 
+    def current(self, grant: Grant) -> Grant | None:
+        """The same grant under this table, looked up again by its names; None where there is none any more."""
+        if grant.table is self.table:
+            return grant
+        key = self.keys.get(grant.key.digest)
+        names = grant.data_class.encode(), grant.country.encode()
+        return None if key is None else key.grants.get(names)
+
     def lawful_sites(self, subject: int) -> list[str]:
         """Sites that may read and execute this subject's requests."""
         sites = self.table.meta.sites
@@ -116,7 +135,7 @@ class Policy:
             for country in meta.countries:
                 subject = meta.subjects.get(data_class, {}).get(country, 0)
                 lawful = self.site_index >= 0 and self.table.lawful(subject, self.site_index)
-                grant = Grant(key, data_class, country, subject, entry_lawful=lawful)
+                grant = Grant(self.table, key, data_class, country, subject, entry_lawful=lawful)
                 key.grants[data_class.encode(), country.encode()] = grant
         for data_class in meta.classes:
             default = key.grants.get((data_class.encode(), meta.countries[0].encode()))

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS
-from hanse.dispatch.load import OWN_DTYPE, Load
-from hanse.dispatch.load import observed as observe
+from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
+from hanse.dispatch.load import OWN_DTYPE, Load, Ticket
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.router import Router, choose_engine
+from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
+from hanse.live.gateway.records import decided_middle, executed_middle
 from hanse.live.shared import FLAG_POWER_SHED
 
 if TYPE_CHECKING:
-    from hanse.dispatch.table import Table
+    from hanse.dispatch.table import ServiceMeta, Table
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.outgoing import Target
+    from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.settings import GatewaySettings
     from hanse.live.shared import SharedPage
 
@@ -38,13 +39,54 @@ FRAME_EVERY_S = 0.005
 RATE_EVERY_S = 0.5
 
 
+class ServiceRow:
+    """One service, ready for use by requests."""
+
+    __slots__ = (
+        "body_bytes_max",
+        "deadline_s",
+        "endpoints",
+        "guess_out",
+        "id",
+        "index",
+        "output_tokens_max",
+        "spread",
+        "usd_per_g",
+    )
+
+    def __init__(self, table: Table, index: int, meta: ServiceMeta) -> None:
+        self.index = index
+        self.id = meta.id
+        self.endpoints = meta.endpoints
+        self.body_bytes_max = meta.body_bytes_max
+        self.output_tokens_max = meta.output_tokens_max
+        self.deadline_s = meta.slo.deadline_s
+        self.usd_per_g = float(table.services[index]["usd_per_g"])
+        self.guess_out = float(TOKENS_OUT_FIRST)
+        """Output tokens of an answer, as answers were lately."""
+        self.spread = False
+        """Whether more than one site serves it: only then can a held prefix choose between sites."""
+
+    def guess_tokens_out(self, limit: int | None) -> int:
+        """How long the answer will be: what answers of this service were, within the client's limit."""
+        most = self.output_tokens_max if limit is None else min(limit, self.output_tokens_max)
+        guess = int(self.guess_out)
+        return max(1, guess if guess < most else most)
+
+    def seen_tokens_out(self, tokens_out: int) -> None:
+        """An answer was this long."""
+        self.guess_out += GUESS_SHARE * (tokens_out - self.guess_out)
+
+
 class OfferRow:
     """One offer, ready for use by requests."""
 
     __slots__ = (
+        "decided",
         "decode_wh_per_token",
         "decode_wh_shared",
         "engines",
+        "executed",
         "index",
         "key",
         "lines",
@@ -69,6 +111,10 @@ class OfferRow:
         self.prefill_wh_per_token = float(record["prefill_wh_per_token"])
         self.decode_wh_shared = float(record["decode_wh_shared"])
         self.decode_wh_per_token = float(record["decode_wh_per_token"])
+        self.decided: dict[Grant, bytes] = {}
+        """Middle of a decision's record, by who asks."""
+        self.executed: dict[tuple[Grant, int], bytes] = {}
+        """Middle of an execution's record, by who asks and engine."""
         self.engines: tuple[int, ...] = ()
         self.target: Target | None = None
         self.lines = f"x-hanse-site: {self.site}\r\nx-hanse-variant: {self.variant}\r\n".encode()
@@ -101,7 +147,6 @@ class Routing:
     ) -> None:
         self.table = table
         self.load: Load
-        self.guess_out: dict[str, float]
         self.site = settings.site
         self.worker = settings.worker
         self.origin = table.site_index[settings.site]
@@ -113,13 +158,21 @@ class Routing:
         else:
             page.own[self.worker] = 0
             self.load = Load(table, own=own, worker=self.worker)
-        self.router = Router(table, self.load, self.origin)
+        self.router = DirectRouter(table, self.load, self.origin)
+        self.kernels = DirectLoad(self.load)
         self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
-        self.usd_per_g = [float(row["usd_per_g"]) for row in table.services]
+        self.worker_count = settings.workers
+        self.services = [ServiceRow(table, i, s) for i, s in enumerate(table.meta.services)]
+        self.service_named = {name: self.services[i] for name, i in table.service_index.items()}
         self.offers = [OfferRow(table, i) for i in range(len(table.offers))]
+        placed = [row for row in self.offers if table.offers[row.index]["replicas"] > 0]
+        for service in self.services:
+            service.spread = len({row.site for row in placed if row.service == service.id}) > 1
         self.local_offers = [row for row in self.offers if row.site == self.site]
-        self.guess_out = dict(before.guess_out) if before is not None else {}
-        self.requests_begun = 0
+        if before is not None:
+            for service in self.services:
+                old = before.service_named.get(service.id)
+                service.guess_out = old.guess_out if old is not None else service.guess_out
         self._attach(peers)
         self._engine_arrays()
         self._frame = b""
@@ -132,78 +185,68 @@ class Routing:
 
     # --- one request
 
-    def route(
-        self,
-        service: int,
-        subject: int,
-        tokens_in: int,
-        tokens_out: int,
-        deadline_ms: float,
-        body_bytes: int,
-        now_s: float,
-        tried: list[int],
-    ) -> int:
-        """Offer index or negative `Reason`; `figures()` then holds the prediction."""
-        return self.router.route(
-            service,
-            subject,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            deadline_ms=deadline_ms,
-            body_bytes=body_bytes,
-            now_s=now_s,
-            tried=tried,
-        )
-
-    def figures(self) -> list[float]:
-        """Columns of `dispatch.choose` for the last offer that `route` returned."""
-        figures: list[float] = self.router.out[0].tolist()
-        return figures
-
     def engine(self, offer: int, tokens: int, excluded: set[int]) -> int:
         """A local replica of the offer with room, or negative `Reason`."""
         states = self._states
         if excluded:
             states = states.copy()
             states[list(excluded)] = 0
-        return choose_engine(
+        engine: int = self._choose_engine(
             self._engine_offer,
             self._requests_max,
             self._tokens_max,
             states,
             self._executing,
-            offer=offer,
-            tokens=tokens,
+            offer,
+            float(tokens),
         )
+        return engine
 
-    def guess_tokens_out(self, service: str, limit: int | None, most: int) -> int:
-        """How long the answer will be: what answers of this service were lately, within the client's limit."""
-        guess = int(self.guess_out.get(service, TOKENS_OUT_FIRST))
-        return max(1, min(guess, most if limit is None else min(limit, most)))
+    def decided_middle(self, grant: Grant, service: str, offer: OfferRow) -> bytes:
+        """The constant part of a decision's record."""
+        middle = offer.decided.get(grant)
+        if middle is None:
+            middle = offer.decided[grant] = decided_middle(grant, service, offer, self)
+        return middle
+
+    def executed_middle(self, grant: Grant, offer: OfferRow, engine: int) -> bytes:
+        """The constant part of an execution's record."""
+        middle = offer.executed.get((grant, engine))
+        if middle is None:
+            name = self.local[engine].name
+            middle = offer.executed[grant, engine] = executed_middle(grant, offer, name, self)
+        return middle
 
     # --- counting attempts
 
-    def begin(self, attempt: Attempt, tokens_in: int, tokens_out: int, now_s: float) -> None:
+    def begin(
+        self, attempt: Attempt, service: int, tokens_in: int, tokens_out: int, now_s: float
+    ) -> None:
         """An attempt of this gateway is about to be sent."""
-        attempt.load = self.load
-        attempt.ticket = self.load.begin(attempt.offer.index, tokens_in, tokens_out, now_s)
+        load, offer = self.load, attempt.offer.index
+        tokens = tokens_in + tokens_out
+        attempt.load = load
+        attempt.ticket = Ticket(offer, tokens_in, tokens)
+        self.kernels.begin(load.own, self.worker, offer, tokens_in, tokens)
+        self.kernels.arrived(load.services, service, float(self.worker_count), now_s)
         if attempt.engine >= 0:
-            self.begin_engine(attempt, tokens_in, tokens_out)
+            self.begin_engine(attempt, tokens_in, tokens)
 
-    def begin_engine(self, attempt: Attempt, tokens_in: int, tokens_out: int) -> None:
+    def begin_engine(self, attempt: Attempt, tokens_in: int, tokens: int) -> None:
         """An attempt, ours or a peer's, is about to reach a local engine."""
         engine = self.local[attempt.engine]
         attempt.counted = engine
-        attempt.tokens_counted = tokens_in + tokens_out
+        attempt.tokens_counted = tokens
         attempt.prefill_counted = tokens_in
         attempt.share_wh = engine.share_wh
-        engine.count(1, attempt.tokens_counted, tokens_in)
-        engine.begun()
+        engine.begin(tokens, tokens_in)
 
     def first_byte(self, attempt: Attempt) -> None:
         """Its prompt is read."""
-        if attempt.ticket is not None and attempt.load is self.load:
-            self.load.first_byte(attempt.ticket)
+        ticket = attempt.ticket
+        if ticket is not None and ticket.prefill_tokens and attempt.load is self.load:
+            self.kernels.first_byte(self.load.own, self.worker, ticket.offer, ticket.prefill_tokens)
+            ticket.prefill_tokens = 0
         if attempt.counted is not None and attempt.prefill_counted:
             attempt.counted.count(0, 0, -attempt.prefill_counted)
             attempt.prefill_counted = 0
@@ -212,9 +255,10 @@ class Routing:
         """It is over; a second call changes nothing."""
         ticket, attempt.ticket = attempt.ticket, None
         if ticket is not None and attempt.load is self.load:
-            self.load.end(
-                ticket
-            )  # a load whose rows a new table has cleared has nothing to take back
+            # (A load whose rows a new table has cleared has nothing to take back.)
+            self.kernels.end(
+                self.load.own, self.worker, ticket.offer, ticket.prefill_tokens, ticket.tokens
+            )
         engine, attempt.counted = attempt.counted, None
         if engine is not None:
             engine.count(-1, -attempt.tokens_counted, -attempt.prefill_counted)
@@ -233,7 +277,9 @@ class Routing:
             each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
         else:  # one ratio for both: the whole over the whole
             first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
-        observe(self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0))
+        self.kernels.observed(
+            self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0)
+        )
 
     def late(self, attempt: Attempt, waited_ms: float) -> None:
         """Learn that a first byte takes at least so long; else an offer that is always given up would never seem slow."""
@@ -242,12 +288,7 @@ class Routing:
         if attempt.load is self.load and engine_ms > 0.0:
             at_least = (waited_ms - figures[OUT_PATH_MS]) / engine_ms
             if at_least > 1.0:
-                observe(self.load.offers, attempt.offer.index, at_least, 0.0)
-
-    def seen_tokens_out(self, service: str, tokens_out: int) -> None:
-        """An answer was this long."""
-        guess = self.guess_out.get(service, float(TOKENS_OUT_FIRST))
-        self.guess_out[service] = guess + GUESS_SHARE * (tokens_out - guess)
+                self.kernels.observed(self.load.offers, attempt.offer.index, at_least, 0.0)
 
     # --- load of this site and of others
 
@@ -358,7 +399,17 @@ class Routing:
                 self._engine_offer[engine] = row.index
                 self._requests_max[engine] = record["requests_max"]
                 self._tokens_max[engine] = record["tokens_max"]
-        self._executing = self.page.exec.view(OWN_DTYPE)[..., 0]
+        self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
+        self._choose_engine = direct(
+            choose_engine,
+            self._engine_offer,
+            self._requests_max,
+            self._tokens_max,
+            self._states,
+            self._executing,
+            0,
+            1.0,
+        )
 
     def _rate(self, now_s: float) -> None:
         begun = self.page.begun.sum(axis=0)

@@ -60,6 +60,8 @@ class GatewaySettings(Value, frozen=True, kw_only=True):
     """The fleet's state directory, for receipts; empty: no receipts."""
     feed: str = ""
     """Unix datagram socket that takes decision rows for people; empty: none are sent."""
+    prefix_secret: str = ""
+    """File with the key of prefix digests, made by the first worker; empty: a key of this process only."""
     pid_file: str = ""
     limits: Limits = Limits()
 
@@ -110,5 +112,6 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         evidence_dir=str(home / "evidence"),
         state_dir=str(state.path),
         feed=str(home / "feed.sock"),
+        prefix_secret=str(home / "prefix.secret"),
         pid_file=str(home / "pid" / f"gateway-{worker}.pid"),
     )

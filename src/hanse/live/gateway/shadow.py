@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from hanse.dispatch.load import Load, Ticket
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.router import Router
+from hanse.live.gateway.direct import DirectRouter
 from hanse.live.gateway.metrics import CENTRAL, COST, Counts
 
 if TYPE_CHECKING:
     from hanse.dispatch.table import Table
 
+LEARN_EVERY_S = 0.5
+"""As often as loads are heard."""
 SERVED, REFUSED_LAW, REFUSED_OTHER, LOST = range(4)
 
 
@@ -38,49 +40,48 @@ class Shadow:
     def __init__(self, table: Table, origin: int, counts: Counts) -> None:
         self._table = table
         self._load = Load.of_shadow(table)
-        self._router = Router(table, self._load, origin)
+        self._router = DirectRouter(table, self._load, origin)
         self._counts = counts
         self._due: list[tuple[float, int, int, Ticket]] = []
         self._serial = 0
+        self._alike: list[list[int]] = []
+        self._learned_at_s = 0.0
         self.site = int(table.offers[0]["site"]) if len(table.offers) else -1
 
     def ask(
         self,
         service: int,
         subject: int,
-        tokens_in: int,
-        tokens_out: int,
-        deadline_ms: float,
-        body_bytes: int,
+        request: tuple[float, float, float, float],
         now_s: float,
     ) -> Verdict:
         """Decide as the big site would, count it, and let its load rise until the predicted end."""
-        offer = self._router.route(
-            service,
-            subject,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            deadline_ms=deadline_ms,
-            body_bytes=body_bytes,
-            now_s=now_s,
-        )
+        offer = self._router.ask(service, subject, request, now_s, [], None)
         row = self._counts.row
         if offer < 0:
             result = _result_of(offer)
             row[CENTRAL + result] += 1.0
             return Verdict(result, None)
-        figures: list[float] = self._router.out[0].tolist()
+        figures = self._router.figures()
         row[CENTRAL + SERVED] += 1.0
         at = COST["central_predicted"]
         self._counts.add_cost(at, figures[0], figures[2], figures[3], figures[4], figures[5])
-        ticket = self._load.begin(offer, tokens_in, tokens_out, now_s)
+        ticket = self._load.begin(offer, int(request[0]), int(request[1]), now_s)
         self._serial += 1
         heapq.heappush(self._due, (now_s + figures[0] / 1000.0, self._serial, 0, ticket))
         heapq.heappush(self._due, (now_s + figures[2] / 1000.0, self._serial, 1, ticket))
         return Verdict(SERVED, figures)
 
-    def tick(self, now_s: float, *, reachable: bool) -> None:
-        """Let predicted first bytes and ends happen."""
+    def tick(self, now_s: float, league: Load, *, reachable: bool) -> None:
+        """Let predicted first bytes and ends happen, and hear what the league has learned.
+
+        The big site's predictions are corrected by what the league's engines of the same variant on the same hardware were
+        observed to take, and its load by what other gateways are known to send; else it would be compared on another ruler.
+        """
+        if now_s - self._learned_at_s >= LEARN_EVERY_S:
+            self._learned_at_s = now_s
+            self._load.follow(league)
+            self._learn(league)
         if self.site >= 0:
             self._load.sites[self.site]["reachable"] = 1 if reachable else 0
         due = self._due
@@ -90,6 +91,29 @@ class Shadow:
                 self._load.end(ticket)
             else:
                 self._load.first_byte(ticket)
+
+    def _learn(self, league: Load) -> None:
+        if not self._alike:
+            self._alike = [
+                _alike(self._table, i, league.table) for i in range(len(self._table.offers))
+            ]
+        own, theirs = self._load.offers, league.offers
+        for index, alike in enumerate(self._alike):
+            for name in ("ttft_factor", "tpot_factor") if alike else ():
+                own[index][name] = sum(float(theirs[i][name]) for i in alike) / len(alike)
+
+
+def _alike(table: Table, index: int, league: Table) -> list[int]:
+    """League offers of the same variant whose hardware has the same coefficients."""
+    key = table.offer_names[index][1:]
+    pace = table.offers[index]["prefill_ms_per_token"]
+    return [
+        i
+        for i, name in enumerate(league.offer_names)
+        if name[1:] == key
+        and league.offers[i]["prefill_ms_per_token"] == pace
+        and league.offers[i]["replicas"] > 0
+    ]
 
 
 def _result_of(reason: int) -> int:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from hanse import __version__
 from hanse.errors import HanseError
-from hanse.live.evidence import ChainWriter, Opened
+from hanse.live.evidence import Opened
+from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.desk import Desk
 from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
-from hanse.live.gateway.ledger import Ledger
+from hanse.live.gateway.ledger import Ledger, RawChain
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, peer_targets
@@ -79,7 +80,7 @@ class Worker:
         """Attempts without a first byte."""
         self.running: set[Entry | Hop] = set()
         self.engines = [
-            Engine(i, seat, self.page, settings.worker, loop)
+            Engine(i, seat, self.page, settings.worker, settings.workers, loop)
             for i, seat in enumerate(settings.engines)
         ]
         self.identity = self._load_identity()
@@ -87,6 +88,8 @@ class Worker:
         self.peers = {
             site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
         }
+        secret = Path(settings.prefix_secret) if settings.prefix_secret else None
+        self.affinity = Affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
@@ -214,7 +217,8 @@ class Worker:
         if self.waiting:
             self._look_at_waiting(now_s)
         if self.shadow is not None:
-            self.shadow.tick(now_s, reachable=self._central_reachable(now_s))
+            reachable = self._central_reachable(now_s)
+            self.shadow.tick(now_s, self.routing.load, reachable=reachable)
 
     def _look_at_waiting(self, now_s: float) -> None:
         for attempt in tuple(self.waiting):
@@ -301,7 +305,7 @@ class Worker:
     def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
         return server_context(identity)
 
-    def _open_chain(self) -> ChainWriter:
+    def _open_chain(self) -> RawChain:
         opened = Opened(
             at_s=time(),
             site=self.site,
@@ -310,4 +314,4 @@ class Worker:
             software=__version__,
             table_version=self.tables.version,
         )
-        return ChainWriter(Path(self.evidence_dir), opened)
+        return RawChain(Path(self.evidence_dir), opened)
