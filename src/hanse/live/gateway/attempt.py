@@ -96,14 +96,18 @@ class Attempt:
             self.exchange.more(self, out)
             return
         status = out.status
-        if status in RETRY_STATUS or (status == 409 and self.engine < 0):
+        if status == 200 and out.done and not self.exchange.is_stream(out):
+            self.exchange.win_whole(self, out)
+        elif status in RETRY_STATUS or (status == 409 and self.engine < 0):
             if out.done:
                 self.out = None
                 self.exchange.turned_down(self, out)
         elif status == 200 and self.exchange.is_stream(out):
             if out.parts or out.done:
                 self.exchange.win(self, out)
-        elif out.done or out.held_bytes > HOLD_BYTES_MAX:
+        elif out.done:
+            self.exchange.win_whole(self, out)
+        elif out.held_bytes > HOLD_BYTES_MAX:
             self.exchange.win(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:

@@ -5,11 +5,11 @@ Here: functions over `Entry`. Not here: trying (`entry`), what a request took (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING
 
 from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.dispatch.reasons import RETRY_LATER, Reason
-from hanse.live.evidence.chain import Decided, Ended
+from hanse.live.evidence.chain import Decided
 from hanse.live.gateway.metrics import (
     CARBON_G,
     COST,
@@ -20,6 +20,7 @@ from hanse.live.gateway.metrics import (
     TOKENS_OUT,
 )
 from hanse.live.gateway.notes import METHODS, OUTCOMES
+from hanse.live.gateway.records import ended_raw
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, REFUSED_OTHER, SERVED
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ QUALITY_RULE = "hanse:quality-min"
 WITHDRAWN_RULE = "hanse:withdrawn"
 """Names the refusal where a new table, come meanwhile, no longer knows the key's class, country or service."""
 
-Outcome = Literal["answered", "failed", "broken", "cancelled"]
 _METHOD_INDEX = {name: i for i, name in enumerate(METHODS)}
 _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
 _MEASURED = COST["league_measured"]
@@ -96,22 +96,17 @@ def close(entry: Entry, outcome: str, now_s: float) -> None:
         f = last.figures
         predicted = (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
         offer = last.offer.index
-        worker.ledger.after(
-            Ended(
-                request_id=entry.request_id,
-                at_s=now_s,
-                role="entry",
-                outcome=cast("Outcome", outcome),
-                attempt=winner.number if winner is not None else 0,
-                attempts=len(attempts),
-                tokens_in=tokens_in,
-                tokens_out=tokens_out,
-                ttft_ms=five[0],
-                e2e_ms=five[1],
-                energy_wh=five[2],
-                carbon_g=five[3],
-                cost_usd=five[4],
-                method=cast("Any", method),
+        worker.ledger.after_raw(
+            ended_raw(
+                entry.request_id,
+                now_s,
+                outcome,
+                winner.number if winner is not None else 0,
+                len(attempts),
+                tokens_in,
+                tokens_out,
+                five,
+                method,
             )
         )
     _count(entry, outcome, tokens_in, tokens_out, five, predicted)

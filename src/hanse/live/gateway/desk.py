@@ -205,6 +205,7 @@ class Desk:
         link.answer(503 if problem else 200, msgspec.json.encode(body))
 
     def _metrics(self, link: Incoming) -> None:
+        self.worker.counts.publish()
         link.answer(
             200,
             exposition(self.worker.page, self.worker.site, self.worker.gauges()),

@@ -83,7 +83,13 @@ class Entry(Exchange):
         head: bodies.Head,
         now_s: float,
     ) -> None:
-        super().__init__(worker, link, request_id, now_s)
+        # Not through `Exchange.__init__`: this runs for every request.
+        self.worker = worker
+        self.link = link
+        self.request_id = request_id
+        self.id_hex = request_id.hex().encode()
+        self.started_at_s = now_s
+        self.attempts = []
         self.grant = grant
         self.service = service
         self.head = head
@@ -381,9 +387,9 @@ class Entry(Exchange):
             )
         )
 
-    def measured_line(self, attempt: Attempt) -> bytes:
+    def whole_lines(self, attempt: Attempt) -> bytes:
         assert self.measured is not None
-        return self.measured.line(len(self.attempts))
+        return self.head_lines(attempt) + self.measured.line(len(self.attempts))
 
     def last_comment(self) -> bytes:
         winner = self.winner
@@ -393,7 +399,7 @@ class Entry(Exchange):
         assert self.measured is not None
         return self.measured.comment(len(self.attempts))
 
-    def win(self, attempt: Attempt, out: Outgoing) -> None:
+    def won(self, attempt: Attempt, out: Outgoing) -> float:
         if attempt.engine >= 0:
             self.worker.routing.local[attempt.engine].answered()
         else:
@@ -401,7 +407,7 @@ class Entry(Exchange):
             self._site_note = out.headers.get(b"x-hanse-measured")
         if attempt.hedge:
             self.worker.counts.row[HEDGES_WON] += 1.0
-        super().win(attempt, out)
+        return super().won(attempt, out)
 
     def measure(self, attempt: Attempt, now_s: float) -> None:
         routing, tap, service = self.worker.routing, self.tap, self.service

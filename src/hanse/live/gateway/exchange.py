@@ -87,8 +87,8 @@ class Exchange:
         """Header lines of an answer that an engine gave."""
         raise NotImplementedError
 
-    def measured_line(self, attempt: Attempt) -> bytes:
-        """`x-hanse-measured:` line, once `measure` has run."""
+    def whole_lines(self, attempt: Attempt) -> bytes:
+        """Header lines of a whole plain answer: `head_lines` and what was measured."""
         raise NotImplementedError
 
     def last_comment(self) -> bytes:
@@ -110,27 +110,51 @@ class Exchange:
     def is_stream(self, out: Outgoing) -> bool:
         return out.headers.get(b"content-type", b"").startswith(b"text/event-stream")
 
-    def win(self, attempt: Attempt, out: Outgoing) -> None:
+    def won(self, attempt: Attempt, out: Outgoing) -> float:
         """This attempt answers the client; all others are dropped."""
         now_s = time()
-        worker = self.worker
         attempt.won = True
         self.winner = attempt
         self.status = out.status
         self.first_byte_at_s = now_s
-        worker.waiting.discard(attempt)
+        self.worker.waiting.discard(attempt)
         if len(self.attempts) > 1:
             for other in self.attempts:
                 if other is not attempt and not other.settled:
                     other.drop()
                     self.settle(other)
-        worker.routing.first_byte(attempt)
+        return now_s
+
+    def win(self, attempt: Attempt, out: Outgoing) -> None:
+        """The first byte of a stream, or of a plain answer too large to hold."""
+        self.won(attempt, out)
+        self.worker.routing.first_byte(attempt)
         if out.status == 200 and self.is_stream(out):
             self._open_stream(attempt, out)
-        elif out.done:
-            self._answer_plain(attempt, out, now_s)
         else:
             self._open_wide(attempt, out)
+
+    def win_whole(self, attempt: Attempt, out: Outgoing) -> None:
+        """A plain answer is here from first to last byte."""
+        now_s = self.won(attempt, out)
+        data = out.take()
+        attempt.body_bytes = len(data)
+        attempt.out = None
+        if out.status == 200:
+            self.usage = body.usage_of(data)
+        self.measure(attempt, now_s)
+        link = self.link
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b" % (
+            answers.STATUS_LINES.get(out.status) or answers.status_line(out.status),
+            link.door.date_line,
+            out.headers.get(b"content-type", b"application/json"),
+            len(data),
+            self.whole_lines(attempt),
+            b"\r\n" if link.keep_alive and not link.close_after else b"connection: close\r\n\r\n",
+        )
+        link.transport.write(head + data)
+        self.finish("answered")
+        link.ended()
 
     def more(self, attempt: Attempt, out: Outgoing) -> None:
         """Further bytes of the winner."""
@@ -240,27 +264,6 @@ class Exchange:
         return b"x-request-id: " + self.id_hex + b"\r\n"
 
     # --- writing to the client
-
-    def _answer_plain(self, attempt: Attempt, out: Outgoing, now_s: float) -> None:
-        data = out.take()
-        attempt.body_bytes = len(data)
-        if out.status == 200:
-            self.usage = body.usage_of(data)
-        self.measure(attempt, now_s)
-        link = self.link
-        keep = link.keep_alive and not link.close_after
-        head = answers.head(
-            out.status,
-            length=len(data),
-            content_type=out.headers.get(b"content-type", b"application/json"),
-            extra=self.head_lines(attempt) + self.measured_line(attempt),
-            keep_alive=keep,
-            date=link.door.date_line,
-        )
-        link.transport.write(head + data)
-        attempt.out = None
-        self.finish("answered")
-        link.ended()
 
     def _open_wide(self, attempt: Attempt, out: Outgoing) -> None:
         self.wide = True

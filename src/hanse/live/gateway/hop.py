@@ -156,9 +156,10 @@ class Hop(Exchange):
     def head_lines(self, attempt: Attempt) -> bytes:
         return self.id_line() + attempt.offer.lines + self.worker.routing.frame_line(time())
 
-    def measured_line(self, attempt: Attempt) -> bytes:
+    def whole_lines(self, attempt: Attempt) -> bytes:
         assert self.measured is not None
-        return b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
+        note = b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
+        return self.head_lines(attempt) + note
 
     def last_comment(self) -> bytes:
         winner = self.winner
@@ -183,9 +184,9 @@ class Hop(Exchange):
         measured.price(attempt, routing, service.usd_per_g, 0)
         self.measured = measured
 
-    def win(self, attempt: Attempt, out: Outgoing) -> None:
+    def won(self, attempt: Attempt, out: Outgoing) -> float:
         self.worker.routing.local[attempt.engine].answered()
-        super().win(attempt, out)
+        return super().won(attempt, out)
 
     # --- at the end
 

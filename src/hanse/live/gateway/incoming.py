@@ -142,6 +142,8 @@ class Incoming(asyncio.Protocol):
     wire_bytes = 0
     head_bytes = 0
     head_read_bytes = 0
+    counts_head = False
+    """So much has come that the head alone might be too large."""
     header_count = 0
     answered_bytes = 0
 
@@ -178,6 +180,7 @@ class Incoming(asyncio.Protocol):
             self.stage_at_s = monotonic()
         if state == HEAD:
             self.head_bytes += len(data)
+            self.counts_head = self.head_bytes > self.door.limits.head_bytes_max
         else:
             self.wire_bytes += len(data)
         try:
@@ -222,14 +225,16 @@ class Incoming(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self.url = self.url + url if self.url else url
-        self._count_head(len(url))
+        if self.counts_head:
+            self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_count += 1
         if self.header_count > self.door.limits.headers_max:
             self.refuse(431, "too_many_headers", "at most 100 headers are accepted")
             raise _StopParsing
-        self._count_head(len(name) + len(value))
+        if self.counts_head:
+            self._count_head(len(name) + len(value))
         try:
             known = _canonical[name]
         except KeyError:

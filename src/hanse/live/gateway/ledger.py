@@ -55,7 +55,11 @@ class Ledger:
 
     def after(self, record: RequestRecord) -> None:
         """Write what has happened; nothing waits for it."""
-        self._raws.append(_encode(record))
+        self.after_raw(_encode(record))
+
+    def after_raw(self, raw: bytes) -> None:
+        """The same with a record that is bytes already."""
+        self._raws.append(raw)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)

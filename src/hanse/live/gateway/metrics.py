@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from hanse.live.shared import COUNTERS_MAX, SharedPage, cells
+from hanse.live.shared import COUNTERS_MAX, SharedPage
 from hanse.units import JOULES_PER_WH
 
 CODES: Final = (
@@ -75,13 +75,17 @@ _CODE_OTHER: Final = REQUESTS + len(CODES)
 
 
 class Counts:
-    """One worker's row."""
+    """One worker's row: a list, since a request adds to some thirty numbers, and the page twice a second."""
 
-    __slots__ = ("row",)
+    __slots__ = ("_shared", "row")
 
     def __init__(self, page: SharedPage, worker: int) -> None:
-        self.row = cells(page.counters[worker])
-        # A view of the row: element writes through a memoryview cost less than through numpy.
+        self._shared = page.counters[worker]
+        self.row: list[float] = self._shared.tolist()
+
+    def publish(self) -> None:
+        """Let the other workers, and readers of the page, see it."""
+        self._shared[:] = self.row
 
     def answered(self, status: int) -> None:
         """One request has its final status."""

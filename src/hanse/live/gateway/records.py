@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hanse.live.evidence.chain import Decided, Executed
+from hanse.live.evidence.chain import Decided, Ended, Executed
 
 if TYPE_CHECKING:
+    from hanse.live.gateway.measured import Five
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.routing import OfferRow, Routing
 
@@ -38,9 +39,25 @@ _PREDICTED = (
 for _kind, _last in ((Decided, _PREDICTED), (Executed, ())):
     _names = tuple(field.name for field in msgspec.structs.fields(_kind))
     assert _names[:3] == _LEADING and _names[len(_names) - len(_last) :] == _last
+assert tuple(field.name for field in msgspec.structs.fields(Ended)) == (
+    "request_id",
+    "at_s",
+    "role",
+    "outcome",
+    "attempt",
+    "attempts",
+    "tokens_in",
+    "tokens_out",
+    "ttft_ms",
+    "e2e_ms",
+    "energy_wh",
+    "carbon_g",
+    "cost_usd",
+    "method",
+)
 
 
-def _opening(kind: type[Decided | Executed]) -> bytes:
+def _opening(kind: type[Decided | Ended | Executed]) -> bytes:
     """Array length, tag, and the mark before the request id."""
     count = len(msgspec.structs.fields(kind)) + 1
     array = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
@@ -50,6 +67,13 @@ def _opening(kind: type[Decided | Executed]) -> bytes:
 
 _DECIDED = _opening(Decided)
 _EXECUTED = _opening(Executed)
+_ENDED = _opening(Ended)
+_AT_ONLY = Layout(">Bd").pack
+_ENTRY_OUTCOME = {
+    outcome: _encode("entry") + _encode(outcome)
+    for outcome in ("answered", "failed", "broken", "cancelled")
+}
+_METHOD = {method: _encode(method) for method in ("", "measured", "estimated", "modelled")}
 
 
 def decided_middle(grant: Grant, service: str, offer: OfferRow, routing: Routing) -> bytes:
@@ -87,6 +111,34 @@ def executed_middle(grant: Grant, offer: OfferRow, engine: str, routing: Routing
         variant=offer.variant,
         allowed=True,
         table_version=routing.table.meta.version,
+    )
+
+
+def ended_raw(
+    request_id: bytes,
+    at_s: float,
+    outcome: str,
+    attempt: int,
+    attempts: int,
+    tokens_in: int,
+    tokens_out: int,
+    five: Five,
+    method: str,
+) -> bytes:
+    """The end of a request at its entry site."""
+    return b"".join(
+        (
+            _ENDED,
+            request_id,
+            _AT_ONLY(_F8, at_s),
+            _ENTRY_OUTCOME[outcome],
+            _encode(attempt),
+            _encode(attempts),
+            _encode(tokens_in),
+            _encode(tokens_out),
+            _FIVE(_F8, five[0], _F8, five[1], _F8, five[2], _F8, five[3], _F8, five[4]),
+            _METHOD[method],
+        )
     )
 
 

@@ -152,6 +152,7 @@ class Worker:
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
         self.ledger.close()
+        self.counts.publish()
         self.feed.close()
         self.page.clear_worker(self.settings.worker)
 
@@ -246,6 +247,7 @@ class Worker:
         self._timers[1:] = [self.loop.call_later(SLOW_TICK_S, self._slow_tick)]
         now_s, mono_s = time(), monotonic()
         self.feed.refill(mono_s - self._slow_at_s)
+        self.counts.publish()
         self._slow_at_s = mono_s
         self.page.workers[self.settings.worker, WORKER_PID] = os.getpid()
         self.page.workers[self.settings.worker, WORKER_ALIVE_AT_S] = now_s
