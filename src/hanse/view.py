@@ -318,7 +318,7 @@ def tally_line(tally: Tally) -> str:
     return (
         f"{tally.label}: {tally.served} served, {tally.refused_law} refused by law, "
         f"{tally.lost_failure} lost, mean TTFT {tally.ttft_ms_mean:.0f} ms, "
-        f"{tally.energy_wh:.3f} Wh, {tally.carbon_g:.3f} gCO2e, {tally.cost_usd:.6f} USD"
+        f"{tally.energy_wh * 1e3:.2f} mWh, {tally.carbon_g * 1e3:.2f} mgCO2e, {tally.cost_usd * 1e6:.2f} uUSD"
     )
 
 

@@ -75,7 +75,7 @@ def picture(view: LeagueView) -> RenderableType:
 
     sides = Table(title=f"{view.fleet}: beside one big site", title_justify="left")
     sides.add_column("")
-    for name in ("served", "by law", "other", "lost", "TTFT ms", "E2E ms", "Wh", "gCO2e", "USD"):
+    for name in ("served", "by law", "other", "lost", "TTFT ms", "E2E ms", "mWh", "mgCO2e", "uUSD"):
         sides.add_column(name, justify="right")
     for one in view.tallies:
         counts = (one.served, one.refused_law, one.refused_other, one.lost_failure)
@@ -84,9 +84,9 @@ def picture(view: LeagueView) -> RenderableType:
             *map(str, counts),
             f"{one.ttft_ms_mean:.0f}",
             f"{one.e2e_ms_mean:.0f}",
-            f"{one.energy_wh:.3f}",
-            f"{one.carbon_g:.3f}",
-            f"{one.cost_usd:.6f}",
+            f"{one.energy_wh * 1e3:.2f}",
+            f"{one.carbon_g * 1e3:.2f}",
+            f"{one.cost_usd * 1e6:.2f}",
         )
     sites = Table(title="sites", title_justify="left")
     for name in ("site", "kind", "where", "state", "gateway"):

@@ -323,7 +323,8 @@ class Guide:
             by_id = {one.id: one for one in self.fleet.classes}
             named = [c for c in tenant.classes if by_id[c].law == "personal"]
             data_class = tenant.classes[0] if strict else (named or list(tenant.classes))[0]
-            service = (tenant.services or tuple(one.id for one in self.fleet.services))[0]
+            chats = [one.id for one in self.fleet.services if "chat" in one.endpoints]
+            service = next(one for one in chats if not tenant.services or one in tenant.services)
             key = tenant.keys[0]
             return Persona(secret_of(self.state, key.id), data_class, key.countries[0], service)
         raise ConfigError(

@@ -84,7 +84,11 @@ class User:
         at = [site for site in fleet.sites if site.country == self.country] or list(fleet.sites)
         self.home = rng.choice(at)
         self.service = rng.choice(
-            [one.id for one in fleet.services if not tenant.services or one.id in tenant.services]
+            [
+                one.id
+                for one in fleet.services
+                if "chat" in one.endpoints and (not tenant.services or one.id in tenant.services)
+            ]
         )
         self.messages: list[dict[str, str]] = []
         self.gateway = ""
