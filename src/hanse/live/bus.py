@@ -12,6 +12,7 @@ itself only. Streams cross between JetStream domains through deliver subjects be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -68,6 +69,8 @@ CONNECT_S_MAX: Final = 2.0
 """On one machine a NATS server accepts within milliseconds of listening."""
 RECONNECT_S: Final = 1
 """Between attempts of a client; nats-py takes whole seconds."""
+LEAVE_S_MAX: Final = 1.0
+"""A close flushes what is pending; a server that is gone takes none of it."""
 API_S_MAX: Final = 5.0
 """JetStream answers in milliseconds; a server that just started on two busy cores in under 2 s."""
 
@@ -263,6 +266,16 @@ class EvidencePublisher:
             ) from error
 
 
+async def leave(client: Client) -> None:
+    """Close a connection within a second, whether its server is still there or not.
+
+    nats-py's own tasks swallow the cancellation at a loop's end; one left open keeps its process.
+    """
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(LEAVE_S_MAX):
+            await client.close()
+
+
 async def leaf_connected(client: Client) -> bool:
     """Whether the hub answers through this leaf right now (at most half a second)."""
     try:
@@ -295,8 +308,11 @@ async def _connect(address: str, user: str, password: str, *, name: str, inbox: 
                 max_reconnect_attempts=-1,
                 error_cb=note,
             )
+    except asyncio.CancelledError:
+        await leave(client)
+        raise
     except Exception as error:
-        await client.close()
+        await leave(client)
         reason = reasons[0] if reasons else error
         raise SiteError(f"nats://{address}", got=repr(reason), allowed="a NATS server") from error
     return client

@@ -55,7 +55,15 @@ async def watch_sources(client: Client, stream: str, *, standalone: bool = False
             await watch.check()
             if standalone and turn % RESET_CHECKED_EVERY == 0:
                 await watch.follow_reset()
+        _end_if_cancelled()
         await asyncio.sleep(CHECK_EVERY_S)
+
+
+def _end_if_cancelled() -> None:
+    """nats-py turns a cancellation into an error of its own where its connection was closed."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class SourceWatch:

@@ -106,7 +106,7 @@ class Controller:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(1.0):
                 await self._lease.release()
-                await self._client.close()
+        await bus.leave(self._client)
 
     # --- the bus
 

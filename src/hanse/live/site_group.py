@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from hanse.errors import ConfigError, HanseError
+from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.bus_sources import watch_sources
 from hanse.live.first_start import Prepared, prepare, resume
@@ -75,22 +75,35 @@ async def _run(runtime: Runtime, state: StateDir, site: str) -> int:
     ended = end_on_signals(asyncio.get_running_loop())
     home = state.site(site)
     lifeline_read, lifeline_write = os.pipe()
-    page = SharedPage.open(home / "shared.mmap")
-    for worker in range(WORKERS_MAX):  # of a group that was killed as a whole
-        page.clear_worker(worker)
-    page.engines[:, ENGINE_STATE] = ENGINE_DEAD  # until the agent has heard from each
+    page = _fresh_page(home / "shared.mmap")
     supervisor = Supervisor(lambda report: _clear_row(page, report))
     for child in children(runtime, state, site, lifeline_fd=lifeline_read):
         supervisor.add(child)
     watching = asyncio.create_task(_watch_tables(runtime, state, site))
     await ended.wait()
     watching.cancel()
+    await asyncio.wait(
+        {watching}, timeout=bus.LEAVE_S_MAX
+    )  # while the bus is there: it must not outlive its client
     workers = [report.name for report in supervisor.report() if report.name.startswith("gateway-")]
     await supervisor.stop_together(workers)
     await supervisor.stop()
     os.close(lifeline_write)
     sweep(home / "pid")  # engines that are frozen do not see the lifeline close
     return 0
+
+
+def _fresh_page(path: Path) -> SharedPage:
+    """The shared page without what an earlier group left: nobody else has it open now."""
+    try:
+        page = SharedPage.open(path)
+    except SiteError:  # of an earlier release: the counters in it are all that is lost
+        path.unlink()
+        page = SharedPage.open(path)
+    for worker in range(WORKERS_MAX):
+        page.clear_worker(worker)
+    page.engines[:, ENGINE_STATE] = ENGINE_DEAD  # until the agent has heard from each
+    return page
 
 
 async def _watch_tables(runtime: Runtime, state: StateDir, site: str) -> None:
@@ -100,7 +113,10 @@ async def _watch_tables(runtime: Runtime, state: StateDir, site: str) -> None:
     client = await bus.connect_when_up(
         lambda: bus.connect_leaf(runtime, state, site, name="site group"), give_up_s=math.inf
     )
-    await watch_sources(client, bus.TABLES, standalone=True)
+    try:
+        await watch_sources(client, bus.TABLES, standalone=True)
+    finally:
+        await bus.leave(client)
 
 
 def children(
