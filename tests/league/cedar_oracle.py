@@ -7,14 +7,16 @@ once more, so that a slip in compiling, grouping or numbering shows as a differe
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from typing import Any, Final
 
 import cedarpy
 
 from hanse.catalogue.jurisdictions import jurisdiction_rules
 from hanse.dispatch.policies import SCHEMA, PolicyText, shipped_policies
-from hanse.model.fleet import Fleet, Tenant
+from hanse.model.fleet import Fleet
 
 OWN_RULES: Final = {"hanse:no-permit", "hanse:policy-error", "hanse:unknown-subject"}
 
@@ -24,15 +26,18 @@ class CedarOracle:
 
     def __init__(self, fleet: Fleet, policies: tuple[PolicyText, ...], now_s: float) -> None:
         self._fleet = fleet
-        self._sites = {site.id: site for site in fleet.sites}
-        self._tenants = {tenant.id: tenant for tenant in fleet.tenants}
         self._laws = {c.id: c.law for c in fleet.classes}
         self._broken = any(_is_broken(file.text) for file in policies)
         texts = [policy.text for policy in shipped_policies(jurisdiction_rules(), now_s)]
         if not self._broken:
             texts += [file.text for file in policies]
         self._policies = cedarpy.PolicySet.from_str("\n".join(texts))
-        self._abroad = tuple(sorted({site.country for site in fleet.sites}))
+        abroad = {site.country for site in fleet.sites}
+        abroad |= {c for tenant in fleet.tenants for key in tenant.keys for c in key.countries}
+        own = json.dumps([*self._subjects(), *self._places()])[1:]
+        self._entities = cedarpy.Entities.from_json_str(
+            f"[{_world(tuple(sorted(abroad)))},{own}", SCHEMA
+        )
         self._answers: dict[tuple[str, str, str, str], frozenset[str]] = {}
 
     def denying(self, tenant: str, data_class: str, country: str, site: str) -> frozenset[str]:
@@ -50,16 +55,12 @@ class CedarOracle:
             return frozenset({"hanse:unknown-subject"})
         if self._broken:
             return frozenset({"hanse:policy-error"})
-        held = self._tenants.get(tenant)
-        assert held is not None, tenant
         request = {
-            "principal": 'Subject::"asked"',
+            "principal": f'Subject::"{_name(tenant, data_class, country)}"',
             "action": 'Action::"process"',
             "resource": f'Site::"{site}"',
         }
-        entities = json.dumps(self._entities(held, data_class, country, site))[1:]
-        loaded = cedarpy.Entities.from_json_str(f"[{_world(self._abroad)},{entities}", SCHEMA)
-        result = cedarpy.is_authorized(request, self._policies, loaded)
+        result = cedarpy.is_authorized(request, self._policies, self._entities)
         named = result.diagnostics.id_annotations_by_reason
         rules = set() if result.allowed else {str(named[r]) for r in result.diagnostics.reasons}
         if result.diagnostics.errors:
@@ -68,29 +69,35 @@ class CedarOracle:
             rules.add("hanse:no-permit")
         return frozenset(rules)
 
-    def _entities(
-        self, tenant: Tenant, data_class: str, country: str, site_id: str
-    ) -> list[dict[str, Any]]:
-        site = self._sites[site_id]
-        subject = {
-            "tenant": tenant.id,
-            "class": data_class,
-            "law": self._laws[data_class],
-            "country": country,
-            "origin": {"__entity": {"type": "Country", "id": country}},
-            "mechanisms": list(tenant.mechanisms),
-            "sovereign": tenant.sovereign,
-        }
-        place = {
-            "country": site.country,
-            "hq": site.operator_hq,
-            "kind": site.kind,
-            "certifications": list(site.certifications),
-        }
-        return [
-            _entity("Site", site.id, place, [("Country", site.country)]),
-            _entity("Subject", "asked", subject, [("Country", country)]),
-        ]
+    def _subjects(self) -> Iterator[dict[str, Any]]:
+        for tenant in self._fleet.tenants:
+            countries = {country for key in tenant.keys for country in key.countries}
+            for data_class, country in product(tenant.classes, sorted(countries)):
+                subject = {
+                    "tenant": tenant.id,
+                    "class": data_class,
+                    "law": self._laws[data_class],
+                    "country": country,
+                    "origin": {"__entity": {"type": "Country", "id": country}},
+                    "mechanisms": list(tenant.mechanisms),
+                    "sovereign": tenant.sovereign,
+                }
+                name = _name(tenant.id, data_class, country)
+                yield _entity("Subject", name, subject, [("Country", country)])
+
+    def _places(self) -> Iterator[dict[str, Any]]:
+        for site in self._fleet.sites:
+            place = {
+                "country": site.country,
+                "hq": site.operator_hq,
+                "kind": site.kind,
+                "certifications": list(site.certifications),
+            }
+            yield _entity("Site", site.id, place, [("Country", site.country)])
+
+
+def _name(tenant: str, data_class: str, country: str) -> str:
+    return f"{tenant}/{data_class}/{country}"
 
 
 @cache

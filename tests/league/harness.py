@@ -111,6 +111,14 @@ class Answer:
         return "event: error" in self.lines and any("stream_broken" in line for line in self.lines)
 
 
+def _runs(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
 @dataclass
 class Process:
     """One process of the league, by its pid file."""
@@ -122,10 +130,9 @@ class Process:
         """0 where it does not run."""
         try:
             pid = int(self.path.read_text())
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (OSError, ValueError):
             return 0
-        return 0 if fields[0] in "ZX" else pid
+        return pid if _runs(pid) else 0
 
     def signal(self, number: signal.Signals) -> int:
         """Send a signal to the process; its pid."""
@@ -135,7 +142,10 @@ class Process:
         return pid
 
     def kill(self) -> int:
-        return self.signal(signal.SIGKILL)
+        """SIGKILL, and wait for the end: until then its sockets still accept."""
+        pid = self.signal(signal.SIGKILL)
+        wait_until(lambda: not _runs(pid), f"process {pid} is gone", 10)
+        return pid
 
     def freeze(self) -> int:
         return self.signal(signal.SIGSTOP)

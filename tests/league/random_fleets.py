@@ -27,10 +27,10 @@ from hanse.model.fleet import (
     Variant,
 )
 
-LAWS: Final = ("non_personal", "personal", "sensitive", "health", "payment", "government")
+LAWS: Final = ("personal", "sensitive", "health", "payment", "government")
 CERTIFICATIONS: Final = ("hds_certified_host", "baa", "dpf", "dpf_uk", "dpf_ch", "pipeda", "iso")
 MECHANISMS: Final = ("scc+tia", "bcr+tia", "bcr", "idta+tra", "derogation49", "tax_office_notice")
-OFTEN: Final = ("DE", "FR", "EE", "GB", "US", "CH", "CN", "IN", "BR", "JP", "CA", "NO")
+OFTEN: Final = ("DE", "FR", "EE", "NL", "IE", "NO", "GB", "CH", "US", "CN", "IN", "BR", "JP")
 UNKNOWN_COUNTRIES: Final = ("ZZ", "QX")
 """No law is known for these: nothing may be admitted."""
 
@@ -57,7 +57,7 @@ BROKEN: Final = (
 def random_fleet(rng: np.random.Generator, name: str) -> Fleet:
     """Three to ten sites of any country and operator, up to three tenants, four classes, two services."""
     sites = tuple(_site(rng, i) for i in range(int(rng.integers(3, 11))))
-    laws = rng.choice(LAWS, size=4, replace=False)
+    laws = ["non_personal", *rng.choice(LAWS, size=3, replace=False)]
     classes = tuple(
         DataClass(id=f"class-{i}", law=str(law), quality_min=float(rng.choice([0.0, 0.5])))  # type: ignore[arg-type]
         for i, law in enumerate(laws)
@@ -135,7 +135,7 @@ def _tenant(
         id=f"tenant-{index}",
         classes=tuple(map(str, held)),
         services=() if rng.random() < 0.7 else (str(rng.choice([s.id for s in services])),),
-        mechanisms=tuple(m for m in MECHANISMS if rng.random() < 0.15),
+        mechanisms=tuple(m for m in MECHANISMS if rng.random() < 0.3),
         sovereign=bool(rng.random() < 0.3),
         keys=keys,
     )

@@ -61,7 +61,7 @@ CHAT: Final = """
 id = "chat"
 aliases = ["gpt-4o-mini"]
 endpoints = ["chat", "completions"]
-slo = { ttft_ms = 1500, tpot_ms = 120, deadline_s = 60 }
+slo = { ttft_ms = 1500, tpot_ms = 120, deadline_s = DEADLINE_S }
 output_tokens_max = 1024
 
 [[service.variant]]
@@ -111,6 +111,7 @@ def fleet_text(
     external: dict[str, str] | None = None,
     slots: int = 2,
     replicas: int = 1,
+    deadline_s: int = 60,
     cedar_files: tuple[str, ...] = (),
 ) -> str:
     """The fleet file.
@@ -127,7 +128,7 @@ def fleet_text(
         f'[[link]]\na = "{a}"\nb = "{b}"\nrtt_ms = {rtt_ms}\nmbit_s = 1000\n'
         for (a, b), rtt_ms in LINKS.items()
     ]
-    parts.append(CHAT)
+    parts.append(CHAT.replace("DEADLINE_S", str(deadline_s)))
     if embed_at:
         parts.append(EMBED)
     parts += [_tenant(*row) for row in TENANTS]

@@ -1,0 +1,62 @@
+"""Mock engines on real sockets for a whole league, one a site, in one thread; they keep every body they read."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from live.gateway.mock_engine import MockEngine
+
+T = TypeVar("T")
+
+
+class MockFleet:
+    """Started and ended by `with`."""
+
+    def __init__(self, sites: tuple[str, ...]) -> None:
+        self._engines = {site: MockEngine(name=site, tokens=1) for site in sites}
+        self._urls: dict[str, str] = {}
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda *_: None)  # engines are ended in mid-sentence
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mock engines")
+
+    def __enter__(self) -> MockFleet:
+        self._thread.start()
+        for site, engine in self._engines.items():
+            self._urls[site] = self._run(engine.start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return self._urls
+
+    def behave(self, site: str, mode: str) -> None:
+        """See `MockEngine.mode`."""
+        self._engines[site].mode = mode
+
+    def all_well(self) -> None:
+        for engine in self._engines.values():
+            engine.mode = "ok"
+
+    def bodies(self, site: str) -> list[bytes]:
+        """Of every request that its engine has read."""
+        return [one.body for one in self._engines[site].posts()]
+
+    async def _stop(self) -> None:
+        for engine in self._engines.values():
+            await engine.stop()
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
