@@ -74,8 +74,8 @@ class MockEngine:
         try:
             while await self._one(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # cancelled only when a test is over
         finally:
             self._writers.discard(writer)
             writer.close()
