@@ -374,6 +374,19 @@ class League:
         """Requests in flight at a site's engine, as its workers count them."""
         return int(self.page(site).exec[:, engine, 0].sum())
 
+    def slots_busy(self, site: str) -> int:
+        """Requests that llama.cpp itself says it is processing."""
+        address = self.runtime.site(site)
+        link = http.client.HTTPConnection(address.host, address.engine_ports[0], timeout=10)
+        try:
+            link.request("GET", "/metrics")
+            text = link.getresponse().read().decode()
+        finally:
+            link.close()
+        found = re.search(r"^llamacpp:requests_processing (\d+)", text, re.MULTILINE)
+        assert found, text
+        return int(found[1])
+
     def in_flight(self, site: str) -> int:
         """Requests that a site's workers have under way as entry."""
         return int(self.page(site).own[:, :, 0].sum())

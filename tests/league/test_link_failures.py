@@ -8,7 +8,7 @@ import pytest
 
 from hanse.live.link_control import FaultKind
 from hanse.view import link_id
-from league.harness import League, wait_until
+from league.harness import League, Stream, wait_until
 from league.test_engine_failures import LONG_PROMPT
 
 
@@ -38,6 +38,24 @@ def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
         f"{kind} {entry}~{far}: {len(league.moved(answers, far))} moved, slowest first byte "
         f"{slowest_s:.2f} s, known {known_s:.2f} s after the answers, back {healed_s:.2f} s after healing"
     )
+
+
+@pytest.mark.long
+def test_a_stream_over_a_link_that_stays_cut_ends_with_an_error_event(league: League) -> None:
+    """Nothing tells a pause from an end but time: the service's deadline of 60 s."""
+    entry, far = league.pair()
+    stream = Stream(league, entry, text="Count to one thousand in words.", max_tokens=900)
+    stream.wait_for_chunks(3)
+    if not league.executing(far):
+        pytest.skip(f"the stream went to another site than {far}")
+    league.links.cut(link_id(entry, far))
+    try:
+        answer = stream.answer(120)
+        print(f"told after {answer.ended_at_s - answer.sent_at_s:.1f} s")
+        assert answer.broken
+        assert answer.error == ""
+    finally:
+        league.links.heal(link_id(entry, far))
 
 
 def test_a_slow_link_loses_nothing(league: League) -> None:

@@ -209,7 +209,8 @@ def check_tampering(league: League, seed: int) -> None:
         code, said = audit_command(copy)
         assert code == 1, (name, said)
         assert "FOUND" in said or "UNPROVEN" in said, (name, said)
-        print(f"{name}: {said.splitlines()[-2 if len(said.splitlines()) > 1 else -1][:120]}")
+        found = next(line for line in said.splitlines() if line.startswith(("FOUND", "UNPROVEN")))
+        print(f"{name}: {found[:140]}")
 
 
 def _copy(league: League, name: str) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
+from hanse.live.evidence import audit
+from hanse.live.evidence.audit import UnprovenRequest
 from hanse.live.evidence.chain import Decided
+from hanse.live.lawcheck import law_check_of
 from league.harness import Answer, League, Stream, wait_until
 from league.test_engine_failures import LONG_PROMPT
 
@@ -98,6 +101,32 @@ def test_a_worker_that_dies_leaves_no_load_behind(league: League) -> None:
     wait_until(lambda: league.get(site, "/readyz").status == 200, "the next worker is ready", 30)
     assert league.ask(site, "Say hello.", stream=True).done
     league.wait_until_whole()
+
+
+def test_what_a_killed_gateway_could_not_end_is_unproven_and_nothing_else_is(
+    league: League,
+) -> None:
+    """A record that was never written cannot be made up for: the audit says so, for exactly those requests."""
+    site = "london"
+    before = {r.request_id for r in _unproven(league)}
+    streams = [
+        Stream(league, site, text=f"Count from {i} to a hundred in words.") for i in range(2)
+    ]
+    for stream in streams:
+        stream.wait_for_chunks(2)
+    old = league.gateway(site).kill()
+    cut = {stream.answer().request_id for stream in streams}
+    league.gateway(site).back(old, 30)
+    league.wait_until_whole()
+    after = [league.ask(site, f"Say {i}.").request_id for i in range(2)]
+    wait_until(lambda: {r.request_id for r in _unproven(league)} - before == cut, "seals", 20)
+    assert not cut & set(after)
+
+
+def _unproven(league: League) -> tuple[UnprovenRequest, ...]:
+    report = audit(league.state.path, league.ca(), law=law_check_of(league.state))
+    assert report.findings == ()
+    return report.unproven_requests
 
 
 def _at_first_that_answers(league: League, sites: list[str]) -> Answer:
