@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 
 from hanse.errors import SiteError
 from hanse.live import bus
@@ -137,7 +138,10 @@ async def messages(client: Client, stream: str) -> list[bytes]:
     except Exception:
         return []
     seqs = range(max(state.first_seq, 1), state.last_seq + 1)  # 0 and 0: nothing yet
-    return [bytes((await js.get_msg(stream, seq)).data or b"") for seq in seqs]
+    try:
+        return [bytes((await js.get_msg(stream, seq)).data or b"") for seq in seqs]
+    except NotFoundError:  # emptied in between
+        return []
 
 
 def run(tmp_path: Path, body: Callable[[Rig, Client, dict[str, Client]], Awaitable[None]]) -> None:
