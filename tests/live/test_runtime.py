@@ -48,6 +48,7 @@ def test_every_port_is_chosen_once_and_free(tmp_path: Path) -> None:
     assert len(ports) == len(set(ports)) == 4 + 5 * 4 + engines + 5 * 4 + 5
     for port in ports:
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server does
             probe.bind(("127.0.0.1", port))
 
 
