@@ -3,7 +3,7 @@
 Here: one line per metric from the three tallies, a headline, and a like-for-like check over the
 requests that both sides answer. Not here: HTML, and any claim that mixes measured with predicted:
 verdicts compare prediction with prediction. Even those differ in one respect, which the page says:
-the league's learn from what its sites measure, one big site's rest on declared hardware alone.
+both are corrected by what the league's engines were seen to take; one big site's rest on declared hardware otherwise.
 """
 
 from __future__ import annotations
