@@ -53,15 +53,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     uvloop.run(limited())
 
 
-def fleet_toml(
-    sites: tuple[str, ...], replicas: int, *, slots: int = 8, ttft_ms: int = 1500
-) -> str:
-    """Sites with external engines, three tenants, law on."""
-
-    def sha(key: str) -> str:
-        return hashlib.sha256(key.encode()).hexdigest()
-
-    text = f"""schema = "hanse-fleet/1"
+FLEET = """schema = "hanse-fleet/1"
 name = "test"
 [policy]
 valid_s = 3600
@@ -76,7 +68,7 @@ id = "chat"
 aliases = ["gpt-4o-mini"]
 endpoints = ["chat", "completions"]
 body_bytes_max = 300000
-slo = {{ ttft_ms = {ttft_ms}, tpot_ms = 200, deadline_s = 20 }}
+slo = { ttft_ms = 1500, tpot_ms = 200, deadline_s = 20 }
 [[service.variant]]
 id = "q4"
 model = "SmolLM2-135M"
@@ -87,48 +79,29 @@ served_model = "served-name"
 [[service]]
 id = "embed"
 endpoints = ["embeddings"]
-slo = {{ ttft_ms = {ttft_ms}, tpot_ms = 200, deadline_s = 20 }}
+slo = { ttft_ms = 1500, tpot_ms = 200, deadline_s = 20 }
 [[service.variant]]
 id = "mini"
 model = "SmolLM2-135M"
 precision = "q4_1"
 quality = 0.4
 quality_source = "none: a mock engine"
-[[tenant]]
-id = "clinic"
-classes = ["health", "public"]
-[[tenant.key]]
-id = "clinic"
-sha256 = "{sha(KEY)}"
-countries = ["FR", "EE"]
-requests_per_s_max = 100000.0
-burst = 100000
-[[tenant]]
-id = "shop"
-classes = ["public"]
-services = ["chat"]
-[[tenant.key]]
-id = "shop"
-sha256 = "{sha(SHOP_KEY)}"
-countries = ["US"]
-requests_per_s_max = 100000.0
-burst = 100000
-[[tenant]]
-id = "slow"
-classes = ["public"]
-[[tenant.key]]
-id = "slow"
-sha256 = "{sha(SLOW_KEY)}"
-countries = ["FR"]
-requests_per_s_max = 0.01
-burst = 2
 """
-    for site in sites:
-        country, lat, lon = SITES[site]
-        text += f"""[[site]]
-id = "{site}"
+TENANT = """[[tenant]]
+id = "{id}"
+classes = {classes}
+services = {services}
+[[tenant.key]]
+id = "{id}"
+sha256 = "{sha256}"
+countries = {countries}
+requests_per_s_max = {rate}
+burst = {burst}
+"""
+SITE = """[[site]]
+id = "{id}"
 kind = "micro"
-city = "{site}"
+city = "{id}"
 country = "{country}"
 operator_hq = "{country}"
 lat_deg = {lat}
@@ -138,25 +111,59 @@ power = {{ grid_kw_max = 60, price_usd_per_kwh = 0.2, pue = 1.2 }}
 [[site.pool]]
 id = "mock"
 accelerator = "x86-thread"
-count = {replicas + 1}
+count = {count}
 driver = "external"
-urls = [{", ".join(f'"http://127.0.0.1:{n + 1}"' for n in range(replicas + 1))}]
+urls = {urls}
 [[placement]]
 service = "chat"
 variant = "q4"
-site = "{site}"
+site = "{id}"
 pool = "mock"
 replicas = {replicas}
-slots = {slots}
+slots = 8
 context_tokens = 100000
 [[placement]]
 service = "embed"
 variant = "mini"
-site = "{site}"
+site = "{id}"
 pool = "mock"
-slots = {slots}
+slots = 8
 context_tokens = 100000
 """
+TENANTS = (
+    ("clinic", KEY, ["health", "public"], [], ["FR", "EE"], 1e5, 100_000),
+    ("shop", SHOP_KEY, ["public"], ["chat"], ["US"], 1e5, 100_000),
+    ("slow", SLOW_KEY, ["public"], [], ["FR"], 0.01, 2),
+)
+
+
+def fleet_toml(sites: tuple[str, ...], replicas: int) -> str:
+    """Sites with external engines, three tenants, law on."""
+    text = FLEET
+    for name, key, classes, services, countries, rate, burst in TENANTS:
+        text += TENANT.format(
+            id=name,
+            classes=json.dumps(classes),
+            services=json.dumps(services),
+            countries=json.dumps(countries),
+            sha256=hashlib.sha256(key.encode()).hexdigest(),
+            rate=rate,
+            burst=burst,
+        )
+    for name in sites:
+        country, lat, lon = SITES[name]
+        urls = [
+            f"http://127.0.0.1:{n + 1}" for n in range(replicas + 1)
+        ]  # the rig sets the true ones
+        text += SITE.format(
+            id=name,
+            country=country,
+            lat=lat,
+            lon=lon,
+            replicas=replicas,
+            count=replicas + 1,
+            urls=json.dumps(urls),
+        )
     return text + f'[central]\nsite = "{sites[-1]}"\nreplicas = {replicas}\n'
 
 
@@ -232,11 +239,9 @@ async def start(
     sites: tuple[str, ...] = ("lyon",),
     replicas: int = 1,
     limits: Limits | None = None,
-    toml: str = "",
-    **options: int,
 ) -> League:
     """Start engines and gateways, and wait until every gateway has heard of its engines and peers."""
-    toml = toml or fleet_toml(sites, replicas, **options)
+    toml = fleet_toml(sites, replicas)
     league = League(home)
     _started.append(league)
     hops = {name: _free_port() for name in sites}

@@ -1,5 +1,7 @@
 """Splices change exactly what they name; streams pass byte for byte, whatever the segments."""
 
+import contextlib
+import itertools
 import json
 
 from hypothesis import given
@@ -101,12 +103,8 @@ def test_numbers_keep_their_digits_even_where_the_top_is_written_anew():
 
 @given(st.binary(max_size=60))
 def test_no_bytes_make_the_decoder_do_anything_but_decode_or_refuse(data):
-    try:
-        head = bodies.read_head(data)
-    except bodies.BadBody as error:
-        assert error.message
-    else:
-        assert isinstance(head.model, str)
+    with contextlib.suppress(bodies.BadBody):
+        assert isinstance(bodies.read_head(data).model, str)
 
 
 def chunk(choices, usage=None):
@@ -126,7 +124,7 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     points = sorted({min(point, len(data)) for point in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(points, points[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(points)]
 
 
 @given(

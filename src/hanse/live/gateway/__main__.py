@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from hanse.dispatch.router import warm
 from hanse.errors import HanseError
 from hanse.live.gateway.settings import GatewaySettings, read_settings, site_settings
 from hanse.live.gateway.worker import Worker
@@ -31,6 +32,7 @@ GC_FIRST_GENERATION = 50_000
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
+        warm()  # from the cache on disk; else the first request would wait for the compiler
         settings = _settings(sys.argv[1:] if argv is None else argv)
         uvloop.run(_serve(settings))
     except HanseError as error:

@@ -125,8 +125,7 @@ class Worker:
             )
             self.servers.append(hop)
             hop_port = hop.sockets[0].getsockname()[1]
-        if settings.pid_file:
-            Path(settings.pid_file).write_text(f"{os.getpid()}\n")
+        self._write_pid()
         self._tick()
         self._slow_tick()
         return client.sockets[0].getsockname()[1], hop_port
@@ -139,7 +138,7 @@ class Worker:
         for door in (self.client_door, self.hop_door):
             for link in tuple(door.open_connections):
                 link.retire()
-        while self.running and monotonic() < deadline_s:
+        while self.running and monotonic() < deadline_s:  # noqa: ASYNC110  # no event on the hot path for this
             await asyncio.sleep(TICK_S)
         self._stopping = True
         for timer in self._timers:
@@ -297,6 +296,10 @@ class Worker:
         return bool(row["reachable"]) and age_s <= self.routing.table.meta.heard_stale_s
 
     # --- parts
+
+    def _write_pid(self) -> None:
+        if self.settings.pid_file:
+            Path(self.settings.pid_file).write_text(f"{os.getpid()}\n")
 
     def _load_identity(self) -> Identity | None:
         home = self.settings.identity_dir
