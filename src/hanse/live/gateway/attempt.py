@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hanse.live.gateway.outgoing import Outgoing, Target
 
 if TYPE_CHECKING:
-    from hanse.dispatch.load import Load, Ticket
+    from hanse.dispatch.load import Load
     from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.exchange import Exchange
     from hanse.live.gateway.routing import OfferRow
@@ -31,25 +31,31 @@ RETRY_STATUS = frozenset((500, 502, 503, 504, 529))
 class Attempt:
     """See the module; implements `outgoing.Owner`."""
 
-    # Class-level defaults: an attempt writes only what differs.
-    out: Outgoing | None = None
-    abandoned = False
-    settled = False
-    won = False
-    late = False
-    hedge = False
-    reached = False
-    """Its bytes went out on a connection: the engine may have worked on it."""
-    deadline_at_s = 0.0
-    hedge_at_s = 0.0
-    body_bytes = 0
-    # What was counted for it, and must be taken back: see `routing`.
-    load: Load
-    ticket: Ticket | None = None
-    counted: Engine | None = None
-    tokens_counted = 0
-    prefill_counted = 0
-    share_wh = 0.0
+    __slots__ = (
+        "abandoned",
+        "began_at_s",
+        "body_bytes",
+        "counted",
+        "deadline_at_s",
+        "engine",
+        "exchange",
+        "figures",
+        "hedge",
+        "hedge_at_s",
+        "late",
+        "load",
+        "number",
+        "offer",
+        "out",
+        "prefill_counted",
+        "prefill_told",
+        "reached",
+        "settled",
+        "share_wh",
+        "target",
+        "tokens_counted",
+        "won",
+    )
 
     def __init__(
         self,
@@ -70,6 +76,18 @@ class Attempt:
         self.figures = figures
         """Prediction: columns of `dispatch.choose`."""
         self.began_at_s = now_s
+        self.deadline_at_s = self.hedge_at_s = float("inf")
+        self.out: Outgoing | None = None
+        self.abandoned = self.settled = self.won = self.late = self.hedge = False
+        self.reached = False
+        """Its bytes went out on a connection: the engine may have worked on it."""
+        self.body_bytes = 0
+        # What was counted for it, and must be taken back: see `routing`.
+        self.load: Load | None = None
+        """Where it counts as this gateway's own; None where it does not (any more)."""
+        self.counted: Engine | None = None
+        self.tokens_counted = self.prefill_counted = self.prefill_told = 0
+        self.share_wh = 0.0
 
     def recorded(self, *, written: bool) -> None:
         """The evidence is written, so send; or it could not be, so nothing may go on."""

@@ -295,6 +295,7 @@ class Desk:
             link.answer(200, encode_part(part))
 
     async def _part(self, request_id: bytes, since_s: float) -> SitePart | Missing:
+        self.worker.ledger.flush()
         if self._book is None:
             self._book = ReceiptBook(Path(self.worker.evidence_dir))
         async with (

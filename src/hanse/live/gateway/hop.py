@@ -96,7 +96,6 @@ class Hop(Exchange):
             self, self.offer, engine, local.target, self.envelope.attempt, figures, now_s
         )
         attempt.deadline_at_s = self.expires_at_s
-        attempt.hedge_at_s = float("inf")
         self.attempts.append(attempt)
         worker.waiting.add(attempt)
         worker.routing.begin_engine(attempt, self.tokens_in, self.tokens_in + self.tokens_out)
@@ -143,7 +142,6 @@ class Hop(Exchange):
 
     def hedge(self, attempt: Attempt, now_s: float) -> None:
         """Hedging is the entry site's."""
-        attempt.hedge_at_s = float("inf")
 
     def _again(self, attempt: Attempt, kind: str) -> None:
         self.count_failure(kind)

@@ -115,44 +115,66 @@ def _canon(name: bytes) -> bytes | None:
 class Incoming(asyncio.Protocol):
     """One accepted connection; httptools calls the `on_*` methods."""
 
-    # Class-level defaults keep the constructor short: only what differs is written per connection.
-    transport: asyncio.Transport
-    method = b""
-    url = b""
-    path = b""
-    query = b""
-    body: bytes = b""
-    body_bytes_max = 0
-    body_bytes = 0
-    content_length: int | None = None
-    chunked = False
-    keep_alive = True
-    http10 = False
-    running: Running | None = None
-    grant: Grant | None = None
-    """Of the request being read: what its key may do (client port)."""
-    session: HopSession | None = None
-    """Of the connection: which site is at the other end (hop port)."""
-    envelope: Envelope | None = None
-    """Of the request being read (hop port)."""
-    write_paused = False
-    close_after = False
-    refused = False
-    stage_at_s = 0.0
-    wire_bytes = 0
-    head_bytes = 0
-    head_read_bytes = 0
-    counts_head = False
-    """So much has come that the head alone might be too large."""
-    header_count = 0
-    answered_bytes = 0
+    __slots__ = (
+        "answered",
+        "body",
+        "body_bytes",
+        "body_bytes_max",
+        "chunked",
+        "close_after",
+        "content_length",
+        "counts_head",
+        "door",
+        "envelope",
+        "grant",
+        "head_bytes",
+        "head_read_bytes",
+        "header_count",
+        "headers",
+        "http10",
+        "keep_alive",
+        "method",
+        "parser",
+        "parts",
+        "path",
+        "query",
+        "refused",
+        "running",
+        "session",
+        "stage_at_s",
+        "state",
+        "transport",
+        "url",
+        "wire_bytes",
+        "write_paused",
+    )
 
     def __init__(self, door: Door) -> None:
         self.door = door
+        self.transport: asyncio.Transport
+        self.parser = httptools.HttpRequestParser(self)
         self.state = HEAD
+        self.stage_at_s = 0.0
+        self.answered = False
+        """At least one request of this connection was answered: it may idle now."""
+        self.write_paused = False
+        self.close_after = False
+        self.running: Running | None = None
+        self.session: HopSession | None = None
+        """Which site is at the other end (hop port)."""
+        # Of the request being read:
+        self.method = self.url = self.path = self.query = self.body = b""
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
-        self.parser = httptools.HttpRequestParser(self)
+        self.keep_alive = True
+        self.http10 = self.chunked = self.refused = self.counts_head = False
+        self.content_length: int | None = None
+        self.body_bytes_max = self.body_bytes = 0
+        self.head_bytes = self.head_read_bytes = self.header_count = self.wire_bytes = 0
+        self.grant: Grant | None = None
+        """What its key may do (client port)."""
+        self.envelope: Envelope | None = None
+        """What the entry site says of it (hop port)."""
 
     # --- asyncio.Protocol
 
@@ -196,15 +218,14 @@ class Incoming(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # A client that gives up and one that only half-closes look the same here. The first is common and must stop
-        # the engine's work at once; so, like nginx, we take the end of its side for the end of its interest.
+        # the engine's work at once; so, like nginx, we take the end of its side for the end of its interest. From here on
+        # the transport is closing, and nothing may be written to it any more.
+        self._gone()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state = CLOSED
+        self._gone()
         self.door.open_connections.discard(self)
-        running, self.running = self.running, None
-        if running is not None:
-            running.client_gone()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -385,7 +406,7 @@ class Incoming(asyncio.Protocol):
             if self.head_bytes and waited_s > limits.head_s_max:
                 self.refuse(408, "request_timeout", "headers took longer than 10 s")
             elif waited_s > limits.idle_s_max or (
-                not self.answered_bytes and waited_s > limits.head_s_max
+                not self.answered and waited_s > limits.head_s_max
             ):
                 self.transport.close()
         elif self.state == BODY:
@@ -400,6 +421,12 @@ class Incoming(asyncio.Protocol):
 
     # --- inside
 
+    def _gone(self) -> None:
+        self.state = CLOSED
+        running, self.running = self.running, None
+        if running is not None:
+            running.client_gone()
+
     def _next(self) -> None:
         """Ready for the next request on this connection."""
         self.state = HEAD
@@ -408,7 +435,7 @@ class Incoming(asyncio.Protocol):
         self.url = self.body = b""
         self.body_bytes = self.head_bytes = self.head_read_bytes = 0
         self.header_count = self.wire_bytes = 0
-        self.answered_bytes = 1
+        self.answered = True
         self.content_length = None
         self.refused = self.chunked = False
         self.grant = None

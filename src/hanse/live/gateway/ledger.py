@@ -54,15 +54,12 @@ class Ledger:
             self._loop.call_soon(self.flush)
 
     def after(self, record: RequestRecord) -> None:
-        """Write what has happened; nothing waits for it."""
+        """Write what has happened with the next batch, at the latest at the next tick: nothing waits for it."""
         self.after_raw(_encode(record))
 
     def after_raw(self, raw: bytes) -> None:
         """The same with a record that is bytes already."""
         self._raws.append(raw)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write now."""

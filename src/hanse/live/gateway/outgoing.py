@@ -165,23 +165,34 @@ class Target:
 class Outgoing(asyncio.Protocol):
     """One connection to a target; httptools calls the `on_*` methods."""
 
-    transport: asyncio.Transport
-    owner: Owner | None = None
-    status = 0
-    head_done = False
-    done = False
-    keep = False
-    sized = False
-    got_bytes = 0
-    held_bytes = 0
-    reused = False
-    protocol_error: str | None = None
+    __slots__ = (
+        "done",
+        "got_bytes",
+        "head_done",
+        "headers",
+        "held_bytes",
+        "keep",
+        "owner",
+        "parser",
+        "parts",
+        "protocol_error",
+        "reused",
+        "sized",
+        "status",
+        "target",
+        "transport",
+    )
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.transport: asyncio.Transport
+        self.parser = httptools.HttpResponseParser(self)
+        self.owner: Owner | None = None
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
-        self.parser = httptools.HttpResponseParser(self)
+        self.status = self.got_bytes = self.held_bytes = 0
+        self.head_done = self.done = self.keep = self.sized = self.reused = False
+        self.protocol_error: str | None = None
 
     def start(self, owner: Owner, *, reused: bool) -> None:
         """Send one request; the answer goes to `owner`."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
-from hanse.dispatch.load import OWN_DTYPE, Load, Ticket
+from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
@@ -162,6 +162,7 @@ class Routing:
         self.kernels = DirectLoad(self.load)
         self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
         self.worker_count = settings.workers
+        self.share = float(settings.workers)
         self.services = [ServiceRow(table, i, s) for i, s in enumerate(table.meta.services)]
         self.service_named = {name: self.services[i] for name, i in table.service_index.items()}
         self.offers = [OfferRow(table, i) for i in range(len(table.offers))]
@@ -223,45 +224,53 @@ class Routing:
         self, attempt: Attempt, service: int, tokens_in: int, tokens_out: int, now_s: float
     ) -> None:
         """An attempt of this gateway is about to be sent."""
-        load, offer = self.load, attempt.offer.index
+        load = self.load
         tokens = tokens_in + tokens_out
         attempt.load = load
-        attempt.ticket = Ticket(offer, tokens_in, tokens)
-        self.kernels.begin(load.own, self.worker, offer, tokens_in, tokens)
-        self.kernels.arrived(load.services, service, float(self.worker_count), now_s)
+        attempt.prefill_counted = tokens_in
+        attempt.tokens_counted = tokens
+        self.kernels.begin(load.own, self.worker, attempt.offer.index, tokens_in, tokens)
+        self.kernels.arrived(load.services, service, self.share, now_s)
         if attempt.engine >= 0:
-            self.begin_engine(attempt, tokens_in, tokens)
+            engine = self.local[attempt.engine]
+            attempt.counted = engine
+            attempt.prefill_told = tokens_in
+            attempt.share_wh = engine.share_wh
+            engine.begin(tokens, tokens_in)
 
     def begin_engine(self, attempt: Attempt, tokens_in: int, tokens: int) -> None:
-        """An attempt, ours or a peer's, is about to reach a local engine."""
+        """A peer's attempt is about to reach a local engine."""
         engine = self.local[attempt.engine]
         attempt.counted = engine
         attempt.tokens_counted = tokens
-        attempt.prefill_counted = tokens_in
+        attempt.prefill_told = tokens_in
         attempt.share_wh = engine.share_wh
         engine.begin(tokens, tokens_in)
 
     def first_byte(self, attempt: Attempt) -> None:
         """Its prompt is read."""
-        ticket = attempt.ticket
-        if ticket is not None and ticket.prefill_tokens and attempt.load is self.load:
-            self.kernels.first_byte(self.load.own, self.worker, ticket.offer, ticket.prefill_tokens)
-            ticket.prefill_tokens = 0
-        if attempt.counted is not None and attempt.prefill_counted:
-            attempt.counted.count(0, 0, -attempt.prefill_counted)
-            attempt.prefill_counted = 0
+        prefill, attempt.prefill_counted = attempt.prefill_counted, 0
+        if prefill and attempt.load is self.load:
+            self.kernels.first_byte(self.load.own, self.worker, attempt.offer.index, prefill)
+        prefill, attempt.prefill_told = attempt.prefill_told, 0
+        if attempt.counted is not None and prefill:
+            attempt.counted.count(0, 0, -prefill)
 
     def end(self, attempt: Attempt) -> None:
         """It is over; a second call changes nothing."""
-        ticket, attempt.ticket = attempt.ticket, None
-        if ticket is not None and attempt.load is self.load:
+        load, attempt.load = attempt.load, None
+        if load is not None and load is self.load:
             # (A load whose rows a new table has cleared has nothing to take back.)
             self.kernels.end(
-                self.load.own, self.worker, ticket.offer, ticket.prefill_tokens, ticket.tokens
+                load.own,
+                self.worker,
+                attempt.offer.index,
+                attempt.prefill_counted,
+                attempt.tokens_counted,
             )
         engine, attempt.counted = attempt.counted, None
         if engine is not None:
-            engine.count(-1, -attempt.tokens_counted, -attempt.prefill_counted)
+            engine.count(-1, -attempt.tokens_counted, -attempt.prefill_told)
 
     def observed(self, attempt: Attempt, ttft_ms: float, e2e_ms: float, tokens_out: int) -> None:
         """Learn from an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""

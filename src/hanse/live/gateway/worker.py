@@ -201,6 +201,7 @@ class Worker:
         if self._stopping:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
+        self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
         if mono_s - self._probed_at_s >= PROBE_EVERY_S:
