@@ -127,13 +127,15 @@ class Agent:
                 self.client, self.site_id, hub=bool(self.runtime.site(self.site_id).hub_leaf)
             )
             await self.client.subscribe(CONTROL_SUBJECT, cb=self._hear_control)
-            await asyncio.gather(
+            duties = [
                 _every("take tables", TABLE_S, self._take_table),
                 _every("report", STATUS_S, self._report),
                 _every("report decisions", DECISIONS_S, self._report_decisions),
                 _every("see hub", 1.0, self._see_hub),
-                _forever("ship evidence", self._ship),
-            )
+            ]
+            if self.runtime.site(self.site_id).hub_leaf:  # else nobody keeps a copy
+                duties.append(_forever("ship evidence", self._ship))
+            await asyncio.gather(*duties)
         finally:
             await self.client.close()
 
