@@ -38,6 +38,10 @@ POLL_S: Final = 0.05
 SEALED_S_MAX: Final = 15.0
 
 
+LONG_PROMPT: Final = "Tell me about the harbour and the sea. " * 30
+"""About 300 tokens: more than a second of prefill, so that a request is surely at an engine without a first byte."""
+
+
 def wait_until(holds: Callable[[], Any], what: str, within_s: float = WHOLE_S_MAX) -> float:
     """Seconds until the condition held; fails with what was awaited, and with what it last said."""
     since_s = time.monotonic()
@@ -286,11 +290,19 @@ class League:
         """The same in a thread."""
         return self.threads.submit(self.ask, site, text, **how)
 
-    def chosen(self, site: str, **how: Any) -> str:
-        """Where a request that enters at a site would go now; empty: nowhere."""
-        answer = self.post(site, "/hanse/v1/explain", {"service": "chat", "tokens_in": 20}, **how)
-        assert answer.status == 200, answer
-        return str(answer.json["chosen"]).partition("/")[0]
+    def busy(self, entry: str, *, elsewhere: bool = False) -> tuple[str, list[Future[Answer]]]:
+        """Send long requests until one is at an engine (of another site, if asked); that site, and all that were sent."""
+        going: list[Future[Answer]] = []
+        for number in range(8):
+            text = f"{number} {time.monotonic()} {LONG_PROMPT}"
+            going.append(self.ask_later(entry, text, stream=bool(number % 3)))
+            until_s = time.monotonic() + 1.0
+            while time.monotonic() < until_s:
+                for site in self.runtime.sites:
+                    if self.executing(site) and not (elsewhere and site == entry):
+                        return site, going
+                time.sleep(0.01)
+        raise AssertionError(f"no request from {entry} came to an engine")
 
     def _headers(self, key: str, extra: dict[str, str]) -> dict[str, str]:
         named = {name.replace("_", "-"): value for name, value in extra.items() if value}
@@ -395,14 +407,6 @@ class League:
         """What a gateway would say of another site's chat offer now."""
         answer = self.post(site, "/hanse/v1/explain", {"service": "chat", "tokens_in": 20}, **how)
         return next(str(o["gate"]) for o in answer.json["offers"] if o["site"] == target)
-
-    def pair(self) -> tuple[str, str]:
-        """An entry site and the other site that its requests go to now."""
-        for entry in self.runtime.sites:
-            chosen = self.chosen(entry)
-            if chosen != entry:
-                return entry, chosen
-        raise AssertionError("every site keeps its requests")
 
     def moved(self, answers: list[Answer], lost: str) -> list[tuple[Answer, float]]:
         """(answer, when it was chosen anew) of requests whose attempt at `lost` was not the last."""

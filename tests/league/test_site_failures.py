@@ -9,27 +9,25 @@ from hanse.live.evidence.audit import UnprovenRequest
 from hanse.live.evidence.chain import Decided
 from hanse.live.lawcheck import law_check_of
 from league.harness import Answer, League, Stream, wait_until
-from league.test_engine_failures import LONG_PROMPT
 
 
 def test_a_killed_site_loses_no_request_without_a_first_byte_and_comes_back(
     league: League,
 ) -> None:
-    entry, lost = league.pair()
+    entry = "frankfurt"
     stream = Stream(league, entry, text="Count from one to a hundred in words.")
     stream.wait_for_chunks(2)
     first = next(site for site in league.runtime.sites if league.executing(site))
-    lost = first if first != entry else lost
-    inside = [league.ask_later(entry, f"{i} {LONG_PROMPT}", stream=bool(i)) for i in range(2)]
-    wait_until(lambda: league.executing(lost) >= 1, f"a request is at {lost}", 30)
+    lost, inside = league.busy(entry, elsewhere=True)
     pids = league.kill_site(lost)
     killed_at_s = time.time()
     try:
         answers = [future.result(120) for future in inside]
-        after = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(6)]
-        answers += [future.result(120) for future in after]
+        later = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(6)]
+        after = [future.result(120) for future in later]
+        answers += after
         assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
-        assert all(a.site != lost for a in answers[2:])
+        assert all(a.site != lost for a in after)
         if first == lost:
             broken = stream.answer()
             assert broken.broken, broken
@@ -38,7 +36,9 @@ def test_a_killed_site_loses_no_request_without_a_first_byte_and_comes_back(
             assert stream.answer().done
     finally:
         league.release(lost)
-    for answer, again_at_s in league.moved(answers, lost):
+    moved = league.moved(answers, lost)
+    assert moved, f"no request was at {lost} when it died"
+    for answer, again_at_s in moved:
         print(
             f"{lost} killed ({len(pids)} processes): chosen anew after {again_at_s - killed_at_s:.3f} s, "
             f"first byte after {answer.first_byte_at_s - killed_at_s:.2f} s"
