@@ -246,11 +246,12 @@ class Entry(Exchange):
             if attempt.engine >= 0:
                 routing.local[attempt.engine].late(now_s)
             routing.late(attempt, (now_s - attempt.began_at_s) * 1000.0)
+        self.switches += 1  # before the next attempt is made: its patience counts this one
         found = self._other(attempt, now_s)
         if not isinstance(found, Attempt):
+            self.switches -= 1
             attempt.deadline_at_s = now_s + FIRST_BYTE_S_MIN
             return
-        self.switches += 1
         self.refused_only = False
         self.last_failure = f"{attempt.offer.site}: no first byte in time"
         self.count_failure("timeout")
