@@ -33,9 +33,15 @@ def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
         league.links.heal(link_id(entry, far))
     healed_s = wait_until(lambda: league.gate(entry, far) == "OK", f"{far} is back", 30)
     slowest_s = max(a.first_byte_at_s - max(cut_at_s, a.sent_at_s) for a in answers)
+    for answer, again_at_s in moved:
+        since_s = max(cut_at_s, answer.sent_at_s)
+        print(
+            f"{kind} {entry}~{far}: chosen anew after {again_at_s - since_s:.2f} s, first byte after "
+            f"{answer.first_byte_at_s - since_s:.2f} s"
+        )
     print(
-        f"{kind} {entry}~{far}: {len(moved)} of {len(answers)} moved, slowest first byte "
-        f"{slowest_s:.2f} s, known {known_s:.2f} s after the answers, back {healed_s:.2f} s after healing"
+        f"{len(moved)} of {len(answers)} moved, slowest first byte {slowest_s:.2f} s, "
+        f"known {known_s:.2f} s after the answers, back {healed_s:.2f} s after healing"
     )
 
 
