@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, cast
 
 from hanse.dispatch.choose import (
     OUT_E2E_MS,
-    OUT_G,
     OUT_REQUESTS,
     OUT_TTFT_MS,
-    OUT_USD,
-    OUT_WH,
 )
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import body as bodies
@@ -26,7 +23,7 @@ from hanse.live.gateway import closing
 from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.exchange import Exchange
 from hanse.live.gateway.frames import read_header
-from hanse.live.gateway.measured import Measured, read_site_note
+from hanse.live.gateway.measured import Measured, predicted_line, read_site_note
 from hanse.live.gateway.metrics import ATTEMPTS_HOP, ATTEMPTS_LOCAL, HEDGES, HEDGES_WON, RETRIES
 from hanse.live.gateway.records import decided_raw, executed_raw
 from hanse.live.identity import Envelope, seal_envelope
@@ -374,18 +371,10 @@ class Entry(Exchange):
     # --- what the client is told
 
     def head_lines(self, attempt: Attempt) -> bytes:
-        figures = attempt.figures
-        return (
-            b"x-request-id: %b\r\n%bx-hanse-predicted: ttft_ms=%.2f;e2e_ms=%.2f;wh=%.4g;g=%.4g;usd=%.4g\r\n"
-            % (
-                self.id_hex,
-                attempt.offer.lines,
-                figures[OUT_TTFT_MS],
-                figures[OUT_E2E_MS],
-                figures[OUT_WH],
-                figures[OUT_G],
-                figures[OUT_USD],
-            )
+        return b"x-request-id: %b\r\n%b%b" % (
+            self.id_hex,
+            attempt.offer.lines,
+            predicted_line(attempt.figures),
         )
 
     def whole_lines(self, attempt: Attempt) -> bytes:
@@ -447,7 +436,10 @@ class Entry(Exchange):
             routing.observed(attempt, ttft_ms, e2e_ms, measured.tokens_out)
 
     def conclude(self, outcome: str, now_s: float) -> None:
-        closing.close(self, outcome, now_s)
+        worker = self.worker
+        worker.books.add(self, outcome, now_s)
+        if worker.feed.wanted():
+            worker.feed.send_entry(self, outcome)
 
     def _hear_load(self, attempt: Attempt, out: Outgoing) -> None:
         value = out.headers.get(b"hanse-load") if attempt.engine < 0 else None

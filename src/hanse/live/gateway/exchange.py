@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING
 from hanse.live.gateway import answers, body
 from hanse.live.gateway.metrics import (
     BROKEN_STREAMS,
-    E2E,
     FAILED,
     FAILURES,
-    TTFT,
 )
 from hanse.live.gateway.sse import StreamTap, Usage
 
@@ -246,10 +244,6 @@ class Exchange:
         for attempt in self.attempts:
             self.settle(attempt)
         worker.running.discard(self)
-        if winner is not None:
-            worker.counts.observe(E2E, now_s - self.started_at_s)
-            if self.tap is not None:
-                worker.counts.observe(TTFT, self.first_byte_at_s - self.started_at_s)
         self.conclude(outcome, now_s)
         # Attempts, stream tap and this refer to each other: cut, so that nothing waits for the collector.
         self.attempts = []

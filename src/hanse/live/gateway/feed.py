@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hanse.live.gateway.closing import predicted_of
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT, Counts
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, SERVED
 from hanse.view import CentralVerdict, Cost, DecisionRow
@@ -49,7 +50,7 @@ class Feed:
         """Called by the worker's slow tick."""
         self._tokens = min(ROWS_PER_S_MAX, self._tokens + ROWS_PER_S_MAX * elapsed_s)
 
-    def send_entry(self, entry: Entry, outcome: str, predicted: Five, measured: Five) -> None:
+    def send_entry(self, entry: Entry, outcome: str) -> None:
         """One finished request."""
         last = entry.winner or (entry.attempts[-1] if entry.attempts else None)
         served = outcome == "answered"
@@ -70,8 +71,8 @@ class Feed:
             attempts=len(entry.attempts),
             tokens_in=figures.tokens_in if figures is not None else 0,
             tokens_out=figures.tokens_out if figures is not None else 0,
-            predicted=_cost(predicted) if entry.attempts else None,
-            measured=_cost(measured) if figures is not None else None,
+            predicted=_cost(predicted_of(last.figures)) if last is not None else None,
+            measured=_cost(figures.five()) if figures is not None else None,
             method=figures.method if figures is not None else "",
             central=_central(entry),
         )

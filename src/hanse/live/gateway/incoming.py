@@ -131,7 +131,6 @@ class Incoming(asyncio.Protocol):
         "head_read_bytes",
         "header_count",
         "headers",
-        "http10",
         "keep_alive",
         "method",
         "parser",
@@ -167,7 +166,7 @@ class Incoming(asyncio.Protocol):
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
         self.keep_alive = True
-        self.http10 = self.chunked = self.refused = self.counts_head = False
+        self.chunked = self.refused = self.counts_head = False
         self.content_length: int | None = None
         self.body_bytes_max = self.body_bytes = 0
         self.head_bytes = self.head_read_bytes = self.header_count = self.wire_bytes = 0
@@ -281,7 +280,6 @@ class Incoming(asyncio.Protocol):
             self._malformed("this gateway does not switch protocols; send it without Upgrade")
             raise _StopParsing
         self.method = parser.get_method()
-        self.http10 = parser.get_http_version() == "1.0"
         self.keep_alive = parser.should_keep_alive()
         path, _, self.query = self.url.partition(b"?")
         self.path = path
@@ -320,6 +318,12 @@ class Incoming(asyncio.Protocol):
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.state = BUSY
         self.door.request_read(self)
+
+    @property
+    def http10(self) -> bool:
+        """Whether the request being read or answered is HTTP/1.0."""
+        version: str = self.parser.get_http_version()  # costly: asked only where it matters
+        return version == "1.0"
 
     # --- for whoever answers
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hanse.dispatch.choose import OUT_BATCH
+from hanse.dispatch.choose import OUT_BATCH, OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
@@ -23,6 +23,24 @@ if TYPE_CHECKING:
 
 Five = tuple[float, float, float, float, float]
 """(ttft_ms, e2e_ms, wh, g, usd)."""
+
+
+_9 = 1_000_000_000
+METHOD_BYTES = {name: name.encode() for name in ("", "measured", "estimated", "modelled")}
+
+
+def predicted_line(figures: list[float]) -> bytes:
+    """`x-hanse-predicted:` header line; `figures` are columns `OUT_*` of `dispatch.choose`."""
+    ttft, e2e = int(figures[OUT_TTFT_MS] * 100.0 + 0.5), int(figures[OUT_E2E_MS] * 100.0 + 0.5)
+    wh, g = int(figures[OUT_WH] * 1e9 + 0.5), int(figures[OUT_G] * 1e9 + 0.5)
+    usd = int(figures[OUT_USD] * 1e9 + 0.5)
+    return (
+        b"x-hanse-predicted: ttft_ms=%d.%02d;e2e_ms=%d.%02d;wh=%d.%09d;g=%d.%09d;usd=%d.%09d\r\n"
+        % (
+            *(ttft // 100, ttft % 100, e2e // 100, e2e % 100),
+            *(wh // _9, wh % _9, g // _9, g % _9, usd // _9, usd % _9),
+        )
+    )
 
 
 class SiteNote(msgspec.Struct, frozen=True):
@@ -109,19 +127,17 @@ class Measured:
 
     def line(self, attempts: int) -> bytes:
         """`x-hanse-measured:` header line."""
+        # Whole numbers of hundredths and billionths: a quarter of the cost of printing floats.
+        ttft, e2e = int(self.ttft_ms * 100.0 + 0.5), int(self.e2e_ms * 100.0 + 0.5)
+        wh, g = int(self.energy_wh * 1e9 + 0.5), int(self.carbon_g * 1e9 + 0.5)
+        usd = int(self.cost_usd * 1e9 + 0.5)
         return (
-            b"x-hanse-measured: ttft_ms=%.2f;e2e_ms=%.2f;tokens_in=%d;tokens_out=%d;wh=%.4g;g=%.4g;"
-            b"usd=%.4g;method=%b;attempts=%d\r\n"
+            b"x-hanse-measured: ttft_ms=%d.%02d;e2e_ms=%d.%02d;tokens_in=%d;tokens_out=%d;wh=%d.%09d;"
+            b"g=%d.%09d;usd=%d.%09d;method=%b;attempts=%d\r\n"
             % (
-                self.ttft_ms,
-                self.e2e_ms,
-                self.tokens_in,
-                self.tokens_out,
-                self.energy_wh,
-                self.carbon_g,
-                self.cost_usd,
-                self.method.encode(),
-                attempts,
+                *(ttft // 100, ttft % 100, e2e // 100, e2e % 100, self.tokens_in, self.tokens_out),
+                *(wh // _9, wh % _9, g // _9, g % _9, usd // _9, usd % _9),
+                *(METHOD_BYTES[self.method], attempts),
             )
         )
 

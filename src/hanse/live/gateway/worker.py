@@ -19,6 +19,7 @@ from hanse.errors import HanseError
 from hanse.live.evidence import Opened
 from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
+from hanse.live.gateway.closing import Books
 from hanse.live.gateway.desk import Desk
 from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
@@ -91,6 +92,7 @@ class Worker:
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.affinity = Affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
+        self.books = Books(self.counts, self.notes, self.ledger)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
@@ -150,6 +152,7 @@ class Worker:
                 link.transport.abort()
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
+        self.books.fold()
         self.ledger.close()
         self.counts.publish()
         self.feed.close()
@@ -201,6 +204,7 @@ class Worker:
         if self._stopping:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
+        self.books.fold()
         self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
