@@ -63,7 +63,7 @@ $(BIN)/python:
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing into $(VENV) (about a minute, once)' >&2
 	@$(PIP) $(BUILD)
-	@$(PIP) --no-build-isolation --no-warn-conflicts -e '.[engine]'
+	@$(PIP) --no-build-isolation --no-warn-conflicts -e '.[engine,client]'
 	@$(PIP) --no-deps $(ENGINE)
 	@touch $@
 

@@ -134,10 +134,11 @@ class Guide:
         if sunny.power.pv_kw_peak <= 0.0:
             return "No site of this fleet has sun of its own: nothing to show."
         offset_s = _to_midsummer_noon(time.time(), sunny.lon_deg)
+        entry = self._neighbour(sunny.id, who)
         clear = self._sky(sunny, offset_s, cloud_pct=0.0)
-        before = self._spread(sunny.id, who)
+        before = self._spread(entry, who)
         dark = self._sky(sunny, offset_s, cloud_pct=100.0)
-        after = self._spread(sunny.id, who)
+        after = self._spread(entry, who)
         central = self._view_of(self._central())
         big = central.status.power if central.status else None
         one_big = (
@@ -148,7 +149,7 @@ class Guide:
         )
         return (
             f"Under a clear sky {sunny.id} made {clear[0]:.0f} kW and its next kWh cost {clear[2]:.2f} USD and "
-            f"{clear[1]:.0f} g: {_places(before)}. The cloud left {dark[0]:.0f} kW, below the site's own "
+            f"{clear[1]:.0f} g: of requests that came in at {entry}, {_places(before)}. The cloud left {dark[0]:.0f} kW, below the site's own "
             f"{sunny.power.base_kw:.0f} kW: {dark[2]:.2f} USD and {dark[1]:.0f} g: {_places(after)}. {one_big}"
         )
 
@@ -312,6 +313,16 @@ class Guide:
         victim = max((s for s in entries if s != self._central()), key=lambda s: served[s])
         return next(site for site in entries if site != victim), victim
 
+    def _neighbour(self, site: str, who: Persona) -> str:
+        """The gateway nearest to a site that may read such requests, itself not counted."""
+        rtt_ms = {
+            (link.b if link.a == site else link.a): link.rtt_ms
+            for link in self.fleet.links
+            if site in (link.a, link.b)
+        }
+        near = sorted(rtt_ms, key=rtt_ms.__getitem__)
+        return next((one for one in near if self._ask(one, who).status == 200), site)
+
     def _lawful_entry(self, who: Persona) -> str:
         return next(s.id for s in self.fleet.sites if self._ask(s.id, who).status == 200)
 
@@ -381,4 +392,4 @@ def _state_of(view: LeagueView, site: str) -> str:
 
 def _places(counts: Counter[str]) -> str:
     total = sum(counts.values())
-    return ", ".join(f"{n} of {total} requests ran at {site}" for site, n in counts.most_common())
+    return ", ".join(f"{n} of {total} ran at {site}" for site, n in counts.most_common())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -236,7 +237,7 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
     lines = [
         f'curl -s {url}/chat/completions -H "authorization: Bearer $(cat {key_file})" '
         f"-H 'content-type: application/json' -d '{body}'",
-        f'python -c "from openai import OpenAI; print(OpenAI(base_url={url!r}, '
+        f'{sys.executable} -c "from openai import OpenAI; print(OpenAI(base_url={url!r}, '
         f"api_key=open({str(key_file)!r}).read().strip()).chat.completions.create(model={model!r}, "
         "messages=[{'role': 'user', 'content': 'Say hello.'}]).choices[0].message.content)\"",
     ]
