@@ -293,13 +293,15 @@ class League:
     def busy(self, entry: str, *, elsewhere: bool = False) -> tuple[str, list[Future[Answer]]]:
         """Send long requests until one is at an engine (of another site, if asked); that site, and all that were sent."""
         going: list[Future[Answer]] = []
+        before = {site: self.executing(site) for site in self.runtime.sites}
         for number in range(8):
             text = f"{number} {time.monotonic()} {LONG_PROMPT}"
             going.append(self.ask_later(entry, text, stream=bool(number % 3)))
             until_s = time.monotonic() + 1.0
             while time.monotonic() < until_s:
                 for site in self.runtime.sites:
-                    if self.executing(site) and not (elsewhere and site == entry):
+                    more = self.executing(site) > before[site]
+                    if more and not (elsewhere and site == entry):
                         return site, going
                 time.sleep(0.01)
         raise AssertionError(f"no request from {entry} came to an engine")
