@@ -216,7 +216,7 @@ def _say(answer: dict[str, Any]) -> None:
         if predicted:
             cells = [f"{predicted['ttft_ms']:.0f}", f"{predicted['e2e_ms']:.0f}"]
             cells += [f"{predicted['wh'] * 1e3:.3f}", f"{predicted['g'] * 1e3:.3f}"]
-            cells += [f"{predicted['usd'] * 1e6:.3f}", f"{predicted['cost_usd'] * 1e6:.1f}"]
+            cells += [f"{predicted['usd'] * 1e6:.3f}", f"{predicted['cost_usd'] * 1e6:.3f}"]
         rules = [*one.get("entry_rules", ()), *one["rules"]]
         why = "" if one["eligible"] else f"{one['gate']} {' '.join(rules)}".strip()
         mark = "chosen" if one["chosen"] else ("yes" if one["eligible"] else "no")
