@@ -152,12 +152,13 @@ def outages_of(league: League) -> Callable[[int], None]:
     def outage(turn: int) -> None:
         league.heal_all()
         what = turn % 5
+        running = [site for site in SITES if league.engine(site).pid]
         if what == 0:
-            league.engine("lyon").kill()
+            league.engine(running[turn % len(running)]).kill()
         elif what == 1:
             league.links.cut(link_id("frankfurt", "lyon"))
         elif what == 2:
-            league.engine("frankfurt").freeze()
+            league.engine(running[turn % len(running)]).freeze()
         elif what == 3:
             league.links.cut(link_id("london", "virginia"))
         else:
