@@ -85,8 +85,8 @@ def read_head(body: bytes) -> Head:
 def tokens_in(head: Head) -> int:
     """Prompt tokens, guessed from bytes."""
     if head.messages is not None:
-        size = sum(map(_length, head.messages))
-        return max(1, int(size / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE)
+        size = sum([len(memoryview(raw)) for raw in head.messages])
+        return int(size / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE
     return max(1, int(max(_length(head.prompt), _length(head.input)) / BYTES_PER_TOKEN))
 
 

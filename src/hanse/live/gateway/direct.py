@@ -43,6 +43,7 @@ class DirectRouter(Router):
         # The asked-offers and cached arrays are writable copies: read-only arrays are another type to numba.
         self._none_tried = NONE_TRIED.copy()
         self._none_cached = NONE_CACHED.copy()
+        self._cells: Any = memoryview(self._row)
         fixed = (self._table, self._lists, self._load)
         rest = (self._none_tried, self._none_cached, self._row)
         self._choose = direct(kernels.choose, *fixed, 0, 0, origin, request, 1.0, 1.0, 1.0, *rest)
@@ -82,7 +83,7 @@ class DirectRouter(Router):
 
     def figures(self) -> list[float]:
         """Columns `OUT_*` of the last offer that `ask` returned."""
-        figures: list[float] = self._row.tolist()
+        figures: list[float] = self._cells.tolist()  # half of what numpy's own takes
         return figures
 
 

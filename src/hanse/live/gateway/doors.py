@@ -94,11 +94,16 @@ class ClientDoor:
     def _admit(self, link: Incoming) -> None:
         """Everything that can be said without the body. An ineligible entry must not read it."""
         worker = self.worker
-        grant = worker.desk.grant_of(link)
+        policy, now_s = worker.policy_or_none, time()
+        grant = None
+        if policy is not None and now_s <= policy.valid_until_s:
+            grant = policy.grant_for(link.headers)
         if grant is None:
-            return
+            grant = worker.desk.grant_of(link)  # which says why not
+            if grant is None:
+                return
         link.grant = grant
-        wait_s = grant.key.admit(time())
+        wait_s = grant.key.admit(now_s)
         if wait_s > 0.0:
             worker.counts.answered(429)
             link.refuse(
@@ -172,9 +177,10 @@ class ClientDoor:
 
     def _begin(self, link: Incoming, endpoint: str) -> None:
         worker = self.worker
-        assert link.grant is not None
         # The body took its time: a new table may have come, in which rows mean other things.
-        grant = worker.policy.current(link.grant)
+        grant: Grant | None = link.grant
+        if grant is not None and grant.table is not worker.policy.table:
+            grant = worker.policy.current(grant)
         if grant is None:
             self._bad(link, 403, "not_allowed_any_more", "the key lost this class or country", None)
             return

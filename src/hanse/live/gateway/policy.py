@@ -93,6 +93,7 @@ class Policy:
 
     def __init__(self, table: Table, site: str, page: SharedPage) -> None:
         self.table = table
+        self.valid_until_s = table.meta.valid_until_s
         self.site_index = table.site_index.get(site, -1)
         self.keys: dict[bytes, KeyRow] = {}
         # Rows by key id, so that workers with different table versions still share most buckets.
@@ -107,6 +108,16 @@ class Policy:
             for grant in key.grants.values()
         }
         """(tenant, class, country) -> subject row: how a hop's names are read in this table."""
+
+    def grant_for(self, headers: dict[bytes, bytes]) -> Grant | None:
+        """The grant of a request spelt as clients spell it; None for all else, refused or only unusual."""
+        authorization = headers.get(b"authorization", b"")
+        if authorization[:7] != BEARER or len(authorization) > KEY_BYTES_MAX:
+            return None
+        key = self.keys.get(sha256(authorization[7:]).digest())
+        if key is None:
+            return None
+        return key.grants.get((headers.get(b"x-hanse-class"), headers.get(b"x-hanse-country")))
 
     def key_of(self, authorization: bytes | None) -> KeyRow | None:
         """The key of an `Authorization` header; None where there is no such key."""
