@@ -37,6 +37,8 @@ GUESS_SHARE = 0.05
 FRAME_EVERY_S = 0.005
 """A load header is made anew after this; its age then errs by less than a hop's jitter."""
 RATE_EVERY_S = 0.5
+REFRESH_S_MAX = 0.25
+"""Sums that did not change are told again after this: an eighth of the age at which they would be stale."""
 
 
 class ServiceRow:
@@ -182,6 +184,8 @@ class Routing:
         self._rates: dict[int, float] = {}
         self._begun_before: NDArray[np.float64] | None = None
         self._rated_at_s = 0.0
+        self._seen: list[tuple[bool, int]] = []
+        self._refreshed_at_s = 0.0
         self.refresh(time())
 
     # --- one request
@@ -303,8 +307,12 @@ class Routing:
 
     def refresh(self, now_s: float) -> None:
         """Every tick: what all workers have at the local engines becomes this site's heard load."""
-        for engine in self.local:
-            self._states[engine.index] = 1 if engine.usable(now_s) else 0
+        seen = [(engine.usable(now_s), engine.running) for engine in self.local]
+        if seen == self._seen and now_s - self._refreshed_at_s < REFRESH_S_MAX:
+            return  # an idle site's ticks cost next to nothing
+        self._seen, self._refreshed_at_s = seen, now_s
+        for engine, (usable, _) in zip(self.local, seen, strict=True):
+            self._states[engine.index] = 1 if usable else 0
         if now_s - self._rated_at_s >= RATE_EVERY_S:
             self._rate(now_s)
         rows = []
