@@ -19,7 +19,6 @@ EVENT_BYTES_MAX = 1024 * 1024
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 """Unescaped quotes: inside generated text they carry a backslash and never match."""
-_TAIL = re.compile(rb"data: ?\[DONE\]|: hanse |^event: ?error|^data: ?\{\"error\"", re.MULTILINE)
 _BLANK = re.compile(rb"\r?\n\r?\n")
 
 DONE_PREFIXES = (b"data: [DONE]", b"data:[DONE]")
@@ -99,7 +98,12 @@ class StreamTap:
                 self.overlong = True
         if not whole:
             return whole
-        if _USAGE.search(whole) is None and _TAIL.search(whole) is None:
+        if not (
+            b"[DONE]" in whole
+            or b"error" in whole
+            or b": hanse " in whole
+            or (b'"usage"' in whole and _USAGE.search(whole) is not None)
+        ):
             self.events += whole.count(b"\n\n") or whole.count(b"\r\n\r\n")
             return whole
         return self._by_event(whole)
