@@ -63,7 +63,7 @@ def heard(site: SiteRig, other: str) -> bool:
 def test_a_body_that_arrives_after_the_law_changed_is_judged_by_the_new_law(tmp_path: Path) -> None:
     async def test() -> None:
         toml = fleet_toml(("lyon",), 1)
-        league = await start(tmp_path, sites=("lyon",), toml=toml)
+        league = await start(tmp_path, sites=("lyon",))
         lyon = league["lyon"]
         old = lyon.worker.routing.table
         # The certificate that lets this site hold French health data is gone.
@@ -89,11 +89,7 @@ def test_a_body_that_arrives_after_the_law_changed_is_judged_by_the_new_law(tmp_
 def test_a_retry_after_the_rows_moved_sends_the_body_nowhere_it_may_not_go(tmp_path: Path) -> None:
     async def test() -> None:
         toml = fleet_toml(("lyon", "virginia"), 1)
-        league = await start(
-            tmp_path,
-            sites=("lyon", "virginia"),
-            toml=toml,
-        )
+        league = await start(tmp_path, sites=("lyon", "virginia"))
         lyon, virginia = league["lyon"], league["virginia"]
         old, new = lyon.worker.routing.table, renumbered(toml)
         row, there = row_of(old, "health", "FR"), old.site_index["virginia"]
