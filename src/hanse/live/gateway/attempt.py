@@ -125,7 +125,7 @@ class Attempt:
                 self.exchange.win(self, out)
         elif out.done:
             self.exchange.win_whole(self, out)
-        elif out.held_bytes > HOLD_BYTES_MAX:
+        elif out.got_bytes > HOLD_BYTES_MAX:
             self.exchange.win(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:

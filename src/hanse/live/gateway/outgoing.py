@@ -170,12 +170,14 @@ class Outgoing(asyncio.Protocol):
         "got_bytes",
         "head_done",
         "headers",
-        "held_bytes",
         "keep",
+        "on_body",
+        "on_header",
         "owner",
         "parser",
         "parts",
         "protocol_error",
+        "raw_headers",
         "reused",
         "sized",
         "status",
@@ -186,11 +188,16 @@ class Outgoing(asyncio.Protocol):
     def __init__(self, target: Target) -> None:
         self.target = target
         self.transport: asyncio.Transport
-        self.parser = httptools.HttpResponseParser(self)
         self.owner: Owner | None = None
         self.headers: dict[bytes, bytes] = {}
+        """Wanted headers of the answer, lower-case, once its head is complete."""
+        self.raw_headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
-        self.status = self.got_bytes = self.held_bytes = 0
+        # The parser fills both without a Python call for each header and piece; it looks these up once.
+        self.on_header: Callable[[bytes, bytes], None] = self.raw_headers.__setitem__
+        self.on_body: Callable[[bytes], None] = self.parts.append
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = self.got_bytes = 0
         self.head_done = self.done = self.keep = self.sized = self.reused = False
         self.protocol_error: str | None = None
 
@@ -203,7 +210,7 @@ class Outgoing(asyncio.Protocol):
             return
         self.owner = owner
         self.reused = reused
-        self.status = self.got_bytes = self.held_bytes = 0
+        self.status = self.got_bytes = 0
         self.head_done = self.done = self.sized = False
         owner.connected(self)
         self.transport.write(data)
@@ -215,7 +222,6 @@ class Outgoing(asyncio.Protocol):
             return b""
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
-        self.held_bytes = 0
         return data
 
     def abandon(self) -> None:
@@ -275,28 +281,21 @@ class Outgoing(asyncio.Protocol):
 
     # --- httptools
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        try:
-            known = _canonical[name]
-        except KeyError:
-            known = _canon(name)
-        if known is not None:
-            self.headers[known] = value
-
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
+        raw = self.raw_headers
         if self.status >= 200:
             self.head_done = True
-            headers = self.headers
+            headers = self.headers = {}
+            for name, value in raw.items():
+                known = _canonical[name] if name in _canonical else _canon(name)
+                if known is not None:
+                    headers[known] = value
             self.sized = b"content-length" in headers or b"transfer-encoding" in headers
-
-    def on_body(self, body: bytes) -> None:
-        self.parts.append(body)
-        self.held_bytes += len(body)
+        raw.clear()
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints
-            self.headers = {}
             return
         if self.done:
             self.protocol_error = "two answers to one request"
@@ -311,7 +310,7 @@ class Outgoing(asyncio.Protocol):
         keep = self.protocol_error is None and self.keep
         self.owner = None
         owner.answer_read(self)
-        self.headers = {}
+        self.raw_headers.clear()
         self.parts.clear()
         if keep:
             self.target.release(self)
