@@ -219,6 +219,31 @@ def test_answers_that_need_no_engine_can_be_pipelined_without_harm(tmp_path):
     run(test)
 
 
+def test_headers_that_nobody_here_reads_may_be_given_twice(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        more = b"accept: a/b\r\naccept: c/d\r\nx-a: 1\r\nX-A: 2\r\n"
+        assert (await raw(league["lyon"].port, POST + more + SIZED + b"\r\n" + BODY)).status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("again", [AUTH, AUTH.replace(b"auth", b"Auth"), b"HOST: other\r\n"])
+def test_a_header_that_decides_is_never_taken_twice_however_it_is_spelt(tmp_path, again):
+    async def test():
+        league = await start(tmp_path)
+        data = POST + b"accept: x\r\naccept: y\r\n" + again + SIZED + b"\r\n" + BODY
+        for pieces in ([data], [data[i : i + 7] for i in range(0, len(data), 7)]):
+            reader, writer = await connect(league["lyon"].port)
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0)
+            assert (await read_answer(reader)).status == 400
+            writer.close()
+
+    run(test)
+
+
 def test_connection_close_and_http_1_0_are_obeyed(tmp_path):
     async def test():
         league = await start(tmp_path)
