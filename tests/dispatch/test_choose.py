@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, random_fleet, service, site, table_of
 from hanse.dispatch import choose as kernels
-from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.load import OWN_DTYPE, PEERS_RATIO_MAX, Load
 from hanse.dispatch.reasons import Reason
 from hanse.dispatch.router import NONE_CACHED, Router, choose_engine
 from hanse.dispatch.table import Table
@@ -106,17 +106,17 @@ class Case:
             return Reason.DEAD, {}
         ratio = self.load.services[row["service"]]["peers_ratio"].item()
 
-        def now(figure: str, at: str) -> float:
+        def now(figure: str, at: str, peers: float = ratio) -> float:
             own = int(self.load.own[figure][:, o].sum())
             change = float(own - known[at])
-            return max(known[figure] + change + max(change, 0.0) * ratio, float(own))
+            return max(known[figure] + change + max(change, 0.0) * peers, float(own))
 
         requests = now("requests", "own_requests_at")
-        tokens = now("tokens", "own_tokens_at")
         prefill = now("prefill_tokens", "own_prefill_at")
         replicas = known["replicas"]
-        if requests + 1.0 > row["requests_max"] * replicas:
+        if now("requests", "own_requests_at", 0.0) + 1.0 > row["requests_max"] * replicas:
             return Reason.ROOM, {}
+        tokens = now("tokens", "own_tokens_at", 0.0)
         if tokens + tokens_in + tokens_out > row["tokens_max"] * replicas:
             return Reason.ROOM, {}
         hits = [min(float(t), tokens_in) for site_, t in self.cached.tolist() if site_ == s]
@@ -495,3 +495,15 @@ def test_a_prefix_held_by_a_site_that_is_gone_changes_nothing() -> None:
     plain = router.route(0, first_subject, **asked)
     assert plain >= 0
     assert router.route(0, first_subject, **asked, cached=gone) == plain
+
+
+def test_what_peers_may_have_sent_makes_an_offer_dearer_but_not_full() -> None:
+    """A guess must not refuse a request: the serving site knows whether it has room, and says no itself."""
+    router = ready(table_of(fleet((site("a"),))))
+    assert ask(router) == 0
+    alone_ms = router.predicted().ttft_ms
+    router.load.begin(0, 10, 10, NOW_S)
+    router.load.services["peers_ratio"] = PEERS_RATIO_MAX
+    assert ask(router) == 0
+    assert router.predicted().requests == 1.0 + PEERS_RATIO_MAX
+    assert router.predicted().ttft_ms > alone_ms

@@ -224,9 +224,12 @@ def weigh(
     tokens = effective(load_row.tokens, own_tokens, load_row.own_tokens_at, ratio)
     prefill = effective(load_row.prefill_tokens, own_prefill, load_row.own_prefill_at, ratio)
     replicas = load_row.replicas
+    # What peers are guessed to have sent makes an offer dearer; it is no reason to refuse. The serving site knows its room.
+    sure_requests = effective(load_row.requests, own_requests, load_row.own_requests_at, 0.0)
+    sure_tokens = effective(load_row.tokens, own_tokens, load_row.own_tokens_at, 0.0)
     if (
-        requests + 1.0 > offer.requests_max * replicas
-        or tokens + tokens_in + tokens_out > offer.tokens_max * replicas
+        sure_requests + 1.0 > offer.requests_max * replicas
+        or sure_tokens + tokens_in + tokens_out > offer.tokens_max * replicas
     ):
         return ROOM, requests, tokens, prefill, nothing
     predicted = predict(
