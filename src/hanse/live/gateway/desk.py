@@ -7,6 +7,7 @@ receipt is made (`live.evidence`), the verdicts of an explanation (`dispatch.rou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from time import time
@@ -34,6 +35,8 @@ EXPLAIN = b"/hanse/v1/explain"
 CHECK = b"/hanse/v1/check"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 PART_TIMEOUT_S = 5.0
+NOT_SEALED = b"not sealed yet"
+"""A serving site's word that its part will be there in a second: a receipt without it would be unproven for ever."""
 
 
 class ExplainAsk(Value, frozen=True, kw_only=True):
@@ -282,11 +285,14 @@ class Desk:
         if site != worker.site and site in worker.peers:
             path = REQUESTS + request_id.hex().encode() + RECEIPT
             status, body = await ask(worker.peers[site].target, path, PART_TIMEOUT_S)
+            if status == 404 and NOT_SEALED in body:
+                self._refuse(link, 404, "receipt_not_ready", f"{NOT_SEALED.decode()} at {site}")
+                return
             if status == 200:
-                try:
+                with contextlib.suppress(
+                    ValueError
+                ):  # then the receipt says that this part is missing
                     parts.append(decode_part(body))
-                except ValueError:
-                    status = 502
         link.answer(200, make_receipt(request_id, parts))
 
     async def _send_part(self, link: Incoming, request_id: bytes) -> None:
