@@ -1,0 +1,119 @@
+"""The linear form of a replica that a routing table carries: a few coefficients per (model, hardware).
+
+Here: `EngineCoefficients`, taken from `StepModel` between one request decoding and all slots, where it is exact:
+TPOT(B) = base + B * per_running. Not here: the step model itself (`steps`).
+
+Energy is dynamic energy of the chips (above idle): idle power belongs to the site, whoever it serves.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+from hanse.catalogue import Accelerator, AiModel
+from hanse.model.fleet import Value
+from hanse.serving.roofline import CALIBRATED
+from hanse.serving.steps import StepModel, step_model
+from hanse.serving.thread import THREAD, THREAD_MODEL
+from hanse.units import wh_from_j
+
+Method = Literal["measured", "roofline, calibrated family", "roofline, other hardware"]
+
+CONTEXT_TOKENS_MEAN: Final = 1024.0
+"""Context at which the linear form is taken: between chat turns of 2023 (1,155 in) and short prompts."""
+
+
+class EngineCoefficients(Value, frozen=True, kw_only=True):
+    """One replica, as the routing table carries it."""
+
+    ttft_ms_fixed: float
+    prefill_ms_per_token: float
+    tpot_ms_base: float
+    tpot_ms_per_running: float
+    """TPOT with B requests decoding is base + B * this."""
+    prefill_wh_per_token: float
+    decode_wh_shared: float
+    """Of one decode step, shared by all B that decode."""
+    decode_wh_per_token: float
+    kv_tokens_max: int
+    """Tokens that fit beside the weights; the placement may allow fewer."""
+    method: Method
+    ttft_error: float
+    """Expected relative error (median), like the two below."""
+    tpot_error: float
+    energy_error: float
+
+    def tpot_ms(self, running: float) -> float:
+        """Time per output token with so many requests decoding at once."""
+        return self.tpot_ms_base + self.tpot_ms_per_running * running
+
+    def decode_wh(self, running: float) -> float:
+        """Energy per output token with so many requests decoding at once."""
+        return self.decode_wh_shared / running + self.decode_wh_per_token
+
+
+def coefficients(
+    model: AiModel, precision: str, accelerator: Accelerator, *, count: int, slots: int
+) -> EngineCoefficients:
+    """Coefficients of a replica on `count` chips that decodes up to `slots` requests at once.
+
+    Raises:
+        ConfigError: where a figure is missing that no honest guess replaces, or the weights do not fit.
+    """
+    step = step_model(model, precision, accelerator, count=count, slots=slots)
+    full = max(slots, 2)
+    one_ms, full_ms = decode_ms(step, 1), decode_ms(step, full)
+    per_running_ms = (full_ms - one_ms) / (full - 1)
+    one_j = one_ms / 1000.0 * max(0.0, decode_w(step, 1) - step.idle_w)
+    full_j = full_ms / 1000.0 * max(0.0, decode_w(step, full) - step.idle_w)
+    own_j = (full_j - one_j) / (full - 1)
+    prefill_ms = step.compute_ms_per_token + step.comm_ms_per_token
+    prefill_ms += step.attention_ms_per_pair * CONTEXT_TOKENS_MEAN / 2.0
+    prefill_j = prefill_ms / 1000.0 * max(0.0, step.prefill_w - step.idle_w)
+    method, ttft_error, tpot_error, energy_error = _errors(model, accelerator)
+    return EngineCoefficients(
+        ttft_ms_fixed=step.ttft_ms_fixed,
+        prefill_ms_per_token=prefill_ms,
+        tpot_ms_base=one_ms - per_running_ms,
+        tpot_ms_per_running=per_running_ms,
+        prefill_wh_per_token=wh_from_j(prefill_j),
+        decode_wh_shared=wh_from_j(one_j - own_j),
+        decode_wh_per_token=wh_from_j(own_j),
+        kv_tokens_max=int(step.kv_tokens_max),
+        method=method,
+        ttft_error=ttft_error,
+        tpot_error=tpot_error,
+        energy_error=energy_error,
+    )
+
+
+def decode_ms(
+    step: StepModel, batch: int, context_tokens_mean: float = CONTEXT_TOKENS_MEAN
+) -> float:
+    """A step in which `batch` requests decode and no prompt is read."""
+    hit = 1.0 - step.routed_miss**batch
+    memory_ms = step.weights_ms + step.routed_ms * hit
+    memory_ms += step.kv_ms_per_token * batch * context_tokens_mean
+    own_ms = step.request_ms + step.comm_ms_per_token
+    return max(memory_ms, step.compute_ms_per_token * batch) + step.step_ms_fixed + own_ms * batch
+
+
+def decode_w(step: StepModel, batch: int) -> float:
+    """Watts of the replica's chips while `batch` requests decode."""
+    return step.decode_w_base + step.decode_w_per_log2 * min(math.log2(batch), 8.0)
+
+
+def _errors(model: AiModel, chip: Accelerator) -> tuple[Method, float, float, float]:
+    """How the figures were got, and expected errors of TTFT, TPOT, energy."""
+    if chip.id == THREAD:
+        known = model.id == THREAD_MODEL
+        return (
+            "measured" if known else "roofline, other hardware",
+            0.3 if known else 0.6,
+            0.2 if known else 0.6,
+            0.5,
+        )
+    if chip.id.startswith(CALIBRATED):
+        return "roofline, calibrated family", 0.5, 0.15, 0.15
+    return "roofline, other hardware", 0.5, 0.35, 0.35
