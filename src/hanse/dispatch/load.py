@@ -166,6 +166,31 @@ def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> Non
         row.tpot_factor += FACTOR_SHARE * (ideal - row.tpot_factor)
 
 
+@njit(**KERNEL)
+def learned(
+    load: Any,
+    offer: int,
+    ttft_ms_predicted: float,
+    tpot_ms_predicted: float,
+    path_ms: float,
+    ttft_ms: float,
+    e2e_ms: float,
+    tokens_out: int,
+) -> None:
+    """Learn from an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""
+    engine_ms = ttft_ms_predicted - path_ms
+    if tokens_out <= 0 or engine_ms <= 0.0 or tpot_ms_predicted <= 0.0:
+        return
+    if ttft_ms > 0.0:
+        first = (ttft_ms - path_ms) / engine_ms
+        each = 0.0
+        if tokens_out > 1:
+            each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms_predicted
+    else:  # one ratio for both: the whole over the whole
+        first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms_predicted * tokens_out)
+    observed(load, offer, max(first, 0.0), max(each, 0.0))
+
+
 class Ticket:
     """One attempt in flight: what was counted for it, so that it is taken back exactly once."""
 

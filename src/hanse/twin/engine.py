@@ -1,0 +1,487 @@
+"""An engine at the level of its iterations: continuous batching as vLLM v1 does it.
+
+Here: admission, chunked prefill, decoding in bulk, KV memory with preemption, the prefix cache, energy of each step. Not here: how
+long a step takes (`serving.kernels`), who sends requests (`gateway`), when engines are looked at (`loop`).
+
+Theory of operation. An engine's state is true at a step boundary, `at_s`. At a boundary it admits what has come (first come, first
+served, while slots and KV memory last) and puts the next step together: one token for every request that decodes, then chunks of
+prompts up to `chunk_tokens`. Steps without prompts change nothing that anybody sees until a request ends, so they are run as one bulk
+whose length follows in closed form; an arrival in the middle of a bulk ends it at the boundary after the arrival:
+
+    IDLE --arrival--> (compose) --prompts--> STEP --end--> (compose) --none--> BULK --end--> (compose) ...
+                                             BULK --arrival that would be admitted--> BOUNDARY --> (compose)
+
+When KV memory is full the request admitted last gives way and is computed again later (vLLM's recompute preemption).
+Energy: `serving.kernels.step_w` of the step; the part above idle power is dynamic. Prompts take the time by which they lengthen a step;
+what is left is shared equally by the requests that decode.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from numba import njit
+
+from hanse.dispatch.choose import KERNEL
+from hanse.serving.kernels import step_ms, step_w
+from hanse.twin.arrays import (
+    AT_ENGINE,
+    BACK,
+    BOUNDARY,
+    BULK,
+    DOWN,
+    END,
+    FIRST_BYTE,
+    FROZEN,
+    IDLE,
+    LOST,
+    OPTION_BLOCK_TOKENS,
+    STEP,
+)
+from hanse.twin.queues import free_slot, push, retime
+
+INF: Final = float("inf")
+CACHE_WAYS: Final = 8
+
+
+@njit(**KERNEL)
+def enqueue(w: Any, e: int, a: int, t: float) -> None:
+    """A request reaches the engine's queue at `t`."""
+    engine, attempt = w.engines[e], w.attempts[a]
+    attempt.stage = AT_ENGINE
+    attempt.engine = e
+    attempt.queued_next = -1
+    if engine.queue_head < 0:
+        engine.queue_head = a
+    else:
+        w.attempts[engine.queue_tail].queued_next = a
+    engine.queue_tail = a
+    if engine.mode == IDLE:
+        engine.at_s = t
+        compose(w, e, t)
+    elif engine.mode == BULK and engine.running < engine.slots:
+        interrupt(w, e, t)
+
+
+@njit(**KERNEL)
+def interrupt(w: Any, e: int, t: float) -> None:
+    """End a bulk at the first step boundary at or after `t`."""
+    engine = w.engines[e]
+    if engine.mode != BULK:
+        return
+    steps = 0
+    at_s = engine.at_s
+    context = float(engine.context)
+    batch = float(engine.running)
+    while steps < engine.bulk_steps and at_s < t:
+        at_s += step_ms(engine, batch, 0.0, batch, context) * 0.001 / engine.speed
+        context += batch
+        steps += 1
+    decode(w, e, steps, at_s)
+    engine.mode = BOUNDARY
+    retime(w, e, max(at_s, t))
+
+
+@njit(**KERNEL)
+def decode(w: Any, e: int, steps: int, until_s: float) -> None:
+    """Apply `steps` steps of pure decoding that end at `until_s`."""
+    engine = w.engines[e]
+    batch = engine.running
+    elapsed_s = until_s - engine.at_s
+    joules = (step_w(engine, float(batch), 0.0) - engine.idle_w) * elapsed_s
+    engine.busy_s += elapsed_s
+    engine.batch_s += elapsed_s * batch
+    engine.dynamic_j += joules
+    if batch > 0:
+        engine.share_j += joules / batch
+    engine.steps += steps
+    engine.context += batch * steps
+    engine.kv_used += batch * steps
+    engine.tokens_decoded += batch * steps
+    engine.at_s = until_s
+    w.clock[0].steps += steps
+
+
+@njit(**KERNEL)
+def bulk_ms(engine: Any, steps: int) -> float:
+    """Duration of `steps` decode steps from the engine's state on: the sum of `step_ms` over growing contexts."""
+    batch, context = float(engine.running), float(engine.context)
+    last = context + batch * (steps - 1)
+    # Each step is max(a + k context, c) + r. Both branches are linear in the context, so that a sum has a closed form
+    # where one of them holds from first to last; else the steps are added up.
+    first_ms = step_ms(engine, batch, 0.0, batch, context)
+    last_ms = step_ms(engine, batch, 0.0, batch, last)
+    slope = engine.kv_ms_per_token * batch * (steps - 1)
+    if abs((last_ms - first_ms) - slope) <= 1e-9 * last_ms or last_ms == first_ms:
+        return 0.5 * steps * (first_ms + last_ms)
+    total = 0.0
+    for _ in range(steps):
+        total += step_ms(engine, batch, 0.0, batch, context)
+        context += batch
+    return total
+
+
+@njit(**KERNEL)
+def event(w: Any, e: int) -> None:
+    """The engine's next change has come: end the step or bulk, then put the next one together."""
+    engine = w.engines[e]
+    t = w.next_s[e]
+    if engine.mode == BULK:
+        decode(w, e, engine.bulk_steps, t)
+        finish_due(w, e, t)
+    elif engine.mode == STEP:
+        end_step(w, e, t)
+    else:
+        finish_due(w, e, t)
+    compose(w, e, t)
+
+
+@njit(**KERNEL)
+def end_step(w: Any, e: int, t: float) -> None:
+    """Effects of a step with prompts in it: progress, first tokens, ends."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    decoding = engine.running - engine.prefilling
+    prefill_tokens = 0
+    for i in range(engine.running):
+        prefill_tokens += attempts[running[e, i]].take
+    book_step(engine, decoding, prefill_tokens, t)
+    engine.steps += 1
+    engine.context += decoding
+    engine.kv_used += decoding
+    engine.tokens_decoded += decoding
+    engine.tokens_prefilled += prefill_tokens
+    engine.at_s = t
+    w.clock[0].steps += 1
+    for i in range(engine.running):
+        a = running[e, i]
+        attempt = attempts[a]
+        if attempt.take > 0:
+            attempt.prefill_left -= attempt.take
+            attempt.prefill_done += attempt.take
+            attempt.joules += engine.step_prompt_j * attempt.take
+            attempt.take = 0
+            if attempt.prefill_left == 0:
+                prefilled(w, e, a, t)
+    finish_due(w, e, t)
+
+
+@njit(**KERNEL)
+def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None:
+    """Energy of a step with prompts: theirs is the time by which they made it longer."""
+    elapsed_s = t - engine.at_s
+    joules = (step_w(engine, float(decoding), float(prefill_tokens)) - engine.idle_w) * elapsed_s
+    alone_s = 0.0
+    if decoding > 0:
+        ms = step_ms(engine, float(decoding), 0.0, float(decoding), float(engine.context))
+        alone_s = min(ms * 0.001 / engine.speed, elapsed_s)
+    prompts_j = joules * (1.0 - alone_s / elapsed_s) if elapsed_s > 0.0 else 0.0
+    engine.busy_s += elapsed_s
+    engine.batch_s += elapsed_s * engine.running
+    engine.dynamic_j += joules
+    engine.prefill_j += prompts_j
+    engine.share_j += (joules - prompts_j) / decoding if decoding > 0 else 0.0
+    engine.step_prompt_j = prompts_j / prefill_tokens if prefill_tokens > 0 else 0.0
+
+
+@njit(**KERNEL)
+def prefilled(w: Any, e: int, a: int, t: float) -> None:
+    """A prompt is read: its first token is out, and it decodes from the next step on."""
+    engine, attempt = w.engines[e], w.attempts[a]
+    engine.prefilling -= 1
+    engine.context += attempt.tokens_in + attempt.generated + 1
+    attempt.generated += 1
+    attempt.finish_step = engine.steps + (attempt.tokens_out - attempt.generated)
+    engine.kv_used += 1
+    attempt.share_mark_j = engine.share_j
+    if w.options[OPTION_BLOCK_TOKENS] > 0.0:
+        hold_blocks(w, e, a)
+    if attempt.first_at_s == 0.0:
+        attempt.first_at_s = t
+        site_load = w.site_load[attempt.offer]
+        site_load.prefill_tokens -= attempt.told_prefill
+        w.executing[0, e].prefill_tokens -= attempt.told_prefill
+        attempt.told_prefill = 0
+        if attempt.dropped == 0:
+            send_first_byte(w, a, t)
+
+
+@njit(**KERNEL)
+def send_first_byte(w: Any, a: int, t: float) -> None:
+    """Tell the gateway; a cut link loses it."""
+    attempt = w.attempts[a]
+    if w.link_up[attempt.site, attempt.gateway] != 0:
+        push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
+
+
+@njit(**KERNEL)
+def finish_due(w: Any, e: int, t: float) -> None:
+    """Take out of the batch what has all its tokens; the others close ranks."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    kept = 0
+    for i in range(engine.running):
+        a = running[e, i]
+        attempt = attempts[a]
+        if attempt.prefill_left > 0 or attempt.finish_step > engine.steps:
+            running[e, kept] = a
+            kept += 1
+        else:
+            leave_batch(engine, attempt)
+            leave_engine(w, e, a)
+            send_end(w, a, t)
+    engine.running = kept
+
+
+@njit(**KERNEL)
+def leave_batch(engine: Any, attempt: Any) -> None:
+    """Give back what an attempt holds of the engine; its decoding energy is booked."""
+    if attempt.prefill_left > 0:
+        engine.prefilling -= 1
+        engine.kv_used -= attempt.tokens_in + attempt.generated
+        return
+    done = attempt.tokens_out - (attempt.finish_step - engine.steps)
+    attempt.generated = done
+    engine.context -= attempt.tokens_in + done
+    engine.kv_used -= attempt.tokens_in + done
+    attempt.joules += engine.share_j - attempt.share_mark_j
+
+
+@njit(**KERNEL)
+def leave_engine(w: Any, e: int, a: int) -> None:
+    """The engine is done with the attempt: the site's counts of it go back."""
+    attempt = w.attempts[a]
+    site_load, executing = w.site_load[attempt.offer], w.executing[0, e]
+    site_load.requests -= 1
+    site_load.tokens -= attempt.told_tokens
+    site_load.prefill_tokens -= attempt.told_prefill
+    executing.requests -= 1
+    executing.tokens -= attempt.told_tokens
+    executing.prefill_tokens -= attempt.told_prefill
+    attempt.told_prefill = attempt.told_tokens = 0
+
+
+@njit(**KERNEL)
+def send_end(w: Any, a: int, t: float) -> None:
+    """The last token leaves the engine."""
+    attempt = w.attempts[a]
+    if attempt.dropped != 0:
+        waste(w, a)
+    elif w.link_up[attempt.site, attempt.gateway] == 0:
+        attempt.stage = LOST
+    else:
+        attempt.stage = BACK
+        push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, END, a)
+
+
+@njit(**KERNEL)
+def compose(w: Any, e: int, t: float) -> None:
+    """At a boundary: drop what nobody wants, admit, and start the next step or bulk."""
+    engine = w.engines[e]
+    engine.at_s = t
+    if engine.purge != 0:
+        purge(w, e)
+    admit(w, e)
+    while engine.running > 1 and engine.kv_used + engine.running > engine.kv_max:
+        preempt(w, e)
+    if engine.running == 0:
+        engine.mode = IDLE
+        retime(w, e, INF)
+    elif engine.prefilling > 0:
+        compose_step(w, e, t)
+    else:
+        compose_bulk(w, e, t)
+
+
+@njit(**KERNEL)
+def compose_step(w: Any, e: int, t: float) -> None:
+    """One step: a token for each that decodes, then chunks of prompts in order of admission."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    decoding = engine.running - engine.prefilling
+    budget = max(engine.chunk_tokens - decoding, 1)
+    new_tokens = 0
+    pairs = 0.0
+    for i in range(engine.running):
+        attempt = attempts[running[e, i]]
+        if attempt.prefill_left > 0 and budget > 0:
+            take = min(attempt.prefill_left, budget)
+            attempt.take = take
+            budget -= take
+            new_tokens += take
+            pairs += take * (attempt.cached + attempt.prefill_done + 0.5 * (take + 1))
+    ms = step_ms(
+        engine, float(decoding + new_tokens), pairs, float(engine.running), float(engine.context)
+    )
+    engine.mode = STEP
+    retime(w, e, t + ms * 0.001 / engine.speed)
+
+
+@njit(**KERNEL)
+def compose_bulk(w: Any, e: int, t: float) -> None:
+    """As many steps as pass until a request ends or memory is full."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    finish = attempts[running[e, 0]].finish_step
+    for i in range(1, engine.running):
+        finish = min(finish, attempts[running[e, i]].finish_step)
+    steps = finish - engine.steps
+    steps = max(min(steps, (engine.kv_max - engine.kv_used) // engine.running), 1)
+    engine.mode = BULK
+    engine.bulk_steps = steps
+    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / engine.speed)
+
+
+@njit(**KERNEL)
+def admit(w: Any, e: int) -> None:
+    """Move from queue to batch while slots and memory last, in order."""
+    engine, attempts = w.engines[e], w.attempts
+    while engine.queue_head >= 0:
+        a = engine.queue_head
+        attempt = attempts[a]
+        if attempt.dropped != 0:
+            engine.queue_head = attempt.queued_next
+            leave_engine(w, e, a)
+            waste(w, a)
+            continue
+        need = attempt.tokens_in + attempt.generated
+        if engine.running >= engine.slots:
+            break
+        if engine.running > 0 and engine.kv_used + need + engine.running + 1 > engine.kv_max:
+            break
+        engine.queue_head = attempt.queued_next
+        attempt.cached = 0
+        if w.options[OPTION_BLOCK_TOKENS] > 0.0 and attempt.block_count > 0:
+            attempt.cached = min(held_tokens(w, e, a), need - 1)
+        attempt.prefill_done = 0
+        attempt.prefill_left = need - attempt.cached
+        attempt.take = 0
+        w.running[e, engine.running] = a
+        engine.running += 1
+        engine.prefilling += 1
+        engine.kv_used += need
+    if engine.queue_head < 0:
+        engine.queue_tail = -1
+
+
+@njit(**KERNEL)
+def preempt(w: Any, e: int) -> None:
+    """The request admitted last gives its memory back and waits at the head of the queue."""
+    engine, attempts = w.engines[e], w.attempts
+    engine.running -= 1
+    a = w.running[e, engine.running]
+    attempt = attempts[a]
+    leave_batch(engine, attempt)
+    attempt.prefill_left = attempt.prefill_done = attempt.take = 0
+    attempt.queued_next = engine.queue_head
+    engine.queue_head = a
+    if attempt.queued_next < 0:
+        engine.queue_tail = a
+    engine.preempted += 1
+
+
+@njit(**KERNEL)
+def purge(w: Any, e: int) -> None:
+    """Take what gateways gave up out of the batch."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    engine.purge = 0
+    kept = 0
+    for i in range(engine.running):
+        a = running[e, i]
+        if attempts[a].dropped == 0:
+            running[e, kept] = a
+            kept += 1
+        else:
+            leave_batch(engine, attempts[a])
+            leave_engine(w, e, a)
+            waste(w, a)
+    engine.running = kept
+
+
+@njit(**KERNEL)
+def drop(w: Any, a: int, t: float) -> None:
+    """The gateway gives an attempt up; whoever holds the slot next lets it go."""
+    attempt = w.attempts[a]
+    attempt.dropped = 1
+    if attempt.stage == LOST:
+        waste(w, a)
+    elif attempt.stage == AT_ENGINE:
+        e = attempt.engine
+        w.engines[e].purge = 1
+        interrupt(w, e, t)
+
+
+@njit(**KERNEL)
+def waste(w: Any, a: int) -> None:
+    """Nobody waits for this attempt any more: its joules were spent for nothing."""
+    attempt = w.attempts[a]
+    if attempt.engine >= 0:
+        w.engines[attempt.engine].wasted_j += attempt.joules
+    free_slot(w, a)
+
+
+@njit(**KERNEL)
+def halt(w: Any, e: int, t: float, mode: int) -> None:
+    """Freeze the engine or take it down at `t`: steps that had ended by then count, the one in progress does not."""
+    engine, attempts, running = w.engines[e], w.attempts, w.running
+    if engine.mode == BULK:
+        interrupt(w, e, t)
+    for i in range(engine.running):
+        attempts[running[e, i]].take = 0
+    engine.mode = mode
+    engine.at_s = t
+    retime(w, e, INF)
+
+
+@njit(**KERNEL)
+def resume(w: Any, e: int, t: float) -> None:
+    """A frozen engine goes on where it was; one that was down starts empty."""
+    engine = w.engines[e]
+    if engine.mode == FROZEN or engine.mode == DOWN:
+        finish_due(w, e, t)
+        compose(w, e, t)
+
+
+# --- the prefix cache: set-associative over block ids, least recently used gives way
+
+
+@njit(**KERNEL)
+def held_tokens(w: Any, e: int, a: int) -> int:
+    """Leading prompt tokens whose blocks the engine still holds."""
+    attempt, blocks = w.attempts[a], w.cache_block
+    sets = blocks.shape[1] // CACHE_WAYS
+    size = w.blocks.shape[0]
+    tokens = 0
+    for i in range(attempt.block_count):
+        block = w.blocks[(attempt.block_at + i) % size]
+        first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
+        found = False
+        for way in range(first, first + CACHE_WAYS):
+            if blocks[e, way] == block:
+                w.cache_stamp[e, way] = w.engines[e].at_s
+                found = True
+                break
+        if not found:
+            break
+        tokens += int(w.options[OPTION_BLOCK_TOKENS])
+    return tokens
+
+
+@njit(**KERNEL)
+def hold_blocks(w: Any, e: int, a: int) -> None:
+    """The engine keeps a prompt's whole blocks, in the memory that running requests leave free."""
+    attempt, blocks, stamps = w.attempts[a], w.cache_block, w.cache_stamp
+    engine = w.engines[e]
+    sets = blocks.shape[1] // CACHE_WAYS
+    size = w.blocks.shape[0]
+    free_share = max(0.0, 1.0 - float(engine.kv_used) / float(engine.kv_max))
+    ways = max(1, int(CACHE_WAYS * free_share + 0.5))
+    whole = attempt.tokens_in // int(w.options[OPTION_BLOCK_TOKENS])
+    for i in range(min(attempt.block_count, whole)):
+        block = w.blocks[(attempt.block_at + i) % size]
+        first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
+        place = first
+        for way in range(first, first + ways):
+            if blocks[e, way] == block:
+                place = way
+                break
+            if stamps[e, way] < stamps[e, place]:
+                place = way
+        blocks[e, place] = block
+        stamps[e, place] = engine.at_s

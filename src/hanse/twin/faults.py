@@ -1,0 +1,150 @@
+"""What faults do to requests in flight, at the instant they strike.
+
+Here: compiled walks over all attempts: an engine dies, a site goes dark, a gateway notices that a peer is silent. Not here: when
+faults strike (`scenario`), how engines come back (`keeper`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from hanse.dispatch import choose as kernels
+from hanse.dispatch.choose import KERNEL
+from hanse.twin.arrays import (
+    AT_ENGINE,
+    BACK,
+    BROKEN,
+    DOWN,
+    FAILED,
+    FAILED_OUT,
+    FREE,
+    FROZEN,
+    LOST,
+    TO_SITE,
+)
+from hanse.twin.books import book
+from hanse.twin.engine import drop, halt, interrupt, leave_batch, leave_engine, resume, waste
+from hanse.twin.gateway import answer_back, execute, failed, pick_engine, settle
+
+
+@njit(**KERNEL)
+def empty_engine(w: Any, e: int, t: float, told: bool) -> None:
+    """Everything at the engine is gone. `told`: its site lives and passes the news on, after trying its other engines."""
+    engine = w.engines[e]
+    for i in range(engine.running):
+        leave_batch(engine, w.attempts[w.running[e, i]])
+    engine.running = engine.prefilling = 0
+    engine.context = engine.kv_used = 0
+    engine.queue_head = engine.queue_tail = -1
+    w.cache_block[e, :] = -1
+    for a in range(w.attempts.shape[0]):
+        attempt = w.attempts[a]
+        if attempt.stage != AT_ENGINE or attempt.engine != e:
+            continue
+        leave_engine(w, e, a)
+        if attempt.dropped != 0:
+            waste(w, a)
+        elif not told:
+            attempt.stage = LOST
+        elif attempt.first_at_s == 0.0 and attempt.site != attempt.gateway:
+            again_here(w, a, e, t)
+        else:
+            answer_back(w, a, t, FAILED, kernels.DEAD)
+
+
+@njit(**KERNEL)
+def again_here(w: Any, a: int, e: int, t: float) -> None:
+    """A serving site tries its other engines before it tells the entry site."""
+    attempt = w.attempts[a]
+    s = attempt.site
+    w.engines[e].wasted_j += attempt.joules
+    attempt.joules = 0.0
+    attempt.generated = 0
+    other = pick_engine(
+        w, s, attempt.offer, attempt.tokens_in + attempt.guess_out, 1 << (e - w.engine_first[s])
+    )
+    if other >= 0:
+        execute(w, a, other, t)
+    else:
+        attempt.engine = -1
+        answer_back(w, a, t, FAILED, kernels.DEAD)
+
+
+@njit(**KERNEL)
+def kill_engine(w: Any, e: int, t: float, told: bool) -> None:
+    """The engine's process ends."""
+    halt(w, e, t, DOWN)
+    empty_engine(w, e, t, told)
+
+
+@njit(**KERNEL)
+def freeze_engine(w: Any, e: int, t: float) -> None:
+    """The engine accepts and never answers."""
+    if w.engines[e].mode != DOWN:
+        halt(w, e, t, FROZEN)
+
+
+@njit(**KERNEL)
+def set_speed(w: Any, e: int, t: float, speed: float) -> None:
+    """The engine's steps take 1/speed of what they should, from the next boundary on."""
+    interrupt(w, e, t)
+    w.engines[e].speed = speed
+
+
+@njit(**KERNEL)
+def start_engine(w: Any, e: int, t: float) -> None:
+    """The engine is loaded and answers."""
+    resume(w, e, t)
+
+
+@njit(**KERNEL)
+def darken_site(w: Any, s: int, t: float) -> None:
+    """A site is gone, with its gateway, its engines and what they held; nobody is told."""
+    w.site_up[s] = 0
+    for e in range(w.engine_first[s], w.engine_first[s + 1]):
+        kill_engine(w, e, t, False)
+    for a in range(w.attempts.shape[0]):
+        attempt = w.attempts[a]
+        if attempt.stage != FREE and attempt.gateway == s and attempt.dropped == 0:
+            settle(w, a)
+            book(w, a, t, BROKEN if attempt.answering == 1 else FAILED_OUT, kernels.DEAD)
+            drop(w, a, t)
+
+
+@njit(**KERNEL)
+def notice_silence(w: Any, g: int, s: int, t: float) -> None:
+    """A gateway missed so many checks of a peer that it counts as gone: what it has not begun to answer goes elsewhere."""
+    w.load_sites[g, s].reachable = 0
+    for a in range(w.attempts.shape[0]):
+        attempt = w.attempts[a]
+        if (
+            attempt.stage == FREE
+            or attempt.dropped != 0
+            or attempt.gateway != g
+            or attempt.site != s
+        ):
+            continue
+        if attempt.stage == LOST:
+            failed(w, a, t)
+        elif attempt.byteless == 1 and attempt.stage == AT_ENGINE:
+            give_up(w, a, t)
+
+
+@njit(**KERNEL)
+def give_up(w: Any, a: int, t: float) -> None:
+    """Its answer, should one come, is not waited for: what was asked goes out again as a new attempt."""
+    w.attempts[a].deadline_at_s = t
+
+
+@njit(**KERNEL)
+def cut_link(w: Any, a: int, b: int) -> None:
+    """No byte gets from `a` to `b` any more; what is under way is lost."""
+    w.link_up[a, b] = 0
+    for i in range(w.attempts.shape[0]):
+        attempt = w.attempts[i]
+        there = attempt.stage == TO_SITE and attempt.gateway == a and attempt.site == b
+        back = attempt.stage == BACK and attempt.gateway == b and attempt.site == a
+        if there or back:
+            attempt.cut = 1

@@ -1,0 +1,561 @@
+"""A gateway of the simulation: hears load, chooses, sends, retries, and books how requests end.
+
+Here: what `live.gateway` does around the same kernels of `dispatch`: `choose`, `choose_engine`, `load.*`, `prefix.*`. Not here: engines
+(`engine`), what each result is summed into (`books`), when any of this happens (`loop`).
+
+Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later. Frames are
+taken in when a gateway is about to choose among the sites they speak of, which changes nothing that anybody could see before.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from hanse.dispatch import choose as kernels
+from hanse.dispatch import load as loads
+from hanse.dispatch import prefix as prefixes
+from hanse.dispatch.choose import KERNEL
+from hanse.dispatch.patience import first_byte_s
+from hanse.twin.arrays import (
+    ANSWERED,
+    ARRIVE,
+    BACK,
+    BROKEN,
+    FAILED,
+    FAILED_OUT,
+    LOST,
+    OPTION_BLOCK_TOKENS,
+    OPTION_STALE_S,
+    REFUSED,
+    REFUSED_OUT,
+    RING,
+    TO_SITE,
+    TRIED_MAX,
+)
+from hanse.twin.books import book
+from hanse.twin.engine import drop, enqueue, waste
+from hanse.twin.queues import free_slot, push, take_slot, unwatch, watch
+
+ATTEMPTS_MAX: Final = 8
+WAIT_AGAIN_S: Final = 1.0
+"""As `live.gateway.entry`: how long a late attempt is waited for once more when nothing else would take the request."""
+REFRESH_S: Final = 0.02
+"""A live gateway looks at its own site's engines every 20 ms."""
+GUESS_SHARE: Final = 0.05
+BYTES_PER_TOKEN: Final = 4.0
+BODY_BYTES: Final = 200.0
+"""JSON around a prompt."""
+TTL_S: Final = prefixes.TTL_S
+DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
+
+
+@njit(**KERNEL)
+def hear(w: Any, g: int, s: int, t: float) -> None:
+    """Take in the newest frame of site `s` that has reached gateway `g`."""
+    if g == s:
+        refresh(w, g, t)
+        return
+    count = w.frame_count[s]
+    known = w.heard[g, s]
+    if count == known:
+        return
+    reached_s = t - 0.0005 * w.ways[s, g].rtt_ms
+    at = count
+    while at > known and at > count - RING:
+        slot = (at - 1) % RING
+        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[g, s, slot] != 0:
+            break
+        at -= 1
+    if at == known or at <= count - RING:
+        return
+    slot = (at - 1) % RING
+    w.heard[g, s] = at
+    take_in(w, g, s, w.frame_at_s[s, slot], w.frame_power[s, slot], slot)
+
+
+@njit(**KERNEL)
+def take_in(w: Any, g: int, s: int, sampled_at_s: float, power: int, slot: int) -> None:
+    """What `Load.heard` does with a frame."""
+    row = w.load_sites[g, s]
+    elapsed_s = sampled_at_s - row.sampled_at_s if row.sampled_at_s > -1e300 else 0.0
+    row.sampled_at_s = sampled_at_s
+    row.reachable = 1
+    row.power_ok = power
+    for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
+        o = w.site_offers[i]
+        frame = w.frames[slot, o]
+        loads.heard(
+            w.load_offers[g], w.load_services[g], w.own[g], o, w.offers[w.version[g], o].service,
+            frame.replicas, frame.requests, frame.tokens, frame.prefill_tokens, frame.rate_rps, elapsed_s,
+        )  # fmt: skip
+
+
+@njit(**KERNEL)
+def replicas_alive(w: Any, s: int, o: int) -> int:
+    """Engines of an offer that the site believes alive."""
+    alive = 0
+    for e in range(w.engine_first[s], w.engine_first[s + 1]):
+        if w.engine_offer[e] == o and w.engine_state[e] == 1:
+            alive += 1
+    return alive
+
+
+@njit(**KERNEL)
+def refresh(w: Any, g: int, t: float) -> None:
+    """A gateway's own site, as it is: every 20 ms at most."""
+    if t - w.refreshed_s[g] < REFRESH_S:
+        return
+    w.refreshed_s[g] = t
+    row = w.load_sites[g, g]
+    elapsed_s = t - row.sampled_at_s if row.sampled_at_s > -1e300 else 0.0
+    row.sampled_at_s = t
+    row.reachable = 1
+    row.power_ok = w.power_ok[g]
+    last = (w.frame_count[g] - 1) % RING
+    for i in range(w.site_offer_first[g], w.site_offer_first[g + 1]):
+        o = w.site_offers[i]
+        site_load = w.site_load[o]
+        rate_rps = w.frames[last, o].rate_rps if w.frame_count[g] > 0 else 0.0
+        loads.heard(
+            w.load_offers[g], w.load_services[g], w.own[g], o, w.offers[w.version[g], o].service,
+            float(replicas_alive(w, g, o)), float(site_load.requests), float(site_load.tokens),
+            float(site_load.prefill_tokens), rate_rps, elapsed_s,
+        )  # fmt: skip
+
+
+@njit(**KERNEL)
+def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
+    """A site notes its load for its peers."""
+    slot = w.frame_count[s] % RING
+    w.frame_count[s] += 1
+    w.frame_at_s[s, slot] = t
+    w.frame_power[s, slot] = w.power_ok[s]
+    for g in range(w.site_up.shape[0]):
+        w.frame_open[g, s, slot] = w.link_up[s, g] * w.link_up[g, s]
+    factor = w.telemetry[s]
+    for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
+        o = w.site_offers[i]
+        site_load, frame = w.site_load[o], w.frames[slot, o]
+        frame.replicas = float(replicas_alive(w, s, o))
+        frame.requests = factor * site_load.requests
+        frame.tokens = factor * site_load.tokens
+        frame.prefill_tokens = factor * site_load.prefill_tokens
+        frame.rate_rps = site_load.begun / every_s
+        site_load.begun = 0
+
+
+@njit(**KERNEL)
+def look_up_prefixes(w: Any, a: int, t: float) -> int:
+    """Fill `cached` with the sites that hold this prompt's prefix; how many digests it has."""
+    attempt = w.attempts[a]
+    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
+    for i in range(kernels.CACHED_MAX):
+        w.cached[i, 0] = -1
+        w.cached[i, 1] = -1
+    if block_tokens == 0 or attempt.block_count == 0:
+        return 0
+    count = min(attempt.block_count, DIGESTS_MAX)
+    start = attempt.block_count - count
+    size = w.blocks.shape[0]
+    for i in range(count):
+        block = w.blocks[(attempt.block_at + start + i) % size]
+        w.digests[i] = np.uint64(block * 0x9E3779B97F4A7C1 + 0x7F4A7C15)
+        w.digest_tokens[i] = min((start + i + 1) * block_tokens, attempt.tokens_in)
+    prefixes.look_up(
+        w.prefix[attempt.gateway], w.digests, w.digest_tokens, count, t, TTL_S, w.cached
+    )
+    return count
+
+
+@njit(**KERNEL)
+def ask(w: Any, a: int, t: float) -> int:
+    """`choose` for this request now, from this gateway's table and load."""
+    attempt = w.attempts[a]
+    g, v = attempt.gateway, w.version[attempt.gateway]
+    q, profile = attempt.service, w.subjects[v, attempt.subject].profile
+    hear(w, g, g, t)
+    for i in range(kernels.CANDIDATES_MAX):
+        o = w.candidate[v, g, q, profile, i]
+        if o < 0:
+            break
+        hear(w, g, w.offers[v, o].site, t)
+    chosen = ask_once(w, a, t)
+    if chosen < 0 or w.out[kernels.OUT_SLO_MISSED] != 0.0:
+        # The kernel will look beyond the candidates: then all sites have to be heard.
+        for s in range(w.site_up.shape[0]):
+            hear(w, g, s, t)
+        chosen = ask_once(w, a, t)
+    return chosen
+
+
+@njit(**KERNEL)
+def ask_once(w: Any, a: int, t: float) -> int:
+    attempt = w.attempts[a]
+    g, v = attempt.gateway, w.version[attempt.gateway]
+    table = (w.offers[v], w.sites[v], w.services, w.subjects[v], w.paths[g], w.law[v])
+    lists = (w.candidate[v, g], w.listed[v], w.first[v])
+    load = (w.load_offers[g], w.load_sites[g], w.load_services[g], w.own[g])
+    request = (
+        float(attempt.tokens_in),
+        float(attempt.guess_out),
+        (attempt.expires_at_s - t) * 1000.0,
+        BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in,
+    )
+    chosen: int = kernels.choose(
+        table, lists, load, attempt.service, attempt.subject, g, request, t, w.valid_until_s[v],
+        w.options[OPTION_STALE_S], w.scratch_tried, w.cached, w.out,
+    )  # fmt: skip
+    return chosen
+
+
+@njit(**KERNEL)
+def pick_engine(w: Any, s: int, offer: int, tokens: int, excluded: int) -> int:
+    """`choose_engine` at a site: global number of the engine, or the reason."""
+    first, end = w.engine_first[s], w.engine_first[s + 1]
+    states = w.engine_state[first:end]
+    if excluded != 0:
+        scratch = w.scratch_state[first:end]
+        for i in range(end - first):
+            scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
+        states = scratch
+    found: int = kernels.choose_engine(
+        w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+        states, w.executing[:, first:end], offer, float(tokens),
+    )  # fmt: skip
+    return first + found if found >= 0 else found
+
+
+@njit(**KERNEL)
+def seek(w: Any, a: int, t: float) -> None:
+    """Find an offer for a request that has none and begin there, or refuse it."""
+    attempt = w.attempts[a]
+    found = find(w, a, t) if attempt.number <= ATTEMPTS_MAX else kernels.TRIED
+    if found < 0:
+        refuse(w, a, found, t)
+
+
+@njit(**KERNEL)
+def find(w: Any, a: int, t: float) -> int:
+    """Begin the request at the best offer that takes it; the offer, or why there is none."""
+    attempt = w.attempts[a]
+    g = attempt.gateway
+    count = attempt.tried_count
+    for i in range(TRIED_MAX):
+        w.scratch_tried[i] = w.tried[a, i]
+    look_up_prefixes(w, a, t)
+    worst = 0
+    while True:
+        o = ask(w, a, t)
+        if o < 0:
+            return min(o, worst)
+        s = w.offers[w.version[g], o].site
+        if s != g:
+            begin(w, a, o, s, t)
+            send(w, a, t)
+            return o
+        e = pick_engine(w, g, o, attempt.tokens_in + attempt.guess_out, attempt.excluded)
+        if e >= 0:
+            begin(w, a, o, s, t)
+            execute(w, a, e, t)
+            return o
+        worst = min(worst, e)
+        if count >= TRIED_MAX:
+            return worst
+        w.scratch_tried[count] = o
+        count += 1
+
+
+@njit(**KERNEL)
+def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
+    """Count an attempt as this gateway's own and note what was predicted for it."""
+    attempt, out = w.attempts[a], w.out
+    g = attempt.gateway
+    attempt.offer = o
+    attempt.site = s
+    attempt.engine = -1
+    attempt.began_at_s = t
+    attempt.first_at_s = 0.0
+    attempt.joules = 0.0
+    attempt.generated = 0
+    attempt.dropped = attempt.late = attempt.answering = attempt.cut = 0
+    attempt.ttft_ms_predicted = out[kernels.OUT_TTFT_MS]
+    attempt.tpot_ms_predicted = out[kernels.OUT_TPOT_MS]
+    attempt.e2e_ms_predicted = out[kernels.OUT_E2E_MS]
+    attempt.path_ms = out[kernels.OUT_PATH_MS]
+    attempt.deadline_at_s = t + first_byte_s(attempt.ttft_ms_predicted, attempt.switches)
+    attempt.counted_prefill = attempt.tokens_in
+    attempt.counted_tokens = attempt.tokens_in + attempt.guess_out
+    loads.begin(w.own[g], 0, o, attempt.counted_prefill, attempt.counted_tokens)
+    loads.arrived(w.load_services[g], attempt.service, 1.0, t)
+    watch(w, a)
+
+
+@njit(**KERNEL)
+def send(w: Any, a: int, t: float) -> None:
+    """To another site: half a round trip, behind whatever else that path is carrying."""
+    attempt = w.attempts[a]
+    g, s = attempt.gateway, attempt.site
+    path = w.ways[g, s]
+    w.clock[0].hops += 1
+    attempt.stage = TO_SITE
+    if w.link_up[g, s] == 0:
+        attempt.stage = LOST  # nothing comes back; the deadline or silence will tell
+        return
+    bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
+    start_s = max(t, w.link_busy_s[g, s])
+    w.link_busy_s[g, s] = start_s + bytes_ms * 0.001
+    push(w, w.link_busy_s[g, s] + 0.0005 * path.rtt_ms, ARRIVE, a)
+
+
+@njit(**KERNEL)
+def execute(w: Any, a: int, e: int, t: float) -> None:
+    """The site hands the request to one of its engines."""
+    attempt = w.attempts[a]
+    site_load, executing = w.site_load[attempt.offer], w.executing[0, e]
+    attempt.told_tokens = attempt.tokens_in + attempt.guess_out
+    attempt.told_prefill = attempt.tokens_in
+    site_load.requests += 1
+    site_load.tokens += attempt.told_tokens
+    site_load.prefill_tokens += attempt.told_prefill
+    site_load.begun += 1
+    executing.requests += 1
+    executing.tokens += attempt.told_tokens
+    executing.prefill_tokens += attempt.told_prefill
+    v = w.version[attempt.site]
+    if w.law[v, w.subjects[v, attempt.subject].profile, attempt.site] == 0:
+        w.clock[0].unlawful += 1  # must stay 0: a test, and the report, look at it
+    enqueue(w, e, a, t)
+
+
+@njit(**KERNEL)
+def arrive(w: Any, a: int, t: float) -> None:
+    """At the serving site: law and room again, by its own table; a no goes back."""
+    attempt = w.attempts[a]
+    s, g = attempt.site, attempt.gateway
+    if attempt.dropped != 0:
+        waste(w, a)
+        return
+    if w.site_up[s] == 0:
+        answer_back(w, a, t, FAILED, kernels.DEAD)
+        return
+    v = w.version[s]
+    e = kernels.LAW
+    if w.law[v, w.subjects[v, attempt.subject].profile, s] != 0:
+        e = kernels.TABLE_EXPIRED
+        if t <= w.valid_until_s[v]:
+            e = pick_engine(w, s, attempt.offer, attempt.tokens_in + attempt.guess_out, 0)
+    if e >= 0:
+        execute(w, a, e, t)
+    else:
+        answer_back(w, a, t, REFUSED, e)
+
+
+@njit(**KERNEL)
+def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
+    """Something short goes back to the gateway."""
+    attempt = w.attempts[a]
+    attempt.reason = reason
+    if w.link_up[attempt.site, attempt.gateway] == 0:
+        attempt.stage = LOST
+        return
+    attempt.stage = BACK
+    push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, kind, a)
+
+
+@njit(**KERNEL)
+def settle(w: Any, a: int) -> None:
+    """Take the attempt out of this gateway's own counts."""
+    attempt = w.attempts[a]
+    loads.end(
+        w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill, attempt.counted_tokens
+    )
+    attempt.counted_prefill = attempt.counted_tokens = 0
+    unwatch(w, a)
+
+
+@njit(**KERNEL)
+def refused(w: Any, a: int, t: float) -> None:
+    """A peer said no: nothing was executed, the next offer is tried."""
+    if w.attempts[a].dropped != 0:
+        waste(w, a)
+        return
+    settle(w, a)
+    exclude(w, a)
+    again(w, a, t)
+
+
+@njit(**KERNEL)
+def failed(w: Any, a: int, t: float) -> None:
+    """The attempt is over without a first byte, or broke after it."""
+    attempt = w.attempts[a]
+    if attempt.dropped != 0:
+        waste(w, a)
+        return
+    if attempt.answering == 1:  # bytes have gone to the client: nothing may be sent again
+        settle(w, a)
+        book(w, a, t, BROKEN, 0)
+        waste(w, a)
+        return
+    settle(w, a)
+    attempt.executed = 1
+    if attempt.engine < 0 and attempt.site != attempt.gateway:
+        w.load_sites[attempt.gateway, attempt.site].reachable = 0
+    exclude(w, a)
+    again(w, a, t)
+
+
+@njit(**KERNEL)
+def exclude(w: Any, a: int) -> None:
+    """Not there again: a peer's offer, or one engine here."""
+    attempt = w.attempts[a]
+    if attempt.site != attempt.gateway:
+        if attempt.tried_count < TRIED_MAX:
+            w.tried[a, attempt.tried_count] = attempt.offer
+            attempt.tried_count += 1
+    elif attempt.engine >= 0:
+        at = attempt.engine - w.engine_first[attempt.site]
+        attempt.excluded |= 1 << min(at, 62)
+
+
+@njit(**KERNEL)
+def again(w: Any, a: int, t: float) -> None:
+    """The same request, next attempt, in the same slot: nothing else refers to it."""
+    attempt = w.attempts[a]
+    if attempt.engine >= 0:
+        w.engines[attempt.engine].wasted_j += attempt.joules
+    attempt.number += 1
+    seek(w, a, t)
+
+
+@njit(**KERNEL)
+def first_byte(w: Any, a: int, t: float) -> None:
+    """The first token has reached the gateway."""
+    attempt = w.attempts[a]
+    if attempt.dropped != 0:
+        return
+    attempt.answering = 1
+    loads.first_byte(w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill)
+    attempt.counted_prefill = 0
+    unwatch(w, a)
+
+
+@njit(**KERNEL)
+def ended(w: Any, a: int, t: float) -> None:
+    """The last token has reached the gateway."""
+    attempt = w.attempts[a]
+    if attempt.dropped != 0:
+        waste(w, a)
+        return
+    g, o = attempt.gateway, attempt.offer
+    settle(w, a)
+    engine = w.engines[attempt.engine]
+    back_s = 0.0005 * w.ways[attempt.site, g].rtt_ms
+    ttft_ms = (attempt.first_at_s + back_s - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
+    e2e_ms = (t - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
+    loads.learned(
+        w.load_offers[g], o, attempt.ttft_ms_predicted, attempt.tpot_ms_predicted, attempt.path_ms,
+        ttft_ms, e2e_ms, attempt.tokens_out,
+    )  # fmt: skip
+    guess = w.guess_out[g, attempt.service]
+    w.guess_out[g, attempt.service] = guess + GUESS_SHARE * (attempt.tokens_out - guess)
+    count = look_up_prefixes(w, a, t)
+    if count > 0:
+        prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, attempt.site, t)
+    outcome = ANSWERED if t <= attempt.expires_at_s else BROKEN
+    book(w, a, t, outcome, 0)
+    free_slot(w, a)
+
+
+@njit(**KERNEL)
+def refuse(w: Any, a: int, reason: int, t: float) -> None:
+    """No offer (left): one answer that says why."""
+    attempt = w.attempts[a]
+    failed_out = attempt.executed == 1
+    book(w, a, t, FAILED_OUT if failed_out else REFUSED_OUT, reason)
+    free_slot(w, a)
+
+
+@njit(**KERNEL)
+def sweep(w: Any, t: float) -> None:
+    """Look at every attempt without a first byte: late ones go elsewhere where something else would take them."""
+    a = w.clock[0].waiting
+    while a >= 0:
+        following = w.attempts[a].next
+        attempt = w.attempts[a]
+        if t >= attempt.expires_at_s:
+            expire(w, a, t)
+        elif t >= attempt.deadline_at_s:
+            overdue(w, a, t)
+        a = following
+
+
+@njit(**KERNEL)
+def expire(w: Any, a: int, t: float) -> None:
+    """The service's deadline passed without a first byte."""
+    settle(w, a)
+    book(w, a, t, FAILED_OUT, kernels.DEADLINE)
+    drop(w, a, t)
+
+
+@njit(**KERNEL)
+def overdue(w: Any, a: int, t: float) -> None:
+    """Switch only where another offer takes the request; else waiting is the better chance."""
+    attempt = w.attempts[a]
+    if attempt.late == 0:
+        attempt.late = 1
+        engine_ms = attempt.ttft_ms_predicted - attempt.path_ms
+        if engine_ms > 0.0:
+            least = ((t - attempt.began_at_s) * 1000.0 - attempt.path_ms) / engine_ms
+            if least > 1.0:
+                loads.observed(w.load_offers[attempt.gateway], attempt.offer, least, 0.0)
+    if attempt.number >= ATTEMPTS_MAX or w.clock[0].free < 0:
+        attempt.deadline_at_s = t + WAIT_AGAIN_S
+        return
+    b = take_slot(w)
+    other = w.attempts[b]
+    copy_request(attempt, other)
+    for i in range(TRIED_MAX):
+        w.tried[b, i] = w.tried[a, i]
+    other.engine = attempt.engine
+    other.site = attempt.site
+    other.offer = attempt.offer
+    exclude(w, b)
+    other.switches += 1
+    other.number += 1
+    other.executed = 1
+    if find(w, b, t) < 0:
+        free_slot(w, b)
+        attempt.deadline_at_s = t + WAIT_AGAIN_S
+        return
+    settle(w, a)
+    drop(w, a, t)
+
+
+@njit(**KERNEL)
+def copy_request(a: Any, b: Any) -> None:
+    """What belongs to the request rather than to one try of it."""
+    b.number = a.number
+    b.gateway = a.gateway
+    b.service = a.service
+    b.subject = a.subject
+    b.cls = a.cls
+    b.origin = a.origin
+    b.tokens_in = a.tokens_in
+    b.tokens_out = a.tokens_out
+    b.guess_out = a.guess_out
+    b.tried_count = a.tried_count
+    b.excluded = a.excluded
+    b.switches = a.switches
+    b.block_at = a.block_at
+    b.block_count = a.block_count
+    b.request = a.request
+    b.user_ms = a.user_ms
+    b.started_at_s = a.started_at_s
+    b.expires_at_s = a.expires_at_s
+    b.executed = a.executed
+    b.byteless = 0
+    b.dropped = 0
+    b.stage = BACK

@@ -1,0 +1,160 @@
+"""Two queues of the simulation: events by instant, and engines by their next change.
+
+Here: a binary heap of events with a counter as tie-break, so that equal instants keep their order; an indexed heap of engines, in which
+an engine's instant may move both ways; the lists of free and of byteless attempts. Not here: what events mean.
+
+An engine has exactly one next change, so it is moved in its heap instead of leaving stale entries among the events.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from numba import njit
+
+from hanse.dispatch.choose import KERNEL
+from hanse.twin.arrays import FREE
+
+KIND_SHIFT: Final = 32
+SLOT_MASK: Final = (1 << KIND_SHIFT) - 1
+
+
+@njit(**KERNEL)
+def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
+    """Add an event; the caller has made sure of room (`loop.run` leaves while two slots a request are free)."""
+    clock = w.clock[0]
+    heap_s, heap_seq, heap_item = w.heap_s, w.heap_seq, w.heap_item
+    at = clock.heap_size
+    clock.heap_size = at + 1
+    seq = clock.seq
+    clock.seq = seq + 1
+    while at > 0:
+        up = (at - 1) >> 1
+        if heap_s[up] <= at_s:  # an older event of the same instant goes first
+            break
+        heap_s[at] = heap_s[up]
+        heap_seq[at] = heap_seq[up]
+        heap_item[at] = heap_item[up]
+        at = up
+    heap_s[at] = at_s
+    heap_seq[at] = seq
+    heap_item[at] = (kind << KIND_SHIFT) | attempt
+
+
+@njit(**KERNEL)
+def pop(w: Any) -> int:
+    """Remove the earliest event; its kind and attempt in one number."""
+    clock = w.clock[0]
+    heap_s, heap_seq, heap_item = w.heap_s, w.heap_seq, w.heap_item
+    item: int = heap_item[0]
+    size = clock.heap_size - 1
+    clock.heap_size = size
+    at_s = heap_s[size]
+    seq = heap_seq[size]
+    last = heap_item[size]
+    at = 0
+    while True:
+        down = 2 * at + 1
+        if down >= size:
+            break
+        other = down + 1
+        if other < size and (
+            heap_s[other] < heap_s[down]
+            or (heap_s[other] == heap_s[down] and heap_seq[other] < heap_seq[down])
+        ):
+            down = other
+        if at_s < heap_s[down] or (at_s == heap_s[down] and seq < heap_seq[down]):
+            break
+        heap_s[at] = heap_s[down]
+        heap_seq[at] = heap_seq[down]
+        heap_item[at] = heap_item[down]
+        at = down
+    heap_s[at] = at_s
+    heap_seq[at] = seq
+    heap_item[at] = last
+    return item
+
+
+@njit(**KERNEL)
+def retime(w: Any, engine: int, at_s: float) -> None:
+    """An engine's next change is at `at_s` (infinity: none)."""
+    next_s, order, place = w.next_s, w.order, w.place
+    next_s[engine] = at_s
+    at = place[engine]
+    size = order.shape[0]
+    while at > 0:
+        up = (at - 1) >> 1
+        other = order[up]
+        if next_s[other] < at_s or (next_s[other] == at_s and other < engine):
+            break
+        order[at] = other
+        place[other] = at
+        at = up
+    while True:
+        down = 2 * at + 1
+        if down >= size:
+            break
+        if down + 1 < size:
+            one, two = order[down], order[down + 1]
+            if next_s[two] < next_s[one] or (
+                next_s[two] == next_s[one] and two < one
+            ):
+                down += 1
+        other = order[down]
+        if at_s < next_s[other] or (at_s == next_s[other] and engine < other):
+            break
+        order[at] = other
+        place[other] = at
+        at = down
+    order[at] = engine
+    place[engine] = at
+
+
+@njit(**KERNEL)
+def take_slot(w: Any) -> int:
+    """A free attempt; the caller has made sure that there is one."""
+    clock = w.clock[0]
+    a: int = clock.free
+    clock.free = w.attempts[a].next
+    clock.attempts += 1
+    return a
+
+
+@njit(**KERNEL)
+def free_slot(w: Any, a: int) -> None:
+    """Nobody refers to this attempt any more."""
+    clock = w.clock[0]
+    attempt = w.attempts[a]
+    attempt.stage = FREE
+    attempt.next = clock.free
+    clock.free = a
+    clock.attempts -= 1
+
+
+@njit(**KERNEL)
+def watch(w: Any, a: int) -> None:
+    """Put an attempt without a first byte into the list that deadlines are kept of."""
+    clock = w.clock[0]
+    attempts = w.attempts
+    attempts[a].byteless = 1
+    attempts[a].next = clock.waiting
+    attempts[a].previous = -1
+    if clock.waiting >= 0:
+        attempts[clock.waiting].previous = a
+    clock.waiting = a
+
+
+@njit(**KERNEL)
+def unwatch(w: Any, a: int) -> None:
+    """Its first byte came, or it is over; a second call changes nothing."""
+    attempts = w.attempts
+    attempt = attempts[a]
+    if attempt.byteless == 0:
+        return
+    attempt.byteless = 0
+    if attempt.previous >= 0:
+        attempts[attempt.previous].next = attempt.next
+    else:
+        w.clock[0].waiting = attempt.next
+    if attempt.next >= 0:
+        attempts[attempt.next].previous = attempt.previous

@@ -1,0 +1,354 @@
+"""From a fleet, its routing table and a trace's names to the arrays of a simulation.
+
+Here: `build_world`, `write_table`, sizes. Not here: what happens afterwards (`loop`), faults and weather (`simulate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
+from hanse.dispatch.belief import EngineSpec, all_engines
+from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
+from hanse.dispatch.load import (
+    LOAD_OFFER_DTYPE,
+    LOAD_SERVICE_DTYPE,
+    LOAD_SITE_DTYPE,
+    OWN_DTYPE,
+)
+from hanse.dispatch.paths import PATH_DTYPE
+from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE
+from hanse.dispatch.router import candidate_offers, listed_offers
+from hanse.dispatch.table import OFFER_DTYPE, SITE_DTYPE, SUBJECT_DTYPE, Table
+from hanse.errors import ConfigError
+from hanse.model.fleet import Fleet, Placement
+from hanse.serving.steps import StepModel, step_model
+from hanse.signals.traces.trace import REQUEST_DTYPE, TraceMeta
+from hanse.twin import arrays as ar
+from hanse.twin.arrays import World
+from hanse.twin.engine import CACHE_WAYS
+
+USER_ACCESS_MS: Final = 10.0
+"""Round trip over the last mile, added to light in fibre: FTTH 2 to 10 ms, 5G 15 to 30 ms."""
+CHUNK_TOKENS: Final = 2048
+CHUNK_TOKENS_LARGE: Final = 8192
+"""vLLM v1's `max_num_batched_tokens` for online serving: 8192 on chips of at least 70 GiB, else 2048."""
+LARGE_GB: Final = 70.0
+ENTRIES: Final = 4
+"""Nearest lawful gateways that a client tries."""
+PROFILES_SPARE: Final = 32
+"""Rows of law that a change of law during the run may add."""
+PREFIX_SLOTS: Final = 8192
+"""Of each gateway: a live one has 65,536 for itself; here a hundred gateways share a machine."""
+CACHE_BLOCKS_MAX: Final = 4096
+GUESS_OUT_FIRST: Final = 128.0
+SLOTS_SPARE: Final = 4096
+
+
+def build_world(
+    fleet: Fleet,
+    placements: tuple[Placement, ...],
+    table: Table,
+    trace: TraceMeta,
+    *,
+    rows: int = 0,
+    start_s: float = 0.0,
+) -> World:
+    """An empty fleet at `start_s`, every engine loaded and idle, with the table in force everywhere.
+
+    Args:
+        fleet: The fleet.
+        placements: What runs where.
+        table: Its routing table.
+        trace: Names of the requests to come.
+        rows: Finished requests that are kept between two calls of the loop; 0: none.
+        start_s: Simulated instant of the start.
+
+    Raises:
+        ConfigError: the trace names a service or class that the fleet does not have.
+    """
+    specs = all_engines(fleet, placements)
+    sites, offers, services = len(fleet.sites), len(table.offers), len(fleet.services)
+    origins, classes = max(len(trace.origins), 1), len(fleet.classes)
+    profiles = table.law.shape[0] + PROFILES_SPARE
+    subjects = len(table.subjects) + PROFILES_SPARE
+    groups = 1 + services + classes + sites + origins
+    in_flight = int(sum(s.slots * 4 for s in specs) * 1.5) + SLOTS_SPARE
+    blocks = trace.block_tokens > 0
+    parts: dict[str, Any] = {}
+    parts |= _attempts(in_flight)
+    parts |= _engines(fleet, table, specs, blocks=blocks, block_tokens=trace.block_tokens)
+    parts |= _tables(sites, offers, services, profiles, subjects)
+    parts |= _gateways(sites, offers, services, blocks=blocks)
+    first, at_sites = site_offer_lists(table)
+    parts |= {"site_offer_first": first, "site_offers": at_sites}
+    parts |= {
+        "services": table.services.copy(),
+        "paths": np.stack([table.paths_from(i) for i in range(sites)]).astype(PATH_DTYPE),
+        "ways": np.stack([table.paths_from(i) for i in range(sites)]).astype(PATH_DTYPE),
+        "telemetry": np.ones(sites),
+        "link_up": np.ones((sites, sites), np.int64),
+        "link_busy_s": np.zeros((sites, sites)),
+        "site_up": np.ones(sites, np.int64),
+        "power_ok": np.ones(sites, np.int64),
+        "user_ms": user_ms(fleet, trace),
+        "entry": np.full((origins, subjects, ENTRIES), -1, np.int64),
+        "subject_of": np.zeros((len(trace.tenants) + 1, classes, origins), np.int64),
+        "deadline_s": np.array([s.slo.deadline_s for s in fleet.services]),
+        "site_pue": np.ones(sites),
+        "site_g_per_wh": np.zeros(sites),
+        "site_usd_per_wh": np.zeros(sites),
+        "chunk": np.zeros(0, REQUEST_DTYPE),
+        "chunk_blocks": np.zeros(1, np.int64),
+        "service_of": _numbers("service", trace.services, _service_numbers(fleet)),
+        "class_of": _numbers("class", trace.classes, {c.id: i for i, c in enumerate(fleet.classes)}),
+        "hist": np.zeros((groups, 3, ar.BINS), np.int64),
+        "sums": np.zeros((groups, ar.SUMS)),
+        "refused": np.zeros((services, classes, ar.REASONS), np.int64),
+        "flow": np.zeros((origins, sites), np.int64),
+        "rows": np.zeros(max(rows, 1), ar.ROW_DTYPE),
+        "options": np.zeros(ar.OPTIONS),
+    }
+    w = World(**parts)
+    w.options[ar.OPTION_ROWS] = float(rows > 0)
+    w.options[ar.OPTION_STALE_S] = table.meta.heard_stale_s
+    w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
+    clock = w.clock[0]
+    clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
+    for s in range(sites):
+        w.site_pue[s] = table.sites[s]["pue"]
+        w.site_g_per_wh[s] = table.sites[s]["g_per_wh"]
+        w.site_usd_per_wh[s] = table.sites[s]["usd_per_wh"]
+    write_table(w, 0, table, fleet, trace)
+    return w
+
+
+def write_table(w: World, row: int, table: Table, fleet: Fleet, trace: TraceMeta) -> None:
+    """Put a table into row `row` of the tables; gateways that use the row use it from now on."""
+    count, (profiles, sites) = len(table.offers), table.law.shape
+    if profiles > w.law.shape[1] or count > w.offers.shape[1]:
+        raise ConfigError(
+            "routing table during the simulation",
+            got=f"{profiles} rows of law, {count} offers",
+            allowed=f"at most {w.law.shape[1]} and {w.offers.shape[1]}",
+            fix="start the simulation with the fleet that has the most",
+        )
+    w.offers[row, :count] = table.offers
+    w.sites[row] = table.sites
+    w.law[row] = 0
+    w.law[row, :profiles] = table.law
+    w.subjects[row, : len(table.subjects)] = table.subjects
+    w.valid_until_s[row] = table.meta.valid_until_s
+    listed, first = listed_offers(table)
+    w.listed[row] = -1
+    w.listed[row, : len(listed)] = listed
+    w.first[row] = first
+    for origin in range(sites):
+        arrays = (
+            table.offers, table.sites, table.services, table.subjects, table.paths_from(origin), table.law,
+        )  # fmt: skip
+        w.candidate[row, origin, :, :profiles] = candidate_offers(table, arrays, listed, first)
+    write_entries(w, table, fleet, trace)
+
+
+def write_entries(w: World, table: Table, fleet: Fleet, trace: TraceMeta) -> None:
+    """Which subject a request is, and which gateways may read it, nearest first."""
+    w.subject_of[:] = subject_numbers(fleet, table, trace, w.subject_of.shape)
+    order = np.argsort(w.user_ms, axis=1, kind="stable")
+    w.entry[:] = -1
+    for subject in range(1, len(table.subjects)):
+        lawful = table.law[table.subjects[subject]["profile"]] != 0
+        for origin in range(w.entry.shape[0]):
+            near = order[origin][lawful[order[origin]]][:ENTRIES]
+            w.entry[origin, subject, : len(near)] = near
+
+
+def subject_numbers(
+    fleet: Fleet, table: Table, trace: TraceMeta, shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """[tenant + 1, class, origin] row of law; -1 where no key of the tenant may send the class.
+
+    The first row is of requests without a tenant: the first key that may send the class from there speaks for them. A key
+    that does not list the user's country speaks for its own first one, as the gateway does.
+    """
+    found = np.full(shape, -1, np.int64)
+    for row, tenant in enumerate(("", *trace.tenants)):
+        keys = [k for k in table.meta.keys.values() if tenant in ("", k.tenant)]
+        for number, name in enumerate(c.id for c in fleet.classes):
+            able = [k for k in keys if name in k.subjects]
+            for origin in range(shape[2]):
+                country = trace.origins[origin].country if trace.origins else ""
+                named = [k for k in able if country in k.subjects[name]]
+                if named:
+                    found[row, number, origin] = named[0].subjects[name][country]
+                elif able:
+                    found[row, number, origin] = able[0].subjects[name][able[0].countries[0]]
+    return found
+
+
+def user_ms(fleet: Fleet, trace: TraceMeta) -> NDArray[np.float64]:
+    """[origin, site] round trip between users and gateways: light in fibre and the last mile."""
+    if not trace.origins:
+        return np.full((1, len(fleet.sites)), USER_ACCESS_MS)
+    return np.array(
+        [
+            [
+                rtt_ms_floor(distance_km(o.lat_deg, o.lon_deg, s.lat_deg, s.lon_deg))
+                + USER_ACCESS_MS
+                for s in fleet.sites
+            ]
+            for o in trace.origins
+        ]
+    )
+
+
+@cache
+def step_of(model: str, precision: str, hardware: str, chips: int, slots: int) -> StepModel:
+    """Steps of one kind of replica."""
+    return step_model(
+        ai_model(model), precision, accelerator(hardware), count=chips, slots=slots
+    )
+
+
+def _attempts(count: int) -> dict[str, Any]:
+    attempts = np.zeros(count, ar.ATTEMPT_DTYPE)
+    attempts["next"] = np.arange(1, count + 1)
+    attempts["next"][-1] = -1
+    clock = np.zeros(1, ar.CLOCK_DTYPE)
+    clock["waiting"] = -1
+    heap = 3 * count + 1024
+    return {
+        "clock": clock,
+        "attempts": attempts,
+        "tried": np.full((count, ar.TRIED_MAX), -1, np.int64),
+        "heap_s": np.zeros(heap),
+        "heap_seq": np.zeros(heap, np.int64),
+        "heap_item": np.zeros(heap, np.int64),
+    }
+
+
+def _engines(
+    fleet: Fleet, table: Table, specs: Sequence[EngineSpec], *, blocks: bool, block_tokens: int
+) -> dict[str, Any]:
+    if not specs:
+        raise ConfigError(
+            "placement", got="no replica anywhere", allowed="at least one [[placement]]"
+        )
+    engines = np.zeros(len(specs), ar.ENGINE_DTYPE)
+    hardware = {(s.id, p.id): p.accelerator for s in fleet.sites for p in s.pools}
+    for row, spec in zip(engines, specs, strict=True):
+        chip = accelerator(hardware[spec.site, spec.pool])
+        model = step_of(spec.model, spec.precision, chip.id, spec.chips, spec.slots)
+        for name in ar.STEP_FIELDS:
+            row[name] = getattr(model, name)
+        row["site"] = table.site_index[spec.site]
+        row["offer"] = table.offer_index[spec.offer]
+        row["slots"] = spec.slots
+        row["chunk_tokens"] = CHUNK_TOKENS_LARGE if (chip.memory_gb or 0.0) >= LARGE_GB else CHUNK_TOKENS
+        row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
+    engines["queue_head"] = engines["queue_tail"] = -1
+    engines["speed"] = 1.0
+    count = len(specs)
+    held = 1
+    if blocks:
+        most = int(engines["kv_max"].max()) // max(block_tokens, 1)
+        held = max(1, min(most, CACHE_BLOCKS_MAX) // CACHE_WAYS) * CACHE_WAYS
+    records = table.offers[engines["offer"]]
+    at_site = np.bincount(engines["site"], minlength=len(fleet.sites))
+    return {
+        "engines": engines,
+        "running": np.full((count, int(engines["slots"].max())), -1, np.int64),
+        "next_s": np.full(count, np.inf),
+        "order": np.arange(count, dtype=np.int64),
+        "place": np.arange(count, dtype=np.int64),
+        "engine_offer": engines["offer"].astype(np.int64),
+        "engine_state": np.ones(count, np.int64),
+        "engine_requests_max": records["requests_max"].astype(np.float64),
+        "engine_tokens_max": records["tokens_max"].astype(np.float64),
+        "executing": np.zeros((1, count), OWN_DTYPE),
+        "scratch_state": np.zeros(count, np.int64),
+        "engine_first": np.concatenate([[0], np.cumsum(at_site)]).astype(np.int64),
+        "cache_block": np.full((count, held), -1, np.int64),
+        "cache_stamp": np.full((count, held), -np.inf),
+    }
+
+
+def _tables(
+    sites: int, offers: int, services: int, profiles: int, subjects: int
+) -> dict[str, Any]:
+    v = ar.VERSIONS
+    return {
+        "offers": np.zeros((v, offers), OFFER_DTYPE),
+        "sites": np.zeros((v, sites), SITE_DTYPE),
+        "law": np.zeros((v, profiles, sites), np.uint8),
+        "subjects": np.zeros((v, subjects), SUBJECT_DTYPE),
+        "candidate": np.full((v, sites, services, profiles, CANDIDATES_MAX), -1, np.int32),
+        "listed": np.full((v, offers), -1, np.int64),
+        "first": np.zeros((v, services, sites + 1), np.int64),
+        "valid_until_s": np.full(v, -np.inf),
+        "version": np.zeros(sites, np.int64),
+    }
+
+
+def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[str, Any]:
+    load_offers = np.zeros((sites, offers), LOAD_OFFER_DTYPE)
+    load_offers["ttft_factor"] = load_offers["tpot_factor"] = 1.0
+    load_sites = np.zeros((sites, sites), LOAD_SITE_DTYPE)
+    load_sites["sampled_at_s"] = -np.inf
+    load_sites["reachable"] = load_sites["power_ok"] = 1
+    prefix = np.zeros((sites, PREFIX_SLOTS if blocks else 4), PREFIX_DTYPE)
+    prefix["at_s"] = -np.inf
+    return {
+        "load_offers": load_offers,
+        "load_sites": load_sites,
+        "load_services": np.zeros((sites, services), LOAD_SERVICE_DTYPE),
+        "own": np.zeros((sites, 1, offers), OWN_DTYPE),
+        "site_load": np.zeros(offers, ar.SITE_LOAD_DTYPE),
+        "frames": np.zeros((ar.RING, offers), ar.FRAME_DTYPE),
+        "frame_at_s": np.full((sites, ar.RING), -np.inf),
+        "frame_power": np.ones((sites, ar.RING), np.int64),
+        "frame_open": np.ones((sites, sites, ar.RING), np.int8),
+        "frame_count": np.zeros(sites, np.int64),
+        "heard": np.zeros((sites, sites), np.int64),
+        "refreshed_s": np.full(sites, -np.inf),
+        "tick_site": np.argsort((np.arange(sites) * 0.6180339887498949) % 1.0).astype(np.int64),
+        "guess_out": np.full((sites, services), GUESS_OUT_FIRST),
+        "prefix": prefix,
+        "blocks": np.zeros(1 << 22 if blocks else 1, np.int64),
+        "digests": np.zeros(DIGESTS_MAX, np.uint64),
+        "digest_tokens": np.zeros(DIGESTS_MAX, np.int64),
+        "scratch_tried": np.full(ar.TRIED_MAX, -1, np.int64),
+        "cached": np.full((CACHED_MAX, 2), -1, np.int64),
+        "out": np.zeros(OUT_COUNT),
+    }
+
+
+def site_offer_lists(table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[S + 1] and [O]: offers of each site, side by side."""
+    site = table.offers["site"].astype(np.int64)
+    first = np.zeros(len(table.sites) + 1, np.int64)
+    np.add.at(first, site + 1, 1)
+    return np.cumsum(first), np.argsort(site, kind="stable").astype(np.int64)
+
+
+def _numbers(what: str, names: tuple[str, ...], known: Mapping[str, int]) -> NDArray[np.int64]:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"trace {what}",
+            got=", ".join(unknown),
+            allowed=f"those of the fleet: {', '.join(known)}",
+            fix=f"rename with `--map {what}`, or add the {what} to the fleet file",
+        )
+    return np.array([known[name] for name in names] or [0], np.int64)
+
+
+def _service_numbers(fleet: Fleet) -> dict[str, int]:
+    aliases = {alias: i for i, s in enumerate(fleet.services) for alias in s.aliases}
+    return aliases | {s.id: i for i, s in enumerate(fleet.services)}
+
