@@ -41,6 +41,9 @@ EIA_ZONES = {
     "SOCO": "US-SE-SOCO",
 }
 CARBON = [{"quantity": "carbon_intensity", "unit": "gCO2e/kWh", "signal": "average_location"}]
+CARBON_FREE = {"quantity": "carbon_free_pct", "unit": "%", "signal": "carbon_free"}
+FREE_FUELS = ("wind", "solar", "hydro", "nuclear")  # "other" is mixed: counted as not carbon-free
+FUELS = (*FREE_FUELS, "oil", "gas", "coal", "other")
 WEATHER = [
     {"quantity": "temp_c", "unit": "degC", "signal": "weather"},
     {"quantity": "rh_pct", "unit": "%", "signal": "weather"},
@@ -100,9 +103,15 @@ def carbon(source: Path, out: Path) -> list[dict[str, object]]:
         )
     for ba, table in by(rows(source / "grid_mix_eia_2022/eia930_2022_hourly.csv.gz"), "ba").items():
         times = [instant_s(r["utc"]) for r in table]
-        values = [[r["ci_lca"] for r in table]]
+        values = [[r["ci_lca"] for r in table], [carbon_free_pct(r) for r in table]]
         index.append(entry(out, EIA_ZONES[ba], [ba], times, values, EIA, "US public domain"))
     return index
+
+
+def carbon_free_pct(row: dict[str, str]) -> str:
+    """Share of generation from wind, sun, water and nuclear; pumping and metering below zero count as none."""
+    made = {fuel: max(0.0, float(row[fuel] or 0.0)) for fuel in FUELS}
+    return f"{100.0 * sum(made[f] for f in FREE_FUELS) / sum(made.values()):.1f}"
 
 
 def entry(
@@ -117,7 +126,8 @@ def entry(
     check_hourly(times)
     name = f"carbon/{zone}"
     write(out, name, columns)
-    common = {"file": name, "zone": zone, "aliases": aliases, "columns": CARBON}
+    kinds = CARBON + [CARBON_FREE] * (len(columns) - 1)
+    common = {"file": name, "zone": zone, "aliases": aliases, "columns": kinds}
     return {**common, "start_s": times[0], "step_s": HOUR_S, "source": source, "licence": licence}
 
 
