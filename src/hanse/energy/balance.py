@@ -300,6 +300,15 @@ def add_step(sums: Any, x: Any, out: Any, hours: float) -> None:
     sums["import_kw_max"] = max(sums["import_kw_max"], out["import_kw"])
 
 
+def add_hour(hour: Any, x: Any, out: Any, hours: float) -> None:
+    """Add a step to a site's hour."""
+    hour["load_kwh"] += (out["facility_kw"] - out["unserved_kw"]) * hours
+    hour["carbon_free_kwh"] += out["carbon_free_kwh"]
+    hour["import_kwh"] += out["import_kw"] * hours
+    hour["export_kwh"] += out["export_kw"] * hours
+    hour["generated_kwh"] += (x["pv_kw"] + x["wind_kw"]) * hours
+
+
 def run_steps(
     params: Any,
     state: Any,
@@ -323,19 +332,25 @@ def run_steps(
             x, row = outside[i, t], out[i, t if keeps else 0]
             site_step(p, s, x, it_kw[i, t], step_s, row)
             add_step(total, x, row, hours)
-            hour = hourly[i, int((t + 0.5) * hours)]
-            hour["load_kwh"] += (row["facility_kw"] - row["unserved_kw"]) * hours
-            hour["carbon_free_kwh"] += row["carbon_free_kwh"]
-            hour["import_kwh"] += row["import_kw"] * hours
-            hour["export_kwh"] += row["export_kw"] * hours
-            hour["generated_kwh"] += (x["pv_kw"] + x["wind_kw"]) * hours
+            add_hour(hourly[i, int((t + 0.5) * hours)], x, row, hours)
 
 
 def step_sites(
-    params: Any, state: Any, outside: Any, it_kw: Any, step_s: float, sums: Any, out: Any
+    params: Any,
+    state: Any,
+    outside: Any,
+    t: int,
+    it_kw: Any,
+    step_s: float,
+    sums: Any,
+    hourly: Any,
+    hour: int,
+    out: Any,
 ) -> None:
-    """One step of every site: `outside`, `it_kw` and `out` are [site]."""
+    """Step `t` of `outside` [site, step] for every site: `it_kw` and `out` are [site], `hour` its place in `hourly`."""
     hours = step_s / SECONDS_PER_HOUR
     for i in range(len(params)):
-        site_step(params[i], state[i], outside[i], it_kw[i], step_s, out[i])
-        add_step(sums[i], outside[i], out[i], hours)
+        x = outside[i, t]
+        site_step(params[i], state[i], x, it_kw[i], step_s, out[i])
+        add_step(sums[i], x, out[i], hours)
+        add_hour(hourly[i, hour], x, out[i], hours)
