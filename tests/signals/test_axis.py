@@ -99,8 +99,10 @@ def test_every_quantity_says_where_it_comes_from(site: Site, start_s: float) -> 
     }
     assert all(note.source and note.licence and note.method for note in got.notes)
     for note in got.notes:
-        assert (note.recorded_year is None) == (note.method != "recorded hour")
-    assert np.isnan(got.marginal_g_per_kwh).all() and notes["marginal_g_per_kwh"].method == "none"
+        assert (note.recorded_year is None) == ("hour" not in note.method)
+    known = site.country == "US"
+    assert np.isfinite(got.marginal_g_per_kwh).all() == known
+    assert notes["marginal_g_per_kwh"].method == ("estimated hour" if known else "none")
     if site.country == "EE":
         assert notes["weather"].method == "none" and np.isnan(got.temp_c).all()
         assert notes["carbon_g_per_kwh"].method == "yearly mean"
@@ -169,6 +171,16 @@ def test_an_axis_has_steps_that_divide_an_hour() -> None:
     for wrong in ({"count": 0}, {"count": 1, "step_s": 0.0}, {"count": 1, "step_s": 700.0}):
         with pytest.raises(ConfigError, match="axis"):
             StepAxis(start_s=0.0, **wrong)
+
+
+def test_marginal_carbon_is_a_thermal_plants_and_differs_from_the_average() -> None:
+    for zone, low, high in (("US-TEX-ERCO", 450, 650), ("US-CAL-CISO", 200, 500)):
+        marginal, average = recorded(zone, "marginal_intensity"), recorded(zone, "carbon_intensity")
+        assert marginal is not None and average is not None
+        assert low < marginal.values.min() <= marginal.values.max() < high
+        assert marginal.values.mean() > 1.2 * average.values.mean()
+        assert marginal.signal == "marginal" != average.signal
+    assert Feed().marginal_g_per_kwh("DE", BERLIN_S) is None
 
 
 def test_carbon_free_shares_are_the_mix_and_follow_the_sun_in_california() -> None:

@@ -97,7 +97,7 @@ class SiteSignalSteps(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     price_usd_per_kwh: Steps
     carbon_g_per_kwh: Steps
     marginal_g_per_kwh: Steps
-    """No recording ships with marginal figures: NaN unless the operator brings a series."""
+    """Estimates ship for eight US grids; elsewhere NaN unless the operator brings a series."""
     residual_g_per_kwh: Steps
     """Of the grid's mix less what was sold by contract; the average where no such series is brought."""
     carbon_free_share: Steps
@@ -114,9 +114,9 @@ def site_steps(
     carbon, carbon_note = _carbon(site, feed, axis, series)
     price, price_note = _price(site, feed, axis, series)
     free, free_note = _carbon_free(site, feed, axis, series)
-    marginal, marginal_note = _brought("marginal_g_per_kwh", site, axis, series, math.nan)
+    marginal, marginal_note = _marginal(site, feed, axis, series)
     residual, residual_note = _residual(axis, series, carbon, carbon_note)
-    contract, contract_note = _brought("contract_kw", site, axis, series, 0.0)
+    contract, contract_note = _contract(site, axis, series)
     return SiteSignalSteps(
         **weather,
         price_usd_per_kwh=price,
@@ -258,13 +258,23 @@ def _residual(
     return carbon, msgspec.structs.replace(note, quantity="residual_g_per_kwh", note=why)
 
 
-def _brought(
-    quantity: Own, site: Site, axis: StepAxis, own: Mapping[Own, Series], otherwise: float
+def _marginal(
+    site: Site, feed: Feed, axis: StepAxis, own: Mapping[Own, Series]
 ) -> tuple[Steps, SourceNote]:
-    if quantity in own:
-        return _own(quantity, axis, own)
-    meant = "unknown" if math.isnan(otherwise) else "none"
-    return np.full(axis.count, otherwise), _none(quantity, site.grid_zone or site.country, meant)
+    zone = site.grid_zone or site.country
+    if "marginal_g_per_kwh" in own:
+        return _own("marginal_g_per_kwh", axis, own)
+    reading = feed.marginal_g_per_kwh(zone, axis.start_s)
+    if reading is None:
+        return np.full(axis.count, math.nan), _none("marginal_g_per_kwh", zone, "unknown")
+    steps = _played(reading, recorded(zone, "marginal_intensity"), feed, axis)
+    return steps, _note("marginal_g_per_kwh", reading)
+
+
+def _contract(site: Site, axis: StepAxis, own: Mapping[Own, Series]) -> tuple[Steps, SourceNote]:
+    if "contract_kw" in own:
+        return _own("contract_kw", axis, own)
+    return np.zeros(axis.count), _none("contract_kw", site.grid_zone or site.country, "no contract")
 
 
 def _own(quantity: Own, axis: StepAxis, own: Mapping[Own, Series]) -> tuple[Steps, SourceNote]:

@@ -20,8 +20,20 @@ from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
 from hanse.signals.series import Series, SignalType
 
-Method = Literal["recorded hour", "yearly mean", "list price", "median price", "declared", "none"]
+Method = Literal[
+    "recorded hour",
+    "estimated hour",
+    "yearly mean",
+    "list price",
+    "median price",
+    "declared",
+    "none",
+]
 
+MARGINAL_NOTE = (
+    "slope of hourly emissions against generation other than wind and sun, by hour of day and quarter; "
+    "no imports, no curtailment"
+)
 WEATHER_KM_MAX = 750.0
 """Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
 
@@ -98,6 +110,14 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         else:
             reading = self._replayed(series, now_s)
         return self._scaled(reading, "carbon_factor", now_s, (site, zone_or_country))
+
+    def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
+        """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
+        series = recorded(zone_or_country, "marginal_intensity")
+        if series is None:
+            return None
+        reading = self._replayed(series, now_s)
+        return msgspec.structs.replace(reading, method="estimated hour", note=MARGINAL_NOTE)
 
     def carbon_free_share(self, zone_or_country: str, now_s: float) -> Reading | None:
         """Share of generation in the zone that is wind, sun, water or nuclear, 0 to 1; None where nobody tells.

@@ -19,7 +19,13 @@ from hanse.signals.series import Series, SignalType
 
 DATA = Path(__file__).parent / "data"
 Quantity = Literal[
-    "carbon_intensity", "carbon_free_pct", "temp_c", "rh_pct", "cloud_pct", "wind10_ms"
+    "marginal_intensity",
+    "carbon_intensity",
+    "carbon_free_pct",
+    "temp_c",
+    "rh_pct",
+    "cloud_pct",
+    "wind10_ms",
 ]
 
 
