@@ -41,6 +41,12 @@ EIA_ZONES = {
     "SOCO": "US-SE-SOCO",
 }
 CARBON = [{"quantity": "carbon_intensity", "unit": "gCO2e/kWh", "signal": "average_location"}]
+CARBON_FREE = {"quantity": "carbon_free_pct", "unit": "%", "signal": "carbon_free"}
+MARGINAL = {"quantity": "marginal_intensity", "unit": "gCO2e/kWh", "signal": "marginal"}
+G_PER_KWH = {"hydro": 24, "oil": 650, "gas": 490, "coal": 820, "nuclear": 12, "other": 230}  # AR5
+QUARTER_H = 365 * 24 / 4
+FREE_FUELS = ("wind", "solar", "hydro", "nuclear")  # "other" is mixed: counted as not carbon-free
+FUELS = (*FREE_FUELS, "oil", "gas", "coal", "other")
 WEATHER = [
     {"quantity": "temp_c", "unit": "degC", "signal": "weather"},
     {"quantity": "rh_pct", "unit": "%", "signal": "weather"},
@@ -100,9 +106,37 @@ def carbon(source: Path, out: Path) -> list[dict[str, object]]:
         )
     for ba, table in by(rows(source / "grid_mix_eia_2022/eia930_2022_hourly.csv.gz"), "ba").items():
         times = [instant_s(r["utc"]) for r in table]
-        values = [[r["ci_lca"] for r in table]]
+        values = [[r["ci_lca"] for r in table], [carbon_free_pct(r) for r in table]]
+        values.append(marginal_g_per_kwh(table))
         index.append(entry(out, EIA_ZONES[ba], [ba], times, values, EIA, "US public domain"))
     return index
+
+
+def carbon_free_pct(row: dict[str, str]) -> str:
+    """Share of generation from wind, sun, water and nuclear; pumping and metering below zero count as none."""
+    made = {fuel: max(0.0, float(row[fuel] or 0.0)) for fuel in FUELS}
+    return f"{100.0 * sum(made[f] for f in FREE_FUELS) / sum(made.values()):.1f}"
+
+
+def marginal_g_per_kwh(table: list[dict[str, str]]) -> list[str]:
+    """How emissions followed what wind and sun left to serve: slope of hourly changes, by hour of day and quarter.
+
+    Least squares through the origin (Hawkes, Energy Policy 38, 2010; Siler-Evans et al., Environ. Sci. Technol. 46,
+    2012), on lifecycle factors. An average answer to a change of demand, without imports and curtailment.
+    """
+    made = [{fuel: float(row[fuel] or 0.0) for fuel in G_PER_KWH} for row in table]
+    served = [sum(hour.values()) for hour in made]
+    grams = [sum(G_PER_KWH[fuel] * mwh for fuel, mwh in hour.items()) for hour in made]
+    sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for i in range(1, len(table)):
+        change, cell = served[i] - served[i - 1], sums[_cell(i)]
+        cell[0] += change * (grams[i] - grams[i - 1])
+        cell[1] += change * change
+    return [f"{sums[_cell(i)][0] / sums[_cell(i)][1]:.0f}" for i in range(len(table))]
+
+
+def _cell(hour: int) -> tuple[int, int]:
+    return hour % 24, min(3, int(hour / QUARTER_H))
 
 
 def entry(
@@ -117,7 +151,8 @@ def entry(
     check_hourly(times)
     name = f"carbon/{zone}"
     write(out, name, columns)
-    common = {"file": name, "zone": zone, "aliases": aliases, "columns": CARBON}
+    kinds = (CARBON + [CARBON_FREE, MARGINAL])[: len(columns)]
+    common = {"file": name, "zone": zone, "aliases": aliases, "columns": kinds}
     return {**common, "start_s": times[0], "step_s": HOUR_S, "source": source, "licence": licence}
 
 

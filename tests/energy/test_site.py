@@ -116,7 +116,7 @@ def test_a_site_anywhere_gets_an_answer_that_explains_itself(
     assert len(s.notes) >= 3
     assert all(n.split(": ", 1)[1] for n in s.notes)
     if s.weather.temp_c is None:
-        assert any(n.startswith("pue: quick rule") for n in s.notes)
+        assert any(n.startswith("pue: by kind and weather") for n in s.notes)
         assert any(n.startswith("pv: no clouds") for n in s.notes)
         assert s.wind_kw == 0.0
 

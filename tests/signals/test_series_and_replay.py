@@ -100,6 +100,8 @@ def test_less_than_a_year_is_refused() -> None:
 def test_every_shipped_recording_is_a_whole_year_of_plausible_hours_with_a_source() -> None:
     limits = {
         "carbon_intensity": (5.0, 1000.0),
+        "carbon_free_pct": (0.0, 100.0),
+        "marginal_intensity": (10.0, 820.0),
         "temp_c": (-40.0, 55.0),
         "rh_pct": (0.0, 100.0),
         "cloud_pct": (0.0, 100.0),

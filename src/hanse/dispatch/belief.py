@@ -12,7 +12,7 @@ from typing import Final, Literal
 from hanse.catalogue import country_electricity
 from hanse.dispatch.law import LawTable
 from hanse.dispatch.policies import PolicyText
-from hanse.energy import pue_quick
+from hanse.energy import pue_at
 from hanse.errors import ConfigError
 from hanse.model.fleet import DriverKind, Fleet, Placement, Site, Value
 
@@ -116,7 +116,7 @@ def site_defaults(site: Site) -> SiteBelief:
     declared = site.power.price_usd_per_kwh
     price = declared if declared is not None else price
     return SiteBelief(
-        pue=site.power.pue if site.power.pue is not None else pue_quick(site.kind, None),
+        pue=site.power.pue if site.power.pue is not None else pue_at(site.kind, None),
         carbon_g_per_kwh=CARBON_G_PER_KWH_UNKNOWN if carbon is None else carbon,
         price_usd_per_kwh=PRICE_USD_PER_KWH_UNKNOWN if price is None else price,
     )

@@ -1,32 +1,74 @@
-"""Power usage effectiveness from outdoor temperature and kind of site, quickly.
+"""Power usage effectiveness and water use from outdoor conditions, kind of site and load.
 
-Here: a two-parameter rule for routing. Not here: UPS load curves, humidity, water, set points.
+Here: the wet bulb, and figures per kW for a kind of site. Not here: the arithmetic (`balance.plant`, the same that
+the twin runs), its parameters with their reasons (`plant`).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.energy.balance import plant
+from hanse.energy.plant import plant_row
 from hanse.model.fleet import SiteKind
 
-PUE_OVERHEAD: Final[dict[SiteKind, float]] = {"region": 0.08, "micro": 0.40, "edge": 0.40}
-"""Overhead of a cool day. Region 0.08: calibrated on hyperscale disclosures of 2024. Micro and edge:
-five times that, the ratio of overheads of a localised room or closet (2.0) and a hyperscale hall
-(1.2) in Shehabi et al., LBNL-1005775, 2016. Published small sites run from 1.15 to 2.5: state
-`pue` in the fleet file when it is measured."""
-PUE_PER_K = 0.015
-"""Growth per kelvin above the economiser's limit (same calibration; Flucker and Tozer 2013)."""
-ECONOMISER_C = 15.0
-"""Outdoor temperature up to which no compressor runs."""
-PUE_DAY_UNKNOWN = "no temperature recorded: a day of 15 degC or cooler"
+LOAD_SHARE_USUAL: Final = 0.56
+"""Average share of power capacity in use (451 Research, 2015); where the load share of a hall is not known."""
+COOL_DAY_C: Final = 15.0
+PUE_DAY_UNKNOWN: Final = "no temperature recorded: a day of 15 degC"
 
 
-def pue_quick(kind: SiteKind, temp_c: float | None) -> float:
-    """PUE = 1 + overhead(kind) + 0.015 max(0, T - 15 degC).
+def wet_bulb_c(temp_c: NDArray[np.float64], rh_pct: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Wet-bulb temperature at sea level, element by element (Stull, J. Appl. Meteor. Climatol. 50, 2011).
 
-    Valid for -20 to 40 degC outdoors at half load or more. Yearly means for a region: London 1.10,
-    Frankfurt 1.11, New York 1.12, Dallas 1.19, Singapore 1.26. An unknown temperature counts as
-    cool, which is the lowest this rule can say.
+    Valid for 5 to 99 % and -20 to 50 degC, error within 1 K; humidity is held in that range, and colder air is
+    returned as it is: no plant needs water then. 20 degC and 50 % give 13.7 degC.
     """
-    above_k = 0.0 if temp_c is None else max(0.0, temp_c - ECONOMISER_C)
-    return 1.0 + PUE_OVERHEAD[kind] + PUE_PER_K * above_k
+    rh = np.clip(rh_pct, 5.0, 99.0)
+    wet = (
+        temp_c * np.arctan(0.151977 * np.sqrt(rh + 8.313659))
+        + np.arctan(temp_c + rh)
+        - np.arctan(rh - 1.676331)
+        + 0.00391838 * rh**1.5 * np.arctan(0.023101 * rh)
+        - 4.686035
+    )
+    return np.where(temp_c < -20.0, temp_c, np.minimum(wet, temp_c))
+
+
+def pue_at(
+    kind: SiteKind,
+    temp_c: float | None,
+    rh_pct: float | None = None,
+    *,
+    load_share: float = LOAD_SHARE_USUAL,
+) -> float:
+    """PUE of a kind of site at a load, outdoors -40 to 50 degC. An unknown temperature counts as 15 degC."""
+    ups, cooling, other, _ = _per_kw(kind, temp_c, rh_pct, load_share)
+    return 1.0 + (ups + cooling + other) / load_share
+
+
+def wue_l_per_kwh_at(
+    kind: SiteKind,
+    temp_c: float | None,
+    rh_pct: float | None = None,
+    *,
+    load_share: float = LOAD_SHARE_USUAL,
+) -> float:
+    """Water evaporated, blown down and lost as drift on the site, litres per kWh of IT."""
+    return _per_kw(kind, temp_c, rh_pct, load_share)[3] / load_share
+
+
+def _per_kw(
+    kind: SiteKind, temp_c: float | None, rh_pct: float | None, load_share: float
+) -> tuple[float, float, float, float]:
+    assert load_share > 0.0, "PUE is a ratio to IT load"
+    dry = COOL_DAY_C if temp_c is None else temp_c
+    wet = math.nan
+    if temp_c is not None and rh_pct is not None:
+        wet = float(wet_bulb_c(np.array(dry), np.array(rh_pct)))
+    ups, cooling, other, litres = plant(plant_row(kind), load_share, dry, wet)
+    return float(ups), float(cooling), float(other), float(litres)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 
 from hanse.catalogue import emission_factor
-from hanse.energy.cooling import PUE_DAY_UNKNOWN, pue_quick
+from hanse.energy.cooling import PUE_DAY_UNKNOWN, pue_at
 from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
 from hanse.model.fleet import Site
@@ -49,7 +49,7 @@ def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> Sit
     assert load_kw >= 0.0, "flows are unsigned"
     weather = site_weather(site, feed, now_s)
     power = site.power
-    pue = power.pue if power.pue is not None else pue_quick(site.kind, weather.temp_c)
+    pue = power.pue if power.pue is not None else pue_at(site.kind, weather.temp_c, weather.rh_pct)
     solar = pv_kw(
         pv_kw_peak=power.pv_kw_peak,
         lat_deg=site.lat_deg,
@@ -117,7 +117,7 @@ def _notes(site: Site, weather: Weather, carbon: Reading, price: Reading) -> tup
     if site.power.pue is not None:
         notes.append("pue: declared in the fleet file")
     elif weather.temp_c is None:
-        notes.append(f"pue: quick rule, {PUE_DAY_UNKNOWN}")
+        notes.append(f"pue: by kind and weather, {PUE_DAY_UNKNOWN}")
     if weather.cloud_pct is None and site.power.pv_kw_peak > 0.0:
         notes.append("pv: no clouds recorded, mean cloud factor used")
     if weather.wind10_ms is None and site.power.wind_kw_rated > 0.0:

@@ -1,14 +1,16 @@
 """Photovoltaic power from place, instant, cloud cover, temperature and wind.
 
-Here: reading the clear-sky table, the cloud rule, cell temperature, module output. Not here: the sun's
+Here: reading the clear-sky table, the cloud rule, cell temperature, module output; for an instant as they are, for a
+year of steps compiled (`steps.fill_pv`), which is why the inner functions take plain arrays. Not here: the sun's
 position and the clear sky themselves: pvlib computed them once into `data/clear_sky.npz`
 (`scripts/data/build_clear_sky.py`; `docs/decisions/0002-clear-sky-table.md` says why).
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,6 +33,8 @@ PV_LOSSES = 0.14
 """Soiling, wiring, mismatch, inverter and outages: PVWatts default (NREL/TP-6A20-62641)."""
 WIND_MODULE_MS = 1.0
 """Wind at the modules where none was recorded: PVWatts' sheltered case, warm cells."""
+AIR_UNKNOWN_C = 15.0
+"""Air of a standard day where no temperature was recorded: 1 % of output per 3 K of error."""
 LAT_DEG_MAX = 70.0
 """The table's reach to the north (60 to the south); beyond it the edge row is used."""
 
@@ -51,6 +55,26 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """`[latitude, longitude, month]`: local clear-sky sum over the reference's, in 1/1000."""
     eot_min: NDArray[np.float64]
     """`[day] min`: true solar time ahead of mean solar time."""
+
+
+class SiteSun(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The table read at one latitude and tilt; what is left depends on the instant and the clouds."""
+
+    lon_deg: float
+    day: NDArray[np.float64]
+    from_noon_h: NDArray[np.float64]
+    cloud_factor: NDArray[np.float64]
+    poa_w_per_m2: NDArray[np.float64]
+    """`[day, half hour from noon, cloud factor] W/m2`."""
+    local: NDArray[np.float64]
+    """`[month]`: the local clear sky over the reference's."""
+    eot_min: NDArray[np.float64]
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """What `irradiance_w_per_m2` and `fill_pv` take first."""
+        axes = (self.day, self.from_noon_h, self.cloud_factor)
+        return (*axes, self.poa_w_per_m2, self.local, self.eot_min, self.lon_deg)
 
 
 def pv_kw(
@@ -74,27 +98,18 @@ def pv_kw(
     irradiance = plane_irradiance_w_per_m2(
         lat_deg=lat_deg, lon_deg=lon_deg, tilt_deg=tilt_deg, now_s=now_s, cloud_pct=cloud_pct
     )
-    # Without a record the cell is taken at the air of a standard day, 15 degC: 1 % per 3 K of error.
-    air_c = 15.0 if temp_c is None else temp_c
+    air_c = AIR_UNKNOWN_C if temp_c is None else temp_c
     wind = WIND_MODULE_MS if wind_ms is None else wind_ms
-    cell_c = air_c + irradiance / (FAIMAN_U0 + FAIMAN_U1 * wind)
-    share = irradiance / 1000.0 * (1.0 + PV_GAMMA_PER_K * (cell_c - 25.0)) * (1.0 - PV_LOSSES)
-    # Inverters are sized to the peak: colder and brighter than standard conditions is cut off.
-    return pv_kw_peak * min(1.0, max(0.0, share))
+    return pv_kw_peak * pv_share(irradiance, air_c, wind)
 
 
 def plane_irradiance_w_per_m2(
     *, lat_deg: float, lon_deg: float, tilt_deg: float, now_s: float, cloud_pct: float | None = None
 ) -> float:
     """Irradiance on a tilted plane facing the equator under cloud, W/m2."""
-    table = _table()
-    day, from_noon_h, month = _solar_clock(table, lon_deg, now_s)
-    at_lat = _between(table.poa_w_per_m2, table.lat_deg, lat_deg)
-    at_day = _between(at_lat, table.day, day)
-    at_hour = _between(at_day, table.from_noon_h, from_noon_h)
-    at_tilt = _between(at_hour, table.tilt_deg, tilt_deg)
-    clear = _between(at_tilt, table.cloud_factor, cloud_factor(cloud_pct))
-    return float(clear) * _local_factor(table, lat_deg, lon_deg, month)
+    sun = site_sun(lat_deg, lon_deg, tilt_deg)
+    arguments = (*sun.arrays, now_s, cloud_factor(cloud_pct))
+    return float(irradiance_w_per_m2(*arguments))
 
 
 def clear_sky_ghi_w_per_m2(*, lat_deg: float, lon_deg: float, now_s: float) -> float:
@@ -108,8 +123,29 @@ def cloud_factor(cloud_pct: float | None) -> float:
     """GHI over clear-sky GHI: 0.46 under full cover, 1 under none, the mean where unknown."""
     if cloud_pct is None:
         return CLOUD_FACTOR_MEAN
-    cover = min(100.0, max(0.0, cloud_pct)) / 100.0
-    return float(1.0 - CLOUD_SCALE * cover**CLOUD_EXPONENT)
+    return float(cloud_factors(np.array(cloud_pct, float)))
+
+
+def cloud_factors(cloud_pct: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same, element by element; NaN is unknown."""
+    cover = np.clip(cloud_pct, 0.0, 100.0) / 100.0
+    return np.where(np.isnan(cover), CLOUD_FACTOR_MEAN, 1.0 - CLOUD_SCALE * cover**CLOUD_EXPONENT)
+
+
+@lru_cache(maxsize=256)
+def site_sun(lat_deg: float, lon_deg: float, tilt_deg: float) -> SiteSun:
+    """The clear-sky table read at one place and tilt; a few kilobytes."""
+    table = _table()
+    by_tilt = np.moveaxis(_between(table.poa_w_per_m2, table.lat_deg, lat_deg), 2, 0)
+    return SiteSun(
+        lon_deg=lon_deg,
+        day=table.day,
+        from_noon_h=table.from_noon_h,
+        cloud_factor=table.cloud_factor,
+        poa_w_per_m2=np.ascontiguousarray(_between(by_tilt, table.tilt_deg, tilt_deg)),
+        local=_local_factors(table, lat_deg, lon_deg),
+        eot_min=table.eot_min,
+    )
 
 
 @cache
@@ -118,41 +154,100 @@ def _table() -> _Table:
         return _Table(**{name: arrays[name].astype(np.float64) for name in arrays.files})
 
 
-def _solar_clock(table: _Table, lon_deg: float, now_s: float) -> tuple[float, float, float]:
-    """Day of the year (1 to 365), hours from true solar noon, month as a number from 0 to 12."""
-    days = now_s / SECONDS_PER_DAY
-    # 365.2425 days a year since 1 January 1970: within a day of the calendar, and the sun follows
-    # the tropical year, not the calendar.
-    day = 1.0 + days % 365.2425
-    minutes = table.eot_min[min(364, int(day) - 1)]
-    hour = now_s % SECONDS_PER_DAY / SECONDS_PER_HOUR + lon_deg / 15.0 + minutes / 60.0
-    from_noon_h = abs((hour - 12.0 + 12.0) % 24.0 - 12.0)
-    return day, from_noon_h, (day - 15.0) / 30.4 % 12.0
-
-
-def _local_factor(table: _Table, lat_deg: float, lon_deg: float, month: float) -> float:
-    """Local turbidity and altitude against the reference sky, between grid points and months."""
+def _local_factors(table: _Table, lat_deg: float, lon_deg: float) -> NDArray[np.float64]:
+    """Local turbidity and altitude against the reference sky by month, between grid points."""
     at_lat = _between(table.factor_permille, table.grid_lat_deg, lat_deg)
     step_deg = table.grid_lon_deg[1] - table.grid_lon_deg[0]
-    at_lon = _around(at_lat, (lon_deg - table.grid_lon_deg[0]) / step_deg)
-    return float(_around(at_lon, month)) / 1000.0
+    position = (lon_deg - table.grid_lon_deg[0]) / step_deg
+    west = int(np.floor(position)) % len(at_lat)
+    share = position - np.floor(position)
+    east = (west + 1) % len(at_lat)
+    local: NDArray[np.float64] = (at_lat[west] * (1.0 - share) + at_lat[east] * share) / 1000.0
+    return local
 
 
 def _between(
     values: NDArray[np.float64], axis: NDArray[np.float64], x: float
 ) -> NDArray[np.float64]:
     """Values at x along the first axis, linear between its points, held beyond its ends."""
-    x = min(float(axis[-1]), max(float(axis[0]), x))
-    i = min(len(axis) - 2, int(np.searchsorted(axis, x, side="right")) - 1)
-    share = (x - axis[i]) / (axis[i + 1] - axis[i])
+    i, share = place(axis, x)
     result: NDArray[np.float64] = values[i] * (1.0 - share) + values[i + 1] * share
     return result
 
 
-def _around(values: NDArray[np.float64], position: float) -> NDArray[np.float64]:
-    """The same on an axis that closes on itself, at a position counted in its steps."""
-    n = len(values)
-    i = int(np.floor(position)) % n
-    share = position - np.floor(position)
-    result: NDArray[np.float64] = values[i] * (1.0 - share) + values[(i + 1) % n] * share
-    return result
+def place(axis: Any, x: float) -> tuple[int, float]:
+    """Where x lies on a rising axis: the point at or below it and the share of the way to the next."""
+    low, high = 0, len(axis) - 1
+    x = min(axis[high], max(axis[low], x))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if axis[middle] <= x:
+            low = middle
+        else:
+            high = middle
+    return low, (x - axis[low]) / (axis[low + 1] - axis[low])
+
+
+def irradiance_w_per_m2(
+    days: Any,
+    hours: Any,
+    clouds: Any,
+    poa: Any,
+    local: Any,
+    eot_min: Any,
+    lon_deg: float,
+    now_s: float,
+    factor: float,
+) -> float:
+    """Irradiance on a site's plane at an instant under a cloud factor, W/m2 (first arguments: `SiteSun.arrays`).
+
+    365.2425 days a year since 1 January 1970: within a day of the calendar, and the sun follows the tropical year, not
+    the calendar.
+    """
+    day = 1.0 + now_s / SECONDS_PER_DAY % 365.2425
+    minutes = eot_min[min(364, int(day) - 1)]
+    hour = now_s % SECONDS_PER_DAY / SECONDS_PER_HOUR + lon_deg / 15.0 + minutes / 60.0
+    h, h_share = place(hours, abs(hour % 24.0 - 12.0))
+    d, d_share = place(days, day)
+    c, c_share = place(clouds, factor)
+    total = 0.0
+    for i in range(2):
+        for j in range(2):
+            weight = (d_share if i else 1.0 - d_share) * (h_share if j else 1.0 - h_share)
+            cell = poa[d + i, h + j]
+            total += weight * (cell[c] * (1.0 - c_share) + cell[c + 1] * c_share)
+    month = (day - 15.0) / 30.4 % 12.0
+    m = int(month)
+    near, next_ = local[m % 12], local[(m + 1) % 12]
+    return total * (near + (month - m) * (next_ - near))  # type: ignore[no-any-return]
+
+
+def pv_share(irradiance_w_per_m2: float, air_c: float, wind_ms: float) -> float:
+    """AC output over peak, 0 to 1."""
+    cell_c = air_c + irradiance_w_per_m2 / (FAIMAN_U0 + FAIMAN_U1 * wind_ms)
+    share = irradiance_w_per_m2 / 1000.0 * (1.0 + PV_GAMMA_PER_K * (cell_c - 25.0))
+    # Inverters are sized to the peak: colder and brighter than standard conditions is cut off.
+    return min(1.0, max(0.0, share * (1.0 - PV_LOSSES)))
+
+
+def fill_pv(
+    days: Any,
+    hours: Any,
+    clouds: Any,
+    poa: Any,
+    local: Any,
+    eot_min: Any,
+    lon_deg: float,
+    pv_kw_peak: float,
+    instants_s: Any,
+    factors: Any,
+    temp_c: Any,
+    wind_ms: Any,
+    out_kw: Any,
+) -> None:
+    """AC power of a site's array at each instant [step]; nothing may be NaN."""
+    for t in range(len(instants_s)):
+        sun = irradiance_w_per_m2(
+            days, hours, clouds, poa, local, eot_min, lon_deg, instants_s[t], factors[t]
+        )
+        out_kw[t] = pv_kw_peak * pv_share(sun, temp_c[t], wind_ms[t])

@@ -1,19 +1,24 @@
-"""Balance of a site over a short step: own generation, battery, grid.
+"""Balance of a site over a short step, as values: what the live agent asks.
 
-Here: the load-following rule (own power first, then battery, then grid; surplus into the battery,
-then out to the grid) and its exact balance. Not here: battery schedules with foresight, tariffs.
+Here: `site_supply` by the load-following rule (own power first, then battery, then grid; surplus into the battery,
+then out to the grid). The arithmetic is `balance.supply_step`, the same that the twin runs. Not here: battery
+schedules with foresight, tariffs, the plant's overhead (a live site measures or estimates its load as a whole).
 """
 
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
+from hanse.energy.balance import supply_step
+from hanse.energy.records import BY_SURPLUS, OUT_DTYPE, OUTSIDE_DTYPE, STATE_DTYPE, SUPPLY_DTYPE
 from hanse.model.fleet import Power
-from hanse.units import SECONDS_PER_HOUR
 
 CHARGE_EFFICIENCY = 0.95
 DISCHARGE_EFFICIENCY = 0.95
 """One way each, battery and inverter: about 0.90 round trip, as lithium systems are rated."""
+SELF_DISCHARGE_PER_H = 3e-5
+"""About 2 % a month, the upper end for lithium cells."""
 
 
 class Battery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +27,8 @@ class Battery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     capacity_kwh: float
     power_kw_max: float
     stored_kwh: float
+    self_discharge_per_h: float = 0.0
+    """Share of its content lost in an hour."""
 
     def __post_init__(self) -> None:
         # A hair of slack: sums of steps round.
@@ -55,6 +62,7 @@ def battery_of(power: Power, charged_share: float) -> Battery:
         capacity_kwh=power.battery_kwh,
         power_kw_max=power.battery_kw_max,
         stored_kwh=power.battery_kwh * charged_share,
+        self_discharge_per_h=SELF_DISCHARGE_PER_H,
     )
 
 
@@ -74,25 +82,25 @@ def site_supply(
     """
     assert min(load_kw, pv_kw, wind_kw, grid_kw_max) >= 0.0, "flows are unsigned"
     assert step_s > 0.0, step_s
-    generated = pv_kw + wind_kw
-    own = min(load_kw, generated)
-    surplus, missing = generated - own, load_kw - own
-    hours = step_s / SECONDS_PER_HOUR
-    room_kw = (battery.capacity_kwh - battery.stored_kwh) / CHARGE_EFFICIENCY / hours
-    held_kw = battery.stored_kwh * DISCHARGE_EFFICIENCY / hours
-    charge = max(0.0, min(surplus, battery.power_kw_max, room_kw))
-    discharge = max(0.0, min(missing, battery.power_kw_max, held_kw))
-    export = min(surplus - charge, grid_kw_max)
-    imported = min(missing - discharge, grid_kw_max)
-    gained = (charge * CHARGE_EFFICIENCY - discharge / DISCHARGE_EFFICIENCY) * hours
+    p, s, x, out = (
+        np.zeros(1, dtype)[0] for dtype in (SUPPLY_DTYPE, STATE_DTYPE, OUTSIDE_DTYPE, OUT_DTYPE)
+    )
+    p["grid_kw_max"] = p["export_kw_max"] = grid_kw_max
+    p["battery_kwh"], p["battery_kw_max"] = battery.capacity_kwh, battery.power_kw_max
+    p["charge_efficiency"], p["discharge_efficiency"] = CHARGE_EFFICIENCY, DISCHARGE_EFFICIENCY
+    p["self_discharge_per_h"] = battery.self_discharge_per_h
+    p["soc_max"], p["battery_rule"] = 1.0, BY_SURPLUS
+    s["battery_kwh"] = battery.stored_kwh
+    x["pv_kw"], x["wind_kw"], x["grid_up"] = pv_kw, wind_kw, 1.0
+    supply_step(p, s, x, load_kw, 0.0, step_s, out)
     return SiteFlows(
         load_kw=load_kw,
-        generated_kw=generated,
-        charge_kw=charge,
-        discharge_kw=discharge,
-        import_kw=imported,
-        export_kw=export,
-        curtailed_kw=surplus - charge - export,
-        unserved_kw=missing - discharge - imported,
-        stored_kwh=min(battery.capacity_kwh, max(0.0, battery.stored_kwh + gained)),
+        generated_kw=pv_kw + wind_kw,
+        charge_kw=float(out["charge_kw"]),
+        discharge_kw=float(out["discharge_kw"]),
+        import_kw=float(out["import_kw"]),
+        export_kw=float(out["export_kw"]),
+        curtailed_kw=float(out["curtailed_kw"]),
+        unserved_kw=float(out["unserved_kw"]),
+        stored_kwh=float(s["battery_kwh"]),
     )

@@ -5,6 +5,9 @@ Here: a generic power curve. Not here: a maker's curve, wakes, air density (with
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 HUB_M = 35.0
 """Usual hub height of turbines of 50 to 250 kW."""
 SHEAR = 0.17
@@ -23,8 +26,12 @@ def wind_kw(*, wind_kw_rated: float, wind10_ms: float | None) -> float:
     """
     if wind_kw_rated <= 0.0 or wind10_ms is None:
         return 0.0
-    hub_ms = max(0.0, wind10_ms) * (HUB_M / 10.0) ** SHEAR
-    if hub_ms < CUT_IN_MS or hub_ms >= CUT_OUT_MS:
-        return 0.0
+    return wind_kw_rated * float(wind_shares(np.array(wind10_ms, float)))
+
+
+def wind_shares(wind10_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Power over rating, element by element; NaN, no recorded wind, counts as none."""
+    hub_ms = np.maximum(0.0, wind10_ms) * (HUB_M / 10.0) ** SHEAR
     share = (hub_ms**3 - CUT_IN_MS**3) / (RATED_MS**3 - CUT_IN_MS**3)
-    return float(wind_kw_rated * min(1.0, share) * (1.0 - WIND_LOSSES))
+    runs = (hub_ms >= CUT_IN_MS) & (hub_ms < CUT_OUT_MS)
+    return np.where(runs, np.minimum(1.0, share) * (1.0 - WIND_LOSSES), 0.0)

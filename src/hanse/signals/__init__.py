@@ -6,6 +6,7 @@ feeds from the network, forecasts, and what a site makes of the weather (`energy
 The time axis is Unix seconds UTC everywhere; a local clock never enters.
 """
 
+from hanse.signals.axis import SiteSignalSteps, SourceNote, StepAxis, site_steps
 from hanse.signals.feed import Feed, Override, Reading, Weather
 from hanse.signals.recorded import nearest_weather_zone, recorded, recorded_zones
 from hanse.signals.replay import replay, replay_within
@@ -17,10 +18,14 @@ __all__ = [
     "Reading",
     "Series",
     "SignalType",
+    "SiteSignalSteps",
+    "SourceNote",
+    "StepAxis",
     "Weather",
     "nearest_weather_zone",
     "recorded",
     "recorded_zones",
     "replay",
     "replay_within",
+    "site_steps",
 ]

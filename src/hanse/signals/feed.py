@@ -20,8 +20,20 @@ from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
 from hanse.signals.series import Series, SignalType
 
-Method = Literal["recorded hour", "yearly mean", "list price", "median price", "declared", "none"]
+Method = Literal[
+    "recorded hour",
+    "estimated hour",
+    "yearly mean",
+    "list price",
+    "median price",
+    "declared",
+    "none",
+]
 
+MARGINAL_NOTE = (
+    "slope of hourly emissions against generation other than wind and sun, by hour of day and quarter; "
+    "no imports, no curtailment"
+)
 WEATHER_KM_MAX = 750.0
 """Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
 
@@ -98,6 +110,25 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         else:
             reading = self._replayed(series, now_s)
         return self._scaled(reading, "carbon_factor", now_s, (site, zone_or_country))
+
+    def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
+        """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
+        series = recorded(zone_or_country, "marginal_intensity")
+        if series is None:
+            return None
+        reading = self._replayed(series, now_s)
+        return msgspec.structs.replace(reading, method="estimated hour", note=MARGINAL_NOTE)
+
+    def carbon_free_share(self, zone_or_country: str, now_s: float) -> Reading | None:
+        """Share of generation in the zone that is wind, sun, water or nuclear, 0 to 1; None where nobody tells.
+
+        Production based: imports are not counted. Biomass and geothermal are not, so it is a lower end.
+        """
+        series = recorded(zone_or_country, "carbon_free_pct")
+        if series is None:
+            return _carbon_free_yearly(zone_or_country)
+        reading = self._replayed(series, now_s)
+        return msgspec.structs.replace(reading, value=reading.value / 100.0, unit="share")
 
     def price_usd_per_kwh(
         self, zone_or_country: str, now_s: float, *, site: str = "", declared: float | None = None
@@ -206,6 +237,26 @@ def _carbon_yearly_mean(zone_or_country: str) -> Reading:
         unit="gCO2e/kWh",
         zone=iso2,
         signal="average_location",
+        method="yearly mean",
+        source=CARBON_SOURCE,
+        licence="CC BY 4.0",
+        note=note,
+    )
+
+
+def _carbon_free_yearly(zone_or_country: str) -> Reading | None:
+    iso2 = country_of(zone_or_country)
+    mix = country_electricity(iso2, where="grid zone or country")
+    parts = (mix.nuclear_pct, mix.hydro_pct, mix.wind_pct, mix.solar_pct)
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    note = f"no hours recorded for {zone_or_country}; mean of {iso2}, {mix.ci_year}"
+    return Reading(
+        value=min(1.0, sum(known) / 100.0),
+        unit="share",
+        zone=iso2,
+        signal="carbon_free",
         method="yearly mean",
         source=CARBON_SOURCE,
         licence="CC BY 4.0",

@@ -18,7 +18,15 @@ from hanse.catalogue import distance_km
 from hanse.signals.series import Series, SignalType
 
 DATA = Path(__file__).parent / "data"
-Quantity = Literal["carbon_intensity", "temp_c", "rh_pct", "cloud_pct", "wind10_ms"]
+Quantity = Literal[
+    "marginal_intensity",
+    "carbon_intensity",
+    "carbon_free_pct",
+    "temp_c",
+    "rh_pct",
+    "cloud_pct",
+    "wind10_ms",
+]
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

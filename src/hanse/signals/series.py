@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from hanse.errors import FeedError
 
-SignalType = Literal["average_location", "average_market", "marginal", "price", "weather"]
+SignalType = Literal[
+    "average_location", "average_market", "marginal", "carbon_free", "price", "weather"
+]
 """What a value means. Average and marginal carbon give different best sites: never mix them."""
 
 
