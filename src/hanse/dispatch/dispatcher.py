@@ -35,8 +35,8 @@ SIGNAL_CHANGE_MIN: Final = 0.01
 """Relative; smaller changes of price, carbon and PUE are below what the figures are good for."""
 PROBE_MISSES_MAX: Final = 3
 """Of probes 250 ms apart: 0.75 s tells a stall from a death."""
-START_S_MAX: Final = 60.0
-"""A starting engine that answers no probe for so long is dead; large weights take tens of seconds to read."""
+START_S_MAX: Final = 300.0
+"""A starting engine that answers no probe for so long is dead; 140 GB of weights take more than a minute to read."""
 BACK_OFF_S_MIN: Final = 1.0
 BACK_OFF_S_MAX: Final = 60.0
 RAN_WELL_S: Final = 60.0

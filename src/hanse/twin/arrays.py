@@ -67,6 +67,8 @@ RING: Final = 16
 VERSIONS: Final = 4
 """Tables kept: a gateway that hears late still routes by the one it has."""
 TRIED_MAX: Final = 8
+SPARE: Final = 64
+"""Free slots at which the loop asks for more: no single cause takes so many."""
 
 ATTEMPT_DTYPE: Final = np.dtype(
     [

@@ -27,12 +27,11 @@ class Keeper:
     """The agent of one site."""
 
     def __init__(self, fleet: Fleet, site: str, number: int, handle: Handle, now_s: float) -> None:
-        self._handle = handle
         self._first = int(handle.world.engine_first[number])
         self._loading: dict[str, float] = {}
         """Engines that are being loaded, and when they will answer."""
         self.dispatcher = Dispatcher("site", site=site)
-        self._act(self.dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet)), now_s)
+        self.dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet))
         assert self.dispatcher.belief is not None
         self._index = {
             name: self._first + engine.spec.index
@@ -43,48 +42,47 @@ class Keeper:
             self.dispatcher.handle(ev.EngineProbed(at_s=now_s, engine=name, answered=True))
         self._known_dead: set[str] = set()
 
-    @property
-    def busy(self) -> bool:
+    def busy(self, handle: Handle) -> bool:
         """Whether any engine still has to come back."""
         belief = self.dispatcher.belief
         assert belief is not None
-        modes = self._handle.world.engines["mode"]
+        modes = handle.world.engines["mode"]
         return any(
             belief.engines[name].state != "up" or modes[e] in (FROZEN, DOWN)
             for name, e in self._index.items()
         )
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, handle: Handle, now_s: float) -> None:
         """One round of probes."""
-        modes = self._handle.world.engines["mode"]
+        modes = handle.world.engines["mode"]
         for name, e in self._index.items():
             ready_at_s = self._loading.get(name)
             if ready_at_s is not None:
                 if now_s < ready_at_s:
                     continue
                 del self._loading[name]
-                faults.start_engine(self._handle, e, now_s)
-                self._tell(ev.EngineStarted(at_s=now_s, engine=name), now_s)
+                faults.start_engine(handle, e, now_s)
+                self._tell(ev.EngineStarted(at_s=now_s, engine=name), handle, now_s)
             mode = int(modes[e])
             if mode == DOWN and name not in self._known_dead:
                 self._known_dead.add(name)
-                self._tell(ev.EngineDied(at_s=now_s, engine=name, why="process ended"), now_s)
+                self._tell(ev.EngineDied(at_s=now_s, engine=name, why="process ended"), handle, now_s)
             else:
                 answered = mode not in (FROZEN, DOWN)
-                self._tell(ev.EngineProbed(at_s=now_s, engine=name, answered=answered), now_s)
-        self._tell(ev.Ticked(at_s=now_s), now_s)
+                self._tell(ev.EngineProbed(at_s=now_s, engine=name, answered=answered), handle, now_s)
+        self._tell(ev.Ticked(at_s=now_s), handle, now_s)
 
-    def _tell(self, event: ev.Event, now_s: float) -> None:
-        self._act(self.dispatcher.handle(event), now_s)
+    def _tell(self, event: ev.Event, handle: Handle, now_s: float) -> None:
+        self._act(self.dispatcher.handle(event), handle, now_s)
 
-    def _act(self, actions: list[act.Action], now_s: float) -> None:
-        world = self._handle.world
+    def _act(self, actions: list[act.Action], handle: Handle, now_s: float) -> None:
+        world = handle.world
         for action in actions:
             if isinstance(action, act.MarkEngine):
                 world.engine_state[self._first + action.engine.index] = int(action.state == "up")
             elif isinstance(action, act.RestartEngine):
                 e = self._first + action.engine.index
-                faults.kill_engine(self._handle, e, now_s, True)
+                faults.kill_engine(handle, e, now_s, True)
                 self._known_dead.discard(action.engine.name)
                 self._known_dead.add(action.engine.name)
                 load_s = float(world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S

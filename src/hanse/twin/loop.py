@@ -31,6 +31,7 @@ from hanse.twin.arrays import (
     REFUSED,
     REFUSED_OUT,
     ROOM,
+    SPARE,
     TIME,
     TRIED_MAX,
 )
@@ -43,7 +44,6 @@ FRAME_EVERY_S: Final = 0.5
 """Gateways check their peers twice a second."""
 SWEEP_EVERY_S: Final = 0.1
 """A live gateway looks for late requests every 20 ms; a deadline is a second or more."""
-SPARE_SLOTS: Final = 64
 INF: Final = float("inf")
 
 
@@ -53,11 +53,11 @@ def run(w: Any, until_s: float, more: bool) -> int:
     clock = w.clock[0]
     count = w.chunk.shape[0]
     while True:
-        if clock.heap_size + 4 * SPARE_SLOTS > w.heap_s.shape[0] or clock.free < 0:
+        if clock.heap_size + 4 * SPARE > w.heap_s.shape[0] or clock.free < 0:
             return ROOM
-        if clock.attempts + SPARE_SLOTS > w.attempts.shape[0]:
+        if clock.attempts + SPARE > w.attempts.shape[0]:
             return ROOM
-        if w.options[OPTION_ROWS] != 0.0 and clock.rows + SPARE_SLOTS > w.rows.shape[0]:
+        if w.options[OPTION_ROWS] != 0.0 and clock.rows + SPARE > w.rows.shape[0]:
             return ROOM
         event_s = w.heap_s[0] if clock.heap_size > 0 else INF
         engine_s = w.next_s[w.order[0]]

@@ -1,0 +1,445 @@
+"""A run: requests, decisions, faults, weather and power on one clock.
+
+Here: `Simulation`, which lets the compiled loop run between rare events and deals with those: tables, signals, faults, power. Not here:
+the loop (`loop`), results (`result`), policies other than the shipped decision (`policies`).
+
+The slow path is the live one: a fleet-scope `Dispatcher` gets `SignalsObserved`, `FleetLoaded`, `DrainRequested` and `Ticked`, and what it
+publishes reaches each gateway after the hub's delay, unless the hub or the way is gone.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
+from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.table import Table
+from hanse.errors import ConfigError
+from hanse.model.fleet import Fleet
+from hanse.signals import Feed, Override
+from hanse.signals.traces.trace import Chunk, Trace
+from hanse.twin import arrays as ar
+from hanse.twin import faults
+from hanse.twin.arrays import World
+from hanse.twin.handle import Handle
+from hanse.twin.keeper import PROBE_EVERY_S, Keeper
+from hanse.twin.loop import run
+from hanse.twin.power import STEP_S, SitePower
+from hanse.twin.scenario import Fault, Scenario
+from hanse.twin.world import build_world, write_table
+
+HUB_DELAY_S: Final = 0.1
+"""From the controller to a gateway: bus, disk, and the worker that looks for new tables twice a second on average half of that."""
+SILENCE_S: Final = 1.75
+"""Three missed checks half a second apart, the first a quarter of a second after the fault on average."""
+TAIL_S: Final = 5.0
+Rows = Callable[[Any], None]
+Progress = Callable[[float, int], None]
+
+
+class Simulation:
+    """One fleet, one trace, one scenario."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        trace: Trace,
+        *,
+        policies: tuple[PolicyText, ...] = (),
+        scenario: Scenario = Scenario(),
+        scenario_dir: Path = Path(),
+        feed: Feed = Feed(),
+        start_at_s: float = 0.0,
+        policy: int = 0,
+        rows: Rows | None = None,
+        rows_max: int = 65_536,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            fleet: Checked fleet; its placements are in force from the start.
+            trace: Requests; `at_s` counts from the start of the run.
+            policies: Cedar texts of the operator.
+            scenario: Faults.
+            scenario_dir: Where the scenario's policy files are.
+            feed: Carbon, price and weather.
+            start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
+            policy: Number of the choosing policy (`policies`).
+            rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
+            rows_max: How many at a time.
+        """
+        self.fleet, self.trace, self.scenario = fleet, trace, scenario
+        start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
+        self.start_at_s = start_at_s - start_at_s % 3600.0
+        self.duration_s = trace.meta.duration_s
+        self.feed = _with_overrides(feed, scenario, self.start_at_s)
+        self.policies = policies
+        self._dir = scenario_dir
+        self._rows = rows
+        self.dispatcher = Dispatcher("fleet")
+        digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
+        self._digests = digests
+        self._tell(ev.FleetLoaded(at_s=self.start_at_s, fleet=fleet, policies=policies, digests=digests))
+        self.tables = 0
+        table = self._publish(0.0)
+        assert table is not None, "the first tick publishes"
+        world = build_world(
+            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
+        )
+        world.options[ar.OPTION_POLICY] = float(policy)
+        self.table = table
+        self.handle = Handle(world)
+        self.power = SitePower(
+            fleet, self.feed, scenario, self.start_at_s, self.duration_s + 7200.0
+        )
+        self.index = {site.id: i for i, site in enumerate(fleet.sites)}
+        self._keepers: dict[str, Keeper] = {}
+        self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
+        self._entries = 0
+        self._hub_up = True
+        self._steps = 0
+        self._stop_s = float("inf")
+        self.log: list[tuple[float, str]] = []
+        """(seconds from the start, sentence) of what happened beside requests."""
+
+    @property
+    def world(self) -> World:
+        """The arrays."""
+        return self.handle.world
+
+    def run(self, progress: Progress | None = None) -> None:
+        """Simulate until every request has ended."""
+        self._schedule()
+        chunks = self.trace.chunks()
+        more = self._take_chunk(chunks)
+        while True:
+            until_s = self._calendar[0][0]
+            why = run(self.handle, until_s, more)
+            if why == ar.RAN_OUT:
+                more = self._take_chunk(chunks)
+                if not more:
+                    self._stop_s = self._last_s() + TAIL_S
+                if progress is not None:
+                    progress(float(self.world.clock[0]["now_s"]), int(self.world.clock[0]["requests"]))
+            elif why == ar.ROOM:
+                self._make_room()
+            else:
+                self._due(until_s)
+                idle = not more and int(self.world.clock[0]["attempts"]) == 0
+                if (idle and until_s >= self.duration_s) or until_s >= self._stop_s:
+                    break
+        self._flush_rows()
+        self.power.close()
+        self.table = self.dispatcher.table or self.table
+
+    # --- calendar
+
+    def at(self, at_s: float, action: Callable[[float], None]) -> None:
+        """Do something at an instant of the run; the order of entries decides among equal instants."""
+        self._entries += 1
+        heapq.heappush(self._calendar, (at_s, self._entries, action))
+
+    def _due(self, now_s: float) -> None:
+        while self._calendar and self._calendar[0][0] <= now_s:
+            heapq.heappop(self._calendar)[2](now_s)
+
+    def _schedule(self) -> None:
+        self.at(0.0, self._signals)
+        self.at(STEP_S, self._power_step)
+        for fault in self.scenario.faults:
+            self.at(fault.at_s, lambda now_s, fault=fault: self._strike(fault, now_s))  # type: ignore[misc]
+
+    def _power_step(self, now_s: float) -> None:
+        self.power.step(self.handle, self._steps)
+        self._steps += 1
+        self._signals(now_s)
+        self.at(now_s + STEP_S, self._power_step)
+
+    def _signals(self, now_s: float) -> None:
+        if self._hub_up:
+            for event in self.power.signals(self.start_at_s + now_s):
+                self._tell(event)
+            self._tick(now_s)
+
+    # --- the slow path
+
+    def _tell(self, event: ev.Event) -> list[act.Action]:
+        return self.dispatcher.handle(event)
+
+    def _tick(self, now_s: float) -> None:
+        """Publish what has become stale, now or as soon as the dispatcher does."""
+        if not self._hub_up:
+            return
+        table = self._publish(now_s)
+        if table is not None:
+            self.at(now_s + HUB_DELAY_S, lambda at_s: self._apply(table, at_s))
+        elif self.dispatcher.stale:
+            self.at(now_s + PUBLISH_EVERY_S, self._tick)
+
+    def _publish(self, now_s: float) -> Table | None:
+        for action in self._tell(ev.Ticked(at_s=self.start_at_s + now_s)):
+            if isinstance(action, act.PublishTable):
+                self.tables += 1
+                assert self.dispatcher.table is not None
+                return _relative(self.dispatcher.table, self.start_at_s)
+        return None
+
+    def _apply(self, table: Table, now_s: float) -> None:
+        """Every gateway that can hear the hub takes the table; a cut-off one keeps what it has."""
+        if not self._hub_up:
+            return
+        world = self.world
+        used = set(world.version.tolist())
+        free = [v for v in range(ar.VERSIONS) if v not in used]
+        if not free:
+            return
+        write_table(world, free[0], table, self.fleet, self.trace.meta)
+        up = world.site_up != 0
+        world.version[up] = free[0]
+        self.table = table
+
+    # --- chunks, rows, room
+
+    def _take_chunk(self, chunks: Iterator[Chunk]) -> bool:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return False
+        blocks = chunk.blocks if len(chunk.blocks) else np.zeros(1, np.int64)
+        requests = np.ascontiguousarray(chunk.requests)
+        world = self.world._replace(chunk=requests, chunk_blocks=np.ascontiguousarray(blocks, np.int64))
+        world.clock[0]["arrived"] = 0
+        self.handle = Handle(world)
+        return True
+
+    def _last_s(self) -> float:
+        return float(self.world.clock[0]["now_s"]) + max(s.slo.deadline_s for s in self.fleet.services)
+
+    def _make_room(self) -> None:
+        self._flush_rows()
+        world = self.world
+        clock = world.clock[0]
+        if int(clock["attempts"]) + 2 * ar.SPARE < len(world.attempts):
+            return
+        count = len(world.attempts)
+        attempts = np.zeros(2 * count, ar.ATTEMPT_DTYPE)
+        attempts[:count] = world.attempts
+        attempts["next"][count:] = np.arange(count + 1, 2 * count + 1)
+        attempts["next"][-1] = clock["free"]
+        clock["free"] = count
+        tried = np.full((2 * count, ar.TRIED_MAX), -1, np.int64)
+        tried[:count] = world.tried
+        heap = {
+            name: np.concatenate([getattr(world, name), np.zeros_like(getattr(world, name))])
+            for name in ("heap_s", "heap_seq", "heap_item")
+        }
+        self.handle = Handle(world._replace(attempts=attempts, tried=tried, **heap))
+
+    def _flush_rows(self) -> None:
+        count = int(self.world.clock[0]["rows"])
+        if self._rows is not None and count:
+            self._rows(self.world.rows[:count])
+        self.world.clock[0]["rows"] = 0
+
+    # --- faults
+
+    def _strike(self, fault: Fault, now_s: float) -> None:
+        self.log.append((now_s, f"{fault.kind} {fault.site} {fault.other}".strip()))
+        getattr(self, f"_begin_{fault.kind}")(fault, now_s)
+        if fault.for_s < float("inf") and hasattr(self, f"_end_{fault.kind}"):
+            self.at(
+                now_s + fault.for_s, lambda at_s: getattr(self, f"_end_{fault.kind}")(fault, at_s)
+            )
+
+    def _engines(self, fault: Fault) -> range:
+        s = self.index[fault.site]
+        first, end = (int(self.world.engine_first[i]) for i in (s, s + 1))
+        return range(first, end) if fault.engine < 0 else range(first + fault.engine, first + fault.engine + 1)
+
+    def _keep(self, site: str, now_s: float) -> None:
+        """The site's agent notices and acts, four times a second until all is well."""
+        if site in self._keepers:
+            return
+        keeper = Keeper(self.fleet, site, self.index[site], self.handle, self.start_at_s + now_s)
+        self._keepers[site] = keeper
+        self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
+
+    def _probe(self, site: str, now_s: float) -> None:
+        keeper = self._keepers[site]
+        keeper.tick(self.handle, now_s)
+        if keeper.busy(self.handle):
+            self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
+        else:
+            del self._keepers[site]
+
+    def _begin_engine_kill(self, fault: Fault, now_s: float) -> None:
+        self._keep(fault.site, now_s)
+        for e in self._engines(fault):
+            faults.kill_engine(self.handle, e, now_s, True)
+
+    def _begin_engine_freeze(self, fault: Fault, now_s: float) -> None:
+        self._keep(fault.site, now_s)
+        for e in self._engines(fault):
+            faults.freeze_engine(self.handle, e, now_s)
+
+    def _begin_engine_slow(self, fault: Fault, now_s: float) -> None:
+        assert fault.factor is not None
+        for e in self._engines(fault):
+            faults.set_speed(self.handle, e, now_s, fault.factor)
+
+    def _end_engine_slow(self, fault: Fault, now_s: float) -> None:
+        for e in self._engines(fault):
+            faults.set_speed(self.handle, e, now_s, 1.0)
+
+    def _begin_site_down(self, fault: Fault, now_s: float) -> None:
+        s = self.index[fault.site]
+        faults.darken_site(self.handle, s, now_s)
+        self.at(now_s + SILENCE_S, lambda at_s: self._all_notice(s, at_s))
+
+    def _all_notice(self, s: int, now_s: float) -> None:
+        if self.world.site_up[s]:
+            return
+        for g in range(len(self.fleet.sites)):
+            if g != s:
+                faults.notice_silence(self.handle, g, s, now_s)
+        self._tell(ev.SiteLost(at_s=self.start_at_s + now_s, site=self.fleet.sites[s].id))
+
+    def _end_site_down(self, fault: Fault, now_s: float) -> None:
+        s = self.index[fault.site]
+        self.world.site_up[s] = 1
+        self.world.engine_state[self.world.engine_first[s] : self.world.engine_first[s + 1]] = 0
+        self._keep(fault.site, now_s)
+
+    def _begin_link_cut(self, fault: Fault, now_s: float) -> None:
+        self._begin_link_cut_one_way(fault, now_s)
+        faults.cut_link(self.handle, self.index[fault.other], self.index[fault.site])
+
+    def _begin_link_cut_one_way(self, fault: Fault, now_s: float) -> None:
+        a, b = self.index[fault.site], self.index[fault.other]
+        faults.cut_link(self.handle, a, b)
+        self.at(now_s + SILENCE_S, lambda at_s: self._pair_notices(a, b, at_s))
+
+    def _pair_notices(self, a: int, b: int, now_s: float) -> None:
+        """A check needs both directions, so both ends hear nothing of each other."""
+        if self.world.link_up[a, b] and self.world.link_up[b, a]:
+            return
+        faults.notice_silence(self.handle, a, b, now_s)
+        faults.notice_silence(self.handle, b, a, now_s)
+
+    def _end_link_cut(self, fault: Fault, now_s: float) -> None:
+        a, b = self.index[fault.site], self.index[fault.other]
+        self.world.link_up[a, b] = self.world.link_up[b, a] = 1
+
+    def _end_link_cut_one_way(self, fault: Fault, now_s: float) -> None:
+        self.world.link_up[self.index[fault.site], self.index[fault.other]] = 1
+
+    def _begin_link_slow(self, fault: Fault, now_s: float) -> None:
+        self._scale_way(fault, fault.factor or 1.0)
+
+    def _end_link_slow(self, fault: Fault, now_s: float) -> None:
+        self._scale_way(fault, 1.0)
+
+    def _scale_way(self, fault: Fault, factor: float) -> None:
+        a, b = self.index[fault.site], self.index[fault.other]
+        for one, two in ((a, b), (b, a)):
+            self.world.ways[one, two]["rtt_ms"] = self.world.paths[one, two]["rtt_ms"] * factor
+
+    def _begin_hub_loss(self, fault: Fault, now_s: float) -> None:
+        self._hub_up = False
+
+    def _end_hub_loss(self, fault: Fault, now_s: float) -> None:
+        self._hub_up = True
+        self._signals(now_s)
+
+    def _begin_telemetry_lost(self, fault: Fault, now_s: float) -> None:
+        self.world.telemetry[self.index[fault.site]] = -1.0
+
+    def _begin_telemetry_wrong(self, fault: Fault, now_s: float) -> None:
+        self.world.telemetry[self.index[fault.site]] = fault.factor
+
+    def _end_telemetry_lost(self, fault: Fault, now_s: float) -> None:
+        self.world.telemetry[self.index[fault.site]] = 1.0
+
+    _end_telemetry_wrong = _end_telemetry_lost
+
+    def _begin_drain(self, fault: Fault, now_s: float) -> None:
+        self._drain(fault, now_s, drained=True)
+
+    def _end_drain(self, fault: Fault, now_s: float) -> None:
+        self._drain(fault, now_s, drained=False)
+
+    def _drain(self, fault: Fault, now_s: float, *, drained: bool) -> None:
+        self._tell(ev.DrainRequested(at_s=self.start_at_s + now_s, site=fault.site, drained=drained))
+        self._tick(now_s)
+
+    def _begin_law(self, fault: Fault, now_s: float) -> None:
+        """The operator publishes a policy: the same event as live."""
+        path = self._dir / fault.policy
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ConfigError(f"scenario policy {path}", got=str(error), allowed="a readable Cedar file") from None
+        self.policies = (*self.policies, PolicyText(name=fault.policy, text=text))
+        self._tell(
+            ev.FleetLoaded(
+                at_s=self.start_at_s + now_s,
+                fleet=self.fleet,
+                policies=self.policies,
+                digests=self._digests,
+            )
+        )
+        self._tick(now_s)
+
+    def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
+        """The balance knows of it; engines stop when UPS and battery are empty."""
+
+    def _begin_heat_wave(self, fault: Fault, now_s: float) -> None:
+        """The balance knows of it."""
+
+    _begin_clouds = _begin_carbon = _begin_price = _begin_heat_wave
+
+
+FIRST_HOUR_S: Final = 1_767_225_600.0
+"""1 January 2026, 0:00 UTC."""
+
+
+def _with_overrides(feed: Feed, scenario: Scenario, start_s: float) -> Feed:
+    kinds = {"clouds": "cloud_pct", "carbon": "carbon_factor", "price": "price_factor"}
+    for fault in scenario.faults:
+        if fault.kind in kinds:
+            assert fault.factor is not None
+            feed = feed.with_override(
+                Override(
+                    kind=kinds[fault.kind],  # type: ignore[arg-type]
+                    place=fault.site or "*",
+                    value=fault.factor,
+                    from_s=start_s + fault.at_s,
+                    until_s=start_s + fault.at_s + fault.for_s,
+                    reason=scenario.name,
+                )
+            )
+    return feed
+
+
+def _relative(table: Table, start_s: float) -> Table:
+    """The same table with its validity on the run's clock, where small numbers keep their microseconds."""
+    import msgspec
+
+    meta = msgspec.structs.replace(
+        table.meta,
+        issued_at_s=table.meta.issued_at_s - start_s,
+        valid_until_s=table.meta.valid_until_s - start_s,
+    )
+    return Table(meta, table.arrays)
+
+
+def _digest_of(key_id: str) -> str:
+    from hashlib import sha256
+
+    return sha256(key_id.encode()).hexdigest()
