@@ -1,7 +1,8 @@
 """Published results, rerun from data that a user points to and printed beside the numbers that were published.
 
 Here: the list of them. Each is a function of a data folder that returns one frozen `Reproduction`. The pieces they are
-made of are for use by themselves: `transport` (moving load under limits). Not here: data, which is not shipped with Hanse and
+made of are for use by themselves: `transport` (moving load under limits), `pooling`
+(one fleet or several). Not here: data, which is not shipped with Hanse and
 lies where `--data` says, and the picture (`picture`), which needs matplotlib.
 """
 
@@ -23,6 +24,10 @@ REPRODUCTIONS = {
     "eurosys24-migrations": (
         "eurosys24:migrations",
         "Is moving every hour better than moving once? 123 grid zones.",
+    ),
+    "pooling-timezones": (
+        "pooling:timezones",
+        "What does one fleet for five time zones save against five? Four LLM services.",
     ),
 }
 """Name -> (module of this package and function, the question in one line)."""
