@@ -1,7 +1,7 @@
 """Published results, rerun from data that a user points to and printed beside the numbers that were published.
 
 Here: the list of them. Each is a function of a data folder that returns one frozen `Reproduction`. The pieces they are
-made of are for use by themselves: `transport` (moving load under limits), `pooling`
+made of are for use by themselves: `transport` (moving load under limits), `batch` (when a batch job runs), `pooling`
 (one fleet or several). Not here: data, which is not shipped with Hanse and
 lies where `--data` says, and the picture (`picture`), which needs matplotlib.
 """
@@ -24,6 +24,10 @@ REPRODUCTIONS = {
     "eurosys24-migrations": (
         "eurosys24:migrations",
         "Is moving every hour better than moving once? 123 grid zones.",
+    ),
+    "gaia-batch": (
+        "gaia:batch_policies",
+        "What does a batch job's patience buy? Six policies, 1,000 jobs, South Australia.",
     ),
     "pooling-timezones": (
         "pooling:timezones",
