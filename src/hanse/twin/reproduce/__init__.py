@@ -2,7 +2,7 @@
 
 Here: the list of them. Each is a function of a data folder that returns one frozen `Reproduction`. The pieces they are
 made of are for use by themselves: `transport` (moving load under limits), `batch` (when a batch job runs), `pooling`
-(one fleet or several). Not here: data, which is not shipped with Hanse and
+(one fleet or several), `prefix` (reuse of cached prompt blocks). Not here: data, which is not shipped with Hanse and
 lies where `--data` says, and the picture (`picture`), which needs matplotlib.
 """
 
@@ -32,6 +32,14 @@ REPRODUCTIONS = {
     "pooling-timezones": (
         "pooling:timezones",
         "What does one fleet for five time zones save against five? Four LLM services.",
+    ),
+    "mooncake-reuse": (
+        "prefix:mooncake",
+        "How much of a chat hour's prompts was read before? 12,031 requests.",
+    ),
+    "splitwise-azure": (
+        "splitwise:azure",
+        "Are the two LLM services of the Splitwise paper the ones we hold? 28,185 requests.",
     ),
 }
 """Name -> (module of this package and function, the question in one line)."""
