@@ -73,9 +73,9 @@ def sequential_moves(
     """Load [place] after each place in turn, cleanest first, has sent its work to the cleanest places that have room.
 
     The rule of Sukprasert et al., EuroSys 2024 (sim_spatial/capacity_latency of their repository), places sorted by
-    rising `cost`. A place counts only what is free at that moment, load that came before it included: work that arrived
-    earlier can push a place's own work on to a dirtier one, which is why this is no optimum and why a longer reach can
-    make it worse. Load that found no room stays.
+    rising `cost`. What one place sends away is not weighed against what a later one could have gained there, which is why
+    this is no optimum and why a longer reach can make it worse. A place's own load counts as filling it: where more than
+    half is in use, part of it goes to dirtier places that have room. Load that finds no room stays.
     """
     assert (np.diff(cost) >= 0.0).all(), "places are sorted, cleanest first"
     after = np.full(len(cost), load)
