@@ -21,6 +21,10 @@ REPRODUCTIONS = {
         "eurosys24:latency",
         "How far must load move, in ms of round trip, to find clean power? 34 cloud regions.",
     ),
+    "eurosys24-idle": (
+        "eurosys24:idle",
+        "How much does spare capacity anywhere help? 123 grid zones.",
+    ),
     "eurosys24-migrations": (
         "eurosys24:migrations",
         "Is moving every hour better than moving once? 123 grid zones.",
