@@ -33,6 +33,10 @@ COMMANDS = {
     ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
+    "reproduce": (
+        "hanse.cli.reproduce:reproduce",
+        "Rerun published results beside their numbers.",
+    ),
     "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),
 }
 """Name -> (where it is imported from when it runs, one line of help)."""
