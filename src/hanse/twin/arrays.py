@@ -22,7 +22,7 @@ AT_ENGINE: Final = 2
 BACK: Final = 3
 """Its end is on the way to the gateway; an event is pending."""
 LOST: Final = 4
-"""Its end was lost on a cut link: nothing is pending, the gateway has to notice."""
+"""What it waits for was lost on a cut link (`lost_kind`) or with its site (0): nothing is pending, the gateway has to notice."""
 
 # Modes of an engine.
 IDLE: Final = 0
@@ -93,6 +93,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("executed", "i4"),
         ("answering", "i4"),
         ("cut", "i4"),
+        ("lost_kind", "i4"),
         ("block_count", "i4"),
         ("block_at", "i8"),
         ("excluded", "i8"),
@@ -216,6 +217,7 @@ CLOCK_DTYPE: Final = np.dtype(
         ("tick", "i8"),
         ("tick_s", "f8"),
         ("sweep_s", "f8"),
+        ("sweeps", "i8"),
         ("rows", "i8"),
         ("blocks_at", "i8"),
         ("requests", "i8"),

@@ -41,10 +41,11 @@ from hanse.twin.arrays import (
     SUM_USD,
     SUM_WH,
 )
+from hanse.units import JOULES_PER_WH
 
 PER_LOG_BIN: Final = 1.0 / math.log(BIN_RATIO)
 WIRE_BYTES_IN: Final = 200.0
-WH_PER_J: Final = 1.0 / 3600.0  # units.wh_from_j, as compiled code can read it
+WH_PER_J: Final = 1.0 / JOULES_PER_WH
 
 
 @njit(**KERNEL)
@@ -76,9 +77,23 @@ def book(w: Any, a: int, t: float, outcome: int, reason: int) -> None:
     usd = wh * w.site_usd_per_wh[s] + path.usd_per_byte * sent
     service = w.services[attempt.service]
     good = 1.0 if ttft_ms <= service.ttft_ms_slo and tpot_ms <= service.tpot_ms_slo else 0.0
+    hop = 1.0 if s != attempt.gateway else 0.0
+    figures = (ttft_ms, tpot_ms, e2e_ms, path.rtt_ms, wh, g, usd, good, hop)
+    book_groups(w, attempt, s, figures)
+    w.flow[attempt.origin, s] += 1
+    engine.served_j += attempt.joules
+    if w.options[OPTION_ROWS] != 0.0:
+        row = add_row(w, a, outcome, reason)
+        row.ttft_ms, row.tpot_ms, row.e2e_ms = ttft_ms, tpot_ms, e2e_ms
+        row.energy_wh, row.carbon_g, row.cost_usd = wh, g, usd
+
+
+@njit(**KERNEL)
+def book_groups(w: Any, attempt: Any, s: int, figures: Any) -> None:
+    """Add an answered request to the groups it belongs to."""
+    ttft_ms, tpot_ms, e2e_ms, path_ms, wh, g, usd, good, hop = figures
     one, two, three = bin_of(ttft_ms), bin_of(tpot_ms), bin_of(e2e_ms)
     q, c, sites = w.services.shape[0], w.refused.shape[1], w.site_up.shape[0]
-    hop = 1.0 if s != attempt.gateway else 0.0
     for i in range(5):
         k = 0
         if i == 1:
@@ -101,18 +116,12 @@ def book(w: Any, a: int, t: float, outcome: int, reason: int) -> None:
         sums[SUM_TTFT_MS] += ttft_ms
         sums[SUM_TPOT_MS] += tpot_ms
         sums[SUM_E2E_MS] += e2e_ms
-        sums[SUM_PATH_MS] += path.rtt_ms
+        sums[SUM_PATH_MS] += path_ms
         sums[SUM_WH] += wh
         sums[SUM_G] += g
         sums[SUM_USD] += usd
         sums[SUM_RETRIES] += attempt.number - 1
         sums[SUM_HOPS] += hop
-    w.flow[attempt.origin, s] += 1
-    engine.served_j += attempt.joules
-    if w.options[OPTION_ROWS] != 0.0:
-        row = add_row(w, a, outcome, reason)
-        row.ttft_ms, row.tpot_ms, row.e2e_ms = ttft_ms, tpot_ms, e2e_ms
-        row.energy_wh, row.carbon_g, row.cost_usd = wh, g, usd
 
 
 @njit(**KERNEL)

@@ -267,6 +267,7 @@ def send_end(w: Any, a: int, t: float) -> None:
         waste(w, a)
     elif w.link_up[attempt.site, attempt.gateway] == 0:
         attempt.stage = LOST
+        attempt.lost_kind = END
     else:
         attempt.stage = BACK
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, END, a)

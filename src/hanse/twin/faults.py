@@ -13,6 +13,7 @@ from numba import njit
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.choose import KERNEL
 from hanse.twin.arrays import (
+    ARRIVE,
     AT_ENGINE,
     BACK,
     BROKEN,
@@ -27,6 +28,7 @@ from hanse.twin.arrays import (
 from hanse.twin.books import book
 from hanse.twin.engine import drop, halt, interrupt, leave_batch, leave_engine, resume, waste
 from hanse.twin.gateway import answer_back, execute, failed, pick_engine, settle
+from hanse.twin.queues import push
 
 
 @njit(**KERNEL)
@@ -48,6 +50,7 @@ def empty_engine(w: Any, e: int, t: float, told: bool) -> None:
             waste(w, a)
         elif not told:
             attempt.stage = LOST
+            attempt.lost_kind = 0
         elif attempt.first_at_s == 0.0 and attempt.site != attempt.gateway:
             again_here(w, a, e, t)
         else:
@@ -148,3 +151,18 @@ def cut_link(w: Any, a: int, b: int) -> None:
         back = attempt.stage == BACK and attempt.gateway == b and attempt.site == a
         if there or back:
             attempt.cut = 1
+
+
+@njit(**KERNEL)
+def heal_link(w: Any, a: int, b: int, t: float) -> None:
+    """Bytes get from `a` to `b` again: what was lost on the way and is still waited for is sent once more, as TCP does."""
+    w.link_up[a, b] = 1
+    for i in range(w.attempts.shape[0]):
+        attempt = w.attempts[i]
+        if attempt.stage != LOST or attempt.lost_kind == 0:
+            continue
+        forward = attempt.lost_kind == ARRIVE and attempt.gateway == a and attempt.site == b
+        back = attempt.lost_kind != ARRIVE and attempt.site == a and attempt.gateway == b
+        if forward or back:
+            attempt.stage = TO_SITE if forward else BACK
+            push(w, t + 0.0005 * w.ways[a, b].rtt_ms, attempt.lost_kind, i)

@@ -26,6 +26,7 @@ from hanse.twin.arrays import (
     BROKEN,
     FAILED,
     FAILED_OUT,
+    FREE,
     LOST,
     OPTION_BLOCK_TOKENS,
     OPTION_STALE_S,
@@ -42,6 +43,8 @@ from hanse.twin.queues import free_slot, push, take_slot, unwatch, watch
 ATTEMPTS_MAX: Final = 8
 WAIT_AGAIN_S: Final = 1.0
 """As `live.gateway.entry`: how long a late attempt is waited for once more when nothing else would take the request."""
+EXPIRE_SWEEPS: Final = 50
+"""Every 5 s all streams' deadlines are looked at: a live gateway does it twice a second, of deadlines of a minute."""
 REFRESH_S: Final = 0.02
 """A live gateway looks at its own site's engines every 20 ms."""
 GUESS_SHARE: Final = 0.05
@@ -193,6 +196,7 @@ def ask(w: Any, a: int, t: float) -> int:
 
 @njit(**KERNEL)
 def ask_once(w: Any, a: int, t: float) -> int:
+    """One call of the kernel."""
     attempt = w.attempts[a]
     g, v = attempt.gateway, w.version[attempt.gateway]
     table = (w.offers[v], w.sites[v], w.services, w.subjects[v], w.paths[g], w.law[v])
@@ -302,7 +306,8 @@ def send(w: Any, a: int, t: float) -> None:
     w.clock[0].hops += 1
     attempt.stage = TO_SITE
     if w.link_up[g, s] == 0:
-        attempt.stage = LOST  # nothing comes back; the deadline or silence will tell
+        attempt.stage = LOST  # the deadline, silence or the link's return will tell
+        attempt.lost_kind = ARRIVE
         return
     bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
     start_s = max(t, w.link_busy_s[g, s])
@@ -334,7 +339,7 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
 def arrive(w: Any, a: int, t: float) -> None:
     """At the serving site: law and room again, by its own table; a no goes back."""
     attempt = w.attempts[a]
-    s, g = attempt.site, attempt.gateway
+    s = attempt.site
     if attempt.dropped != 0:
         waste(w, a)
         return
@@ -360,6 +365,7 @@ def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
     attempt.reason = reason
     if w.link_up[attempt.site, attempt.gateway] == 0:
         attempt.stage = LOST
+        attempt.lost_kind = kind
         return
     attempt.stage = BACK
     push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, kind, a)
@@ -481,6 +487,9 @@ def refuse(w: Any, a: int, reason: int, t: float) -> None:
 @njit(**KERNEL)
 def sweep(w: Any, t: float) -> None:
     """Look at every attempt without a first byte: late ones go elsewhere where something else would take them."""
+    w.clock[0].sweeps += 1
+    if w.clock[0].sweeps % EXPIRE_SWEEPS == 0:
+        expire_streams(w, t)
     a = w.clock[0].waiting
     while a >= 0:
         following = w.attempts[a].next
@@ -490,6 +499,19 @@ def sweep(w: Any, t: float) -> None:
         elif t >= attempt.deadline_at_s:
             overdue(w, a, t)
         a = following
+
+
+@njit(**KERNEL)
+def expire_streams(w: Any, t: float) -> None:
+    """Streams whose end was lost, or which go on past the service's deadline."""
+    for a in range(w.attempts.shape[0]):
+        attempt = w.attempts[a]
+        if attempt.stage == FREE or attempt.dropped != 0 or attempt.answering == 0:
+            continue
+        if t >= attempt.expires_at_s:
+            settle(w, a)
+            book(w, a, t, BROKEN, kernels.DEADLINE)
+            drop(w, a, t)
 
 
 @njit(**KERNEL)

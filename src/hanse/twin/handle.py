@@ -40,7 +40,15 @@ class Handle:
         words: list[int] = []
         for array in world:
             assert array.flags.c_contiguous, "descriptors are written for contiguous arrays"
-            words += [0, 0, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides]
+            words += [
+                0,
+                0,
+                array.size,
+                array.itemsize,
+                array.ctypes.data,
+                *array.shape,
+                *array.strides,
+            ]
         self._table = np.array(words, np.int64)
         self.address = int(self._table.ctypes.data)
 
@@ -61,7 +69,9 @@ class WorldType(types.Type):
 @typeof_impl.register(Handle)
 def _typeof_handle(handle: Handle, _context: Any) -> WorldType:
     return WorldType(
-        tuple((name, typeof(array)) for name, array in zip(World._fields, handle.world, strict=True))
+        tuple(
+            (name, typeof(array)) for name, array in zip(World._fields, handle.world, strict=True)
+        )
     )
 
 
@@ -85,10 +95,10 @@ def _unbox_handle(_kind: WorldType, value: Any, c: Any) -> NativeValue:
 
 
 @infer_getattr
-class _WorldAttributes(AttributeTemplate):  # type: ignore[misc]
+class _WorldAttributes(AttributeTemplate):
     key = WorldType
 
-    def generic_resolve(self, kind: WorldType, name: str) -> types.Array | None:
+    def generic_resolve(self, kind: Any, name: str) -> Any:  # type: ignore[override]
         found = kind.by_name.get(name)
         return found[0] if found else None
 

@@ -66,10 +66,14 @@ class Keeper:
             mode = int(modes[e])
             if mode == DOWN and name not in self._known_dead:
                 self._known_dead.add(name)
-                self._tell(ev.EngineDied(at_s=now_s, engine=name, why="process ended"), handle, now_s)
+                self._tell(
+                    ev.EngineDied(at_s=now_s, engine=name, why="process ended"), handle, now_s
+                )
             else:
                 answered = mode not in (FROZEN, DOWN)
-                self._tell(ev.EngineProbed(at_s=now_s, engine=name, answered=answered), handle, now_s)
+                self._tell(
+                    ev.EngineProbed(at_s=now_s, engine=name, answered=answered), handle, now_s
+                )
         self._tell(ev.Ticked(at_s=now_s), handle, now_s)
 
     def _tell(self, event: ev.Event, handle: Handle, now_s: float) -> None:

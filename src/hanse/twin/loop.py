@@ -93,6 +93,7 @@ def dispatch(w: Any, kind: int, a: int, t: float) -> None:
         if kind != FIRST_BYTE:
             attempt.cut = 0
             attempt.stage = LOST
+            attempt.lost_kind = kind
             if attempt.dropped != 0:
                 waste(w, a)
     elif kind == END:

@@ -79,7 +79,9 @@ class SitePower:
             self.out,
         )  # fmt: skip
         for name, course in self.course.items():
-            course[:, hour] += self.out[name] * (STEP_S / SECONDS_PER_HOUR if name.endswith("_kw") else 1.0)
+            course[:, hour] += self.out[name] * (
+                STEP_S / SECONDS_PER_HOUR if name.endswith("_kw") else 1.0
+            )
         self._price(world)
 
     def close(self) -> None:
@@ -144,7 +146,9 @@ class SitePower:
         it_kwh = out["it_kw"] * STEP_S / SECONDS_PER_HOUR
         busy = it_kwh > 0.0
         pue = np.where(busy, out["pue"], world.site_pue)
-        served = np.maximum(out["facility_kw"] - out["unserved_kw"], 1e-12) * STEP_S / SECONDS_PER_HOUR
+        served = (
+            np.maximum(out["facility_kw"] - out["unserved_kw"], 1e-12) * STEP_S / SECONDS_PER_HOUR
+        )
         carbon = out["carbon_location_g"] + out["carbon_own_g"]
         world.site_pue[:] = np.where(np.isfinite(pue), pue, world.site_pue)
         known = np.isfinite(carbon) & busy

@@ -96,9 +96,7 @@ def retime(w: Any, engine: int, at_s: float) -> None:
             break
         if down + 1 < size:
             one, two = order[down], order[down + 1]
-            if next_s[two] < next_s[one] or (
-                next_s[two] == next_s[one] and two < one
-            ):
+            if next_s[two] < next_s[one] or (next_s[two] == next_s[one] and two < one):
                 down += 1
         other = order[down]
         if at_s < next_s[other] or (at_s == next_s[other] and engine < other):

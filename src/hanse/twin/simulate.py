@@ -34,12 +34,16 @@ from hanse.twin.loop import run
 from hanse.twin.power import STEP_S, SitePower
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.world import build_world, write_table
+from hanse.units import SECONDS_PER_HOUR
 
 HUB_DELAY_S: Final = 0.1
 """From the controller to a gateway: bus, disk, and the worker that looks for new tables twice a second on average half of that."""
 SILENCE_S: Final = 1.75
 """Three missed checks half a second apart, the first a quarter of a second after the fault on average."""
 TAIL_S: Final = 5.0
+NO_FAULTS: Final = Scenario()
+HERE: Final = Path()
+RECORDED: Final = Feed()
 Rows = Callable[[Any], None]
 Progress = Callable[[float, int], None]
 
@@ -53,9 +57,9 @@ class Simulation:
         trace: Trace,
         *,
         policies: tuple[PolicyText, ...] = (),
-        scenario: Scenario = Scenario(),
-        scenario_dir: Path = Path(),
-        feed: Feed = Feed(),
+        scenario: Scenario = NO_FAULTS,
+        scenario_dir: Path = HERE,
+        feed: Feed = RECORDED,
         start_at_s: float = 0.0,
         policy: int = 0,
         rows: Rows | None = None,
@@ -77,7 +81,7 @@ class Simulation:
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
-        self.start_at_s = start_at_s - start_at_s % 3600.0
+        self.start_at_s = start_at_s - start_at_s % SECONDS_PER_HOUR
         self.duration_s = trace.meta.duration_s
         self.feed = _with_overrides(feed, scenario, self.start_at_s)
         self.policies = policies
@@ -86,7 +90,9 @@ class Simulation:
         self.dispatcher = Dispatcher("fleet")
         digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
         self._digests = digests
-        self._tell(ev.FleetLoaded(at_s=self.start_at_s, fleet=fleet, policies=policies, digests=digests))
+        self._tell(
+            ev.FleetLoaded(at_s=self.start_at_s, fleet=fleet, policies=policies, digests=digests)
+        )
         self.tables = 0
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
@@ -127,7 +133,9 @@ class Simulation:
                 if not more:
                     self._stop_s = self._last_s() + TAIL_S
                 if progress is not None:
-                    progress(float(self.world.clock[0]["now_s"]), int(self.world.clock[0]["requests"]))
+                    progress(
+                        float(self.world.clock[0]["now_s"]), int(self.world.clock[0]["requests"])
+                    )
             elif why == ar.ROOM:
                 self._make_room()
             else:
@@ -213,13 +221,17 @@ class Simulation:
             return False
         blocks = chunk.blocks if len(chunk.blocks) else np.zeros(1, np.int64)
         requests = np.ascontiguousarray(chunk.requests)
-        world = self.world._replace(chunk=requests, chunk_blocks=np.ascontiguousarray(blocks, np.int64))
+        world = self.world._replace(
+            chunk=requests, chunk_blocks=np.ascontiguousarray(blocks, np.int64)
+        )
         world.clock[0]["arrived"] = 0
         self.handle = Handle(world)
         return True
 
     def _last_s(self) -> float:
-        return float(self.world.clock[0]["now_s"]) + max(s.slo.deadline_s for s in self.fleet.services)
+        return float(self.world.clock[0]["now_s"]) + max(
+            s.slo.deadline_s for s in self.fleet.services
+        )
 
     def _make_room(self) -> None:
         self._flush_rows()
@@ -260,7 +272,11 @@ class Simulation:
     def _engines(self, fault: Fault) -> range:
         s = self.index[fault.site]
         first, end = (int(self.world.engine_first[i]) for i in (s, s + 1))
-        return range(first, end) if fault.engine < 0 else range(first + fault.engine, first + fault.engine + 1)
+        return (
+            range(first, end)
+            if fault.engine < 0
+            else range(first + fault.engine, first + fault.engine + 1)
+        )
 
     def _keep(self, site: str, now_s: float) -> None:
         """The site's agent notices and acts, four times a second until all is well."""
@@ -312,6 +328,9 @@ class Simulation:
 
     def _end_site_down(self, fault: Fault, now_s: float) -> None:
         s = self.index[fault.site]
+        for g in range(len(self.fleet.sites)):
+            if g != s:  # connections of before are reset
+                faults.notice_silence(self.handle, g, s, now_s)
         self.world.site_up[s] = 1
         self.world.engine_state[self.world.engine_first[s] : self.world.engine_first[s + 1]] = 0
         self._keep(fault.site, now_s)
@@ -334,10 +353,11 @@ class Simulation:
 
     def _end_link_cut(self, fault: Fault, now_s: float) -> None:
         a, b = self.index[fault.site], self.index[fault.other]
-        self.world.link_up[a, b] = self.world.link_up[b, a] = 1
+        faults.heal_link(self.handle, a, b, now_s)
+        faults.heal_link(self.handle, b, a, now_s)
 
     def _end_link_cut_one_way(self, fault: Fault, now_s: float) -> None:
-        self.world.link_up[self.index[fault.site], self.index[fault.other]] = 1
+        faults.heal_link(self.handle, self.index[fault.site], self.index[fault.other], now_s)
 
     def _begin_link_slow(self, fault: Fault, now_s: float) -> None:
         self._scale_way(fault, fault.factor or 1.0)
@@ -375,7 +395,9 @@ class Simulation:
         self._drain(fault, now_s, drained=False)
 
     def _drain(self, fault: Fault, now_s: float, *, drained: bool) -> None:
-        self._tell(ev.DrainRequested(at_s=self.start_at_s + now_s, site=fault.site, drained=drained))
+        self._tell(
+            ev.DrainRequested(at_s=self.start_at_s + now_s, site=fault.site, drained=drained)
+        )
         self._tick(now_s)
 
     def _begin_law(self, fault: Fault, now_s: float) -> None:
@@ -384,7 +406,9 @@ class Simulation:
         try:
             text = path.read_text()
         except OSError as error:
-            raise ConfigError(f"scenario policy {path}", got=str(error), allowed="a readable Cedar file") from None
+            raise ConfigError(
+                f"scenario policy {path}", got=str(error), allowed="a readable Cedar file"
+            ) from None
         self.policies = (*self.policies, PolicyText(name=fault.policy, text=text))
         self._tell(
             ev.FleetLoaded(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
 from hanse.dispatch.belief import EngineSpec, all_engines
+from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
 from hanse.dispatch.load import (
     LOAD_OFFER_DTYPE,
@@ -74,39 +75,68 @@ def build_world(
     """
     specs = all_engines(fleet, placements)
     sites, offers, services = len(fleet.sites), len(table.offers), len(fleet.services)
-    origins, classes = max(len(trace.origins), 1), len(fleet.classes)
     profiles = table.law.shape[0] + PROFILES_SPARE
     subjects = len(table.subjects) + PROFILES_SPARE
-    groups = 1 + services + classes + sites + origins
-    in_flight = int(sum(s.slots * 4 for s in specs) * 1.5) + SLOTS_SPARE
     blocks = trace.block_tokens > 0
-    parts: dict[str, Any] = {}
-    parts |= _attempts(in_flight)
-    parts |= _engines(fleet, table, specs, blocks=blocks, block_tokens=trace.block_tokens)
-    parts |= _tables(sites, offers, services, profiles, subjects)
-    parts |= _gateways(sites, offers, services, blocks=blocks)
+    parts = (
+        _attempts(int(sum(s.slots * QUEUE_PER_SLOT_MAX for s in specs) * 1.5) + SLOTS_SPARE)
+        | _engines(fleet, table, specs, blocks=blocks, block_tokens=trace.block_tokens)
+        | _tables(sites, offers, services, profiles, subjects)
+        | _gateways(sites, offers, services, blocks=blocks)
+        | _ways(fleet, table, trace)
+        | _requests(fleet, table, trace, subjects)
+        | _results(services, len(fleet.classes), sites, max(len(trace.origins), 1), rows)
+    )
+    w = World(**parts)
+    w.options[ar.OPTION_ROWS] = float(rows > 0)
+    w.options[ar.OPTION_STALE_S] = table.meta.heard_stale_s
+    w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
+    clock = w.clock[0]
+    clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
+    write_table(w, 0, table, fleet, trace)
+    return w
+
+
+def _ways(fleet: Fleet, table: Table, trace: TraceMeta) -> dict[str, Any]:
+    sites = len(fleet.sites)
+    paths = np.stack([table.paths_from(i) for i in range(sites)]).astype(PATH_DTYPE)
     first, at_sites = site_offer_lists(table)
-    parts |= {"site_offer_first": first, "site_offers": at_sites}
-    parts |= {
-        "services": table.services.copy(),
-        "paths": np.stack([table.paths_from(i) for i in range(sites)]).astype(PATH_DTYPE),
-        "ways": np.stack([table.paths_from(i) for i in range(sites)]).astype(PATH_DTYPE),
+    return {
+        "paths": paths,
+        "ways": paths.copy(),
         "telemetry": np.ones(sites),
         "link_up": np.ones((sites, sites), np.int64),
         "link_busy_s": np.zeros((sites, sites)),
         "site_up": np.ones(sites, np.int64),
         "power_ok": np.ones(sites, np.int64),
         "user_ms": user_ms(fleet, trace),
+        "site_offer_first": first,
+        "site_offers": at_sites,
+        "site_pue": table.sites["pue"].copy(),
+        "site_g_per_wh": table.sites["g_per_wh"].copy(),
+        "site_usd_per_wh": table.sites["usd_per_wh"].copy(),
+    }
+
+
+def _requests(fleet: Fleet, table: Table, trace: TraceMeta, subjects: int) -> dict[str, Any]:
+    origins, classes = max(len(trace.origins), 1), len(fleet.classes)
+    return {
+        "services": table.services.copy(),
         "entry": np.full((origins, subjects, ENTRIES), -1, np.int64),
         "subject_of": np.zeros((len(trace.tenants) + 1, classes, origins), np.int64),
         "deadline_s": np.array([s.slo.deadline_s for s in fleet.services]),
-        "site_pue": np.ones(sites),
-        "site_g_per_wh": np.zeros(sites),
-        "site_usd_per_wh": np.zeros(sites),
         "chunk": np.zeros(0, REQUEST_DTYPE),
         "chunk_blocks": np.zeros(1, np.int64),
         "service_of": _numbers("service", trace.services, _service_numbers(fleet)),
-        "class_of": _numbers("class", trace.classes, {c.id: i for i, c in enumerate(fleet.classes)}),
+        "class_of": _numbers(
+            "class", trace.classes, {c.id: i for i, c in enumerate(fleet.classes)}
+        ),
+    }
+
+
+def _results(services: int, classes: int, sites: int, origins: int, rows: int) -> dict[str, Any]:
+    groups = 1 + services + classes + sites + origins
+    return {
         "hist": np.zeros((groups, 3, ar.BINS), np.int64),
         "sums": np.zeros((groups, ar.SUMS)),
         "refused": np.zeros((services, classes, ar.REASONS), np.int64),
@@ -114,18 +144,6 @@ def build_world(
         "rows": np.zeros(max(rows, 1), ar.ROW_DTYPE),
         "options": np.zeros(ar.OPTIONS),
     }
-    w = World(**parts)
-    w.options[ar.OPTION_ROWS] = float(rows > 0)
-    w.options[ar.OPTION_STALE_S] = table.meta.heard_stale_s
-    w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
-    clock = w.clock[0]
-    clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
-    for s in range(sites):
-        w.site_pue[s] = table.sites[s]["pue"]
-        w.site_g_per_wh[s] = table.sites[s]["g_per_wh"]
-        w.site_usd_per_wh[s] = table.sites[s]["usd_per_wh"]
-    write_table(w, 0, table, fleet, trace)
-    return w
 
 
 def write_table(w: World, row: int, table: Table, fleet: Fleet, trace: TraceMeta) -> None:
@@ -210,9 +228,7 @@ def user_ms(fleet: Fleet, trace: TraceMeta) -> NDArray[np.float64]:
 @cache
 def step_of(model: str, precision: str, hardware: str, chips: int, slots: int) -> StepModel:
     """Steps of one kind of replica."""
-    return step_model(
-        ai_model(model), precision, accelerator(hardware), count=chips, slots=slots
-    )
+    return step_model(ai_model(model), precision, accelerator(hardware), count=chips, slots=slots)
 
 
 def _attempts(count: int) -> dict[str, Any]:
@@ -249,7 +265,9 @@ def _engines(
         row["site"] = table.site_index[spec.site]
         row["offer"] = table.offer_index[spec.offer]
         row["slots"] = spec.slots
-        row["chunk_tokens"] = CHUNK_TOKENS_LARGE if (chip.memory_gb or 0.0) >= LARGE_GB else CHUNK_TOKENS
+        row["chunk_tokens"] = (
+            CHUNK_TOKENS_LARGE if (chip.memory_gb or 0.0) >= LARGE_GB else CHUNK_TOKENS
+        )
         row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
     engines["queue_head"] = engines["queue_tail"] = -1
     engines["speed"] = 1.0
@@ -278,9 +296,7 @@ def _engines(
     }
 
 
-def _tables(
-    sites: int, offers: int, services: int, profiles: int, subjects: int
-) -> dict[str, Any]:
+def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int) -> dict[str, Any]:
     v = ar.VERSIONS
     return {
         "offers": np.zeros((v, offers), OFFER_DTYPE),
@@ -351,4 +367,3 @@ def _numbers(what: str, names: tuple[str, ...], known: Mapping[str, int]) -> NDA
 def _service_numbers(fleet: Fleet) -> dict[str, int]:
     aliases = {alias: i for i, s in enumerate(fleet.services) for alias in s.aliases}
     return aliases | {s.id: i for i, s in enumerate(fleet.services)}
-
