@@ -7,6 +7,8 @@ of `RandomState` never do). Not here: what is drawn.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,3 +39,9 @@ class Draws:
     def gamma(self, shape: float, size: tuple[int, ...]) -> NDArray[np.float64]:
         """Gamma variates of scale 1."""
         return np.asarray(self._frozen.standard_gamma(shape, size))
+
+    def gaps(self, count: int, shape: float, weibull: bool) -> NDArray[np.float64]:
+        """Gamma or Weibull variates of mean 1."""
+        if weibull:
+            return np.asarray(self._frozen.weibull(shape, count) / math.gamma(1.0 + 1.0 / shape))
+        return self.gamma(shape, (count,)) / shape

@@ -101,9 +101,20 @@ def concatenated(
 
 
 def merged(
-    traces: Sequence[Trace], *, ids: Literal["own", "same"] = "own", name: str = ""
+    traces: Sequence[Trace],
+    *,
+    ids: Literal["own", "same"] = "own",
+    name: str = "",
+    by_clock: bool = False,
 ) -> Trace:
-    """All at once, each from its own start; of equal times the earlier named trace's come first."""
+    """All at once, each from its own start; of equal times the earlier named trace's come first.
+
+    `by_clock`: each from its own date instead, where all have one, the earliest at the start.
+    """
+    if by_clock and all(trace.meta.start_at_s for trace in traces):
+        start_at_s = min((trace.meta.start_at_s for trace in traces), default=0.0)
+        later = [shifted(trace, trace.meta.start_at_s - start_at_s) for trace in traces]
+        traces = [_with(t, t.chunks, start_at_s=start_at_s) for t in later]
     meta, aligned = _aligned(traces, ids, name)
     duration_s = max(trace.meta.duration_s for trace in traces)
     count = sum(t.meta.count for t in traces) if all(t.meta.count >= 0 for t in traces) else -1
