@@ -170,12 +170,16 @@ def jsonl_batches(
     lists: list[str],
     bad: BadRows,
     progress: Progress | None = None,
+    limit_bytes: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of the named fields of a file with one JSON object a line; a field that is missing is empty text."""
+    """Batches of the named fields of a file with one JSON object a line; a field that is missing is empty text.
+
+    `limit_bytes`: whole lines within so many bytes, of a file that is still being written; 0: all of it.
+    """
     decoder = msgspec.json.Decoder(dict[str, Any])
     seen = 0
     with opened(path) as (text, raw):
-        for lines in _blocks_of_lines(path, text):
+        for lines in _blocks_of_lines(path, text, limit_bytes):
             rows = _decoded(lines, seen, decoder, bad)
             yield Batch(
                 seen,
@@ -364,16 +368,17 @@ def _column(cells: list[Any]) -> Values:
     return pa.array(["" if cell is None else str(cell) for cell in cells], pa.string())
 
 
-def _blocks_of_lines(path: Path, text: IO[bytes]) -> Iterator[bytes]:
+def _blocks_of_lines(path: Path, text: IO[bytes], limit_bytes: int) -> Iterator[bytes]:
     """Whole lines, about 4 MB at a time."""
-    rest = b""
+    rest, left = b"", limit_bytes
     while True:
         try:
-            block = text.read(BLOCK_BYTES)
+            block = text.read(min(left, BLOCK_BYTES) if limit_bytes else BLOCK_BYTES)
+            left -= len(block)
         except (OSError, EOFError) as error:
             raise FeedError(str(path), got=str(error), allowed="a complete .gz file") from error
         if not block:
-            if rest.strip():
+            if rest.strip() and not limit_bytes:
                 yield rest
             return
         end = block.rfind(b"\n") + 1

@@ -71,11 +71,15 @@ class Table(Value, frozen=True, kw_only=True):
     service: str = ""
     """Name of all requests' service where no column says it."""
     block_tokens: int = 0
+    origins: tuple[Origin, ...] = ()
+    """Where origins are; any other name is a city's, or a country's code and stands for its largest city."""
     name: str = ""
     source: str = ""
     licence: str = "unknown"
     note: str = ""
     skip_bad: bool = False
+    limit_bytes: int = 0
+    """JSON Lines that are still being written: how much of the file to read, the same at each reading."""
 
 
 class Imported(NamedTuple):
@@ -98,7 +102,7 @@ def read_table(table: Table, progress: Progress | None = None) -> Imported:
     _check_columns(table)
     found = _survey(table, progress)
     columns = table.columns
-    origins = _places(list(found.names["origin"]), f"{table.path}, {columns.origin}")
+    origins = _places(list(found.names["origin"]), table)
     meta = TraceMeta(
         name=table.name or table.path.name.split(".")[0],
         source=table.source or table.path.name,
@@ -197,7 +201,7 @@ def _batches(table: Table, bad: BadRows, progress: Progress | None) -> Iterator[
     if table.form == "csv":
         return rows.csv_batches(table.path, used, bad, progress)
     lists = [table.columns.blocks] if table.columns.blocks else []
-    return rows.jsonl_batches(table.path, used, lists, bad, progress)
+    return rows.jsonl_batches(table.path, used, lists, bad, progress, table.limit_bytes)
 
 
 def _used(columns: Columns) -> list[str]:
@@ -281,15 +285,19 @@ def _blocks(batch: Batch, name: str, ok: NDArray[np.bool_], requests: Any) -> Bl
     return np.fromiter(itertools.chain.from_iterable(lists), np.int64, count=total)
 
 
-def _places(names: list[str], where: str) -> tuple[Origin, ...]:
-    """Cities by name, or countries by code: then their largest city."""
-    origins = []
-    for name in names:
-        is_code = len(name) == 2 and name.isupper()
-        largest = next((c for c in cities() if c.iso2 == name), None) if is_code else None
-        place = largest or city(name, where=where)
-        origins.append(Origin(id=name, lat_deg=place.lat, lon_deg=place.lon, country=place.iso2))
-    return tuple(origins)
+def _places(names: list[str], table: Table) -> tuple[Origin, ...]:
+    known = {origin.id: origin for origin in table.origins}
+    return tuple(
+        known.get(name) or place(name, f"{table.path}, {table.columns.origin}") for name in names
+    )
+
+
+def place(name: str, where: str) -> Origin:
+    """A city by name, or a country by its code: its largest city."""
+    is_code = len(name) == 2 and name.isupper()
+    largest = next((c for c in cities() if c.iso2 == name), None) if is_code else None
+    at = largest or city(name, where=where)
+    return Origin(id=name, lat_deg=at.lat, lon_deg=at.lon, country=at.iso2)
 
 
 def _check_columns(table: Table) -> None:
