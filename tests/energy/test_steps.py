@@ -298,7 +298,8 @@ def test_stored_prices_of_a_real_market_are_arbitraged_by_threshold_and_the_book
         used = sum(sums[f"{n}_kwh"] for n in ("facility", "charge", "export", "curtailed"))
         assert made == pytest.approx(used, rel=1e-9)
         cost[rule] = sums["usd_import"] - sums["usd_export"]
-    assert 0.0 < cost["price"] < 0.98 * cost["plan"]
+    # A hundred kWh a day, moved over a spread of one to several cents.
+    assert 30.0 < cost["plan"] - cost["price"] < 300.0
 
 
 def test_a_cached_kernel_calls_nothing_outside_its_own_file() -> None:
