@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.energy import pue_at, wet_bulb_c, wue_l_per_kwh_at
+from hanse.energy.balance import ups_loss_kw
 from hanse.energy.cooling import LOAD_SHARE_USUAL
+from hanse.energy.plant import plant_row
 from hanse.model.fleet import SiteKind
 from hanse.signals import recorded
 
@@ -116,6 +118,30 @@ def test_unknown_humidity_is_the_worst_case_and_water_goes_with_warm_air_only(
     assert pue_at("region", temp, rh) <= pue_at("region", temp) + 1e-9
     litres = wue_l_per_kwh_at("region", temp, rh)
     assert litres == 0.0 if temp <= 18.0 else 0.0 < litres < 3.0
+
+
+@pytest.mark.parametrize(("load", "efficiency"), [(1.0, 0.96), (0.15, 0.87), (0.05, 0.70)])
+def test_a_small_ups_is_as_efficient_as_its_published_curve(load: float, efficiency: float) -> None:
+    loss = ups_loss_kw(plant_row("micro"), load)
+    assert load / (load + loss) == pytest.approx(efficiency, abs=0.01)
+
+
+def test_the_page_on_energy_shows_the_figures_that_come_out() -> None:
+    page = (Path(__file__).parents[2] / "docs/energy.md").read_text()
+    loads = (0.05, 0.1, 0.2, 0.3, 0.56, 1.0)
+    for name, kind in (("micro, edge", "micro"), ("micro, edge", "edge"), ("region", "region")):
+        row = " | ".join(f"{pue_at(kind, 15.0, load_share=s):.2f}" for s in loads)
+        assert f"| {name} | {row} |" in page
+    places = ("GB", "DE-LU", "US-NY-NYIS", "US-TEX-ERCO", "SG")
+    means = [yearly(zone) for zone in places]
+    assert ", ".join(f"{pue:.2f}" for pue, _ in means) in page
+    shown = [
+        float(text)
+        for text in page.split("rule fitted on disclosures of 2024) | ")[1]
+        .split(" |")[0]
+        .split(", ")
+    ]
+    assert shown == pytest.approx([litres for _, litres in means], abs=0.02)
 
 
 def test_the_load_share_that_stands_in_is_half_and_a_little() -> None:

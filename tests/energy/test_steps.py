@@ -1,8 +1,12 @@
 """Compiled and plain are one arithmetic, and a run of months is the sum of its steps."""
 
+import ast
+import csv
+import gzip
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy.cases import KW, outsides, plain_of, record, site, sites
-from hanse.energy import PLANTS, Contracts, Plant, Storage, balance, states, steps, supplies
+from hanse.energy import PLANTS, Contracts, Plant, Storage, balance, solar, states, steps, supplies
+from hanse.energy.plant import it_kw_rated
 from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, SUMS_DTYPE
 from hanse.energy.series import SiteSeries, site_series
 from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
 from hanse.energy.year import YearResult, run_year
 from hanse.errors import ConfigError
-from hanse.model.fleet import Site
-from hanse.signals import Feed, StepAxis, site_steps
+from hanse.model.fleet import Pool, Site
+from hanse.signals import Feed, Series, StepAxis, site_steps
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 JUNE_S = datetime(2026, 6, 29, tzinfo=UTC).timestamp()
@@ -249,6 +254,65 @@ def test_a_plant_that_cannot_be_is_refused_with_its_field() -> None:
 
 def fields() -> dict[str, object]:
     return {name: getattr(PLANTS["micro"], name) for name in Plant.__struct_fields__}
+
+
+def test_a_hall_is_built_for_its_chips_and_servers_else_for_its_connection() -> None:
+    pools = [
+        {"id": "a", "accelerator": "h100-sxm", "count": 8},
+        {"id": "b", "accelerator": "x86-thread", "count": 100},
+    ]
+    bare = site(grid_kw_max=100.0, base_kw=40.0)
+    built = msgspec.structs.replace(bare, pools=msgspec.convert(pools, tuple[Pool, ...]))
+    assert it_kw_rated(bare) == pytest.approx(60.0 / 1.5)
+    assert it_kw_rated(built) == pytest.approx(1.45 * 8 * 0.7 + 100 * 0.00278, rel=1e-6)
+
+
+def test_stored_prices_of_a_real_market_are_arbitraged_by_threshold_and_the_books_close() -> None:
+    path = Path(__file__).parents[3] / "shared/data/wholesale_price/price_2023_2024_hourly.csv.gz"
+    if not path.exists():
+        pytest.skip("market prices (shared/data/wholesale_price) are not here")
+    with gzip.open(path, "rt", newline="") as f:
+        rows = [r for r in csv.DictReader(f) if r["zone"] == "DE-LU"]
+    start_s = datetime.fromisoformat(rows[0]["utc"].rstrip("Z")).replace(tzinfo=UTC).timestamp()
+    usd = np.array([float(r["usd_mwh"]) for r in rows]) / 1000.0
+    price = Series(
+        start_s=start_s,
+        step_s=3600.0,
+        values=usd,
+        quantity="price",
+        unit="USD/kWh",
+        signal="price",
+        zone="DE-LU",
+        source="market operator",
+        licence="amber",
+    )
+    axis = StepAxis(start_s=datetime(2023, 6, 1, tzinfo=UTC).timestamp(), count=30 * 288)
+    low, high = np.quantile(usd, [0.25, 0.75])
+    cost = {}
+    for rule in ("plan", "price"):  # no plan given: the battery rests
+        storage = Storage(rule=rule, signal_low=low, signal_high=high)
+        plants = {"frankfurt": msgspec.structs.replace(PLANTS_HERE["frankfurt"], storage=storage)}
+        own = {"frankfurt": {"price_usd_per_kwh": price}}
+        sums = run_year((FRANKFURT,), 40.0, axis, plants=plants, own=own).sums[0]
+        made = sum(sums[f"{n}_kwh"] for n in ("pv", "wind", "discharge", "import", "unserved"))
+        used = sum(sums[f"{n}_kwh"] for n in ("facility", "charge", "export", "curtailed"))
+        assert made == pytest.approx(used, rel=1e-9)
+        cost[rule] = sums["usd_import"] - sums["usd_export"]
+    # A hundred kWh a day, moved over a spread of one to several cents.
+    assert 30.0 < cost["plan"] - cost["price"] < 300.0
+
+
+def test_a_cached_kernel_calls_nothing_outside_its_own_file() -> None:
+    # numba looks for changes in the kernel's own file only: arithmetic imported from elsewhere would go stale.
+    for module, kernels in (
+        (balance, ("run_steps", "step_sites", "site_step")),
+        (solar, ("fill_pv",)),
+    ):
+        for name in kernels:
+            assert getattr(steps, name).py_func.__module__ == module.__name__
+        tree = ast.parse(Path(module.__file__ or "").read_text())
+        imports = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert {m for m in imports if m and m.startswith("hanse")} == {"hanse.units"}
 
 
 def test_an_agent_needs_no_compiler() -> None:

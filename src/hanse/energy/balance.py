@@ -152,11 +152,9 @@ def supply_step(
 
     held_kwh = s["battery_kwh"] * max(0.0, 1.0 - p["self_discharge_per_h"] * hours)
     charge_max, discharge_max, floor_max = battery_limits(p, held_kwh, hours)
-    if not up:
-        discharge_max = floor_max
     charge, discharge = battery_kw(p, x, surplus, missing, import_max, (charge_max, discharge_max))
     if missing > import_max:
-        # No rule lets the lights go out while the battery holds energy.
+        # No rule lets the lights go out while the battery holds energy; without the grid that is every deficit.
         charge, discharge = 0.0, max(discharge, min(missing - import_max, floor_max))
 
     to_load = min(missing, discharge)

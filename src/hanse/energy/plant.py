@@ -38,8 +38,9 @@ RULES: Final[dict[BatteryRule, int]] = {
     "plan": BY_PLAN,
 }
 SERVER_OVER_CHIP: Final = 1.45
-"""IT power over accelerators' rated power: CPUs, memory, NICs, fans. A DGX H100 is rated 10.2 kW for eight chips of
-700 W (1.8), a server at work draws about 0.8 of that; edge boxes are rated whole."""
+"""IT power over the rated power of data-centre accelerators: CPUs, memory, NICs, fans. A DGX H100 is rated 10.2 kW for
+eight chips of 700 W, which is 1.8; that a server at work draws 0.8 of its rating is an assumption. Edge boxes and CPU
+threads are rated whole."""
 PUE_DESIGN: Final = 1.5
 """Divides the connection where a site has no hall of its own: near the mean PUE of Uptime's surveys of 2023 to 2025."""
 
@@ -203,10 +204,16 @@ PLANTS: Final[dict[SiteKind, Plant]] = {
 
 def it_kw_rated(site: Site) -> float:
     """IT power of a site's chips at full load; without chips, what the connection carries at `PUE_DESIGN`."""
-    chips_w = sum(pool.count * (accelerator(pool.accelerator).tdp_w or 0.0) for pool in site.pools)
+    chips_w = sum(pool.count * _watts(pool.accelerator) for pool in site.pools)
     if chips_w > 0.0:
-        return SERVER_OVER_CHIP * chips_w / 1000.0
+        return chips_w / 1000.0
     return max(0.0, site.power.grid_kw_max - site.power.base_kw) / PUE_DESIGN
+
+
+def _watts(chip: str) -> float:
+    facts = accelerator(chip)
+    around = SERVER_OVER_CHIP if facts.tier in ("datacenter", "workstation") else 1.0
+    return around * (facts.tdp_w or 0.0)
 
 
 def supply_of(site: Site, plant: Plant | None = None) -> Any:
