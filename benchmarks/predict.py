@@ -282,7 +282,7 @@ TTFT_MS_FIXED = {"llama": 15.0, "server": 25.0}
 POWER_ELSEWHERE = {
     # (base, per doubling, routed, prefill): whole boxes at the wall or package limits, ai-benchmarks (peak while decoding)
     "small": (0.75, 0.02, -0.05, 0.95), "llama-small": (0.85, 0.01, -0.05, 0.95), "llama-apple": (0.78, 0.02, 0.0, 0.95),
-    "llama-cpu": (0.95, 0.005, 0.0, 1.0),
+    "llama-cpu": (0.95, 0.005, 0.0, 1.0), "llama-workstation": (0.62, 0.03, -0.05, 0.95), "llama-datacenter": (0.55, 0.04, -0.1, 0.9),
 }  # fmt: skip
 IDLE_LOADED_W = {"hopper": 38.0, "blackwell": 38.0, "ampere": 38.0, "cdna": 38.0, "workstation": 20.0, "other": 20.0}
 """arXiv 2605.23918: 26 to 50 W on HBM parts, 66 W on L40S; small boxes 0, their idle is of the whole box."""

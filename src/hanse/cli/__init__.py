@@ -31,6 +31,10 @@ COMMANDS = {
         "hanse.cli.explain:explain",
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
+    "predict": (
+        "hanse.cli.predict:predict",
+        "Say how fast and at what energy an engine serves a model on a chip.",
+    ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
     "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),

@@ -178,7 +178,10 @@ def _idle_w(chip: Accelerator, known: Family, count: int) -> float:
 def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) -> float:
     free = rated.memory_bytes - made.stored_bytes - rated.reserved_bytes
     if free <= 0:
-        memory_gb, reserved_gb = gb_from_bytes(rated.memory_bytes), gb_from_bytes(rated.reserved_bytes)
+        memory_gb, reserved_gb = (
+            gb_from_bytes(rated.memory_bytes),
+            gb_from_bytes(rated.reserved_bytes),
+        )
         raise ConfigError(
             f"model {model.id} at {precision}",
             got=f"{gb_from_bytes(made.stored_bytes):.1f} GB of weights on {memory_gb:.1f} GB",

@@ -20,7 +20,7 @@ from typing import Final
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
-from hanse.serving.steps import StepModel, decode_ms, decode_w, step_ms
+from hanse.serving.steps import StepModel, decode_w, step_ms
 from hanse.units import s_from_ms
 
 PREFILL_MIX: Final = 0.6
@@ -43,25 +43,57 @@ class Steady(Value, frozen=True, kw_only=True):
     """Per output token, prompts included."""
 
 
+class Pace(Value, frozen=True, kw_only=True):
+    """Times and watts of a replica at one load, from a model or from measurements."""
+
+    decode_ms: float
+    """A step in which all running requests decode."""
+    prompt_ms: float
+    """What one prompt adds to the step it is read in."""
+    ttft_ms_fixed: float
+    decode_w: float
+    prefill_w: float
+
+
 def steady(step: StepModel, *, batch: float, input_tokens: float, output_tokens: float) -> Steady:
     """The steady state of `batch` requests in flight.
 
     Raises:
         ConfigError: nothing to do, or one request's context does not fit into memory.
     """
-    if batch < 1 or input_tokens < 1 or output_tokens < 1:
-        got = f"batch {batch:g}, input {input_tokens:g}, output {output_tokens:g}"
-        raise ConfigError("request", got=got, allowed="at least 1 of each")
-    running = _running(step, batch, input_tokens, output_tokens)
-    context = input_tokens + output_tokens / 2.0
-    decode = decode_ms(step, running, context)
-    prompt = _prompt_ms(step, running, input_tokens, running * context, decode)
-    tpot = decode + PREFILL_MIX * (running - 1.0) * prompt / output_tokens
-    first = step.ttft_ms_fixed + decode + prompt * (1.0 + BURST_SHARE * (running - 1.0))
-    reading = min(prompt * running / (output_tokens * tpot + prompt), 1.0)
+    running = running_of(step, batch, input_tokens, output_tokens)
+    pace = pace_of(step, running, input_tokens, output_tokens)
+    return closed_loop(
+        pace, batch=batch, running=running, input_tokens=input_tokens, output_tokens=output_tokens
+    )
+
+
+def pace_of(step: StepModel, running: float, input_tokens: float, output_tokens: float) -> Pace:
+    """What `step` says of so many running requests."""
+    context = running * (input_tokens + output_tokens / 2.0)
+    decode = step_ms(step, running, 0.0, running, context)
+    pairs = input_tokens * (input_tokens + 1.0) / 2.0
+    both = step_ms(step, running + input_tokens, pairs, running, context)
+    return Pace(
+        decode_ms=decode,
+        prompt_ms=max(both - decode, 0.0),
+        ttft_ms_fixed=step.ttft_ms_fixed,
+        decode_w=decode_w(step, running),
+        prefill_w=step.prefill_w,
+    )
+
+
+def closed_loop(
+    pace: Pace, *, batch: float, running: float, input_tokens: float, output_tokens: float
+) -> Steady:
+    """The steady state at a pace; formulas above."""
+    prompt = pace.prompt_ms
+    tpot = pace.decode_ms + PREFILL_MIX * (running - 1.0) * prompt / output_tokens
+    first = pace.ttft_ms_fixed + pace.decode_ms + prompt * (1.0 + BURST_SHARE * (running - 1.0))
     whole_ms = first + (output_tokens - 1.0) * tpot
     tokens_per_s = running * output_tokens / s_from_ms(whole_ms)
-    watts = decode_w(step, running) * (1.0 - reading) + step.prefill_w * reading
+    reading = min(prompt * running / (output_tokens * tpot + prompt), 1.0)
+    watts = pace.decode_w * (1.0 - reading) + pace.prefill_w * reading
     return Steady(
         running=running,
         ttft_ms=first + (batch / running - 1.0) * whole_ms,
@@ -72,8 +104,15 @@ def steady(step: StepModel, *, batch: float, input_tokens: float, output_tokens:
     )
 
 
-def _running(step: StepModel, batch: float, input_tokens: float, output_tokens: float) -> float:
-    """Requests whose KV cache fits: on average each holds its prompt and half its answer."""
+def running_of(step: StepModel, batch: float, input_tokens: float, output_tokens: float) -> float:
+    """Requests whose KV cache fits: on average each holds its prompt and half its answer.
+
+    Raises:
+        ConfigError: nothing to do, or one request's context does not fit into memory.
+    """
+    if min(batch, input_tokens, output_tokens) < 1:
+        got = f"batch {batch:g}, input {input_tokens:g}, output {output_tokens:g}"
+        raise ConfigError("request", got=got, allowed="at least 1 of each")
     if step.kv_tokens_max < input_tokens + output_tokens:
         raise ConfigError(
             "request",
@@ -82,11 +121,3 @@ def _running(step: StepModel, batch: float, input_tokens: float, output_tokens: 
             fix="use more chips, a smaller precision or shorter requests",
         )
     return min(batch, max(1.0, step.kv_tokens_max / (input_tokens + output_tokens / 2.0)))
-
-
-def _prompt_ms(
-    step: StepModel, running: float, input_tokens: float, context: float, decode: float
-) -> float:
-    pairs = input_tokens * (input_tokens + 1.0) / 2.0
-    return max(step_ms(step, running + input_tokens, pairs, running, context) - decode, 0.0)
-

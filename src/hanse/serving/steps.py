@@ -104,7 +104,7 @@ def step_ms(
     step: StepModel, new_tokens: float, prefill_pairs: float, batch: float, context_tokens: float
 ) -> float:
     """Duration of one step; `kernels.step_ms` is the same, compiled."""
-    hit = 1.0 - step.routed_miss**new_tokens
+    hit: float = 1.0 - step.routed_miss**new_tokens
     memory_ms = step.weights_ms + step.routed_ms * hit + step.kv_ms_per_token * context_tokens
     return (
         max(memory_ms, step.compute_ms_per_token * new_tokens)
