@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hanse.catalogue import accelerator, ai_model
 from hanse.serving import STEP_DTYPE, StepModel, step_model, step_rows
 from hanse.serving.kernels import step_ms, step_w
-from hanse.serving.linear import decode_ms, decode_w
+from hanse.serving.steps import decode_ms, decode_w
 
 REPLICAS = [
     ("Llama-3.1-8B", "bf16", "h100-sxm", 1),

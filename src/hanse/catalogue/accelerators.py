@@ -9,7 +9,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Literal
 
-from hanse.catalogue.tables import Fact, facts, look_up
+import msgspec
+
+from hanse.catalogue.tables import Fact, folded, look_up, rows
 
 
 class Accelerator(Fact, frozen=True, kw_only=True):
@@ -23,6 +25,8 @@ class Accelerator(Fact, frozen=True, kw_only=True):
     memory_gb: float | None = None
     memory_bw_gb_s: float | None = None
     bf16_tflops_dense: float | None = None
+    fp16_tflops_dense: float | None = None
+    """Only where it is not the BF16 rate, or that is not published."""
     fp8_tflops_dense: float | None = None
     fp4_tflops_dense: float | None = None
     int8_tops_dense: float | None = None
@@ -40,14 +44,34 @@ class Accelerator(Fact, frozen=True, kw_only=True):
     source_idle: str = ""
     source_price: str = ""
     notes: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @cache
 def all_accelerators() -> dict[str, Accelerator]:
     """All known accelerators by id."""
-    return {a.id: a for a in facts("accelerators.csv", Accelerator)}
+    return {a.id: a for a in map(_accelerator, rows("accelerators.csv"))}
 
 
 def accelerator(id: str, *, where: str = "accelerator") -> Accelerator:
     """One accelerator by id; `where` is the path the error names when there is none."""
     return look_up(all_accelerators(), id, where=where, noun="accelerator")
+
+
+def accelerator_named(name: str, *, where: str = "accelerator") -> Accelerator:
+    """One accelerator as people write it: id, full name or alias, in any case, blanks and hyphens alike."""
+    found = _by_folded_name().get(folded(name))
+    if found is not None:
+        return found
+    names = [n for a in all_accelerators().values() for n in (a.id, *a.aliases)]
+    return look_up(all_accelerators(), name, where=where, noun="accelerator", names=names)
+
+
+@cache
+def _by_folded_name() -> dict[str, Accelerator]:
+    return {folded(n): a for a in all_accelerators().values() for n in (a.id, a.name, *a.aliases)}
+
+
+def _accelerator(row: dict[str, str]) -> Accelerator:
+    aliases = tuple(a for a in row.pop("aliases", "").split(";") if a)
+    return msgspec.convert({**row, "aliases": aliases}, Accelerator, strict=False)

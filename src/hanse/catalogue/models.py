@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from hanse.catalogue.tables import Fact, look_up, rows
+from hanse.catalogue.tables import Fact, folded, look_up, rows
 
 
 class AiModel(Fact, frozen=True, kw_only=True):
@@ -71,6 +71,18 @@ def ai_model(name: str, *, where: str = "model") -> AiModel:
 @cache
 def _by_folded_name() -> dict[str, AiModel]:
     return {n.casefold(): m for m in ai_models().values() for n in (m.id, *m.aliases)}
+
+
+def ai_model_named(name: str, *, where: str = "model") -> AiModel:
+    """One model as people write it: also with an owner in front (`meta-llama/...`), blanks and hyphens alike."""
+    short = name.rsplit("/", 1)[-1]
+    found = _by_written_name().get(folded(short))
+    return found or ai_model(short, where=where)
+
+
+@cache
+def _by_written_name() -> dict[str, AiModel]:
+    return {folded(n): m for m in ai_models().values() for n in (m.id, *m.aliases)}
 
 
 def _model(row: dict[str, str]) -> AiModel:

@@ -34,6 +34,11 @@ def facts(name: str, kind: type[V]) -> list[V]:
     return [msgspec.convert(row, kind, strict=False) for row in rows(name)]
 
 
+def folded(name: str) -> str:
+    """A name without case, blanks, hyphens and underscores: `H100 SXM` and `h100-sxm` are the same."""
+    return "".join(c for c in name.casefold() if c not in " -_")
+
+
 def look_up(
     table: Mapping[str, V], key: str, *, where: str, noun: str, names: Iterable[str] = ()
 ) -> V:

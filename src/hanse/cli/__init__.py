@@ -32,6 +32,10 @@ COMMANDS = {
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
+    "predict": (
+        "hanse.cli.predict:predict",
+        "Say how fast and at what energy an engine serves a model on a chip.",
+    ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
     "reproduce": (

@@ -3,7 +3,7 @@
 Here: `StepModel`, one replica at the level of an engine's iterations, from which everything else is derived, and its linear
 form `EngineCoefficients`, which a routing table carries. Each prediction says its method and expected error. Not here:
 queues and load (`dispatch.choose`), sites, PUE, price, carbon. Only `serving.kernels` needs a compiler, and is not
-imported from here.
+imported from here; `serving.predict` answers a person's question.
 """
 
 from hanse.serving.linear import EngineCoefficients, coefficients

@@ -8,20 +8,17 @@ Energy is dynamic energy of the chips (above idle): idle power belongs to the si
 
 from __future__ import annotations
 
-import math
-from typing import Final, Literal
+from typing import Literal
 
 from hanse.catalogue import Accelerator, AiModel
 from hanse.model.fleet import Value
-from hanse.serving.roofline import CALIBRATED
-from hanse.serving.steps import StepModel, step_model
+from hanse.serving.families import family_of
+from hanse.serving.precisions import known_precision
+from hanse.serving.steps import CONTEXT_TOKENS_MEAN, decode_ms, decode_w, step_model
 from hanse.serving.thread import THREAD, THREAD_MODEL
 from hanse.units import wh_from_j
 
 Method = Literal["measured", "roofline, calibrated family", "roofline, other hardware"]
-
-CONTEXT_TOKENS_MEAN: Final = 1024.0
-"""Context at which the linear form is taken: between chat turns of 2023 (1,155 in) and short prompts."""
 
 
 class EngineCoefficients(Value, frozen=True, kw_only=True):
@@ -71,7 +68,7 @@ def coefficients(
     prefill_ms = step.compute_ms_per_token + step.comm_ms_per_token
     prefill_ms += step.attention_ms_per_pair * CONTEXT_TOKENS_MEAN / 2.0
     prefill_j = prefill_ms / 1000.0 * max(0.0, step.prefill_w - step.idle_w)
-    method, ttft_error, tpot_error, energy_error = _errors(model, accelerator)
+    method, ttft_error, tpot_error, energy_error = expected_errors(model, precision, accelerator)
     return EngineCoefficients(
         ttft_ms_fixed=step.ttft_ms_fixed,
         prefill_ms_per_token=prefill_ms,
@@ -88,24 +85,10 @@ def coefficients(
     )
 
 
-def decode_ms(
-    step: StepModel, batch: int, context_tokens_mean: float = CONTEXT_TOKENS_MEAN
-) -> float:
-    """A step in which `batch` requests decode and no prompt is read."""
-    hit = 1.0 - step.routed_miss**batch
-    memory_ms = step.weights_ms + step.routed_ms * hit
-    memory_ms += step.kv_ms_per_token * batch * context_tokens_mean
-    own_ms = step.request_ms + step.comm_ms_per_token
-    return max(memory_ms, step.compute_ms_per_token * batch) + step.step_ms_fixed + own_ms * batch
-
-
-def decode_w(step: StepModel, batch: int) -> float:
-    """Watts of the replica's chips while `batch` requests decode."""
-    return step.decode_w_base + step.decode_w_per_log2 * min(math.log2(batch), 8.0)
-
-
-def _errors(model: AiModel, chip: Accelerator) -> tuple[Method, float, float, float]:
-    """How the figures were got, and expected errors of TTFT, TPOT, energy."""
+def expected_errors(
+    model: AiModel, precision: str, chip: Accelerator
+) -> tuple[Method, float, float, float]:
+    """How the figures were got, and expected relative errors (median) of TTFT, TPOT and energy."""
     if chip.id == THREAD:
         known = model.id == THREAD_MODEL
         return (
@@ -114,6 +97,8 @@ def _errors(model: AiModel, chip: Accelerator) -> tuple[Method, float, float, fl
             0.2 if known else 0.6,
             0.5,
         )
-    if chip.id.startswith(CALIBRATED):
-        return "roofline, calibrated family", 0.5, 0.15, 0.15
-    return "roofline, other hardware", 0.5, 0.35, 0.35
+    family = family_of(chip, known_precision(precision))
+    method: Method = (
+        "roofline, calibrated family" if family.calibrated else "roofline, other hardware"
+    )
+    return method, family.ttft_error, family.tpot_error, family.power_error

@@ -1,13 +1,16 @@
-"""Number formats of weights: bytes each, by name.
+"""Number formats of weights: bytes each, by name, and what a chip computes with them.
 
-Here: sizes. Not here: how fast a chip is at them (`roofline`).
+Here: sizes, names, which formats belong to llama.cpp, and whether a chip has the rate or only unpacks weights to 16 bit.
+Not here: how much of a rate an engine reaches (`families`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from hanse.catalogue import Accelerator
 from hanse.errors import ConfigError
+from hanse.model.fleet import Value
 
 WEIGHT_BYTES: Final = {
     "f32": 4.0,
@@ -31,12 +34,64 @@ WEIGHT_BYTES: Final = {
 }
 """Bytes a weight with its scales: q4_0 has 18 bytes for 32 weights, q4_1 20, q8_0 34; k-quants are means of a file."""
 
+GGUF: Final = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_1", "q4_0", "f16", "f32")
+"""Formats of llama.cpp, whose kernels differ from those of the batching engines."""
+NAMES: Final = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "fp8_e4m3": "fp8",
+    "w8a8": "int8",
+    "fp4": "nvfp4",
+    "w4a16": "int4",
+    "q8": "q8_0",
+    "q6k": "q6_k",
+    "q5_k": "q5_k_m",
+    "q4_k": "q4_k_m",
+    "q4": "q4_k_m",
+}
+"""Other names people use."""
+
+
+class Arithmetic(Value, frozen=True, kw_only=True):
+    """How a chip multiplies weights of one precision."""
+
+    tflops: float | None
+    """Dense peak of the rate used, one chip; None: not published."""
+    wide_tflops: float | None
+    """Dense 16-bit peak: attention, and weights that are only stored narrow."""
+    weight_only: bool
+    """Weights are unpacked to 16 bit: less to read, no faster to multiply."""
+
+
+def known_precision(name: str, *, where: str = "variant.precision") -> str:
+    """The name as it stands in `WEIGHT_BYTES`, from any case or common spelling."""
+    folded = name.casefold().replace("-", "_")
+    found = NAMES.get(folded, folded)
+    if found not in WEIGHT_BYTES:
+        raise ConfigError(where, got=repr(name), allowed=", ".join(sorted(WEIGHT_BYTES)))
+    return found
+
 
 def weight_bytes(precision: str) -> float:
     """Bytes per weight of a precision by name."""
-    found = WEIGHT_BYTES.get(precision.casefold())
-    if found is None:
-        raise ConfigError(
-            "variant.precision", got=repr(precision), allowed=", ".join(sorted(WEIGHT_BYTES))
-        )
-    return found
+    return WEIGHT_BYTES[known_precision(precision)]
+
+
+def arithmetic(chip: Accelerator, precision: str) -> Arithmetic:
+    """Rates of a chip for a precision; a missing 16-bit rate is half the 8-bit one, as on every chip that has both."""
+    narrow = chip.fp8_tflops_dense or chip.int8_tops_dense
+    wide = chip.bf16_tflops_dense or chip.fp16_tflops_dense or (narrow / 2 if narrow else None)
+    own = {
+        "fp8": chip.fp8_tflops_dense,
+        "int8": chip.int8_tops_dense or chip.fp8_tflops_dense,
+        "nvfp4": chip.fp4_tflops_dense,
+        "mxfp4": chip.fp4_tflops_dense or chip.fp8_tflops_dense,
+    }.get(precision)
+    if own is not None and wide is not None and own > wide:
+        return Arithmetic(tflops=own, wide_tflops=wide, weight_only=False)
+    if precision in ("fp32", "f32") and wide is not None:
+        return Arithmetic(tflops=wide / 2, wide_tflops=wide / 2, weight_only=False)
+    stored = WEIGHT_BYTES[precision] < 2.0 and precision not in GGUF
+    return Arithmetic(tflops=wide, wide_tflops=wide, weight_only=stored)

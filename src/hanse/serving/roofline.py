@@ -1,90 +1,110 @@
 """A roofline with fitted constants: a replica on accelerators from rated figures and a model's shape.
 
-Here: bytes moved and operations done by one step, divided by what a chip reaches of its rating. Not here: CPU threads
-(`thread`), measured tables.
+Here: bytes moved and operations done by one step (`shapes`), divided by what a family of chips reaches of its ratings
+(`families`). Not here: CPU threads (`thread`), measured tables (`measured`).
 
-Formulas. n chips; w bytes a weight; P parameters; L layers; q heads of d; S tokens in; B requests decoding; C tokens
-of context each. Roofline of BLIS (inference-sim) and AIConfigurator (arXiv 2601.06288), constants fitted on 1,630
-published rows of Llama-3.1, Qwen3, gpt-oss and DeepSeek on H100, H200 and B200; 95 rows held out give TPOT 12 %
-median error, 35 % for other chip families, TTFT about 50 % where arrivals are not stated.
+Formulas. n chips, all working on every token (tensor parallel); e shares of the family; BW, F, link rated figures of a chip;
+W bytes; L layers of width h.
 
-    prefill  T_p = 2.1 (2 P S + 2 L q d S^2) / (n F)              F peak FLOP/s of the weights' precision
-    decode   T_d = max(1.43 W / (n BW) + B C kv / (n BW), 2.1 * 2 P B / (n F)) + 14 us L + 8 us B
-    power    P_chip = TDP (0.525 + 0.041 min(log2 B, 8))          ML.ENERGY v3, vLLM
+    weights    (W_every / e_w + W_routed (1 - miss^n_new) / e_r) / (n BW)        roofline of BLIS and AIConfigurator
+    KV         C kv / (e_kv n BW)                                                C tokens of context in all
+    compute    2 P / (e_F n F) a token                                           P without the embedding
+    attention  4 q d L / (e_a n F16) a pair                                      prompts only
+    fixed      (t_layer + t_routed) L + t_step + 2 L t_reduce log2 n
+    comm       2 L 2 (n-1)/n 2 h / (e_l link) + passes L 2 h / BW + a * compute  a token; a: compute that does not hide
+    power      TDP (base + per_log2 min(log2 B, 8) + routed)                     form: ML.ENERGY v3 with vLLM
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from hanse.catalogue import Accelerator, AiModel
 from hanse.errors import ConfigError
-from hanse.serving.precisions import weight_bytes
+from hanse.model.fleet import Value
+from hanse.serving.families import Family, family_of, runs_llama_cpp
+from hanse.serving.precisions import Arithmetic, arithmetic, known_precision, weight_bytes
+from hanse.serving.shapes import Shape, shape
 from hanse.serving.steps import StepModel
-from hanse.units import BYTES_PER_GB, ms_from_s
+from hanse.units import BYTES_PER_GB, gb_from_bytes, ms_from_s
 
-WEIGHTS_FACTOR: Final = 1.43
-"""Fitted: weights stream at 70 % of rated bandwidth."""
-COMPUTE_FACTOR: Final = 2.1
-"""Fitted: 47 % of peak FLOP/s is reached."""
-LAYER_US: Final = 14.0
-REQUEST_US: Final = 8.0
-MOE_LAYER_US: Final = 32.0
-TTFT_MS_FIXED: Final = 73.0
-"""Fitted: API, tokenizer, scheduling. Known to be too large for a lone request."""
-MEMORY_RESERVED_GB: Final = 3.5
-"""Activations, graphs, runtime (AIConfigurator)."""
-DECODE_SHARE: Final = 0.525
-DECODE_SHARE_PER_LOG2: Final = 0.041
-PREFILL_POWER_SHARE: Final = 0.853
-"""Of TDP: the power law at its upper end, B = 256; prefill is compute bound like a large batch."""
+RESERVED_GB_MAX: Final = 3.5
+"""Activations, graphs, runtime of one chip (AIConfigurator)."""
+RESERVED_GB: Final = 0.5
+RESERVED_SHARE: Final = 0.1
+"""Of a small chip's memory beside that half GB: engines leave a tenth free by default (vLLM)."""
+LINK_GB_S_UNKNOWN: Final = 32.0
+"""PCIe 4.0 x16, one way: what a chip without a published link has at least."""
 IDLE_SHARE_UNKNOWN: Final = 0.10
 """Of TDP where no idle power is published: H100 and H200 have 0.10, A100 0.11, B200 0.14."""
-CALIBRATED: Final = ("h100", "h200", "b200")
+POWER_SHARE_MAX: Final = 1.0
+
+
+class Rated(Value, frozen=True, kw_only=True):
+    """Rated figures of all chips of a replica."""
+
+    count: int
+    bytes_per_s: float
+    ops_per_s: float
+    wide_ops_per_s: float
+    memory_bytes: float
+    reserved_bytes: float
+    tdp_w: float
+    link_bytes_per_s: float
+    """Of one chip."""
 
 
 def step_model(
-    model: AiModel, precision: str, chip: Accelerator, *, count: int, slots: int
+    model: AiModel,
+    precision: str,
+    chip: Accelerator,
+    *,
+    count: int,
+    context_tokens_mean: float,
+    family: Family | None = None,
 ) -> StepModel:
-    """A replica on `count` chips by the formulas above."""
-    bandwidth, flops, memory, tdp_w = (count * rated for rated in _rated(chip, precision))
-    size = weight_bytes(precision)
-    active = (model.params_active_computed_b or model.params_active_b or model.params_b) * 1e9
-    every, routed = _weights(model, active)
-    weight_ms = ms_from_s(WEIGHTS_FACTOR * size / bandwidth)
-    op_ms = ms_from_s(COMPUTE_FACTOR / flops)
-    layer_us = LAYER_US + (MOE_LAYER_US if model.experts else 0.0)
-    idle_w = count * chip.idle_w if chip.idle_w is not None else IDLE_SHARE_UNKNOWN * tdp_w
+    """A replica on `count` chips by the formulas above; `family` replaces the chip's own constants."""
+    name = known_precision(precision)
+    if model.kind not in ("dense", "moe"):
+        raise ConfigError(
+            f"model {model.id}", got=f"kind {model.kind}", allowed="a model that generates text"
+        )
+    known = family or family_of(chip, name)
+    how = arithmetic(chip, name)
+    rated = _rated(chip, how, count)
+    gguf = runs_llama_cpp(chip, name)
+    made = shape(model, name, context_tokens_mean=context_tokens_mean, gguf=gguf)
+    weight_s, routed_s = _weights_s(made, known, rated, weight_bytes(name), how)
+    kv_s = made.kv_bytes_per_token / (known.kv_share * rated.bytes_per_s)
+    token_s = made.ops_per_token / (_ops_share(made, known, name, how) * rated.ops_per_s)
+    pair_s = made.attention_ops_per_pair / (known.attention_ops_share * rated.wide_ops_per_s)
+    base, per_log2, prefill = _power(known, rated, made)
     return StepModel(
-        weights_ms=every * weight_ms,
-        routed_ms=routed * weight_ms,
-        routed_miss=_miss(model),
-        kv_ms_per_token=ms_from_s(model.kv_bytes_per_token_16bit / bandwidth),
-        compute_ms_per_token=2.0 * active * op_ms,
-        attention_ms_per_pair=4.0 * model.layers * model.q_heads * (model.head_dim or 0) * op_ms,
-        step_ms_fixed=layer_us * model.layers / 1000.0,
-        request_ms=REQUEST_US / 1000.0,
-        comm_ms_per_token=0.0,
-        ttft_ms_fixed=TTFT_MS_FIXED,
-        idle_w=idle_w,
-        decode_w_base=DECODE_SHARE * tdp_w,
-        decode_w_per_log2=DECODE_SHARE_PER_LOG2 * tdp_w,
-        prefill_w=PREFILL_POWER_SHARE * tdp_w,
-        kv_tokens_max=_kv_tokens_max(model, precision, memory),
-        weights_bytes=model.params_b * 1e9 * size,
+        weights_ms=ms_from_s(weight_s),
+        routed_ms=ms_from_s(routed_s),
+        routed_miss=made.routed_miss,
+        kv_ms_per_token=ms_from_s(kv_s * (1.0 + known.latent_kv_extra * made.latent_kv)),
+        compute_ms_per_token=ms_from_s(token_s),
+        attention_ms_per_pair=ms_from_s(pair_s),
+        step_ms_fixed=_fixed_us(made, known, count) / 1000.0,
+        request_ms=known.request_us / 1000.0,
+        comm_ms_per_token=ms_from_s(_comm_s(made, known, rated) + known.added_compute * token_s),
+        ttft_ms_fixed=known.ttft_ms_fixed,
+        idle_w=_idle_w(chip, known, count),
+        decode_w_base=base,
+        decode_w_per_log2=per_log2,
+        prefill_w=prefill,
+        kv_tokens_max=_kv_tokens_max(model, name, made, rated),
+        weights_bytes=made.stored_bytes,
         chips=float(count),
     )
 
 
-def _rated(chip: Accelerator, precision: str) -> tuple[float, float, float, float]:
-    """Bandwidth bytes/s, FLOP/s, memory bytes, TDP watts."""
-    narrow = chip.fp8_tflops_dense or chip.int8_tops_dense
-    wide = chip.bf16_tflops_dense or (narrow / 2 if narrow else None)
-    fast = narrow if precision.casefold() in ("fp8", "int8") else None
-    tflops = fast or wide
+def _rated(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
     figures = {
         "memory_bw_gb_s": chip.memory_bw_gb_s,
-        "bf16_tflops_dense": tflops,
+        "bf16_tflops_dense": how.tflops,
         "memory_gb": chip.memory_gb,
         "tdp_w": chip.tdp_w,
     }
@@ -95,36 +115,77 @@ def _rated(chip: Accelerator, precision: str) -> tuple[float, float, float, floa
             got=f"no published {', '.join(missing)}",
             allowed="an accelerator with rated bandwidth, compute, memory and power",
         )
-    assert chip.memory_bw_gb_s and tflops and chip.memory_gb and chip.tdp_w
-    return (
-        chip.memory_bw_gb_s * BYTES_PER_GB,
-        tflops * 1e12,
-        chip.memory_gb * BYTES_PER_GB,
-        chip.tdp_w,
+    assert chip.memory_bw_gb_s and how.tflops and how.wide_tflops
+    assert chip.memory_gb and chip.tdp_w
+    reserved_gb = min(RESERVED_GB_MAX, RESERVED_GB + RESERVED_SHARE * chip.memory_gb)
+    return Rated(
+        count=count,
+        bytes_per_s=count * chip.memory_bw_gb_s * BYTES_PER_GB,
+        ops_per_s=count * how.tflops * 1e12,
+        wide_ops_per_s=count * how.wide_tflops * 1e12,
+        memory_bytes=count * chip.memory_gb * BYTES_PER_GB,
+        reserved_bytes=count * reserved_gb * BYTES_PER_GB,
+        tdp_w=count * chip.tdp_w,
+        link_bytes_per_s=(chip.link_gb_s_one_way or LINK_GB_S_UNKNOWN) * BYTES_PER_GB,
     )
 
 
-def _miss(model: AiModel) -> float:
-    if not model.experts or not model.experts_per_token:
-        return 0.0
-    return 1.0 - model.experts_per_token / model.experts
+def _weights_s(
+    made: Shape, known: Family, rated: Rated, size: float, how: Arithmetic
+) -> tuple[float, float]:
+    """Seconds to read what every step reads, and all routed experts."""
+    shares = (known.weights_share_16, known.weights_share_8, known.weights_share_4)
+    share = shares[0 if size > 1.5 else 1 if size > 0.9 else 2]
+    unpacked = known.weight_only_share if how.weight_only else 1.0
+    every_s = made.every_bytes / (share * unpacked * rated.bytes_per_s)
+    return every_s, made.routed_bytes / (known.routed_share * unpacked * rated.bytes_per_s)
 
 
-def _weights(model: AiModel, active: float) -> tuple[float, float]:
-    """Parameters read in every step, and those of routed experts; B tokens hit 1 - (1 - k/E)^B of them."""
-    total, miss = model.params_b * 1e9, _miss(model)
-    routed = max(0.0, (total - active) / miss) if miss > 0.0 else 0.0
-    return total - routed, routed
+def _ops_share(made: Shape, known: Family, precision: str, how: Arithmetic) -> float:
+    share = known.ops_share_16
+    if how.wide_tflops != how.tflops:
+        share = known.ops_share_8 if precision in ("fp8", "int8") else known.ops_share_4
+    return share * (known.routed_ops_share if made.routed else 1.0)
 
 
-def _kv_tokens_max(model: AiModel, precision: str, memory: float) -> float:
-    weights = model.params_b * 1e9 * weight_bytes(precision)
-    free = memory - weights - MEMORY_RESERVED_GB * BYTES_PER_GB
+def _fixed_us(made: Shape, known: Family, count: int) -> float:
+    layer_us = known.layer_us + known.routed_layer_us * made.routed
+    reduce_us = 2.0 * known.reduce_us * math.log2(count) if count > 1 else 0.0
+    return (layer_us + reduce_us) * made.layers + known.step_us
+
+
+def _comm_s(made: Shape, known: Family, rated: Rated) -> float:
+    """All-reduces, and passes over the hidden state, which every chip makes in full; 2 bytes a value."""
+    hidden_bytes = made.layers * made.hidden * 2.0
+    passes_s = known.passes * hidden_bytes / (rated.bytes_per_s / rated.count)
+    ring = 2.0 * (rated.count - 1) / rated.count
+    return passes_s + 2.0 * ring * hidden_bytes / (known.link_share * rated.link_bytes_per_s)
+
+
+def _power(known: Family, rated: Rated, made: Shape) -> tuple[float, float, float]:
+    base = max(known.power_base + known.power_routed * made.routed, 0.05)
+    per_log2 = min(known.power_per_log2, (POWER_SHARE_MAX - base) / 8.0)
+    prefill = max(known.power_prefill, base + 8.0 * per_log2)
+    return base * rated.tdp_w, per_log2 * rated.tdp_w, prefill * rated.tdp_w
+
+
+def _idle_w(chip: Accelerator, known: Family, count: int) -> float:
+    assert chip.tdp_w is not None
+    empty_w = chip.idle_w if chip.idle_w is not None else IDLE_SHARE_UNKNOWN * chip.tdp_w
+    return count * min(empty_w + known.idle_loaded_w, 0.9 * known.power_base * chip.tdp_w)
+
+
+def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) -> float:
+    free = rated.memory_bytes - made.stored_bytes - rated.reserved_bytes
     if free <= 0:
+        memory_gb, reserved_gb = (
+            gb_from_bytes(rated.memory_bytes),
+            gb_from_bytes(rated.reserved_bytes),
+        )
         raise ConfigError(
             f"model {model.id} at {precision}",
-            got=f"{weights / BYTES_PER_GB:.1f} GB of weights on {memory / BYTES_PER_GB:.1f} GB",
-            allowed=f"weights and {MEMORY_RESERVED_GB} GB of reserve within memory",
+            got=f"{gb_from_bytes(made.stored_bytes):.1f} GB of weights on {memory_gb:.1f} GB",
+            allowed=f"weights and {reserved_gb:.1f} GB of reserve within memory",
             fix="use more chips, a smaller precision or a smaller model",
         )
-    return float(int(free / max(model.kv_bytes_per_token_16bit, 1)))
+    return float(int(free / max(made.kv_stored_bytes_per_token, 1.0)))

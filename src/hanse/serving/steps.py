@@ -10,6 +10,7 @@ A step takes n new tokens: chunks of prompts, and one for each request that deco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,7 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse.catalogue import Accelerator, AiModel
+from hanse.errors import ConfigError
 from hanse.model.fleet import Value
+
+CONTEXT_TOKENS_MEAN: Final = 1024.0
+"""Context of a request in the linear form: between chat turns of 2023 (1,155 in) and short prompts."""
 
 
 class StepModel(Value, frozen=True, kw_only=True):
@@ -67,9 +72,18 @@ def step_rows(models: Sequence[StepModel]) -> npt.NDArray[Any]:
 
 
 def step_model(
-    model: AiModel, precision: str, accelerator: Accelerator, *, count: int, slots: int
+    model: AiModel,
+    precision: str,
+    accelerator: Accelerator,
+    *,
+    count: int,
+    slots: int,
+    context_tokens_mean: float = CONTEXT_TOKENS_MEAN,
 ) -> StepModel:
     """A replica on `count` chips that decodes up to `slots` requests at once.
+
+    Args:
+        context_tokens_mean: Where models with sliding windows are linearised; others do not depend on it.
 
     Raises:
         ConfigError: a figure is missing that no honest guess replaces, or the weights do not fit.
@@ -79,4 +93,35 @@ def step_model(
 
     if accelerator.id == thread.THREAD:
         return thread.step_model(model, precision, accelerator, count=count)
-    return roofline.step_model(model, precision, accelerator, count=count, slots=slots)
+    if min(count, slots) < 1:
+        raise ConfigError("count", got=f"{count} chips, {slots} slots", allowed="at least one")
+    return roofline.step_model(
+        model, precision, accelerator, count=count, context_tokens_mean=context_tokens_mean
+    )
+
+
+def step_ms(
+    step: StepModel, new_tokens: float, prefill_pairs: float, batch: float, context_tokens: float
+) -> float:
+    """Duration of one step; `kernels.step_ms` is the same, compiled."""
+    hit: float = 1.0 - step.routed_miss**new_tokens
+    memory_ms = step.weights_ms + step.routed_ms * hit + step.kv_ms_per_token * context_tokens
+    return (
+        max(memory_ms, step.compute_ms_per_token * new_tokens)
+        + step.attention_ms_per_pair * prefill_pairs
+        + step.step_ms_fixed
+        + step.request_ms * batch
+        + step.comm_ms_per_token * new_tokens
+    )
+
+
+def decode_ms(
+    step: StepModel, batch: float, context_tokens_mean: float = CONTEXT_TOKENS_MEAN
+) -> float:
+    """A step in which `batch` requests decode and no prompt is read."""
+    return step_ms(step, batch, 0.0, batch, batch * context_tokens_mean)
+
+
+def decode_w(step: StepModel, batch: float) -> float:
+    """Watts of the replica's chips while `batch` requests decode."""
+    return step.decode_w_base + step.decode_w_per_log2 * min(math.log2(batch), 8.0)
