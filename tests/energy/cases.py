@@ -14,6 +14,21 @@ from hanse.model.fleet import Site
 
 KW = st.one_of(st.just(0.0), st.floats(0.01, 1e4))
 SHARE = st.floats(0, 1)
+MILD = {
+    "outdoor_c": 10.0,
+    "wetbulb_c": 8.0,
+    "pv_kw": 0.0,
+    "wind_kw": 0.0,
+    "price_usd_per_kwh": 0.2,
+    "carbon_g_per_kwh": 300.0,
+    "marginal_g_per_kwh": math.nan,
+    "residual_g_per_kwh": 300.0,
+    "carbon_free_share": 0.5,
+    "contract_kw": 0.0,
+    "grid_up": 1.0,
+    "plan_charge_kw": 0.0,
+    "plan_discharge_kw": 0.0,
+}
 
 
 def site(kind: str = "micro", **power: float) -> Site:

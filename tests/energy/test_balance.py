@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy.cases import KW, outsides, params, plain_of, plain_outside, record, site, sites
+from energy.cases import KW, MILD, outsides, params, plain_of, plain_outside, record, site, sites
 from hanse.energy import PLANTS, Plant, Storage, states
 from hanse.energy.balance import site_step
 from hanse.energy.records import OUT_DTYPE
@@ -18,21 +18,6 @@ from hanse.units import SECONDS_PER_HOUR
 
 STEP_S = st.sampled_from([1.0, 60.0, 300.0, 900.0, 3600.0])
 RUNS = st.lists(st.tuples(outsides(), KW), min_size=1, max_size=6)
-MILD = {
-    "outdoor_c": 10.0,
-    "wetbulb_c": 8.0,
-    "pv_kw": 0.0,
-    "wind_kw": 0.0,
-    "price_usd_per_kwh": 0.2,
-    "carbon_g_per_kwh": 300.0,
-    "marginal_g_per_kwh": math.nan,
-    "residual_g_per_kwh": 300.0,
-    "carbon_free_share": 0.5,
-    "contract_kw": 0.0,
-    "grid_up": 1.0,
-    "plan_charge_kw": 0.0,
-    "plan_discharge_kw": 0.0,
-}
 
 
 def run(
