@@ -78,7 +78,7 @@ def test_compiled_steps_are_bit_equal_to_plain_ones(
     for run in (steps.run_steps, balance.run_steps):
         state, out = states((one,), {one.id: plant}), np.zeros((1, len(made)), OUT_DTYPE)
         sums, hourly = np.zeros(1, SUMS_DTYPE), np.zeros((1, 1), HOUR_DTYPE)
-        run(supplies((one,), {one.id: plant}), state, outside, it_kw, 300.0, sums, hourly, out)
+        run(supplies((one,), {one.id: plant}), state, outside, it_kw, 300.0, sums, hourly, 0, out)
         results.append([bytes_of(a) for a in (state, out, sums, hourly)])
     assert results[0] == results[1]
 
@@ -97,7 +97,7 @@ def test_a_step_at_a_time_is_the_same_run() -> None:
         for _ in range(2)
     )
     state, sums, hourly, out = whole
-    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, out)
+    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, 0, out)
     state, sums, hourly, _ = single
     row = np.zeros(2, OUT_DTYPE)
     for t in range(24):
@@ -163,7 +163,7 @@ def test_chunks_change_nothing() -> None:
     hourly, out = np.zeros((2, 72), HOUR_DTYPE), np.zeros((2, 1), OUT_DTYPE)
     it_kw = np.broadcast_to(np.array([[20.0], [100.0]]), (2, THREE_DAYS.count)).copy()
     params = supplies(BOTH, PLANTS_HERE)
-    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, out)
+    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, 0, out)
     assert bytes_of(hourly) == bytes_of(result.hourly)
     for name in SUMS_DTYPE.names or ():
         if name not in ("usd_demand", "demand_kw_months"):
@@ -360,14 +360,16 @@ def test_an_agent_needs_no_compiler() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_kernel_is_warmed() -> None:
+def test_a_year_finds_every_kernel_warm() -> None:
     steps.warm()
-    for kernel in (
+    kernels = (
         steps.run_steps,
         steps.step_sites,
         steps.site_step,
         steps.report_sites,
         steps.fill_pv,
-    ):
-        assert kernel.signatures
-    assert SECONDS_PER_HOUR % THREE_DAYS.step_s == 0.0
+    )
+    before = [list(kernel.signatures) for kernel in kernels]
+    assert all(before)
+    run_year(BOTH, np.full((2, THREE_DAYS.count), 20.0), THREE_DAYS)
+    assert [list(kernel.signatures) for kernel in kernels] == before

@@ -375,11 +375,12 @@ def run_steps(
     step_s: float,
     sums: Any,
     hourly: Any,
+    hour: int,
     out: Any,
 ) -> None:
     """Run every site over the steps of `outside` [site, step].
 
-    `it_kw` [site, step]; `hourly` [site, hour], hour 0 begins with step 0; `out` [site, step] keeps every step, or
+    `it_kw` [site, step]; step 0 begins hour `hour` of `hourly` [site, hour]; `out` [site, step] keeps every step, or
     [site, 1] only the last.
     """
     hours = step_s / SECONDS_PER_HOUR
@@ -390,7 +391,7 @@ def run_steps(
             x, row = outside[i, t], out[i, t if keeps else 0]
             site_step(p, s, x, it_kw[i, t], step_s, row)
             add_step(total, x, row, hours)
-            add_hour(hourly[i, int((t + 0.5) * hours)], x, row, hours)
+            add_hour(hourly[i, hour + int((t + 0.5) * hours)], x, row, hours)
 
 
 def step_sites(

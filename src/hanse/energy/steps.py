@@ -74,10 +74,7 @@ def warm() -> None:
     outside, it_kw = np.zeros((1, 1), OUTSIDE_DTYPE), np.zeros((1, 1))
     sums, out = np.zeros(1, SUMS_DTYPE), np.zeros((1, 1), OUT_DTYPE)
     hourly = np.zeros((1, 1), HOUR_DTYPE)
-    run_steps(params, state, outside, it_kw, STEP_S, sums, hourly, out)
-    # A month's hours within a run's: rows of another length, which is another type to numba.
-    part = np.zeros((1, 2), HOUR_DTYPE)[:, 1:]
-    run_steps(params, state, outside, it_kw, STEP_S, sums, part, out)
+    run_steps(params, state, outside, it_kw, STEP_S, sums, hourly, 0, out)
     step_sites(params, state, outside, 0, it_kw[0], STEP_S, sums, hourly, 0, out[:, 0])
     site_step(params[0], state[0], outside[0, 0], 0.0, STEP_S, out[0, 0])
     report_sites(params, state, outside, 0, it_kw[0], STEP_S, np.zeros(1, REPORT_DTYPE))
