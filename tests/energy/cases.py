@@ -141,7 +141,7 @@ def plain_of(one: Site, plant: Plant) -> PlainSite:
         low=storage.signal_low,
         high=storage.signal_high,
         sells_battery=storage.export,
-        island=plant.island,
+        island=plant.island and power.battery_kwh > 0 and power.battery_kw_max > 0,
         ups=(rated * ups.rated_share, ups.k0, ups.k1, ups.k2),
         ups_kwh=ups_kwh,
         ups_in_kw=ups_kwh / ups.charge_efficiency / ups.recharge_h,

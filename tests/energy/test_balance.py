@@ -189,11 +189,15 @@ def test_in_an_outage_sun_and_battery_carry_on_and_the_ups_gives_it_load_its_las
     assert rows[-1]["ups_charge_kw"] > 0.0 and served[-1] == 1.0 and s["ups_kwh"] > 0.0
 
 
-def test_without_island_mode_own_generation_stops_with_the_grid() -> None:
-    one = site(base_kw=5)
-    plant = msgspec.structs.replace(battery(), island=False)
-    (row,), _ = run(one, plant, [({**MILD, "grid_up": 0.0, "pv_kw": 20.0}, 0.0)])
-    assert (row["pv_used_kw"], row["curtailed_kw"], row["unserved_kw"]) == (0, 20, 5)
+def test_without_island_mode_or_battery_own_generation_stops_with_the_grid() -> None:
+    dark = {**MILD, "grid_up": 0.0, "pv_kw": 20.0}
+    tied = msgspec.structs.replace(battery(0.0), island=False)
+    both = {"battery_kwh": 10.0, "battery_kw_max": 10.0}
+    for one, plant in ((site(base_kw=5, **both), tied), (site(base_kw=5), battery())):
+        (row,), _ = run(one, plant, [(dark, 0.0)])
+        assert (row["pv_used_kw"], row["curtailed_kw"], row["unserved_kw"]) == (0, 20, 5)
+    (row,), _ = run(site(base_kw=5, **both), battery(0.0), [(dark, 0.0)])
+    assert (row["pv_used_kw"], row["charge_kw"], row["unserved_kw"]) == (15, 10, 0)
 
 
 def test_three_carbon_methods_answer_apart_and_an_unknown_one_is_nan_not_zero() -> None:
