@@ -14,6 +14,21 @@ from hanse.model.fleet import Site
 
 KW = st.one_of(st.just(0.0), st.floats(0.01, 1e4))
 SHARE = st.floats(0, 1)
+MILD = {
+    "outdoor_c": 10.0,
+    "wetbulb_c": 8.0,
+    "pv_kw": 0.0,
+    "wind_kw": 0.0,
+    "price_usd_per_kwh": 0.2,
+    "carbon_g_per_kwh": 300.0,
+    "marginal_g_per_kwh": math.nan,
+    "residual_g_per_kwh": 300.0,
+    "carbon_free_share": 0.5,
+    "contract_kw": 0.0,
+    "grid_up": 1.0,
+    "plan_charge_kw": 0.0,
+    "plan_discharge_kw": 0.0,
+}
 
 
 def site(kind: str = "micro", **power: float) -> Site:
@@ -126,7 +141,7 @@ def plain_of(one: Site, plant: Plant) -> PlainSite:
         low=storage.signal_low,
         high=storage.signal_high,
         sells_battery=storage.export,
-        island=plant.island,
+        island=plant.island and power.battery_kwh > 0 and power.battery_kw_max > 0,
         ups=(rated * ups.rated_share, ups.k0, ups.k1, ups.k2),
         ups_kwh=ups_kwh,
         ups_in_kw=ups_kwh / ups.charge_efficiency / ups.recharge_h,

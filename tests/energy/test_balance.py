@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy.cases import KW, outsides, params, plain_of, plain_outside, record, site, sites
+from energy.cases import KW, MILD, outsides, params, plain_of, plain_outside, record, site, sites
 from hanse.energy import PLANTS, Plant, Storage, states
 from hanse.energy.balance import site_step
 from hanse.energy.records import OUT_DTYPE
@@ -18,21 +18,6 @@ from hanse.units import SECONDS_PER_HOUR
 
 STEP_S = st.sampled_from([1.0, 60.0, 300.0, 900.0, 3600.0])
 RUNS = st.lists(st.tuples(outsides(), KW), min_size=1, max_size=6)
-MILD = {
-    "outdoor_c": 10.0,
-    "wetbulb_c": 8.0,
-    "pv_kw": 0.0,
-    "wind_kw": 0.0,
-    "price_usd_per_kwh": 0.2,
-    "carbon_g_per_kwh": 300.0,
-    "marginal_g_per_kwh": math.nan,
-    "residual_g_per_kwh": 300.0,
-    "carbon_free_share": 0.5,
-    "contract_kw": 0.0,
-    "grid_up": 1.0,
-    "plan_charge_kw": 0.0,
-    "plan_discharge_kw": 0.0,
-}
 
 
 def run(
@@ -204,11 +189,15 @@ def test_in_an_outage_sun_and_battery_carry_on_and_the_ups_gives_it_load_its_las
     assert rows[-1]["ups_charge_kw"] > 0.0 and served[-1] == 1.0 and s["ups_kwh"] > 0.0
 
 
-def test_without_island_mode_own_generation_stops_with_the_grid() -> None:
-    one = site(base_kw=5)
-    plant = msgspec.structs.replace(battery(), island=False)
-    (row,), _ = run(one, plant, [({**MILD, "grid_up": 0.0, "pv_kw": 20.0}, 0.0)])
-    assert (row["pv_used_kw"], row["curtailed_kw"], row["unserved_kw"]) == (0, 20, 5)
+def test_without_island_mode_or_battery_own_generation_stops_with_the_grid() -> None:
+    dark = {**MILD, "grid_up": 0.0, "pv_kw": 20.0}
+    tied = msgspec.structs.replace(battery(0.0), island=False)
+    both = {"battery_kwh": 10.0, "battery_kw_max": 10.0}
+    for one, plant in ((site(base_kw=5, **both), tied), (site(base_kw=5), battery())):
+        (row,), _ = run(one, plant, [(dark, 0.0)])
+        assert (row["pv_used_kw"], row["curtailed_kw"], row["unserved_kw"]) == (0, 20, 5)
+    (row,), _ = run(site(base_kw=5, **both), battery(0.0), [(dark, 0.0)])
+    assert (row["pv_used_kw"], row["charge_kw"], row["unserved_kw"]) == (15, 10, 0)
 
 
 def test_three_carbon_methods_answer_apart_and_an_unknown_one_is_nan_not_zero() -> None:

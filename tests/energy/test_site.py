@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.energy import site_signals
-from hanse.energy.site import own_carbon_g_per_kwh, own_share
+from hanse.energy.balance import own_share
+from hanse.energy.site import own_carbon_g_per_kwh
 from hanse.model.fleet import Site
 from hanse.signals import Feed, Override
 
@@ -72,7 +73,7 @@ def test_more_load_never_makes_the_next_kwh_more_own(
 
 @given(KW, KW, KW, st.floats(0, 100))
 def test_own_share_is_a_share(pv: float, wind: float, load: float, block: float) -> None:
-    share = own_share(pv_kw=pv, wind_kw=wind, load_kw=load, block_kw=block)
+    share = own_share(pv, wind, load, block)
     assert 0.0 <= share <= 1.0
     assert share == 0.0 or pv + wind > load
 

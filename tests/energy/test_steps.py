@@ -14,10 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energy.cases import KW, outsides, plain_of, record, site, sites
-from hanse.energy import PLANTS, Contracts, Plant, Storage, balance, solar, states, steps, supplies
+from energy.cases import KW, MILD, outsides, plain_of, record, site, sites
+from hanse.energy import (
+    PLANTS,
+    Contracts,
+    Plant,
+    Storage,
+    balance,
+    site_signals,
+    solar,
+    states,
+    steps,
+    supplies,
+)
 from hanse.energy.plant import it_kw_rated
-from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, SUMS_DTYPE
+from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, REPORT_DTYPE, SUMS_DTYPE
 from hanse.energy.series import SiteSeries, site_series
 from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
@@ -67,7 +78,7 @@ def test_compiled_steps_are_bit_equal_to_plain_ones(
     for run in (steps.run_steps, balance.run_steps):
         state, out = states((one,), {one.id: plant}), np.zeros((1, len(made)), OUT_DTYPE)
         sums, hourly = np.zeros(1, SUMS_DTYPE), np.zeros((1, 1), HOUR_DTYPE)
-        run(supplies((one,), {one.id: plant}), state, outside, it_kw, 300.0, sums, hourly, out)
+        run(supplies((one,), {one.id: plant}), state, outside, it_kw, 300.0, sums, hourly, 0, out)
         results.append([bytes_of(a) for a in (state, out, sums, hourly)])
     assert results[0] == results[1]
 
@@ -86,7 +97,7 @@ def test_a_step_at_a_time_is_the_same_run() -> None:
         for _ in range(2)
     )
     state, sums, hourly, out = whole
-    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, out)
+    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, 0, out)
     state, sums, hourly, _ = single
     row = np.zeros(2, OUT_DTYPE)
     for t in range(24):
@@ -152,7 +163,7 @@ def test_chunks_change_nothing() -> None:
     hourly, out = np.zeros((2, 72), HOUR_DTYPE), np.zeros((2, 1), OUT_DTYPE)
     it_kw = np.broadcast_to(np.array([[20.0], [100.0]]), (2, THREE_DAYS.count)).copy()
     params = supplies(BOTH, PLANTS_HERE)
-    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, out)
+    steps.run_steps(params, state, series.outside, it_kw, 300.0, sums, hourly, 0, out)
     assert bytes_of(hourly) == bytes_of(result.hourly)
     for name in SUMS_DTYPE.names or ():
         if name not in ("usd_demand", "demand_kw_months"):
@@ -305,7 +316,7 @@ def test_stored_prices_of_a_real_market_are_arbitraged_by_threshold_and_the_book
 def test_a_cached_kernel_calls_nothing_outside_its_own_file() -> None:
     # numba looks for changes in the kernel's own file only: arithmetic imported from elsewhere would go stale.
     for module, kernels in (
-        (balance, ("run_steps", "step_sites", "site_step")),
+        (balance, ("run_steps", "step_sites", "site_step", "report_sites")),
         (solar, ("fill_pv",)),
     ):
         for name in kernels:
@@ -315,13 +326,50 @@ def test_a_cached_kernel_calls_nothing_outside_its_own_file() -> None:
         assert {m for m in imports if m and m.startswith("hanse")} == {"hanse.units"}
 
 
+@given(st.integers(0, 8759), st.floats(0, 200))
+def test_what_a_simulated_agent_reports_is_what_the_live_one_computes(
+    hour: int, load_kw: float
+) -> None:
+    # The middle of the step is the full hour, where the line between recorded hours meets the hour itself.
+    now_s = datetime(2026, 1, 1, tzinfo=UTC).timestamp() + hour * SECONDS_PER_HOUR
+    axis = StepAxis(start_s=now_s - 150.0, count=1)
+    params, state = supplies(BOTH), states(BOTH)
+    series = site_series(BOTH, Feed(), axis)
+    rows = np.zeros(2, REPORT_DTYPE)
+    steps.report_sites(params, state, series.outside, 0, np.full(2, load_kw), 60.0, rows)
+    for row, one in zip(rows, BOTH, strict=True):
+        live = site_signals(one, Feed(), now_s, load_kw=load_kw)
+        for name in ("pue", "pv_kw", "wind_kw", "own_share"):
+            assert row[name] == pytest.approx(getattr(live, name), rel=1e-9, abs=1e-9), name
+        assert row["carbon_g_per_kwh"] == pytest.approx(live.carbon_g_per_kwh, rel=1e-9)
+        assert row["price_usd_per_kwh"] == pytest.approx(live.price_usd_per_kwh, rel=1e-9)
+
+
+def test_a_report_counts_grid_sun_wind_and_what_the_battery_can_still_give() -> None:
+    params, state = supplies((FRANKFURT,)), states((FRANKFURT,))
+    outside, row = np.array([[record({**MILD, "pv_kw": 7.0})]]), np.zeros(1, REPORT_DTYPE)
+    balance.report_sites(params, state, outside, 0, np.zeros(1), 3600.0, row)
+    assert row["available_kw"][0] == pytest.approx(100.0 + 7.0 + 50.0 * 0.95)
+    outside["grid_up"] = 0.0
+    balance.report_sites(params, state, outside, 0, np.zeros(1), 60.0, row)
+    assert row["available_kw"][0] == pytest.approx(7.0 + 50.0)
+
+
 def test_an_agent_needs_no_compiler() -> None:
     code = "import sys, hanse.energy, hanse.live.agent_power; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_kernel_is_warmed() -> None:
+def test_a_year_finds_every_kernel_warm() -> None:
     steps.warm()
-    for kernel in (steps.run_steps, steps.step_sites, steps.site_step, steps.fill_pv):
-        assert kernel.signatures
-    assert SECONDS_PER_HOUR % THREE_DAYS.step_s == 0.0
+    kernels = (
+        steps.run_steps,
+        steps.step_sites,
+        steps.site_step,
+        steps.report_sites,
+        steps.fill_pv,
+    )
+    before = [list(kernel.signatures) for kernel in kernels]
+    assert all(before)
+    run_year(BOTH, np.full((2, THREE_DAYS.count), 20.0), THREE_DAYS)
+    assert [list(kernel.signatures) for kernel in kernels] == before

@@ -18,6 +18,11 @@ BY_PRICE, BY_CARBON, BY_PLAN = 1, 2, 3  # as in `records`, and named here for th
 EVAPORATED_L_PER_KWH = 1.48
 """Litres that carry off a kWh of heat: 3.6 MJ over the latent heat of 2.43 MJ/kg at 30 degC."""
 KELVIN = 273.15
+LOAD_SHARE_USUAL = 0.56
+"""Average share of power capacity in use (451 Research, 2015); where the load share of a hall is not known."""
+BLOCK_SHARE = 0.05
+"""The next kWh is averaged over a block of this share of the grid connection: about what one table
+refresh can move to a site, and wide enough that a passing cloud dims the signal, not flips it."""
 WINDOW_S = 900.0
 """Demand charges are levied on the mean of a quarter of an hour."""
 
@@ -263,6 +268,61 @@ def account(p: Any, s: Any, x: Any, own_exported: float, step_s: float, out: Any
     out["peak_import_kw"] = s["peak_import_kw"]
 
 
+def own_share(pv_kw: float, wind_kw: float, load_kw: float, block_kw: float) -> float:
+    """Share of the next `block_kw` of load that surplus own generation covers, 0 to 1."""
+    surplus_kw = max(0.0, pv_kw + wind_kw - load_kw)
+    if block_kw > 0.0:
+        return min(1.0, surplus_kw / block_kw)
+    return 1.0 if surplus_kw > 0.0 else 0.0
+
+
+def own_g_per_kwh(pv_kw: float, wind_kw: float, pv_g: float, wind_g: float) -> float:
+    """Lifecycle carbon of the site's own mix, gCO2e/kWh."""
+    if pv_kw + wind_kw <= 0.0:
+        return 0.0
+    return (pv_kw * pv_g + wind_kw * wind_g) / (pv_kw + wind_kw)
+
+
+def available_kw(
+    supply_kw: float, battery_kw_max: float, held_kwh: float, efficiency: float, step_s: float
+) -> float:
+    """What grid and own generation (`supply_kw`) give together with the battery for one step more."""
+    hours = step_s / SECONDS_PER_HOUR
+    return supply_kw + min(battery_kw_max, held_kwh * efficiency / hours)
+
+
+def report(p: Any, s: Any, x: Any, load_kw: float, step_s: float, row: Any) -> None:
+    """What a site's agent tells of itself: `load_kw` is all it draws, IT of the league included or not as the agent does.
+
+    PUE at the usual load, as an agent has it that does not know the hall.
+    """
+    it_kw = LOAD_SHARE_USUAL * p["it_kw_rated"]
+    ups, cooling, other, _ = plant(p, it_kw, x["outdoor_c"], x["wetbulb_c"])
+    row["pue"] = 1.0 + (ups + cooling + other) / it_kw if it_kw > 0.0 else 1.0
+    up = x["grid_up"] > 0.0
+    lit = up or p["island"] != 0
+    pv_kw, wind_kw = (x["pv_kw"], x["wind_kw"]) if lit else (0.0, 0.0)
+    row["pv_kw"], row["wind_kw"] = pv_kw, wind_kw
+    own = own_share(pv_kw, wind_kw, load_kw, BLOCK_SHARE * p["grid_kw_max"])
+    own_g = own_g_per_kwh(pv_kw, wind_kw, p["pv_g_per_kwh"], p["wind_g_per_kwh"])
+    row["own_share"] = own
+    row["carbon_g_per_kwh"] = own * own_g + (1.0 - own) * x["carbon_g_per_kwh"]
+    row["price_usd_per_kwh"] = (1.0 - own) * x["price_usd_per_kwh"]
+    supply_kw = pv_kw + wind_kw + (p["grid_kw_max"] if up else 0.0)
+    held_kwh = max(0.0, s["battery_kwh"] - p["soc_min"] * p["battery_kwh"])
+    row["available_kw"] = available_kw(
+        supply_kw, p["battery_kw_max"], held_kwh, p["discharge_efficiency"], step_s
+    )
+
+
+def report_sites(
+    params: Any, state: Any, outside: Any, t: int, load_kw: Any, step_s: float, rows: Any
+) -> None:
+    """`report` of every site at step `t` of `outside` [site, step]; `load_kw` and `rows` are [site]."""
+    for i in range(len(params)):
+        report(params[i], state[i], outside[i, t], load_kw[i], step_s, rows[i])
+
+
 def add_step(sums: Any, x: Any, out: Any, hours: float) -> None:
     """Add a step to a site's sums."""
     sums["steps"] += 1
@@ -315,11 +375,12 @@ def run_steps(
     step_s: float,
     sums: Any,
     hourly: Any,
+    hour: int,
     out: Any,
 ) -> None:
     """Run every site over the steps of `outside` [site, step].
 
-    `it_kw` [site, step]; `hourly` [site, hour], hour 0 begins with step 0; `out` [site, step] keeps every step, or
+    `it_kw` [site, step]; step 0 begins hour `hour` of `hourly` [site, hour]; `out` [site, step] keeps every step, or
     [site, 1] only the last.
     """
     hours = step_s / SECONDS_PER_HOUR
@@ -330,7 +391,7 @@ def run_steps(
             x, row = outside[i, t], out[i, t if keeps else 0]
             site_step(p, s, x, it_kw[i, t], step_s, row)
             add_step(total, x, row, hours)
-            add_hour(hourly[i, int((t + 0.5) * hours)], x, row, hours)
+            add_hour(hourly[i, hour + int((t + 0.5) * hours)], x, row, hours)
 
 
 def step_sites(

@@ -12,12 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.energy.balance import plant
+from hanse.energy.balance import LOAD_SHARE_USUAL, plant
 from hanse.energy.plant import plant_row
 from hanse.model.fleet import SiteKind
 
-LOAD_SHARE_USUAL: Final = 0.56
-"""Average share of power capacity in use (451 Research, 2015); where the load share of a hall is not known."""
 COOL_DAY_C: Final = 15.0
 PUE_DAY_UNKNOWN: Final = "no temperature recorded: a day of 15 degC"
 

@@ -142,7 +142,8 @@ class Plant(Value, frozen=True, kw_only=True):
     lights_share: float
     """Lights, controls, offices, over rated IT power, day and night."""
     island: bool = True
-    """Own generation and battery carry the site without the grid; false: grid-tied inverters switch off."""
+    """Own generation and battery carry the site without the grid, if there is a battery to hold the frequency; false:
+    grid-tied inverters switch off."""
     it_kw_rated: float | None = None
     """IT power the plant was built for; absent: the site's chips, else what its connection can carry."""
 
@@ -260,7 +261,7 @@ def _fill(row: Any, site: Site, plant: Plant) -> None:
         row[name] = getattr(storage, name)
     row["battery_rule"] = RULES[storage.rule]
     row["battery_export"] = storage.export
-    row["island"] = plant.island
+    row["island"] = plant.island and power.battery_kwh > 0.0 and power.battery_kw_max > 0.0
     _fill_ups(row, plant.ups, rated)
     for name in Cooling.__struct_fields__:
         row[name] = getattr(plant.cooling, name)

@@ -156,6 +156,20 @@ NaN without IT load. `carbon_location_g`, `carbon_marginal_g` and `carbon_market
 questions about the same imported kWh: never add them. `carbon_own_g` is lifecycle carbon of own generation not
 exported, and stands beside each."""
 
+REPORT_DTYPE: Final = np.dtype(
+    [
+        ("pue", "f8"),
+        ("pv_kw", "f8"),
+        ("wind_kw", "f8"),
+        ("own_share", "f8"),
+        ("carbon_g_per_kwh", "f8"),
+        ("price_usd_per_kwh", "f8"),
+        ("available_kw", "f8"),
+    ],
+    align=True,
+)
+"""[site]: what an agent tells routing (`energy.site.SiteSignals`) and shedding. Carbon and price are of the next kWh."""
+
 SUMS_DTYPE: Final = np.dtype(
     [
         ("steps", "i8"),

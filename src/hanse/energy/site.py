@@ -14,15 +14,12 @@ from __future__ import annotations
 import msgspec
 
 from hanse.catalogue import emission_factor
+from hanse.energy.balance import BLOCK_SHARE, own_g_per_kwh, own_share
 from hanse.energy.cooling import PUE_DAY_UNKNOWN, pue_at
 from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
 from hanse.model.fleet import Site
 from hanse.signals import Feed, Reading, Weather
-
-BLOCK_SHARE = 0.05
-"""The next kWh is averaged over a block of this share of the grid connection: about what one table
-refresh can move to a site, and wide enough that a passing cloud dims the signal, not flips it."""
 
 
 class SiteSignals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,9 +60,7 @@ def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> Sit
     wind = wind_kw(wind_kw_rated=power.wind_kw_rated, wind10_ms=weather.wind10_ms)
     carbon = feed.carbon_g_per_kwh(site.grid_zone or site.country, now_s, site=site.id)
     price = site_price(site, feed, now_s)
-    own = own_share(
-        pv_kw=solar, wind_kw=wind, load_kw=load_kw, block_kw=BLOCK_SHARE * power.grid_kw_max
-    )
+    own = own_share(solar, wind, load_kw, BLOCK_SHARE * power.grid_kw_max)
     return SiteSignals(
         pue=pue,
         pv_kw=solar,
@@ -93,19 +88,11 @@ def site_price(site: Site, feed: Feed, now_s: float) -> Reading:
     return feed.price_usd_per_kwh(site.country, now_s, site=site.id, declared=declared)
 
 
-def own_share(*, pv_kw: float, wind_kw: float, load_kw: float, block_kw: float) -> float:
-    """Share of the next `block_kw` of load that surplus own generation covers, 0 to 1."""
-    surplus_kw = max(0.0, pv_kw + wind_kw - load_kw)
-    return min(1.0, surplus_kw / block_kw) if block_kw > 0.0 else float(surplus_kw > 0.0)
-
-
 def own_carbon_g_per_kwh(pv_kw: float, wind_kw: float) -> float:
     """Lifecycle carbon of the site's own mix, gCO2e/kWh (IPCC AR5 WG3, Annex III medians)."""
-    if pv_kw + wind_kw <= 0.0:
-        return 0.0
     solar = emission_factor("solar_rooftop_pv").gco2e_kwh_median
     wind = emission_factor("wind_onshore").gco2e_kwh_median
-    return (pv_kw * solar + wind_kw * wind) / (pv_kw + wind_kw)
+    return own_g_per_kwh(pv_kw, wind_kw, solar, wind)
 
 
 def _notes(site: Site, weather: Weather, carbon: Reading, price: Reading) -> tuple[str, ...]:

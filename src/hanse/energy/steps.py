@@ -1,4 +1,4 @@
-"""The compiled balance: `run_steps`, `step_sites`, `site_step`, `fill_pv`.
+"""The compiled balance: `run_steps`, `step_sites`, `site_step`, `report_sites`, `fill_pv`.
 
 Here: numba, and nothing else; the text compiled is that of `balance` and `solar`, which the live site calls as plain
 Python. Not here: anything a process without numba may import; `hanse.energy` does not import this module. Kernels are
@@ -18,6 +18,7 @@ from hanse.energy.records import (
     HOUR_DTYPE,
     OUT_DTYPE,
     OUTSIDE_DTYPE,
+    REPORT_DTYPE,
     STATE_DTYPE,
     SUMS_DTYPE,
     SUPPLY_DTYPE,
@@ -41,6 +42,10 @@ for _inner in (
     balance.add_step,
     balance.add_hour,
     balance.site_step,
+    balance.own_share,
+    balance.own_g_per_kwh,
+    balance.available_kw,
+    balance.report,
     solar.place,
     solar.irradiance_w_per_m2,
     solar.pv_share,
@@ -53,6 +58,8 @@ step_sites: Any = njit(**KERNEL)(balance.step_sites)
 """`balance.step_sites`, compiled: all sites, one step."""
 run_steps: Any = njit(**KERNEL)(balance.run_steps)
 """`balance.run_steps`, compiled: all sites, many steps."""
+report_sites: Any = njit(**KERNEL)(balance.report_sites)
+"""`balance.report_sites`, compiled: what every site's agent says of it."""
 fill_pv: Any = njit(**KERNEL)(solar.fill_pv)
 """`solar.fill_pv`, compiled."""
 
@@ -67,12 +74,10 @@ def warm() -> None:
     outside, it_kw = np.zeros((1, 1), OUTSIDE_DTYPE), np.zeros((1, 1))
     sums, out = np.zeros(1, SUMS_DTYPE), np.zeros((1, 1), OUT_DTYPE)
     hourly = np.zeros((1, 1), HOUR_DTYPE)
-    run_steps(params, state, outside, it_kw, STEP_S, sums, hourly, out)
-    # A month's hours within a run's: rows of another length, which is another type to numba.
-    part = np.zeros((1, 2), HOUR_DTYPE)[:, 1:]
-    run_steps(params, state, outside, it_kw, STEP_S, sums, part, out)
+    run_steps(params, state, outside, it_kw, STEP_S, sums, hourly, 0, out)
     step_sites(params, state, outside, 0, it_kw[0], STEP_S, sums, hourly, 0, out[:, 0])
     site_step(params[0], state[0], outside[0, 0], 0.0, STEP_S, out[0, 0])
+    report_sites(params, state, outside, 0, it_kw[0], STEP_S, np.zeros(1, REPORT_DTYPE))
     sun = solar.site_sun(0.0, 0.0, 0.0)
     one = np.zeros(1)
     fill_pv(*sun.arrays, 0.0, one, one, one, one, np.zeros(1))

@@ -84,7 +84,7 @@ def run_year(
             prepare(series)
         power = _it_kw(it_kw, month, done, len(sites))
         hour = round(done * axis.step_s / SECONDS_PER_HOUR)
-        run_steps(params, state, series.outside, power, axis.step_s, sums, hourly[:, hour:], out)
+        run_steps(params, state, series.outside, power, axis.step_s, sums, hourly, hour, out)
         close_month(params, state, sums)
         notes = notes or series.notes
         done += month.count
@@ -114,7 +114,8 @@ def _it_kw(it_kw: ItPower, month: StepAxis, done: int, sites: int) -> Power:
         raise ConfigError("it_kw", got=f"shape {power.shape}", allowed=allowed) from None
     if not (whole >= 0.0).all():
         raise ConfigError("it_kw", got=f"{whole.min()}", allowed="0 or more, and no NaN")
-    return np.ascontiguousarray(whole)
+    # A copy: a read-only view is another type to the compiler.
+    return np.array(whole)
 
 
 def _ratio(part: Power, whole: Power) -> Power:

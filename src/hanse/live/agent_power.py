@@ -9,15 +9,17 @@ from __future__ import annotations
 import msgspec
 
 from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
+from hanse.energy.balance import available_kw
+from hanse.energy.supply import DISCHARGE_EFFICIENCY
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
-from hanse.units import hours_from_s
 from hanse.view import PowerStatus
 
 BATTERY_SHARE_START = 0.5
 """No meter tells what an emulated battery holds; half full favours neither sun nor night."""
 STEP_S_MAX = 60.0
-"""After a pause (a suspended machine) the balance goes on from now, not through the gap."""
+"""After a pause (a suspended machine) the balance goes on from now, not through the gap; and the battery counts with
+what it can give for so long."""
 
 
 class PowerKeeper:
@@ -48,8 +50,12 @@ class PowerKeeper:
         load_kw = base_kw + it_kw * first.pue
         supply = self._step(load_kw, first.pv_kw, first.wind_kw, now_s)
         self.drawn_kw = load_kw
-        self.available_kw = (
-            self._site.power.grid_kw_max + first.pv_kw + first.wind_kw + self._battery_kw()
+        self.available_kw = available_kw(
+            self._site.power.grid_kw_max + first.pv_kw + first.wind_kw,
+            self._battery.power_kw_max,
+            self._battery.stored_kwh,
+            DISCHARGE_EFFICIENCY,
+            STEP_S_MAX,
         )
         return PowerStatus(
             it_kw=it_kw,
@@ -77,7 +83,3 @@ class PowerKeeper:
         self._battery = msgspec.structs.replace(self._battery, stored_kwh=flows.stored_kwh)
         self._stepped_at_s = now_s
         return flows
-
-    def _battery_kw(self) -> float:
-        """Power the battery can give for the next minute."""
-        return min(self._battery.power_kw_max, self._battery.stored_kwh / hours_from_s(STEP_S_MAX))

@@ -1,0 +1,58 @@
+"""A live site's power account: the same balance as the twin's, carried from tick to tick."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.live.agent_power import BATTERY_SHARE_START, STEP_S_MAX, PowerKeeper
+from hanse.model.read import read_fleet
+from hanse.signals import Feed, Override
+
+FLEET = read_fleet(Path(__file__).parents[2] / "examples/league.toml")
+JUNE_NOON_S = datetime(2026, 6, 9, 12, tzinfo=UTC).timestamp()
+MIDNIGHT_S = datetime(2026, 6, 9, 23, tzinfo=UTC).timestamp()
+
+
+def scenario(**fields: object) -> bytes:
+    raw = {"place": "*", "from_s": 0.0, "until_s": 4e9, "reason": "a test's sky", **fields}
+    return msgspec.msgpack.encode(Feed(overrides=(msgspec.convert(raw, Override),)))
+
+
+@given(st.floats(0, 20_000), st.floats(0, 86_400), st.sampled_from([s.id for s in FLEET.sites]))
+def test_what_a_site_draws_is_what_it_is_given(it_w: float, later_s: float, site: str) -> None:
+    keeper = PowerKeeper(FLEET, site)
+    status = keeper.status(JUNE_NOON_S + later_s, it_w)
+    own = status.pv_kw + status.wind_kw
+    assert min(own, status.import_kw, status.export_kw) >= 0.0
+    assert status.import_kw == 0.0 or status.export_kw == 0.0
+    base_kw = next(s.power.base_kw for s in FLEET.sites if s.id == site)
+    assert keeper.drawn_kw == pytest.approx(base_kw + it_w / 1000.0 * status.pue)
+    if keeper.drawn_kw <= keeper.available_kw:
+        assert status.import_kw <= keeper.drawn_kw - min(own, keeper.drawn_kw) + 1e-9
+
+
+def test_at_night_the_battery_serves_until_it_is_empty_and_then_the_grid() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    power = next(s.power for s in FLEET.sites if s.id == "frankfurt")
+    imports = [keeper.status(MIDNIGHT_S + STEP_S_MAX * i, 0.0).import_kw for i in range(120)]
+    assert imports[0] == imports[60] == 0.0
+    assert imports[-1] == pytest.approx(power.base_kw)
+    held_kwh = power.battery_kwh * BATTERY_SHARE_START
+    empty_at = next(i for i, kw in enumerate(imports) if kw > 0.0)
+    assert empty_at == pytest.approx(0.95 * held_kwh / power.base_kw * 60, abs=3)
+    assert keeper.available_kw == pytest.approx(power.grid_kw_max, abs=1.0)
+
+
+def test_a_scenario_of_the_controller_is_heard_and_noise_is_not() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    plain = keeper.status(JUNE_NOON_S, 0.0)
+    keeper.hear_control(b"not a feed")
+    assert keeper.status(JUNE_NOON_S, 0.0).pv_kw == plain.pv_kw
+    keeper.hear_control(scenario(kind="cloud_pct", value=100.0))
+    assert keeper.status(JUNE_NOON_S, 0.0).pv_kw < plain.pv_kw or plain.pv_kw == 0.0
+    keeper.hear_control(scenario(kind="cloud_pct", value=0.0))
+    assert keeper.status(JUNE_NOON_S, 0.0).pv_kw > 40.0
