@@ -66,6 +66,7 @@ RING: Final = 16
 """Load frames kept of each site: at two a second 8 s, longer than any path's delay."""
 VERSIONS: Final = 4
 """Tables kept: a gateway that hears late still routes by the one it has."""
+NEVER: Final = 1 << 62
 TRIED_MAX: Final = 8
 SPARE: Final = 64
 """Free slots at which the loop asks for more: no single cause takes so many."""
@@ -219,6 +220,7 @@ CLOCK_DTYPE: Final = np.dtype(
         ("sweep_s", "f8"),
         ("sweeps", "i8"),
         ("rows", "i8"),
+        ("slots_used", "i8"),
         ("blocks_at", "i8"),
         ("requests", "i8"),
         ("events", "i8"),
@@ -230,7 +232,7 @@ CLOCK_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts; -1 ends them."""
+"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts, -1 ends them; slots from `slots_used` on were never used."""
 
 ROW_DTYPE: Final = np.dtype(
     [
@@ -307,6 +309,8 @@ class World(NamedTuple):
     """[E] `ENGINE_DTYPE`, the engines of a site side by side."""
     running: Any
     """[E, slots] attempts in each engine's batch, in order of admission."""
+    due: Any
+    """[E, slots] for each in `running`: the step of the engine after which it has all its tokens; NEVER while its prompt is read."""
     next_s: Any
     order: Any
     place: Any

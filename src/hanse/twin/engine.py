@@ -35,6 +35,7 @@ from hanse.twin.arrays import (
     FROZEN,
     IDLE,
     LOST,
+    NEVER,
     OPTION_BLOCK_TOKENS,
     STEP,
 )
@@ -162,6 +163,7 @@ def end_step(w: Any, e: int, t: float) -> None:
             attempt.take = 0
             if attempt.prefill_left == 0:
                 prefilled(w, e, a, t)
+                w.due[e, i] = attempt.finish_step
     finish_due(w, e, t)
 
 
@@ -216,16 +218,17 @@ def send_first_byte(w: Any, a: int, t: float) -> None:
 @njit(**KERNEL)
 def finish_due(w: Any, e: int, t: float) -> None:
     """Take out of the batch what has all its tokens; the others close ranks."""
-    engine, attempts, running = w.engines[e], w.attempts, w.running
+    engine, attempts, running, due = w.engines[e], w.attempts, w.running, w.due
     kept = 0
     for i in range(engine.running):
         a = running[e, i]
-        attempt = attempts[a]
-        if attempt.prefill_left > 0 or attempt.finish_step > engine.steps:
+        step = due[e, i]
+        if step > engine.steps:
             running[e, kept] = a
+            due[e, kept] = step
             kept += 1
         else:
-            leave_batch(engine, attempt)
+            leave_batch(engine, attempts[a])
             leave_engine(w, e, a)
             send_end(w, a, t)
     engine.running = kept
@@ -318,10 +321,10 @@ def compose_step(w: Any, e: int, t: float) -> None:
 @njit(**KERNEL)
 def compose_bulk(w: Any, e: int, t: float) -> None:
     """As many steps as pass until a request ends or memory is full."""
-    engine, attempts, running = w.engines[e], w.attempts, w.running
-    finish = attempts[running[e, 0]].finish_step
+    engine, due = w.engines[e], w.due
+    finish = due[e, 0]
     for i in range(1, engine.running):
-        finish = min(finish, attempts[running[e, i]].finish_step)
+        finish = min(finish, due[e, i])
     steps = finish - engine.steps
     steps = max(min(steps, (engine.kv_max - engine.kv_used) // engine.running), 1)
     engine.mode = BULK
@@ -354,6 +357,7 @@ def admit(w: Any, e: int) -> None:
         attempt.prefill_left = need - attempt.cached
         attempt.take = 0
         w.running[e, engine.running] = a
+        w.due[e, engine.running] = NEVER
         engine.running += 1
         engine.prefilling += 1
         engine.kv_used += need
@@ -387,6 +391,7 @@ def purge(w: Any, e: int) -> None:
         a = running[e, i]
         if attempts[a].dropped == 0:
             running[e, kept] = a
+            w.due[e, kept] = w.due[e, i]
             kept += 1
         else:
             leave_batch(engine, attempts[a])

@@ -504,7 +504,7 @@ def sweep(w: Any, t: float) -> None:
 @njit(**KERNEL)
 def expire_streams(w: Any, t: float) -> None:
     """Streams whose end was lost, or which go on past the service's deadline."""
-    for a in range(w.attempts.shape[0]):
+    for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage == FREE or attempt.dropped != 0 or attempt.answering == 0:
             continue

@@ -83,7 +83,7 @@ def retime(w: Any, engine: int, at_s: float) -> None:
     at = place[engine]
     size = order.shape[0]
     while at > 0:
-        up = (at - 1) >> 1
+        up = (at - 1) >> 2
         other = order[up]
         if next_s[other] < at_s or (next_s[other] == at_s and other < engine):
             break
@@ -91,19 +91,23 @@ def retime(w: Any, engine: int, at_s: float) -> None:
         place[other] = at
         at = up
     while True:
-        down = 2 * at + 1
+        # Four children a node: half the levels of two, and the four lie in one cache line.
+        down = 4 * at + 1
         if down >= size:
             break
-        if down + 1 < size:
-            one, two = order[down], order[down + 1]
-            if next_s[two] < next_s[one] or (next_s[two] == next_s[one] and two < one):
-                down += 1
-        other = order[down]
-        if at_s < next_s[other] or (at_s == next_s[other] and engine < other):
+        best = order[down]
+        best_s = next_s[best]
+        chosen = down
+        for child in range(down + 1, min(down + 4, size)):
+            one = order[child]
+            one_s = next_s[one]
+            if one_s < best_s or (one_s == best_s and one < best):
+                best, best_s, chosen = one, one_s, child
+        if at_s < best_s or (at_s == best_s and engine < best):
             break
-        order[at] = other
-        place[other] = at
-        at = down
+        order[at] = best
+        place[best] = at
+        at = chosen
     order[at] = engine
     place[engine] = at
 
@@ -115,6 +119,7 @@ def take_slot(w: Any) -> int:
     a: int = clock.free
     clock.free = w.attempts[a].next
     clock.attempts += 1
+    clock.slots_used = max(clock.slots_used, a + 1)
     return a
 
 

@@ -281,6 +281,7 @@ def _engines(
     return {
         "engines": engines,
         "running": np.full((count, int(engines["slots"].max())), -1, np.int64),
+        "due": np.full((count, int(engines["slots"].max())), ar.NEVER, np.int64),
         "next_s": np.full(count, np.inf),
         "order": np.arange(count, dtype=np.int64),
         "place": np.arange(count, dtype=np.int64),
