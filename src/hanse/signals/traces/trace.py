@@ -35,9 +35,12 @@ REQUEST_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""One request. Blocks of a chunk lie in the order of its requests, without gaps (`is_packed`)."""
+"""One request. Blocks of a chunk lie in the order of its requests, without gaps (`is_packed`). The last four bytes are
+padding of no meaning: compare records with `==`, not byte by byte."""
 
 INDEX_COLUMNS: Final = ("service", "cls", "origin", "tenant")
+
+SHIPPED: Final = Path(__file__).parents[1] / "data" / "traces"
 
 Requests: TypeAlias = NDArray[np.void]
 Blocks: TypeAlias = NDArray[np.int64]
@@ -128,6 +131,11 @@ def open_trace(path: Path | str) -> Trace:
     )  # pyarrow takes 0.15 s and is not always needed
 
     return open_parquet(Path(path))
+
+
+def shipped_trace() -> Trace:
+    """The day of the example league that ships with Hanse; `league_day.toml` beside it says how it was made."""
+    return open_trace(SHIPPED / "league_day.parquet")
 
 
 def write_trace(path: Path | str, meta: TraceMeta, chunks: Iterable[Chunk]) -> TraceMeta:
