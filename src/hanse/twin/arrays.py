@@ -414,6 +414,10 @@ class World(NamedTuple):
     scratch_tried: Any
     cached: Any
     out: Any
+    features: Any
+    """[O] `policies.FEATURE_DTYPE`: scratch of a choice by a policy."""
+    turns: Any
+    """[S, Q] place among a service's offers of the one that a gateway chose last by a policy."""
     hist: Any
     """[K, 3, BINS] TTFT, TPOT, E2E."""
     sums: Any
@@ -433,4 +437,7 @@ OPTION_STALE_S: Final = 1
 OPTION_BLOCK_TOKENS: Final = 2
 OPTION_POLICY: Final = 3
 OPTION_CENTRAL: Final = 4
+"""Index of the central site; -1 none."""
+OPTION_SCORE: Final = 5
+"""Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTIONS: Final = 8

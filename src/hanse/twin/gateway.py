@@ -29,6 +29,7 @@ from hanse.twin.arrays import (
     FREE,
     LOST,
     OPTION_BLOCK_TOKENS,
+    OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
     REFUSED_OUT,
@@ -38,6 +39,7 @@ from hanse.twin.arrays import (
 )
 from hanse.twin.books import book
 from hanse.twin.engine import drop, enqueue, waste
+from hanse.twin.picking import pick
 from hanse.twin.queues import free_slot, push, take_slot, unwatch, watch
 
 ATTEMPTS_MAX: Final = 8
@@ -178,6 +180,8 @@ def ask(w: Any, a: int, t: float) -> int:
     """`choose` for this request now, from this gateway's table and load."""
     attempt = w.attempts[a]
     g, v = attempt.gateway, w.version[attempt.gateway]
+    if w.options[OPTION_POLICY] != 0.0:
+        return ask_policy(w, a, t)
     q, profile = attempt.service, w.subjects[v, attempt.subject].profile
     hear(w, g, g, t)
     for i in range(kernels.CANDIDATES_MAX):
@@ -191,6 +195,16 @@ def ask(w: Any, a: int, t: float) -> int:
         for s in range(w.site_up.shape[0]):
             hear(w, g, s, t)
         chosen = ask_once(w, a, t)
+    return chosen
+
+
+@njit(**KERNEL)
+def ask_policy(w: Any, a: int, t: float) -> int:
+    """The same question to the run's policy, which looks at every offer."""
+    attempt = w.attempts[a]
+    for s in range(w.site_up.shape[0]):
+        hear(w, attempt.gateway, s, t)
+    chosen: int = pick(w, a, t, BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
     return chosen
 
 

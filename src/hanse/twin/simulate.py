@@ -31,6 +31,7 @@ from hanse.twin.arrays import World
 from hanse.twin.handle import Handle
 from hanse.twin.keeper import PROBE_EVERY_S, Keeper
 from hanse.twin.loop import run
+from hanse.twin.policies import Policy, resolve
 from hanse.twin.power import STEP_S, SitePower
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.world import build_world, write_table
@@ -61,7 +62,7 @@ class Simulation:
         scenario_dir: Path = HERE,
         feed: Feed = RECORDED,
         start_at_s: float = 0.0,
-        policy: int = 0,
+        policy: Policy | str = "shipped",
         rows: Rows | None = None,
         rows_max: int = 65_536,
     ) -> None:
@@ -75,7 +76,7 @@ class Simulation:
             scenario_dir: Where the scenario's policy files are.
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
-            policy: Number of the choosing policy (`policies`).
+            policy: How gateways choose (`policies.resolve`).
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
         """
@@ -99,7 +100,15 @@ class Simulation:
         world = build_world(
             fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
         )
-        world.options[ar.OPTION_POLICY] = float(policy)
+        self.policy = policy if isinstance(policy, Policy) else resolve(policy)
+        world.options[ar.OPTION_POLICY] = float(self.policy.number)
+        world.options[ar.OPTION_SCORE] = float(self.policy.address)
+        if self.policy.name == "central_only" and fleet.central is None:
+            raise ConfigError(
+                "policy central_only",
+                got="a fleet without [central]",
+                allowed="a fleet that names its central site",
+            )
         self.table = table
         self.handle = Handle(world)
         self.power = SitePower(
@@ -143,6 +152,7 @@ class Simulation:
                 idle = not more and int(self.world.clock[0]["attempts"]) == 0
                 if (idle and until_s >= self.duration_s) or until_s >= self._stop_s:
                     break
+        self.policy.check()
         self._flush_rows()
         self.power.close()
         self.table = self.dispatcher.table or self.table

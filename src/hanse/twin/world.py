@@ -33,6 +33,7 @@ from hanse.signals.traces.trace import REQUEST_DTYPE, TraceMeta
 from hanse.twin import arrays as ar
 from hanse.twin.arrays import World
 from hanse.twin.engine import CACHE_WAYS
+from hanse.twin.policies import FEATURE_DTYPE
 
 USER_ACCESS_MS: Final = 10.0
 """Round trip over the last mile, added to light in fibre: FTTH 2 to 10 ms, 5G 15 to 30 ms."""
@@ -91,6 +92,8 @@ def build_world(
     w.options[ar.OPTION_ROWS] = float(rows > 0)
     w.options[ar.OPTION_STALE_S] = table.meta.heard_stale_s
     w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
+    central = table.site_index[fleet.central.site] if fleet.central else -1
+    w.options[ar.OPTION_CENTRAL] = float(central)
     clock = w.clock[0]
     clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
     write_table(w, 0, table, fleet, trace)
@@ -342,6 +345,8 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "scratch_tried": np.full(ar.TRIED_MAX, -1, np.int64),
         "cached": np.full((CACHED_MAX, 2), -1, np.int64),
         "out": np.zeros(OUT_COUNT),
+        "features": np.zeros(offers, FEATURE_DTYPE),
+        "turns": np.full((sites, services), -1, np.int64),
     }
 
 
