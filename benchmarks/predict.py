@@ -25,7 +25,7 @@ from hanse.catalogue import accelerator, ai_model
 from hanse.errors import ConfigError
 from hanse.serving import families as fam
 from hanse.serving import roofline
-from hanse.serving.precisions import arithmetic, weight_bytes
+from hanse.serving.precisions import arithmetic
 from hanse.serving.roofline import _rated
 from hanse.serving.shapes import shape
 from hanse.serving.steady import PREFILL_MIX, steady
@@ -49,6 +49,8 @@ PARENTS = {
     "small": "workstation", "llama-datacenter": "llama", "llama-workstation": "llama", "llama-apple": "llama",
     "llama-small": "llama", "llama-cpu": "llama", "llama": "common",
 }  # fmt: skip
+OLD_ENGINES = {"splitwise": 0.1, "llm-inference-bench": 0.5, "accelmark": 0.5}
+"""Weights of sources with engines of 2023 (DeepSpeed) and 2024: constants are to describe engines of today."""
 COMMON_SOURCES = ("aiconfigurator", "ml-energy", "nim-docs")
 
 
@@ -59,9 +61,12 @@ class Rows:
         self.rows = rows
         self.features = {k: np.array([r[k] for r in rows], float) for k in rows[0] if k in _FLOATS}
         self.text = {k: np.array([r[k] for r in rows]) for k in _TEXTS}
-        self.measured = np.array([r["ttft_ms" if r["kind"] == "prompt" else "tpot_ms"] for r in rows], float)
+        self.measured = np.array(
+            [r["ttft_ms" if r["kind"] == "prompt" else "tpot_ms"] for r in rows], float
+        )
         sizes = Counter(self.text["group"])
-        self.weight = np.array([1.0 / np.sqrt(sizes[g]) for g in self.text["group"]])
+        age = np.array([OLD_ENGINES.get(s, 1.0) for s in self.text["source"]])
+        self.weight = age / np.sqrt([sizes[g] for g in self.text["group"]])
 
     def where(self, mask: Any) -> Rows:
         return Rows([r for r, keep in zip(self.rows, mask, strict=True) if keep])
@@ -73,7 +78,7 @@ class Rows:
 _TEXTS = ("source", "engine", "model", "accelerator", "precision", "kind", "family", "group")
 _FLOATS = (
     "every", "routed_bytes", "miss", "ops", "pair_ops", "kv", "kv_max", "layers", "hidden", "is_routed", "latent", "unpacked",
-    "size", "narrow", "count", "bytes_per_s", "ops_per_s", "wide_ops_per_s", "link", "batch", "input_tokens", "output_tokens",
+    "width", "narrow", "count", "bytes_per_s", "ops_per_s", "wide_ops_per_s", "link", "batch", "input_tokens", "output_tokens",
 )  # fmt: skip
 
 
@@ -84,48 +89,87 @@ def read_rows() -> Rows:
             try:
                 kept.append(_with_features(dict(row)))
             except ConfigError as error:
-                print(f"left out: {row['model']} on {row['count']} {row['accelerator']}: {error}", file=sys.stderr)
+                print(
+                    f"left out: {row['model']} on {row['count']} {row['accelerator']}: {error}",
+                    file=sys.stderr,
+                )
     return Rows(kept)
 
 
 def _with_features(row: dict[str, Any]) -> dict[str, Any]:
-    for name in ("batch", "input_tokens", "output_tokens", "count", "tpot_ms", "ttft_ms", "output_tok_s", "power_w"):
+    for name in (
+        "batch",
+        "input_tokens",
+        "output_tokens",
+        "count",
+        "tpot_ms",
+        "ttft_ms",
+        "output_tok_s",
+        "power_w",
+    ):
         row[name] = float(row[name]) if row[name] else np.nan
-    model, chip, precision = ai_model(row["model"]), accelerator(row["accelerator"]), row["precision"]
+    model, chip, precision = (
+        ai_model(row["model"]),
+        accelerator(row["accelerator"]),
+        row["precision"],
+    )
     context = row["input_tokens"] + row["output_tokens"] / 2.0
-    step = roofline.step_model(model, precision, chip, count=int(row["count"]), context_tokens_mean=context)
-    made = shape(model, precision, context_tokens_mean=context, gguf=fam.runs_llama_cpp(chip, precision))
+    step = roofline.step_model(
+        model, precision, chip, count=int(row["count"]), context_tokens_mean=context
+    )
+    made = shape(
+        model, precision, context_tokens_mean=context, gguf=fam.runs_llama_cpp(chip, precision)
+    )
     how = arithmetic(chip, precision)
     rated = _rated(chip, how, int(row["count"]))
     row.update(
         every=made.every_bytes, routed_bytes=made.routed_bytes, miss=made.routed_miss, ops=made.ops_per_token,
         pair_ops=made.attention_ops_per_pair, kv=made.kv_bytes_per_token, kv_max=step.kv_tokens_max, layers=made.layers,
         hidden=made.hidden, is_routed=made.routed, latent=made.latent_kv, unpacked=how.weight_only,
-        size=weight_bytes(precision), narrow=0 if how.tflops == how.wide_tflops else 8 if precision in ("fp8", "int8") else 4,
+        width=roofline.width(precision), narrow=0 if how.tflops == how.wide_tflops else 8 if precision in ("fp8", "int8") else 4,
         bytes_per_s=rated.bytes_per_s, ops_per_s=rated.ops_per_s, wide_ops_per_s=rated.wide_ops_per_s,
         link=rated.link_bytes_per_s, family=fam.family_id(chip, precision),
     )  # fmt: skip
-    row["group"] = "|".join(row[k] for k in ("source", "accelerator", "model", "precision", "engine", "kind"))
+    row["group"] = "|".join(
+        row[k] for k in ("source", "accelerator", "model", "precision", "engine", "kind")
+    )
     return row
 
 
-def step_s(f: dict[str, Any], c: dict[str, float], new: Any, pairs: Any, batch: Any, context: Any) -> Any:
+def step_s(
+    f: dict[str, Any], c: dict[str, float], new: Any, pairs: Any, batch: Any, context: Any
+) -> Any:
     """The step of `hanse.serving.roofline` for all rows at once."""
-    share = np.select([f["size"] > 1.5, f["size"] > 0.9], [c["weights_share_16"], c["weights_share_8"]], c["weights_share_4"])
+    widths = (f["width"] == 16, f["width"] == 8)
+    share = np.select(widths, [c["weights_share_16"], c["weights_share_8"]], c["weights_share_4"])
     unpacked = np.where(f["unpacked"] > 0, c["weight_only_share"], 1.0)
     hit = 1.0 - f["miss"] ** new
-    memory = f["every"] / share / unpacked + f["routed_bytes"] * hit / c["routed_share"] / unpacked
+    memory = f["every"] / share + f["routed_bytes"] * hit / c["routed_share"] / unpacked
     memory = memory + context * f["kv"] / c["kv_share"] * (1.0 + c["latent_kv_extra"] * f["latent"])
-    ops = np.select([f["narrow"] == 8, f["narrow"] == 4], [c["ops_share_8"], c["ops_share_4"]], c["ops_share_16"])
+    ops = np.select(
+        [f["narrow"] == 8, f["narrow"] == 4],
+        [c["ops_share_8"], c["ops_share_4"]],
+        c["ops_share_16"],
+    )
     ops = ops * np.where(f["is_routed"] > 0, c["routed_ops_share"], 1.0)
     compute = f["ops"] * new / (f["ops_per_s"] * ops)
     hidden = f["layers"] * f["hidden"] * 2.0
     comm = c["passes"] * hidden / (f["bytes_per_s"] / f["count"])
     comm = comm + 4.0 * (f["count"] - 1.0) / f["count"] * hidden / (c["link_share"] * f["link"])
-    layer = c["layer_us"] + c["routed_layer_us"] * f["is_routed"] + 2.0 * c["reduce_us"] * np.log2(f["count"])
+    layer = (
+        c["layer_us"]
+        + c["routed_layer_us"] * f["is_routed"]
+        + 2.0 * c["reduce_us"] * np.log2(f["count"])
+    )
     fixed = layer * f["layers"] + c["step_us"] + c["request_us"] * batch
     attention = f["pair_ops"] * pairs / (f["wide_ops_per_s"] * c["attention_ops_share"])
-    return np.maximum(memory / f["bytes_per_s"], compute) + attention + fixed * 1e-6 + comm * new + c["added_compute"] * compute
+    return (
+        np.maximum(memory / f["bytes_per_s"], compute)
+        + attention
+        + fixed * 1e-6
+        + comm * new
+        + c["added_compute"] * compute
+    )
 
 
 def tpot_ms(rows: Rows, c: dict[str, float]) -> Any:
@@ -140,7 +184,9 @@ def tpot_ms(rows: Rows, c: dict[str, float]) -> Any:
     closed = decode + PREFILL_MIX * (running - 1.0) * extra / answer
     read = step_s(f, c, running * prompt, running * pairs, running, 0.0)
     static = (read / answer + decode) * f["batch"] / running
-    return 1000.0 * np.select([kind == "closed", kind == "static", kind == "prompt"], [closed, static, read], decode)
+    return 1000.0 * np.select(
+        [kind == "closed", kind == "static", kind == "prompt"], [closed, static, read], decode
+    )
 
 
 def log_error(rows: Rows, c: dict[str, float]) -> Any:
@@ -163,16 +209,22 @@ def _levenberg_marquardt(residuals: Callable[[Any], Any], weight: Any, pull: Any
     r = residuals(x)
 
     def cost(r: Any, x: Any) -> float:
-        return float(np.sum(weight * (np.sqrt(1.0 + (r / SCALE) ** 2) - 1.0)) + np.sum(pull * x * x))
+        return float(
+            np.sum(weight * (np.sqrt(1.0 + (r / SCALE) ** 2) - 1.0)) + np.sum(pull * x * x)
+        )
 
     now = cost(r, x)
     for _ in range(40):
-        slopes = np.stack([(residuals(x + 1e-3 * unit) - r) / 1e-3 for unit in np.eye(len(x))], axis=1)
+        slopes = np.stack(
+            [(residuals(x + 1e-3 * unit) - r) / 1e-3 for unit in np.eye(len(x))], axis=1
+        )
         robust = weight / np.sqrt(1.0 + (r / SCALE) ** 2) / SCALE**2
         normal = slopes.T @ (robust[:, None] * slopes) + 2.0 * np.diag(pull)
         downhill = slopes.T @ (robust * r) + 2.0 * pull * x
         for _ in range(8):
-            move = np.clip(-np.linalg.solve(normal + damping * np.diag(np.diag(normal)), downhill), -0.5, 0.5)
+            move = np.clip(
+                -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), downhill), -0.5, 0.5
+            )
             tried = residuals(x + move)
             then = cost(tried, x + move)
             if then < now:
@@ -193,9 +245,15 @@ def fit_all(rows: Rows) -> dict[str, dict[str, float]]:
     common = np.isin(rows.text["source"], COMMON_SOURCES)
     found["common"] = fit(rows.where(common), START, 2.0) if common.any() else dict(START)
     for name in sorted(PARENTS, key=lambda n: (_depth(n), n)):
-        mine = np.char.startswith(rows.text["family"], "llama") if name == "llama" else rows.text["family"] == name
+        mine = (
+            np.char.startswith(rows.text["family"], "llama")
+            if name == "llama"
+            else rows.text["family"] == name
+        )
         parent = found[PARENTS[name]]
-        found[name] = fit(rows.where(mine), parent, 3.0 if name == "llama" else 4.0) if mine.any() else parent
+        found[name] = (
+            fit(rows.where(mine), parent, 3.0 if name == "llama" else 4.0) if mine.any() else parent
+        )
     return found
 
 
@@ -265,18 +323,28 @@ def steady_errors(rows: Rows) -> dict[str, dict[str, float]]:
             count=int(row["count"]), context_tokens_mean=context,
         )  # fmt: skip
         try:
-            said = steady(step, batch=row["batch"], input_tokens=row["input_tokens"], output_tokens=row["output_tokens"])
+            said = steady(
+                step,
+                batch=row["batch"],
+                input_tokens=row["input_tokens"],
+                output_tokens=row["output_tokens"],
+            )
         except ConfigError:
             continue
         mine = errors.setdefault(row["family"], {k: [] for k in kinds})
         for kind in kinds:
             if np.isfinite(row[kind]):
                 mine[kind].append(abs(getattr(said, kind) / row[kind] - 1.0))
-    return {f: {k: float(np.median(v)) if v else float("nan") for k, v in e.items()} for f, e in errors.items()}
+    return {
+        f: {k: float(np.median(v)) if v else float("nan") for k, v in e.items()}
+        for f, e in errors.items()
+    }
 
 
-CALIBRATED = ("hopper", "blackwell", "ampere", "llama-workstation", "llama-apple", "llama-datacenter", "llama-small", "workstation")
-"""Families with several models or chips of their own in the fit; a hold-out says what each is worth."""
+CALIBRATED_ERROR = 0.20
+"""A family whose held-out models are met within this counts as calibrated; others promise a third at best."""
+CALIBRATED_ROWS = 10
+OTHER_ERROR = 0.35
 TTFT_MS_FIXED = {"llama": 15.0, "server": 25.0}
 """API and tokenizer: AccelMark's lone requests have 12 to 30 ms more than the step; llama.cpp 13 ms on one CPU thread."""
 POWER_ELSEWHERE = {
@@ -284,7 +352,14 @@ POWER_ELSEWHERE = {
     "small": (0.75, 0.02, -0.05, 0.95), "llama-small": (0.85, 0.01, -0.05, 0.95), "llama-apple": (0.78, 0.02, 0.0, 0.95),
     "llama-cpu": (0.95, 0.005, 0.0, 1.0), "llama-workstation": (0.62, 0.03, -0.05, 0.95), "llama-datacenter": (0.55, 0.04, -0.1, 0.9),
 }  # fmt: skip
-IDLE_LOADED_W = {"hopper": 38.0, "blackwell": 38.0, "ampere": 38.0, "cdna": 38.0, "workstation": 20.0, "other": 20.0}
+IDLE_LOADED_W = {
+    "hopper": 38.0,
+    "blackwell": 38.0,
+    "ampere": 38.0,
+    "cdna": 38.0,
+    "workstation": 20.0,
+    "other": 20.0,
+}
 """arXiv 2605.23918: 26 to 50 W on HBM parts, 66 W on L40S; small boxes 0, their idle is of the whole box."""
 
 
@@ -300,16 +375,22 @@ def write(found: Any, errors: Any, powers: Any, rows: Rows) -> None:
         prefill = 0.9
         if name in POWER_ELSEWHERE:
             base, doubling, routed, prefill = POWER_ELSEWHERE[name]
-        by_model, by_chip, inside = errors.get(name, (np.nan,) * 3)
-        held = next((e for e in (by_model, by_chip) if np.isfinite(e)), 0.35)
-        calibrated = name in CALIBRATED
+        by_model, by_chip, _ = errors.get(name, (np.nan,) * 3)
+        mine = rows.text["family"] == name
+        calibrated = by_model <= CALIBRATED_ERROR + 0.005 and mine.sum() >= CALIBRATED_ROWS
+        elsewhere = max(
+            by_chip if np.isfinite(by_chip) else OTHER_ERROR,
+            by_model if calibrated else OTHER_ERROR,
+        )
         out.append(
             {
-                "id": name, "calibrated": str(calibrated).lower(), **{k: f"{v:.3g}" for k, v in values.items()},
+                "id": name, "calibrated": str(bool(calibrated)).lower(),
+                "chips": ";".join(sorted(set(rows.text["accelerator"][mine]))), **{k: f"{v:.3g}" for k, v in values.items()},
                 "ttft_ms_fixed": TTFT_MS_FIXED["llama" if llama else "server"],
                 "power_base": f"{base:.3f}", "power_per_log2": f"{doubling:.4f}", "power_routed": f"{routed:.3f}",
                 "power_prefill": prefill, "idle_loaded_w": IDLE_LOADED_W.get(name, 0.0),
-                "tpot_error": f"{held if calibrated else max(held, 0.35):.2f}",
+                "tpot_error": f"{by_model if calibrated else max(np.nan_to_num(by_model), OTHER_ERROR):.2f}",
+                "tpot_error_elsewhere": f"{elsewhere:.2f}",
                 "ttft_error": f"{max(ttft.get(name, 0.5), 0.3):.2f}" if np.isfinite(ttft.get(name, 0.5)) else "0.5",
                 "power_error": f"{power_error if name in powers else 0.35:.2f}",
             }
@@ -323,7 +404,11 @@ def write(found: Any, errors: Any, powers: Any, rows: Rows) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Errors of predictions on held-out measurements.")
-    parser.add_argument("--write", action="store_true", help="write the fitted constants and errors into the package")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the fitted constants and errors into the package",
+    )
     parser.add_argument("--fast", action="store_true", help="no hold-out")
     args = parser.parse_args()
     rows = read_rows()
@@ -335,22 +420,34 @@ def main() -> None:
     nothing = np.full(len(rows), np.nan)
     by_model = nothing if args.fast else held_out(rows, "model")
     by_chip = nothing if args.fast else held_out(rows, "accelerator")
-    print(f"\nTPOT            {'family':20s} rows models chips  fitted  model held out  chip held out")
+    print(
+        f"\nTPOT            {'family':20s} rows models chips  fitted  model held out  chip held out"
+    )
     errors = {}
     for name in sorted(set(rows.text["family"])):
         m = (rows.text["family"] == name) & (rows.text["kind"] != "prompt")
-        errors[name] = (median_error(by_model[m]), median_error(by_chip[m]), median_error(inside[m]))
+        errors[name] = (
+            median_error(by_model[m]),
+            median_error(by_chip[m]),
+            median_error(inside[m]),
+        )
         chips, models = len(set(rows.text["accelerator"][m])), len(set(rows.text["model"][m]))
-        print(f"{'':15s} {name:20s} {m.sum():4d} {models:6d} {chips:5d}  {errors[name][2]:6.1%}  {errors[name][0]:14.1%}  {errors[name][1]:13.1%}")
+        print(
+            f"{'':15s} {name:20s} {m.sum():4d} {models:6d} {chips:5d}  {errors[name][2]:6.1%}  {errors[name][0]:14.1%}  {errors[name][1]:13.1%}"
+        )
     print("\nby source")
     for name in sorted(set(rows.text["source"])):
         m = rows.text["source"] == name
-        print(f"  {name:22s} {m.sum():4d}  {median_error(inside[m]):6.1%} {median_error(by_model[m]):6.1%} {median_error(by_chip[m]):6.1%}")
+        print(
+            f"  {name:22s} {m.sum():4d}  {median_error(inside[m]):6.1%} {median_error(by_model[m]):6.1%} {median_error(by_chip[m]):6.1%}"
+        )
     print("\nprompts read alone")
     for name in sorted(set(rows.text["family"])):
         m = (rows.text["family"] == name) & (rows.text["kind"] == "prompt")
         if m.any():
-            print(f"  {name:22s} {m.sum():4d}  {median_error(inside[m]):6.1%} {median_error(by_model[m]):6.1%} {median_error(by_chip[m]):6.1%}")
+            print(
+                f"  {name:22s} {m.sum():4d}  {median_error(inside[m]):6.1%} {median_error(by_model[m]):6.1%} {median_error(by_chip[m]):6.1%}"
+            )
     watts = np.array([r["power_w"] for r in rows.rows], float)
     powers = {}
     print("\npower           base  per doubling  routed  rows  model held out")
