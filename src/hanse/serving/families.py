@@ -29,13 +29,15 @@ class Family(Value, frozen=True, kw_only=True):
 
     id: str
     calibrated: bool
-    """Fitted on this family's own measurements, and tested on held-out ones."""
+    """Models held out of the fit are met within a fifth."""
+    chips: str
+    """Those whose measurements it was fitted on, with semicolons."""
     weights_share_16: float
     """Of rated bandwidth, when reading weights of 16 bit; the next two of 8 and of 4 to 6 bit."""
     weights_share_8: float
     weights_share_4: float
     weight_only_share: float
-    """Of those, where weights are unpacked to 16 bit before they multiply."""
+    """Of the next, where weights are unpacked to 16 bit before they multiply."""
     routed_share: float
     """Of rated bandwidth, for routed experts; above 1 means that fewer are hit than chance says."""
     kv_share: float
@@ -48,7 +50,7 @@ class Family(Value, frozen=True, kw_only=True):
     """Of those, for models with routed experts: small matrices."""
     attention_ops_share: float
     added_compute: float
-    """Share of compute that does not hide behind reading weights."""
+    """Added again to the step, hidden by nothing. So engines reach ops_share / (1 + this) of the rated operations."""
     passes: float
     """Times that a layer reads or writes its hidden state: norms, rotary, residuals."""
     link_share: float
@@ -71,7 +73,9 @@ class Family(Value, frozen=True, kw_only=True):
     idle_loaded_w: float
     """Above the idle of an empty chip, once a model is loaded."""
     tpot_error: float
-    """Median relative error on held-out models or chips; next two likewise."""
+    """Median relative error on models that the fit had not seen."""
+    tpot_error_elsewhere: float
+    """The same on chips that it had not seen."""
     ttft_error: float
     power_error: float
 

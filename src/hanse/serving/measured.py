@@ -29,7 +29,7 @@ SHIPPED: Final = ("splitwise",)
 REACH: Final = 2.0
 """So many times outside the measured range is still answered."""
 ERROR: Final = 0.10
-"""Expected relative error between points; leaving out one point of the shipped table gives 3 % (TPOT) and 6 % (prompts)."""
+"""Expected relative error between points; leaving out one point of the shipped table gives 2 % (TPOT), 8 % (prompts), 4 % (power)."""
 SIXTEEN_BIT: Final = ("bf16", "fp16", "f16")
 
 

@@ -75,7 +75,7 @@ def step_model(
     rated = _rated(chip, how, count)
     gguf = runs_llama_cpp(chip, name)
     made = shape(model, name, context_tokens_mean=context_tokens_mean, gguf=gguf)
-    weight_s, routed_s = _weights_s(made, known, rated, weight_bytes(name), how)
+    weight_s, routed_s = _weights_s(made, known, rated, name, how)
     kv_s = made.kv_bytes_per_token / (known.kv_share * rated.bytes_per_s)
     token_s = made.ops_per_token / (_ops_share(made, known, name, how) * rated.ops_per_s)
     pair_s = made.attention_ops_per_pair / (known.attention_ops_share * rated.wide_ops_per_s)
@@ -131,14 +131,25 @@ def _rated(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
 
 
 def _weights_s(
-    made: Shape, known: Family, rated: Rated, size: float, how: Arithmetic
+    made: Shape, known: Family, rated: Rated, precision: str, how: Arithmetic
 ) -> tuple[float, float]:
     """Seconds to read what every step reads, and all routed experts."""
-    shares = (known.weights_share_16, known.weights_share_8, known.weights_share_4)
-    share = shares[0 if size > 1.5 else 1 if size > 0.9 else 2]
+    shares = {
+        16: known.weights_share_16,
+        8: known.weights_share_8,
+        4: known.weights_share_4,
+    }
+    every_s = made.every_bytes / (shares[width(precision)] * rated.bytes_per_s)
     unpacked = known.weight_only_share if how.weight_only else 1.0
-    every_s = made.every_bytes / (share * unpacked * rated.bytes_per_s)
     return every_s, made.routed_bytes / (known.routed_share * unpacked * rated.bytes_per_s)
+
+
+def width(precision: str) -> int:
+    """Which share of bandwidth holds: 16, 8 or 4. Integer weights of 4 bit stream as well as those of 8 (Marlin)."""
+    size = weight_bytes(precision)
+    if size > 1.5:
+        return 16
+    return 8 if size > 0.9 or precision in ("int4", "awq", "gptq") else 4
 
 
 def _ops_share(made: Shape, known: Family, precision: str, how: Arithmetic) -> float:

@@ -1,0 +1,152 @@
+"""Measured tables override the roofline where they reach, and say so where they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.catalogue import accelerator, ai_model
+from hanse.errors import ConfigError
+from hanse.serving import step_model
+from hanse.serving.measured import (
+    ERROR,
+    MeasuredReplica,
+    MeasuredTable,
+    read_table,
+    shipped,
+)
+from hanse.serving.predict import Prediction, predict
+from hanse.serving.steady import pace_of
+from hanse.serving.steps import decode_ms
+
+HEAD = "model,accelerator,count,precision,batch,input_tokens,prefill_ms,tpot_ms,power_w\n"
+LLAMA = ai_model("Llama-2-70B")
+H100 = accelerator("h100-sxm")
+
+
+def replica(count: int = 4) -> MeasuredReplica:
+    found = shipped("splitwise").replica(LLAMA, "fp16", H100, count)
+    assert found is not None
+    return found
+
+
+def answer(batch: float, prompt: float, *tables: MeasuredTable) -> Prediction:
+    return predict(
+        LLAMA,
+        "bf16",
+        H100,
+        count=4,
+        batch=batch,
+        input_tokens=prompt,
+        output_tokens=128,
+        tables=tables,
+    )
+
+
+def test_the_shipped_table_has_both_models_and_chips() -> None:
+    rows = shipped("splitwise").rows
+    assert {r.model for r in rows} == {"Llama-2-70B", "BLOOM-176B"}
+    assert {r.accelerator for r in rows} == {"a100-sxm-80", "h100-sxm"}
+    assert len(rows) == 104
+    assert all(r.power_w is None or r.power_w > 100.0 for r in rows)
+
+
+def test_at_a_point_the_measurement_itself_holds() -> None:
+    step = step_model(LLAMA, "fp16", H100, count=4, slots=8)
+    for point in replica().points:
+        said = pace_of(step, point.batch, point.input_tokens, 0.0)
+        found = replica().pace(step, said, point.batch, point.input_tokens, 0.0)
+        assert found.decode_ms == pytest.approx(point.tpot_ms, rel=1e-6)
+
+
+def test_a_point_left_out_is_met_by_its_neighbours() -> None:
+    errors = []
+    for count in (2, 4, 8):
+        step = step_model(LLAMA, "fp16", H100, count=count, slots=8)
+        points = replica(count).points
+        for i, point in enumerate(points):
+            others = MeasuredReplica(table="rest", points=points[:i] + points[i + 1 :])
+            said = pace_of(step, point.batch, point.input_tokens, 0.0)
+            found = others.pace(step, said, point.batch, point.input_tokens, 0.0)
+            errors.append(abs(found.decode_ms / point.tpot_ms - 1.0))
+    errors.sort()
+    assert errors[len(errors) // 2] <= ERROR / 2
+
+
+@given(st.floats(1.0, 64.0), st.floats(128.0, 8192.0))
+def test_between_points_the_ratio_stays_between_theirs(batch: float, prompt: float) -> None:
+    step = step_model(LLAMA, "fp16", H100, count=4, slots=8)
+    ratios = [p.tpot_ms / decode_ms(step, p.batch, p.input_tokens) for p in replica().points]
+    said = pace_of(step, batch, prompt, 0.0)
+    ratio = replica().pace(step, said, batch, prompt, 0.0).decode_ms / said.decode_ms
+    assert min(ratios) * (1 - 1e-9) <= ratio <= max(ratios) * (1 + 1e-9)
+
+
+def test_a_prediction_with_the_table_says_so_and_differs() -> None:
+    plain, measured = answer(8, 512), answer(8, 512, shipped("splitwise"))
+    assert measured.method == "measured, interpolated"
+    assert measured.expected_error == ERROR < plain.expected_error
+    assert measured.tpot_ms != pytest.approx(plain.tpot_ms, rel=0.02)
+
+
+def test_far_beyond_the_measurements_nothing_is_said() -> None:
+    answer(128, 512, shipped("splitwise"))
+    with pytest.raises(ConfigError, match="twice the measured range"):
+        answer(300, 512, shipped("splitwise"))
+    with pytest.raises(ConfigError, match="context tokens"):
+        answer(1, 40_000, shipped("splitwise"))
+
+
+def test_other_replicas_are_left_to_the_roofline() -> None:
+    table = shipped("splitwise")
+    assert table.replica(LLAMA, "fp8", H100, 4) is None
+    assert table.replica(LLAMA, "bf16", H100, 3) is None
+    assert table.replica(ai_model("Llama-3.1-8B"), "bf16", H100, 4) is None
+
+
+def test_an_adjusted_step_model_meets_the_measurements_on_average() -> None:
+    step = step_model(LLAMA, "fp16", H100, count=4, slots=8)
+    adjusted = replica().adjusted(step)
+    product = 1.0
+    for point in replica().points:
+        product *= point.tpot_ms / decode_ms(adjusted, point.batch, point.input_tokens)
+    assert product ** (1 / len(replica().points)) == pytest.approx(1.0, rel=0.1)
+    assert msgspec.structs.asdict(adjusted).keys() == msgspec.structs.asdict(step).keys()
+    assert adjusted.kv_tokens_max == step.kv_tokens_max
+
+
+def test_a_table_of_ones_own_is_read_with_names_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(HEAD + "meta-llama/Llama-3.1-8B-Instruct,RTX 4090,1,AWQ,1,512,60,7.5,\n")
+    table = read_table(path)
+    assert table.name == "mine"
+    row = table.rows[0]
+    assert (row.model, row.accelerator, row.precision) == ("Llama-3.1-8B", "rtx-4090", "awq")
+    assert row.power_w is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD, "no rows"),
+        ("model,accelerator\nLlama-2-70B,h100-sxm\n", "columns"),
+        (HEAD + "Llama-2-70B,h100-sxm,4,fp16,one,512,80,30,\n", r":2"),
+        (HEAD + "Llama-2-70B,h100-sxm,4,fp16,1,512,80,-30,\n", "not positive"),
+        (HEAD + "Llama-2-71B,h100-sxm,4,fp16,1,512,80,30,\n", "Llama-2-70B"),
+        (HEAD + "Llama-2-70B,h100-sxm,4,fp17,1,512,80,30,\n", "precision"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "wrong.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        read_table(path)
+
+
+def test_an_unknown_shipped_table_is_refused() -> None:
+    with pytest.raises(ConfigError, match="splitwise"):
+        shipped("vidur")
