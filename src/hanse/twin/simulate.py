@@ -111,10 +111,10 @@ class Simulation:
             )
         self.table = table
         self.handle = Handle(world)
-        self.power = SitePower(
-            fleet, self.feed, scenario, self.start_at_s, self.duration_s + 7200.0
-        )
+        horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
+        self.power = SitePower(fleet, self.feed, scenario, self.start_at_s, horizon_s)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
+        self._unpowered: set[int] = set()
         self._keepers: dict[str, Keeper] = {}
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
@@ -177,6 +177,10 @@ class Simulation:
     def _power_step(self, now_s: float) -> None:
         self.power.step(self.handle, self._steps)
         self._steps += 1
+        for s in np.flatnonzero(self.power.unserved() & (self.world.site_up != 0)).tolist():
+            self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
+            self._unpowered.add(s)
+            self._darken(s, now_s)
         self._signals(now_s)
         self.at(now_s + STEP_S, self._power_step)
 
@@ -324,7 +328,9 @@ class Simulation:
             faults.set_speed(self.handle, e, now_s, 1.0)
 
     def _begin_site_down(self, fault: Fault, now_s: float) -> None:
-        s = self.index[fault.site]
+        self._darken(self.index[fault.site], now_s)
+
+    def _darken(self, s: int, now_s: float) -> None:
         faults.darken_site(self.handle, s, now_s)
         self.at(now_s + SILENCE_S, lambda at_s: self._all_notice(s, at_s))
 
@@ -338,6 +344,8 @@ class Simulation:
 
     def _end_site_down(self, fault: Fault, now_s: float) -> None:
         s = self.index[fault.site]
+        if self.world.site_up[s]:
+            return
         for g in range(len(self.fleet.sites)):
             if g != s:  # connections of before are reset
                 faults.notice_silence(self.handle, g, s, now_s)
@@ -431,7 +439,13 @@ class Simulation:
         self._tick(now_s)
 
     def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
-        """The balance knows of it; engines stop when UPS and battery are empty."""
+        """The balance knows of it; the site goes dark when UPS and battery are empty (`_power_step`)."""
+
+    def _end_grid_outage(self, fault: Fault, now_s: float) -> None:
+        s = self.index[fault.site]
+        if s in self._unpowered:
+            self._unpowered.discard(s)
+            self._end_site_down(fault, now_s)
 
     def _begin_heat_wave(self, fault: Fault, now_s: float) -> None:
         """The balance knows of it."""
