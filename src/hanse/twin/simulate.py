@@ -114,6 +114,7 @@ class Simulation:
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
         self.power = SitePower(fleet, self.feed, scenario, self.start_at_s, horizon_s)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
+        self._outages: set[int] = set()
         self._unpowered: set[int] = set()
         self._keepers: dict[str, Keeper] = {}
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
@@ -177,7 +178,8 @@ class Simulation:
     def _power_step(self, now_s: float) -> None:
         self.power.step(self.handle, self._steps)
         self._steps += 1
-        for s in np.flatnonzero(self.power.unserved() & (self.world.site_up != 0)).tolist():
+        empty = self.power.unserved() & (self.world.site_up != 0)
+        for s in sorted(self._outages & set(np.flatnonzero(empty).tolist())):
             self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
             self._unpowered.add(s)
             self._darken(s, now_s)
@@ -440,9 +442,11 @@ class Simulation:
 
     def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
         """The balance knows of it; the site goes dark when UPS and battery are empty (`_power_step`)."""
+        self._outages.add(self.index[fault.site])
 
     def _end_grid_outage(self, fault: Fault, now_s: float) -> None:
         s = self.index[fault.site]
+        self._outages.discard(s)
         if s in self._unpowered:
             self._unpowered.discard(s)
             self._end_site_down(fault, now_s)
