@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hanse import __version__
 from hanse.errors import HanseError
-from hanse.live.evidence import Opened
+from hanse.live.evidence import ChainWriter, Opened
 from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.closing import Books
@@ -25,7 +25,7 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
-from hanse.live.gateway.ledger import Ledger, RawChain
+from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, peer_targets
@@ -315,7 +315,7 @@ class Worker:
     def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
         return server_context(identity)
 
-    def _open_chain(self) -> RawChain:
+    def _open_chain(self) -> ChainWriter:
         opened = Opened(
             at_s=time(),
             site=self.site,
@@ -324,4 +324,4 @@ class Worker:
             software=__version__,
             table_version=self.tables.version,
         )
-        return RawChain(Path(self.evidence_dir), opened)
+        return ChainWriter(Path(self.evidence_dir), opened)
