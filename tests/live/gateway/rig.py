@@ -195,7 +195,6 @@ class SiteRig:
 
     def records(self) -> list[Decided | Executed | Ended]:
         """Everything in this site's chain after its first record."""
-        self.worker.books.fold()
         self.worker.ledger.flush()
         found = []
         for path in sorted((self.home / "evidence").glob("*.log")):

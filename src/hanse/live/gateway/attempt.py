@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hanse.live.gateway.outgoing import Outgoing, Target
 
 if TYPE_CHECKING:
@@ -28,66 +30,37 @@ RETRY_STATUS = frozenset((500, 502, 503, 504, 529))
 """Answers that say something about the engine and nothing about the request."""
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """See the module; implements `outgoing.Owner`."""
 
-    __slots__ = (
-        "abandoned",
-        "began_at_s",
-        "body_bytes",
-        "counted",
-        "deadline_at_s",
-        "engine",
-        "exchange",
-        "figures",
-        "hedge",
-        "hedge_at_s",
-        "late",
-        "load",
-        "number",
-        "offer",
-        "out",
-        "prefill_counted",
-        "prefill_told",
-        "reached",
-        "settled",
-        "share_wh",
-        "target",
-        "tokens_counted",
-        "won",
-    )
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        offer: OfferRow,
-        engine: int,
-        target: Target,
-        number: int,
-        figures: list[float],
-        now_s: float,
-    ) -> None:
-        self.exchange = exchange
-        self.offer = offer
-        self.engine = engine
-        """Row of the local engine, or -1 for a peer."""
-        self.target = target
-        self.number = number
-        self.figures = figures
-        """Prediction: columns of `dispatch.choose`."""
-        self.began_at_s = now_s
-        self.deadline_at_s = self.hedge_at_s = float("inf")
-        self.out: Outgoing | None = None
-        self.abandoned = self.settled = self.won = self.late = self.hedge = False
-        self.reached = False
-        """Its bytes went out on a connection: the engine may have worked on it."""
-        self.body_bytes = 0
-        # What was counted for it, and must be taken back: see `routing`.
-        self.load: Load | None = None
-        """Where it counts as this gateway's own; None where it does not (any more)."""
-        self.counted: Engine | None = None
-        self.tokens_counted = self.prefill_counted = self.prefill_told = 0
-        self.share_wh = 0.0
+    exchange: Exchange
+    offer: OfferRow
+    engine: int
+    """Row of the local engine, or -1 for a peer."""
+    target: Target
+    number: int
+    figures: list[float]
+    """Prediction: columns of `dispatch.choose`."""
+    began_at_s: float
+    deadline_at_s: float = float("inf")
+    hedge_at_s: float = float("inf")
+    # What was counted for it, and must be taken back: see `routing`.
+    load: Load | None = None
+    """Where it counts as this gateway's own; None where it does not (any more)."""
+    counted: Engine | None = None
+    tokens_counted: int = 0
+    prefill_counted: int = 0
+    prefill_told: int = 0
+    share_wh: float = 0.0
+    out: Outgoing | None = None
+    abandoned: bool = False
+    settled: bool = False
+    won: bool = False
+    late: bool = False
+    hedge: bool = False
+    reached: bool = False
+    """Its bytes went out on a connection: the engine may have worked on it."""
+    body_bytes: int = 0
 
     def recorded(self, *, written: bool) -> None:
         """The evidence is written, so send; or it could not be, so nothing may go on."""

@@ -1,35 +1,33 @@
 """How a request at its entry site ends: refusals that say why, the last record, sums, rows for people.
 
-Here: refusals, and `Books`. Not here: trying (`entry`), what a request took (`measured`).
+Here: refusals, the common end of a plain answer in one straight stretch (`exchange` has all others), and `Books`. Not here: trying (`entry`), what a request took (`measured`).
 """
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING
 
 from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.dispatch.reasons import RETRY_LATER, Reason
 from hanse.live.evidence.chain import Decided
-from hanse.live.gateway.metrics import (
-    CARBON_G,
-    COST,
-    COST_USD,
-    E2E,
-    ENERGY_WH,
-    LEAGUE,
-    TOKENS_IN,
-    TOKENS_OUT,
-    TTFT,
-    Counts,
-)
-from hanse.live.gateway.notes import METHODS, OUTCOMES, Notes
-from hanse.live.gateway.records import ended_raw
+from hanse.live.gateway import body as bodies
+from hanse.live.gateway.answers import STATUS_LINES
+from hanse.live.gateway.kernels import COUNT_MAX
+from hanse.live.gateway.measured import METHOD_INDEX, Measured
+from hanse.live.gateway.metrics import Counts, code_index
+from hanse.live.gateway.notes import METHODS, OUTCOMES
+from hanse.live.gateway.records import ENDED, ENTRY_OUTCOME, METHOD
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, REFUSED_OTHER, SERVED
 
 if TYPE_CHECKING:
+    from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.entry import Entry
+    from hanse.live.gateway.kernels import Five, Kernels
     from hanse.live.gateway.ledger import Ledger
-    from hanse.live.gateway.measured import Five, Measured
+    from hanse.live.gateway.outgoing import Outgoing
+    from hanse.live.gateway.routing import Routing
 
 CANCELLED = 499
 """nginx's code for a client that left; only metrics ever see it."""
@@ -40,26 +38,10 @@ QUALITY_RULE = "hanse:quality-min"
 WITHDRAWN_RULE = "hanse:withdrawn"
 """Names the refusal where a new table, come meanwhile, no longer knows the key's class, country or service."""
 
-BATCH = 32
-_End = tuple[
-    bytes,
-    bytes,
-    float,
-    float,
-    str,
-    int,
-    str,
-    int,
-    int,
-    "list[float] | None",
-    int,
-    float,
-    "Measured | None",
-]
-_METHOD_INDEX = {name: i for i, name in enumerate(METHODS)}
+_OK = code_index(200)
+_ANSWERED = OUTCOMES.index("answered")
+_MODELLED, _ESTIMATED = METHOD_INDEX["modelled"], METHOD_INDEX["estimated"]
 _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
-_MEASURED = COST["league_measured"]
-_PREDICTED = COST["league_predicted"]
 
 
 def refuse(entry: Entry, gate: int, now_s: float) -> None:
@@ -98,50 +80,139 @@ def refuse_unrecorded(entry: Entry) -> None:
     _answer(entry, "the decision log cannot be written", entry.id_line(), "evidence")
 
 
+def answer_plain(entry: Entry, attempt: Attempt, out: Outgoing) -> bool:
+    """A whole 200 of the only attempt, from a local engine. False, and nothing was done: end it as any other."""
+    worker, service, engine = entry.worker, entry.service, attempt.counted
+    routing = worker.routing
+    load = routing.load
+    if (
+        engine is None
+        or attempt.load is not load
+        or len(entry.attempts) != 1
+        or out.status != 200
+        or entry.prefixes is not None
+    ):
+        return False
+    now_s = time()
+    data = out.take()
+    usage = bodies.usage_of(data)
+    measured = Measured.of(usage, entry.tokens_in, 0)
+    tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
+    offer, f = attempt.offer, attempt.figures
+    e2e_s = now_s - entry.started_at_s
+    e2e_ms = e2e_s * 1000.0
+    site = routing.sites[offer.site_index]
+    if engine.estimated:
+        wh, method = (engine.share_wh - attempt.share_wh) * site.pue, _ESTIMATED
+    else:
+        wh, method = routing.local_wh(attempt, tokens_in, measured.cached, tokens_out), _MODELLED
+    g = wh * site.g_per_wh
+    five = (e2e_ms, e2e_ms, wh, g, wh * site.usd_per_wh + g * service.usd_per_g)
+    engine.answered()
+    if tokens_out > 0:
+        service.seen_tokens_out(tokens_out)
+        routing.observed(attempt, 0.0, e2e_ms, tokens_out)
+    predicted = (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
+    kernels = worker.kernels
+    text = kernels.buffer
+    size = kernels.predicted(predicted, text, 0)
+    size = kernels.measured(five, tokens_in, tokens_out, method, 1, text, size)
+    link = entry.link
+    link.transport.write(
+        b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b%b%b"
+        % (
+            STATUS_LINES[200],
+            link.door.date_line,
+            out.headers.get(b"content-type", b"application/json"),
+            len(data),
+            entry.id_hex,
+            offer.lines,
+            kernels.view[:size].tobytes(),
+            b"\r\n" if link.keep_alive and not link.close_after else b"connection: close\r\n\r\n",
+            data,
+        )
+    )
+    attempt.won = True
+    entry.status, entry.first_byte_at_s, entry.measured = 200, now_s, measured
+    measured.ttft_ms = measured.e2e_ms = e2e_ms
+    measured.energy_wh, measured.carbon_g, measured.cost_usd = five[2:]
+    measured.method = METHODS[method]
+    _settle_plain(entry, attempt, routing, engine)
+    worker.books.book(
+        entry.request_id, entry.grant.key.mark, entry.started_at_s, now_s, "answered", _OK, SERVED, _ANSWERED, 1,
+        offer.index, 1, method, tokens_in, tokens_out, predicted, five, e2e_s, -1.0,
+    )  # fmt: skip
+    feed = worker.feed
+    if feed.wanted():
+        feed.send_entry(entry, "answered")
+    entry.attempts = []
+    link.ended()
+    return True
+
+
+def _settle_plain(entry: Entry, attempt: Attempt, routing: Routing, engine: Engine) -> None:
+    """Take its load back and let it go, as `Exchange.settle` and `finish` do."""
+    worker = entry.worker
+    entry.finished = attempt.settled = True
+    worker.waiting.discard(attempt)
+    worker.running.discard(entry)
+    attempt.load = attempt.counted = attempt.out = None
+    tokens = attempt.tokens_counted
+    routing.kernels.end(
+        routing.load.own, routing.worker, attempt.offer.index, attempt.prefill_counted, tokens
+    )
+    engine.count(-1, -tokens, -attempt.prefill_told)
+
+
 class Books:
-    """What ended and is not written down yet.
+    """Writes down what ended: counters, the note for its client, the last record."""
 
-    Requests are booked a few dozen at a time, and at every tick: the code that does it stays in the processor's caches, which
-    costs a third of doing it request by request. Load is given back at once, not here.
-    """
+    __slots__ = ("_count", "_counts", "_ended", "_ledger", "_note", "_slots", "_text", "_view")
 
-    def __init__(self, counts: Counts, notes: Notes, ledger: Ledger) -> None:
-        self._counts = counts
-        self._notes = notes
+    def __init__(self, counts: Counts, kernels: Kernels, ledger: Ledger) -> None:
+        self._counts = counts.array
+        self._count, self._note, self._ended = kernels.count, kernels.note, kernels.ended
+        self._slots = kernels.slots
+        self._text, self._view = kernels.buffer, kernels.view
         self._ledger = ledger
-        self._ended: list[_End] = []
 
     def add(self, entry: Entry, outcome: str, now_s: float) -> None:
-        """One request ended."""
+        """One request ended, however that was."""
         winner, attempts, measured = entry.winner, entry.attempts, entry.measured
         last = winner or (attempts[-1] if attempts else None)
-        self._ended.append(
-            (
-                entry.request_id,
-                entry.grant.key.mark,
-                entry.started_at_s,
-                now_s,
-                outcome,
-                CANCELLED if outcome == "cancelled" else entry.status or 504,
-                entry.refusal,
-                len(attempts),
-                -1 if last is None else last.offer.index,
-                None if last is None else last.figures,
-                0 if winner is None else winner.number,
-                entry.first_byte_at_s if entry.tap is not None else 0.0,
-                measured,
-            )
+        five = predicted = NO_FIGURES
+        tokens_in = tokens_out = method = 0
+        e2e_s = ttft_s = -1.0
+        if measured is not None:
+            five, method = measured.five(), METHOD_INDEX[measured.method]
+            tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
+            e2e_s = now_s - entry.started_at_s
+            if entry.tap is not None and entry.first_byte_at_s:
+                ttft_s = entry.first_byte_at_s - entry.started_at_s
+        if last is not None:
+            predicted = predicted_of(last.figures)
+        self.book(
+            entry.request_id,
+            entry.grant.key.mark,
+            entry.started_at_s,
+            now_s,
+            outcome,
+            code_index(CANCELLED if outcome == "cancelled" else entry.status or 504),
+            _result(outcome, entry.refusal),
+            _OUTCOME_INDEX["refused" if entry.refusal and not attempts else outcome],
+            len(attempts),
+            -1 if last is None else last.offer.index,
+            0 if winner is None else winner.number,
+            method,
+            min(max(tokens_in, 0), COUNT_MAX),
+            min(max(tokens_out, 0), COUNT_MAX),
+            predicted,
+            five,
+            e2e_s,
+            ttft_s,
         )
-        if len(self._ended) >= BATCH:
-            self.fold()
 
-    def fold(self) -> None:
-        """Write everything down."""
-        ended, self._ended = self._ended, []
-        for end in ended:
-            self._book(*end)
-
-    def _book(
+    def book(
         self,
         request_id: bytes,
         mark: bytes,
@@ -149,56 +220,40 @@ class Books:
         now_s: float,
         outcome: str,
         status: int,
-        refusal: str,
+        result: int,
+        shown: int,
         attempts: int,
         offer: int,
-        figures: list[float] | None,
         winner: int,
-        first_byte_at_s: float,
-        measured: Measured | None,
+        method: int,
+        tokens_in: int,
+        tokens_out: int,
+        predicted: Five,
+        five: Five,
+        e2e_s: float,
+        ttft_s: float,
     ) -> None:
-        counts = self._counts
-        counts.answered(status)
-        five = predicted = NO_FIGURES
-        tokens_in = tokens_out = 0
-        method = ""
-        if measured is not None:
-            five = measured.five()
-            tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
-            method = measured.method
-            counts.observe(E2E, now_s - started_at_s)
-            if first_byte_at_s:
-                counts.observe(TTFT, first_byte_at_s - started_at_s)
-        if figures is not None:
-            predicted = predicted_of(figures)
-            self._ledger.after_raw(
-                ended_raw(
-                    request_id,
-                    now_s,
-                    outcome,
-                    winner,
-                    attempts,
-                    tokens_in,
-                    tokens_out,
-                    five,
-                    method,
-                )
-            )
-        _count(counts.row, outcome, refusal, tokens_in, tokens_out, five, predicted)
-        shown = "refused" if refusal and not attempts else outcome
-        self._notes.write(
-            request_id,
-            mark,
-            started_at_s,
-            offer,
-            attempts,
-            _OUTCOME_INDEX[shown],
-            _METHOD_INDEX[method],
-            tokens_in,
-            tokens_out,
-            predicted,
-            five,
+        """The same of plain numbers: indices of a counter, `metrics.RESULTS` (or -1), `OUTCOMES` and `METHODS`."""
+        self._count(
+            self._counts, status, result, tokens_in, tokens_out, five, predicted, e2e_s, ttft_s
         )
+        numbers = (offer, attempts, shown, method, tokens_in, tokens_out)
+        self._note(*self._slots, request_id, mark, started_at_s, numbers, predicted, five)
+        if offer >= 0:
+            size = self._ended(
+                ENDED,
+                request_id,
+                now_s,
+                ENTRY_OUTCOME[outcome],
+                winner,
+                attempts,
+                tokens_in,
+                tokens_out,
+                five,
+                METHOD[method],
+                self._text,
+            )
+            self._ledger.after_sized(self._view[:size].tobytes())
 
 
 def predicted_of(figures: list[float]) -> Five:
@@ -207,31 +262,15 @@ def predicted_of(figures: list[float]) -> Five:
     return (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
 
 
-def _count(
-    row: list[float],
-    outcome: str,
-    refusal: str,
-    tokens_in: int,
-    tokens_out: int,
-    five: Five,
-    predicted: Five,
-) -> None:
-    row[TOKENS_IN] += tokens_in
-    row[TOKENS_OUT] += tokens_out
-    row[ENERGY_WH] += five[2]
-    row[CARBON_G] += five[3]
-    row[COST_USD] += five[4]
+def _result(outcome: str, refusal: str) -> int:
+    """Index of `metrics.RESULTS`; -1 for a client that left."""
     if outcome == "answered":
-        row[LEAGUE + SERVED] += 1.0
-        for i in (0, 1, 2, 3, 4):
-            row[_MEASURED + i] += five[i]
-            row[_PREDICTED + i] += predicted[i]
-    elif refusal == "no_eligible_site":
-        row[LEAGUE + REFUSED_LAW] += 1.0
-    elif refusal in ("no_room", "context_length_exceeded", "no_table"):
-        row[LEAGUE + REFUSED_OTHER] += 1.0
-    elif outcome != "cancelled":
-        row[LEAGUE + LOST] += 1.0
+        return SERVED
+    if refusal == "no_eligible_site":
+        return REFUSED_LAW
+    if refusal in ("no_room", "context_length_exceeded", "no_table"):
+        return REFUSED_OTHER
+    return -1 if outcome == "cancelled" else LOST
 
 
 def _answer(entry: Entry, message: str, extra: bytes, gate: str) -> None:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 
 from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway import opening
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.entry import Entry
+from hanse.live.gateway.heads import Heads
 from hanse.live.gateway.hop import Hop, barred, turn_away
+from hanse.live.gateway.incoming import KnownHead
 from hanse.live.gateway.metrics import CENTRAL, LEAGUE
 from hanse.live.gateway.shadow import REFUSED_LAW
 from hanse.live.identity import EnvelopeRefused, HopSession, open_envelope, peer_session
@@ -64,6 +67,12 @@ class ClientDoor:
         self.limits = worker.settings.limits
         self.open_connections: set[Incoming] = set()
         self.date_line = date_line(time())
+        self.heads = Heads(KnownHead.resized)
+
+    # --- the head was read before
+
+    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
+        return opening.begin(self.worker, link, known, body)
 
     # --- headers are complete
 
@@ -171,11 +180,12 @@ class ClientDoor:
             posts = endpoint is not None or self.worker.desk.is_post(link.path)
             link.answer(204, b"", extra=ALLOW_POST if posts else ALLOW_GET)
         elif endpoint is not None:
-            self._begin(link, endpoint)
+            self.begin(link, endpoint)
         else:
             self.worker.desk.answer(link)
 
-    def _begin(self, link: Incoming, endpoint: str) -> None:
+    def begin(self, link: Incoming, endpoint: str) -> None:
+        """A whole inference request is here: refuse it, or try to have it answered."""
         worker = self.worker
         # The body took its time: a new table may have come, in which rows mean other things.
         grant: Grant | None = link.grant
@@ -209,8 +219,25 @@ class ClientDoor:
         else:
             now_s = time()
             worker.requests_begun += 1
-            entry = Entry(worker, link, worker.ids.make(), grant, service, head, now_s)
+            request_id = worker.ids.make()
+            entry = Entry(
+                worker,
+                link,
+                request_id,
+                request_id.hex().encode(),
+                now_s,
+                now_s + service.deadline_s,
+                head,
+                link.path,
+                link.body,
+                bodies.tokens_in(head),
+                service.guess_tokens_out(bodies.tokens_out_max(head)),
+                drop_usage=bodies.wants_usage_splice(head),
+                grant=grant,
+                service=service,
+            )
             link.running = entry
+            link.learn_head(grant, endpoint)
             entry.start()
 
     def _bad(self, link: Incoming, status: int, code: str, message: str, param: str | None) -> None:
@@ -226,7 +253,11 @@ class HopDoor:
         self.limits = worker.settings.limits
         self.open_connections: set[Incoming] = set()
         self.date_line = date_line(time())
+        self.heads = Heads(KnownHead.resized)
         self._sessions: dict[bytes, HopSession | None] = {}
+
+    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
+        return False  # every hop has an envelope of its own: no head comes twice
 
     def head_read(self, link: Incoming) -> None:
         session = link.session
@@ -270,7 +301,7 @@ class HopDoor:
         except bodies.BadBody as error:
             link.refuse(400, "invalid_request", error.message, param=error.param)
             return
-        hop = Hop(self.worker, link, envelope, head, time())
+        hop = Hop.of(self.worker, link, envelope, head, time())
         link.running = hop
         hop.start()
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hanse.errors import ConfigError
+from hanse.live.gateway.heads import END, Heads
 
 IDLE_MAX = 256
 """Kept connections per target; more than any engine's batch."""
@@ -42,6 +43,34 @@ WANTED = frozenset(
 
 _canonical: dict[bytes, bytes | None] = {}
 _CANONICAL_MAX = 1024
+
+
+BODILESS = frozenset((204, 304))
+"""Their content-length speaks of a body that does not come."""
+
+
+class KnownAnswer:
+    """What an answer's head that was read before means; see `heads`."""
+
+    __slots__ = ("head", "headers", "keep", "length", "status")
+
+    def __init__(
+        self, head: bytes, status: int, headers: dict[bytes, bytes], keep: bool, length: int
+    ) -> None:
+        self.head = head
+        self.status = status
+        self.headers = headers
+        """Shared by all answers of this head: nobody changes it."""
+        self.keep = keep
+        self.length = length
+
+    def resized(self, head: bytes, digits: bytes) -> KnownAnswer:
+        """The same with another content-length."""
+        headers = {**self.headers, b"content-length": digits}
+        return KnownAnswer(head, self.status, headers, self.keep, int(digits))
+
+
+_heads: Heads[KnownAnswer] = Heads(KnownAnswer.resized)
 
 
 class Owner(Protocol):
@@ -171,6 +200,7 @@ class Outgoing(asyncio.Protocol):
         "head_done",
         "headers",
         "keep",
+        "last_head",
         "on_body",
         "on_header",
         "owner",
@@ -200,6 +230,7 @@ class Outgoing(asyncio.Protocol):
         self.status = self.got_bytes = 0
         self.head_done = self.done = self.keep = self.sized = self.reused = False
         self.protocol_error: str | None = None
+        self.last_head: KnownAnswer | None = None
 
     def start(self, owner: Owner, *, reused: bool) -> None:
         """Send one request; the answer goes to `owner`."""
@@ -243,6 +274,9 @@ class Outgoing(asyncio.Protocol):
         if owner is None:  # an engine that talks unasked is out of step
             self.transport.abort()
             return
+        if not self.got_bytes and self._read_known(data):
+            self._finish(owner)
+            return
         self.got_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -257,9 +291,35 @@ class Outgoing(asyncio.Protocol):
             self._fail(self.protocol_error)
             return
         if self.done:
+            if self.got_bytes == len(data):
+                self._learn(data)
             self._finish(owner)
         elif self.head_done:
             owner.answer_read(self)
+
+    def _read_known(self, data: bytes) -> bool:
+        """Whether this is a whole answer with a head that was read before; then it is taken. The parser is between messages."""
+        known = self.last_head
+        if known is None or not data.startswith(known.head):
+            known = self.last_head = _heads.find(data)
+        if known is None or len(data) != len(known.head) + known.length:
+            return False
+        self.got_bytes = len(data)
+        self.status, self.headers, self.keep = known.status, known.headers, known.keep
+        self.head_done = self.done = self.sized = True
+        self.parts.append(data[len(known.head) :])
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        """A whole, ordinary answer in one read: the next with its head need not be parsed."""
+        end = data.find(END) + 4
+        length = self.headers.get(b"content-length")
+        ordinary = self.status >= 200 and self.status not in BODILESS
+        if self.protocol_error is not None or length is None or not ordinary:
+            return
+        if b"transfer-encoding" not in self.headers and len(data) == end + int(length):
+            known = KnownAnswer(data[:end], self.status, self.headers, self.keep, int(length))
+            _heads.learn(known.head, known, httptools.HttpResponseParser)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.target.open.discard(self)
@@ -281,6 +341,11 @@ class Outgoing(asyncio.Protocol):
 
     # --- httptools
 
+    def on_message_begin(self) -> None:
+        if self.done:
+            self.protocol_error = "two answers to one request"
+            raise _StopParsing
+
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
         raw = self.raw_headers
@@ -297,9 +362,6 @@ class Outgoing(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints
             return
-        if self.done:
-            self.protocol_error = "two answers to one request"
-            raise _StopParsing
         self.done = True
         self.keep = self.parser.should_keep_alive()  # only true to ask here: the parser forgets
 

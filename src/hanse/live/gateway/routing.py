@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
+from hanse.dispatch.choose import OUT_BATCH, OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
+from hanse.live.gateway import kernels
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
-from hanse.live.gateway.records import decided_middle, executed_middle
+from hanse.live.gateway.records import FirstLocal, decided_middle, executed_middle
 from hanse.live.shared import FLAG_POWER_SHED
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class OfferRow:
         "decode_wh_shared",
         "engines",
         "executed",
+        "first_local",
         "index",
         "key",
         "lines",
@@ -117,6 +119,8 @@ class OfferRow:
         """Middle of a decision's record, by who asks."""
         self.executed: dict[tuple[Grant, int], bytes] = {}
         """Middle of an execution's record, by who asks and engine."""
+        self.first_local: dict[tuple[Grant, int], FirstLocal] = {}
+        """Both records of a first attempt at a local engine, by who asks and engine."""
         self.engines: tuple[int, ...] = ()
         self.target: Target | None = None
         self.lines = f"x-hanse-site: {self.site}\r\nx-hanse-variant: {self.variant}\r\n".encode()
@@ -222,6 +226,14 @@ class Routing:
             middle = offer.executed[grant, engine] = executed_middle(grant, offer, name, self)
         return middle
 
+    def first_local(self, grant: Grant, offer: OfferRow, engine: int) -> FirstLocal:
+        """The constant part of both records of a first attempt at a local engine."""
+        made = offer.first_local[grant, engine] = FirstLocal(
+            self.decided_middle(grant, offer.service, offer),
+            self.executed_middle(grant, offer, engine),
+        )
+        return made
+
     # --- counting attempts
 
     def begin(
@@ -293,6 +305,21 @@ class Routing:
         self.kernels.observed(
             self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0)
         )
+
+    def local_wh(self, attempt: Attempt, tokens_in: int, cached: int, tokens_out: int) -> float:
+        """Modelled Wh of an attempt at one of this site's engines."""
+        wh: float = self._local_wh(
+            self.table.offers,
+            self.table.sites,
+            self._executing,
+            attempt.engine,
+            attempt.offer.index,
+            tokens_in,
+            cached,
+            tokens_out,
+            attempt.figures[OUT_BATCH],
+        )
+        return wh
 
     def late(self, attempt: Attempt, waited_ms: float) -> None:
         """Learn that a first byte takes at least so long; else an offer that is always given up would never seem slow."""
@@ -416,7 +443,10 @@ class Routing:
                 self._engine_offer[engine] = row.index
                 self._requests_max[engine] = record["requests_max"]
                 self._tokens_max[engine] = record["tokens_max"]
-        self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
+        executing = self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
+        self._local_wh = direct(
+            kernels.local_wh, self.table.offers, self.table.sites, executing, 0, 0, 0, 0, 0, 1.0
+        )
         self._choose_engine = direct(
             choose_engine,
             self._engine_offer,

@@ -25,6 +25,7 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
+from hanse.live.gateway.kernels import Kernels
 from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
@@ -92,7 +93,8 @@ class Worker:
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.affinity = Affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
-        self.books = Books(self.counts, self.notes, self.ledger)
+        self.kernels = Kernels(self.counts, self.page)
+        self.books = Books(self.counts, self.kernels, self.ledger)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
@@ -152,7 +154,6 @@ class Worker:
                 link.transport.abort()
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
-        self.books.fold()
         self.ledger.close()
         self.counts.publish()
         self.feed.close()
@@ -177,6 +178,7 @@ class Worker:
             table, self.settings, self.page, self.engines, dict(self.targets), before
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
+        self.client_door.heads.clear()
         central = table.central
         self.shadow = Shadow(central, self.routing.origin, self.counts) if central else None
         sizes = [service.body_bytes_max for service in table.meta.services]
@@ -204,7 +206,6 @@ class Worker:
         if self._stopping:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
-        self.books.fold()
         self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s

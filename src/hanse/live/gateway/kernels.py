@@ -1,0 +1,358 @@
+"""The arithmetic of one request as compiled code: energy, header lines, sums, its note, its last record.
+
+Here: kernels over plain numbers and arrays, and `Kernels`, which holds the entry points of one worker. Not here: when they are
+called (`closing`, `measured`, `plain`), the decision (`dispatch`), what the figures mean (`measured`, `metrics`, `notes`).
+
+Python took two thirds of a request's time for these few hundred additions, divisions and digits; compiled they take under a
+microsecond. Called through `direct`: arguments have exactly the sampled types. Buffers belong to the caller; nothing is allocated.
+"""
+
+# mypy: disable-error-code="untyped-decorator, no-any-return"
+# numba's decorators have no types; the functions they wrap are typed.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numba import njit
+
+from hanse.dispatch.choose import INLINED, KERNEL
+from hanse.live.gateway import metrics, notes
+from hanse.live.gateway.direct import direct
+from hanse.live.shared import NOTE_BYTES, NOTES_MAX
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.metrics import Counts
+    from hanse.live.shared import SharedPage
+
+Five = tuple[float, float, float, float, float]
+"""(ttft_ms, e2e_ms, wh, g, usd)."""
+TEXT_BYTES: Final = 1024
+"""Of a buffer: a line of five figures has 170 bytes, a last record 130."""
+COUNT_MAX: Final = 2**31 - 1
+"""Largest number of tokens that is written down; an engine that claims more is wrong."""
+_BILLION: Final = 1_000_000_000
+_INT_MAX: Final = 9.0e18
+
+
+def _text(text: str) -> Any:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+# Compiled code copies from these.
+_PREDICTED: Final = _text("x-hanse-predicted: ttft_ms=")
+_MEASURED: Final = _text("x-hanse-measured: ttft_ms=")
+_E2E: Final = _text(";e2e_ms=")
+_WH: Final = _text(";wh=")
+_G: Final = _text(";g=")
+_USD: Final = _text(";usd=")
+_IN: Final = _text(";tokens_in=")
+_OUT: Final = _text(";tokens_out=")
+_METHOD: Final = _text(";method=")
+_ATTEMPTS: Final = _text(";attempts=")
+_END: Final = _text("\r\n")
+_MODELLED: Final = _text("modelled")
+_ESTIMATED: Final = _text("estimated")
+_MEASURED_BY: Final = _text("measured")
+
+
+@njit(**INLINED)
+def put(text: Any, at: int, what: Any) -> int:
+    """Copy bytes; the place behind them."""
+    for i in range(len(what)):
+        text[at + i] = what[i]
+    end: int = at + len(what)
+    return end
+
+
+@njit(**INLINED)
+def put_padded(text: Any, at: int, number: int, width: int) -> int:
+    """A number in so many digits."""
+    for i in range(width):
+        text[at + width - 1 - i] = 48 + number % 10
+        number //= 10
+    return at + width
+
+
+@njit(**INLINED)
+def put_number(text: Any, at: int, number: int) -> int:
+    """A number in as many digits as it has."""
+    width = 1
+    rest = number // 10
+    while rest > 0:
+        width += 1
+        rest //= 10
+    return put_padded(text, at, number, width)
+
+
+@njit(**INLINED)
+def put_scaled(text: Any, at: int, value: float, scale: int, digits: int) -> int:
+    """A figure of at least 0 with so many digits behind the point: whole numbers of hundredths and billionths."""
+    number = int(min(max(value * scale + 0.5, 0.0), _INT_MAX))
+    at = put_number(text, at, number // scale)
+    text[at] = 46
+    return put_padded(text, at + 1, number % scale, digits)
+
+
+@njit(**KERNEL)
+def predicted_line(five: Five, text: Any, at: int) -> int:
+    """`x-hanse-predicted:` header line into `text` from `at` on; its end."""
+    at = put(text, at, _PREDICTED)
+    at = put_scaled(text, at, five[0], 100, 2)
+    at = put_scaled(text, put(text, at, _E2E), five[1], 100, 2)
+    at = put_scaled(text, put(text, at, _WH), five[2], _BILLION, 9)
+    at = put_scaled(text, put(text, at, _G), five[3], _BILLION, 9)
+    at = put_scaled(text, put(text, at, _USD), five[4], _BILLION, 9)
+    end: int = put(text, at, _END)
+    return end
+
+
+@njit(**KERNEL)
+def measured_line(
+    five: Five, tokens_in: int, tokens_out: int, method: int, attempts: int, text: Any, at: int
+) -> int:
+    """`x-hanse-measured:` header line into `text` from `at` on; its end. `method` is an index of `notes.METHODS`."""
+    at = put(text, at, _MEASURED)
+    at = put_scaled(text, at, five[0], 100, 2)
+    at = put_scaled(text, put(text, at, _E2E), five[1], 100, 2)
+    at = put_number(text, put(text, at, _IN), tokens_in)
+    at = put_number(text, put(text, at, _OUT), tokens_out)
+    at = put_scaled(text, put(text, at, _WH), five[2], _BILLION, 9)
+    at = put_scaled(text, put(text, at, _G), five[3], _BILLION, 9)
+    at = put_scaled(text, put(text, at, _USD), five[4], _BILLION, 9)
+    at = put(text, at, _METHOD)
+    if method == 1:
+        at = put(text, at, _MODELLED)
+    elif method == 2:
+        at = put(text, at, _ESTIMATED)
+    elif method == 3:
+        at = put(text, at, _MEASURED_BY)
+    at = put_number(text, put(text, at, _ATTEMPTS), attempts)
+    end: int = put(text, at, _END)
+    return end
+
+
+@njit(**INLINED)
+def put_int(out: Any, at: int, number: int, size: int) -> int:
+    """Big-endian bytes of a whole number."""
+    for i in range(size):
+        out[at + i] = (number >> (8 * (size - 1 - i))) & 0xFF
+    return at + size
+
+
+@njit(**INLINED)
+def pack_float(out: Any, at: int, value: float) -> int:
+    """msgpack's float64."""
+    out[at] = 0xCB
+    return put_int(out, at + 1, np.float64(value).view(np.int64), 8)
+
+
+@njit(**INLINED)
+def pack_count(out: Any, at: int, number: int) -> int:
+    """msgpack's shortest form of a number from 0 to COUNT_MAX."""
+    if number < 128:
+        return put_int(out, at, number, 1)
+    if number < 256:
+        out[at] = 0xCC
+        return put_int(out, at + 1, number, 1)
+    if number < 65536:
+        out[at] = 0xCD
+        return put_int(out, at + 1, number, 2)
+    out[at] = 0xCE
+    return put_int(out, at + 1, number, 4)
+
+
+@njit(**KERNEL)
+def ended_record(
+    opening: Any,
+    request_id: Any,
+    at_s: float,
+    outcome: Any,
+    attempt: int,
+    attempts: int,
+    tokens_in: int,
+    tokens_out: int,
+    five: Five,
+    method: Any,
+    out: Any,
+) -> int:
+    """A sized `Ended` record of an entry site; `opening`, `outcome` and `method` are bytes of `records`."""
+    at = put(out, put(out, 4, opening), request_id)
+    at = put(out, pack_float(out, at, at_s), outcome)
+    at = pack_count(out, pack_count(out, at, attempt), attempts)
+    at = pack_count(out, pack_count(out, at, tokens_in), tokens_out)
+    for i in range(5):
+        at = pack_float(out, at, five[i])
+    at = put(out, at, method)
+    for i in range(4):
+        out[i] = ((at - 4) >> (8 * i)) & 0xFF
+    end: int = at
+    return end
+
+
+@njit(**KERNEL)
+def local_wh(
+    offers: Any,
+    sites: Any,
+    executing: Any,
+    engine: int,
+    offer: int,
+    tokens_in: int,
+    cached: int,
+    tokens_out: int,
+    batch_then: float,
+) -> float:
+    """Modelled Wh of a request at a local engine: halfway between the batch it joined and the batch it leaves."""
+    row = offers[offer]
+    running = 0
+    for worker in range(executing.shape[0]):
+        running += executing[worker, engine].requests
+    batch = max(1.0, min(row.slots, (max(1.0, batch_then) + running) / 2.0))
+    decode_wh = (row.decode_wh_shared / batch + row.decode_wh_per_token) * tokens_out
+    prefill_wh = row.prefill_wh_per_token * max(0, tokens_in - cached)
+    wh: float = (decode_wh + prefill_wh) * sites[row.site].pue
+    return wh
+
+
+def counting(at: tuple[int, ...], bounds: tuple[float, ...]) -> Any:
+    """`count_end` for a layout of counters. (numba's cache knows what a function closes over, and nothing of globals elsewhere.)"""
+    (
+        e2e,
+        ttft,
+        tokens_in_at,
+        tokens_out_at,
+        wh_at,
+        g_at,
+        usd_at,
+        league,
+        measured_at,
+        predicted_at,
+    ) = at
+    sum_at = len(bounds) + 1
+
+    @njit(**KERNEL)
+    def count_end(
+        counts: Any,
+        status: int,
+        result: int,
+        tokens_in: int,
+        tokens_out: int,
+        five: Five,
+        predicted: Five,
+        e2e_s: float,
+        ttft_s: float,
+    ) -> None:
+        counts[status] += 1.0
+        for seen_s, histogram in ((e2e_s, e2e), (ttft_s, ttft)):
+            if seen_s >= 0.0:
+                bucket = 0
+                while bucket < len(bounds) and bounds[bucket] < seen_s:
+                    bucket += 1
+                counts[histogram + bucket] += 1.0
+                counts[histogram + sum_at] += seen_s
+        counts[tokens_in_at] += tokens_in
+        counts[tokens_out_at] += tokens_out
+        counts[wh_at] += five[2]
+        counts[g_at] += five[3]
+        counts[usd_at] += five[4]
+        if result >= 0:
+            counts[league + result] += 1.0
+        if result == 0:
+            for i in range(5):
+                counts[measured_at + i] += five[i]
+                counts[predicted_at + i] += predicted[i]
+
+    return count_end
+
+
+def noting(slots_max: int, set_slots: int, at_f8: int, numbers_at: int, figures_at: int) -> Any:
+    """`note_end` for a layout of notes."""
+
+    @njit(**KERNEL)
+    def note_end(
+        slots: Any,
+        floats: Any,
+        numbers: Any,
+        request_id: Any,
+        mark: Any,
+        at_s: float,
+        shown: tuple[int, int, int, int, int, int],
+        predicted: Five,
+        five: Five,
+    ) -> None:
+        number = 0
+        for i in range(4):
+            number += request_id[12 + i] * 256**i
+        first = number % (slots_max // set_slots) * set_slots
+        slot = first
+        for other in range(first + 1, first + set_slots):
+            if floats[other, at_f8] < floats[slot, at_f8]:
+                slot = other
+        for i in range(16):
+            slots[slot, i] = request_id[i]
+        for i in range(8):
+            slots[slot, 16 + i] = mark[i]
+        floats[slot, at_f8] = at_s
+        for i in range(6):
+            numbers[slot, numbers_at + i] = shown[i]
+        for i in range(5):
+            floats[slot, figures_at + i] = predicted[i]
+            floats[slot, figures_at + 5 + i] = five[i]
+        for i in range(16):
+            slots[slot, (figures_at + 10) * 8 + i] = request_id[i]
+
+    return note_end
+
+
+_count_end = counting(
+    (
+        metrics.E2E,
+        metrics.TTFT,
+        metrics.TOKENS_IN,
+        metrics.TOKENS_OUT,
+        metrics.ENERGY_WH,
+        metrics.CARBON_G,
+        metrics.COST_USD,
+        metrics.LEAGUE,
+        metrics.COST["league_measured"],
+        metrics.COST["league_predicted"],
+    ),
+    metrics.SECONDS,
+)
+_note_end = noting(NOTES_MAX, notes.SET_SLOTS, notes.AT_F8, notes.NUMBERS_I4, notes.FIGURES_F8)
+_FIVE: Final[Five] = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class Kernels:
+    """Entry points for the arrays of one worker, and the buffer they write text and records to."""
+
+    __slots__ = (
+        "buffer",
+        "count",
+        "ended",
+        "measured",
+        "note",
+        "predicted",
+        "slots",
+        "view",
+    )
+
+    def __init__(self, counts: Counts, page: SharedPage) -> None:
+        self.buffer = np.zeros(TEXT_BYTES, np.uint8)
+        self.view = memoryview(self.buffer)  # type: ignore[arg-type]
+        """Read results here before the next call."""
+        memory = np.frombuffer(page.notes, np.uint8).reshape(NOTES_MAX, NOTE_BYTES)
+        self.slots = memory, memory.view(np.float64), memory.view(np.int32)
+        self.predicted: Callable[..., Any] = direct(predicted_line, _FIVE, self.buffer, 0)
+        self.measured: Callable[..., Any] = direct(measured_line, _FIVE, 1, 1, 1, 1, self.buffer, 0)
+        self.ended: Callable[..., Any] = direct(
+            ended_record, b"", b"", 1.0, b"", 1, 1, 1, 1, _FIVE, b"", self.buffer
+        )
+        self.count: Callable[..., Any] = direct(
+            _count_end, counts.array, 1, 1, 1, 1, _FIVE, _FIVE, 1.0, 1.0
+        )
+        self.note: Callable[..., Any] = direct(
+            _note_end, *self.slots, b"", b"", 1.0, (1,) * 6, _FIVE, _FIVE
+        )
