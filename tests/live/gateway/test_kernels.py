@@ -113,7 +113,7 @@ def test_note_reads_back_as_it_was_written(
 ):
     page.notes[:] = bytes(len(page.notes))
     made.note(
-        *made.slots, request_id, mark, at_s, (offer, 3, outcome, method, into, 7), predicted, five
+        made.notes, request_id, mark, at_s, (offer, 3, outcome, method, into, 7), predicted, five
     )
     notes = Notes(page)
     note = notes.read(request_id, mark)
@@ -132,7 +132,7 @@ def test_a_full_set_of_notes_loses_its_oldest(made, page):
     zero = (0.0,) * 5
     ids = [bytes([i]) * 12 + b"\x05\x00\x00\x00" for i in range(9)]
     for i, request_id in enumerate(ids):
-        made.note(*made.slots, request_id, bytes(8), 100.0 + i, (0,) * 6, zero, zero)
+        made.note(made.notes, request_id, bytes(8), 100.0 + i, (0,) * 6, zero, zero)
     known = [Notes(page).known(request_id) for request_id in ids]
     assert known == [False] + [True] * 8
 
@@ -151,7 +151,7 @@ def test_counters_grow_by_what_a_request_took(
 ):
     counts.array[:] = 0.0
     at = metrics.code_index(status)
-    made.count(counts.array, at, result, into, 4, five, predicted, e2e_s, ttft_s)
+    made.count(made.row, at, result, into, 4, predicted, five, e2e_s, ttft_s)
     want = np.zeros_like(counts.array)
     want[at] = 1.0
     for seen_s, first in ((e2e_s, metrics.E2E), (ttft_s, metrics.TTFT)):

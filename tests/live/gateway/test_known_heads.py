@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from hanse.live.gateway import heads as heads_module
 from hanse.live.gateway import outgoing
-from hanse.live.gateway.heads import HEADS_MAX, Heads, ends_with_last_byte
-from hanse.live.gateway.incoming import KnownHead
+from hanse.live.gateway.heads import (
+    HEADS_MAX,
+    Heads,
+    KnownAnswer,
+    KnownHead,
+    ends_with_last_byte,
+)
 from live.gateway.rig import KEY, chat, fleet_toml, request, table_bytes
 from live.gateway.unwired import Unwired, alike
 
@@ -265,7 +270,7 @@ def test_an_answer_after_a_known_one_is_taken_as_by_itself(tmp_path, loop, name,
     assert name == "same" or ANSWERS[name] != ANSWER
 
     def outcome(home, *, learn: bool) -> list[object]:
-        heads: Heads[outgoing.KnownAnswer] = Heads(outgoing.KnownAnswer.resized)
+        heads: Heads[KnownAnswer] = Heads(KnownAnswer.resized)
         monkeypatch.setattr(outgoing, "_heads", heads)
         one = Unwired(tmp_path / home, loop)
         try:

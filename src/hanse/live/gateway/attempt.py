@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hanse.dispatch.load import Load
     from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.exchange import Exchange
+    from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.routing import OfferRow
 
 HOLD_BYTES_MAX = 1024 * 1024
@@ -61,26 +62,39 @@ class Attempt(msgspec.Struct, eq=False):
     reached: bool = False
     """Its bytes went out on a connection: the engine may have worked on it."""
     body_bytes: int = 0
+    request: bytes = b""
+    """The whole request, where it is the same on every connection to the target."""
 
     def recorded(self, *, written: bool) -> None:
         """The evidence is written, so send; or it could not be, so nothing may go on."""
         if self.settled:
             return
-        if written:
-            self.target.send(self)
-        else:
+        if not written:
             self.exchange.unrecorded(self)
+            return
+        idle = self.target.idle
+        if self.request and idle and not idle[-1].transport.is_closing():
+            self.out = out = idle.pop()
+            self.reached = True
+            out.post(self, self.request)
+        else:
+            self.target.send(self)
 
     # --- outgoing.Owner
 
     def request_for(self, out: Outgoing) -> bytes | None:
         """Bytes of the whole request, for this connection."""
+        if self.request:
+            return self.request
         return self.exchange.request_bytes(self, out)
 
     def connected(self, out: Outgoing) -> None:
         """A connection was made (or made again) for this attempt."""
         self.out = out
         self.reached = True
+
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        return not self.won and self.exchange.answer_plain(self, known, body)
 
     def answer_read(self, out: Outgoing) -> None:
         if self.won:

@@ -8,26 +8,24 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING
 
-from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
+from hanse.dispatch.choose import OUT_BATCH, OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.dispatch.reasons import RETRY_LATER, Reason
 from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway.answers import STATUS_LINES
 from hanse.live.gateway.kernels import COUNT_MAX
 from hanse.live.gateway.measured import METHOD_INDEX, Measured
-from hanse.live.gateway.metrics import Counts, code_index
-from hanse.live.gateway.notes import METHODS, OUTCOMES
+from hanse.live.gateway.metrics import code_index
+from hanse.live.gateway.notes import OUTCOMES
 from hanse.live.gateway.records import ENDED, ENTRY_OUTCOME, METHOD
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, REFUSED_OTHER, SERVED
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
-    from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.entry import Entry
+    from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.kernels import Five, Kernels
     from hanse.live.gateway.ledger import Ledger
-    from hanse.live.gateway.outgoing import Outgoing
-    from hanse.live.gateway.routing import Routing
 
 CANCELLED = 499
 """nginx's code for a client that left; only metrics ever see it."""
@@ -38,9 +36,12 @@ QUALITY_RULE = "hanse:quality-min"
 WITHDRAWN_RULE = "hanse:withdrawn"
 """Names the refusal where a new table, come meanwhile, no longer knows the key's class, country or service."""
 
-_OK = code_index(200)
-_ANSWERED = OUTCOMES.index("answered")
-_MODELLED, _ESTIMATED = METHOD_INDEX["modelled"], METHOD_INDEX["estimated"]
+_LAST_WORDS = (
+    ENDED,
+    ENTRY_OUTCOME["answered"],
+    METHOD[METHOD_INDEX["modelled"]],
+    METHOD[METHOD_INDEX["estimated"]],
+)
 _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
 
 
@@ -80,7 +81,7 @@ def refuse_unrecorded(entry: Entry) -> None:
     _answer(entry, "the decision log cannot be written", entry.id_line(), "evidence")
 
 
-def answer_plain(entry: Entry, attempt: Attempt, out: Outgoing) -> bool:
+def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
     """A whole 200 of the only attempt, from a local engine. False, and nothing was done: end it as any other."""
     worker, service, engine = entry.worker, entry.service, attempt.counted
     routing = worker.routing
@@ -89,91 +90,84 @@ def answer_plain(entry: Entry, attempt: Attempt, out: Outgoing) -> bool:
         engine is None
         or attempt.load is not load
         or len(entry.attempts) != 1
-        or out.status != 200
         or entry.prefixes is not None
     ):
         return False
     now_s = time()
-    data = out.take()
-    usage = bodies.usage_of(data)
-    measured = Measured.of(usage, entry.tokens_in, 0)
+    measured = Measured.of(bodies.usage_of(data), entry.tokens_in, 0)
     tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
-    offer, f = attempt.offer, attempt.figures
-    e2e_s = now_s - entry.started_at_s
-    e2e_ms = e2e_s * 1000.0
-    site = routing.sites[offer.site_index]
-    if engine.estimated:
-        wh, method = (engine.share_wh - attempt.share_wh) * site.pue, _ESTIMATED
-    else:
-        wh, method = routing.local_wh(attempt, tokens_in, measured.cached, tokens_out), _MODELLED
-    g = wh * site.g_per_wh
-    five = (e2e_ms, e2e_ms, wh, g, wh * site.usd_per_wh + g * service.usd_per_g)
+    offer, f, tokens = attempt.offer, attempt.figures, attempt.tokens_counted
+    index = offer.index
     engine.answered()
     if tokens_out > 0:
         service.seen_tokens_out(tokens_out)
-        routing.observed(attempt, 0.0, e2e_ms, tokens_out)
-    predicted = (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
+        routing.observed(attempt, 0.0, (now_s - attempt.began_at_s) * 1000.0, tokens_out)
     kernels = worker.kernels
-    text = kernels.buffer
-    size = kernels.predicted(predicted, text, 0)
-    size = kernels.measured(five, tokens_in, tokens_out, method, 1, text, size)
+    packed = routing.end_plain(
+        routing.places,
+        routing.executing,
+        kernels.row,
+        kernels.notes,
+        (routing.worker, engine.index, index, tokens, attempt.prefill_told),
+        (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD]),
+        f[OUT_BATCH],
+        (
+            entry.started_at_s,
+            now_s,
+            engine.share_wh - attempt.share_wh if engine.estimated else -1.0,
+            service.usd_per_g,
+        ),
+        (tokens_in, measured.cached, tokens_out),
+        (entry.request_id, entry.grant.key.mark, *_LAST_WORDS),
+        kernels.buffer,
+        kernels.made,
+    )
+    routing.kernels.end(load.own, routing.worker, index, attempt.prefill_counted, tokens)
+    size = packed & 0xFFFF
     link = entry.link
     link.transport.write(
-        b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b%b%b%b"
+        b"%b%b%b%d\r\nx-request-id: %b\r\n%b%b%b%b"
         % (
             STATUS_LINES[200],
             link.door.date_line,
-            out.headers.get(b"content-type", b"application/json"),
+            known.opening,
             len(data),
             entry.id_hex,
             offer.lines,
             kernels.view[:size].tobytes(),
-            b"\r\n" if link.keep_alive and not link.close_after else b"connection: close\r\n\r\n",
+            b"connection: close\r\n\r\n" if link.close_after or not link.keep_alive else b"\r\n",
             data,
         )
     )
-    attempt.won = True
-    entry.status, entry.first_byte_at_s, entry.measured = 200, now_s, measured
-    measured.ttft_ms = measured.e2e_ms = e2e_ms
-    measured.energy_wh, measured.carbon_g, measured.cost_usd = five[2:]
-    measured.method = METHODS[method]
-    _settle_plain(entry, attempt, routing, engine)
-    worker.books.book(
-        entry.request_id, entry.grant.key.mark, entry.started_at_s, now_s, "answered", _OK, SERVED, _ANSWERED, 1,
-        offer.index, 1, method, tokens_in, tokens_out, predicted, five, e2e_s, -1.0,
-    )  # fmt: skip
-    feed = worker.feed
-    if feed.wanted():
-        feed.send_entry(entry, "answered")
+    worker.ledger.after_sized(kernels.view[size : size + (packed >> 16)].tobytes())
+    attempt.won = attempt.settled = entry.finished = True
+    attempt.load = attempt.counted = attempt.out = None
+    worker.waiting.discard(attempt)
+    worker.running.discard(entry)
+    if worker.feed.wanted():
+        _tell(entry, measured, kernels.made.tolist())
     entry.attempts = []
     link.ended()
     return True
 
 
-def _settle_plain(entry: Entry, attempt: Attempt, routing: Routing, engine: Engine) -> None:
-    """Take its load back and let it go, as `Exchange.settle` and `finish` do."""
-    worker = entry.worker
-    entry.finished = attempt.settled = True
-    worker.waiting.discard(attempt)
-    worker.running.discard(entry)
-    attempt.load = attempt.counted = attempt.out = None
-    tokens = attempt.tokens_counted
-    routing.kernels.end(
-        routing.load.own, routing.worker, attempt.offer.index, attempt.prefill_counted, tokens
-    )
-    engine.count(-1, -tokens, -attempt.prefill_told)
+def _tell(entry: Entry, measured: Measured, five: list[float]) -> None:
+    """A row for people, of figures that were only written down so far."""
+    measured.ttft_ms, measured.e2e_ms = five[:2]
+    measured.energy_wh, measured.carbon_g, measured.cost_usd = five[2:]
+    engine = entry.worker.routing.local[entry.attempts[0].engine]
+    measured.method = "estimated" if engine.estimated else "modelled"
+    entry.status, entry.measured = 200, measured
+    entry.worker.feed.send_entry(entry, "answered")
 
 
 class Books:
     """Writes down what ended: counters, the note for its client, the last record."""
 
-    __slots__ = ("_count", "_counts", "_ended", "_ledger", "_note", "_slots", "_text", "_view")
+    __slots__ = ("_kernels", "_ledger")
 
-    def __init__(self, counts: Counts, kernels: Kernels, ledger: Ledger) -> None:
-        self._counts = counts.array
-        self._count, self._note, self._ended = kernels.count, kernels.note, kernels.ended
-        self._slots = kernels.slots
-        self._text, self._view = kernels.buffer, kernels.view
+    def __init__(self, kernels: Kernels, ledger: Ledger) -> None:
+        self._kernels = kernels
         self._ledger = ledger
 
     def add(self, entry: Entry, outcome: str, now_s: float) -> None:
@@ -191,69 +185,25 @@ class Books:
                 ttft_s = entry.first_byte_at_s - entry.started_at_s
         if last is not None:
             predicted = predicted_of(last.figures)
-        self.book(
-            entry.request_id,
-            entry.grant.key.mark,
-            entry.started_at_s,
-            now_s,
-            outcome,
-            code_index(CANCELLED if outcome == "cancelled" else entry.status or 504),
-            _result(outcome, entry.refusal),
-            _OUTCOME_INDEX["refused" if entry.refusal and not attempts else outcome],
-            len(attempts),
-            -1 if last is None else last.offer.index,
-            0 if winner is None else winner.number,
-            method,
-            min(max(tokens_in, 0), COUNT_MAX),
-            min(max(tokens_out, 0), COUNT_MAX),
-            predicted,
-            five,
-            e2e_s,
-            ttft_s,
+        tokens_in = min(max(tokens_in, 0), COUNT_MAX)
+        tokens_out = min(max(tokens_out, 0), COUNT_MAX)
+        status = code_index(CANCELLED if outcome == "cancelled" else entry.status or 504)
+        result = _result(outcome, entry.refusal)
+        kernels, request_id = self._kernels, entry.request_id
+        kernels.count(
+            kernels.row, status, result, tokens_in, tokens_out, predicted, five, e2e_s, ttft_s
         )
-
-    def book(
-        self,
-        request_id: bytes,
-        mark: bytes,
-        started_at_s: float,
-        now_s: float,
-        outcome: str,
-        status: int,
-        result: int,
-        shown: int,
-        attempts: int,
-        offer: int,
-        winner: int,
-        method: int,
-        tokens_in: int,
-        tokens_out: int,
-        predicted: Five,
-        five: Five,
-        e2e_s: float,
-        ttft_s: float,
-    ) -> None:
-        """The same of plain numbers: indices of a counter, `metrics.RESULTS` (or -1), `OUTCOMES` and `METHODS`."""
-        self._count(
-            self._counts, status, result, tokens_in, tokens_out, five, predicted, e2e_s, ttft_s
-        )
-        numbers = (offer, attempts, shown, method, tokens_in, tokens_out)
-        self._note(*self._slots, request_id, mark, started_at_s, numbers, predicted, five)
-        if offer >= 0:
-            size = self._ended(
-                ENDED,
-                request_id,
-                now_s,
-                ENTRY_OUTCOME[outcome],
-                winner,
-                attempts,
-                tokens_in,
-                tokens_out,
-                five,
-                METHOD[method],
-                self._text,
-            )
-            self._ledger.after_sized(self._view[:size].tobytes())
+        shown = _OUTCOME_INDEX["refused" if entry.refusal and not attempts else outcome]
+        offer = -1 if last is None else last.offer.index
+        numbers = (offer, len(attempts), shown, method, tokens_in, tokens_out)
+        mark, begun_at_s = entry.grant.key.mark, entry.started_at_s
+        kernels.note(kernels.notes, request_id, mark, begun_at_s, numbers, predicted, five)
+        if last is not None:
+            size = kernels.ended(
+                ENDED, request_id, now_s, ENTRY_OUTCOME[outcome], 0 if winner is None else winner.number,
+                len(attempts), tokens_in, tokens_out, five, METHOD[method], kernels.buffer,
+            )  # fmt: skip
+            self._ledger.after_sized(kernels.view[:size].tobytes())
 
 
 def predicted_of(figures: list[float]) -> Five:

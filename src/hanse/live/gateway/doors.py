@@ -7,6 +7,7 @@ itself (`incoming`), a request's life after it was let in (`entry`, `hop`), the 
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from hashlib import sha256
 from os import urandom
 from time import time
@@ -17,9 +18,8 @@ from hanse.live.gateway import body as bodies
 from hanse.live.gateway import opening
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.entry import Entry
-from hanse.live.gateway.heads import Heads
+from hanse.live.gateway.heads import Heads, KnownHead
 from hanse.live.gateway.hop import Hop, barred, turn_away
-from hanse.live.gateway.incoming import KnownHead
 from hanse.live.gateway.metrics import CENTRAL, LEAGUE
 from hanse.live.gateway.shadow import REFUSED_LAW
 from hanse.live.identity import EnvelopeRefused, HopSession, open_envelope, peer_session
@@ -44,19 +44,18 @@ READING = (b"GET", b"HEAD")
 class Ids:
     """Request ids: 16 random bytes. Never the client's: one id names one request in the evidence, whoever repeats theirs."""
 
-    __slots__ = ("_at", "_pool")
+    __slots__ = ("ready",)
 
     def __init__(self) -> None:
-        self._pool = b""
-        self._at = 0
+        self.ready: list[bytes] = []
 
     def make(self) -> bytes:
         """A new id; randomness is fetched for 256 at a time."""
-        if self._at >= len(self._pool):
-            self._pool, self._at = urandom(4096), 0
-        at = self._at
-        self._at = at + 16
-        return self._pool[at : at + 16]
+        ready = self.ready
+        if not ready:
+            pool = urandom(4096)
+            ready += [pool[at : at + 16] for at in range(0, 4096, 16)]
+        return ready.pop()
 
 
 class ClientDoor:
@@ -68,11 +67,7 @@ class ClientDoor:
         self.open_connections: set[Incoming] = set()
         self.date_line = date_line(time())
         self.heads = Heads(KnownHead.resized)
-
-    # --- the head was read before
-
-    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
-        return opening.begin(self.worker, link, known, body)
+        self.known_read = partial(opening.begin, worker)
 
     # --- headers are complete
 

@@ -70,6 +70,8 @@ class Entry(Exchange, eq=False, kw_only=True):
     tried: list[int] = []
     tried_engines: set[int] = set()
 
+    answer_plain = closing.answer_plain
+
     def start(self) -> None:
         """Ask the shadow, then find the first offer."""
         worker, now_s = self.worker, self.started_at_s
@@ -369,10 +371,6 @@ class Entry(Exchange, eq=False, kw_only=True):
             self.measure(winner, time())
         assert self.measured is not None
         return self.measured.comment(len(self.attempts))
-
-    def win_whole(self, attempt: Attempt, out: Outgoing) -> None:
-        if not closing.answer_plain(self, attempt, out):
-            super().win_whole(attempt, out)
 
     def won(self, attempt: Attempt, out: Outgoing) -> float:
         if attempt.engine >= 0:

@@ -27,6 +27,7 @@ from hanse.live.gateway.sse import StreamTap, Usage
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.measured import Measured
     from hanse.live.gateway.outgoing import Outgoing
@@ -110,6 +111,10 @@ class Exchange(msgspec.Struct, eq=False):
     def conclude(self, outcome: str, now_s: float) -> None:
         """The last word: evidence, metrics, what people see."""
         raise NotImplementedError
+
+    def answer_plain(self, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
+        """A whole 200 that is no stream; False where its end is not that simple, and nothing was done."""
+        return False
 
     # --- the first byte
 

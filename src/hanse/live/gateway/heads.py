@@ -1,7 +1,7 @@
 """Heads that were read before: what the strict parser made of exactly these bytes is not asked of it again.
 
-Here: `Heads`, a bounded memory from a head's bytes (up to and with the blank line) to what was derived from them, and the proof
-that a head ends where it seems to. Not here: parsing and what is derived (`incoming`, `outgoing`), who may ask (`doors`).
+Here: `Heads`, a bounded memory from a head's bytes (up to and with the blank line) to what was derived from them (`KnownHead`,
+`KnownAnswer`), and the proof that a head ends where it seems to. Not here: parsing and what is derived (`incoming`, `outgoing`), who may ask (`doors`).
 
 A head is learned only after the parser and all checks took the same bytes as part of a whole, ordinary message, and when its like
 was seen before: heads that never come again (a trace id in each) cost two look-ups and no memory. Two heads are alike where they
@@ -13,9 +13,13 @@ Heads hold keys: they stay in this memory, and nothing here is ever written or l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httptools
+
+if TYPE_CHECKING:
+    from hanse.live.gateway.outgoing import Target
+    from hanse.live.gateway.policy import Grant
 
 END = b"\r\n\r\n"
 HEADS_MAX = 1024
@@ -26,6 +30,87 @@ _LENGTH = b"\r\ncontent-length: "
 _DIGITS_MAX = 9
 
 T = TypeVar("T")
+
+
+class KnownHead:
+    """What a request head that was read and admitted before means."""
+
+    __slots__ = (
+        "_post",
+        "endpoint",
+        "grant",
+        "head",
+        "headers",
+        "length",
+        "path",
+        "query",
+    )
+
+    def __init__(
+        self,
+        head: bytes,
+        path: bytes,
+        query: bytes,
+        headers: dict[bytes, bytes],
+        length: int,
+        grant: Grant,
+        endpoint: str,
+    ) -> None:
+        self.head = head
+        """Its bytes, the blank line with them: what begins with them begins with a whole head."""
+        self.path = path
+        self.query = query
+        self.headers = headers
+        """Shared by all requests of this head: nobody changes it."""
+        self.length = length
+        self.grant = grant
+        """Of the table in force when it was learned; a later table forgets all heads."""
+        self.endpoint = endpoint
+        self._post: dict[Target, bytes] = {}
+
+    def resized(self, head: bytes, digits: bytes) -> KnownHead:
+        """The same with another content-length."""
+        headers = {**self.headers, b"content-length": digits}
+        return KnownHead(
+            head, self.path, self.query, headers, int(digits), self.grant, self.endpoint
+        )
+
+    def post_head(self, target: Target) -> bytes:
+        """What is sent to an engine before the id of a request whose body goes on as it is."""
+        head = self._post.get(target)
+        if head is None:
+            trace = self.headers.get(b"traceparent")
+            line = b"" if trace is None else b"traceparent: " + trace + b"\r\n"
+            head = self._post[target] = b"%bcontent-length: %d\r\n%bx-request-id: " % (
+                target.post_head(self.path),
+                self.length,
+                line,
+            )
+        return head
+
+
+class KnownAnswer:
+    """What an answer's head that was read before means."""
+
+    __slots__ = ("head", "headers", "keep", "length", "opening", "plain", "status")
+
+    def __init__(
+        self, head: bytes, status: int, headers: dict[bytes, bytes], keep: bool, length: int
+    ) -> None:
+        self.head = head
+        self.status = status
+        self.headers = headers
+        """Shared by all answers of this head: nobody changes it."""
+        self.keep = keep
+        self.length = length
+        kind = headers.get(b"content-type", b"application/json")
+        self.plain = status == 200 and not kind.startswith(b"text/event-stream")
+        self.opening = b"content-type: %b\r\ncontent-length: " % kind
+
+    def resized(self, head: bytes, digits: bytes) -> KnownAnswer:
+        """The same with another content-length."""
+        headers = {**self.headers, b"content-length": digits}
+        return KnownAnswer(head, self.status, headers, self.keep, int(digits))
 
 
 class Heads(Generic[T]):

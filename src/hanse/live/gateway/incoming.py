@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from hanse.live.gateway import answers
-from hanse.live.gateway.heads import END, Heads
+from hanse.live.gateway.heads import END, Heads, KnownHead
 from hanse.model.fleet import Value
 
 if TYPE_CHECKING:
@@ -54,40 +54,6 @@ class Limits(Value, frozen=True, kw_only=True):
     idle_s_max: float = 75.0
     """nginx's keep-alive default."""
     connections_max: int = 20_000
-
-
-class KnownHead:
-    """What a request head that was read and admitted before means; see `heads`."""
-
-    __slots__ = ("endpoint", "grant", "head", "headers", "length", "path", "query")
-
-    def __init__(
-        self,
-        head: bytes,
-        path: bytes,
-        query: bytes,
-        headers: dict[bytes, bytes],
-        length: int,
-        grant: Grant,
-        endpoint: str,
-    ) -> None:
-        self.head = head
-        """Its bytes, the blank line with them: what begins with them begins with a whole head."""
-        self.path = path
-        self.query = query
-        self.headers = headers
-        """Shared by all requests of this head: nobody changes it."""
-        self.length = length
-        self.grant = grant
-        """Of the table in force when it was learned; a later table forgets all heads."""
-        self.endpoint = endpoint
-
-    def resized(self, head: bytes, digits: bytes) -> KnownHead:
-        """The same with another content-length."""
-        headers = {**self.headers, b"content-length": digits}
-        return KnownHead(
-            head, self.path, self.query, headers, int(digits), self.grant, self.endpoint
-        )
 
 
 class Running(Protocol):
@@ -470,6 +436,13 @@ class Incoming(asyncio.Protocol):
             return
         if self.close_after or not self.keep_alive:
             self._linger()
+        elif self.known is not None:  # the parser was not asked, so nothing else has changed
+            self.state = HEAD
+            self.known = self.grant = None
+            self.headers = {}
+            self.body = b""
+            self.answered = True
+            self.stage_at_s = monotonic()
         else:
             self._next()
 
@@ -516,13 +489,6 @@ class Incoming(asyncio.Protocol):
     def _next(self) -> None:
         """Ready for the next request on this connection."""
         self.state = HEAD
-        if self.known is not None:  # the parser has not been asked, so nothing else has changed
-            self.known = self.grant = None
-            self.headers = {}
-            self.body = b""
-            self.answered = True
-            self.stage_at_s = monotonic()
-            return
         self.headers = {}
         self.parts = []
         self.url = self.body = b""

@@ -29,10 +29,32 @@ if TYPE_CHECKING:
 
 Five = tuple[float, float, float, float, float]
 """(ttft_ms, e2e_ms, wh, g, usd)."""
-TEXT_BYTES: Final = 1024
-"""Of a buffer: a line of five figures has 170 bytes, a last record 130."""
+TEXT_BYTES: Final = 2048
+"""Of a buffer: two lines of five figures have at most 600 bytes, a last record 140."""
 COUNT_MAX: Final = 2**31 - 1
 """Largest number of tokens that is written down; an engine that claims more is wrong."""
+# What `LAYOUT` holds. It comes as an array, as another module's numbers would stay in numba's cache when they change there.
+(
+    AT_E2E,
+    AT_TTFT,
+    AT_TOKENS_IN,
+    AT_TOKENS_OUT,
+    AT_WH,
+    AT_G,
+    AT_USD,
+    AT_LEAGUE,
+    AT_MEASURED,
+    AT_PREDICTED,
+) = range(10)
+AT_OK, AT_ANSWERED, NOTE_SET, NOTE_AT_F8, NOTE_NUMBERS, NOTE_FIGURES = range(10, 16)
+LAYOUT: Final = np.array(
+    [
+        metrics.E2E, metrics.TTFT, metrics.TOKENS_IN, metrics.TOKENS_OUT, metrics.ENERGY_WH, metrics.CARBON_G,
+        metrics.COST_USD, metrics.LEAGUE, metrics.COST["league_measured"], metrics.COST["league_predicted"],
+        metrics.code_index(200), notes.OUTCOMES.index("answered"),
+        notes.SET_SLOTS, notes.AT_F8, notes.NUMBERS_I4, notes.FIGURES_F8,
+    ]
+)  # fmt: skip
 _BILLION: Final = 1_000_000_000
 _INT_MAX: Final = 9.0e18
 
@@ -216,126 +238,178 @@ def local_wh(
     return wh
 
 
-def counting(at: tuple[int, ...], bounds: tuple[float, ...]) -> Any:
-    """`count_end` for a layout of counters. (numba's cache knows what a function closes over, and nothing of globals elsewhere.)"""
-    (
-        e2e,
-        ttft,
-        tokens_in_at,
-        tokens_out_at,
-        wh_at,
-        g_at,
-        usd_at,
-        league,
-        measured_at,
-        predicted_at,
-    ) = at
-    sum_at = len(bounds) + 1
-
-    @njit(**KERNEL)
-    def count_end(
-        counts: Any,
-        status: int,
-        result: int,
-        tokens_in: int,
-        tokens_out: int,
-        five: Five,
-        predicted: Five,
-        e2e_s: float,
-        ttft_s: float,
-    ) -> None:
-        counts[status] += 1.0
-        for seen_s, histogram in ((e2e_s, e2e), (ttft_s, ttft)):
-            if seen_s >= 0.0:
-                bucket = 0
-                while bucket < len(bounds) and bounds[bucket] < seen_s:
-                    bucket += 1
-                counts[histogram + bucket] += 1.0
-                counts[histogram + sum_at] += seen_s
-        counts[tokens_in_at] += tokens_in
-        counts[tokens_out_at] += tokens_out
-        counts[wh_at] += five[2]
-        counts[g_at] += five[3]
-        counts[usd_at] += five[4]
-        if result >= 0:
-            counts[league + result] += 1.0
-        if result == 0:
-            for i in range(5):
-                counts[measured_at + i] += five[i]
-                counts[predicted_at + i] += predicted[i]
-
-    return count_end
+@njit(**INLINED)
+def observe(counts: Any, bounds: Any, histogram: int, seen_s: float) -> None:
+    """One value into a histogram; below 0 nothing was seen."""
+    if seen_s >= 0.0:
+        bucket = 0
+        while bucket < bounds.shape[0] and bounds[bucket] < seen_s:
+            bucket += 1
+        counts[histogram + bucket] += 1.0
+        counts[histogram + bounds.shape[0] + 1] += seen_s
 
 
-def noting(slots_max: int, set_slots: int, at_f8: int, numbers_at: int, figures_at: int) -> Any:
-    """`note_end` for a layout of notes."""
+@njit(**KERNEL)
+def count_end(
+    row: Any,
+    status: int,
+    result: int,
+    tokens_in: int,
+    tokens_out: int,
+    predicted: Five,
+    five: Five,
+    e2e_s: float,
+    ttft_s: float,
+) -> None:
+    """Add one ended request to its worker's counters.
 
-    @njit(**KERNEL)
-    def note_end(
-        slots: Any,
-        floats: Any,
-        numbers: Any,
-        request_id: Any,
-        mark: Any,
-        at_s: float,
-        shown: tuple[int, int, int, int, int, int],
-        predicted: Five,
-        five: Five,
-    ) -> None:
-        number = 0
-        for i in range(4):
-            number += request_id[12 + i] * 256**i
-        first = number % (slots_max // set_slots) * set_slots
-        slot = first
-        for other in range(first + 1, first + set_slots):
-            if floats[other, at_f8] < floats[slot, at_f8]:
-                slot = other
-        for i in range(16):
-            slots[slot, i] = request_id[i]
-        for i in range(8):
-            slots[slot, 16 + i] = mark[i]
-        floats[slot, at_f8] = at_s
-        for i in range(6):
-            numbers[slot, numbers_at + i] = shown[i]
+    `row` is (counters, `LAYOUT`, bounds of the histograms); `status` the counter of its status, `result` an index of
+    `metrics.RESULTS` or -1; durations below 0 were not seen.
+    """
+    counts, layout, bounds = row
+    counts[status] += 1.0
+    observe(counts, bounds, layout[AT_E2E], e2e_s)
+    observe(counts, bounds, layout[AT_TTFT], ttft_s)
+    counts[layout[AT_TOKENS_IN]] += tokens_in
+    counts[layout[AT_TOKENS_OUT]] += tokens_out
+    counts[layout[AT_WH]] += five[2]
+    counts[layout[AT_G]] += five[3]
+    counts[layout[AT_USD]] += five[4]
+    if result >= 0:
+        counts[layout[AT_LEAGUE] + result] += 1.0
+    if result == 0:
         for i in range(5):
-            floats[slot, figures_at + i] = predicted[i]
-            floats[slot, figures_at + 5 + i] = five[i]
-        for i in range(16):
-            slots[slot, (figures_at + 10) * 8 + i] = request_id[i]
-
-    return note_end
+            counts[layout[AT_MEASURED] + i] += five[i]
+            counts[layout[AT_PREDICTED] + i] += predicted[i]
 
 
-_count_end = counting(
-    (
-        metrics.E2E,
-        metrics.TTFT,
-        metrics.TOKENS_IN,
-        metrics.TOKENS_OUT,
-        metrics.ENERGY_WH,
-        metrics.CARBON_G,
-        metrics.COST_USD,
-        metrics.LEAGUE,
-        metrics.COST["league_measured"],
-        metrics.COST["league_predicted"],
-    ),
-    metrics.SECONDS,
-)
-_note_end = noting(NOTES_MAX, notes.SET_SLOTS, notes.AT_F8, notes.NUMBERS_I4, notes.FIGURES_F8)
+@njit(**KERNEL)
+def note_end(
+    notes: Any,
+    request_id: Any,
+    mark: Any,
+    at_s: float,
+    shown: tuple[int, int, int, int, int, int],
+    predicted: Five,
+    five: Five,
+) -> None:
+    """Note one request in the oldest slot of its set.
+
+    `notes` is (bytes, float64, int32 of all slots, `LAYOUT`); `shown` offer, attempts, outcome, method, tokens in and out.
+    """
+    slots, floats, numbers, layout = notes
+    at_f8, set_slots = layout[NOTE_AT_F8], layout[NOTE_SET]
+    number = 0
+    for i in range(4):
+        number += request_id[12 + i] * 256**i
+    first = number % (slots.shape[0] // set_slots) * set_slots
+    slot = first
+    for other in range(first + 1, first + set_slots):
+        if floats[other, at_f8] < floats[slot, at_f8]:
+            slot = other
+    for i in range(16):
+        slots[slot, i] = request_id[i]
+    for i in range(8):
+        slots[slot, 16 + i] = mark[i]
+    floats[slot, at_f8] = at_s
+    for i in range(6):
+        numbers[slot, layout[NOTE_NUMBERS] + i] = shown[i]
+    figures = layout[NOTE_FIGURES]
+    for i in range(5):
+        floats[slot, figures + i] = predicted[i]
+        floats[slot, figures + 5 + i] = five[i]
+    for i in range(16):
+        slots[slot, (figures + 10) * 8 + i] = request_id[i]
+
+
+@njit(**KERNEL)
+def end_plain(
+    table: Any,
+    executing: Any,
+    row: Any,
+    notes: Any,
+    where: tuple[int, int, int, int, int],
+    predicted: Five,
+    batch_then: float,
+    times: tuple[float, float, float, float],
+    tokens: tuple[int, int, int],
+    words: Any,
+    text: Any,
+    made: Any,
+) -> int:
+    """Everything that ends the only attempt of a request, at a local engine, with a whole 200.
+
+    Args:
+        table: (offers, sites) of the table.
+        executing: [worker, engine] in flight.
+        row: As in `count_end`.
+        notes: As in `note_end`.
+        where: worker, engine, offer; tokens and unread prompt tokens to take back at the engine.
+        predicted: The five figures of the prediction.
+        batch_then: Batch that it was predicted to join.
+        times: Begin, now, Wh of the engine's power that fell to it (below 0: none is known), USD per gram.
+        tokens: In, of these cached, out.
+        words: request id, its key's mark, and the bytes of `records` that its last record is put together from.
+        text: Takes both header lines, then the sized record.
+        made: [5] takes the figures.
+
+    Returns:
+        Bytes of the header lines, and of the record times 65536.
+    """
+    worker, engine, offer, counted, prefill = where
+    started_at_s, now_s, share_wh, usd_per_g = times
+    tokens_in, cached, tokens_out = tokens
+    request_id, mark, opening, outcome, modelled, estimated = words
+    offers, sites = table
+    site = sites[offers[offer].site]
+    if share_wh >= 0.0:
+        method, wh = 2, share_wh * site.pue
+    else:
+        method, wh = (
+            1,
+            local_wh(
+                offers, sites, executing, engine, offer, tokens_in, cached, tokens_out, batch_then
+            ),
+        )
+    g = wh * site.g_per_wh
+    e2e_s = now_s - started_at_s
+    five = (e2e_s * 1000.0, e2e_s * 1000.0, wh, g, wh * site.usd_per_wh + g * usd_per_g)
+    for i in range(5):
+        made[i] = five[i]
+    busy = executing[worker, engine]
+    busy.requests -= 1
+    busy.tokens -= counted
+    busy.prefill_tokens -= prefill
+    count_end(row, row[1][AT_OK], 0, tokens_in, tokens_out, predicted, five, e2e_s, -1.0)
+    shown = (offer, 1, row[1][AT_ANSWERED], method, tokens_in, tokens_out)
+    note_end(notes, request_id, mark, started_at_s, shown, predicted, five)
+    lines = measured_line(
+        five, tokens_in, tokens_out, method, 1, text, predicted_line(predicted, text, 0)
+    )
+    record = ended_record(
+        opening, request_id, now_s, outcome, 1, 1, tokens_in, tokens_out, five,
+        estimated if method == 2 else modelled, text[lines:],
+    )  # fmt: skip
+    packed: int = lines + record * 65536
+    return packed
+
+
 _FIVE: Final[Five] = (0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 class Kernels:
-    """Entry points for the arrays of one worker, and the buffer they write text and records to."""
+    """Entry points for the arrays of one worker, and the buffers they write to."""
 
     __slots__ = (
         "buffer",
         "count",
         "ended",
+        "made",
         "measured",
         "note",
+        "notes",
         "predicted",
-        "slots",
+        "row",
         "view",
     )
 
@@ -343,16 +417,37 @@ class Kernels:
         self.buffer = np.zeros(TEXT_BYTES, np.uint8)
         self.view = memoryview(self.buffer)  # type: ignore[arg-type]
         """Read results here before the next call."""
+        self.made = np.zeros(5)
+        """Figures of the last `end_plain`."""
+        self.row = counts.array, LAYOUT, np.array(metrics.SECONDS)
         memory = np.frombuffer(page.notes, np.uint8).reshape(NOTES_MAX, NOTE_BYTES)
-        self.slots = memory, memory.view(np.float64), memory.view(np.int32)
+        self.notes = memory, memory.view(np.float64), memory.view(np.int32), LAYOUT
         self.predicted: Callable[..., Any] = direct(predicted_line, _FIVE, self.buffer, 0)
         self.measured: Callable[..., Any] = direct(measured_line, _FIVE, 1, 1, 1, 1, self.buffer, 0)
         self.ended: Callable[..., Any] = direct(
             ended_record, b"", b"", 1.0, b"", 1, 1, 1, 1, _FIVE, b"", self.buffer
         )
         self.count: Callable[..., Any] = direct(
-            _count_end, counts.array, 1, 1, 1, 1, _FIVE, _FIVE, 1.0, 1.0
+            count_end, self.row, 1, 1, 1, 1, _FIVE, _FIVE, 1.0, 1.0
         )
         self.note: Callable[..., Any] = direct(
-            _note_end, *self.slots, b"", b"", 1.0, (1,) * 6, _FIVE, _FIVE
+            note_end, self.notes, b"", b"", 1.0, (1,) * 6, _FIVE, _FIVE
+        )
+
+    def end_plain(self, offers: Any, sites: Any, executing: Any) -> Callable[..., Any]:
+        """The entry point for the arrays of one table."""
+        return direct(
+            end_plain,
+            (offers, sites),
+            executing,
+            self.row,
+            self.notes,
+            (1,) * 5,
+            _FIVE,
+            1.0,
+            (1.0,) * 4,
+            (1,) * 3,
+            (b"",) * 6,
+            self.buffer,
+            self.made,
         )

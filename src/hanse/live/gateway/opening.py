@@ -7,6 +7,7 @@ done of it, so one place says why a request is refused or tried elsewhere. Its e
 
 from __future__ import annotations
 
+from binascii import hexlify
 from time import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ from hanse.live.gateway.incoming import BUSY
 from hanse.live.gateway.metrics import ATTEMPTS_LOCAL
 
 if TYPE_CHECKING:
-    from hanse.live.gateway.incoming import Incoming, KnownHead
+    from hanse.live.gateway.heads import KnownHead
+    from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.routing import Routing
     from hanse.live.gateway.worker import Worker
 
@@ -66,12 +68,13 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
         worker.client_door.begin(link, known.endpoint)  # which says why not
         return True
     worker.requests_begun += 1
-    request_id = worker.ids.make()
+    ids = worker.ids.ready
+    request_id = ids.pop() if ids else worker.ids.make()
     entry = Entry(
         worker,
         link,
         request_id,
-        request_id.hex().encode(),
+        hexlify(request_id),
         now_s,
         now_s + service.deadline_s,
         head,
@@ -84,12 +87,12 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
         service=service,
     )
     link.running = entry
-    if worker.shadow is not None or service.spread or not _go(entry, routing, now_s):
+    if worker.shadow is not None or service.spread or not _go(entry, routing, known, now_s):
         entry.start()
     return True
 
 
-def _go(entry: Entry, routing: Routing, now_s: float) -> bool:
+def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
     """The first attempt, at a local engine; False where the choice is not that simple."""
     worker, service, grant = entry.worker, entry.service, entry.grant
     tokens_in, tokens_out = entry.tokens_in, entry.tokens_out
@@ -129,6 +132,12 @@ def _go(entry: Entry, routing: Routing, now_s: float) -> bool:
         tokens_in,
         engine.share_wh,
     )
+    if offer.served_model == entry.head.model and not entry.drop_usage:
+        attempt.request = b"%b%b\r\n\r\n%b" % (
+            known.post_head(engine.target),
+            entry.id_hex,
+            entry.body,
+        )
     entry.attempts.append(attempt)
     worker.running.add(entry)
     worker.waiting.add(attempt)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hanse.errors import ConfigError
-from hanse.live.gateway.heads import END, Heads
+from hanse.live.gateway.heads import END, Heads, KnownAnswer
 
 IDLE_MAX = 256
 """Kept connections per target; more than any engine's batch."""
@@ -49,27 +49,6 @@ BODILESS = frozenset((204, 304))
 """Their content-length speaks of a body that does not come."""
 
 
-class KnownAnswer:
-    """What an answer's head that was read before means; see `heads`."""
-
-    __slots__ = ("head", "headers", "keep", "length", "status")
-
-    def __init__(
-        self, head: bytes, status: int, headers: dict[bytes, bytes], keep: bool, length: int
-    ) -> None:
-        self.head = head
-        self.status = status
-        self.headers = headers
-        """Shared by all answers of this head: nobody changes it."""
-        self.keep = keep
-        self.length = length
-
-    def resized(self, head: bytes, digits: bytes) -> KnownAnswer:
-        """The same with another content-length."""
-        headers = {**self.headers, b"content-length": digits}
-        return KnownAnswer(head, self.status, headers, self.keep, int(digits))
-
-
 _heads: Heads[KnownAnswer] = Heads(KnownAnswer.resized)
 
 
@@ -87,6 +66,9 @@ class Owner(Protocol):
 
     def answer_read(self, out: Outgoing) -> None:
         """New parts, a complete head or the end: read `out.status`, `take()`, `out.done`."""
+
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        """A whole answer with a known head, all at once. False, and nothing was done: it comes by `answer_read`."""
 
     def unsent(self, out: Outgoing) -> None:
         """A kept connection turned out closed before any answer byte: the request may go again."""
@@ -232,6 +214,14 @@ class Outgoing(asyncio.Protocol):
         self.protocol_error: str | None = None
         self.last_head: KnownAnswer | None = None
 
+    def post(self, owner: Owner, data: bytes) -> None:
+        """Send a whole request on this kept connection; the answer goes to `owner`, who knows of it."""
+        self.owner = owner
+        self.reused = True
+        self.status = self.got_bytes = 0
+        self.head_done = self.done = self.sized = False
+        self.transport.write(data)
+
     def start(self, owner: Owner, *, reused: bool) -> None:
         """Send one request; the answer goes to `owner`."""
         data = owner.request_for(self)
@@ -274,9 +264,13 @@ class Outgoing(asyncio.Protocol):
         if owner is None:  # an engine that talks unasked is out of step
             self.transport.abort()
             return
-        if not self.got_bytes and self._read_known(data):
-            self._finish(owner)
-            return
+        if not self.got_bytes:
+            known = self.last_head
+            if known is None or not data.startswith(known.head):
+                known = self.last_head = _heads.find(data)
+            if known is not None and len(data) == len(known.head) + known.length:
+                self._known_read(owner, known, data[len(known.head) :])
+                return
         self.got_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -297,18 +291,20 @@ class Outgoing(asyncio.Protocol):
         elif self.head_done:
             owner.answer_read(self)
 
-    def _read_known(self, data: bytes) -> bool:
-        """Whether this is a whole answer with a head that was read before; then it is taken. The parser is between messages."""
-        known = self.last_head
-        if known is None or not data.startswith(known.head):
-            known = self.last_head = _heads.find(data)
-        if known is None or len(data) != len(known.head) + known.length:
-            return False
-        self.got_bytes = len(data)
-        self.status, self.headers, self.keep = known.status, known.headers, known.keep
+    def _known_read(self, owner: Owner, known: KnownAnswer, body: bytes) -> None:
+        """A whole answer with a head that was read before. The parser is between messages, and stays there."""
+        self.owner = None
         self.head_done = self.done = self.sized = True
-        self.parts.append(data[len(known.head) :])
-        return True
+        if not (known.plain and owner.whole_read(known, body)):
+            self.got_bytes = len(known.head) + len(body)
+            self.status, self.headers = known.status, known.headers
+            self.parts.append(body)
+            owner.answer_read(self)
+            self.parts.clear()
+        if known.keep:
+            self.target.release(self)
+        else:
+            self.transport.abort()
 
     def _learn(self, data: bytes) -> None:
         """A whole, ordinary answer in one read: the next with its head need not be parsed."""
@@ -410,6 +406,9 @@ class Question:
     def answer_read(self, out: Outgoing) -> None:
         if out.done and not self.abandoned:
             self._answered(out.status, out.take())
+
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        return False
 
     def unsent(self, out: Outgoing) -> None:
         out.target.send(self, fresh=True)

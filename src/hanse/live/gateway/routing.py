@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hanse.dispatch.table import ServiceMeta, Table
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.kernels import Kernels
     from hanse.live.gateway.outgoing import Target
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.settings import GatewaySettings
@@ -150,6 +151,8 @@ class Routing:
         engines: list[Engine],
         peers: dict[str, Target],
         before: Routing | None = None,
+        *,
+        compiled: Kernels,
     ) -> None:
         self.table = table
         self.load: Load
@@ -182,6 +185,8 @@ class Routing:
                 service.guess_out = old.guess_out if old is not None else service.guess_out
         self._attach(peers)
         self._engine_arrays()
+        self.places = table.offers, table.sites
+        self.end_plain = compiled.end_plain(*self.places, self.executing)
         self._frame = b""
         self._frame_at_s = 0.0
         self._frame_of: LoadFrame | None = None
@@ -205,7 +210,7 @@ class Routing:
             self._requests_max,
             self._tokens_max,
             states,
-            self._executing,
+            self.executing,
             offer,
             float(tokens),
         )
@@ -311,7 +316,7 @@ class Routing:
         wh: float = self._local_wh(
             self.table.offers,
             self.table.sites,
-            self._executing,
+            self.executing,
             attempt.engine,
             attempt.offer.index,
             tokens_in,
@@ -443,7 +448,7 @@ class Routing:
                 self._engine_offer[engine] = row.index
                 self._requests_max[engine] = record["requests_max"]
                 self._tokens_max[engine] = record["tokens_max"]
-        executing = self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
+        executing = self.executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
         self._local_wh = direct(
             kernels.local_wh, self.table.offers, self.table.sites, executing, 0, 0, 0, 0, 0, 1.0
         )
@@ -453,7 +458,7 @@ class Routing:
             self._requests_max,
             self._tokens_max,
             self._states,
-            self._executing,
+            self.executing,
             0,
             1.0,
         )

@@ -94,7 +94,7 @@ class Worker:
         self.affinity = Affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
         self.kernels = Kernels(self.counts, self.page)
-        self.books = Books(self.counts, self.kernels, self.ledger)
+        self.books = Books(self.kernels, self.ledger)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
@@ -175,7 +175,13 @@ class Worker:
         """Requests under way keep what they have; the next ones use this table."""
         before = self.routing if self.policy_or_none is not None else None
         self.routing = Routing(
-            table, self.settings, self.page, self.engines, dict(self.targets), before
+            table,
+            self.settings,
+            self.page,
+            self.engines,
+            dict(self.targets),
+            before,
+            compiled=self.kernels,
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
         self.client_door.heads.clear()
