@@ -36,6 +36,7 @@ BATCH_BYTES_MAX: Final = 1 << 20
 """Some 6,000 records. A refusal's rule ids are the only part of one that grows; a seal of 5,000 chains also stays below."""
 _HEAD: Final = Layout("<II")
 _SIZE: Final = Layout("<I")
+_size_at: Final = _SIZE.unpack_from
 _INVERTED: Final = 0xFFFF_FFFF
 _CHECK_BYTES: Final = 8
 
@@ -388,14 +389,12 @@ def scan_file(path: Path) -> Scan:
 def _unsized(batch: bytes) -> list[bytes] | None:
     """The records of a batch; None where their sizes do not add up to it, or there is none."""
     raws: list[bytes] = []
-    at, end = 0, len(batch)
-    while at < end:
-        raw_at = at + _SIZE.size
-        if raw_at > end:
-            return None
-        at = raw_at + _SIZE.unpack_from(batch, at)[0]
+    at, last = 0, len(batch) - 4
+    while at <= last:
+        raw_at = at + 4
+        at = raw_at + _size_at(batch, at)[0]
         raws.append(batch[raw_at:at])
-    return raws if at == end and raws else None
+    return raws if at == len(batch) and raws else None
 
 
 def _parts(pieces: Sequence[bytes]) -> Iterator[bytes]:

@@ -99,7 +99,8 @@ def tokens_out_max(head: Head) -> int | None:
         limit = head.max_tokens
     if limit is None or limit < 0:
         return None
-    return limit * max(1, head.n or 1)
+    choices = head.n
+    return limit if choices is None or choices <= 1 else limit * choices
 
 
 def wants_usage_splice(head: Head) -> bool:

@@ -238,6 +238,18 @@ def local_wh(
     return wh
 
 
+@njit(**KERNEL)
+def hand_over(
+    executing: Any, begun: Any, worker: int, engine: int, tokens: int, prefill_tokens: int
+) -> None:
+    """One more request of a worker is at an engine; as `Engine.begin`."""
+    busy = executing[worker, engine]
+    busy.requests += 1
+    busy.tokens += tokens
+    busy.prefill_tokens += prefill_tokens
+    begun[worker, engine] += 1.0
+
+
 @njit(**INLINED)
 def observe(counts: Any, bounds: Any, histogram: int, seen_s: float) -> None:
     """One value into a histogram; below 0 nothing was seen."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from hanse.live.gateway.worker import Worker
 
 _NONE_TRIED: list[int] = []
-_NO_ENGINES: set[int] = set()
 
 
 def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool:
@@ -108,7 +107,7 @@ def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
     offer = routing.offers[index] if index >= 0 else None
     number = -1
     if offer is not None and offer.engines:
-        number = routing.engine(index, tokens, _NO_ENGINES)
+        number = routing.choose_engine(*routing.replicas, index, float(tokens))
     if offer is None or number < 0:
         return False
     figures = router.figures()
@@ -143,7 +142,7 @@ def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
     worker.waiting.add(attempt)
     routing.kernels.begin(load.own, routing.worker, index, tokens_in, tokens)
     routing.kernels.arrived(load.services, service.index, routing.share, now_s)
-    engine.begin(tokens, tokens_in)
+    routing.hand_over(*routing.handed, routing.worker, number, tokens, tokens_in)
     worker.counts.row[ATTEMPTS_LOCAL] += 1.0
     records = offer.first_local.get((grant, number)) or routing.first_local(grant, offer, number)
     worker.ledger.before_sized(records.pack(entry.request_id, now_s, figures), 2, attempt)

@@ -73,9 +73,12 @@ class ServiceRow:
 
     def guess_tokens_out(self, limit: int | None) -> int:
         """How long the answer will be: what answers of this service were, within the client's limit."""
-        most = self.output_tokens_max if limit is None else min(limit, self.output_tokens_max)
-        guess = int(self.guess_out)
-        return max(1, guess if guess < most else most)
+        guess, most = int(self.guess_out), self.output_tokens_max
+        if limit is not None and limit < most:
+            most = limit
+        if guess > most:
+            guess = most
+        return guess if guess > 1 else 1
 
     def seen_tokens_out(self, tokens_out: int) -> None:
         """An answer was this long."""
@@ -205,7 +208,7 @@ class Routing:
         if excluded:
             states = states.copy()
             states[list(excluded)] = 0
-        engine: int = self._choose_engine(
+        engine: int = self.choose_engine(
             self._engine_offer,
             self._requests_max,
             self._tokens_max,
@@ -308,7 +311,10 @@ class Routing:
         else:  # one ratio for both: the whole over the whole
             first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
         self.kernels.observed(
-            self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0)
+            self.load.offers,
+            attempt.offer.index,
+            first if first > 0.0 else 0.0,
+            each if each > 0.0 else 0.0,
         )
 
     def local_wh(self, attempt: Attempt, tokens_in: int, cached: int, tokens_out: int) -> float:
@@ -452,16 +458,18 @@ class Routing:
         self._local_wh = direct(
             kernels.local_wh, self.table.offers, self.table.sites, executing, 0, 0, 0, 0, 0, 1.0
         )
-        self._choose_engine = direct(
-            choose_engine,
+        self.replicas = (
             self._engine_offer,
             self._requests_max,
             self._tokens_max,
             self._states,
-            self.executing,
-            0,
-            1.0,
+            executing,
         )
+        self.choose_engine = direct(choose_engine, *self.replicas, 0, 1.0)
+        """Takes `replicas`, an offer and tokens."""
+        self.handed = executing, self.page.begun
+        self.hand_over = direct(kernels.hand_over, *self.handed, 0, 0, 0, 0)
+        """Takes `handed`, this worker, an engine, tokens and unread prompt tokens."""
 
     def _rate(self, now_s: float) -> None:
         begun = self.page.begun.sum(axis=0)
