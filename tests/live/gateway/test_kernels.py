@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -18,8 +18,9 @@ from hanse.live.gateway import kernels, metrics, records
 from hanse.live.gateway.direct import direct
 from hanse.live.gateway.measured import Measured
 from hanse.live.gateway.notes import METHODS, OUTCOMES, Notes
-from hanse.live.gateway.sse import Usage
+from hanse.live.gateway.sse import PromptDetails, Usage
 from hanse.live.shared import SharedPage
+from live.gateway.unwired import Unwired
 
 figures = st.floats(0.0, 1e8)
 fives = st.tuples(*[figures] * 5)
@@ -195,6 +196,26 @@ def test_an_engine_that_claims_impossible_tokens_is_not_believed(claim):
     for usage in (Usage(prompt_tokens=claim), Usage(completion_tokens=claim)):
         measured = Measured.of(usage, 11, 5)
         assert (measured.tokens_in, measured.tokens_out) == (11, 5)
-    details = SimpleNamespace(cached_tokens=None)
+    details = PromptDetails(cached_tokens=claim)
     usage = Usage(prompt_tokens=3, completion_tokens=2, prompt_tokens_details=details)
-    assert (Measured.of(usage, 11, 5).tokens_in, Measured.of(usage, 11, 5).cached) == (3, 0)
+    assert Measured.of(usage, 11, 5).cached == (0 if claim < 0 else 3)
+
+
+@pytest.mark.parametrize(("told", "cached"), [(None, 0), (0, 0), (2, 2)])
+def test_an_engines_usage_is_taken_over(told, cached):
+    details = PromptDetails(cached_tokens=told)
+    usage = Usage(prompt_tokens=3, completion_tokens=2, prompt_tokens_details=details)
+    measured = Measured.of(usage, 11, 5)
+    assert (measured.tokens_in, measured.tokens_out, measured.cached) == (3, 2, cached)
+    assert Measured.of(None, 11, 5).tokens_in == 11
+
+
+def test_after_warming_no_worker_compiles_these_kernels(tmp_path):
+    every = [one for one in vars(kernels).values() if hasattr(one, "signatures")]
+    kernels.warm()
+    before = [list(one.signatures) for one in every]
+    loop = asyncio.new_event_loop()
+    Unwired(tmp_path / "home", loop).close()
+    loop.close()
+    assert [list(one.signatures) for one in every] == before
+    assert kernels.end_plain.signatures

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import httptools
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanse.dispatch.table import Table
+from hanse.live.evidence import Record
+from hanse.live.evidence.chain import Decided, Ended, decode_record, scan_file
 from hanse.live.gateway import heads as heads_module
-from hanse.live.gateway import outgoing
+from hanse.live.gateway import metrics, outgoing
 from hanse.live.gateway.heads import (
     HEADS_MAX,
     Heads,
@@ -79,8 +84,15 @@ def changed(data: bytes, old: bytes, new: bytes) -> bytes:
 GOOD = ordinary()
 HEAD, _, BODY = GOOD.partition(b"\r\n\r\n")
 LENGTH = b"content-length: %d" % len(BODY)
+EMBED = request({"model": "embed", "input": "hello"}, path="/v1/embeddings")
+TRACED = request(
+    {"model": "embed", "input": "hi"}, path="/v1/embeddings", headers={"traceparent": "00-a-b"}
+)
 VARIANTS = {
     "same": GOOD,
+    "embeddings": EMBED,
+    "embeddings, traced": TRACED,
+    "stream": request(chat("hello", stream=True)),
     "other body of another length": ordinary("a longer text than the one before"),
     "length too small": changed(GOOD, LENGTH, b"content-length: %d" % (len(BODY) - 1)),
     "length too large": changed(GOOD, LENGTH, b"content-length: %d" % (len(BODY) + 1)),
@@ -146,7 +158,8 @@ def play(one: Unwired, segments: list[bytes], answer: bytes) -> list[object]:
 )
 def test_a_known_head_is_answered_as_if_it_had_been_parsed(pair, names, cuts, joined):
     knowing, forgetful = pair
-    teach(knowing, GOOD)
+    for data in (GOOD, EMBED, TRACED):
+        teach(knowing, data)
     segments = [VARIANTS[name] for name in names]
     if joined:
         segments = [b"".join(segments)]
@@ -163,11 +176,107 @@ def test_every_variant_after_a_known_head_fares_as_by_itself(pair, name):
     assert play(knowing, segments, ANSWER) == play(forgetful, segments, ANSWER)
 
 
+def test_a_repeated_request_and_its_answer_need_no_parser(pair):
+    knowing, _ = pair
+    for data in (GOOD, EMBED, TRACED):
+        teach(knowing, data)
+    link, wire = knowing.connect()
+    link.parser = None
+    parsers = [out.parser for out in knowing.outs]
+    for out in knowing.outs:
+        out.parser = None
+    try:
+        for text in ("hello", "a text of another length"):
+            link.data_received(ordinary(text))
+            sent = knowing.turn(ANSWER)
+            assert sent.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:1\r\n")
+            assert b'"served-name"' in sent
+            assert wire.take().endswith(ANSWER_BODY)
+        for data, trace in ((EMBED, b""), (TRACED, b"traceparent: 00-a-b\r\n")):
+            link.last_head = None
+            assert knowing.worker.client_door.heads.find(data) is not None
+            link.data_received(data)
+            sent = knowing.turn(ANSWER)
+            head, _, body = sent.partition(b"\r\n\r\n")
+            assert body == data.partition(b"\r\n\r\n")[2]
+            assert (trace in head + b"\r\n", b"traceparent" in head) == (True, bool(trace))
+    finally:
+        for out, parser in zip(knowing.outs, parsers, strict=True):
+            out.parser = parser
+    link.connection_lost(None)
+
+
+FIELDS_OF_A_RUN = {
+    "request_id",
+    "at_s",
+    "ttft_ms",
+    "e2e_ms",
+    *(field for field in Decided.__struct_fields__ if field.endswith("_predicted")),
+}
+
+
+def story(one: Unwired) -> list[dict[str, object]]:
+    """Its records, without what differs from run to run."""
+    one.worker.ledger.flush()
+    shown = [msgspec.structs.asdict(r) | {"kind": type(r).__name__} for r in records_of(one)]
+    return [{k: v for k, v in r.items() if k not in FIELDS_OF_A_RUN} for r in shown]
+
+
+def test_records_counters_and_notes_are_the_same_with_and_without_a_memory(tmp_path, loop):
+    knowing, forgetful = Unwired(tmp_path / "a", loop), Unwired(tmp_path / "b", loop)
+    forgetful.worker.client_door.heads = Never(KnownHead.resized)
+    names = [
+        "same",
+        "other body of another length",
+        "same",
+        "unknown model",
+        "another key",
+        "close",
+    ]
+    for one in (knowing, forgetful):
+        teach(one, GOOD)
+        for name in names * 3:
+            play(one, [VARIANTS[name], GOOD], ANSWER)
+        page = one.worker.page
+        assert not page.own.any()
+        assert not page.exec.any()
+        assert not one.worker.running
+        assert not one.worker.waiting
+    assert is_known(knowing, GOOD)
+    assert story(knowing) == story(forgetful)
+    counters = [one.worker.counts.array.copy() for one in (knowing, forgetful)]
+    for row in counters:  # times, and what follows from loads that times changed
+        row[metrics.TTFT : metrics.LEAGUE] = 0.0
+        row[metrics.COST["league_measured"] :] = 0.0
+    assert counters[0].tolist() == pytest.approx(counters[1].tolist())
+    begun = [one.worker.page.begun.tolist() for one in (knowing, forgetful)]
+    assert begun[0] == begun[1]
+    for one in (knowing, forgetful):
+        ended = [r for r in records_of(one) if isinstance(r, Ended)]
+        mark = one.worker.policy.keys[hashlib.sha256(KEY.encode()).digest()].mark
+        notes = [one.worker.notes.read(r.request_id, mark) for r in ended]
+        shown = [n for n in notes if n is not None]
+        assert len(shown) >= len(ended) // 2  # some are another key's
+        assert {(n.outcome, n.attempts, n.tokens_in, n.tokens_out) for n in shown} == {
+            ("answered", 1, 9, 3)
+        }
+        one.close()
+
+
+def records_of(one: Unwired) -> list[Record]:
+    (path,) = (one.home / "evidence").glob("*.log")
+    return [decode_record(frame.raw) for frame in scan_file(path).frames[1:]]
+
+
 def test_only_heads_of_ordinary_admitted_requests_are_learned(pair):
     knowing, _ = pair
     plain = {"same", "other body of another length", "another key", "another class", "another path"}
-    plain |= {"not JSON", "unknown model"}  # their heads are the same as a good request's
-    plain |= {"length with leading zeros"}  # RFC 9110 allows them
+    plain |= {"not JSON", "unknown model", "stream"}  # their heads are the same as a good request's
+    plain |= {
+        "embeddings",
+        "embeddings, traced",
+        "length with leading zeros",
+    }  # RFC 9110 allows them
     for name, data in VARIANTS.items():
         knowing.worker.client_door.heads.clear()
         for _ in range(3):
@@ -204,8 +313,6 @@ def test_a_new_table_forgets_every_head(pair):
     toml = fleet_toml(("lyon",), 1).replace('id = "clinic"', 'id = "closed"')
     digest = next(line for line in toml.splitlines() if line.startswith("sha256"))
     toml = toml.replace(digest, 'sha256 = "' + "0" * 64 + '"')
-    from hanse.dispatch.table import Table
-
     before = worker.routing.table
     try:
         worker.use_table(Table.from_bytes(memoryview(table_bytes(toml, version=5))))

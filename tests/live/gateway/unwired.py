@@ -69,7 +69,8 @@ class Unwired:
 
     def __init__(self, home: Path, loop: asyncio.AbstractEventLoop) -> None:
         home.mkdir(parents=True)
-        (home / "table-1.tbl").write_bytes(table_bytes(fleet_toml(("lyon",), 1)))
+        self.home = home
+        (home / "table-1.tbl").write_bytes(table_bytes(fleet_toml(("lyon",), 1, central=False)))
         (home / "current").write_text("1\n")
         url = "http://127.0.0.1:1"
         settings = GatewaySettings(

@@ -100,20 +100,23 @@ class Attempt(msgspec.Struct, eq=False):
         if self.won:
             self.exchange.more(self, out)
             return
-        status = out.status
-        if status == 200 and out.done and not self.exchange.is_stream(out):
-            self.exchange.win_whole(self, out)
+        status, exchange = out.status, self.exchange
+        if status == 200:
+            if exchange.is_stream(out):
+                if out.parts or out.done:
+                    exchange.win(self, out)
+            elif out.done:
+                exchange.win_whole(self, out)
+            elif out.got_bytes > HOLD_BYTES_MAX:
+                exchange.win(self, out)
         elif status in RETRY_STATUS or (status == 409 and self.engine < 0):
             if out.done:
                 self.out = None
-                self.exchange.turned_down(self, out)
-        elif status == 200 and self.exchange.is_stream(out):
-            if out.parts or out.done:
-                self.exchange.win(self, out)
+                exchange.turned_down(self, out)
         elif out.done:
-            self.exchange.win_whole(self, out)
+            exchange.win_whole(self, out)
         elif out.got_bytes > HOLD_BYTES_MAX:
-            self.exchange.win(self, out)
+            exchange.win(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:
         self.out = None

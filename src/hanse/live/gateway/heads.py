@@ -43,6 +43,7 @@ class KnownHead:
         "headers",
         "length",
         "path",
+        "post_tail",
         "query",
     )
 
@@ -66,6 +67,9 @@ class KnownHead:
         self.grant = grant
         """Of the table in force when it was learned; a later table forgets all heads."""
         self.endpoint = endpoint
+        trace = headers.get(b"traceparent")
+        self.post_tail = b"\r\n\r\n" if trace is None else b"\r\ntraceparent: %b\r\n\r\n" % trace
+        """What is sent to an engine behind the request's id."""
         self._post: dict[Target, bytes] = {}
 
     def resized(self, head: bytes, digits: bytes) -> KnownHead:
@@ -79,12 +83,9 @@ class KnownHead:
         """What is sent to an engine before the id of a request whose body goes on as it is."""
         head = self._post.get(target)
         if head is None:
-            trace = self.headers.get(b"traceparent")
-            line = b"" if trace is None else b"traceparent: " + trace + b"\r\n"
-            head = self._post[target] = b"%bcontent-length: %d\r\n%bx-request-id: " % (
+            head = self._post[target] = b"%bcontent-length: %d\r\nx-request-id: " % (
                 target.post_head(self.path),
                 self.length,
-                line,
             )
         return head
 

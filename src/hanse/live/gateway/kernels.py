@@ -19,13 +19,14 @@ import numpy as np
 from numba import njit
 
 from hanse.dispatch.choose import INLINED, KERNEL
+from hanse.dispatch.load import OWN_DTYPE
+from hanse.dispatch.table import ARRAYS
 from hanse.live.gateway import metrics, notes
 from hanse.live.gateway.direct import direct
-from hanse.live.shared import NOTE_BYTES, NOTES_MAX
+from hanse.live.shared import NOTE_BYTES, NOTES_MAX, SharedPage
 
 if TYPE_CHECKING:
     from hanse.live.gateway.metrics import Counts
-    from hanse.live.shared import SharedPage
 
 Five = tuple[float, float, float, float, float]
 """(ttft_ms, e2e_ms, wh, g, usd)."""
@@ -463,3 +464,16 @@ class Kernels:
             self.buffer,
             self.made,
         )
+
+
+def warm() -> None:
+    """Compile every kernel here for the arrays of a real worker, and leave it in the cache on disk."""
+    page = SharedPage.private()
+    arrays = {name: np.zeros((1,) * n, dtype) for name, (dtype, n) in ARRAYS.items()}
+    for array in arrays.values():
+        array.flags.writeable = False  # as in a table that is mapped
+    offers, sites = arrays["offers"], arrays["sites"]
+    executing = page.exec[:1].view(OWN_DTYPE)[..., 0]
+    Kernels(metrics.Counts(page, 0), page).end_plain(offers, sites, executing)
+    direct(local_wh, offers, sites, executing, 0, 0, 0, 0, 0, 1.0)
+    direct(hand_over, executing, page.begun, 0, 0, 0, 0)

@@ -65,9 +65,9 @@ class Measured(msgspec.Struct, eq=False):
         details = usage.prompt_tokens_details
         cached = details.cached_tokens or 0 if details is not None else 0
         told_in, told_out = usage.prompt_tokens, usage.completion_tokens
-        if not (0 <= told_in <= COUNT_MAX and 0 <= told_out <= COUNT_MAX):
+        if not (0 <= told_in <= COUNT_MAX and 0 <= told_out <= COUNT_MAX and cached >= 0):
             return cls(tokens_in, tokens_out)
-        return cls(told_in, told_out, cached)
+        return cls(told_in, told_out, cached if cached < told_in else told_in)
 
     def five(self) -> Five:
         return (self.ttft_ms, self.e2e_ms, self.energy_wh, self.carbon_g, self.cost_usd)

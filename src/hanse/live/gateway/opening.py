@@ -132,9 +132,10 @@ def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
         engine.share_wh,
     )
     if offer.served_model == entry.head.model and not entry.drop_usage:
-        attempt.request = b"%b%b\r\n\r\n%b" % (
+        attempt.request = b"%b%b%b%b" % (
             known.post_head(engine.target),
             entry.id_hex,
+            known.post_tail,
             entry.body,
         )
     entry.attempts.append(attempt)
