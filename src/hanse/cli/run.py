@@ -72,13 +72,15 @@ def warm(*, cache: Path | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from hanse.dispatch.router import warm as warm_kernels
+    from hanse.dispatch.router import warm as warm_decisions
+    from hanse.live.gateway.kernels import warm as warm_accounts
     from hanse.live.weights import default_cache_dir, known_weights, weights_path
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Compiling the routing kernels (once)", total=None)
-        warm_kernels()
+        warm_decisions()
+        warm_accounts()
         for model, precision in known_weights():
             progress.update(task, description=f"Weights of {model} {precision}")
             weights_path(model, precision, cache or default_cache_dir())

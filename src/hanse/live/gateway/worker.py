@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hanse import __version__
 from hanse.errors import HanseError
-from hanse.live.evidence import Opened
+from hanse.live.evidence import ChainWriter, Opened
 from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.closing import Books
@@ -25,7 +25,8 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
-from hanse.live.gateway.ledger import Ledger, RawChain
+from hanse.live.gateway.kernels import Kernels
+from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, peer_targets
@@ -92,7 +93,8 @@ class Worker:
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.affinity = Affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
-        self.books = Books(self.counts, self.notes, self.ledger)
+        self.kernels = Kernels(self.counts, self.page)
+        self.books = Books(self.kernels, self.ledger)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
@@ -152,7 +154,6 @@ class Worker:
                 link.transport.abort()
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
-        self.books.fold()
         self.ledger.close()
         self.counts.publish()
         self.feed.close()
@@ -174,9 +175,16 @@ class Worker:
         """Requests under way keep what they have; the next ones use this table."""
         before = self.routing if self.policy_or_none is not None else None
         self.routing = Routing(
-            table, self.settings, self.page, self.engines, dict(self.targets), before
+            table,
+            self.settings,
+            self.page,
+            self.engines,
+            dict(self.targets),
+            before,
+            compiled=self.kernels,
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
+        self.client_door.heads.clear()
         central = table.central
         self.shadow = Shadow(central, self.routing.origin, self.counts) if central else None
         sizes = [service.body_bytes_max for service in table.meta.services]
@@ -204,7 +212,6 @@ class Worker:
         if self._stopping:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
-        self.books.fold()
         self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
@@ -315,7 +322,7 @@ class Worker:
     def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
         return server_context(identity)
 
-    def _open_chain(self) -> RawChain:
+    def _open_chain(self) -> ChainWriter:
         opened = Opened(
             at_s=time(),
             site=self.site,
@@ -324,4 +331,4 @@ class Worker:
             software=__version__,
             table_version=self.tables.version,
         )
-        return RawChain(Path(self.evidence_dir), opened)
+        return ChainWriter(Path(self.evidence_dir), opened)
