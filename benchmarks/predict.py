@@ -49,7 +49,12 @@ PARENTS = {
     "small": "workstation", "llama-datacenter": "llama", "llama-workstation": "llama", "llama-apple": "llama",
     "llama-small": "llama", "llama-cpu": "llama", "llama": "common",
 }  # fmt: skip
-OLD_ENGINES = {"splitwise": 0.1, "llm-inference-bench": 0.5, "accelmark": 0.5}
+OLD_ENGINES = {
+    "splitwise": 0.1,
+    "llm-inference-bench": 0.5,
+    "accelmark": 0.5,
+    "gpu-benchmarks-llama": 0.5,
+}
 """Weights of sources with engines of 2023 (DeepSpeed) and 2024: constants are to describe engines of today."""
 COMMON_SOURCES = ("aiconfigurator", "ml-energy", "nim-docs")
 
@@ -353,6 +358,8 @@ def steady_errors(rows: Rows) -> dict[str, dict[str, float]]:
 CALIBRATED_ERROR = 0.20
 """A family whose held-out models are met within this counts as calibrated; others promise a third at best."""
 CALIBRATED_ROWS = 10
+ERROR_FLOOR = 0.10
+"""Families with a single source look better than they are: another person's machine differs at least by this."""
 OTHER_ERROR = 0.35
 TTFT_MS_FIXED = {"llama": 15.0, "server": 25.0}
 """API and tokenizer: AccelMark's lone requests have 12 to 30 ms more than the step; llama.cpp 13 ms on one CPU thread."""
@@ -402,8 +409,8 @@ def write(found: Any, errors: Any, powers: Any, rows: Rows) -> None:
                 "ttft_ms_fixed": TTFT_MS_FIXED["llama" if llama else "server"],
                 "power_base": f"{base:.3f}", "power_per_log2": f"{doubling:.4f}", "power_routed": f"{routed:.3f}",
                 "power_prefill": prefill, "idle_loaded_w": IDLE_LOADED_W.get(name, 0.0),
-                "tpot_error": f"{by_model if calibrated else max(np.nan_to_num(by_model), OTHER_ERROR):.2f}",
-                "tpot_error_elsewhere": f"{elsewhere:.2f}",
+                "tpot_error": f"{max(by_model, ERROR_FLOOR) if calibrated else max(np.nan_to_num(by_model), OTHER_ERROR):.2f}",
+                "tpot_error_elsewhere": f"{max(elsewhere, ERROR_FLOOR):.2f}",
                 "ttft_error": f"{max(ttft.get(name, 0.5), 0.3):.2f}" if np.isfinite(ttft.get(name, 0.5)) else "0.5",
                 "power_error": f"{power_error if name in powers else 0.35:.2f}",
             }
