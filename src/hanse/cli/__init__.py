@@ -31,6 +31,10 @@ COMMANDS = {
         "hanse.cli.explain:explain",
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
+    "simulate": (
+        "hanse.cli.simulate:simulate",
+        "Run a fleet on a trace, with faults: latency, energy, carbon, cost, law.",
+    ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "predict": (
         "hanse.cli.predict:predict",
