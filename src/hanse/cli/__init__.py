@@ -35,6 +35,10 @@ COMMANDS = {
         "hanse.cli.simulate:simulate",
         "Run a fleet on a trace, with faults: latency, energy, carbon, cost, law.",
     ),
+    "compare": (
+        "hanse.cli.compare:compare",
+        "Several fleets or policies on the same traffic, with intervals.",
+    ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "predict": (
         "hanse.cli.predict:predict",

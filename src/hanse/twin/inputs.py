@@ -61,6 +61,7 @@ def read_inputs(
     seed: int = SEED,
     policy: str = SHIPPED_POLICY,
     draw: int = 0,
+    fit: Fleet | Path | str | None = None,
 ) -> Inputs:
     """Read and check all of it.
 
@@ -73,13 +74,14 @@ def read_inputs(
         seed: Of everything that is drawn.
         policy: How to choose.
         draw: 0: the trace as it is. n: another draw of it; a generated one with another seed, a recorded one by bootstrap.
+        fit: Fleet whose services, classes and countries a trace gets that names none; None: this one.
 
     Raises:
         ConfigError: what is wrong with any of it.
     """
     found, folder = _fleet(fleet)
     requests = _trace(trace, seed, draw)
-    requests, notes = fitted(requests, found, seed)
+    requests, notes = fitted(requests, found if fit is None else _fleet(fit)[0], seed)
     if scale != 1.0:
         requests = scaled(requests, scale, seed + draw)
     faults, faults_dir = _scenario(scenario, found)

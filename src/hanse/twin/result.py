@@ -58,7 +58,7 @@ class GroupResult(Value, frozen=True, kw_only=True):
     requests: int
     served: int
     refused: dict[str, int]
-    """By reason (docs/choosing.md); beside those `NO_ENTRY`: law bars every gateway near, `NOT_ALLOWED`: no key may send it."""
+    """By reason (docs/choosing.md); beside those `NO_ENTRY`: no gateway near that may read it is up, `NOT_ALLOWED`: no key may send it."""
     failed: dict[str, int]
     """Ended without an answer though an engine had it, by the last reason."""
     broken: int
@@ -268,6 +268,7 @@ class Residency(Value, frozen=True, kw_only=True):
     rules: dict[str, str]
     """Rules that close a site here, with their citation."""
     refused_by_law: int
+    """No lawful site, or none of the near gateways that may read it was up."""
 
 
 class Course(Value, frozen=True, kw_only=True):

@@ -106,9 +106,11 @@ def _marks(flows: Flows, at: Callable[[float, float], tuple[float, float]]) -> l
     for i, site in enumerate(flows.sites):
         x, y = at(site.lon_deg, site.lat_deg)
         served = sum(row[i] for row in flows.served)
+        side, anchor = (-8, "end") if x > 0.8 * WIDTH else (8, "start")
         parts.append(f'<rect class="site" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>')
         parts.append(
-            f'<text class="label" x="{x + 8:.1f}" y="{y - 6:.1f}">{escape(site.id)} {count(served)}</text>'
+            f'<text class="label" x="{x + side:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">'
+            f"{escape(site.id)} {count(served)}</text>"
         )
     return parts
 

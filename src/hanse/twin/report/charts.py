@@ -58,22 +58,24 @@ def quantile_curves(
     if not values:
         return ""
     height = 230
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    high = max(high, low + 1)
-    x = _scale(float(low), float(high), LEFT, WIDTH - RIGHT)
+    low, high = math.log10(min(values)), math.log10(max(values))
+    ticks = [
+        math.log10(digit) + decade
+        for decade in range(math.floor(low), math.ceil(high) + 1)
+        for digit in (1, 2, 5)
+    ]
+    low = max((t for t in ticks if t <= low), default=low)
+    high = max(min((t for t in ticks if t >= high), default=high), low + 0.5)
+    x = _scale(low, high, LEFT, WIDTH - RIGHT - 20)
     y = _scale(0.0, 1.0, height - BOTTOM, TOP)
     parts = []
-    for decade in range(low, high + 1):
-        for digit in (1, 2, 5):
-            at = decade + math.log10(digit)
-            if at <= high:
-                parts.append(
-                    f'<line class="grid" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-                )
-                label = f"{digit * 10.0**decade:g}"
-                parts.append(_text(x(at), height - BOTTOM + 16, label, "middle"))
+    for at in (t for t in ticks if low <= t <= high):
+        parts.append(
+            f'<line class="grid" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
+        )
+        parts.append(_text(x(at), height - BOTTOM + 16, f"{10.0**at:,.6g}", "middle"))
     parts.append(_text(WIDTH - RIGHT, height - 2, unit, "end"))
-    for share in (0.0, 0.25, 0.5, 0.75, 0.95, 1.0):
+    for share in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0):
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
         )

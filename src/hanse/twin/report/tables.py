@@ -33,11 +33,8 @@ def percent(share: float | None) -> str:
     """A share; small ones keep a digit that says something."""
     if share is None:
         return MISSING
-    return (
-        f"{share:.1%}"
-        if share == 0.0 or abs(share) >= 0.001
-        else f"{share:.2g}".replace("e-0", "e-")
-    )
+    small = 0.0 < abs(share) < 0.001
+    return f"{number(100.0 * share)}%" if small else f"{share:.1%}"
 
 
 def sheets(result: Result) -> tuple[Sheet, ...]:
@@ -246,22 +243,31 @@ def _carbon(result: Result) -> Sheet:
 
 
 def _reasons(result: Result) -> Sheet:
+    groups = [g for g in result.groups if g.kind != "site"]
+    kinds = {("refused", r): None for g in groups for r in g.refused}
+    kinds |= {("failed", r): None for g in groups for r in g.failed}
+    kinds |= {("broken", ""): None for g in groups if g.broken}
     rows = []
-    for g in result.groups:
-        for what, reasons in (("refused", g.refused), ("failed", g.failed)):
-            for reason, n in reasons.items():
-                name = "all" if g.kind == "all" else f"{g.kind} {g.name}"
-                rows.append((name, what, reason, count(n), percent(n / g.requests)))
-        if g.broken:
-            rows.append((g.name, "broken", "", count(g.broken), percent(g.broken / g.requests)))
+    for g in groups:
+        counts = {("refused", r): n for r, n in g.refused.items()}
+        counts |= {("failed", r): n for r, n in g.failed.items()}
+        counts |= {("broken", ""): g.broken}
+        name = "all" if g.kind == "all" else f"{g.kind} {g.name}"
+        lost = g.requests - g.served
+        if lost:
+            share = percent(lost / g.requests)
+            rows.append((name, share, *(count(counts.get(kind, 0)) for kind in kinds)))
     return Sheet(
         key="reasons",
-        screen=(0, 1, 2, 3, 4),
-        screen_rows=12,
         title="Not answered, by reason",
-        columns=("", "what", "reason", "requests", "share"),
+        columns=("", "not answered", *(" ".join(kind).strip() for kind in kinds)),
         rows=tuple(rows),
-        notes=("docs/choosing.md explains the reasons",),
+        notes=(
+            "docs/choosing.md explains the reasons; NO_ENTRY: no gateway near that may read the request is up; NOT_ALLOWED: no key may "
+            "send it",
+        ),
+        screen=tuple(range(min(len(kinds), 6) + 2)),
+        screen_rows=8,
     )
 
 
@@ -347,7 +353,7 @@ def _residency(result: Result) -> Sheet:
         notes=(
             f"counted as each request reached an engine, by its own row of law: {r.unlawful} unlawful",
             f"counted again from finished requests and the tables at start and end: {r.unlawful_recount} unlawful",
-            f"refused because law left no site or no gateway: {r.refused_by_law}",
+            f"refused because law left no site, or no gateway that was up: {r.refused_by_law}",
         ),
     )
 
