@@ -5,11 +5,10 @@ Here: `read_inputs`; giving a trace the services, classes and origins that it do
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,6 +20,7 @@ from hanse.signals.traces import Origin, Trace, open_trace, shipped_trace
 from hanse.signals.traces.trace import SHIPPED as SHIPPED_FOLDER
 from hanse.signals.traces.transform import assigned, merged, scaled, shifted, thinned, window
 from hanse.twin.fleet_file import checked_fleet, problems_of, read_policies
+from hanse.twin.policies import Policy, resolve
 from hanse.twin.scenario import Scenario, read_scenario
 from hanse.units import SECONDS_PER_HOUR
 
@@ -100,11 +100,9 @@ def read_inputs(
     )
 
 
-def chosen_policy(name: str) -> Any:
-    """A policy by name, as `Simulation` takes it; 0 is the decision that the live gateway makes."""
-    if name == SHIPPED_POLICY:
-        return 0
-    return importlib.import_module("hanse.twin.policies").resolve(name)
+def chosen_policy(name: str) -> Policy:
+    """A policy by name, as `Simulation` takes it."""
+    return resolve(name)
 
 
 def fitted(trace: Trace, fleet: Fleet, seed: int) -> tuple[Trace, list[str]]:

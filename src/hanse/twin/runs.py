@@ -113,8 +113,6 @@ def run_inputs(
             writer = files.enter_context(RequestWriter(Path(requests), simulation, about))
             takers.append(writer.take)
         simulation.run()
-    if hasattr(policy, "check"):
-        policy.check()
     _meter_the_rest(simulation)
     course.close()
     return summarise(
