@@ -161,7 +161,8 @@ def _header(path: Path) -> TraceMeta:
 
 def _opened(path: Path) -> Any:
     try:
-        return pq.ParquetFile(str(path), memory_map=True)
+        # Not mapped: pages of a mapped file count as memory of whoever reads it.
+        return pq.ParquetFile(str(path))
     except FileNotFoundError as error:
         raise FeedError(str(path), got="no such file", fix="name a trace that exists") from error
     except (OSError, pa.ArrowInvalid) as error:
