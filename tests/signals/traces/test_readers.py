@@ -104,6 +104,15 @@ def test_a_named_unit_overrides_detection(tmp_path: Path) -> None:
     assert whole(by_name.trace).requests["at_s"].tolist() == [1.5]
 
 
+def test_an_unreadable_first_time_does_not_decide_the_unit(tmp_path: Path) -> None:
+    rows_of = "t,i,o\nn/a,1,1\n,1,1\n1700000000500,1,1\n"
+    done = table(tmp_path / "x.csv", rows_of, skip_bad=True)
+    assert "numbers in ms" in done.said[0]
+    assert (done.skipped, done.trace.meta.count) == (2, 1)
+    with pytest.raises(FeedError, match="no row that can be read"):
+        table(tmp_path / "x.csv", "t,i,o\nn/a,1,1\n", skip_bad=True)
+
+
 ALL = Columns(
     at="t",
     tokens_in="i",

@@ -156,8 +156,8 @@ class TraceSpec(
     name: Id
     seed: Annotated[int, Meta(ge=0)]
     start: Annotated[datetime, Meta(tz=True)]
-    duration_h: Positive
-    requests_per_s: Positive
+    duration_h: Annotated[float, Meta(gt=0, le=1_000_000)]
+    requests_per_s: Annotated[float, Meta(gt=0, le=10_000_000)]
     """Expected mean over the whole trace, before flash crowds."""
     growth_per_year: Annotated[float, Meta(gt=-1)] = 0.0
     block_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
