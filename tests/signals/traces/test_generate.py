@@ -311,6 +311,9 @@ SHIPPED_TEXT = (SHIPPED / "league_day.toml").read_text()
     ("old", "new", "where"),
     [
         ("seed = 1358", "seed = -1", "seed"),
+        ("requests_per_s = 0.232", "requests_per_s = nan", "requests_per_s"),
+        ("weekdays = [1.0, 1.0,", "weekdays = [1.0, inf,", "weekdays[1]"),
+        ("turns_mean = 3.0", "turns_mean = inf", "service[0].conversation.turns_mean"),
         ("seed = 1358", "sed = 1358", "unknown field `sed`"),
         ("factor = 4", "factor = 4\nuntil_h = 1", "TOML"),
         ("until_h = 19.25", "until_h = 3", "flash[0].until_h"),

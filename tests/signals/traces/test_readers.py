@@ -300,10 +300,11 @@ def test_azure_is_read_as_published_and_as_repackaged(tmp_path: Path) -> None:
     published.write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
     )
-    a = read_azure(published, service="conv").trace
+    a = read_azure(published).trace
     b = read_azure(recorded("llm_trace_azure_2023/conv.csv.gz")).trace
     first = Chunk(whole(b).requests[:2], whole(b).blocks)
     assert same(whole(a), first)
+    assert a.meta.services == ("conv",)
     assert a.meta.start_at_s == b.meta.start_at_s == 1_700_158_500.0
     requests = whole(b).requests
     means = (requests["tokens_in"].mean(), requests["tokens_out"].mean())

@@ -122,9 +122,12 @@ class TraceWriter:
 
 def write_parquet(path: Path, meta: TraceMeta, chunks: Iterable[Chunk]) -> TraceMeta:
     """See `trace.write_trace`. Row groups have `CHUNK_REQUESTS` requests, however the chunks were cut."""
-    with TraceWriter(path, meta) as writer:
-        for chunk in checked(resized(chunks, CHUNK_REQUESTS), meta, str(path)):
-            writer.append(chunk)
+    try:
+        with TraceWriter(path, meta) as writer:
+            for chunk in checked(resized(chunks, CHUNK_REQUESTS), meta, str(path)):
+                writer.append(chunk)
+    except OSError as error:
+        raise FeedError(str(path), got=str(error), fix="make room where it is written") from error
     return writer.meta
 
 
