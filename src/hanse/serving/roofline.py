@@ -140,8 +140,10 @@ def _weights_s(
         4: known.weights_share_4,
     }
     every_s = made.every_bytes / (shares[width(precision)] * rated.bytes_per_s)
-    unpacked = known.weight_only_share if how.weight_only else 1.0
-    return every_s, made.routed_bytes / (known.routed_share * unpacked * rated.bytes_per_s)
+    routed_share = known.routed_share_4 if width(precision) == 4 else known.routed_share
+    if how.weight_only:
+        routed_share *= known.weight_only_share
+    return every_s, made.routed_bytes / (routed_share * rated.bytes_per_s)
 
 
 def width(precision: str) -> int:
