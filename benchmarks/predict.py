@@ -26,7 +26,7 @@ from hanse.errors import ConfigError
 from hanse.serving import families as fam
 from hanse.serving import roofline
 from hanse.serving.precisions import arithmetic
-from hanse.serving.roofline import _rated
+from hanse.serving.roofline import rated_of
 from hanse.serving.shapes import shape
 from hanse.serving.steady import PREFILL_MIX, steady
 
@@ -139,7 +139,7 @@ def _with_features(row: dict[str, Any]) -> dict[str, Any]:
         model, precision, context_tokens_mean=context, gguf=fam.runs_llama_cpp(chip, precision)
     )
     how = arithmetic(chip, precision)
-    rated = _rated(chip, how, int(row["count"]))
+    rated = rated_of(chip, how, int(row["count"]))
     row.update(
         every=made.every_bytes, routed_bytes=made.routed_bytes, miss=made.routed_miss, ops=made.ops_per_token,
         pair_ops=made.attention_ops_per_pair, kv=made.kv_bytes_per_token, kv_max=step.kv_tokens_max, layers=made.layers,

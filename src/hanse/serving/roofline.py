@@ -72,7 +72,7 @@ def step_model(
         )
     known = family or family_of(chip, name)
     how = arithmetic(chip, name)
-    rated = _rated(chip, how, count)
+    rated = rated_of(chip, how, count)
     gguf = runs_llama_cpp(chip, name)
     made = shape(model, name, context_tokens_mean=context_tokens_mean, gguf=gguf)
     weight_s, routed_s = _weights_s(made, known, rated, name, how)
@@ -101,7 +101,8 @@ def step_model(
     )
 
 
-def _rated(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
+def rated_of(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
+    """Rated figures of `count` chips; refuses with the names of those that nobody published."""
     figures = {
         "memory_bw_gb_s": chip.memory_bw_gb_s,
         "bf16_tflops_dense": how.tflops,
