@@ -202,4 +202,4 @@ def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) ->
             allowed=f"weights and {reserved_gb:.1f} GB of reserve within memory",
             fix="use more chips, a smaller precision or a smaller model",
         )
-    return float(int(free / max(made.kv_stored_bytes_per_token, 1.0)))
+    return float(int(free / max(made.kv_bytes_per_token, 1.0)))
