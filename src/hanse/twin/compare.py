@@ -22,7 +22,7 @@ from hanse import __version__
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces import Trace
-from hanse.twin.inputs import SEED, SHIPPED_POLICY, read_inputs
+from hanse.twin.inputs import SEED, SHIPPED_POLICY, chosen_policy, read_inputs
 from hanse.twin.quantiles import mean_and_half_width
 from hanse.twin.result import LatencyReturn, Result
 from hanse.twin.runs import run_inputs
@@ -186,6 +186,8 @@ def compare(
     pairs = [(fleet, policy) for fleet in fleets for policy in policies]
     draws = range(1, runs + 1) if runs > 1 else range(1)
     # What is wrong is said before minutes are spent.
+    for policy in policies:
+        chosen_policy(policy)
     read = [read_inputs(f, policy=p, fit=fleets[0], **rest) for f, p in pairs]
     jobs = [
         _Job(i, draw, fleet, fleets[0], policy, rest)

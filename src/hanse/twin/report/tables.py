@@ -246,12 +246,13 @@ def _reasons(result: Result) -> Sheet:
     groups = [g for g in result.groups if g.kind != "site"]
     kinds = {("refused", r): None for g in groups for r in g.refused}
     kinds |= {("failed", r): None for g in groups for r in g.failed}
-    kinds |= {("broken", ""): None for g in groups if g.broken}
+    if any(g.broken for g in groups):
+        kinds[("broken", "")] = None
     rows = []
     for g in groups:
         counts = {("refused", r): n for r, n in g.refused.items()}
         counts |= {("failed", r): n for r, n in g.failed.items()}
-        counts |= {("broken", ""): g.broken}
+        counts[("broken", "")] = g.broken
         name = "all" if g.kind == "all" else f"{g.kind} {g.name}"
         lost = g.requests - g.served
         if lost:
