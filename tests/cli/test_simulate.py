@@ -26,7 +26,6 @@ def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
         ((LEAGUE, "--start", "noon"), "--start"),
         ((LEAGUE, "--scale", "-1"), "scale"),
         ((LEAGUE, "--scenario", LEAGUE), "docs/twin.md"),
-        ((LEAGUE, "--policy", "psychic"), "policy"),
         ((LEAGUE, "--reference", LEAGUE), "--reference"),
     ],
 )

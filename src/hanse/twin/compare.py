@@ -194,12 +194,7 @@ def compare(
         for draw in draws
         for i, (fleet, policy) in enumerate(pairs)
     ]
-    found: dict[tuple[int, int], list[float | None]] = {}
-    for job, figures in _run(jobs, 1 if isinstance(trace, Trace) else workers):
-        found[job.alternative, job.draw] = figures
-        if progress is not None:
-            progress(len(found) / len(jobs))
-    values = [[found[i, draw] for draw in draws] for i in range(len(pairs))]
+    values = _values(jobs, 1 if isinstance(trace, Trace) else workers, progress)
     labels = _labels(fleets, policies, [inputs.fleet.name for inputs in read])
     return Comparison(
         trace=read[0].trace.meta.name,
@@ -215,6 +210,19 @@ def compare(
             for i, (label, inputs) in enumerate(zip(labels, read, strict=True))
         ),
     )
+
+
+def _values(
+    jobs: Sequence[_Job], workers: int, progress: Callable[[float], None] | None
+) -> list[list[list[float | None]]]:
+    """[alternative][draw][metric], in whatever order the runs come back."""
+    found: dict[tuple[int, int], list[float | None]] = {}
+    for job, figures in _run(jobs, workers):
+        found[job.alternative, job.draw] = figures
+        if progress is not None:
+            progress(len(found) / len(jobs))
+    alternatives, draws = (sorted({key[i] for key in found}) for i in (0, 1))
+    return [[found[i, draw] for draw in draws] for i in alternatives]
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float | None]]]:

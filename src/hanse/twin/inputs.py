@@ -104,11 +104,7 @@ def chosen_policy(name: str) -> Any:
     """A policy by name, as `Simulation` takes it; 0 is the decision that the live gateway makes."""
     if name == SHIPPED_POLICY:
         return 0
-    try:
-        policies = importlib.import_module("hanse.twin.policies")
-    except ModuleNotFoundError:
-        raise ConfigError("policy", got=repr(name), allowed=SHIPPED_POLICY) from None
-    return policies.resolve(name)
+    return importlib.import_module("hanse.twin.policies").resolve(name)
 
 
 def fitted(trace: Trace, fleet: Fleet, seed: int) -> tuple[Trace, list[str]]:
