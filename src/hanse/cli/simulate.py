@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse.cli.output import say
+from hanse.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,18 +81,20 @@ def simulate(
             progress=told,
         )
     if json:
-        import sys
-
-        sys.stdout.write(runs.result_json(result).decode())
+        print_json(result)
     else:
         _say(result)
-    for what, path in (("requests", requests), ("report", report)):
-        if path is not None:
-            say(f"{what}: {path}")
+    _say_files({"requests": requests, "report": report})
     for note in result.notes:
         say(f"assumed: {note}")
     say(f"seed {seed}; again: {result.run.command}")
     return 1 if result.residency.unlawful or result.residency.unlawful_recount else 0
+
+
+def _say_files(files: dict[str, Path | None]) -> None:
+    for what, path in files.items():
+        if path is not None:
+            say(f"{what}: {path}")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from hanse import __version__
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces import Trace
-from hanse.twin.inputs import SEED, SHIPPED_POLICY, read_inputs
+from hanse.twin.inputs import SEED, SHIPPED_POLICY, chosen_policy, read_inputs
 from hanse.twin.quantiles import mean_and_half_width
 from hanse.twin.result import LatencyReturn, Result
 from hanse.twin.runs import run_inputs
@@ -186,18 +186,15 @@ def compare(
     pairs = [(fleet, policy) for fleet in fleets for policy in policies]
     draws = range(1, runs + 1) if runs > 1 else range(1)
     # What is wrong is said before minutes are spent.
+    for policy in policies:
+        chosen_policy(policy)
     read = [read_inputs(f, policy=p, fit=fleets[0], **rest) for f, p in pairs]
     jobs = [
         _Job(i, draw, fleet, fleets[0], policy, rest)
         for draw in draws
         for i, (fleet, policy) in enumerate(pairs)
     ]
-    found: dict[tuple[int, int], list[float | None]] = {}
-    for job, figures in _run(jobs, 1 if isinstance(trace, Trace) else workers):
-        found[job.alternative, job.draw] = figures
-        if progress is not None:
-            progress(len(found) / len(jobs))
-    values = [[found[i, draw] for draw in draws] for i in range(len(pairs))]
+    values = _values(jobs, 1 if isinstance(trace, Trace) else workers, progress)
     labels = _labels(fleets, policies, [inputs.fleet.name for inputs in read])
     return Comparison(
         trace=read[0].trace.meta.name,
@@ -213,6 +210,19 @@ def compare(
             for i, (label, inputs) in enumerate(zip(labels, read, strict=True))
         ),
     )
+
+
+def _values(
+    jobs: Sequence[_Job], workers: int, progress: Callable[[float], None] | None
+) -> list[list[list[float | None]]]:
+    """[alternative][draw][metric], in whatever order the runs come back."""
+    found: dict[tuple[int, int], list[float | None]] = {}
+    for job, figures in _run(jobs, workers):
+        found[job.alternative, job.draw] = figures
+        if progress is not None:
+            progress(len(found) / len(jobs))
+    alternatives, draws = (sorted({key[i] for key in found}) for i in (0, 1))
+    return [[found[i, draw] for draw in draws] for i in alternatives]
 
 
 def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float | None]]]:

@@ -18,7 +18,7 @@ from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
 from hanse.signals.traces import Origin, Trace, open_trace, shipped_trace
 from hanse.signals.traces.trace import SHIPPED as SHIPPED_FOLDER
-from hanse.signals.traces.transform import assigned, merged, scaled, shifted, thinned, window
+from hanse.signals.traces.transform import assigned, merged, rotated, scaled, thinned
 from hanse.twin.fleet_file import checked_fleet, problems_of, read_policies
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.scenario import Scenario, read_scenario
@@ -140,14 +140,11 @@ def bootstrapped(trace: Trace, seed: int) -> Trace:
     day's shape and the expected demand, and varies who comes. It does not vary the days themselves: intervals made from it
     speak of days like this one.
     """
-    end_s = trace.meta.duration_s
-    copies = [thinned(trace, COPIES[0], seed)]
-    for i, share in enumerate(COPIES[1:], 1):
-        # The same seed draws the same number for a conversation: who comes three times also came twice.
-        later = shifted(thinned(trace, share, seed), i * COPY_S)
-        if end_s > i * COPY_S:
-            copies.append(window(later, 0.0, end_s))
-    return _lasting(merged(copies, name=trace.meta.name), end_s)
+    later_s = min(COPY_S, trace.meta.duration_s / (len(COPIES) + 1))
+    # The same seed draws the same number for a conversation: who comes three times also came twice. Copies that would come after
+    # the end come at the beginning, so that none is lost.
+    copies = [rotated(thinned(trace, share, seed), i * later_s) for i, share in enumerate(COPIES)]
+    return merged(copies, name=trace.meta.name)
 
 
 def _fleet(fleet: Fleet | Path | str) -> tuple[Fleet, Path]:
@@ -177,11 +174,6 @@ def _trace(trace: Trace | Path | str | None, seed: int, draw: int) -> Trace:
         return generate(msgspec.structs.replace(read_spec(path), seed=seed + draw))
     found = open_trace(path)
     return bootstrapped(found, seed + draw) if draw else found
-
-
-def _lasting(trace: Trace, duration_s: float) -> Trace:
-    """The same trace, said to last so long."""
-    return Trace(msgspec.structs.replace(trace.meta, duration_s=duration_s), trace.chunks)
 
 
 def _scenario(scenario: Scenario | Path | str | None, fleet: Fleet) -> tuple[Scenario, Path]:

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hanse import __version__
 from hanse.model.fleet import Fleet
 from hanse.signals.traces import Trace
@@ -161,8 +159,3 @@ def _run_info(inputs: Inputs, simulation: Simulation, command: str) -> RunInfo:
         software=f"hanse {__version__}",
         command=command,
     )
-
-
-def result_json(result: Any) -> bytes:
-    """The document of a result: what `--json` prints."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"

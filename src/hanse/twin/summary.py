@@ -126,9 +126,7 @@ def _place(thing: Any) -> Place:
 
 def _happened(simulation: Simulation) -> tuple[Happened, ...]:
     """The log, with the end of each fault as the scenario names it."""
-    ends = {
-        (f.at_s, f"{f.kind} {f.site} {f.other}".strip()): f for f in simulation.scenario.faults
-    }
+    ends = {(f.at_s, f"{f.kind} {f.site} {f.other}".strip()): f for f in simulation.scenario.faults}
     lines = []
     for at_s, text in simulation.log:
         fault = ends.get((at_s, text))

@@ -90,9 +90,12 @@ def quantile_curves(
 
 
 def stacked_bars(
-    rows: Mapping[str, Sequence[float]], parts_names: Sequence[str], show: Callable[[float], str]
+    rows: Mapping[str, Sequence[float]],
+    parts_names: Sequence[str],
+    show: Callable[[float], str],
+    ends: Mapping[str, str] | None = None,
 ) -> str:
-    """One bar a row, all to the same scale; parts in the order of the names."""
+    """One bar a row, all to the same scale; parts in the order of the names, and at its end its sum or what `ends` says."""
     top = max((sum(v) for v in rows.values()), default=0.0)
     if top <= 0.0:
         return ""
@@ -112,7 +115,7 @@ def stacked_bars(
                     f'<rect class="c{part % COLOURS}" x="{x(at):.1f}" y="{y}" width="{wide:.1f}" height="20">{title}</rect>'
                 )
                 at += value
-        parts.append(_text(x(at) + 6, y + 15, show(sum(values)), "start"))
+        parts.append(_text(x(at) + 6, y + 15, ends[name] if ends else show(sum(values)), "start"))
     return _svg(parts, height, "bars: " + ", ".join(parts_names)) + _legend(
         list(parts_names), square=True
     )

@@ -97,7 +97,12 @@ def _charts(result: Result) -> dict[str, str]:
         "load": over_time(
             {name: course.slots_used[name] for name in drawn}, course.step_s, "slots in use", faults
         ),
-        "use": stacked_bars(use, ("busy", "idle capacity"), lambda v: f"{v:.1%}"),
+        "use": stacked_bars(
+            use,
+            ("busy", "idle capacity"),
+            percent,
+            {name: f"{percent(busy)} busy" for name, (busy, _) in use.items()},
+        ),
         "energy": stacked_bars(energy, stages, lambda v: f"{number(v)} kWh"),
         "hours": _hours(result),
         "map": flow_map(result.flows),

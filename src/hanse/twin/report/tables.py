@@ -252,7 +252,7 @@ def _reasons(result: Result) -> Sheet:
     for g in groups:
         counts = {("refused", r): n for r, n in g.refused.items()}
         counts |= {("failed", r): n for r, n in g.failed.items()}
-        counts |= {("broken", ""): g.broken}
+        counts[("broken", "")] = g.broken
         name = "all" if g.kind == "all" else f"{g.kind} {g.name}"
         lost = g.requests - g.served
         if lost:

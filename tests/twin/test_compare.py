@@ -1,0 +1,94 @@
+"""Comparisons: the same draws for all, differences run by run, intervals that hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hanse.errors import ConfigError
+from hanse.model.read import read_fleet
+from hanse.twin.compare import METRICS, Comparison, _figure, compare
+
+LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
+SPEC = """
+schema = "hanse-trace-spec/1"
+name = "small"
+seed = 1
+start = 2026-06-01T08:00:00Z
+duration_h = 0.25
+requests_per_s = 0.5
+[[origin]]
+city = "Paris"
+[[origin]]
+city = "Tallinn"
+[[service]]
+id = "chat"
+tokens_in = { kind = "lognormal", median = 60, sigma = 0.9, max = 600 }
+tokens_out = { kind = "lognormal", median = 40, sigma = 0.7, max = 200 }
+[[class]]
+id = "personal"
+[[tenant]]
+id = "demo"
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """The league, itself again, and a league whose users' time is worth much, on a quarter of an hour, three times."""
+    spec = tmp_path_factory.mktemp("compare") / "small.toml"
+    spec.write_text(SPEC)
+    league = read_fleet(LEAGUE)
+    same = msgspec.structs.replace(league, name="same")
+    weights = msgspec.structs.replace(league.weights, usd_per_latency_s=0.01)
+    hurried = msgspec.structs.replace(league, name="hurried", weights=weights)
+    return compare(league, same, hurried, trace=spec, runs=3, workers=1)
+
+
+def test_the_same_fleet_on_the_same_draws_differs_in_nothing(found: Comparison) -> None:
+    for metric, _ in METRICS:
+        figure = found.figure("same", metric.key)
+        if figure.mean is not None:
+            assert figure.difference == 0.0 and figure.difference_half_width == 0.0
+            assert figure.differs is False
+            assert figure.runs == found.figure("league", metric.key).runs
+
+
+def test_draws_differ_from_each_other(found: Comparison) -> None:
+    assert len(set(found.figure("league", "ttft_mean").runs)) == 3
+
+
+def test_users_whose_time_is_dear_wait_less(found: Comparison) -> None:
+    """What the weight of latency is for; and the interval of the difference is narrower than those of the means."""
+    figure = found.figure("hurried", "e2e_mean")
+    assert figure.difference is not None and figure.difference < 0.0
+    rate = next(a for a in found.alternatives if a.label == "hurried").latency_return
+    assert rate is not None and rate.added_e2e_ms == figure.difference and rate.wh_per_ms is None
+
+
+def test_nothing_is_executed_unlawfully(found: Comparison) -> None:
+    assert all(a.figures[-1].runs == (0.0, 0.0, 0.0) for a in found.alternatives)
+
+
+def test_a_difference_is_of_pairs() -> None:
+    """Runs that vary much but always by the same step: the step is certain though the means are not."""
+    figure = _figure("x", [11.0, 101.0, 1001.0], [10.0, 100.0, 1000.0])
+    assert figure.difference == pytest.approx(1.0)
+    assert figure.difference_half_width == pytest.approx(0.0, abs=1e-9)
+    assert figure.differs and figure.half_width is not None and figure.half_width > 100.0
+
+
+def test_what_one_run_does_not_know_is_not_known() -> None:
+    figure = _figure("x", [1.0, None], [1.0, 2.0])
+    assert figure.mean is None and figure.difference is None and figure.differs is None
+
+
+def test_one_run_has_no_intervals() -> None:
+    figure = _figure("x", [2.0], [1.0])
+    assert (figure.difference, figure.difference_half_width, figure.differs) == (1.0, None, None)
+
+
+def test_one_alternative_is_no_comparison() -> None:
+    with pytest.raises(ConfigError, match="two alternatives"):
+        compare(LEAGUE)
