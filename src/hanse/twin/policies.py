@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, njit, types  # type: ignore[attr-defined]
 from numba.core.errors import NumbaError
 
 from hanse.dispatch.choose import KERNEL

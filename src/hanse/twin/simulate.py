@@ -101,14 +101,7 @@ class Simulation:
             fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
         )
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
-        world.options[ar.OPTION_POLICY] = float(self.policy.number)
-        world.options[ar.OPTION_SCORE] = float(self.policy.address)
-        if self.policy.name == "central_only" and fleet.central is None:
-            raise ConfigError(
-                "policy central_only",
-                got="a fleet without [central]",
-                allowed="a fleet that names its central site",
-            )
+        self._choose_by(self.policy, world)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
@@ -124,6 +117,16 @@ class Simulation:
         self._stop_s = float("inf")
         self.log: list[tuple[float, str]] = []
         """(seconds from the start, sentence) of what happened beside requests."""
+
+    def _choose_by(self, policy: Policy, world: World) -> None:
+        world.options[ar.OPTION_POLICY] = float(policy.number)
+        world.options[ar.OPTION_SCORE] = float(policy.address)
+        if policy.name == "central_only" and self.fleet.central is None:
+            raise ConfigError(
+                "policy central_only",
+                got="a fleet without [central]",
+                allowed="a fleet that names its central site",
+            )
 
     @property
     def world(self) -> World:

@@ -92,6 +92,13 @@ VARIANTS = {
     "same": GOOD,
     "embeddings": EMBED,
     "embeddings, traced": TRACED,
+    "embeddings, traced otherwise": changed(TRACED, b"00-a-b", b"00-cafe-beef-01"),
+    "trace in capitals": changed(TRACED, b"00-a-b", b"00-CAFE-BEEF-01"),
+    "trace of any text": changed(TRACED, b"00-a-b", b"00 a b"),
+    "trace with a zero byte": changed(TRACED, b"00-a-b", b"00-a\x00b"),
+    "trace twice": changed(TRACED, b"traceparent", b"traceparent: 00-c-d\r\ntraceparent"),
+    "trace that holds a length": changed(TRACED, b"00-a-b", b"content-length: 5"),
+    "trace without a value": changed(TRACED, b" 00-a-b", b" "),
     "stream": request(chat("hello", stream=True)),
     "other body of another length": ordinary("a longer text than the one before"),
     "length too small": changed(GOOD, LENGTH, b"content-length: %d" % (len(BODY) - 1)),
@@ -192,8 +199,9 @@ def test_a_repeated_request_and_its_answer_need_no_parser(pair):
             assert sent.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:1\r\n")
             assert b'"served-name"' in sent
             assert wire.take().endswith(ANSWER_BODY)
-        for data, trace in ((EMBED, b""), (TRACED, b"traceparent: 00-a-b\r\n")):
-            link.last_head = None
+        other = VARIANTS["embeddings, traced otherwise"]
+        traces = b"traceparent: 00-a-b\r\n", b"traceparent: 00-cafe-beef-01\r\n"
+        for data, trace in ((EMBED, b""), (TRACED, traces[0]), (other, traces[1])):
             assert knowing.worker.client_door.heads.find(data) is not None
             link.data_received(data)
             sent = knowing.turn(ANSWER)
@@ -272,11 +280,10 @@ def test_only_heads_of_ordinary_admitted_requests_are_learned(pair):
     knowing, _ = pair
     plain = {"same", "other body of another length", "another key", "another class", "another path"}
     plain |= {"not JSON", "unknown model", "stream"}  # their heads are the same as a good request's
-    plain |= {
-        "embeddings",
-        "embeddings, traced",
-        "length with leading zeros",
-    }  # RFC 9110 allows them
+    plain |= {"length with leading zeros"}  # RFC 9110 allows them
+    plain |= {"embeddings", "embeddings, traced", "embeddings, traced otherwise"}
+    plain |= {"trace in capitals", "trace of any text", "trace that holds a length"}
+    plain |= {"trace without a value"}  # any text is passed on; only hex varies
     for name, data in VARIANTS.items():
         knowing.worker.client_door.heads.clear()
         for _ in range(3):
@@ -325,7 +332,7 @@ def test_a_new_table_forgets_every_head(pair):
 
 
 def test_memory_is_bounded_in_heads_and_bytes():
-    heads: Heads[int] = Heads(lambda known, head, digits: int(digits))
+    heads: Heads[int] = Heads(lambda known, head, values: int(values[b"content-length"]))
     for i in range(3 * HEADS_MAX):
         head = b"POST / HTTP/1.1\r\nhost: %d\r\ncontent-length: 5\r\n\r\n" % i
         for _ in range(2):

@@ -231,9 +231,8 @@ class ClientDoor:
                 grant=grant,
                 service=service,
             )
-            link.running = entry
             link.learn_head(grant, endpoint)
-            entry.start()
+            opening.go(entry, worker.routing, link.known, now_s)
 
     def _bad(self, link: Incoming, status: int, code: str, message: str, param: str | None) -> None:
         self.worker.counts.answered(status)

@@ -4,14 +4,16 @@ Here: `Heads`, a bounded memory from a head's bytes (up to and with the blank li
 `KnownAnswer`), and the proof that a head ends where it seems to. Not here: parsing and what is derived (`incoming`, `outgoing`), who may ask (`doors`).
 
 A head is learned only after the parser and all checks took the same bytes as part of a whole, ordinary message, and when its like
-was seen before: heads that never come again (a trace id in each) cost two look-ups and no memory. Two heads are alike where they
-differ in the digits of one plain `content-length: N` line; every other byte is the same, so every other check would end the same.
+was seen before: heads that never come again cost two look-ups and no memory. Two heads are alike where they differ in the digits of
+one plain `content-length: N` line and in the hex digits and dashes of one plain `traceparent: V` line, which only passes through; every
+other byte is the same, so every other check would end the same.
 
 Heads hold keys: they stay in this memory, and nothing here is ever written or logged.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -26,7 +28,9 @@ HEADS_MAX = 1024
 HEAD_BYTES_MAX = 4096
 """With the one above at most 4 MiB; a head is a tenth of that."""
 ONCE_MAX = 4096
-_LENGTH = b"\r\ncontent-length: "
+_VARYING = re.compile(
+    rb"\r\n(content-length|traceparent): ([0-9a-f-]{1,64})(?=\r\n)", re.IGNORECASE
+)
 _DIGITS_MAX = 9
 
 T = TypeVar("T")
@@ -72,12 +76,11 @@ class KnownHead:
         """What is sent to an engine behind the request's id."""
         self._post: dict[Target, bytes] = {}
 
-    def resized(self, head: bytes, digits: bytes) -> KnownHead:
-        """The same with another content-length."""
-        headers = {**self.headers, b"content-length": digits}
-        return KnownHead(
-            head, self.path, self.query, headers, int(digits), self.grant, self.endpoint
-        )
+    def resized(self, head: bytes, values: dict[bytes, bytes]) -> KnownHead:
+        """The same with another content-length, and another trace where it has one."""
+        headers = {**self.headers, **values}
+        length = int(values[b"content-length"])
+        return KnownHead(head, self.path, self.query, headers, length, self.grant, self.endpoint)
 
     def post_head(self, target: Target) -> bytes:
         """What is sent to an engine before the id of a request whose body goes on as it is."""
@@ -108,8 +111,9 @@ class KnownAnswer:
         self.plain = status == 200 and not kind.startswith(b"text/event-stream")
         self.opening = b"content-type: %b\r\ncontent-length: " % kind
 
-    def resized(self, head: bytes, digits: bytes) -> KnownAnswer:
+    def resized(self, head: bytes, values: dict[bytes, bytes]) -> KnownAnswer:
         """The same with another content-length."""
+        digits = values[b"content-length"]
         headers = {**self.headers, b"content-length": digits}
         return KnownAnswer(head, self.status, headers, self.keep, int(digits))
 
@@ -119,10 +123,10 @@ class Heads(Generic[T]):
 
     __slots__ = ("_exact", "_once", "_resized", "_shapes")
 
-    def __init__(self, resized: Callable[[T, bytes, bytes], T]) -> None:
+    def __init__(self, resized: Callable[[T, bytes, dict[bytes, bytes]], T]) -> None:
         self._exact: dict[bytes, T] = {}
         self._resized = resized
-        """The same meaning for a head with other digits in its content-length."""
+        """The same meaning for a head with other values in the lines that may vary."""
         self._shapes: dict[bytes, T] = {}
         self._once: set[int] = set()
 
@@ -139,7 +143,8 @@ class Heads(Generic[T]):
         if found is None or alike is None:
             return None
         known = self._resized(alike, head, found[1])
-        self._keep(self._exact, head, known)
+        if b"traceparent" not in found[1]:  # those never come twice
+            self._keep(self._exact, head, known)
         return known
 
     def learn(self, head: bytes, known: T, parser: type) -> None:
@@ -167,17 +172,23 @@ class Heads(Generic[T]):
         where[key] = known
 
 
-def _split(head: bytes) -> tuple[bytes, bytes] | None:
-    """A head without the digits of its content-length, and these; None where the line is not spelt plainly."""
-    at = head.lower().find(_LENGTH)
-    if at < 0:
-        return None
-    at += len(_LENGTH)
-    end = head.find(b"\r\n", at)
-    digits = head[at:end]
+def _split(head: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+    """A head without the values that may vary, and these; None where a line is not spelt plainly, or twice."""
+    values: dict[bytes, bytes] = {}
+    parts = []
+    at = 0
+    for found in _VARYING.finditer(head):
+        name = found[1].lower()
+        if name in values:
+            return None
+        values[name] = found[2]
+        parts.append(head[at : found.start(2)])
+        at = found.end(2)
+    digits = values.get(b"content-length", b"")
     if not digits.isdigit() or len(digits) > _DIGITS_MAX:
         return None
-    return head[:at] + head[end:], digits
+    parts.append(head[at:])
+    return b"\0".join(parts), values  # no head that was learned has a zero byte
 
 
 def ends_with_last_byte(head: bytes, parser: type) -> bool:

@@ -85,13 +85,19 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
         grant=grant,
         service=service,
     )
-    link.running = entry
-    if worker.shadow is not None or service.spread or not _go(entry, routing, known, now_s):
-        entry.start()
+    go(entry, routing, known, now_s)
     return True
 
 
-def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
+def go(entry: Entry, routing: Routing, known: KnownHead | None, now_s: float) -> None:
+    """A request that may be answered: its first attempt."""
+    entry.link.running = entry
+    plain = entry.worker.shadow is None and not entry.service.spread
+    if not (plain and _go_local(entry, routing, known, now_s)):
+        entry.start()
+
+
+def _go_local(entry: Entry, routing: Routing, known: KnownHead | None, now_s: float) -> bool:
     """The first attempt, at a local engine; False where the choice is not that simple."""
     worker, service, grant = entry.worker, entry.service, entry.grant
     tokens_in, tokens_out = entry.tokens_in, entry.tokens_out
@@ -131,7 +137,7 @@ def _go(entry: Entry, routing: Routing, known: KnownHead, now_s: float) -> bool:
         tokens_in,
         engine.share_wh,
     )
-    if offer.served_model == entry.head.model and not entry.drop_usage:
+    if known is not None and offer.served_model == entry.head.model and not entry.drop_usage:
         attempt.request = b"%b%b%b%b" % (
             known.post_head(engine.target),
             entry.id_hex,
