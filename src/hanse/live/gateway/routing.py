@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hanse.dispatch.table import ServiceMeta, Table
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.journal import InputLog
     from hanse.live.gateway.outgoing import Target
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.settings import GatewaySettings
@@ -146,8 +147,10 @@ class Routing:
         engines: list[Engine],
         peers: dict[str, Target],
         before: Routing | None = None,
+        log: InputLog | None = None,
     ) -> None:
         self.table = table
+        self.log = log
         self.load: Load
         self.site = settings.site
         self.worker = settings.worker
@@ -159,9 +162,10 @@ class Routing:
             self.load = before.load
         else:
             page.own[self.worker] = 0
-            self.load = Load(table, own=own, worker=self.worker)
-        self.router = DirectRouter(table, self.load, self.origin)
-        self.kernels = DirectLoad(self.load)
+            self.load = log.load(table, own) if log else Load(table, own=own, worker=self.worker)
+        router, kernels = (log.router, log.kernels) if log else (DirectRouter, DirectLoad)
+        self.router = router(table, self.load, self.origin)
+        self.kernels = kernels(self.load)
         self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
         self.worker_count = settings.workers
         self.share = float(settings.workers)
@@ -285,6 +289,10 @@ class Routing:
         engine_ms = figures[OUT_TTFT_MS] - path_ms
         if engine_ms <= 0.0 or tpot_ms <= 0.0:
             return
+        if self.log is not None:
+            predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
+            index = attempt.offer.index
+            self.log.recorder.learned(index, predicted, ttft_ms, e2e_ms, tokens_out)
         if ttft_ms > 0.0:
             first = (ttft_ms - path_ms) / engine_ms
             each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
@@ -417,7 +425,8 @@ class Routing:
                 self._requests_max[engine] = record["requests_max"]
                 self._tokens_max[engine] = record["tokens_max"]
         self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
-        self._choose_engine = direct(
+        entry_point = direct if self.log is None else self.log.engine_choice
+        self._choose_engine = entry_point(
             choose_engine,
             self._engine_offer,
             self._requests_max,

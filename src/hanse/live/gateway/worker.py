@@ -25,6 +25,7 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
+from hanse.live.gateway.journal import InputLog
 from hanse.live.gateway.ledger import Ledger, RawChain
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
@@ -90,7 +91,9 @@ class Worker:
             site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
         }
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
-        self.affinity = Affinity(self.page, secret)
+        self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
+        affinity = Affinity if self.log is None else self.log.affinity
+        self.affinity = affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
         self.books = Books(self.counts, self.notes, self.ledger)
         self.desk = Desk(self)
@@ -154,6 +157,8 @@ class Worker:
             target.close()
         self.books.fold()
         self.ledger.close()
+        if self.log is not None:
+            self.log.close()
         self.counts.publish()
         self.feed.close()
         self.page.clear_worker(self.settings.worker)
@@ -174,7 +179,7 @@ class Worker:
         """Requests under way keep what they have; the next ones use this table."""
         before = self.routing if self.policy_or_none is not None else None
         self.routing = Routing(
-            table, self.settings, self.page, self.engines, dict(self.targets), before
+            table, self.settings, self.page, self.engines, dict(self.targets), before, self.log
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
         central = table.central
@@ -219,6 +224,8 @@ class Worker:
         if self.policy_or_none is None:
             return
         self.routing.refresh(now_s)
+        if self.log is not None:
+            self.log.tick(now_s)
         if self.waiting:
             self._look_at_waiting(now_s)
         if self.shadow is not None:
