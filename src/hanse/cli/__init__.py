@@ -32,6 +32,10 @@ COMMANDS = {
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
+    "replay": (
+        "hanse.cli.replay:replay",
+        "Make a recorded league's decisions again and compare every bit.",
+    ),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
     "reproduce": (
         "hanse.cli.reproduce:reproduce",

@@ -393,14 +393,13 @@ class Journal:
         self.head = head
         self._at = records_at
         self._view = view
-        self.damaged: list[int] = []
-        """Where blocks begin whose checksum is wrong; filled while records are read."""
+        self.damaged_at = -1
+        """Where the first block begins whose checksum is wrong; known when records were read, which ends there. -1: none."""
         self.cut_bytes = 0
         """Of an unfinished block at the end; known when all records were read."""
 
     def records(self) -> Iterator[Record]:
-        """All records in their order; damaged blocks are noted and gone through all the same."""
-        self.damaged = []
+        """All records in their order, up to an unfinished or a damaged block."""
         at, view = self._at, self._view
         while at + BLOCK.size <= len(view):
             length, checksum = BLOCK.unpack_from(view, at)
@@ -409,19 +408,17 @@ class Journal:
                 break
             block = view[first : first + length]
             if zlib.crc32(block) != checksum:
-                self.damaged.append(at)
+                self.damaged_at = at
+                return
             yield from self._block(block, first)
             at = first + length
         self.cut_bytes = len(view) - at
 
     def _block(self, block: memoryview, first: int) -> Iterator[Record]:
         at = 0
-        while at + BARE_FORM.size <= len(block):
+        while at < len(block):
             kind, flags, size = BARE_FORM.unpack_from(block, at)
-            known = 0 < kind < len(KINDS)
-            if not known or size < BARE_FORM.size or at + size > len(block):
-                self.damaged.append(first + at)
-                return  # nothing behind it can be told apart any more
+            assert 0 < kind < len(KINDS) and at + size <= len(block), "a block that was written"
             yield Record(kind, flags, block[at : at + size], first + at)
             at += size
 

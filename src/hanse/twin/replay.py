@@ -6,7 +6,8 @@ Here: `Rebuilt`, one worker's load, prefix table and engines made of its log; `r
 Every choice, choice of an engine and prefix look-up of the log is made again with what the log says was known at that moment; result,
 reason and every float must have the same bits. What was learned from answers is computed by the twin's own kernel (`load.learned`) and
 compared with what the gateway computed. Every five seconds the log has a digest of the whole load, which must be that of the rebuilt
-one. A damaged block is a mismatch; an unfinished one at the end is what a kill leaves, and is only counted.
+one. A damaged block is a mismatch, and the replay of that log ends there; an unfinished one at the end is what a kill leaves, and is
+only counted.
 """
 
 from __future__ import annotations
@@ -134,9 +135,10 @@ def replay_file(path: Path) -> FileReplay:
     checked = _Checked(path.name, rebuilt)
     for number, record in enumerate(journal.records()):
         checked.take(number, record)
-    for at in journal.damaged:
+    if journal.damaged_at >= 0:
+        nothing = Record(0, 0, memoryview(b""), journal.damaged_at)
         checked.differs(
-            -1, Record(0, 0, memoryview(b""), at), "a block as written", "damaged bytes"
+            -1, nothing, "a block with its checksum", "other bytes; not replayed from here on"
         )
     head = journal.head
     return FileReplay(
@@ -213,6 +215,12 @@ class Asker:
             tried = NONE_TRIED.copy()
             tried[: len(choice.tried)] = choice.tried
         held = NONE_CACHED if choice.cached is None else choice.cached
+        for index, axis in (
+            (choice.service, self.table.services),
+            (choice.subject, self.table.subjects),
+        ):
+            if not 0 <= index < len(axis):
+                raise IndexError(f"service {choice.service}, subject {choice.subject}")
         meta = self.table.meta
         chosen: int = ask(
             self.arrays, self.lists, (load.offers, load.sites, load.services, load.own), choice.service,
@@ -330,26 +338,36 @@ class Rebuilt:
         if taken != bool(record.flags & form.TAKEN):
             raise ValueError(f"a frame that was {'dropped' if taken else 'taken'}")
 
+    def _within(self, offer: int) -> int:
+        """Kernels do not look whether an index is one."""
+        if not 0 <= offer < len(self.load.offers):
+            raise IndexError(f"offer {offer} of {len(self.load.offers)}")
+        return offer
+
     def _lost(self, record: Record) -> None:
         self.load.lost(form.SITE_FORM.unpack_from(record.raw)[3])
 
     def _begin(self, record: Record) -> None:
         f = form.COUNTED_FORM.unpack_from(record.raw)
-        loads.begin(self.load.own, self.head.worker, *f[3:])
+        loads.begin(self.load.own, self.head.worker, self._within(f[3]), *f[4:])
 
     def _end(self, record: Record) -> None:
         f = form.COUNTED_FORM.unpack_from(record.raw)
-        loads.end(self.load.own, self.head.worker, *f[3:])
+        loads.end(self.load.own, self.head.worker, self._within(f[3]), *f[4:])
 
     def _first_byte(self, record: Record) -> None:
         f = form.FIRST_FORM.unpack_from(record.raw)
-        loads.first_byte(self.load.own, self.head.worker, *f[3:])
+        loads.first_byte(self.load.own, self.head.worker, self._within(f[3]), f[4])
 
     def _arrived(self, record: Record) -> None:
-        loads.arrived(self.load.services, *form.ARRIVED_FORM.unpack_from(record.raw)[3:])
+        _, _, _, service, workers, now_s = form.ARRIVED_FORM.unpack_from(record.raw)
+        if not 0 <= service < len(self.load.services):
+            raise IndexError(f"service {service} of {len(self.load.services)}")
+        loads.arrived(self.load.services, service, workers, now_s)
 
     def _ratio(self, record: Record) -> None:
-        loads.observed(self.load.offers, *form.RATIO_FORM.unpack_from(record.raw)[3:])
+        f = form.RATIO_FORM.unpack_from(record.raw)
+        loads.observed(self.load.offers, self._within(f[3]), f[4], f[5])
 
     def _own(self, record: Record) -> None:
         for row in form.rows_of(record, form.OWN_ROW):
