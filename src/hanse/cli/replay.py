@@ -9,9 +9,12 @@ from hanse.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from hanse.twin.replay import FileReplay, Replayed
+    from hanse.twin.what_if import FleetFiles
 
 
-def replay(where: Path, /, *, json: bool = False) -> int:
+def replay(
+    where: Path, /, *, fleet: Path | None = None, was: Path | None = None, json: bool = False
+) -> int:
     """Make every decision of recorded gateways again and compare all bits; exit 1 where one differs.
 
     Example: `hanse up examples/league.toml --record`, then `hanse replay .hanse/league`
@@ -20,17 +23,56 @@ def replay(where: Path, /, *, json: bool = False) -> int:
     ----------
     where
         State directory of a league, a folder of logs, or one log.
+    fleet
+        Ask another fleet instead: which requests would have gone elsewhere, at what cost.
+    was
+        The fleet that ran; default `fleet.toml` in the state directory.
     json
         Print one JSON document on standard output.
     """
     from hanse.twin.replay import replay as replay_all
 
+    if fleet is not None:
+        return _what_if(where, was or where / "fleet.toml", fleet, json)
     found = replay_all(where)
     if json:
-        print_json({"compared": found.compared, "mismatches": found.mismatches, "files": found.files})
+        print_json(
+            {"compared": found.compared, "mismatches": found.mismatches, "files": found.files}
+        )
     else:
         _say(found)
     return 1 if found.mismatches else 0
+
+
+def _what_if(where: Path, was: Path, other: Path, json: bool) -> int:
+    from hanse.twin.what_if import what_if
+
+    found = what_if(where, _files(was), _files(other))
+    if json:
+        print_json(found)
+        return 0
+    for move in found.moves:
+        say(f"{move.count:8,}  {move.was} -> {move.now}")
+    moved = found.decisions - found.same
+    skipped = f"; {found.skipped:,} at entry sites it does not have" if found.skipped else ""
+    say(f"{found.decisions:,} decisions, {moved:,} would have gone elsewhere{skipped}")
+    say(f"predicted, over the {found.both:,} that found an offer in both:")
+    for name in found.was:
+        before, after = found.was[name], found.now[name]
+        change = f" ({after / before - 1:+.1%})" if before else ""
+        say(f"{name:>10}: {before:.6g} -> {after:.6g}{change}")
+    return 0
+
+
+def _files(path: Path) -> FleetFiles:
+    from hanse.cli.check import checked_fleet, read_policies
+    from hanse.dispatch.policies import PolicyText
+    from hanse.twin.what_if import FleetFiles
+
+    fleet = checked_fleet(path)
+    texts = read_policies(fleet, path.parent)
+    policies = tuple(PolicyText(name=name, text=text) for name, text in texts.items())
+    return FleetFiles(fleet=fleet, policies=policies)
 
 
 def _say(found: Replayed) -> None:

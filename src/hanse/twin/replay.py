@@ -487,8 +487,8 @@ class _Checked:
         if due is not None:
             then, learned, offer, factors = due
             live = self.rebuilt.factors(self.rebuilt.load.offers, offer)
-            live, mine = (f"corrections {struct.unpack('<2d', raw)}" for raw in (live, factors))
-            self._same(then, learned, live, mine)
+            said = [f"corrections {struct.unpack('<2d', raw)}" for raw in (live, factors)]
+            self._same(then, learned, *said)
 
     def _check(self, number: int, record: Record) -> None:
         logged = form.CHECK_FORM.unpack_from(record.raw)[4].hex()
@@ -505,7 +505,7 @@ def _said(table: Table, result: int, out: bytes) -> str:
         name = table.meta.offers[result] if result < len(table.meta.offers) else f"offer {result}"
         figures = zip(OUT_NAMES, struct.unpack(f"<{OUT_COUNT}d", out), strict=True)
         return f"{name} " + " ".join(f"{key}={value!r}" for key, value in figures)
-    return Reason(result).name if result in Reason else f"reason {result}"
+    return Reason(result).name if result in set(Reason) else f"reason {result}"
 
 
 def records_with_state(path: Path) -> Iterator[tuple[Record, Rebuilt]]:
