@@ -31,6 +31,7 @@ COMMANDS = {
         "hanse.cli.explain:explain",
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
+    "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
     "replay": (
         "hanse.cli.replay:replay",

@@ -14,6 +14,7 @@ from hanse.signals.traces.trace import (
     Trace,
     TraceMeta,
     open_trace,
+    shipped_trace,
     write_trace,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "Trace",
     "TraceMeta",
     "open_trace",
+    "shipped_trace",
     "write_trace",
 ]
