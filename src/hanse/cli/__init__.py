@@ -37,6 +37,11 @@ COMMANDS = {
         "hanse.cli.replay:replay",
         "Make a recorded league's decisions again and compare every bit.",
     ),
+    "record": ("hanse.cli.replay:record", "Make a trace of a recorded league's own traffic."),
+    "calibrate": (
+        "hanse.cli.replay:calibrate",
+        "Make measured steps of what a recorded league's engines took.",
+    ),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
     "reproduce": (
         "hanse.cli.reproduce:reproduce",

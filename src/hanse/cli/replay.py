@@ -1,4 +1,4 @@
-"""`hanse replay`: decisions of a recorded league asked again, of the same fleet or of another one."""
+"""`hanse replay`, `hanse record`, `hanse calibrate`: what can be made of a league that wrote its input logs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,78 @@ def replay(
     else:
         _say(found)
     return 1 if found.mismatches else 0
+
+
+def record(*, state: Path | None = None, out: Path, json: bool = False) -> int:
+    """Make a trace of a recorded league's own traffic, running or ended.
+
+    The league must have been started with `hanse up FLEET --record`. Example:
+    `hanse record --state .hanse/league --out day.parquet`
+
+    Parameters
+    ----------
+    state
+        State directory of the league; default the only one below `.hanse`.
+    out
+        Trace to write.
+    json
+        Print what was found as one JSON document on standard output.
+    """
+    from hanse.cli.league import state_dir
+    from hanse.signals.traces import write_trace
+    from hanse.twin.recorded import recorded_trace
+
+    where = state_dir(state).path
+    trace, made = recorded_trace(where)
+    meta = write_trace(out, trace.meta, trace.chunks())
+    if json:
+        print_json({"file": str(out), "meta": meta, "made": made})
+        return 0
+    say(
+        f"{out}: {made.requests:,} requests in {meta.duration_s:,.0f} s, {made.conversations:,} conversations, "
+        f"{made.with_blocks:,} with prefixes; entry sites {', '.join(made.sites)}"
+    )
+    if made.unanswered:
+        say(f"{made.unanswered:,} were not answered: they have the median answer of their service")
+    return 0
+
+
+def calibrate(*, state: Path | None = None, out: Path, json: bool = False) -> int:
+    """Make a table of measured steps of what a recorded league's engines took.
+
+    Example: `hanse calibrate --state .hanse/league --out steps.csv`
+
+    Parameters
+    ----------
+    state
+        State directory of the league; default the only one below `.hanse`.
+    out
+        CSV file to write, as `hanse predict` reads it.
+    json
+        Print rows with what they rest on as one JSON document on standard output.
+    """
+    from hanse.cli.league import state_dir
+    from hanse.model.read import read_fleet
+    from hanse.twin.calibrate import calibrated, observations, write_steps
+
+    where = state_dir(state)
+    found = calibrated(observations(where.path, read_fleet(where.fleet_toml)))
+    write_steps(out, found.steps)
+    if json:
+        print_json({"file": str(out), "calibration": found})
+        return 0
+    for step in found.steps:
+        low, high = step.tpot_ms_quartiles
+        alone = f"{step.prompts} prompts" if step.prompts else "a line through other sizes"
+        say(
+            f"{step.model} {step.precision} on {step.count} {step.accelerator}, batch {step.batch:g}, "
+            f"{step.input_tokens:g} tokens: TPOT {step.tpot_ms:g} ms ({low:g} to {high:g}, {step.answers} answers), "
+            f"prefill {step.prefill_ms:g} ms ({alone})"
+        )
+    say(
+        f"{out}: {len(found.steps)} rows of {found.answers:,} streams; {found.left_out:,} left out, too few alike"
+    )
+    return 0
 
 
 def _what_if(where: Path, was: Path, other: Path, json: bool) -> int:

@@ -267,6 +267,13 @@ class Rebuilt:
         if known is not None:
             known(record)
 
+    def follow(self, record: Record) -> None:
+        """Take in tables and names only."""
+        if record.kind == form.TABLE:
+            self.table = self._table_of(form.TABLE_FORM.unpack_from(record.raw)[4])
+        elif record.kind == form.NAME:
+            self._name(record)
+
     # --- decisions
 
     def engine(self, record: Record) -> int:
@@ -508,10 +515,18 @@ def _said(table: Table, result: int, out: bytes) -> str:
     return Reason(result).name if result in set(Reason) else f"reason {result}"
 
 
-def records_with_state(path: Path) -> Iterator[tuple[Record, Rebuilt]]:
-    """Every record of a log with what was known when it was written, that record included."""
+def records_with_state(path: Path, *, whole: bool = True) -> Iterator[tuple[Record, Rebuilt]]:
+    """Every record of a log with what was known when it was written, that record included.
+
+    Args:
+        path: The log.
+        whole: Whether load, engines and prefixes are wanted; else only tables and names are followed, which is much quicker.
+    """
     journal = open_journal(path)
     rebuilt = Rebuilt(journal.head, table_reader(path.parent))
     for record in journal.records():
-        rebuilt.apply(record)
+        if whole:
+            rebuilt.apply(record)
+        else:
+            rebuilt.follow(record)
         yield record, rebuilt
