@@ -17,7 +17,20 @@ from league.harness import Answer, League
 from league.small_fleet import EU, SITES, fleet_text
 
 WORDS = (
-    "harbour sea ship rope salt wind mast crane grain amber tide fog bell quay net hull oar".split()
+    "harbour",
+    "sea",
+    "ship",
+    "rope",
+    "salt",
+    "wind",
+    "mast",
+    "crane",
+    "grain",
+    "amber",
+    "tide",
+    "fog",
+    "bell",
+    "quay",
 )
 CLASSES = {
     "frankfurt": ("public", "personal"),
@@ -109,12 +122,14 @@ def check(found: Replayed, answers: list[Answer]) -> None:
     }
 
 
-def test_every_decision_of_a_league_with_faults_is_replayed_bit_for_bit(_engines: None) -> None:
+@pytest.mark.usefixtures("_engines")
+def test_every_decision_of_a_league_with_faults_is_replayed_bit_for_bit() -> None:
     check(*recorded(step_s=4.0, every_s=0.12, seed=1))
 
 
 @pytest.mark.long
-def test_every_decision_of_minutes_of_faults_is_replayed_bit_for_bit(_engines: None) -> None:
+@pytest.mark.usefixtures("_engines")
+def test_every_decision_of_minutes_of_faults_is_replayed_bit_for_bit() -> None:
     check(*recorded(step_s=30.0, every_s=0.04, seed=2))
 
 

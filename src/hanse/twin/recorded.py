@@ -94,8 +94,8 @@ def recorded_trace(where: Path, *, name: str = "", licence: str = "own") -> tupl
     seen: list[Seen] = []
     places: dict[str, tuple[float, float, str]] = {}
     for path in journal_files(where):
-        ended = recorded_requests(path)
-        seen += [one for one in ended if not one.ended.serving and one.service]
+        found = recorded_requests(path)
+        seen += [one for one in found if not one.ended.serving and one.service]
         places |= site_places(path)
     if not seen:
         raise ConfigError(
