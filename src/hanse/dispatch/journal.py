@@ -59,8 +59,10 @@ MAGIC: Final = b"HANSEJN1"
 HEAD_AT: Final = len(MAGIC) + 4
 BLOCK: Final = Struct("<II")
 BUFFER_BYTES: Final = 256 * 1024
-"""Some 600 requests; written at every tick of 20 ms, and earlier where it is full."""
+"""Some 400 requests; written at every tick of 20 ms, and earlier where it is full."""
 RECORD_BYTES_MAX: Final = 65_535
+FULL_AT: Final = BUFFER_BYTES - RECORD_BYTES_MAX
+"""From here on the next record might not fit any more."""
 DIGEST_BYTES: Final = 16
 OUT_BYTES: Final = OUT_COUNT * 8
 CACHED_BYTES: Final = CACHED_MAX * 16
@@ -99,6 +101,9 @@ NAME_FORM: Final = Struct("<BBHH")
 ENDED_FORM: Final = Struct("<BBH16siiHHHHi4dQiiiii")
 CHECK_FORM: Final = Struct("<BBHd16s")
 BARE_FORM: Final = Struct("<BBH")
+_counted, _arrived, _first = COUNTED_FORM.pack_into, ARRIVED_FORM.pack_into, FIRST_FORM.pack_into
+_ratio, _learned, _engine = RATIO_FORM.pack_into, LEARNED_FORM.pack_into, ENGINE_FORM.pack_into
+_choice, _ended = CHOICE_FORM.pack_into, ENDED_FORM.pack_into
 OWN_ROW: Final = np.dtype(
     [("worker", "<i4"), ("offer", "<i4"), ("requests", "<i8"), ("tokens", "<i8"), ("prefill_tokens", "<i8")]
 )  # fmt: skip
@@ -169,7 +174,7 @@ class Recorder:
         self._view = memoryview(self.buffer)
         self.at = BLOCK.size
         self._write = write
-        self._names: dict[str, int] = {}
+        self.names: dict[str, int] = {}
 
     def flush(self) -> None:
         """Hand on what there is."""
@@ -180,21 +185,15 @@ class Recorder:
             self.at = BLOCK.size
             self._write(self._view[:end])
 
-    def _room(self, size: int) -> int:
-        """Where a record of that size goes."""
-        assert size <= RECORD_BYTES_MAX
-        at = self.at
-        if at + size > BUFFER_BYTES:
-            self.flush()
-            at = BLOCK.size
-        self.at = at + size
-        return at
+    # Every record begins with the same three lines. As a function of their own they would cost as much as the packing.
 
     # --- load
 
     def table(self, digest: bytes, now_s: float, *, fresh: bool) -> None:
-        at = self._room(TABLE_FORM.size)
-        TABLE_FORM.pack_into(self.buffer, at, TABLE, fresh, TABLE_FORM.size, now_s, digest)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 28
+        TABLE_FORM.pack_into(self.buffer, at, TABLE, fresh, 28, now_s, digest)
 
     def heard(
         self,
@@ -206,8 +205,11 @@ class Recorder:
         power_ok: bool,
         taken: bool,
     ) -> None:
+        if self.at > FULL_AT:
+            self.flush()
         size = HEARD_FORM.size + OFFER_FORM.size * len(rows)
-        at = self._room(size)
+        assert size <= RECORD_BYTES_MAX
+        at, self.at = self.at, self.at + size
         flags = (POWER_OK if power_ok else 0) | (TAKEN if taken else 0)
         HEARD_FORM.pack_into(self.buffer, at, HEARD, flags, size, site, now_s, age_s)
         at += HEARD_FORM.size
@@ -216,27 +218,40 @@ class Recorder:
             at += OFFER_FORM.size
 
     def lost(self, site: int) -> None:
-        SITE_FORM.pack_into(self.buffer, self._room(SITE_FORM.size), LOST, 0, SITE_FORM.size, site)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 8
+        SITE_FORM.pack_into(self.buffer, at, LOST, 0, 8, site)
 
     def begin(self, offer: int, prefill_tokens: int, tokens: int) -> None:
-        at, size = self._room(COUNTED_FORM.size), COUNTED_FORM.size
-        COUNTED_FORM.pack_into(self.buffer, at, BEGIN, 0, size, offer, prefill_tokens, tokens)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 24
+        _counted(self.buffer, at, BEGIN, 0, 24, offer, prefill_tokens, tokens)
 
     def end(self, offer: int, prefill_tokens: int, tokens: int) -> None:
-        at, size = self._room(COUNTED_FORM.size), COUNTED_FORM.size
-        COUNTED_FORM.pack_into(self.buffer, at, END, 0, size, offer, prefill_tokens, tokens)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 24
+        _counted(self.buffer, at, END, 0, 24, offer, prefill_tokens, tokens)
 
     def arrived(self, service: int, workers: float, now_s: float) -> None:
-        at, size = self._room(ARRIVED_FORM.size), ARRIVED_FORM.size
-        ARRIVED_FORM.pack_into(self.buffer, at, ARRIVED, 0, size, service, workers, now_s)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 24
+        _arrived(self.buffer, at, ARRIVED, 0, 24, service, workers, now_s)
 
     def first_byte(self, offer: int, prefill_tokens: int) -> None:
-        at, size = self._room(FIRST_FORM.size), FIRST_FORM.size
-        FIRST_FORM.pack_into(self.buffer, at, FIRST_BYTE, 0, size, offer, prefill_tokens)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 16
+        _first(self.buffer, at, FIRST_BYTE, 0, 16, offer, prefill_tokens)
 
     def ratio(self, offer: int, ttft_ratio: float, tpot_ratio: float) -> None:
-        at, size = self._room(RATIO_FORM.size), RATIO_FORM.size
-        RATIO_FORM.pack_into(self.buffer, at, RATIO, 0, size, offer, ttft_ratio, tpot_ratio)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 24
+        _ratio(self.buffer, at, RATIO, 0, 24, offer, ttft_ratio, tpot_ratio)
 
     def learned(
         self,
@@ -246,20 +261,22 @@ class Recorder:
         e2e_ms: float,
         tokens_out: int,
     ) -> None:
-        at, size = self._room(LEARNED_FORM.size), LEARNED_FORM.size
-        LEARNED_FORM.pack_into(
-            self.buffer, at, LEARNED, 0, size, offer, *predicted, ttft_ms, e2e_ms, tokens_out
-        )
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 56
+        _learned(self.buffer, at, LEARNED, 0, 56, offer, *predicted, ttft_ms, e2e_ms, tokens_out)
 
-    def rows(self, kind: int, rows: NDArray[np.void]) -> None:
-        """OWN, EXECUTING or SLOTS: whatever number of rows."""
-        most = (RECORD_BYTES_MAX - BARE_FORM.size) // rows.itemsize
-        for first in range(0, len(rows), most):
-            raw = rows[first : first + most].tobytes()
-            size = BARE_FORM.size + len(raw)
-            at = self._room(size)
+    def rows(self, kind: int, raw: memoryview, row_bytes: int) -> None:
+        """OWN, EXECUTING or SLOTS: whole rows, as bytes."""
+        most = (RECORD_BYTES_MAX - BARE_FORM.size) // row_bytes * row_bytes
+        for first in range(0, len(raw), most):
+            if self.at > FULL_AT:
+                self.flush()
+            part = raw[first : first + most]
+            size = BARE_FORM.size + len(part)
+            at, self.at = self.at, self.at + size
             BARE_FORM.pack_into(self.buffer, at, kind, 0, size)
-            self.buffer[at + BARE_FORM.size : at + size] = raw
+            self.buffer[at + BARE_FORM.size : at + size] = part
 
     # --- decisions
 
@@ -275,19 +292,20 @@ class Recorder:
         out: memoryview,
     ) -> None:
         """`out` is the row `OUT_*` as bytes; it says nothing where nothing was chosen."""
-        size, flags = CHOICE_FORM.size, 0
-        count = min(len(tried), TRIED_MAX)
+        if self.at > FULL_AT:
+            self.flush()
+        size, flags, count = 60, 0, 0
         if chosen >= 0:
-            flags, size = CHOSEN, size + OUT_BYTES
+            flags, size = CHOSEN, 60 + OUT_BYTES
         if cached is not None:
             flags, size = flags | HELD, size + CACHED_BYTES
-        size += 4 * count
-        at = self._room(size)
+        if tried:
+            count = min(len(tried), TRIED_MAX)
+            size += 4 * count
+        at, self.at = self.at, self.at + size
         buffer = self.buffer
-        CHOICE_FORM.pack_into(
-            buffer, at, CHOICE, flags, size, service, subject, chosen, count, *request, now_s
-        )
-        at += CHOICE_FORM.size
+        _choice(buffer, at, CHOICE, flags, size, service, subject, chosen, count, *request, now_s)
+        at += 60
         if chosen >= 0:
             buffer[at : at + OUT_BYTES] = out
             at += OUT_BYTES
@@ -298,26 +316,36 @@ class Recorder:
             buffer[at : at + 4 * count] = np.array(tried[-TRIED_MAX:], "<i4").tobytes()
 
     def engine(self, offer: int, tokens: float, states: int, engine: int) -> None:
-        at, size = self._room(ENGINE_FORM.size), ENGINE_FORM.size
-        ENGINE_FORM.pack_into(self.buffer, at, ENGINE, 0, size, offer, tokens, states, engine)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 28
+        _engine(self.buffer, at, ENGINE, 0, 28, offer, tokens, states, engine)
 
     # --- prefixes
 
     def look_up(self, prefixes: Prefixes, now_s: float, cached: NDArray[np.int64]) -> None:
-        at = self._room(LOOK_UP_FORM.size + 12 * prefixes.count)
-        size, count = self.at - at, prefixes.count
+        if self.at > FULL_AT:
+            self.flush()
+        count = prefixes.count
+        size = LOOK_UP_FORM.size + 12 * count
+        at, self.at = self.at, self.at + size
         LOOK_UP_FORM.pack_into(self.buffer, at, LOOK_UP, 0, size, now_s, count, cached.tobytes())
         self._digests(at + LOOK_UP_FORM.size, prefixes)
 
     def remember(self, prefixes: Prefixes, site: int, now_s: float) -> None:
-        at = self._room(REMEMBER_FORM.size + 12 * prefixes.count)
-        size, count = self.at - at, prefixes.count
+        if self.at > FULL_AT:
+            self.flush()
+        count = prefixes.count
+        size = REMEMBER_FORM.size + 12 * count
+        at, self.at = self.at, self.at + size
         REMEMBER_FORM.pack_into(self.buffer, at, REMEMBER, 0, size, now_s, count, site)
         self._digests(at + REMEMBER_FORM.size, prefixes)
 
     def forget(self, site: int) -> None:
-        at, size = self._room(SITE_FORM.size), SITE_FORM.size
-        SITE_FORM.pack_into(self.buffer, at, FORGET, 0, size, site)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 8
+        SITE_FORM.pack_into(self.buffer, at, FORGET, 0, 8, site)
 
     def _digests(self, at: int, prefixes: Prefixes) -> None:
         count = prefixes.count
@@ -328,32 +356,47 @@ class Recorder:
     # --- beside decisions
 
     def ended(self, ended: Ended) -> None:
-        names = [self._name(n) for n in (ended.tenant, ended.data_class, ended.country)]
-        at, size = self._room(ENDED_FORM.size), ENDED_FORM.size
-        e = ended
-        ENDED_FORM.pack_into(
-            self.buffer, at, ENDED, SERVING if e.serving else 0, size, e.request_id, e.service, e.offer, *names,
-            OUTCOMES.index(e.outcome), e.engine, e.started_at_s, e.began_at_s, e.first_byte_at_s, e.ended_at_s,
-            e.digest, e.tokens_in, e.tokens_out, e.cached, e.attempts, e.status,
+        """One request is over."""
+        e, names = ended, self.names
+        tenant = names.get(e.tenant)
+        data_class = names.get(e.data_class)
+        country = names.get(e.country)
+        if tenant is None or data_class is None or country is None:
+            for name in (e.tenant, e.data_class, e.country):
+                self._name(name)
+            tenant, data_class, country = names[e.tenant], names[e.data_class], names[e.country]
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 100
+        _ended(
+            self.buffer, at, ENDED, SERVING if e.serving else 0, 100, e.request_id, e.service, e.offer,
+            tenant, data_class, country, OUTCOMES.index(e.outcome), e.engine, e.started_at_s, e.began_at_s,
+            e.first_byte_at_s, e.ended_at_s, e.digest, e.tokens_in, e.tokens_out, e.cached, e.attempts, e.status,
         )  # fmt: skip
 
-    def _name(self, name: str) -> int:
-        number = self._names.get(name)
-        if number is None:
-            number = self._names[name] = len(self._names)
-            raw = name.encode()
-            at = self._room(NAME_FORM.size + len(raw))
-            NAME_FORM.pack_into(self.buffer, at, NAME, 0, self.at - at, number)
-            self.buffer[at + NAME_FORM.size : self.at] = raw
-        return number
+    def _name(self, name: str) -> None:
+        if name in self.names:
+            return
+        if self.at > FULL_AT:
+            self.flush()
+        number = self.names[name] = len(self.names)
+        raw = name.encode()
+        size = NAME_FORM.size + len(raw)
+        at, self.at = self.at, self.at + size
+        NAME_FORM.pack_into(self.buffer, at, NAME, 0, size, number)
+        self.buffer[at + NAME_FORM.size : at + size] = raw
 
     def check(self, load: Load, now_s: float) -> None:
-        at, size = self._room(CHECK_FORM.size), CHECK_FORM.size
-        CHECK_FORM.pack_into(self.buffer, at, CHECK, 0, size, now_s, load_digest(load))
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 28
+        CHECK_FORM.pack_into(self.buffer, at, CHECK, 0, 28, now_s, load_digest(load))
 
     def closed(self, *, full: bool = False) -> None:
-        at, size = self._room(BARE_FORM.size), BARE_FORM.size
-        BARE_FORM.pack_into(self.buffer, at, CLOSED, FULL if full else 0, size)
+        if self.at > FULL_AT:
+            self.flush()
+        at, self.at = self.at, self.at + 4
+        BARE_FORM.pack_into(self.buffer, at, CLOSED, FULL if full else 0, 4)
 
 
 def load_digest(load: Load) -> bytes:

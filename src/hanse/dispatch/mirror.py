@@ -54,8 +54,18 @@ def changed_own(shared: Any, copy: Any, skip: int, count: int, rows: Any) -> int
 
 
 @njit(**KERNEL)
-def changed_executing(shared: Any, copy: Any, count: int, rows: Any) -> int:
-    """The same for requests and tokens at engines below `count`, of all workers (`journal.EXECUTING_ROW`)."""
+def changed_executing(
+    shared: Any, copy: Any, count: int, states: Any, usable: Any, rows: Any
+) -> int:
+    """The same for requests and tokens at engines below `count`, of all workers (`journal.EXECUTING_ROW`).
+
+    `usable` [1] gets the engines whose state is 1 as bits.
+    """
+    bits = np.uint64(0)
+    for engine in range(states.shape[0]):
+        if states[engine] == 1:
+            bits |= np.uint64(1) << np.uint64(engine)
+    usable[0] = bits
     found = 0
     for worker in range(shared.shape[0]):
         for engine in range(count):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from secrets import token_hex
 from time import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,10 +97,11 @@ class InputLog:
 
     def engine_choice(self, choose_engine: Any, *samples: object) -> Callable[..., int]:
         """`choose_engine` by a copy of what the workers execute; `samples` as for `direct`."""
-        shared = samples[4]
+        shared, states = samples[4], samples[3]
         copy, recorder, count = self._executing, self.recorder, self._engines
-        rows = np.zeros(mirror.ROWS_MAX, form.EXECUTING_ROW)
-        changed = direct(mirror.changed_executing, shared, copy, 0, rows)
+        rows, usable = np.zeros(mirror.ROWS_MAX, form.EXECUTING_ROW), np.zeros(1, np.uint64)
+        raw, bits, size = _bytes(rows), memoryview(cast("Any", usable)), rows.itemsize
+        changed = direct(mirror.changed_executing, shared, copy, 0, states, usable, rows)
         choose = direct(choose_engine, *samples[:4], copy, *samples[5:])
 
         def chosen(
@@ -109,17 +110,13 @@ class InputLog:
         ) -> int:  # fmt: skip
             found = mirror.ROWS_MAX
             while found == mirror.ROWS_MAX:
-                found = changed(executing, copy, count, rows)
+                found = changed(executing, copy, count, states, usable, rows)
                 if found:
-                    recorder.rows(form.EXECUTING, rows[:found])
+                    recorder.rows(form.EXECUTING, raw[: found * size], size)
             engine: int = choose(
                 engine_offer, requests_max, tokens_max, states, copy, offer, tokens
             )
-            usable = 0
-            for at, state in enumerate(states.tolist()):
-                if state == 1:
-                    usable |= 1 << at
-            recorder.engine(offer, tokens, usable, engine)
+            recorder.engine(offer, tokens, bits[0], engine)
             return engine
 
         return chosen
@@ -199,6 +196,7 @@ class RecordedLoad(Load):
         copy = own if self.shared is None else np.zeros(own.shape, OWN_DTYPE)
         super().__init__(table, own=copy, worker=worker)
         self._rows = np.zeros(mirror.ROWS_MAX, form.OWN_ROW)
+        self._raw = _bytes(self._rows)
         self._changed = direct(mirror.changed_own, own, copy, 0, 0, self._rows)
         log.table(table, fresh=True)
 
@@ -217,7 +215,8 @@ class RecordedLoad(Load):
         while found == mirror.ROWS_MAX:
             found = self._changed(self.shared, self.own, self.worker, count, rows)
             if found:
-                self.recorder.rows(form.OWN, rows[:found])
+                size = rows.itemsize
+                self.recorder.rows(form.OWN, self._raw[: found * size], size)
 
     def heard(
         self,
@@ -244,7 +243,8 @@ class RecordedRouter(DirectRouter):
     def __init__(self, table: Table, load: RecordedLoad, origin: int) -> None:
         super().__init__(table, load, origin)
         self._recorded, self._recorder = load, load.recorder
-        self._bytes = memoryview(self._row).cast("B")
+        self._shared = load.shared is not None
+        self._bytes = _bytes(self._row)
 
     def ask(
         self,
@@ -255,7 +255,8 @@ class RecordedRouter(DirectRouter):
         tried: list[int],
         cached: NDArray[np.int64] | None,
     ) -> int:
-        self._recorded.sync()
+        if self._shared:
+            self._recorded.sync()
         chosen = super().ask(service, subject, request, now_s, tried, cached)
         self._recorder.choice(service, subject, request, now_s, tried, cached, chosen, self._bytes)
         return chosen
@@ -298,6 +299,11 @@ class RecordedKernels(DirectLoad):
         self.arrived, self.observed = noted_arrived, noted_observed
 
 
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """An array's memory."""
+    return memoryview(cast("Any", array.view(np.uint8)))
+
+
 def _both(kernel: Callable[..., Any], other: Callable[..., Any], shared: Any) -> Callable[..., Any]:
     def counted(own: Any, *counts: int) -> None:
         kernel(own, *counts)
@@ -314,6 +320,7 @@ class RecordedAffinity(Affinity):
         self._recorder = recorder
         self._copy = PrefixTable(slots=np.zeros(len(self._table.slots), PREFIX_DTYPE))
         self._rows = np.zeros(mirror.ROWS_MAX, form.SLOT_ROW)
+        self._raw = _bytes(self._rows)
 
     def held(self, prefixes: Prefixes, now_s: float) -> NDArray[np.int64]:
         self._sync(prefixes)
@@ -339,47 +346,56 @@ class RecordedAffinity(Affinity):
                 self._table.slots, self._copy.slots, prefixes.digests, prefixes.count, rows
             )
             if found:
-                self._recorder.rows(form.SLOTS, rows[:found])
+                size = rows.itemsize
+                self._recorder.rows(form.SLOTS, self._raw[: found * size], size)
 
 
 def _ended(exchange: Entry | Hop, outcome: str, now_s: float, *, serving: bool) -> Ended:
     """A request's end, for whoever makes traces and calibrations of logs."""
-    routing = exchange.worker.routing
-    last = exchange.winner or (exchange.attempts[-1] if exchange.attempts else None)
-    measured = exchange.measured
+    routing, attempts, measured = exchange.worker.routing, exchange.attempts, exchange.measured
+    last = exchange.winner or (attempts[-1] if attempts else None)
+    digest, offer = 0, -1
     if serving:
-        envelope = exchange.envelope  # type: ignore[union-attr]
-        names = envelope.tenant, envelope.data_class, envelope.country
-        service = routing.service_named.get(envelope.service)
+        asked = exchange.envelope  # type: ignore[union-attr]
+        tenant, data_class, country, name = (
+            asked.tenant,
+            asked.data_class,
+            asked.country,
+            asked.service,
+        )
     else:
-        grant = exchange.grant  # type: ignore[union-attr]
-        names = grant.key.tenant, grant.data_class, grant.country
-        service = routing.service_named.get(exchange.service.id)  # type: ignore[union-attr]
-    prefixes = None if serving else exchange.prefixes  # type: ignore[union-attr]
-    offer = -1
-    if last is not None:  # by its name: a new table may have come since
-        key = f"{last.offer.site}/{last.offer.key}"
-        offer = routing.table.offer_index.get(key, -1)
+        grant, prefixes = exchange.grant, exchange.prefixes  # type: ignore[union-attr]
+        tenant, data_class, country = grant.key.tenant, grant.data_class, grant.country
+        name = exchange.service.id  # type: ignore[union-attr]
+        if prefixes is not None and prefixes.count:
+            digest = int(prefixes.digests[-1])
+    service = routing.service_named.get(name)
+    if last is not None:
+        offer = last.offer.index
+        if (
+            offer >= len(routing.offers) or routing.offers[offer] is not last.offer
+        ):  # a new table came since
+            offer = routing.table.offer_index.get(f"{last.offer.site}/{last.offer.key}", -1)
     return Ended(
-        request_id=exchange.request_id,
-        service=-1 if service is None else service.index,
-        offer=offer,
-        tenant=names[0],
-        data_class=names[1],
-        country=names[2],
-        outcome=outcome,
-        engine=-1 if last is None else last.engine,
-        started_at_s=exchange.started_at_s,
-        began_at_s=0.0 if last is None else last.began_at_s,
-        first_byte_at_s=exchange.first_byte_at_s if exchange.tap is not None else 0.0,
-        ended_at_s=now_s,
-        digest=0 if prefixes is None or not prefixes.count else int(prefixes.digests[-1]),
-        tokens_in=exchange.tokens_in if measured is None else _count(measured.tokens_in),
-        tokens_out=0 if measured is None else _count(measured.tokens_out),
-        cached=0 if measured is None else _count(measured.cached),
-        attempts=len(exchange.attempts),
-        status=exchange.status,
-        serving=serving,
+        exchange.request_id,
+        -1 if service is None else service.index,
+        offer,
+        tenant,
+        data_class,
+        country,
+        outcome,
+        -1 if last is None else last.engine,
+        exchange.started_at_s,
+        0.0 if last is None else last.began_at_s,
+        exchange.first_byte_at_s if exchange.tap is not None else 0.0,
+        now_s,
+        digest,
+        exchange.tokens_in if measured is None else _count(measured.tokens_in),
+        0 if measured is None else _count(measured.tokens_out),
+        0 if measured is None else _count(measured.cached),
+        len(attempts),
+        exchange.status,
+        serving,
     )
 
 
