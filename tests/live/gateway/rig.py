@@ -240,6 +240,7 @@ async def start(
     replicas: int = 1,
     limits: Limits | None = None,
     central: bool = True,
+    journal: bool = False,
 ) -> League:
     """Start engines and gateways, and wait until every gateway has heard of its engines and peers."""
     toml = fleet_toml(sites, replicas, central=central)
@@ -269,6 +270,7 @@ async def start(
             identity_dir=str(site_home / "identity"),
             evidence_dir=str(site_home / "evidence"),
             state_dir=str(home),
+            journal_dir=str(site_home / "journal") if journal else "",
             limits=limits or Limits(),
         )
         worker = Worker(settings, asyncio.get_running_loop())

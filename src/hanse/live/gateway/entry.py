@@ -421,6 +421,8 @@ class Entry(Exchange, eq=False, kw_only=True):
     def conclude(self, outcome: str, now_s: float) -> None:
         worker = self.worker
         worker.books.add(self, outcome, now_s)
+        if worker.log is not None:
+            worker.log.ended(self, outcome, now_s, serving=False)
         if worker.feed.wanted():
             worker.feed.send_entry(self, outcome)
 

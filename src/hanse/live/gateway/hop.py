@@ -204,6 +204,8 @@ class Hop(Exchange, eq=False, kw_only=True):
         worker, measured = self.worker, self.measured
         if not self.attempts:
             return
+        if worker.log is not None:
+            worker.log.ended(self, outcome, now_s, serving=True)
         if outcome == "answered":
             worker.counts.row[HOPS_SERVED] += 1.0
         if measured is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hanse.dispatch.table import ServiceMeta, Table
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.journal import InputLog
     from hanse.live.gateway.kernels import Kernels
     from hanse.live.gateway.outgoing import Target
     from hanse.live.gateway.policy import Grant
@@ -156,8 +157,10 @@ class Routing:
         before: Routing | None = None,
         *,
         compiled: Kernels,
+        log: InputLog | None = None,
     ) -> None:
         self.table = table
+        self.log = log
         self.load: Load
         self.site = settings.site
         self.worker = settings.worker
@@ -169,9 +172,10 @@ class Routing:
             self.load = before.load
         else:
             page.own[self.worker] = 0
-            self.load = Load(table, own=own, worker=self.worker)
-        self.router = DirectRouter(table, self.load, self.origin)
-        self.kernels = DirectLoad(self.load)
+            self.load = log.load(table, own) if log else Load(table, own=own, worker=self.worker)
+        router, kernels = (log.router, log.kernels) if log else (DirectRouter, DirectLoad)
+        self.router = router(table, self.load, self.origin)
+        self.kernels = kernels(self.load)
         self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
         self.worker_count = settings.workers
         self.share = float(settings.workers)
@@ -305,6 +309,10 @@ class Routing:
         engine_ms = figures[OUT_TTFT_MS] - path_ms
         if engine_ms <= 0.0 or tpot_ms <= 0.0:
             return
+        if self.log is not None:
+            predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
+            index = attempt.offer.index
+            self.log.recorder.learned(index, predicted, ttft_ms, e2e_ms, tokens_out)
         if ttft_ms > 0.0:
             first = (ttft_ms - path_ms) / engine_ms
             each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
@@ -465,7 +473,8 @@ class Routing:
             self._states,
             executing,
         )
-        self.choose_engine = direct(choose_engine, *self.replicas, 0, 1.0)
+        entry_point = direct if self.log is None else self.log.engine_choice
+        self.choose_engine = entry_point(choose_engine, *self.replicas, 0, 1.0)
         """Takes `replicas`, an offer and tokens."""
         self.handed = executing, self.page.begun
         self.hand_over = direct(kernels.hand_over, *self.handed, 0, 0, 0, 0)

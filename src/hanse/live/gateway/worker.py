@@ -25,6 +25,7 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
+from hanse.live.gateway.journal import InputLog
 from hanse.live.gateway.kernels import Kernels
 from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
@@ -91,7 +92,9 @@ class Worker:
             site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
         }
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
-        self.affinity = Affinity(self.page, secret)
+        self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
+        affinity = Affinity if self.log is None else self.log.affinity
+        self.affinity = affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
         self.kernels = Kernels(self.counts, self.page)
         self.books = Books(self.kernels, self.ledger)
@@ -155,6 +158,8 @@ class Worker:
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
         self.ledger.close()
+        if self.log is not None:
+            self.log.close()
         self.counts.publish()
         self.feed.close()
         self.page.clear_worker(self.settings.worker)
@@ -182,6 +187,7 @@ class Worker:
             dict(self.targets),
             before,
             compiled=self.kernels,
+            log=self.log,
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
         self.client_door.heads.clear()
@@ -226,6 +232,8 @@ class Worker:
         if self.policy_or_none is None:
             return
         self.routing.refresh(now_s)
+        if self.log is not None:
+            self.log.tick(now_s)
         if self.waiting:
             self._look_at_waiting(now_s)
         if self.shadow is not None:
