@@ -4,7 +4,8 @@ Here: `sites_of`, `fleet_of`. Not here: requests (`summary`), the balance itself
 
 A site's meter also counts what it draws for others (`base_kw`). Carbon and money are of the whole meter; what an answer is charged
 is their part by energy, as if the site's mix and price were the same for both, and the egress of its answers on top. What a battery lost of the content
-it began with was not free: it is charged at the grid's mean carbon and price of the run (a gain is credited).
+it began with was not free: it is charged at the grid's mean carbon and price of the run. A gain is not credited: mostly it is surplus sun,
+which is worth less than what it would replace.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def _energy(power: Any, i: int, engines: Any, hours: float) -> EnergyUse:
 
 def _store(outside: Any, supply: SupplyUse) -> tuple[float, float]:
     """Carbon and money of what the battery lost of its first content, at the means of the run's first day."""
-    lost_kwh = supply.battery_start_kwh - supply.battery_end_kwh
+    lost_kwh = max(0.0, supply.battery_start_kwh - supply.battery_end_kwh)
     if lost_kwh == 0.0:
         return 0.0, 0.0
     g_per_kwh = float(outside["carbon_g_per_kwh"].mean())
