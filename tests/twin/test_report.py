@@ -60,7 +60,7 @@ def test_the_page_is_whole_and_fetches_nothing(result: Result) -> None:
 def test_the_page_says_what_micro_sites_cost(result: Result) -> None:
     """Idle capacity, PUE at the load that was, pooling loss: in the same tables as what they save."""
     by_key = {sheet.key: sheet for sheet in sheets(result)}
-    assert {"busy", "idle capacity", "PUE at that load", "IT load of rated"} <= set(
+    assert {"busy", "idle capacity", "PUE at that load", "PUE full", "IT load of rated"} <= set(
         by_key["sites"].columns
     )
     assert "engines busy" in by_key["answers"].columns

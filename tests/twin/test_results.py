@@ -154,6 +154,15 @@ def test_what_a_battery_lost_is_not_free(day: tuple[Result, Path]) -> None:
     assert tallinn.g_per_answer is not None and tallinn.g_per_answer > 0.0
 
 
+def test_what_a_battery_gained_is_not_credited() -> None:
+    """By a June afternoon Frankfurt's array has filled the battery: carbon and money of an answer are not below nothing."""
+    result = hanse.simulate(LEAGUE, start="2026-06-15T16:00Z")
+    frankfurt = next(s for s in result.sites if s.id == "frankfurt")
+    assert frankfurt.supply.battery_end_kwh > frankfurt.supply.battery_start_kwh
+    assert all(s.g_per_answer is None or s.g_per_answer >= 0.0 for s in result.sites)
+    assert all(s.usd_per_answer is None or s.usd_per_answer >= 0.0 for s in result.sites)
+
+
 def test_rows_say_what_the_groups_say(day: tuple[Result, Path]) -> None:
     result, path = day
     table = pq.read_table(path)

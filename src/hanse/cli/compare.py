@@ -167,7 +167,8 @@ def _difference(figure: Figure, metric: Metric) -> str:
         return _text(None, metric)
     sign = "+" if figure.difference > 0.0 else ""
     star = " *" if figure.differs else ""
-    return sign + _with_width(figure.difference, figure.difference_half_width, metric) + star
+    text = _with_width(figure.difference, figure.difference_half_width, metric)
+    return sign + text.replace(" %", " pp") + star  # a difference of shares is one of points
 
 
 def _text(value: float | None, metric: Metric) -> str:

@@ -170,7 +170,11 @@ def table_of(sheet: Sheet) -> Table:
     table = Table(box=SIMPLE_HEAD, title=sheet.title, title_justify="left", pad_edge=False)
     table.padding = (0, 1, 0, 0)
     for i in sheet.screen:
-        table.add_column(sheet.columns[i], justify="left" if i == 0 else "right", overflow="fold")
+        if i == 0:
+            table.add_column(sheet.columns[i], overflow="fold")
+        else:  # a head may take several lines, a figure may not
+            head = sheet.columns[i].replace(" ", "\n")
+            table.add_column(head, justify="right", no_wrap=True)
     for row in sheet.rows[: sheet.screen_rows]:
         table.add_row(*(row[i] for i in sheet.screen))
     return table

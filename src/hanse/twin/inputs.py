@@ -206,12 +206,12 @@ def _start(start: str | datetime | None) -> float:
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        option = "--rename" if what == "service" else "--classes"
+        options = {"service": f"--rename {unknown[0]}={known[0]}", "class": f"--classes {known[0]}"}
         raise ConfigError(
             f"trace, {what}",
             got=", ".join(unknown),
             allowed=f"those of the fleet: {', '.join(known)}",
-            fix=f"`hanse trace change FILE {option} ...` gives it other names, or add the {what} to the fleet",
+            fix=f"`hanse trace change FILE {options[what]} --out OTHER`, or add the {what} to the fleet",
         )
 
 

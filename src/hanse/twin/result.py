@@ -180,6 +180,8 @@ class SiteResult(Value, frozen=True, kw_only=True):
     it_load_share: float | None
     """IT power over the rated IT power of the plant: PUE is worse the smaller this is."""
     pue: float | None
+    pue_full_load: float | None
+    """Of the same plant, in the mean weather of the run's first day, with all of its rated load."""
     energy: EnergyUse
     supply: SupplyUse
     carbon: CarbonUse

@@ -4,7 +4,8 @@ Here: `sites_of`, `fleet_of`. Not here: requests (`summary`), the balance itself
 
 A site's meter also counts what it draws for others (`base_kw`). Carbon and money are of the whole meter; what an answer is charged
 is their part by energy, as if the site's mix and price were the same for both, and the egress of its answers on top. What a battery lost of the content
-it began with was not free: it is charged at the grid's mean carbon and price of the run (a gain is credited).
+it began with was not free: it is charged at the grid's mean carbon and price of the run. A gain is not credited: mostly it is surplus sun,
+which is worth less than what it would replace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.energy import states
-from hanse.signals import StepAxis, site_steps
+from hanse.energy.balance import plant
+from hanse.energy.series import site_series
+from hanse.signals import StepAxis
 from hanse.twin import arrays as ar
 from hanse.twin.course import CourseTaker
 from hanse.twin.power import STEP_S
@@ -44,6 +47,8 @@ class Books(NamedTuple):
     ttft_ms_p95: float | None
     it_kwh: float
     rated_kwh: float
+    full_kw: tuple[float, float]
+    """IT and overhead at rated load."""
     energy: EnergyUse
     supply: SupplyUse
     carbon: CarbonUse
@@ -63,8 +68,11 @@ def ratio(part: float, whole: float) -> float | None:
 def sites_of(simulation: Simulation, tally: Tally, course: CourseTaker) -> list[Books]:
     """Books of every site, in the order of the fleet file."""
     used = course.slots_used()
+    steps = min(int(simulation.power.sums["steps"].max()), int(SECONDS_PER_DAY / STEP_S))
+    axis = StepAxis(start_s=simulation.start_at_s, count=max(steps, 1), step_s=STEP_S)
+    outside = site_series(simulation.fleet.sites, simulation.feed, axis).outside
     return [
-        _books(simulation, i, float(tally.egress_usd[i]), float(used[:, i].max()))
+        _books(simulation, i, outside[i], float(tally.egress_usd[i]), float(used[:, i].max()))
         for i in range(len(simulation.fleet.sites))
     ]
 
@@ -94,6 +102,7 @@ def fleet_result(
         ttft_ms_p95=quantile_ms(simulation.world.hist[0, 0], 0.95),
         it_kwh=sum(p.it_kwh for p in parts),
         rated_kwh=sum(p.rated_kwh for p in parts),
+        full_kw=(sum(p.full_kw[0] for p in parts), sum(p.full_kw[1] for p in parts)),
         energy=_added([p.energy for p in parts]),
         supply=_added([p.supply for p in parts]),
         carbon=_added([p.carbon for p in parts]),
@@ -107,7 +116,9 @@ def fleet_result(
     return _result(whole, elapsed_s, id=name, kind="fleet", city="", country="")
 
 
-def _books(simulation: Simulation, i: int, egress_usd: float, used_max: float) -> Books:
+def _books(
+    simulation: Simulation, i: int, outside: Any, egress_usd: float, used_max: float
+) -> Books:
     fleet, world, power = simulation.fleet, simulation.world, simulation.power
     sums = power.sums[i]
     k = 1 + len(fleet.services) + len(fleet.classes) + i
@@ -130,7 +141,7 @@ def _books(simulation: Simulation, i: int, egress_usd: float, used_max: float) -
         **{f: float(sums[f]) for f in SUPPLY_FIELDS},
     )
     share = _ai_share(energy) or 0.0
-    store_g, store_usd = _store(simulation, i, supply)
+    store_g, store_usd = _store(outside, supply)
     of_meter_usd = cost.energy_usd - cost.export_usd + cost.demand_usd + store_usd
     of_meter_g = None if carbon.location_g is None else carbon.location_g + carbon.own_g + store_g
     return Books(
@@ -143,6 +154,7 @@ def _books(simulation: Simulation, i: int, egress_usd: float, used_max: float) -
         ttft_ms_p95=quantile_ms(world.hist[k, 0], 0.95),
         it_kwh=float(sums["it_kwh"]),
         rated_kwh=float(power.params[i]["it_kw_rated"]) * hours,
+        full_kw=_full_kw(power.params[i], outside),
         energy=energy,
         supply=supply,
         carbon=carbon,
@@ -175,6 +187,7 @@ def _result(
         slots_used_max=b.used_max,
         it_load_share=ratio(b.it_kwh, b.rated_kwh),
         pue=ratio(b.it_kwh + overhead_kwh, b.it_kwh),
+        pue_full_load=ratio(sum(b.full_kw), b.full_kw[0]),
         energy=energy,
         supply=b.supply,
         carbon=b.carbon,
@@ -210,16 +223,21 @@ def _energy(power: Any, i: int, engines: Any, hours: float) -> EnergyUse:
     )
 
 
-def _store(simulation: Simulation, i: int, supply: SupplyUse) -> tuple[float, float]:
+def _store(outside: Any, supply: SupplyUse) -> tuple[float, float]:
     """Carbon and money of what the battery lost of its first content, at the means of the run's first day."""
-    lost_kwh = supply.battery_start_kwh - supply.battery_end_kwh
+    lost_kwh = max(0.0, supply.battery_start_kwh - supply.battery_end_kwh)
     if lost_kwh == 0.0:
         return 0.0, 0.0
-    steps = min(int(simulation.power.sums["steps"][i]), int(SECONDS_PER_DAY / STEP_S))
-    axis = StepAxis(start_s=simulation.start_at_s, count=max(steps, 1), step_s=STEP_S)
-    signals = site_steps(simulation.fleet.sites[i], simulation.feed, axis)
-    g_per_kwh = float(signals.carbon_g_per_kwh.mean())
-    return lost_kwh * g_per_kwh, lost_kwh * float(signals.price_usd_per_kwh.mean())
+    g_per_kwh = float(outside["carbon_g_per_kwh"].mean())
+    return lost_kwh * g_per_kwh, lost_kwh * float(outside["price_usd_per_kwh"].mean())
+
+
+def _full_kw(params: Any, outside: Any) -> tuple[float, float]:
+    """IT and overhead at rated load, in mean weather."""
+    it_kw = float(params["it_kw_rated"])
+    wetbulb_c = float(outside["wetbulb_c"].mean())
+    ups, cooling, other, _ = plant(params, it_kw, float(outside["outdoor_c"].mean()), wetbulb_c)
+    return it_kw, ups + cooling + other
 
 
 def _hours(hourly: Any, hours: float) -> NDArray[np.float64]:

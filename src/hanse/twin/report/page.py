@@ -16,8 +16,8 @@ from hanse.twin.report.atlas import flow_map
 from hanse.twin.report.charts import heat_strip, over_time, quantile_curves, stacked_bars
 from hanse.twin.report.tables import percent, sheets
 from hanse.twin.result import Result
-from hanse.units import hours_from_s
-from hanse.web.figures import count, number
+from hanse.units import hours_from_s, wh_from_kwh
+from hanse.web.figures import count, number, scale_for
 
 HERE: Final = Path(__file__).parent
 CELLS_MAX: Final = 168
@@ -54,8 +54,8 @@ def _headline(result: Result) -> list[tuple[str, str, str]]:
         ("within SLO", percent(one.goodput_share), f"{number(one.goodput_per_s)} a second"),
         ("TTFT p95", f"{number(one.ttft_ms.p95)} ms", f"engines busy {percent(fleet.busy_share)}"),
         ("idle capacity", percent(fleet.idle_share), f"pooling loss {percent(result.pooling.loss_share)}"),
-        ("energy an answer", f"{number(fleet.wh_per_answer)} Wh", f"idle and overhead included; PUE {number(fleet.pue)} at {percent(fleet.it_load_share)} load"),
-        ("carbon an answer", f"{number(fleet.g_per_answer)} g", f"location-based; {percent(fleet.carbon_free_share)} of the sites' energy carbon-free"),
+        ("energy an answer", _scaled(fleet.wh_per_answer, "Wh"), f"idle and overhead included; PUE {number(fleet.pue)} at {percent(fleet.it_load_share)} load"),
+        ("carbon an answer", _scaled(fleet.g_per_answer, "gCO2e"), f"location-based; {percent(fleet.carbon_free_share)} of the sites' energy carbon-free"),
         ("cost of 1,000 answers", f"{number(None if fleet.usd_per_answer is None else 1000 * fleet.usd_per_answer)} USD", "energy and egress; no hardware"),
         ("executed unlawfully", count(result.residency.unlawful + result.residency.unlawful_recount), f"{len(result.residency.barred)} ways closed by law"),
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def _charts(result: Result) -> dict[str, str]:
             percent,
             {name: f"{percent(busy)} busy" for name, (busy, _) in use.items()},
         ),
-        "energy": stacked_bars(energy, stages, lambda v: f"{number(v)} kWh"),
+        "energy": stacked_bars(energy, stages, _energy),
         "hours": _hours(result),
         "map": flow_map(result.flows),
     }
@@ -125,6 +125,15 @@ def _hours(result: Result) -> str:
 def _mean(values: Any) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def _energy(kwh: float) -> str:
+    return _scaled(wh_from_kwh(kwh), "Wh")
+
+
+def _scaled(value: float | None, quantity: str) -> str:
+    scale = scale_for([value], quantity)
+    return f"{scale.show(value)} {scale.unit}"
 
 
 NAMES: Final = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E"}

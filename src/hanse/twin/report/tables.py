@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from hanse.model.fleet import Value
 from hanse.twin.result import GroupResult, Result, SiteResult
-from hanse.web.figures import MISSING, count, number
+from hanse.units import wh_from_kwh
+from hanse.web.figures import MISSING, Scale, count, number, scale_for
 
 
 class Sheet(Value, frozen=True, kw_only=True):
@@ -68,10 +69,10 @@ def _answers(result: Result) -> Sheet:
         key="answers",
         screen=(0, 1, 3, 4, 5, 6, 7, 8, 13),
         screen_rows=len(few),
-        title="Answers",
+        title="Answers; latencies in ms",
         columns=(
             "", "requests", "answered", "refused", "failed", "within SLO", "engines busy",
-            "TTFT ms p50", "p95", "p99", "TPOT ms p50", "p95", "E2E ms p50", "p95", "forwarded",
+            "TTFT p50", "TTFT p95", "TTFT p99", "TPOT p50", "TPOT p95", "E2E p50", "E2E p95", "forwarded",
         ),
         rows=rows,
         notes=(
@@ -106,6 +107,7 @@ def _sites(result: Result) -> Sheet:
         rows.append(
             (
                 _name(site),
+                "" if site.kind == "fleet" else site.kind,
                 f"{site.engines} / {site.slots}",
                 count(site.served),
                 number(g.ttft_ms.p50),
@@ -118,23 +120,28 @@ def _sites(result: Result) -> Sheet:
                 number(site.slots_used_max),
                 percent(site.it_load_share),
                 number(site.pue),
+                number(site.pue_full_load),
             )
         )
     return Sheet(
         key="sites",
-        screen=(0, 2, 3, 4, 6, 7, 8, 9, 11, 12),
-        title="Sites: latency beside the use of engines",
+        screen=(0, 3, 4, 5, 7, 8, 9, 12, 13, 14),
+        title="Sites: latency in ms beside the use of engines",
         columns=(
-            "site", "engines / slots", "answered", "TTFT ms p50", "p95", "TPOT ms p95", "E2E ms p95", "busy",
+            "site", "kind", "engines / slots", "answered", "TTFT p50", "TTFT p95", "TPOT p95", "E2E p95", "busy",
             "idle capacity", "slots used", "slots, 5 min max", "IT load of rated", "PUE at that load",
+            "PUE full",
         ),
         rows=tuple(rows),
-        notes=("idle capacity: engine time without any request; it drew idle power, which stands in the energy table",),
+        notes=(
+            "idle capacity: engine time without any request; it drew idle power, which stands in the energy table",
+            "PUE full: of the same plant in the same weather with all of its rated load",
+        ),
     )  # fmt: skip
 
 
 def _energy(result: Result) -> Sheet:
-    parts: tuple[tuple[str, Callable[[SiteResult], float | None]], ...] = (
+    parts: tuple[tuple[str, Callable[[SiteResult], float]], ...] = (
         ("prefill", lambda s: s.energy.prefill_kwh),
         ("decode", lambda s: s.energy.decode_kwh),
         ("of these wasted", lambda s: s.energy.wasted_kwh),
@@ -145,24 +152,31 @@ def _energy(result: Result) -> Sheet:
         ("others' load", lambda s: s.energy.base_kwh),
         ("meter", lambda s: s.energy.facility_kwh),
     )
+    sites = _with_fleet(result)
+    whole = result.fleet.energy
+    engines_wh = wh_from_kwh(whole.facility_kwh - whole.base_kwh)
+    scale = scale_for(
+        [max(engines_wh, 1.0)], "Wh"
+    )  # never below Wh: the meter stands in the same row
+    answer = scale_for([s.wh_per_answer for s in sites], "Wh")
     rows = tuple(
         (
             _name(s),
-            *(number(get(s)) for _, get in parts),
-            f"{abs(s.energy.difference_kwh):.0e}",
-            number(s.wh_per_answer),
+            *(_in(scale, wh_from_kwh(get(s))) for _, get in parts),
+            f"{abs(wh_from_kwh(s.energy.difference_kwh)) * scale.factor:.0e}",
+            _in(answer, s.wh_per_answer),
         )
-        for s in _with_fleet(result)
+        for s in sites
     )
     return Sheet(
         key="energy",
         screen=(0, 1, 2, 4, 5, 6, 7, 9, 11),
-        title="Energy by stage, kWh",
+        title=f"Energy by stage, {scale.unit}",
         columns=(
             "site",
             *(name for name, _ in parts),
             "parts miss meter by",
-            "Wh an answer, all in",
+            f"{answer.unit} an answer, all in",
         ),
         rows=rows,
         notes=(
@@ -203,6 +217,8 @@ def _supply(result: Result) -> Sheet:
 
 
 def _carbon(result: Result) -> Sheet:
+    sites = _with_fleet(result)
+    answer = scale_for([s.g_per_answer for s in sites], "gCO2e")
     rows = tuple(
         (
             _name(s),
@@ -216,21 +232,21 @@ def _carbon(result: Result) -> Sheet:
                 )
             ),
             percent(s.ai_share),
-            number(s.g_per_answer),
+            _in(answer, s.g_per_answer),
             number(s.cost.energy_usd),
             number(s.cost.export_usd),
             number(s.cost.demand_usd),
             number(s.cost.egress_usd),
             number(None if s.usd_per_answer is None else 1000.0 * s.usd_per_answer),
         )
-        for s in _with_fleet(result)
+        for s in sites
     )
     return Sheet(
         key="carbon",
-        screen=(0, 1, 2, 3, 5, 6, 7, 10, 11),
+        screen=(0, 1, 2, 3, 5, 6, 7, 11),
         title="Carbon, kg, and money, USD, whole meter",
         columns=(
-            "site", "location", "marginal", "market", "own", "share of AI", "g an answer", "energy", "export earned",
+            "site", "location", "marginal", "market", "own", "share of AI", f"{answer.unit} an answer", "energy", "export earned",
             "demand charge", "egress", "USD per 1,000 answers",
         ),
         rows=rows,
@@ -414,4 +430,8 @@ def _with_fleet(result: Result) -> tuple[SiteResult, ...]:
 
 
 def _name(site: SiteResult) -> str:
-    return "all sites" if site.kind == "fleet" else f"{site.id} ({site.kind})"
+    return "all sites" if site.kind == "fleet" else site.id
+
+
+def _in(scale: Scale, value: float | None) -> str:
+    return number(None if value is None else value * scale.factor)
