@@ -86,12 +86,7 @@ def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes
     worker, service, engine = entry.worker, entry.service, attempt.counted
     routing = worker.routing
     load = routing.load
-    if (
-        engine is None
-        or attempt.load is not load
-        or len(entry.attempts) != 1
-        or entry.prefixes is not None
-    ):
+    if engine is None or attempt.load is not load or len(entry.attempts) != 1:
         return False
     now_s = time()
     measured = Measured.of(bodies.usage_of(data), entry.tokens_in, 0)
@@ -102,6 +97,8 @@ def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes
     if tokens_out > 0:
         service.seen_tokens_out(tokens_out)
         routing.observed(attempt, 0.0, (now_s - attempt.began_at_s) * 1000.0, tokens_out)
+    if entry.prefixes is not None:
+        worker.affinity.remember(entry.prefixes, offer.site_index, now_s)
     kernels = worker.kernels
     packed = routing.end_plain(
         routing.places,
