@@ -90,7 +90,6 @@ def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes
         engine is None
         or attempt.load is not load
         or len(entry.attempts) != 1
-        or entry.prefixes is not None
         or worker.log is not None  # the input log wants to know how it ended
     ):
         return False
@@ -103,6 +102,8 @@ def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes
     if tokens_out > 0:
         service.seen_tokens_out(tokens_out)
         routing.observed(attempt, 0.0, (now_s - attempt.began_at_s) * 1000.0, tokens_out)
+    if entry.prefixes is not None:
+        worker.affinity.remember(entry.prefixes, offer.site_index, now_s)
     kernels = worker.kernels
     packed = routing.end_plain(
         routing.places,

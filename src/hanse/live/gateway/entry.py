@@ -72,18 +72,6 @@ class Entry(Exchange, eq=False, kw_only=True):
 
     answer_plain = closing.answer_plain
 
-    def start(self) -> None:
-        """Ask the shadow, then find the first offer."""
-        worker, now_s = self.worker, self.started_at_s
-        worker.running.add(self)
-        if self.service.spread:
-            tenant = self.grant.key.tenant
-            self.prefixes = worker.affinity.prefixes(self.head, tenant, self.service.id)
-        if worker.shadow is not None:
-            request = self._request(now_s)
-            self.verdict = worker.shadow.ask(self.service.index, self.grant.subject, request, now_s)
-        self._seek(now_s)
-
     # --- choosing
 
     def _request(self, now_s: float) -> tuple[float, float, float, float]:
@@ -91,7 +79,8 @@ class Entry(Exchange, eq=False, kw_only=True):
         left_ms = (self.expires_at_s - now_s) * 1000.0
         return float(self.tokens_in), float(self.tokens_out), left_ms, float(len(self.body))
 
-    def _seek(self, now_s: float) -> None:
+    def seek(self, now_s: float) -> None:
+        """Find an offer and try it, or refuse."""
         found = self._find(now_s, self.tried) if len(self.attempts) < ATTEMPTS_MAX else Reason.TRIED
         if isinstance(found, Attempt):
             self._go(found)
@@ -209,7 +198,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         self.last_failure = f"{attempt.offer.site}: {reason}"
         if kind == "stale":
             self.settle(attempt)
-            self._seek(time())
+            self.seek(time())
             return
         self.refused_only = False
         if attempt.engine < 0 and kind == "connect":
@@ -282,7 +271,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         if len(self.body) > HOLD_BYTES_MAX:
             closing.refuse(self, Reason.TRIED, time())
         elif all(other.settled for other in self.attempts):
-            self._seek(time())
+            self.seek(time())
 
     # --- bytes for the other leg
 

@@ -90,26 +90,40 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
 
 
 def go(entry: Entry, routing: Routing, known: KnownHead | None, now_s: float) -> None:
-    """A request that may be answered: its first attempt."""
-    entry.link.running = entry
-    plain = entry.worker.shadow is None and not entry.service.spread
-    if not (plain and _go_local(entry, routing, known, now_s)):
-        entry.start()
-
-
-def _go_local(entry: Entry, routing: Routing, known: KnownHead | None, now_s: float) -> bool:
-    """The first attempt, at a local engine; False where the choice is not that simple."""
+    """A request that may be answered: ask the shadow, then make the first attempt."""
     worker, service, grant = entry.worker, entry.service, entry.grant
-    tokens_in, tokens_out = entry.tokens_in, entry.tokens_out
-    tokens = tokens_in + tokens_out
+    entry.link.running = entry
+    worker.running.add(entry)
+    if service.spread:
+        entry.prefixes = worker.affinity.prefixes(entry.head, grant.key.tenant, service.id)
     request = (
-        float(tokens_in),
-        float(tokens_out),
+        float(entry.tokens_in),
+        float(entry.tokens_out),
         service.deadline_s * 1000.0,
         float(len(entry.body)),
     )
+    if worker.shadow is not None:
+        entry.verdict = worker.shadow.ask(service.index, grant.subject, request, now_s)
+    if not _go_local(entry, routing, known, request, now_s):
+        entry.seek(now_s)
+
+
+def _go_local(
+    entry: Entry,
+    routing: Routing,
+    known: KnownHead | None,
+    request: tuple[float, float, float, float],
+    now_s: float,
+) -> bool:
+    """The first attempt, at a local engine; False where the choice is not that simple."""
+    worker, service, grant = entry.worker, entry.service, entry.grant
+    tokens_in = entry.tokens_in
+    tokens = tokens_in + entry.tokens_out
+    cached = None
+    if entry.prefixes is not None:
+        cached = worker.affinity.held(entry.prefixes, now_s)
     router = routing.router
-    index = router.ask(service.index, grant.subject, request, now_s, _NONE_TRIED, None)
+    index = router.ask(service.index, grant.subject, request, now_s, _NONE_TRIED, cached)
     offer = routing.offers[index] if index >= 0 else None
     number = -1
     if offer is not None and offer.engines:
@@ -145,7 +159,6 @@ def _go_local(entry: Entry, routing: Routing, known: KnownHead | None, now_s: fl
             entry.body,
         )
     entry.attempts.append(attempt)
-    worker.running.add(entry)
     worker.waiting.add(attempt)
     routing.kernels.begin(load.own, routing.worker, index, tokens_in, tokens)
     routing.kernels.arrived(load.services, service.index, routing.share, now_s)
