@@ -48,6 +48,7 @@ from hanse.signals.traces.spec import (
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
 from hanse.twin.policies import names
+from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.simulate import Simulation
 
 REGIONS = (  # id, city, country, latitude, longitude, grid zone
@@ -152,11 +153,14 @@ def quantile(histogram: Any, share: float) -> float:
 
 
 def measure(
-    policy: str, rps: float, hours: float, seed: int, usd_per_latency_s: float
+    policy: str, rps: float, hours: float, seed: int, usd_per_latency_s: float, speed: float
 ) -> dict[str, Any]:
     """One run."""
     began_s = time.process_time()
-    simulation = Simulation(fleet(usd_per_latency_s), trace(rps, hours, seed), policy=policy)
+    slow = Fault(kind="engine_slow", site="virginia", at_s=60.0, factor=speed)
+    scenario = Scenario(faults=(slow,) if speed != 1.0 else ())
+    made = trace(rps, hours, seed)
+    simulation = Simulation(fleet(usd_per_latency_s), made, policy=policy, scenario=scenario)
     simulation.run()
     world = simulation.world
     sums, hist = world.sums[0], world.hist[0]
@@ -258,6 +262,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--usd-per-latency-s", type=float, default=Weights().usd_per_latency_s)
+    parser.add_argument("--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told")
     args = parser.parse_args()
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS
@@ -267,7 +272,7 @@ def main() -> None:
     print(HEAD)
     for rps in loads:
         for policy in args.policies.split(","):
-            rows.append(measure(policy, rps, hours, args.seed, args.usd_per_latency_s))
+            rows.append(measure(policy, rps, hours, args.seed, args.usd_per_latency_s, args.speed))
             print(line(rows[-1]), flush=True)
     if args.policies.startswith("shipped"):
         print(

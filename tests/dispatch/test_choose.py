@@ -113,6 +113,7 @@ class Case:
 
         requests = now("requests", "own_requests_at")
         prefill = now("prefill_tokens", "own_prefill_at")
+        at_once = now("tokens", "own_tokens_at")
         replicas = known["replicas"]
         if now("requests", "own_requests_at", 0.0) + 1.0 > row["requests_max"] * replicas:
             return Reason.ROOM, {}
@@ -120,7 +121,9 @@ class Case:
         if tokens + tokens_in + tokens_out > row["tokens_max"] * replicas:
             return Reason.ROOM, {}
         hits = [min(float(t), tokens_in) for site_, t in self.cached.tolist() if site_ == s]
-        figures = self._figures(row, known, where, path, requests, prefill, max(hits, default=0.0))
+        figures = self._figures(
+            row, known, where, path, requests, at_once, prefill, max(hits, default=0.0)
+        )
         if figures["ttft_ms"] > request["deadline_ms"]:
             return Reason.DEADLINE, figures
         return Reason.OK, figures
@@ -132,6 +135,7 @@ class Case:
         where: dict[str, Any],
         path: Any,
         requests: float,
+        tokens: float,
         prefill: float,
         cached: float,
     ) -> dict[str, float]:
@@ -155,7 +159,10 @@ class Case:
         engine_ms = row["ttft_ms_fixed"] + queue_ms + ahead_ms + prompt_ms + step_ms
         path_ms = rtt_ms + ms_per_byte * body_bytes
         ttft_ms = path_ms + engine_ms * known["ttft_factor"]
-        tpot_ms = step_ms * known["tpot_factor"]
+        beside = max(tokens * share - mine * tokens_out, 0.0)
+        each = 1.0 / tokens_out if tokens_out > 1.0 else 0.0
+        beside_ms = beside * row["prefill_ms_per_token"] * each
+        tpot_ms = (step_ms + beside_ms) * known["tpot_factor"]
         e2e_ms = ttft_ms + tpot_ms * tokens_out
         decode_wh = (row["decode_wh_shared"] / batch + row["decode_wh_per_token"]) * tokens_out
         wh = (row["prefill_wh_per_token"] * uncached + decode_wh) * where["pue"]

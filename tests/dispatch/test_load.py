@@ -16,8 +16,11 @@ from hanse.dispatch.load import (
     FACTOR_MAX,
     FACTOR_MEMORY_S,
     FACTOR_MIN,
+    FACTOR_SHARE,
     OWN_DTYPE,
     PEERS_RATIO_MAX,
+    TPOT_RATIO_SURE,
+    TTFT_RATIO_SURE,
     Load,
     Ticket,
 )
@@ -167,15 +170,48 @@ def prediction(ttft_ms: float, tpot_ms: float, path_ms: float = 20.0) -> Predict
     )
 
 
+def observe(load: Load, ttft_ms: float, tpot_ms: float, times: int) -> None:
+    """A replica whose engine takes so long, whatever is predicted for it."""
+    for _ in range(times):
+        row = load.offers[0]
+        predicted = prediction(20.0 + 100.0 * row["ttft_factor"], 10.0 * row["tpot_factor"])
+        load.observed(0, predicted, ttft_ms=20.0 + ttft_ms, tpot_ms=tpot_ms)
+
+
 def test_corrections_follow_what_is_observed_without_the_path() -> None:
     load = Load(TABLE)
-    for _ in range(100):
-        engine_ms = 100.0 * load.offers[0]["ttft_factor"]
-        predicted = prediction(20.0 + engine_ms, 10.0 * load.offers[0]["tpot_factor"])
-        load.observed(0, predicted, ttft_ms=20.0 + 300.0, tpot_ms=15.0)
+    observe(load, 300.0, 15.0, 2000)
     assert load.offers[0]["ttft_factor"] == pytest.approx(3.0, rel=1e-3)
     assert load.offers[0]["tpot_factor"] == pytest.approx(1.5, rel=1e-3)
     assert load.offers[1]["ttft_factor"] == 1.0
+
+
+def test_ten_answers_in_a_row_hardly_move_a_factor() -> None:
+    """They may all tell of the same busy ten seconds that are over now."""
+    load = Load(TABLE)
+    observe(load, 300.0, 20.0, 10)
+    assert 1.0 < load.offers[0]["ttft_factor"] < 1.0 + 2.0 * 10 * FACTOR_SHARE
+    assert 1.0 < load.offers[0]["tpot_factor"] < 1.0 + 1.0 * 10 * FACTOR_SHARE
+
+
+def test_an_error_that_no_load_explains_counts_at_once() -> None:
+    load = Load(TABLE)
+    observe(load, 100.0 * 2 * TTFT_RATIO_SURE, 10.0 * 2 * TPOT_RATIO_SURE, 10)
+    # A tenth at a time until what is left is within what load explains.
+    assert load.offers[0]["ttft_factor"] > 2.0
+    assert load.offers[0]["tpot_factor"] > 2.0
+
+
+def test_an_offer_in_use_forgets_nothing() -> None:
+    load = Load(TABLE)
+    load.offers["ttft_factor"][1] = 3.0
+    ticket = load.begin(1, 10, 10, NOW_S)
+    frame(load, 1, NOW_S, 1.0)
+    frame(load, 1, NOW_S + FACTOR_MEMORY_S, 1.0)
+    assert load.offers["ttft_factor"][1] == 3.0
+    load.end(ticket)
+    frame(load, 1, NOW_S + 2 * FACTOR_MEMORY_S, 1.0)
+    assert load.offers["ttft_factor"][1] == 1.0
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), max_size=60))

@@ -146,6 +146,7 @@ def predict(
     path: Any,
     load_row: Any,
     requests: float,
+    tokens: float,
     prefill_tokens: float,
     cached_tokens: float,
     tokens_in: float,
@@ -170,7 +171,13 @@ def predict(
     engine_ms = offer.ttft_ms_fixed + queue_ms + ahead_ms + prompt_ms + step_ms
     path_ms = path.rtt_ms + path.ms_per_byte * body_bytes
     ttft_ms = path_ms + engine_ms * load_row.ttft_factor
-    tpot_ms = step_ms * load_row.tpot_factor
+    # While this request writes its answer, the requests beside it are replaced about once each, and every step in which one
+    # of the new prompts is read takes longer for all. Prompts to come are taken to be as long as those there now.
+    beside = max(tokens * share - mine * tokens_out, 0.0)
+    beside_ms = (
+        beside * offer.prefill_ms_per_token * (1.0 / tokens_out if tokens_out > 1.0 else 0.0)
+    )
+    tpot_ms = (step_ms + beside_ms) * load_row.tpot_factor
     e2e_ms = ttft_ms + tpot_ms * tokens_out
     decode_wh = (offer.decode_wh_shared / batch + offer.decode_wh_per_token) * tokens_out
     wh = (offer.prefill_wh_per_token * uncached + decode_wh) * site.pue
@@ -233,7 +240,7 @@ def weigh(
     ):
         return ROOM, requests, tokens, prefill, nothing
     predicted = predict(
-        offer, sites[s], services[np.uintp(offer.service)], path, load_row, requests, prefill,
+        offer, sites[s], services[np.uintp(offer.service)], path, load_row, requests, tokens, prefill,
         held(cached, offer.site, tokens_in), tokens_in, tokens_out, deadline_ms, body_bytes,
     )  # fmt: skip
     if predicted[0] > deadline_ms:
@@ -394,7 +401,7 @@ def candidates(
                 if law[p, offer.site] == 0 or not path.rtt_ms < PATH_MS_MAX:
                     continue
                 predicted = predict(
-                    offer, sites[offer.site], services[q], path, load_offers[o], 0.0, 0.0, 0.0,
+                    offer, sites[offer.site], services[q], path, load_offers[o], 0.0, 0.0, 0.0, 0.0,
                     tokens_in, tokens_out, deadline_ms, body_bytes,
                 )  # fmt: skip
                 cost = predicted[5] + predicted[6]

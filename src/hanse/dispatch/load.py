@@ -9,8 +9,10 @@ Effective load of an offer = heard + own change since that sample + what peers, 
 that the workers share.
 
 Corrections. For each offer the ratio of observed to predicted engine time is followed by
-`factor += SHARE (factor observed / predicted - factor)`, within 1/20 to 200, for TTFT and TPOT apart; an unused offer
-forgets with a time constant of a minute, so that a site once slow is tried again.
+`factor += SHARE (factor observed / predicted - factor)`, within 1/20 to 200, for TTFT and TPOT apart. Answers tell of a load
+that is seconds old; learning as fast as they come made gateways run after each other from site to site. So a small error moves
+the factor slowly, and only one that no load explains moves it at once. An offer with nothing of ours in flight forgets with
+a time constant of a minute, so that a site once slow is tried again.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ LOAD_OFFER_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[offer]: as heard, and this gateway's own sums when it was."""
+"""[offer]: as heard, and this gateway's own sums when it was; and the learned factors."""
 
 LOAD_SITE_DTYPE: Final = np.dtype(
     [("sampled_at_s", "f8"), ("reachable", "i8"), ("power_ok", "i8")], align=True
@@ -70,8 +72,15 @@ LOAD_SERVICE_DTYPE: Final = np.dtype(
 FACTOR_MIN: Final = 1 / 20
 FACTOR_MAX: Final = 200.0
 """A model wrong by more than this is a fault, not a bias; 200 is one thread predicted, a frozen engine observed."""
-FACTOR_SHARE: Final = 0.1
-"""Ten requests move most of the way: quicker follows single prompts, slower misses a busy neighbour."""
+FACTOR_SHARE: Final = 0.004
+"""Of a small error: some minutes at a few answers a second, many times what an answer takes. At 0.1 five gateways swung together
+between five sites (`benchmarks/multisite.py`)."""
+FACTOR_SHARE_SURE: Final = 0.1
+"""Of an error that is none of load: ten requests move most of the way."""
+TTFT_RATIO_SURE: Final = 10.0
+"""A first token waits for a step of prompts, up to half a second where 100 ms are usual; ten times as long is another matter."""
+TPOT_RATIO_SURE: Final = 4.0
+"""Tokens come evenly: a full batch over a short one is a factor of three."""
 FACTOR_MEMORY_S: Final = 60.0
 RATE_WINDOW_S: Final = 2.0
 """Own arrival rate is counted over one to two of these; four heard frames long."""
@@ -149,9 +158,17 @@ def heard(
         row.own_requests_at += mine.requests
         row.own_tokens_at += mine.tokens
         row.own_prefill_at += mine.prefill_tokens
+    if row.own_requests_at > 0:
+        return
     forget = min(max(elapsed_s, 0.0) / FACTOR_MEMORY_S, 1.0)
     row.ttft_factor += (1.0 - row.ttft_factor) * forget
     row.tpot_factor += (1.0 - row.tpot_factor) * forget
+
+
+@njit(**KERNEL)
+def share(ratio: float, sure: float) -> float:
+    """How far an observation moves a factor."""
+    return FACTOR_SHARE_SURE if ratio > sure or ratio * sure < 1.0 else FACTOR_SHARE
 
 
 @njit(**KERNEL)
@@ -160,10 +177,10 @@ def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> Non
     row = load[offer]
     if ttft_ratio > 0.0:
         ideal = min(max(row.ttft_factor * ttft_ratio, FACTOR_MIN), FACTOR_MAX)
-        row.ttft_factor += FACTOR_SHARE * (ideal - row.ttft_factor)
+        row.ttft_factor += share(ttft_ratio, TTFT_RATIO_SURE) * (ideal - row.ttft_factor)
     if tpot_ratio > 0.0:
         ideal = min(max(row.tpot_factor * tpot_ratio, FACTOR_MIN), FACTOR_MAX)
-        row.tpot_factor += FACTOR_SHARE * (ideal - row.tpot_factor)
+        row.tpot_factor += share(tpot_ratio, TPOT_RATIO_SURE) * (ideal - row.tpot_factor)
 
 
 @njit(**KERNEL)
