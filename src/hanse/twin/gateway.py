@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch import prefix as prefixes
-from hanse.dispatch.choose import KERNEL
 from hanse.dispatch.patience import first_byte_s
 from hanse.twin.arrays import (
     ANSWERED,

@@ -28,7 +28,7 @@ import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types  # type: ignore[attr-defined]
 from numba.core.errors import NumbaError
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.errors import ConfigError
 
 INF: Final = float("inf")

@@ -22,11 +22,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import journal as form
 from hanse.dispatch import load as loads
 from hanse.dispatch import prefix as prefixes
-from hanse.dispatch.choose import KERNEL, OUT_COUNT
+from hanse.dispatch.choose import OUT_COUNT
 from hanse.dispatch.journal import KINDS, Choice, Journal, JournalHead, Record, read_journal
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.dispatch.choose import INLINED, KERNEL
+from hanse.compiled import INLINED, KERNEL
 from hanse.dispatch.load import OWN_DTYPE
 from hanse.dispatch.table import ARRAYS
 from hanse.live.gateway import metrics, notes
