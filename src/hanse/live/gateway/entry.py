@@ -1,7 +1,8 @@
 """The entry side of a request: choose an offer, try it, and try another.
 
-Here: `Entry`: routing with evidence, retries, deadlines, hedges, bytes for the other leg. Not here: bytes on the way to the client
-(`exchange`), who may ask (`doors`), refusals and what is booked at the end (`closing`), the serving side of a hop (`hop`).
+Here: `Entry`: routing with evidence, retries, deadlines, hedges, bytes for the other leg. Not here: who may ask (`doors`), the first
+attempt where it is a local engine (`opening`), bytes on the way to the client (`exchange`), refusals, the common end and what is booked
+at any end (`closing`), the serving side of a hop (`hop`).
 
 Which try comes next: a local engine that failed is excluded and its offer stays while another replica is up; a peer's offer that
 failed or refused is tried once. Nothing is re-sent after a first byte has gone to the client.

@@ -2,8 +2,8 @@
 
 Here: parsing with limits, one request at a time, keep-alive, `Expect`, slow and silent clients, back-pressure signals.
 llhttp (through httptools) refuses doubled and conflicting lengths, bare line feeds, folded headers and control bytes by
-itself; sizes, counts, times, doubled credentials and everything about who may ask are ours. Not here: what a request
-means (`doors`), the other leg (`outgoing`).
+itself; sizes, counts, times, doubled credentials and everything about who may ask are ours. A whole request whose head was read
+before, byte for byte, needs no parser (`heads`). Not here: what a request means (`doors`), the other leg (`outgoing`).
 
 Life of a connection:
 
