@@ -79,7 +79,7 @@ def _charts(result: Result) -> dict[str, str]:
         for s in result.sites
     }
     use = {
-        s.id: (s.busy_share, 1.0 - s.busy_share)
+        (s.id if s is not fleet else "all sites"): (s.busy_share, 1.0 - s.busy_share)
         for s in (*result.sites, fleet)
         if s.busy_share is not None
     }

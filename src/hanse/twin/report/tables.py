@@ -42,6 +42,7 @@ def sheets(result: Result) -> tuple[Sheet, ...]:
     """All tables, the most asked for first."""
     made = [
         _answers(result),
+        _work(result),
         _sites(result),
         _energy(result),
         _supply(result),
@@ -80,6 +81,37 @@ def _answers(result: Result) -> Sheet:
             "within SLO: of all requests, refused and failed ones too; failed: broken answers included",
             *more,
         ),
+    )  # fmt: skip
+
+
+def _work(result: Result) -> Sheet:
+    groups = [g for g in result.groups if g.kind != "origin" and g.served]
+    energy = scale_for([g.energy_wh / g.served for g in groups], "Wh")
+    carbon = scale_for([g.carbon_g / g.served for g in groups], "gCO2e")
+    rows = tuple(
+        (
+            "all" if g.kind == "all" else f"{g.kind} {g.name}",
+            count(g.tokens_in),
+            percent(g.tokens_cached / g.tokens_in if g.tokens_in else None),
+            count(g.tokens_out),
+            count(g.forwarded),
+            number(g.path_rtt_ms_mean),
+            count(g.retries),
+            _in(energy, g.energy_wh / g.served),
+            _in(carbon, g.carbon_g / g.served),
+            number(1000.0 * g.cost_usd / g.served),
+        )
+        for g in groups
+    )
+    return Sheet(
+        key="work",
+        title="Work, and what the requests themselves caused",
+        columns=(
+            "", "tokens in", "of these cached", "tokens out", "forwarded", "way ms mean", "retries",
+            f"{energy.unit} an answer", f"{carbon.unit} an answer", "USD per 1,000 answers",
+        ),
+        rows=rows,
+        notes=("dynamic energy with the site's PUE, its carbon and price, and egress; idle power is in the energy table",),
     )  # fmt: skip
 
 
