@@ -82,6 +82,12 @@ def read_inputs(
     found, folder = _fleet(fleet)
     requests = _trace(trace, seed, draw)
     requests, notes = fitted(requests, found if fit is None else _fleet(fit)[0], seed)
+    began_at_s = requests.meta.start_at_s
+    if start is None and began_at_s % SECONDS_PER_HOUR:
+        at = datetime.fromtimestamp(began_at_s, UTC).isoformat(timespec="seconds")
+        notes.append(
+            f"the trace begins at {at}: weather and prices are those of the full hour before"
+        )
     if scale != 1.0:
         requests = scaled(requests, scale, seed + draw)
     faults, faults_dir = _scenario(scenario, found)

@@ -9,6 +9,9 @@ the load that was, and what separate sites cost in room stand in the same tables
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
 
 from hanse.model.fleet import Value
 from hanse.twin.result import GroupResult, Result, SiteResult
@@ -28,6 +31,10 @@ class Sheet(Value, frozen=True, kw_only=True):
     """Columns that a terminal of 80 characters has room for; none: only the page shows the table."""
     screen_rows: int = 1000
     """The first so many."""
+
+
+SITES_MAX: Final = 10
+"""Columns of sites that a page is wide enough for."""
 
 
 def percent(share: float | None) -> str:
@@ -371,15 +378,35 @@ def _returns(result: Result) -> Sheet:
 
 def _flows(result: Result) -> Sheet:
     names = [o.id for o in result.flows.origins] or ["everywhere"]
-    sites = [s.id for s in result.flows.sites]
-    busiest = sorted(zip(names, result.flows.served, strict=True), key=lambda row: -sum(row[1]))
-    rows = tuple((name, *(count(n) for n in served)) for name, served in busiest[:30])
-    return Sheet(
-        key="flows",
-        title="Answers by origin and serving site",
-        columns=("from", *sites),
-        rows=rows,
+    served = result.flows.served
+    sums = [sum(column) for column in zip(*served, strict=True)]
+    busy = sorted(range(len(sums)), key=lambda i: -sums[i])[:SITES_MAX]
+    shown = sorted(busy)
+    rest = len(sums) > len(shown)
+    rows = []
+    for name, row in sorted(zip(names, served, strict=True), key=lambda pair: -sum(pair[1])):
+        cells = [count(row[i]) for i in shown]
+        others = sum(row) - sum(row[i] for i in shown)
+        rows.append((name, *cells, *([count(others)] if rest else [])))
+    sites = [result.flows.sites[i].id for i in shown]
+    return _cut(
+        Sheet(
+            key="flows",
+            title="Answers by origin and serving site",
+            columns=("from", *sites, *(["other sites"] if rest else [])),
+            rows=tuple(rows),
+        ),
+        40,
     )
+
+
+def _cut(sheet: Sheet, rows_max: int) -> Sheet:
+    """The first rows, and a word on how many more there are."""
+    more = len(sheet.rows) - rows_max
+    if more <= 0:
+        return sheet
+    note = f"and {count(more)} more rows in the JSON"
+    return replace(sheet, rows=sheet.rows[:rows_max], notes=(*sheet.notes, note))
 
 
 def _residency(result: Result) -> Sheet:
@@ -394,7 +421,7 @@ def _residency(result: Result) -> Sheet:
         )
         for c in r.cells
     )
-    return Sheet(
+    sheet = Sheet(
         key="residency",
         title="Where data was read and worked on",
         columns=("class and country", "site", "executed", "entered here", "lawful"),
@@ -405,6 +432,7 @@ def _residency(result: Result) -> Sheet:
             f"refused because law left no site, or no gateway that was up: {r.refused_by_law}",
         ),
     )
+    return _cut(sheet, 150)
 
 
 def _barred(result: Result) -> Sheet:
@@ -417,12 +445,13 @@ def _barred(result: Result) -> Sheet:
         )
         for b in r.barred
     )
-    return Sheet(
+    sheet = Sheet(
         key="barred",
         title="Closed by law",
         columns=("class and country", "site", "rules"),
         rows=rows,
     )
+    return _cut(sheet, 150)
 
 
 def _happened(result: Result) -> Sheet:
