@@ -29,8 +29,10 @@ class Sheet(Value, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     screen: tuple[int, ...] = ()
     """Columns that a terminal of 80 characters has room for; none: only the page shows the table."""
-    screen_rows: int = 1000
+    screen_rows: int = 25
     """The first so many."""
+    total: bool = False
+    """The last row is of all others together, and always shown."""
 
 
 SITES_MAX: Final = 10
@@ -164,6 +166,7 @@ def _sites(result: Result) -> Sheet:
         )
     return Sheet(
         key="sites",
+        total=True,
         screen=(0, 3, 4, 5, 7, 8, 9, 12, 13, 14),
         title="Sites: latency in ms beside the use of engines",
         columns=(
@@ -209,6 +212,7 @@ def _energy(result: Result) -> Sheet:
     )
     return Sheet(
         key="energy",
+        total=True,
         screen=(0, 1, 2, 4, 5, 6, 7, 9, 11),
         title=f"Energy by stage, {scale.unit}",
         columns=(
@@ -244,6 +248,7 @@ def _supply(result: Result) -> Sheet:
     )
     return Sheet(
         key="supply",
+        total=True,
         screen=(0, 1, 2, 3, 4, 9, 11),
         title="Supply, kWh, whole meter",
         columns=(
@@ -282,6 +287,7 @@ def _carbon(result: Result) -> Sheet:
     )
     return Sheet(
         key="carbon",
+        total=True,
         screen=(0, 1, 2, 3, 5, 6, 7, 11),
         title="Carbon, kg, and money, USD, whole meter",
         columns=(
