@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hanse.dispatch.belief import all_engines
 from hanse.errors import ConfigError
 from hanse.model.read import read_fleet
+from hanse.twin.central import central_fleet
 from hanse.twin.compare import METRICS, Comparison, _figure, compare
+from hanse.twin.fleet_file import problems_of
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
 SPEC = """
@@ -92,3 +95,34 @@ def test_one_run_has_no_intervals() -> None:
 def test_one_alternative_is_no_comparison() -> None:
     with pytest.raises(ConfigError, match="two alternatives"):
         compare(LEAGUE)
+
+
+def test_the_central_counterpart_has_as_many_replicas_on_its_own_hardware() -> None:
+    league = read_fleet(LEAGUE)
+    one = central_fleet(league)
+    assert [s.id for s in one.sites] == ["virginia"]
+    for service in league.services:
+        mine = [p for p in one.placements if p.service == service.id]
+        placed = sum(p.replicas for p in league.placements if p.service == service.id)
+        assert [p.replicas for p in mine] == [placed]
+        assert mine[0].variant == max(service.variants, key=lambda v: v.quality).id
+    chips = {s.chips for s in all_engines(league, league.placements) if s.site == "virginia"}
+    assert {s.chips for s in all_engines(one, one.placements)} == chips
+    assert problems_of(one, LEAGUE.parent) == []
+
+
+def test_what_law_closes_to_the_central_site_stays_unanswered(tmp_path: Path) -> None:
+    spec = tmp_path / "small.toml"
+    spec.write_text(SPEC)
+    found = compare(LEAGUE, central=True, trace=spec, runs=1, workers=1)
+    assert [a.label for a in found.alternatives] == ["league", "league-central"]
+    assert found.figure("league-central", "unlawful").mean == 0.0
+    refused = found.figure("league-central", "refused").difference
+    assert refused is not None and refused > 0.5  # personal data of Europe may not go to Virginia
+    assert "--central" in found.command
+
+
+def test_a_fleet_that_names_no_central_site_has_no_counterpart() -> None:
+    league = msgspec.structs.replace(read_fleet(LEAGUE), central=None)
+    with pytest.raises(ConfigError, match="central"):
+        compare(league, central=True)

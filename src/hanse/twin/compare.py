@@ -22,7 +22,7 @@ from hanse import __version__
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces import Trace
-from hanse.twin.inputs import SEED, SHIPPED_POLICY, chosen_policy, read_inputs
+from hanse.twin.inputs import SEED, SHIPPED_POLICY, Central, FleetLike, chosen_policy, read_inputs
 from hanse.twin.quantiles import mean_and_half_width
 from hanse.twin.result import LatencyReturn, Result
 from hanse.twin.runs import run_inputs
@@ -30,7 +30,6 @@ from hanse.twin.scenario import Scenario
 
 RUNS: Final = 5
 """Draws: a t interval of five is 2.8 standard errors wide to each side; of two it would be 12.7."""
-FleetLike = Fleet | Path | str
 
 
 class Metric(Value, frozen=True, kw_only=True):
@@ -147,6 +146,7 @@ class _Job(NamedTuple):
 def compare(
     *fleets: FleetLike,
     policies: Sequence[str] = (SHIPPED_POLICY,),
+    central: bool = False,
     trace: Trace | Path | str | None = None,
     scenario: Scenario | Path | str | None = None,
     start: str | None = None,
@@ -161,6 +161,7 @@ def compare(
     Args:
         fleets: Fleets or their files; the first, with the first policy, is what the others are compared with.
         policies: Ways to choose.
+        central: Also the one big site that the first fleet names, with as many replicas as the whole fleet.
         trace: As for `simulate`. A `Trace` in memory cannot travel to other processes and is run in this one.
         scenario: Faults, the same for all.
         start: As for `simulate`.
@@ -173,6 +174,8 @@ def compare(
     Raises:
         ConfigError: what is wrong with any of it.
     """
+    if central and fleets and not isinstance(fleets[0], Central):
+        fleets = (*fleets, Central(fleets[0]))
     if runs < 1 or len(fleets) * len(policies) < 2:
         got = f"{len(fleets)} fleets, {len(policies)} policies, {runs} runs"
         raise ConfigError("compare", got=got, allowed="two alternatives or more, one run or more")
@@ -315,7 +318,7 @@ def _labels(
     """What tells alternatives apart: the fleet, the policy, or both; the file's name where fleets share theirs."""
     heads = list(names[:: len(policies)])
     if len(set(heads)) < len(heads):
-        heads = [f.name if isinstance(f, Fleet) else Path(f).stem for f in fleets]
+        heads = [_stem(fleet) for fleet in fleets]
     if len(set(heads)) < len(heads):
         heads = [f"{head} {i}" for i, head in enumerate(heads, 1)]
     if len(policies) == 1:
@@ -323,6 +326,12 @@ def _labels(
     if len(fleets) == 1:
         return list(policies)
     return [f"{head}, {policy}" for head in heads for policy in policies]
+
+
+def _stem(fleet: FleetLike) -> str:
+    if isinstance(fleet, Central):
+        return f"{_stem(fleet.of)}, central"
+    return fleet.name if isinstance(fleet, Fleet) else Path(fleet).stem
 
 
 def _how(trace: Any, runs: int) -> str:
@@ -336,10 +345,12 @@ def _how(trace: Any, runs: int) -> str:
 def _command(
     fleets: Sequence[FleetLike], policies: Sequence[str], runs: int, rest: dict[str, Any]
 ) -> str:
+    central = [f for f in fleets if isinstance(f, Central)]
+    fleets = [f for f in fleets if not isinstance(f, Central)]
     values = (*fleets, *(v for v in (rest["trace"], rest["scenario"]) if v is not None))
     if not all(isinstance(v, (str, Path)) for v in values):
         return ""
-    words = ["hanse", "compare", *map(str, fleets)]
+    words = ["hanse", "compare", *map(str, fleets), *["--central" for _ in central]]
     for policy in policies if tuple(policies) != (SHIPPED_POLICY,) else ():
         words += ["--policy", policy]
     for name, default in (("trace", None), ("scenario", None), ("start", None), ("scale", 1.0)):
