@@ -162,6 +162,7 @@ def _sheet(title: str, labels: list[str], rows: list[tuple[str, ...]]) -> Sheet:
         columns=("", *labels),
         rows=tuple(rows),
         screen=tuple(range(len(labels) + 1)),
+        screen_rows=len(rows),
     )
 
 

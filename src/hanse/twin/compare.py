@@ -22,6 +22,7 @@ from hanse import __version__
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces import Trace
+from hanse.twin.alike import Answers, Kept, alike
 from hanse.twin.inputs import SEED, SHIPPED_POLICY, Central, FleetLike, chosen_policy, read_inputs
 from hanse.twin.quantiles import mean_and_half_width
 from hanse.twin.result import LatencyReturn, Result
@@ -64,7 +65,7 @@ class Alternative(Value, frozen=True, kw_only=True):
     policy: str
     figures: tuple[Figure, ...]
     latency_return: LatencyReturn | None = None
-    """Against the first alternative, from the mean differences."""
+    """Against the first alternative, from the mean differences: latency over the requests that all answer, the rest per answer."""
 
 
 class Comparison(Value, frozen=True, kw_only=True):
@@ -134,6 +135,17 @@ METRICS: Final = (
 )  # fmt: skip
 
 
+ALIKE: Final = (
+    Metric(key="alike", name="answered by all alternatives", unit="share", better="neither"),
+    Metric(key="alike_ttft", name="of these: TTFT, mean", unit="ms", better="less"),
+    Metric(key="alike_e2e", name="of these: E2E, mean", unit="ms", better="less"),
+    Metric(key="alike_wh", name="of these: dynamic energy", unit="Wh an answer", better="less"),
+    Metric(key="alike_g", name="of these: its carbon", unit="g an answer", better="less"),
+)
+"""Like for like (`alike`); in the order of its fields."""
+KEYS: Final = tuple(metric.key for metric in (*(m for m, _ in METRICS), *ALIKE))
+
+
 class _Job(NamedTuple):
     alternative: int
     draw: int
@@ -141,6 +153,9 @@ class _Job(NamedTuple):
     first: FleetLike
     policy: str
     rest: dict[str, Any]
+
+
+_Run = tuple[list[float | None], Kept]
 
 
 def compare(
@@ -207,7 +222,7 @@ def compare(
         software=f"hanse {__version__}",
         command=_command(fleets, policies, runs, rest),
         notes=read[0].notes,
-        metrics=tuple(metric for metric, _ in METRICS),
+        metrics=(*(metric for metric, _ in METRICS), *ALIKE),
         alternatives=tuple(
             _alternative(label, inputs.fleet.name, inputs.policy, values[i], values[0], labels[0])
             for i, (label, inputs) in enumerate(zip(labels, read, strict=True))
@@ -220,15 +235,22 @@ def _values(
 ) -> list[list[list[float | None]]]:
     """[alternative][draw][metric], in whatever order the runs come back."""
     found: dict[tuple[int, int], list[float | None]] = {}
-    for job, figures in _run(jobs, workers):
+    answers: dict[tuple[int, int], Kept] = {}
+    alternatives = sorted({job.alternative for job in jobs})
+    draws = sorted({job.draw for job in jobs})
+    for job, (figures, kept) in _run(jobs, workers):
         found[job.alternative, job.draw] = figures
+        answers[job.alternative, job.draw] = kept
+        if all((i, job.draw) in answers for i in alternatives):
+            same = alike([answers.pop((i, job.draw)) for i in alternatives])
+            for i in alternatives:
+                found[i, job.draw] += same[i]
         if progress is not None:
             progress(len(found) / len(jobs))
-    alternatives, draws = (sorted({key[i] for key in found}) for i in (0, 1))
     return [[found[i, draw] for draw in draws] for i in alternatives]
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float | None]]]:
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, _Run]]:
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         for job in jobs:
@@ -241,11 +263,12 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float 
             yield futures[future], future.result()
 
 
-def _one(job: _Job) -> list[float | None]:
-    """All metrics of one run."""
+def _one(job: _Job) -> _Run:
+    """All metrics of one run, and what its answers were like."""
     inputs = read_inputs(job.fleet, policy=job.policy, draw=job.draw, fit=job.first, **job.rest)
-    result = run_inputs(inputs)
-    return [get(result) for _, get in METRICS]
+    answers = Answers()
+    result = run_inputs(inputs, rows=answers.take)
+    return [get(result) for _, get in METRICS], answers.kept(result.run.requests)
 
 
 def _alternative(
@@ -257,8 +280,8 @@ def _alternative(
     first_label: str,
 ) -> Alternative:
     figures = tuple(
-        _figure(metric.key, [run[m] for run in values], [run[m] for run in first])
-        for m, (metric, _) in enumerate(METRICS)
+        _figure(key, [run[m] for run in values], [run[m] for run in first])
+        for m, key in enumerate(KEYS)
     )
     again = _return(figures, first_label) if label != first_label else None
     return Alternative(
@@ -288,7 +311,7 @@ def _figure(key: str, values: Sequence[float | None], first: Sequence[float | No
 
 def _return(figures: Sequence[Figure], reference: str) -> LatencyReturn:
     by_key = {f.metric: f.difference for f in figures}
-    added_ms = by_key["e2e_mean"]
+    added_ms = by_key["alike_e2e"]
     saved: dict[str, float | None] = {}
     for key, answers in (("wh", 1.0), ("g", 1.0), ("usd", 1000.0)):
         cost = by_key[key]
@@ -301,7 +324,7 @@ def _return(figures: Sequence[Figure], reference: str) -> LatencyReturn:
     }
     return LatencyReturn(
         reference=reference,
-        added_ttft_ms=by_key["ttft_mean"],
+        added_ttft_ms=by_key["alike_ttft"],
         added_e2e_ms=added_ms,
         saved_wh=saved["wh"],
         saved_g=saved["g"],

@@ -82,10 +82,11 @@ def run_inputs(
     *,
     requests: Path | str | None = None,
     progress: Progress | None = None,
+    rows: Callable[[Any], None] | None = None,
 ) -> Result:
-    """One run of inputs that were read already."""
+    """One run of inputs that were read already; `rows` gets finished requests some ten thousand at a time."""
     policy = chosen_policy(inputs.policy)
-    takers: list[Callable[[Any], None]] = []
+    takers = [rows] if rows is not None else []
     simulation = Simulation(
         inputs.fleet,
         inputs.trace,
@@ -94,7 +95,7 @@ def run_inputs(
         scenario_dir=inputs.scenario_dir,
         start_at_s=inputs.start_at_s,
         policy=policy,
-        rows=lambda rows: each(*takers)(rows),
+        rows=lambda some: each(*takers)(some),
     )
     first_table = simulation.table
     tally = Tally(simulation.world)
