@@ -87,9 +87,7 @@ def compare(
         print_json(found)
     else:
         _say(found)
-    for note in found.notes:
-        say(f"assumed: {note}")
-    say(f"again: {found.command}")
+    say("\n".join([*(f"assumed: {note}" for note in found.notes), f"again: {found.command}"]))
     return 0
 
 
