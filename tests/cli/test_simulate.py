@@ -27,6 +27,8 @@ def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
         ((LEAGUE, "--scale", "-1"), "scale"),
         ((LEAGUE, "--scenario", LEAGUE), "docs/twin.md"),
         ((LEAGUE, "--reference", LEAGUE), "--reference"),
+        ((LEAGUE, "--report", "absent/report.html"), "--report"),
+        ((LEAGUE, "--requests", "absent/requests.parquet"), "--requests"),
     ],
 )
 def test_bad_input_ends_with_2_and_says_what_is_allowed(
@@ -45,10 +47,13 @@ def test_the_document_is_on_stdout_and_the_same_each_time(tmp_path: Path) -> Non
     assert document["schema"] == "hanse-result/1" and document["run"]["scale"] == 0.2
     assert document["residency"]["unlawful"] == 0
     assert report.read_text().startswith("<!doctype html>")
+    (tmp_path / "first.json").write_text(first.stdout)
     command = document["run"]["command"]
     assert command in first.stderr
     again = hanse(*command.split()[1:], "--json")
     assert again.stdout == first.stdout
+    beside = hanse(*command.split()[1:], "--json", "--reference", str(tmp_path / "first.json"))
+    assert json.loads(beside.stdout)["latency_return"]["added_e2e_ms"] == 0.0
 
 
 def test_tables_are_for_people(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 import hanse
 from hanse.errors import ConfigError
+from hanse.signals.traces.transform import window
 from hanse.twin.report import write_report
 from hanse.twin.report.charts import nice_top, over_time, stacked_bars
 from hanse.twin.report.page import page
 from hanse.twin.report.tables import percent, sheets
 from hanse.twin.result import Happened, Result
-from twin.test_results import BAD_EVENING, LEAGUE
+from hanse.twin.runs import run_inputs
+from twin.fleets import powered_fleet, random_trace
+from twin.test_results import BAD_EVENING, LEAGUE, inputs_of
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -101,6 +105,19 @@ def test_a_name_is_text_wherever_it_stands(result: Result) -> None:
 
 def test_the_same_result_gives_the_same_page(result: Result) -> None:
     assert page(result) == page(result)
+
+
+@pytest.mark.parametrize("count", [0, 1, 400])
+def test_any_run_has_a_page(count: int, rng: np.random.Generator) -> None:
+    """Also one without a request, without an answer, or with a site that nobody used."""
+    made = powered_fleet(rng)
+    trace = random_trace(made, rng, count=max(count, 1))
+    if count == 0:
+        trace = window(trace, trace.meta.duration_s - 0.5, trace.meta.duration_s)
+    result = run_inputs(inputs_of(made, trace))
+    assert result.run.requests == count
+    assert all(site.id in page(result) for site in made.sites)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
 
 
 def test_a_folder_gets_the_page_and_the_result(result: Result, tmp_path: Path) -> None:

@@ -15,12 +15,17 @@ from hypothesis import strategies as st
 import hanse
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
+from hanse.signals.traces import shipped_trace
 from hanse.signals.traces.trace import Trace
+from hanse.signals.traces.transform import window
 from hanse.twin.inputs import Inputs, bootstrapped, fitted, read_inputs
+from hanse.twin.residency import residency_of
 from hanse.twin.result import Result
 from hanse.twin.runs import run_inputs
 from hanse.twin.scenario import Scenario
+from hanse.twin.simulate import Simulation
 from hanse.twin.summary import latency_return
+from hanse.twin.tally import Tally
 from twin.fleets import powered_fleet, random_faults, random_trace
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
@@ -179,6 +184,52 @@ def test_rows_say_what_the_groups_say(day: tuple[Result, Path]) -> None:
     assert result.group("all").e2e_ms.p95 == pytest.approx(exact, rel=0.01)
     assert sum(r["cost_usd"] for r in answered) == pytest.approx(result.group("all").cost_usd)
     assert b"hanse.run" in table.schema.metadata
+
+
+def test_egress_is_what_the_links_bill(day: tuple[Result, Path]) -> None:
+    """Only ways to and from Virginia cost anything in the league: 0.05 USD a GB."""
+    result, path = day
+    rows = [r for r in pq.read_table(path).to_pylist() if r["outcome"] == "answered"]
+    for site in result.sites:
+        paid = [
+            r
+            for r in rows
+            if r["site"] == site.id
+            and r["entry"] != r["site"]
+            and "virginia" in (r["site"], r["entry"])
+        ]
+        sent_bytes = sum(200.0 + 4.0 * r["tokens_in"] + 200.0 * r["tokens_out"] for r in paid)
+        assert site.cost.egress_usd == pytest.approx(0.05 * sent_bytes / 1e9)
+    assert result.fleet.cost.egress_usd > 0.0
+
+
+def test_the_recount_finds_what_is_unlawful() -> None:
+    """Health data of France at Frankfurt, which is not certified for it."""
+    inputs = read_inputs(LEAGUE, trace=window(shipped_trace(), 0.0, 600.0))
+    run = Simulation(inputs.fleet, inputs.trace)
+    run.run()
+    health = [c.id for c in inputs.fleet.classes].index("health")
+    paris = [o.id for o in inputs.trace.meta.origins].index("paris")
+    frankfurt = [s.id for s in inputs.fleet.sites].index("frankfurt")
+    tally = Tally(run.world)
+    tally.executed[health, paris, frankfurt] = 5
+    tally.entered[health, paris, frankfurt] = 2
+    found = residency_of(run, tally, run.table)
+    assert found.unlawful == 0 and found.unlawful_recount == 7
+    (cell,) = found.cells
+    assert (cell.country, cell.site, cell.executed, cell.entered, cell.lawful) == (
+        "FR",
+        "frankfurt",
+        5,
+        2,
+        False,
+    )
+    rules = {
+        b.rules
+        for b in found.barred
+        if (b.data_class, b.country, b.site) == ("health", "FR", "frankfurt")
+    }
+    assert rules == {("FR-HDS",)} and "HDS" in found.rules["FR-HDS"]
 
 
 def test_a_latency_return_is_of_what_was_paid(day: tuple[Result, Path]) -> None:

@@ -12,6 +12,9 @@ from cyclopts import Parameter
 
 from hanse.cli.output import print_json, say
 
+ALIKE = 0.01
+"""Difference of answered shares beyond which latencies and costs per answer are not of the same requests."""
+
 if TYPE_CHECKING:
     from hanse.twin.compare import Comparison, Figure, Metric
     from hanse.twin.report.tables import Sheet
@@ -22,6 +25,7 @@ def compare(
     /,
     *,
     policy: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    central: bool = False,
     trace: Path | None = None,
     scenario: Path | None = None,
     start: str | None = None,
@@ -33,7 +37,7 @@ def compare(
 ) -> int:
     """Compare fleets, policies, or both in all combinations, on the same traffic and over several draws of it.
 
-    Differences are from the first, run by run, with 95 % intervals. Example: `hanse compare many.toml one.toml --runs 5`
+    Differences are from the first, run by run, with 95 % intervals. Example: `hanse compare examples/league.toml --central`
 
     Parameters
     ----------
@@ -41,6 +45,8 @@ def compare(
         Paths of fleet files.
     policy
         Ways to choose, one or more; docs/policies.md has the names.
+    central
+        Compare also with the one big site that the first fleet names in [central], holding as many replicas as the whole fleet.
     trace
         Trace, or a spec (.toml) to make them from; default that of the day which ships with Hanse.
     scenario
@@ -62,10 +68,12 @@ def compare(
     from hanse.twin import compare as comparing
 
     policies = tuple(policy or ["shipped"])
-    with progress_bar(f"{len(fleets) * len(policies)} alternatives, {runs} runs each") as told:
+    count = (len(fleets) + central) * len(policies)
+    with progress_bar(f"{count} alternatives, {runs} runs each") as told:
         found = comparing.compare(
             *fleets,
             policies=policies,
+            central=central,
             trace=trace,
             scenario=scenario,
             start=start,
@@ -79,9 +87,7 @@ def compare(
         print_json(found)
     else:
         _say(found)
-    for note in found.notes:
-        say(f"assumed: {note}")
-    say(f"again: {found.command}")
+    say("\n".join([*(f"assumed: {note}" for note in found.notes), f"again: {found.command}"]))
     return 0
 
 
@@ -97,6 +103,10 @@ def _say(found: Comparison) -> None:
     say(
         "intervals are 95 %, of chance in the traffic; * marks a difference that is more than chance"
     )
+
+
+def _points(difference: float) -> str:
+    return f"{100.0 * abs(difference):.1f} pp {'more' if difference > 0.0 else 'fewer'}"
 
 
 def _means(found: Comparison) -> Sheet:
@@ -150,6 +160,7 @@ def _sheet(title: str, labels: list[str], rows: list[tuple[str, ...]]) -> Sheet:
         columns=("", *labels),
         rows=tuple(rows),
         screen=tuple(range(len(labels) + 1)),
+        screen_rows=len(rows),
     )
 
 

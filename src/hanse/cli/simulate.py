@@ -175,6 +175,9 @@ def table_of(sheet: Sheet) -> Table:
         else:  # a head may take several lines, a figure may not
             head = sheet.columns[i].replace(" ", "\n")
             table.add_column(head, justify="right", no_wrap=True)
-    for row in sheet.rows[: sheet.screen_rows]:
+    rows = sheet.rows[: sheet.screen_rows]
+    if sheet.total and len(rows) < len(sheet.rows):
+        rows = (*rows, sheet.rows[-1])
+    for row in rows:
         table.add_row(*(row[i] for i in sheet.screen))
     return table

@@ -22,7 +22,8 @@ from hanse import __version__
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces import Trace
-from hanse.twin.inputs import SEED, SHIPPED_POLICY, chosen_policy, read_inputs
+from hanse.twin.alike import Answers, Kept, alike
+from hanse.twin.inputs import SEED, SHIPPED_POLICY, Central, FleetLike, chosen_policy, read_inputs
 from hanse.twin.quantiles import mean_and_half_width
 from hanse.twin.result import LatencyReturn, Result
 from hanse.twin.runs import run_inputs
@@ -30,7 +31,6 @@ from hanse.twin.scenario import Scenario
 
 RUNS: Final = 5
 """Draws: a t interval of five is 2.8 standard errors wide to each side; of two it would be 12.7."""
-FleetLike = Fleet | Path | str
 
 
 class Metric(Value, frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class Alternative(Value, frozen=True, kw_only=True):
     policy: str
     figures: tuple[Figure, ...]
     latency_return: LatencyReturn | None = None
-    """Against the first alternative, from the mean differences."""
+    """Against the first alternative, from the mean differences: latency over the requests that all answer, the rest per answer."""
 
 
 class Comparison(Value, frozen=True, kw_only=True):
@@ -135,6 +135,17 @@ METRICS: Final = (
 )  # fmt: skip
 
 
+ALIKE: Final = (
+    Metric(key="alike", name="answered by all alternatives", unit="share", better="neither"),
+    Metric(key="alike_ttft", name="of these: TTFT, mean", unit="ms", better="less"),
+    Metric(key="alike_e2e", name="of these: E2E, mean", unit="ms", better="less"),
+    Metric(key="alike_wh", name="of these: dynamic energy", unit="Wh an answer", better="less"),
+    Metric(key="alike_g", name="of these: its carbon", unit="g an answer", better="less"),
+)
+"""Like for like (`alike`); in the order of its fields."""
+KEYS: Final = tuple(metric.key for metric in (*(m for m, _ in METRICS), *ALIKE))
+
+
 class _Job(NamedTuple):
     alternative: int
     draw: int
@@ -144,9 +155,13 @@ class _Job(NamedTuple):
     rest: dict[str, Any]
 
 
+_Run = tuple[list[float | None], Kept]
+
+
 def compare(
     *fleets: FleetLike,
     policies: Sequence[str] = (SHIPPED_POLICY,),
+    central: bool = False,
     trace: Trace | Path | str | None = None,
     scenario: Scenario | Path | str | None = None,
     start: str | None = None,
@@ -161,6 +176,7 @@ def compare(
     Args:
         fleets: Fleets or their files; the first, with the first policy, is what the others are compared with.
         policies: Ways to choose.
+        central: Also the one big site that the first fleet names, with as many replicas as the whole fleet.
         trace: As for `simulate`. A `Trace` in memory cannot travel to other processes and is run in this one.
         scenario: Faults, the same for all.
         start: As for `simulate`.
@@ -173,6 +189,8 @@ def compare(
     Raises:
         ConfigError: what is wrong with any of it.
     """
+    if central and fleets and not isinstance(fleets[0], Central):
+        fleets = (*fleets, Central(fleets[0]))
     if runs < 1 or len(fleets) * len(policies) < 2:
         got = f"{len(fleets)} fleets, {len(policies)} policies, {runs} runs"
         raise ConfigError("compare", got=got, allowed="two alternatives or more, one run or more")
@@ -204,7 +222,7 @@ def compare(
         software=f"hanse {__version__}",
         command=_command(fleets, policies, runs, rest),
         notes=read[0].notes,
-        metrics=tuple(metric for metric, _ in METRICS),
+        metrics=(*(metric for metric, _ in METRICS), *ALIKE),
         alternatives=tuple(
             _alternative(label, inputs.fleet.name, inputs.policy, values[i], values[0], labels[0])
             for i, (label, inputs) in enumerate(zip(labels, read, strict=True))
@@ -217,15 +235,22 @@ def _values(
 ) -> list[list[list[float | None]]]:
     """[alternative][draw][metric], in whatever order the runs come back."""
     found: dict[tuple[int, int], list[float | None]] = {}
-    for job, figures in _run(jobs, workers):
+    answers: dict[tuple[int, int], Kept] = {}
+    alternatives = sorted({job.alternative for job in jobs})
+    draws = sorted({job.draw for job in jobs})
+    for job, (figures, kept) in _run(jobs, workers):
         found[job.alternative, job.draw] = figures
+        answers[job.alternative, job.draw] = kept
+        if all((i, job.draw) in answers for i in alternatives):
+            same = alike([answers.pop((i, job.draw)) for i in alternatives])
+            for i in alternatives:
+                found[i, job.draw] += same[i]
         if progress is not None:
             progress(len(found) / len(jobs))
-    alternatives, draws = (sorted({key[i] for key in found}) for i in (0, 1))
     return [[found[i, draw] for draw in draws] for i in alternatives]
 
 
-def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float | None]]]:
+def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, _Run]]:
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers == 1:
         for job in jobs:
@@ -238,11 +263,12 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, list[float 
             yield futures[future], future.result()
 
 
-def _one(job: _Job) -> list[float | None]:
-    """All metrics of one run."""
+def _one(job: _Job) -> _Run:
+    """All metrics of one run, and what its answers were like."""
     inputs = read_inputs(job.fleet, policy=job.policy, draw=job.draw, fit=job.first, **job.rest)
-    result = run_inputs(inputs)
-    return [get(result) for _, get in METRICS]
+    answers = Answers()
+    result = run_inputs(inputs, rows=answers.take)
+    return [get(result) for _, get in METRICS], answers.kept(result.run.requests)
 
 
 def _alternative(
@@ -254,8 +280,8 @@ def _alternative(
     first_label: str,
 ) -> Alternative:
     figures = tuple(
-        _figure(metric.key, [run[m] for run in values], [run[m] for run in first])
-        for m, (metric, _) in enumerate(METRICS)
+        _figure(key, [run[m] for run in values], [run[m] for run in first])
+        for m, key in enumerate(KEYS)
     )
     again = _return(figures, first_label) if label != first_label else None
     return Alternative(
@@ -285,7 +311,7 @@ def _figure(key: str, values: Sequence[float | None], first: Sequence[float | No
 
 def _return(figures: Sequence[Figure], reference: str) -> LatencyReturn:
     by_key = {f.metric: f.difference for f in figures}
-    added_ms = by_key["e2e_mean"]
+    added_ms = by_key["alike_e2e"]
     saved: dict[str, float | None] = {}
     for key, answers in (("wh", 1.0), ("g", 1.0), ("usd", 1000.0)):
         cost = by_key[key]
@@ -298,7 +324,7 @@ def _return(figures: Sequence[Figure], reference: str) -> LatencyReturn:
     }
     return LatencyReturn(
         reference=reference,
-        added_ttft_ms=by_key["ttft_mean"],
+        added_ttft_ms=by_key["alike_ttft"],
         added_e2e_ms=added_ms,
         saved_wh=saved["wh"],
         saved_g=saved["g"],
@@ -315,7 +341,7 @@ def _labels(
     """What tells alternatives apart: the fleet, the policy, or both; the file's name where fleets share theirs."""
     heads = list(names[:: len(policies)])
     if len(set(heads)) < len(heads):
-        heads = [f.name if isinstance(f, Fleet) else Path(f).stem for f in fleets]
+        heads = [_stem(fleet) for fleet in fleets]
     if len(set(heads)) < len(heads):
         heads = [f"{head} {i}" for i, head in enumerate(heads, 1)]
     if len(policies) == 1:
@@ -323,6 +349,12 @@ def _labels(
     if len(fleets) == 1:
         return list(policies)
     return [f"{head}, {policy}" for head in heads for policy in policies]
+
+
+def _stem(fleet: FleetLike) -> str:
+    if isinstance(fleet, Central):
+        return f"{_stem(fleet.of)}, central"
+    return fleet.name if isinstance(fleet, Fleet) else Path(fleet).stem
 
 
 def _how(trace: Any, runs: int) -> str:
@@ -336,10 +368,12 @@ def _how(trace: Any, runs: int) -> str:
 def _command(
     fleets: Sequence[FleetLike], policies: Sequence[str], runs: int, rest: dict[str, Any]
 ) -> str:
+    central = [f for f in fleets if isinstance(f, Central)]
+    fleets = [f for f in fleets if not isinstance(f, Central)]
     values = (*fleets, *(v for v in (rest["trace"], rest["scenario"]) if v is not None))
     if not all(isinstance(v, (str, Path)) for v in values):
         return ""
-    words = ["hanse", "compare", *map(str, fleets)]
+    words = ["hanse", "compare", *map(str, fleets), *["--central" for _ in central]]
     for policy in policies if tuple(policies) != (SHIPPED_POLICY,) else ():
         words += ["--policy", policy]
     for name, default in (("trace", None), ("scenario", None), ("start", None), ("scale", 1.0)):

@@ -19,6 +19,7 @@ from hanse.model.fleet import Fleet
 from hanse.signals.traces import Origin, Trace, open_trace, shipped_trace
 from hanse.signals.traces.trace import SHIPPED as SHIPPED_FOLDER
 from hanse.signals.traces.transform import assigned, merged, rotated, scaled, thinned
+from hanse.twin.central import central_fleet
 from hanse.twin.fleet_file import checked_fleet, problems_of, read_policies
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.scenario import Scenario, read_scenario
@@ -51,8 +52,17 @@ class Inputs(NamedTuple):
     """What was assumed for the trace."""
 
 
+class Central(NamedTuple):
+    """The one big site that a fleet names, in place of the fleet."""
+
+    of: Fleet | Path | str
+
+
+FleetLike = Fleet | Path | str | Central
+
+
 def read_inputs(
-    fleet: Fleet | Path | str,
+    fleet: FleetLike,
     trace: Trace | Path | str | None = None,
     *,
     scenario: Scenario | Path | str | None = None,
@@ -61,12 +71,12 @@ def read_inputs(
     seed: int = SEED,
     policy: str = SHIPPED_POLICY,
     draw: int = 0,
-    fit: Fleet | Path | str | None = None,
+    fit: FleetLike | None = None,
 ) -> Inputs:
     """Read and check all of it.
 
     Args:
-        fleet: A fleet, or its file.
+        fleet: A fleet, its file, or the one big site that either names.
         trace: A trace, its file, a spec to generate one from (`.toml`), or None: the day that ships with Hanse.
         scenario: Faults, or their file.
         start: ISO 8601; without a zone UTC. None: as the trace says, else the first hour of 2026.
@@ -82,6 +92,12 @@ def read_inputs(
     found, folder = _fleet(fleet)
     requests = _trace(trace, seed, draw)
     requests, notes = fitted(requests, found if fit is None else _fleet(fit)[0], seed)
+    began_at_s = requests.meta.start_at_s
+    if start is None and began_at_s % SECONDS_PER_HOUR:
+        at = datetime.fromtimestamp(began_at_s, UTC).isoformat(timespec="seconds")
+        notes.append(
+            f"the trace begins at {at}: weather and prices are those of the full hour before"
+        )
     if scale != 1.0:
         requests = scaled(requests, scale, seed + draw)
     faults, faults_dir = _scenario(scenario, found)
@@ -147,7 +163,10 @@ def bootstrapped(trace: Trace, seed: int) -> Trace:
     return merged(copies, name=trace.meta.name)
 
 
-def _fleet(fleet: Fleet | Path | str) -> tuple[Fleet, Path]:
+def _fleet(fleet: FleetLike) -> tuple[Fleet, Path]:
+    if isinstance(fleet, Central):
+        found, folder = _fleet(fleet.of)
+        return central_fleet(found), folder
     if not isinstance(fleet, Fleet):
         return checked_fleet(Path(fleet)), Path(fleet).parent
     problems = problems_of(fleet, Path())

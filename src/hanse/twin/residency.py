@@ -78,13 +78,18 @@ def _closed(simulation: Simulation, table: Table) -> dict[tuple[int, int, int], 
     meta, fleet = simulation.trace.meta, simulation.fleet
     shape: Any = simulation.world.subject_of.shape
     subjects = subject_numbers(fleet, table, meta, shape)
+    known: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
     found: dict[tuple[int, int, int], tuple[str, ...]] = {}
     for c in range(shape[1]):
         for r in range(shape[2]):
-            rows = [int(n) for n in subjects[:, c, r] if n > 0]
-            for s in range(len(fleet.sites)):
-                rules = [table.rules(row, s) for row in rows]
-                if rules:
-                    every = sorted({rule for one in rules for rule in one})
-                    found[c, r, s] = () if () in rules else tuple(every)
+            rows = tuple(sorted({int(n) for n in subjects[:, c, r] if n > 0}))
+            if rows and rows not in known:  # a country's cities share their law
+                known[rows] = [_rules_of(table, rows, s) for s in range(len(fleet.sites))]
+            for s, rules in enumerate(known.get(rows, ())):
+                found[c, r, s] = rules
     return found
+
+
+def _rules_of(table: Table, rows: tuple[int, ...], site: int) -> tuple[str, ...]:
+    rules = [table.rules(row, site) for row in rows]
+    return () if () in rules else tuple(sorted({rule for one in rules for rule in one}))

@@ -19,6 +19,7 @@ from hanse.signals.traces import Trace
 from hanse.twin.course import CourseTaker
 from hanse.twin.inputs import SEED, SHIPPED_POLICY, Inputs, chosen_policy, read_inputs
 from hanse.twin.power import STEP_S
+from hanse.twin.report import check_place, write_report
 from hanse.twin.result import Result, RunInfo
 from hanse.twin.scenario import Scenario
 from hanse.twin.simulate import Simulation
@@ -61,6 +62,8 @@ def simulate(
     Raises:
         ConfigError: what is wrong with any of it.
     """
+    if report is not None:
+        check_place(Path(report))
     inputs = read_inputs(
         fleet, trace, scenario=scenario, start=start, scale=scale, seed=seed, policy=policy
     )
@@ -69,8 +72,6 @@ def simulate(
     result = run_inputs(inputs, command, requests=requests, progress=progress)
     result = with_reference(result, reference)
     if report is not None:
-        from hanse.twin.report import write_report
-
         write_report(result, Path(report))
     return result
 
@@ -81,10 +82,11 @@ def run_inputs(
     *,
     requests: Path | str | None = None,
     progress: Progress | None = None,
+    rows: Callable[[Any], None] | None = None,
 ) -> Result:
-    """One run of inputs that were read already."""
+    """One run of inputs that were read already; `rows` gets finished requests some ten thousand at a time."""
     policy = chosen_policy(inputs.policy)
-    takers: list[Callable[[Any], None]] = []
+    takers = [rows] if rows is not None else []
     simulation = Simulation(
         inputs.fleet,
         inputs.trace,
@@ -93,7 +95,7 @@ def run_inputs(
         scenario_dir=inputs.scenario_dir,
         start_at_s=inputs.start_at_s,
         policy=policy,
-        rows=lambda rows: each(*takers)(rows),
+        rows=lambda some: each(*takers)(some),
     )
     first_table = simulation.table
     tally = Tally(simulation.world)

@@ -1,6 +1,6 @@
 """A result for people: tables for the terminal, and one HTML page that needs no network.
 
-Here: `write_report`. Not here: tables (`tables`), charts (`charts`), the page (`page`), figures (`twin.summary`).
+Here: `write_report`, `check_place`. Not here: tables (`tables`), charts (`charts`), the page (`page`), figures (`twin.summary`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,18 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.twin.result import Result
 
-__all__ = ["write_report"]
+__all__ = ["check_place", "write_report"]
+
+
+def check_place(path: Path) -> None:
+    """Say before minutes are spent that a report cannot be written there.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if path.suffix in (".html", ".htm") and not path.parent.is_dir():
+        allowed = "a file that ends in .html in a folder that exists, or a folder"
+        raise ConfigError(f"--report {path}", got=f"no folder {path.parent}", allowed=allowed)
 
 
 def write_report(result: Result, path: Path) -> None:

@@ -22,6 +22,7 @@ from hanse.web.figures import count
 ATLAS: Final = "static/vendor/world-atlas-2.0.2-countries-110m.json"
 HEIGHT_MAX: Final = 520.0
 MARGIN_DEG: Final = 5.0
+NAMES_MAX: Final = 12
 FLOWS_MAX: Final = 60
 """Lines drawn, the busiest: more would be a tangle."""
 Line = list[tuple[float, float]]
@@ -103,15 +104,17 @@ def _marks(flows: Flows, at: Callable[[float, float], tuple[float, float]]) -> l
         parts.append(
             f'<circle class="origin" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(origin.id)}</title></circle>'
         )
+    sums = [sum(row[i] for row in flows.served) for i in range(len(flows.sites))]
+    named = sorted(range(len(sums)), key=lambda i: -sums[i])[:NAMES_MAX]
     for i, site in enumerate(flows.sites):
         x, y = at(site.lon_deg, site.lat_deg)
-        served = sum(row[i] for row in flows.served)
         side, anchor = (-8, "end") if x > 0.8 * WIDTH else (8, "start")
         parts.append(f'<rect class="site" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10"/>')
-        parts.append(
-            f'<text class="label" x="{x + side:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">'
-            f"{escape(site.id)} {count(served)}</text>"
-        )
+        if i in named:
+            parts.append(
+                f'<text class="label" x="{x + side:.1f}" y="{y - 6:.1f}" text-anchor="{anchor}">'
+                f"{escape(site.id)} {count(sums[i])}</text>"
+            )
     return parts
 
 

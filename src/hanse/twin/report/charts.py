@@ -197,7 +197,8 @@ def _time_axis(x: Callable[[float], float], span_s: float, height: int) -> list[
             f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
         )
         label = f"{round(i * step * 60)} min" if step < 0.5 else f"{i * step:g} h"
-        parts.append(_text(at, height - BOTTOM + 16, label, "middle"))
+        anchor = "middle" if at < WIDTH - RIGHT - 20 else "end"
+        parts.append(_text(at, height - BOTTOM + 16, label, anchor))
     return parts
 
 

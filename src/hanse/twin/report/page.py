@@ -5,6 +5,7 @@ Here: `page`. Not here: tables (`tables`), charts (`charts`, `atlas`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +16,16 @@ from markupsafe import Markup
 from hanse.twin.report.atlas import flow_map
 from hanse.twin.report.charts import heat_strip, over_time, quantile_curves, stacked_bars
 from hanse.twin.report.tables import percent, sheets
-from hanse.twin.result import Result
+from hanse.twin.result import Result, SiteResult
 from hanse.units import hours_from_s, wh_from_kwh
 from hanse.web.figures import count, number, scale_for
 
 HERE: Final = Path(__file__).parent
 CELLS_MAX: Final = 168
 """Columns of the strip of carbon-free hours: a week, then days or more are put together."""
-SITES_MAX: Final = 8
-"""Lines in one chart; of more sites the busiest are drawn, the tables have all."""
+LINES_MAX: Final = 8
+BARS_MAX: Final = 24
+"""Of more sites a chart shows the busiest; the tables have all."""
 
 
 def page(result: Result) -> str:
@@ -63,8 +65,9 @@ def _headline(result: Result) -> list[tuple[str, str, str]]:
 
 def _charts(result: Result) -> dict[str, str]:
     course, fleet = result.course, result.fleet
-    busiest = sorted(result.sites, key=lambda s: -s.served)[:SITES_MAX]
-    drawn = [s.id for s in result.sites if s in busiest]
+    by_work = sorted(result.sites, key=lambda s: -s.served)
+    drawn = [s.id for s in result.sites if s in by_work[:LINES_MAX]]
+    sites = [s for s in result.sites if s in by_work[:BARS_MAX]]
     faults = result.happened
     stages = ("prefill", "decode", "idle", "cooling", "UPS", "other")
     energy = {
@@ -76,11 +79,11 @@ def _charts(result: Result) -> dict[str, str]:
             s.energy.ups_kwh,
             s.energy.other_kwh,
         )
-        for s in result.sites
+        for s in sites
     }
     use = {
-        s.id: (s.busy_share, 1.0 - s.busy_share)
-        for s in (*result.sites, fleet)
+        (s.id if s is not fleet else "all sites"): (s.busy_share, 1.0 - s.busy_share)
+        for s in (*sites, fleet)
         if s.busy_share is not None
     }
     return {
@@ -104,16 +107,16 @@ def _charts(result: Result) -> dict[str, str]:
             {name: f"{percent(busy)} busy" for name, (busy, _) in use.items()},
         ),
         "energy": stacked_bars(energy, stages, _energy),
-        "hours": _hours(result),
+        "hours": _hours(result, sites),
         "map": flow_map(result.flows),
     }
 
 
-def _hours(result: Result) -> str:
+def _hours(result: Result, sites: Sequence[SiteResult]) -> str:
     length = len(result.fleet.carbon_free_hourly)
     together = next(n for n in (1, 6, 24, 168, 730, 8760) if length / n <= CELLS_MAX)
     rows = {}
-    for site in (*result.sites, result.fleet):
+    for site in (*sites, result.fleet):
         name = "all sites" if site is result.fleet else site.id
         rows[name] = [
             _mean(site.carbon_free_hourly[i : i + together]) for i in range(0, length, together)

@@ -9,6 +9,9 @@ the load that was, and what separate sites cost in room stand in the same tables
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
 
 from hanse.model.fleet import Value
 from hanse.twin.result import GroupResult, Result, SiteResult
@@ -26,8 +29,14 @@ class Sheet(Value, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     screen: tuple[int, ...] = ()
     """Columns that a terminal of 80 characters has room for; none: only the page shows the table."""
-    screen_rows: int = 1000
+    screen_rows: int = 25
     """The first so many."""
+    total: bool = False
+    """The last row is of all others together, and always shown."""
+
+
+SITES_MAX: Final = 10
+"""Columns of sites that a page is wide enough for."""
 
 
 def percent(share: float | None) -> str:
@@ -42,6 +51,7 @@ def sheets(result: Result) -> tuple[Sheet, ...]:
     """All tables, the most asked for first."""
     made = [
         _answers(result),
+        _work(result),
         _sites(result),
         _energy(result),
         _supply(result),
@@ -80,6 +90,37 @@ def _answers(result: Result) -> Sheet:
             "within SLO: of all requests, refused and failed ones too; failed: broken answers included",
             *more,
         ),
+    )  # fmt: skip
+
+
+def _work(result: Result) -> Sheet:
+    groups = [g for g in result.groups if g.kind != "origin" and g.served]
+    energy = scale_for([g.energy_wh / g.served for g in groups], "Wh")
+    carbon = scale_for([g.carbon_g / g.served for g in groups], "gCO2e")
+    rows = tuple(
+        (
+            "all" if g.kind == "all" else f"{g.kind} {g.name}",
+            count(g.tokens_in),
+            percent(g.tokens_cached / g.tokens_in if g.tokens_in else None),
+            count(g.tokens_out),
+            count(g.forwarded),
+            number(g.path_rtt_ms_mean),
+            count(g.retries),
+            _in(energy, g.energy_wh / g.served),
+            _in(carbon, g.carbon_g / g.served),
+            number(1000.0 * g.cost_usd / g.served),
+        )
+        for g in groups
+    )
+    return Sheet(
+        key="work",
+        title="Work, and what the requests themselves caused",
+        columns=(
+            "", "tokens in", "of these cached", "tokens out", "forwarded", "way ms mean", "retries",
+            f"{energy.unit} an answer", f"{carbon.unit} an answer", "USD per 1,000 answers",
+        ),
+        rows=rows,
+        notes=("dynamic energy with the site's PUE, its carbon and price, and egress; idle power is in the energy table",),
     )  # fmt: skip
 
 
@@ -125,6 +166,7 @@ def _sites(result: Result) -> Sheet:
         )
     return Sheet(
         key="sites",
+        total=True,
         screen=(0, 3, 4, 5, 7, 8, 9, 12, 13, 14),
         title="Sites: latency in ms beside the use of engines",
         columns=(
@@ -170,6 +212,7 @@ def _energy(result: Result) -> Sheet:
     )
     return Sheet(
         key="energy",
+        total=True,
         screen=(0, 1, 2, 4, 5, 6, 7, 9, 11),
         title=f"Energy by stage, {scale.unit}",
         columns=(
@@ -205,6 +248,7 @@ def _supply(result: Result) -> Sheet:
     )
     return Sheet(
         key="supply",
+        total=True,
         screen=(0, 1, 2, 3, 4, 9, 11),
         title="Supply, kWh, whole meter",
         columns=(
@@ -243,6 +287,7 @@ def _carbon(result: Result) -> Sheet:
     )
     return Sheet(
         key="carbon",
+        total=True,
         screen=(0, 1, 2, 3, 5, 6, 7, 11),
         title="Carbon, kg, and money, USD, whole meter",
         columns=(
@@ -339,15 +384,35 @@ def _returns(result: Result) -> Sheet:
 
 def _flows(result: Result) -> Sheet:
     names = [o.id for o in result.flows.origins] or ["everywhere"]
-    sites = [s.id for s in result.flows.sites]
-    busiest = sorted(zip(names, result.flows.served, strict=True), key=lambda row: -sum(row[1]))
-    rows = tuple((name, *(count(n) for n in served)) for name, served in busiest[:30])
-    return Sheet(
-        key="flows",
-        title="Answers by origin and serving site",
-        columns=("from", *sites),
-        rows=rows,
+    served = result.flows.served
+    sums = [sum(column) for column in zip(*served, strict=True)]
+    busy = sorted(range(len(sums)), key=lambda i: -sums[i])[:SITES_MAX]
+    shown = sorted(busy)
+    rest = len(sums) > len(shown)
+    rows = []
+    for name, row in sorted(zip(names, served, strict=True), key=lambda pair: -sum(pair[1])):
+        cells = [count(row[i]) for i in shown]
+        others = sum(row) - sum(row[i] for i in shown)
+        rows.append((name, *cells, *([count(others)] if rest else [])))
+    sites = [result.flows.sites[i].id for i in shown]
+    return _cut(
+        Sheet(
+            key="flows",
+            title="Answers by origin and serving site",
+            columns=("from", *sites, *(["other sites"] if rest else [])),
+            rows=tuple(rows),
+        ),
+        40,
     )
+
+
+def _cut(sheet: Sheet, rows_max: int) -> Sheet:
+    """The first rows, and a word on how many more there are."""
+    more = len(sheet.rows) - rows_max
+    if more <= 0:
+        return sheet
+    note = f"and {count(more)} more rows in the JSON"
+    return replace(sheet, rows=sheet.rows[:rows_max], notes=(*sheet.notes, note))
 
 
 def _residency(result: Result) -> Sheet:
@@ -362,7 +427,7 @@ def _residency(result: Result) -> Sheet:
         )
         for c in r.cells
     )
-    return Sheet(
+    sheet = Sheet(
         key="residency",
         title="Where data was read and worked on",
         columns=("class and country", "site", "executed", "entered here", "lawful"),
@@ -373,6 +438,7 @@ def _residency(result: Result) -> Sheet:
             f"refused because law left no site, or no gateway that was up: {r.refused_by_law}",
         ),
     )
+    return _cut(sheet, 150)
 
 
 def _barred(result: Result) -> Sheet:
@@ -385,12 +451,13 @@ def _barred(result: Result) -> Sheet:
         )
         for b in r.barred
     )
-    return Sheet(
+    sheet = Sheet(
         key="barred",
         title="Closed by law",
         columns=("class and country", "site", "rules"),
         rows=rows,
     )
+    return _cut(sheet, 150)
 
 
 def _happened(result: Result) -> Sheet:
