@@ -5,7 +5,8 @@ table's use (`serving.measured`), the logs' form (`dispatch.journal`).
 
     TPOT   (end - first byte) / (answer tokens - 1) of streams with at least `TOKENS_MIN` tokens, against the mean number of requests
            at the engine meanwhile (at most its slots) and the context halfway through the answer
-    prefill (first byte - begin) - declared fixed time, of streams that found the engine empty and no prompt token cached
+    prefill (first byte - begin) - declared fixed time, of streams that found the engine empty, against the prompt tokens that the
+           engine did not have in its cache
 
 Medians, since a busy machine errs in one direction and now and then by much; rows of fewer than `COUNT_MIN` answers are left out.
 Prompts of a batch are read one after another, so a row of b requests has b times the prefill of one. A size of prompt that was never
@@ -66,8 +67,9 @@ class Observed(NamedTuple):
     tpot_ms: float
     """0: too short to say."""
     prompt_tokens: int
+    """That the engine had to read: not those in its cache."""
     prefill_ms: float
-    """0: not alone, or some of the prompt was cached."""
+    """0: not alone, or nothing to read."""
 
 
 class Step(Value, frozen=True, kw_only=True):
@@ -142,11 +144,12 @@ def _of_engine(kind: Kind, seen: Sequence[Seen], fixed_ms: float) -> list[Observ
         tpot_ms = prefill_ms = 0.0
         if e.tokens_out >= TOKENS_MIN:
             tpot_ms = (e.ended_at_s - e.first_byte_at_s) * 1000.0 / (e.tokens_out - 1)
-        if e.cached == 0 and running.mean(e.began_at_s, e.first_byte_at_s) <= ALONE_MAX:
+        unread = e.tokens_in - e.cached
+        if unread > 0 and running.mean(e.began_at_s, e.first_byte_at_s) <= ALONE_MAX:
             prefill_ms = max((e.first_byte_at_s - e.began_at_s) * 1000.0 - fixed_ms, 0.0)
         batch = min(running.mean(e.first_byte_at_s, e.ended_at_s), float(kind.slots))
         context = e.tokens_in + e.tokens_out / 2.0
-        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, e.tokens_in, prefill_ms))
+        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, unread, prefill_ms))
     return found
 
 
