@@ -25,8 +25,7 @@ from hanse.twin.policies import OWN, score_built_in
 INF: Final = float("inf")
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def call_score(_typing: Any, address: Any, row: Any) -> Any:
+def _call_score(_typing: Any, address: Any, row: Any) -> Any:
     """Call the C function at `address` with the address of a record; numba keeps a record as exactly that."""
     signature = types.float64(types.int64, row)
 
@@ -39,6 +38,9 @@ def call_score(_typing: Any, address: Any, row: Any) -> Any:
         return builder.call(called, [builder.bitcast(args[1], pointer)])
 
     return signature, codegen
+
+
+call_score: Any = intrinsic(_call_score)
 
 
 @njit(**KERNEL)

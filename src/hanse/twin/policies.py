@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import cfunc, njit, types
 from numba.core.errors import NumbaError
+from numba.np.numpy_support import carray, from_dtype
 
 from hanse.dispatch.choose import KERNEL
 from hanse.errors import ConfigError
@@ -295,7 +296,8 @@ def _compiled(score: Any) -> Any:
         row = carray(pointer, (1,))[0]
         return float(inner(row))
 
-    return cfunc(types.float64(types.CPointer(_ROW)), error_model="numpy")(outer)
+    pointer_type = types.CPointer(_ROW)  # type: ignore[no-untyped-call]
+    return cfunc(types.float64(pointer_type), error_model="numpy")(outer)
 
 
 def names() -> tuple[str, ...]:
