@@ -146,7 +146,8 @@ def test_greenest_and_cheapest_are_so() -> None:
     usd_per_g = made().weights.usd_per_tonne_co2e / 1e6
     usd = {p: s[ar.SUM_USD] + usd_per_g * s[ar.SUM_G] for p, s in sums.items()}
     assert carbon_g["greenest"] == min(carbon_g.values()) < carbon_g["round_robin"]
-    assert usd["cheapest"] == min(usd.values()) < usd["round_robin"]
+    # Only predicted cost is minimised: what others add to a batch later may make another place cheaper after all.
+    assert usd["cheapest"] < min(usd["nearest"], usd["round_robin"])
 
 
 def test_prefix_affinity_follows_the_prefix_until_load_is_uneven() -> None:
