@@ -72,6 +72,7 @@ MARGINS = (
     ("latency", "least_load", 1.74),
 )
 """SkyWalker's least published gains over existing balancers; its largest are 2.06 and 6.30."""
+HELD = ("shipped", "selective_pushing", "latency_terms", "prefix_affinity", "least_latency")
 EQUALS = ("selective_pushing", "latency_terms", "prefix_affinity")
 
 
@@ -153,14 +154,26 @@ def quantile(histogram: Any, share: float) -> float:
 
 
 def measure(
-    policy: str, rps: float, hours: float, seed: int, usd_per_latency_s: float, speed: float
+    policy: str,
+    rps: float,
+    hours: float,
+    seed: int,
+    usd_per_latency_s: float,
+    speed: float,
+    held: bool,
 ) -> dict[str, Any]:
     """One run."""
     began_s = time.process_time()
     slow = Fault(kind="engine_slow", site="virginia", at_s=60.0, factor=speed)
     scenario = Scenario(faults=(slow,) if speed != 1.0 else ())
     made = trace(rps, hours, seed)
-    simulation = Simulation(fleet(usd_per_latency_s), made, policy=policy, scenario=scenario)
+    simulation = Simulation(
+        fleet(usd_per_latency_s),
+        made,
+        policy=policy,
+        scenario=scenario,
+        engine_affinity=held and policy in HELD,
+    )
     simulation.run()
     world = simulation.world
     sums, hist = world.sums[0], world.hist[0]
@@ -262,7 +275,14 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--usd-per-latency-s", type=float, default=Weights().usd_per_latency_s)
-    parser.add_argument("--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told")
+    parser.add_argument(
+        "--held",
+        action="store_true",
+        help="policies that look at prefixes also choose engines by them",
+    )
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told"
+    )
     args = parser.parse_args()
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS
@@ -272,7 +292,11 @@ def main() -> None:
     print(HEAD)
     for rps in loads:
         for policy in args.policies.split(","):
-            rows.append(measure(policy, rps, hours, args.seed, args.usd_per_latency_s, args.speed))
+            rows.append(
+                measure(
+                    policy, rps, hours, args.seed, args.usd_per_latency_s, args.speed, args.held
+                )
+            )
             print(line(rows[-1]), flush=True)
     if args.policies.startswith("shipped"):
         print(

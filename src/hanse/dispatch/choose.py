@@ -53,6 +53,8 @@ CANDIDATES_MAX: Final = 20
 TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
 CACHED_MAX: Final = 4
+ENGINE_SLACK: Final = 1.0 / 16.0
+"""Of a replica's most requests, four a slot: a quarter of its slots."""
 WIRE_BYTES_PER_TOKEN_OUT: Final = 200.0
 """One server-sent event of a chat chunk: JSON with id, model and choice around a few letters."""
 
@@ -447,3 +449,50 @@ def choose_engine(
             best = engine
             best_requests = requests
     return best if best >= 0 else reason
+
+
+@njit(**KERNEL)
+def choose_engine_held(
+    engine_offer: Any,
+    requests_max: Any,
+    tokens_max: Any,
+    states: Any,
+    executing: Any,
+    offer: int,
+    tokens: float,
+    held: Any,
+) -> int:
+    """As `choose_engine`, but the replica that holds most of the prompt goes first while it is not much busier than the least busy.
+
+    `held` is [4, 2] (engine, prompt tokens it holds), -1 padded. "Not much" is a quarter of a replica's slots.
+    """
+    least = choose_engine(engine_offer, requests_max, tokens_max, states, executing, offer, tokens)
+    if least < 0 or held[0, 0] < 0:
+        return int(least)
+    least_requests = 0
+    for worker in range(executing.shape[0]):
+        least_requests += executing[worker, least].requests
+    best: int = least
+    best_held = 0
+    best_requests = least_requests
+    for i in range(CACHED_MAX):
+        engine = held[i, 0]
+        if (
+            engine < 0
+            or engine >= states.shape[0]
+            or engine_offer[engine] != offer
+            or states[engine] != 1
+        ):
+            continue
+        requests = 0
+        beside = 0
+        for worker in range(executing.shape[0]):
+            requests += executing[worker, engine].requests
+            beside += executing[worker, engine].tokens
+        if requests + 1.0 > requests_max[engine] or beside + tokens > tokens_max[engine]:
+            continue
+        if requests - least_requests > ENGINE_SLACK * requests_max[engine]:
+            continue
+        if held[i, 1] > best_held or (held[i, 1] == best_held and requests < best_requests):
+            best, best_held, best_requests = engine, held[i, 1], requests
+    return int(best)

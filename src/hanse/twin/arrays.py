@@ -400,6 +400,10 @@ class World(NamedTuple):
     """[S] as they are, not as the table believes."""
     prefix: Any
     """[S, slots] `prefix.PREFIX_DTYPE` of each gateway."""
+    engine_prefix: Any
+    """[S, slots] `prefix.PREFIX_DTYPE` of each site: which of its engines hold what."""
+    held_engines: Any
+    """[4, 2] scratch: (engine of the site, prompt tokens it holds)."""
     blocks: Any
     """[B] ring of prefix block ids of requests in flight."""
     digests: Any
@@ -440,4 +444,6 @@ OPTION_CENTRAL: Final = 4
 """Index of the central site; -1 none."""
 OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
+OPTION_AFFINITY: Final = 6
+"""1: a site prefers the engine that holds a prompt's prefix."""
 OPTIONS: Final = 8

@@ -65,9 +65,7 @@ def again_here(w: Any, a: int, e: int, t: float) -> None:
     w.engines[e].wasted_j += attempt.joules
     attempt.joules = 0.0
     attempt.generated = 0
-    other = pick_engine(
-        w, s, attempt.offer, attempt.tokens_in + attempt.guess_out, 1 << (e - w.engine_first[s])
-    )
+    other = pick_engine(w, a, t, s, attempt.offer, 1 << (e - w.engine_first[s]))
     if other >= 0:
         execute(w, a, other, t)
     else:

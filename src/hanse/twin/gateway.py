@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
 from numba import njit
 
 from hanse.compiled import KERNEL
@@ -19,6 +18,7 @@ from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch import prefix as prefixes
 from hanse.dispatch.patience import first_byte_s
+from hanse.twin.affinity import look_up_engines, look_up_prefixes, remember_engine
 from hanse.twin.arrays import (
     ANSWERED,
     ARRIVE,
@@ -28,7 +28,6 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
-    OPTION_BLOCK_TOKENS,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
@@ -53,8 +52,6 @@ GUESS_SHARE: Final = 0.05
 BYTES_PER_TOKEN: Final = 4.0
 BODY_BYTES: Final = 200.0
 """JSON around a prompt."""
-TTL_S: Final = prefixes.TTL_S
-DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
 
 
 @njit(**KERNEL)
@@ -153,29 +150,6 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
 
 
 @njit(**KERNEL)
-def look_up_prefixes(w: Any, a: int, t: float) -> int:
-    """Fill `cached` with the sites that hold this prompt's prefix; how many digests it has."""
-    attempt = w.attempts[a]
-    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
-    for i in range(kernels.CACHED_MAX):
-        w.cached[i, 0] = -1
-        w.cached[i, 1] = -1
-    if block_tokens == 0 or attempt.block_count == 0:
-        return 0
-    count = min(attempt.block_count, DIGESTS_MAX)
-    start = attempt.block_count - count
-    size = w.blocks.shape[0]
-    for i in range(count):
-        block = w.blocks[(attempt.block_at + start + i) % size]
-        w.digests[i] = np.uint64(block * 0x9E3779B97F4A7C1 + 0x7F4A7C15)
-        w.digest_tokens[i] = min((start + i + 1) * block_tokens, attempt.tokens_in)
-    prefixes.look_up(
-        w.prefix[attempt.gateway], w.digests, w.digest_tokens, count, t, TTL_S, w.cached
-    )
-    return count
-
-
-@njit(**KERNEL)
 def ask(w: Any, a: int, t: float) -> int:
     """`choose` for this request now, from this gateway's table and load."""
     attempt = w.attempts[a]
@@ -230,8 +204,9 @@ def ask_once(w: Any, a: int, t: float) -> int:
 
 
 @njit(**KERNEL)
-def pick_engine(w: Any, s: int, offer: int, tokens: int, excluded: int) -> int:
+def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
     """`choose_engine` at a site: global number of the engine, or the reason."""
+    tokens = w.attempts[a].tokens_in + w.attempts[a].guess_out
     first, end = w.engine_first[s], w.engine_first[s + 1]
     states = w.engine_state[first:end]
     if excluded != 0:
@@ -239,9 +214,10 @@ def pick_engine(w: Any, s: int, offer: int, tokens: int, excluded: int) -> int:
         for i in range(end - first):
             scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
         states = scratch
-    found: int = kernels.choose_engine(
+    look_up_engines(w, a, s, t)
+    found: int = kernels.choose_engine_held(
         w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-        states, w.executing[:, first:end], offer, float(tokens),
+        states, w.executing[:, first:end], offer, float(tokens), w.held_engines,
     )  # fmt: skip
     return first + found if found >= 0 else found
 
@@ -274,7 +250,7 @@ def find(w: Any, a: int, t: float) -> int:
             begin(w, a, o, s, t)
             send(w, a, t)
             return o
-        e = pick_engine(w, g, o, attempt.tokens_in + attempt.guess_out, attempt.excluded)
+        e = pick_engine(w, a, t, g, o, attempt.excluded)
         if e >= 0:
             begin(w, a, o, s, t)
             execute(w, a, e, t)
@@ -346,6 +322,7 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     v = w.version[attempt.site]
     if w.law[v, w.subjects[v, attempt.subject].profile, attempt.site] == 0:
         w.clock[0].unlawful += 1  # must stay 0: a test, and the report, look at it
+    remember_engine(w, a, e, t)
     enqueue(w, e, a, t)
 
 
@@ -365,7 +342,7 @@ def arrive(w: Any, a: int, t: float) -> None:
     if w.law[v, w.subjects[v, attempt.subject].profile, s] != 0:
         e = kernels.TABLE_EXPIRED
         if t <= w.valid_until_s[v]:
-            e = pick_engine(w, s, attempt.offer, attempt.tokens_in + attempt.guess_out, 0)
+            e = pick_engine(w, a, t, s, attempt.offer, 0)
     if e >= 0:
         execute(w, a, e, t)
     else:

@@ -63,6 +63,7 @@ class Simulation:
         feed: Feed = RECORDED,
         start_at_s: float = 0.0,
         policy: Policy | str = "shipped",
+        engine_affinity: bool = False,
         rows: Rows | None = None,
         rows_max: int = 65_536,
     ) -> None:
@@ -77,6 +78,7 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
+            engine_affinity: A site prefers the engine that holds a prompt's prefix; live sites do not yet.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
         """
@@ -102,6 +104,7 @@ class Simulation:
         )
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
+        world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR

@@ -339,6 +339,8 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "tick_site": np.argsort((np.arange(sites) * 0.6180339887498949) % 1.0).astype(np.int64),
         "guess_out": np.full((sites, services), GUESS_OUT_FIRST),
         "prefix": prefix,
+        "engine_prefix": prefix.copy(),
+        "held_engines": np.full((CACHED_MAX, 2), -1, np.int64),
         "blocks": np.zeros(1 << 22 if blocks else 1, np.int64),
         "digests": np.zeros(DIGESTS_MAX, np.uint64),
         "digest_tokens": np.zeros(DIGESTS_MAX, np.int64),

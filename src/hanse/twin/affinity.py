@@ -1,0 +1,79 @@
+"""Which sites and which engines are believed to hold a prompt's prefix.
+
+Here: digests of an attempt's prefix blocks, looking them up in a gateway's table of sites and in a site's table of engines. Not here: the
+tables (`dispatch.prefix`), what a held prefix is worth (`dispatch.choose`), what engines really hold (`engine`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from hanse.dispatch import choose as kernels
+from hanse.dispatch import prefix as prefixes
+from hanse.dispatch.choose import KERNEL
+from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
+
+TTL_S: Final = prefixes.TTL_S
+DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
+
+
+@njit(**KERNEL)
+def digest(w: Any, a: int) -> int:
+    """Fill `digests` from the prompt's last blocks; how many there are."""
+    attempt = w.attempts[a]
+    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
+    if block_tokens == 0:
+        return 0
+    count: int = min(attempt.block_count, DIGESTS_MAX)
+    start = attempt.block_count - count
+    size = w.blocks.shape[0]
+    for i in range(count):
+        block = w.blocks[(attempt.block_at + start + i) % size]
+        w.digests[i] = np.uint64(block * 0x9E3779B97F4A7C1 + 0x7F4A7C15)
+        w.digest_tokens[i] = min((start + i + 1) * block_tokens, attempt.tokens_in)
+    return count
+
+
+@njit(**KERNEL)
+def clear(held: Any) -> None:
+    """Nothing is held anywhere."""
+    for i in range(kernels.CACHED_MAX):
+        held[i, 0] = -1
+        held[i, 1] = -1
+
+
+@njit(**KERNEL)
+def look_up_prefixes(w: Any, a: int, t: float) -> int:
+    """Fill `cached` with the sites that hold this prompt's prefix; how many digests it has."""
+    clear(w.cached)
+    count: int = digest(w, a)
+    if count > 0:
+        table = w.prefix[w.attempts[a].gateway]
+        prefixes.look_up(table, w.digests, w.digest_tokens, count, t, TTL_S, w.cached)
+    return count
+
+
+@njit(**KERNEL)
+def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
+    """Fill `held_engines` with the engines of a site that hold it, where the run wants that."""
+    clear(w.held_engines)
+    if w.options[OPTION_AFFINITY] != 0.0:
+        count = digest(w, a)
+        if count > 0:
+            table = w.engine_prefix[s]
+            prefixes.look_up(table, w.digests, w.digest_tokens, count, t, TTL_S, w.held_engines)
+
+
+@njit(**KERNEL)
+def remember_engine(w: Any, a: int, e: int, t: float) -> None:
+    """An engine of a site reads this prompt, so it will hold it."""
+    if w.options[OPTION_AFFINITY] != 0.0:
+        count = digest(w, a)
+        if count > 0:
+            s = w.engines[e].site
+            table = w.engine_prefix[s]
+            engine = e - w.engine_first[s]
+            prefixes.remember(table, w.digests, w.digest_tokens, count, engine, t)
