@@ -305,7 +305,7 @@ def _compiled(score: Any) -> Any:
         row = carray(pointer, (1,))[0]
         return float(inner(row))
 
-    pointer_type = types.CPointer(_ROW)  # type: ignore[no-untyped-call]
+    pointer_type = types.CPointer(_ROW)
     return cfunc(types.float64(pointer_type), error_model="numpy")(outer)
 
 
