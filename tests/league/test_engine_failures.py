@@ -67,7 +67,7 @@ def test_a_stream_whose_engine_dies_ends_with_an_error_event(league: League) -> 
     stream = Stream(league, entry, text="Count from one to a hundred in words.")
     stream.wait_for_chunks(3)
     serving = next(site for site in league.runtime.sites if league.executing(site))
-    league.engine(serving).kill()
+    old = league.engine(serving).kill()
     answer = stream.answer()
     assert answer.status == 200
     assert answer.broken
@@ -75,6 +75,9 @@ def test_a_stream_whose_engine_dies_ends_with_an_error_event(league: League) -> 
     assert answer.error == ""  # told in words, not by a cut
     again = league.ask(entry, "Say hello.", stream=True)
     assert again.done, again
+    league.engine(serving).back(
+        old
+    )  # until its death is seen, the league looks whole to the next test
 
 
 def test_an_engine_whose_agent_is_frozen_too_is_left_out(league: League) -> None:
