@@ -280,6 +280,23 @@ def test_a_trace_that_says_little_gets_what_it_lacks_and_says_so() -> None:
     assert [o.id for o in trace.meta.origins[:2]] == ["London, GB", "New York City, US"]
 
 
+def test_the_shipped_day_runs_on_any_fleet() -> None:
+    """Of a fleet that does not know the league's services, classes and tenants it takes times and lengths only."""
+    league = read_inputs(LEAGUE).fleet
+    talk = msgspec.structs.replace(league.services[0], id="talk", aliases=())
+    placements = [p for p in league.placements if p.service == "chat"]
+    other = msgspec.structs.replace(
+        league,
+        services=(talk,),
+        placements=tuple(msgspec.structs.replace(p, service="talk") for p in placements),
+    )
+    result = hanse.simulate(other, scale=0.05)
+    assert result.run.requests > 500 and "example league" in result.notes[0]
+    assert result.group("service", "talk").requests == result.run.requests
+    assert "NOT_ALLOWED" not in result.group("all").refused
+    assert hanse.simulate(LEAGUE, scale=0.01).notes == ()
+
+
 def test_a_bootstrap_keeps_demand_and_changes_who_comes() -> None:
     recorded = bare()
     (before,) = recorded.chunks(10_000)
@@ -303,6 +320,9 @@ def test_names_of_another_fleet_are_refused_with_a_way_out() -> None:
     trace = bare()
     odd = Trace(msgspec.structs.replace(trace.meta, services=("vision",)), trace.chunks)
     with pytest.raises(ConfigError, match=r"vision.*hanse trace change"):
+        read_inputs(LEAGUE, odd)
+    odd = Trace(msgspec.structs.replace(trace.meta, tenants=("nobody",)), trace.chunks)
+    with pytest.raises(ConfigError, match=r"nobody.*--tenants"):
         read_inputs(LEAGUE, odd)
 
 

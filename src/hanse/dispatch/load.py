@@ -69,6 +69,10 @@ LOAD_SERVICE_DTYPE: Final = np.dtype(
 )
 """[service]: all arrivals heard of, peers' arrivals over own, and own arrivals of this and the last window."""
 
+GUESS_OUT_FIRST: Final = 128.0
+"""Guess of an answer's tokens before any was seen: a short chat turn, as candidates are ranked."""
+GUESS_SHARE: Final = 0.05
+"""Of a new answer in the guess: twenty answers move most of the way."""
 FACTOR_MIN: Final = 1 / 20
 FACTOR_MAX: Final = 200.0
 """A model wrong by more than this is a fault, not a bias; 200 is one thread predicted, a frozen engine observed."""

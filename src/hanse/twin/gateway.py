@@ -48,7 +48,6 @@ EXPIRE_SWEEPS: Final = 50
 """Every 5 s all streams' deadlines are looked at: a live gateway does it twice a second, of deadlines of a minute."""
 REFRESH_S: Final = 0.02
 """A live gateway looks at its own site's engines every 20 ms."""
-GUESS_SHARE: Final = 0.05
 BYTES_PER_TOKEN: Final = 4.0
 BODY_BYTES: Final = 200.0
 """JSON around a prompt."""
@@ -457,7 +456,7 @@ def ended(w: Any, a: int, t: float) -> None:
         ttft_ms, e2e_ms, attempt.tokens_out,
     )  # fmt: skip
     guess = w.guess_out[g, attempt.service]
-    w.guess_out[g, attempt.service] = guess + GUESS_SHARE * (attempt.tokens_out - guess)
+    w.guess_out[g, attempt.service] = guess + loads.GUESS_SHARE * (attempt.tokens_out - guess)
     count = look_up_prefixes(w, a, t)
     if count > 0:
         prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, attempt.site, t)

@@ -5,20 +5,21 @@ Here: `read_inputs`; giving a trace the services, classes and origins that it do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from hanse.catalogue.cities import cities
 from hanse.dispatch.policies import PolicyText
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
-from hanse.signals.traces import Origin, Trace, open_trace, shipped_trace
+from hanse.signals.traces import Chunk, Origin, Trace, TraceMeta, open_trace, shipped_trace
+from hanse.signals.traces.trace import INDEX_COLUMNS
 from hanse.signals.traces.trace import SHIPPED as SHIPPED_FOLDER
-from hanse.signals.traces.transform import assigned, merged, rotated, scaled, thinned
+from hanse.signals.traces.transform import FIELDS, assigned, merged, rotated, scaled, thinned
 from hanse.twin.central import central_fleet
 from hanse.twin.fleet_file import checked_fleet, problems_of, read_policies
 from hanse.twin.policies import Policy, resolve
@@ -91,7 +92,14 @@ def read_inputs(
     """
     found, folder = _fleet(fleet)
     requests = _trace(trace, seed, draw)
-    requests, notes = fitted(requests, found if fit is None else _fleet(fit)[0], seed)
+    model = found if fit is None else _fleet(fit)[0]
+    foreign = _foreign(requests.meta, model) if trace is None else ()
+    requests, notes = fitted(without(requests, foreign), model, seed)
+    if foreign:
+        notes.insert(
+            0,
+            "the shipped day was made for the example league; only its times and lengths are used",
+        )
     began_at_s = requests.meta.start_at_s
     if start is None and began_at_s % SECONDS_PER_HOUR:
         at = datetime.fromtimestamp(began_at_s, UTC).isoformat(timespec="seconds")
@@ -139,6 +147,7 @@ def fitted(trace: Trace, fleet: Fleet, seed: int) -> tuple[Trace, list[str]]:
         notes.append(f"the trace names no data class: equal shares of {', '.join(able)}")
     else:
         _check_names("class", meta.classes, [c.id for c in fleet.classes])
+    _check_names("tenant", meta.tenants, [t.id for t in fleet.tenants])
     if not meta.origins:
         places, weights, countries = _cities(fleet)
         trace = assigned(trace, "origin", places, weights, seed)
@@ -147,6 +156,21 @@ def fitted(trace: Trace, fleet: Fleet, seed: int) -> tuple[Trace, list[str]]:
             "(countries of the fleet's keys), by population"
         )
     return trace, notes
+
+
+def without(trace: Trace, columns: Sequence[str]) -> Trace:
+    """The trace without what it says in some index columns."""
+    if not columns:
+        return trace
+
+    def pieces() -> Iterator[Chunk]:
+        for requests, blocks in trace.chunks():
+            less = requests.copy()
+            for column in columns:
+                less[column] = -1
+            yield Chunk(less, blocks)
+
+    return Trace(replace(trace.meta, **{FIELDS[c]: () for c in columns}), pieces)
 
 
 def bootstrapped(trace: Trace, seed: int) -> Trace:
@@ -190,7 +214,7 @@ def _trace(trace: Trace | Path | str | None, seed: int, draw: int) -> Trace:
         from hanse.signals.traces.generate import generate
         from hanse.signals.traces.spec import read_spec
 
-        return generate(msgspec.structs.replace(read_spec(path), seed=seed + draw))
+        return generate(replace(read_spec(path), seed=seed + draw))
     found = open_trace(path)
     return bootstrapped(found, seed + draw) if draw else found
 
@@ -222,10 +246,26 @@ def _start(start: str | datetime | None) -> float:
     return at_s
 
 
+def _foreign(meta: TraceMeta, fleet: Fleet) -> tuple[str, ...]:
+    """Every index column, where the fleet does not know all services, classes, tenants and countries of a trace; else none."""
+    keys = [key for tenant in fleet.tenants for key in tenant.keys]
+    known = (
+        set(meta.services) <= {n for s in fleet.services for n in (s.id, *s.aliases)}
+        and set(meta.classes) <= {c.id for c in fleet.classes}
+        and set(meta.tenants) <= {t.id for t in fleet.tenants}
+        and {o.country for o in meta.origins} <= {c for key in keys for c in key.countries}
+    )
+    return () if known else INDEX_COLUMNS
+
+
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        options = {"service": f"--rename {unknown[0]}={known[0]}", "class": f"--classes {known[0]}"}
+        options = {
+            "service": f"--rename {unknown[0]}={known[0]}",
+            "class": f"--classes {known[0]}",
+            "tenant": f"--tenants {known[0]}",
+        }
         raise ConfigError(
             f"trace, {what}",
             got=", ".join(unknown),

@@ -17,6 +17,7 @@ from hanse.dispatch.belief import EngineSpec, all_engines
 from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
 from hanse.dispatch.load import (
+    GUESS_OUT_FIRST,
     LOAD_OFFER_DTYPE,
     LOAD_SERVICE_DTYPE,
     LOAD_SITE_DTYPE,
@@ -48,7 +49,6 @@ PROFILES_SPARE: Final = 32
 PREFIX_SLOTS: Final = 8192
 """Of each gateway: a live one has 65,536 for itself; here a hundred gateways share a machine."""
 CACHE_BLOCKS_MAX: Final = 4096
-GUESS_OUT_FIRST: Final = 128.0
 SLOTS_SPARE: Final = 4096
 
 

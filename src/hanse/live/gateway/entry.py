@@ -18,6 +18,7 @@ from hanse.dispatch.choose import (
     OUT_REQUESTS,
     OUT_TTFT_MS,
 )
+from hanse.dispatch.patience import FIRST_BYTE_FACTOR, FIRST_BYTE_S_MIN
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway import closing
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 8
 """Tries of one request: more have never helped a request that eight could not."""
-FIRST_BYTE_S_MIN = 1.0
-"""Floor of the first-byte deadline: predictions of a few ms must not make a busy moment a failure."""
-DEADLINE_FACTOR = 3.0
 HEDGE_FACTOR = 2.0
 HEDGE_S_MIN = 0.25
 HEDGE_SHARE_MAX = 0.02
@@ -148,7 +146,7 @@ class Entry(Exchange, eq=False, kw_only=True):
     def patience_s(self, figures: list[float]) -> tuple[float, float]:
         """How long to wait for a first byte before trying elsewhere, and before trying elsewhere too."""
         predicted_s = (figures[OUT_TTFT_MS] if self.head.stream else figures[OUT_E2E_MS]) / 1000.0
-        late_s, hedge_s = DEADLINE_FACTOR * predicted_s, HEDGE_FACTOR * predicted_s
+        late_s, hedge_s = FIRST_BYTE_FACTOR * predicted_s, HEDGE_FACTOR * predicted_s
         if late_s < FIRST_BYTE_S_MIN:
             late_s = FIRST_BYTE_S_MIN
         if self.switches:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.choose import OUT_BATCH, OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
-from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.load import GUESS_OUT_FIRST, GUESS_SHARE, OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import kernels
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from hanse.live.gateway.settings import GatewaySettings
     from hanse.live.shared import SharedPage
 
-TOKENS_OUT_FIRST = 128
-"""Guess of an answer's length before any was seen: a short chat turn, as candidates are ranked."""
-GUESS_SHARE = 0.05
-"""Of a new observation in the guess: twenty answers move most of the way."""
 FRAME_EVERY_S = 0.005
 """A load header is made anew after this; its age then errs by less than a hop's jitter."""
 RATE_EVERY_S = 0.5
@@ -67,7 +63,7 @@ class ServiceRow:
         self.output_tokens_max = meta.output_tokens_max
         self.deadline_s = meta.slo.deadline_s
         self.usd_per_g = float(table.services[index]["usd_per_g"])
-        self.guess_out = float(TOKENS_OUT_FIRST)
+        self.guess_out = GUESS_OUT_FIRST
         """Output tokens of an answer, as answers were lately."""
         self.spread = False
         """Whether more than one site serves it: only then can a held prefix choose between sites."""
