@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +67,9 @@ class Contender:
     """True: one plain sample of double length, since a second would see too few requests."""
 
 
-def start_hanse(backend_urls: tuple[str, ...], port: int, core: int, work_dir: Path) -> Process:
+def start_hanse(
+    backend_urls: tuple[str, ...], port: int, core: int, work_dir: Path, *, record: bool = False
+) -> Process:
     """One site of one worker with law, keys, choosing and accounting on, engines external."""
     work_dir.mkdir(parents=True, exist_ok=True)
     fleet = work_dir / "fleet.toml"
@@ -75,6 +77,7 @@ def start_hanse(backend_urls: tuple[str, ...], port: int, core: int, work_dir: P
     state = work_dir / "state"
     command = [sys.executable, "-c", "from hanse.cli import main; main()", "site", "bench"]
     command += ["--fleet", str(fleet), "--state", str(state)]
+    command += ["--record"] if record else []
     return process.start("hanse", command, core=core, work_dir=work_dir, env=_build_hanse_env())
 
 
@@ -312,8 +315,8 @@ def _program(name: str, debian: str, note: str, start: Callable[[Launch], Proces
     )
 
 
-def _start_hanse_at(launch: Launch) -> Process:
-    return start_hanse(launch.urls, launch.port, launch.core, launch.work_dir)
+def _start_hanse_at(launch: Launch, *, record: bool = False) -> Process:
+    return start_hanse(launch.urls, launch.port, launch.core, launch.work_dir, record=record)
 
 
 HANSE = Contender(
@@ -324,10 +327,17 @@ HANSE = Contender(
     start=_start_hanse_at,
     ready_s=60.0,
 )
+RECORDED = replace(
+    HANSE,
+    name="hanse-recorded",
+    note="the same, writing its input log",
+    start=partial(_start_hanse_at, record=True),
+)
 CONTENDERS = {
     one.name: one
     for one in (
         HANSE,
+        RECORDED,
         _program("nginx", "nginx-light", "plain reverse proxy, round robin", start_nginx),
         _package(
             "sglang-router",

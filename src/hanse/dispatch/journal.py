@@ -114,6 +114,7 @@ SLOT_ROW: Final = np.dtype(
     [("slot", "<u4"), ("site", "<i4"), ("digest", "<u8"), ("tokens", "<i4"), ("empty", "<i4"), ("at_s", "<f8")]
 )  # fmt: skip
 OUTCOMES: Final = ("answered", "failed", "broken", "cancelled")
+_OUTCOME_INDEX: Final = {outcome: i for i, outcome in enumerate(OUTCOMES)}
 
 
 class JournalHead(Value, frozen=True, kw_only=True):
@@ -169,6 +170,8 @@ class Ended(NamedTuple):
 class Recorder:
     """Packs records one after another; `write` gets a block at a time."""
 
+    __slots__ = ("_view", "_write", "at", "buffer", "names")
+
     def __init__(self, write: Callable[[memoryview], None]) -> None:
         self.buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self.buffer)
@@ -176,23 +179,23 @@ class Recorder:
         self._write = write
         self.names: dict[str, int] = {}
 
-    def flush(self) -> None:
-        """Hand on what there is."""
+    def flush(self) -> int:
+        """Hand on what there is; where the next record goes."""
         end = self.at
         if end > BLOCK.size:
             records = self._view[BLOCK.size : end]
             BLOCK.pack_into(self.buffer, 0, end - BLOCK.size, zlib.crc32(records))
             self.at = BLOCK.size
             self._write(self._view[:end])
+        return self.at
 
-    # Every record begins with the same three lines. As a function of their own they would cost as much as the packing.
+    # Every record begins with the same two lines. As a function of their own they would cost as much as the packing.
 
     # --- load
 
     def table(self, digest: bytes, now_s: float, *, fresh: bool) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 28
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 28
         TABLE_FORM.pack_into(self.buffer, at, TABLE, fresh, 28, now_s, digest)
 
     def heard(
@@ -205,11 +208,10 @@ class Recorder:
         power_ok: bool,
         taken: bool,
     ) -> None:
-        if self.at > FULL_AT:
-            self.flush()
         size = HEARD_FORM.size + OFFER_FORM.size * len(rows)
         assert size <= RECORD_BYTES_MAX
-        at, self.at = self.at, self.at + size
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
         flags = (POWER_OK if power_ok else 0) | (TAKEN if taken else 0)
         HEARD_FORM.pack_into(self.buffer, at, HEARD, flags, size, site, now_s, age_s)
         at += HEARD_FORM.size
@@ -218,39 +220,33 @@ class Recorder:
             at += OFFER_FORM.size
 
     def lost(self, site: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 8
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 8
         SITE_FORM.pack_into(self.buffer, at, LOST, 0, 8, site)
 
     def begin(self, offer: int, prefill_tokens: int, tokens: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 24
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 24
         _counted(self.buffer, at, BEGIN, 0, 24, offer, prefill_tokens, tokens)
 
     def end(self, offer: int, prefill_tokens: int, tokens: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 24
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 24
         _counted(self.buffer, at, END, 0, 24, offer, prefill_tokens, tokens)
 
     def arrived(self, service: int, workers: float, now_s: float) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 24
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 24
         _arrived(self.buffer, at, ARRIVED, 0, 24, service, workers, now_s)
 
     def first_byte(self, offer: int, prefill_tokens: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 16
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 16
         _first(self.buffer, at, FIRST_BYTE, 0, 16, offer, prefill_tokens)
 
     def ratio(self, offer: int, ttft_ratio: float, tpot_ratio: float) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 24
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 24
         _ratio(self.buffer, at, RATIO, 0, 24, offer, ttft_ratio, tpot_ratio)
 
     def learned(
@@ -261,20 +257,18 @@ class Recorder:
         e2e_ms: float,
         tokens_out: int,
     ) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 56
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 56
         _learned(self.buffer, at, LEARNED, 0, 56, offer, *predicted, ttft_ms, e2e_ms, tokens_out)
 
     def rows(self, kind: int, raw: memoryview, row_bytes: int) -> None:
         """OWN, EXECUTING or SLOTS: whole rows, as bytes."""
         most = (RECORD_BYTES_MAX - BARE_FORM.size) // row_bytes * row_bytes
         for first in range(0, len(raw), most):
-            if self.at > FULL_AT:
-                self.flush()
             part = raw[first : first + most]
             size = BARE_FORM.size + len(part)
-            at, self.at = self.at, self.at + size
+            at = self.at if self.at <= FULL_AT else self.flush()
+            self.at = at + size
             BARE_FORM.pack_into(self.buffer, at, kind, 0, size)
             self.buffer[at + BARE_FORM.size : at + size] = part
 
@@ -292,8 +286,6 @@ class Recorder:
         out: memoryview,
     ) -> None:
         """`out` is the row `OUT_*` as bytes; it says nothing where nothing was chosen."""
-        if self.at > FULL_AT:
-            self.flush()
         size, flags, count = 60, 0, 0
         if chosen >= 0:
             flags, size = CHOSEN, 60 + OUT_BYTES
@@ -302,7 +294,8 @@ class Recorder:
         if tried:
             count = min(len(tried), TRIED_MAX)
             size += 4 * count
-        at, self.at = self.at, self.at + size
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
         buffer = self.buffer
         _choice(buffer, at, CHOICE, flags, size, service, subject, chosen, count, *request, now_s)
         at += 60
@@ -316,35 +309,31 @@ class Recorder:
             buffer[at : at + 4 * count] = np.array(tried[-TRIED_MAX:], "<i4").tobytes()
 
     def engine(self, offer: int, tokens: float, states: int, engine: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 28
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 28
         _engine(self.buffer, at, ENGINE, 0, 28, offer, tokens, states, engine)
 
     # --- prefixes
 
     def look_up(self, prefixes: Prefixes, now_s: float, cached: NDArray[np.int64]) -> None:
-        if self.at > FULL_AT:
-            self.flush()
         count = prefixes.count
         size = LOOK_UP_FORM.size + 12 * count
-        at, self.at = self.at, self.at + size
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
         LOOK_UP_FORM.pack_into(self.buffer, at, LOOK_UP, 0, size, now_s, count, cached.tobytes())
         self._digests(at + LOOK_UP_FORM.size, prefixes)
 
     def remember(self, prefixes: Prefixes, site: int, now_s: float) -> None:
-        if self.at > FULL_AT:
-            self.flush()
         count = prefixes.count
         size = REMEMBER_FORM.size + 12 * count
-        at, self.at = self.at, self.at + size
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
         REMEMBER_FORM.pack_into(self.buffer, at, REMEMBER, 0, size, now_s, count, site)
         self._digests(at + REMEMBER_FORM.size, prefixes)
 
     def forget(self, site: int) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 8
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 8
         SITE_FORM.pack_into(self.buffer, at, FORGET, 0, 8, site)
 
     def _digests(self, at: int, prefixes: Prefixes) -> None:
@@ -365,37 +354,33 @@ class Recorder:
             for name in (e.tenant, e.data_class, e.country):
                 self._name(name)
             tenant, data_class, country = names[e.tenant], names[e.data_class], names[e.country]
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 100
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 100
         _ended(
             self.buffer, at, ENDED, SERVING if e.serving else 0, 100, e.request_id, e.service, e.offer,
-            tenant, data_class, country, OUTCOMES.index(e.outcome), e.engine, e.started_at_s, e.began_at_s,
+            tenant, data_class, country, _OUTCOME_INDEX[e.outcome], e.engine, e.started_at_s, e.began_at_s,
             e.first_byte_at_s, e.ended_at_s, e.digest, e.tokens_in, e.tokens_out, e.cached, e.attempts, e.status,
         )  # fmt: skip
 
     def _name(self, name: str) -> None:
         if name in self.names:
             return
-        if self.at > FULL_AT:
-            self.flush()
         number = self.names[name] = len(self.names)
         raw = name.encode()
         size = NAME_FORM.size + len(raw)
-        at, self.at = self.at, self.at + size
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
         NAME_FORM.pack_into(self.buffer, at, NAME, 0, size, number)
         self.buffer[at + NAME_FORM.size : at + size] = raw
 
     def check(self, load: Load, now_s: float) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 28
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 28
         CHECK_FORM.pack_into(self.buffer, at, CHECK, 0, 28, now_s, load_digest(load))
 
     def closed(self, *, full: bool = False) -> None:
-        if self.at > FULL_AT:
-            self.flush()
-        at, self.at = self.at, self.at + 4
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 4
         BARE_FORM.pack_into(self.buffer, at, CLOSED, FULL if full else 0, 4)
 
 
