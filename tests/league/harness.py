@@ -177,18 +177,20 @@ class League:
         self.threads = ThreadPoolExecutor(64, thread_name_prefix="client")
 
     @classmethod
-    def start(cls, fleet_text: str, files: dict[str, str] | None = None) -> League:
+    def start(
+        cls, fleet_text: str, files: dict[str, str] | None = None, options: tuple[str, ...] = ()
+    ) -> League:
         """`hanse up FLEET --state DIR --no-traffic` in a directory of its own, until all gateways are ready."""
         root = Path(tempfile.mkdtemp(prefix="hanse-league-"))
         for name, text in {**(files or {}), "fleet.toml": fleet_text}.items():
             (root / name).write_text(text)
-        return cls._start(root)
+        return cls._start(root, options)
 
     @classmethod
-    def _start(cls, root: Path) -> League:
+    def _start(cls, root: Path, options: tuple[str, ...] = ()) -> League:
         program = "import sys; from hanse.cli import main; main(sys.argv[1:])"
         command = [sys.executable, "-c", program, "up", str(root / "fleet.toml")]
-        command += ["--state", str(root / "state"), "--no-traffic"]
+        command += ["--state", str(root / "state"), "--no-traffic", *options]
         with (root / "up.log").open("ab") as log:
             up = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -42,6 +42,13 @@ class MockFleet:
         """See `MockEngine.mode`."""
         self._engines[site].mode = mode
 
+    def kill(self, site: str) -> None:
+        """Every connection is reset, the port refuses."""
+        self._run(self._engines[site].stop())
+
+    def restart(self, site: str) -> None:
+        self._run(self._engines[site].restart())
+
     def all_well(self) -> None:
         for engine in self._engines.values():
             engine.mode = "ok"

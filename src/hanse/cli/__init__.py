@@ -31,12 +31,29 @@ COMMANDS = {
         "hanse.cli.explain:explain",
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
+    "simulate": (
+        "hanse.cli.simulate:simulate",
+        "Run a fleet on a trace, with faults: latency, energy, carbon, cost, law.",
+    ),
+    "compare": (
+        "hanse.cli.compare:compare",
+        "Several fleets or policies on the same traffic, with intervals.",
+    ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "predict": (
         "hanse.cli.predict:predict",
         "Say how fast and at what energy an engine serves a model on a chip.",
     ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
+    "replay": (
+        "hanse.cli.replay:replay",
+        "Make a recorded league's decisions again and compare every bit.",
+    ),
+    "record": ("hanse.cli.replay:record", "Make a trace of a recorded league's own traffic."),
+    "calibrate": (
+        "hanse.cli.replay:calibrate",
+        "Make measured steps of what a recorded league's engines took.",
+    ),
     "verify": ("hanse.cli.prove:verify", "Check a receipt, trusting nobody's log."),
     "reproduce": (
         "hanse.cli.reproduce:reproduce",

@@ -7,7 +7,9 @@ from pathlib import Path
 from hanse.cli.output import say
 
 
-def up(fleet: Path, /, *, state: Path | None = None, no_traffic: bool = False) -> int:
+def up(
+    fleet: Path, /, *, state: Path | None = None, no_traffic: bool = False, record: bool = False
+) -> int:
     """Start every site of a fleet on this machine, with emulated links between them, until Ctrl-C.
 
     A second start of the same fleet goes on with its keys, certificates and logs. Example:
@@ -21,15 +23,20 @@ def up(fleet: Path, /, *, state: Path | None = None, no_traffic: bool = False) -
         Directory of everything that is kept; default `.hanse/<fleet name>`.
     no_traffic
         Start no demo users.
+    record
+        Let gateways write their input logs, for `hanse replay`, `hanse record` and `hanse calibrate`.
     """
     from hanse.cli.check import checked_fleet
     from hanse.live.up import run_up
 
     checked_fleet(fleet)
+    _record(record)
     return run_up(fleet, state, traffic=not no_traffic)
 
 
-def site(site: str, /, *, fleet: Path | None = None, state: Path | None = None) -> int:
+def site(
+    site: str, /, *, fleet: Path | None = None, state: Path | None = None, record: bool = False
+) -> int:
     """Run one site by itself: its bus, agent, gateway and engines, until Ctrl-C.
 
     Parameters
@@ -40,9 +47,12 @@ def site(site: str, /, *, fleet: Path | None = None, state: Path | None = None) 
         Path of the fleet file; not needed where the state directory is prepared already.
     state
         State directory; default `.hanse/<fleet name>`.
+    record
+        Let the gateway write its input logs.
     """
     from hanse.live.site_group import run_site
 
+    _record(record)
     return run_site(site, fleet, state)
 
 
@@ -72,15 +82,27 @@ def warm(*, cache: Path | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from hanse.dispatch.router import warm as warm_kernels
+    from hanse.dispatch.router import warm as warm_decisions
+    from hanse.live.gateway.kernels import warm as warm_accounts
     from hanse.live.weights import default_cache_dir, known_weights, weights_path
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("Compiling the routing kernels (once)", total=None)
-        warm_kernels()
+        warm_decisions()
+        warm_accounts()
         for model, precision in known_weights():
             progress.update(task, description=f"Weights of {model} {precision}")
             weights_path(model, precision, cache or default_cache_dir())
     say("warm: kernels compiled, weights ready")
     return 0
+
+
+def _record(asked: bool) -> None:
+    """All processes that are started from now on inherit it."""
+    import os
+
+    from hanse.live.gateway.settings import RECORD_VARIABLE
+
+    if asked:
+        os.environ[RECORD_VARIABLE] = "1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -24,6 +26,40 @@ Time: TypeAlias = Literal["auto", "s", "ms", "us", "ns", "iso"]
 app = App(name="trace", help="Requests as data: import, make, change and show traces.")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OfTables:
+    """Options of csv and jsonl."""
+
+    map: Annotated[
+        str,
+        Parameter(
+            help="csv, jsonl: columns at=, in=, out=, and where there are service=, class=, origin=, "
+            "tenant=, session=, blocks=."
+        ),
+    ] = ""
+    time: Annotated[
+        Time, Parameter(help="csv, jsonl: what times are in; detected and said where it is auto.")
+    ] = "auto"
+    block_tokens: Annotated[
+        int, Parameter(help="jsonl: tokens of a prefix block, where --map names blocks.")
+    ] = 0
+    licence: Annotated[
+        str, Parameter(help="csv, jsonl: terms of the file, to be carried in the trace.")
+    ] = "unknown"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class OfServeGen:
+    """Options of servegen."""
+
+    factor: Annotated[float, Parameter(help="servegen: demand times this.")] = 1.0
+    from_s: Annotated[float, Parameter(help="servegen: second of the record to begin with.")] = 0.0
+    until_s: Annotated[float, Parameter(help="servegen: second of the record to end with.")] = inf
+    seed: Annotated[int, Parameter(help="servegen: same seed, same requests.")] = 1
+
+
 @app.command(name="import")
 def import_(
     files: Annotated[list[Path], Parameter(consume_multiple=True)],
@@ -31,16 +67,10 @@ def import_(
     *,
     format: Format,
     out: Path,
-    map: str = "",
-    time: Time = "auto",
+    tables: OfTables | None = None,
     service: str = "",
-    block_tokens: int = 0,
     skip_bad: bool = False,
-    factor: float = 1.0,
-    from_s: float = 0.0,
-    until_s: float = float("inf"),
-    seed: int = 1,
-    licence: str = "unknown",
+    servegen: OfServeGen | None = None,
     json: bool = False,
 ) -> int:
     """Make a trace of other people's files; several files become one trace, by their dates where all have one.
@@ -55,26 +85,10 @@ def import_(
         Whose format it is; csv and jsonl need --map.
     out
         Trace to write.
-    map
-        Columns: at=, in=, out=, and where there are service=, class=, origin=, tenant=, session=, blocks=.
-    time
-        What times of csv and jsonl are in; detected and said where it is auto.
     service
         Name of the service where the file has none; default the file's name.
-    block_tokens
-        Tokens of a prefix block, where --map names blocks.
     skip_bad
         Leave rows that cannot be read out and count them, instead of stopping at the first.
-    factor
-        servegen: demand times this.
-    from_s
-        servegen: second of the record to begin with.
-    until_s
-        servegen: second of the record to end with.
-    seed
-        servegen: same seed, same requests.
-    licence
-        csv and jsonl: terms of the file, to be carried in the trace.
     json
         Print what was done as one JSON document on standard output.
     """
@@ -83,28 +97,19 @@ def import_(
     found = []
     for path in files:
         with _bar(f"reading {path.name}", _size(path)) as progress:
-            found.append(
-                _read(
-                    path,
-                    format=format,
-                    map=map,
-                    time=time,
-                    service=service,
-                    block_tokens=block_tokens,
-                    skip_bad=skip_bad,
-                    demand={"factor": factor, "from_s": from_s, "until_s": until_s, "seed": seed},
-                    licence=licence,
-                    progress=progress,
-                )
-            )
+            how: dict[str, Any] = {"skip_bad": skip_bad, "progress": progress}
+            if format == "servegen":
+                found.append(_read_servegen(path, servegen or OfServeGen(), progress))
+            elif format in ("csv", "jsonl"):
+                found.append(_read_table(path, format, tables or OfTables(), service, how))
+            else:
+                found.append(_read_public(path, format, service, how))
     traces = [one.trace for one in found]
-    trace = traces[0] if len(traces) == 1 else merged(traces, by_clock=True)
+    meta = _write(traces[0] if len(traces) == 1 else merged(traces, by_clock=True), out)
     said = [line for one in found for line in one.said]
-    meta = _write(trace, out)
-    skipped = sum(one.skipped for one in found)
     for line in said:
         say(line)
-    return _done(meta, out, json, {"said": said, "skipped": skipped})
+    return _done(meta, out, json, {"said": said, "skipped": sum(one.skipped for one in found)})
 
 
 @app.command
@@ -186,7 +191,6 @@ def change(
     """
     from hanse.signals.traces import open_trace
     from hanse.signals.traces import transform as t
-    from hanse.signals.traces.tables import place
     from hanse.units import s_from_hours
 
     trace = open_trace(file)
@@ -196,16 +200,10 @@ def change(
         trace = t.rotated(trace, s_from_hours(rotate_h))
     if scale != 1.0:
         trace = t.scaled(trace, scale, seed)
-    if origins:
-        names, weights = _weights(origins, "--origins")
-        trace = t.assigned(trace, "origin", [place(n, "--origins") for n in names], weights, seed)
-    for option, column, text in (
-        ("--classes", "cls", classes),
-        ("--tenants", "tenant", tenants),
-        ("--services", "service", services),
-    ):
+    drawn = {"origin": origins, "cls": classes, "tenant": tenants, "service": services}
+    for column, text in drawn.items():
         if text:
-            trace = t.assigned(trace, column, *_weights(text, option), seed)
+            trace = _assigned(trace, column, text, seed)
     if rename:
         pairs = dict(pair.partition("=")[::2] for pair in rename.split(","))
         trace = t.renamed(trace, "service", pairs)
@@ -238,30 +236,38 @@ def show(file: Path, /, *, json: bool = False) -> int:
     return 0
 
 
-def _read(path: Path, *, format: Format, demand: dict[str, Any], **how: Any) -> Imported:
-    from hanse.signals.traces import formats, servegen, tables
+def _read_servegen(path: Path, asked: OfServeGen, progress: Progress) -> Imported:
+    from hanse.signals.traces.servegen import read_servegen
 
-    progress, skip_bad, service = how["progress"], how["skip_bad"], how["service"]
-    if format == "servegen":
-        return servegen.read_servegen(path, progress=progress, **demand)
-    if format == "azure":
-        return formats.read_azure(path, service=service, skip_bad=skip_bad, progress=progress)
-    if format == "mooncake":
-        return formats.read_mooncake(path, service=service, skip_bad=skip_bad, progress=progress)
+    return read_servegen(path, progress=progress, **asdict(asked))
+
+
+def _read_public(path: Path, format: Format, service: str, how: dict[str, Any]) -> Imported:
+    from hanse.signals.traces.formats import read_azure, read_burstgpt, read_mooncake
+
     if format == "burstgpt":
-        return formats.read_burstgpt(path, skip_bad=skip_bad, progress=progress)
-    columns = formats.columns_of(how["map"])
-    table = tables.Table(
+        return read_burstgpt(path, **how)
+    return (read_azure if format == "azure" else read_mooncake)(path, service=service, **how)
+
+
+def _read_table(
+    path: Path, format: Any, asked: OfTables, service: str, how: dict[str, Any]
+) -> Imported:
+    from hanse.signals.traces.formats import columns_of
+    from hanse.signals.traces.tables import Table, read_table
+
+    columns = columns_of(asked.map)
+    table = Table(
         path=path,
         form=format,
         columns=columns,
-        time=how["time"],
+        time=asked.time,
         service="" if columns.service else service or path.name.split(".")[0],
-        block_tokens=how["block_tokens"],
-        licence=how["licence"],
-        skip_bad=skip_bad,
+        block_tokens=asked.block_tokens,
+        licence=asked.licence,
+        skip_bad=how["skip_bad"],
     )
-    return tables.read_table(table, progress)
+    return read_table(table, how["progress"])
 
 
 def _write(trace: Trace, out: Path, expected: float = -1.0) -> TraceMeta:
@@ -302,6 +308,17 @@ def _counted(chunks: Iterable[Chunk], progress: Progress) -> Iterator[Chunk]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _assigned(trace: Trace, column: str, text: str, seed: int) -> Trace:
+    from hanse.signals.traces.tables import place
+    from hanse.signals.traces.transform import assigned
+
+    option = "--classes" if column == "cls" else f"--{column}s"
+    names, weights = _weights(text, option)
+    if column == "origin":
+        return assigned(trace, column, [place(name, option) for name in names], weights, seed)
+    return assigned(trace, column, names, weights, seed)
 
 
 def _span(text: str) -> tuple[float, float]:

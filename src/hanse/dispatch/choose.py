@@ -34,6 +34,8 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from hanse.compiled import INLINED, KERNEL
+
 LAW: Final = -1
 QUALITY: Final = -2
 LENGTH: Final = -3
@@ -72,11 +74,6 @@ OUT_CACHED_TOKENS: Final = 12
 OUT_BATCH: Final = 13
 OUT_COUNT: Final = 14
 """Columns of an output row."""
-
-KERNEL: Final[dict[str, Any]] = {"cache": True, "error_model": "numpy", "_nrt": False}
-"""No reference counting: kernels own nothing, and the atomic counts of a dozen arrays cost ten times the arithmetic.
-Division follows IEEE 754, which spares a branch; no divisor here can be 0 behind the gates."""
-INLINED: Final[dict[str, Any]] = {**KERNEL, "inline": "always"}
 
 
 @njit(**INLINED)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.dispatch.table import Records, Table
 
 if TYPE_CHECKING:

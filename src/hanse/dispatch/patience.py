@@ -9,7 +9,7 @@ from typing import Final
 
 from numba import njit
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 
 FIRST_BYTE_S_MIN: Final = 1.0
 """Floor: predictions of a few ms must not make a busy moment a failure."""

@@ -20,7 +20,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from hanse.dispatch.choose import CACHED_MAX, KERNEL
+from hanse.compiled import KERNEL
+from hanse.dispatch.choose import CACHED_MAX
 
 BLOCK_BYTES: Final = 2_048
 """About 512 tokens: a system prompt shared by users is found to within half of this."""

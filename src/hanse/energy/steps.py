@@ -7,12 +7,13 @@ cached on disk with the file that holds all they call, so a change there compile
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
+from hanse.compiled import KERNEL
 from hanse.energy import balance, solar
 from hanse.energy.records import (
     HOUR_DTYPE,
@@ -24,9 +25,6 @@ from hanse.energy.records import (
     SUPPLY_DTYPE,
 )
 from hanse.signals.axis import STEP_S
-
-KERNEL: Final[dict[str, Any]] = {"cache": True, "error_model": "numpy", "_nrt": False}
-"""As the kernels of `dispatch`: they own nothing, and no divisor is 0 behind the checks of `plant`."""
 
 for _inner in (
     balance.clip,

@@ -39,7 +39,8 @@ class Family(Value, frozen=True, kw_only=True):
     weight_only_share: float
     """Of the next, where weights are unpacked to 16 bit before they multiply."""
     routed_share: float
-    """Of rated bandwidth, for routed experts; above 1 means that fewer are hit than chance says."""
+    """Of rated bandwidth, for routed experts; above 1 means that fewer are hit than chance says. Next of 4 to 6 bit."""
+    routed_share_4: float
     kv_share: float
     latent_kv_extra: float
     """MLA computes on what it reads: this much longer than reading takes."""

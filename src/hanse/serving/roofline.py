@@ -72,7 +72,7 @@ def step_model(
         )
     known = family or family_of(chip, name)
     how = arithmetic(chip, name)
-    rated = _rated(chip, how, count)
+    rated = rated_of(chip, how, count)
     gguf = runs_llama_cpp(chip, name)
     made = shape(model, name, context_tokens_mean=context_tokens_mean, gguf=gguf)
     weight_s, routed_s = _weights_s(made, known, rated, name, how)
@@ -101,7 +101,8 @@ def step_model(
     )
 
 
-def _rated(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
+def rated_of(chip: Accelerator, how: Arithmetic, count: int) -> Rated:
+    """Rated figures of `count` chips; refuses with the names of those that nobody published."""
     figures = {
         "memory_bw_gb_s": chip.memory_bw_gb_s,
         "bf16_tflops_dense": how.tflops,
@@ -140,8 +141,10 @@ def _weights_s(
         4: known.weights_share_4,
     }
     every_s = made.every_bytes / (shares[width(precision)] * rated.bytes_per_s)
-    unpacked = known.weight_only_share if how.weight_only else 1.0
-    return every_s, made.routed_bytes / (known.routed_share * unpacked * rated.bytes_per_s)
+    routed_share = known.routed_share_4 if width(precision) == 4 else known.routed_share
+    if how.weight_only:
+        routed_share *= known.weight_only_share
+    return every_s, made.routed_bytes / (routed_share * rated.bytes_per_s)
 
 
 def width(precision: str) -> int:
@@ -199,4 +202,4 @@ def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) ->
             allowed=f"weights and {reserved_gb:.1f} GB of reserve within memory",
             fix="use more chips, a smaller precision or a smaller model",
         )
-    return float(int(free / max(made.kv_stored_bytes_per_token, 1.0)))
+    return float(int(free / max(made.kv_bytes_per_token, 1.0)))

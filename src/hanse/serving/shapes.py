@@ -34,9 +34,7 @@ class Shape(Value, frozen=True, kw_only=True):
     ops_per_token: float
     attention_ops_per_pair: float
     kv_bytes_per_token: float
-    """To read, a token of context, at the mean context asked for."""
-    kv_stored_bytes_per_token: float
-    """To keep, a token of context, before any sliding window."""
+    """To read and to keep, a token of context, at the mean context asked for: engines drop what left the window."""
     layers: int
     hidden: int
     routed: bool
@@ -68,7 +66,6 @@ def shape(
         ops_per_token=2.0 * (active if model.tied_embeddings else active - head),
         attention_ops_per_pair=4.0 * model.layers * model.q_heads * head_dim,
         kv_bytes_per_token=kv_bytes_read(model, context_tokens_mean),
-        kv_stored_bytes_per_token=float(model.kv_bytes_per_token_16bit),
         layers=model.layers,
         hidden=model.hidden,
         routed=miss > 0.0,

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import prefix as prefixes
-from hanse.dispatch.choose import KERNEL
 from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
 
 TTL_S: Final = prefixes.TTL_S

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.twin.arrays import (
     ANSWERED,
     BIN_MS_MIN,

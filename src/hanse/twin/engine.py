@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.serving.kernels import step_ms, step_w
 from hanse.twin.arrays import (
     AT_ENGINE,

@@ -10,8 +10,8 @@ from typing import Any
 
 from numba import njit
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
-from hanse.dispatch.choose import KERNEL
 from hanse.twin.arrays import (
     ARRIVE,
     AT_ENGINE,

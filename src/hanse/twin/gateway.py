@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from numba import njit
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch import prefix as prefixes
-from hanse.dispatch.choose import KERNEL
 from hanse.dispatch.patience import first_byte_s
 from hanse.twin.affinity import look_up_engines, look_up_prefixes, remember_engine
 from hanse.twin.arrays import (

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from numba import njit
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
-from hanse.dispatch.choose import KERNEL
 from hanse.twin import gateway as gateways
 from hanse.twin.arrays import (
     ARRIVE,

@@ -11,9 +11,9 @@ from typing import Any, Final
 from numba import njit, types
 from numba.extending import intrinsic
 
+from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
-from hanse.dispatch.choose import KERNEL
 from hanse.twin.arrays import (
     OPTION_CENTRAL,
     OPTION_POLICY,
@@ -40,7 +40,7 @@ def _call_score(_typing: Any, address: Any, row: Any) -> Any:
     return signature, codegen
 
 
-call_score: Any = intrinsic(_call_score)
+call_score: Final[Any] = intrinsic(_call_score)
 
 
 @njit(**KERNEL)

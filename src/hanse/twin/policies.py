@@ -29,7 +29,7 @@ from numba import cfunc, njit, types
 from numba.core.errors import NumbaError
 from numba.np.numpy_support import carray, from_dtype
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.errors import ConfigError
 
 INF: Final = float("inf")

@@ -26,6 +26,8 @@ from hanse.twin.scenario import Scenario
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 STEP_S: Final = 300.0
+UNSERVED_SHARE_MAX: Final = 0.01
+"""Of a step's energy: 3 s of 5 minutes, more than any power supply holds."""
 KEPT: Final = (
     "facility_kw",
     "it_kw",
@@ -83,6 +85,11 @@ class SitePower:
                 STEP_S / SECONDS_PER_HOUR if name.endswith("_kw") else 1.0
             )
         self._price(world)
+
+    def unserved(self) -> NDArray[np.bool_]:
+        """[site] whether so much of the last step's load was not given that computers cannot have run."""
+        asked = np.maximum(self.out["facility_kw"], 1e-9)
+        return self.out["unserved_kw"] / asked > UNSERVED_SHARE_MAX
 
     def close(self) -> None:
         """Bill the last month's peak."""

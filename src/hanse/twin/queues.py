@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.dispatch.choose import KERNEL
+from hanse.compiled import KERNEL
 from hanse.twin.arrays import FREE
 
 KIND_SHIFT: Final = 32

@@ -103,21 +103,15 @@ class Simulation:
             fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
         )
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
-        world.options[ar.OPTION_POLICY] = float(self.policy.number)
-        world.options[ar.OPTION_SCORE] = float(self.policy.address)
+        self._choose_by(self.policy, world)
         world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
-        if self.policy.name == "central_only" and fleet.central is None:
-            raise ConfigError(
-                "policy central_only",
-                got="a fleet without [central]",
-                allowed="a fleet that names its central site",
-            )
         self.table = table
         self.handle = Handle(world)
-        self.power = SitePower(
-            fleet, self.feed, scenario, self.start_at_s, self.duration_s + 7200.0
-        )
+        horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
+        self.power = SitePower(fleet, self.feed, scenario, self.start_at_s, horizon_s)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
+        self._outages: set[int] = set()
+        self._unpowered: set[int] = set()
         self._keepers: dict[str, Keeper] = {}
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
@@ -126,6 +120,16 @@ class Simulation:
         self._stop_s = float("inf")
         self.log: list[tuple[float, str]] = []
         """(seconds from the start, sentence) of what happened beside requests."""
+
+    def _choose_by(self, policy: Policy, world: World) -> None:
+        world.options[ar.OPTION_POLICY] = float(policy.number)
+        world.options[ar.OPTION_SCORE] = float(policy.address)
+        if policy.name == "central_only" and self.fleet.central is None:
+            raise ConfigError(
+                "policy central_only",
+                got="a fleet without [central]",
+                allowed="a fleet that names its central site",
+            )
 
     @property
     def world(self) -> World:
@@ -180,6 +184,11 @@ class Simulation:
     def _power_step(self, now_s: float) -> None:
         self.power.step(self.handle, self._steps)
         self._steps += 1
+        empty = self.power.unserved() & (self.world.site_up != 0)
+        for s in sorted(self._outages & set(np.flatnonzero(empty).tolist())):
+            self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
+            self._unpowered.add(s)
+            self._darken(s, now_s)
         self._signals(now_s)
         self.at(now_s + STEP_S, self._power_step)
 
@@ -327,7 +336,9 @@ class Simulation:
             faults.set_speed(self.handle, e, now_s, 1.0)
 
     def _begin_site_down(self, fault: Fault, now_s: float) -> None:
-        s = self.index[fault.site]
+        self._darken(self.index[fault.site], now_s)
+
+    def _darken(self, s: int, now_s: float) -> None:
         faults.darken_site(self.handle, s, now_s)
         self.at(now_s + SILENCE_S, lambda at_s: self._all_notice(s, at_s))
 
@@ -341,6 +352,8 @@ class Simulation:
 
     def _end_site_down(self, fault: Fault, now_s: float) -> None:
         s = self.index[fault.site]
+        if self.world.site_up[s]:
+            return
         for g in range(len(self.fleet.sites)):
             if g != s:  # connections of before are reset
                 faults.notice_silence(self.handle, g, s, now_s)
@@ -434,7 +447,15 @@ class Simulation:
         self._tick(now_s)
 
     def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
-        """The balance knows of it; engines stop when UPS and battery are empty."""
+        """The balance knows of it; the site goes dark when UPS and battery are empty (`_power_step`)."""
+        self._outages.add(self.index[fault.site])
+
+    def _end_grid_outage(self, fault: Fault, now_s: float) -> None:
+        s = self.index[fault.site]
+        self._outages.discard(s)
+        if s in self._unpowered:
+            self._unpowered.discard(s)
+            self._end_site_down(fault, now_s)
 
     def _begin_heat_wave(self, fault: Fault, now_s: float) -> None:
         """The balance knows of it."""

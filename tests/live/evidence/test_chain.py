@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from hanse.errors import SiteError
 from hanse.live.evidence import ChainWriter, Opened, Record
-from hanse.live.evidence.chain import GENESIS, decode_record, scan, scan_file
+from hanse.live.evidence.chain import (
+    GENESIS,
+    decode_record,
+    link,
+    scan,
+    scan_batches,
+    scan_file,
+    sized,
+)
 from hanse.live.evidence.merkle import EMPTY_ROOT, leaf_hash, path_to, root_from, root_of
 from live.evidence.logbook import League
 
@@ -34,15 +42,20 @@ def records() -> list[Record]:
 def test_chain_reads_back_as_it_was_written(tmp_path: Path, records: list[Record]) -> None:
     writer = ChainWriter(tmp_path, OPENED)
     appended = [writer.append(record) for record in records[:2]]
-    appended += writer.append_many(records[2:])
+    appended.append(writer.append_many(records[2:]))
     found = scan_file(tmp_path / "oslo-2-0a0b0c0d.log")
     assert [decode_record(frame.raw) for frame in found.frames] == [OPENED, *records]
-    assert [(frame.seq, frame.leaf) for frame in found.frames[1:]] == appended
+    assert appended == [1, 2, 3]
+    assert [frame.seq for frame in found.frames] == [0, 1, 2, 3, 4]
+    assert [frame.leaf for frame in found.frames] == [leaf_hash(f.raw) for f in found.frames]
     assert found.ending == "clean"
     assert (found.frames[-1].head, len(found.frames)) == (writer.head, writer.count)
     head = GENESIS
-    for frame in found.frames:
-        head = sha256(b"\x02" + head + sha256(b"\x00" + frame.raw).digest()).digest()
+    one, two, three, *rest = found.frames
+    for batch in ([one], [two], [three], rest):
+        raws = b"".join(len(f.raw).to_bytes(4, "little") + f.raw for f in batch)
+        head = sha256(b"\x02" + head + raws).digest()
+        assert {frame.head for frame in batch} == {head}
     assert head == writer.head
     writer.close()
 
@@ -70,11 +83,45 @@ def test_torn_last_record_hides_nothing_else(tmp_path: Path, records: list[Recor
 
 @given(at=st.integers(0, 7), flip=st.integers(1, 255))
 def test_altered_length_is_damage_and_not_a_torn_end(at: int, flip: int) -> None:
-    raw = b"anything"
+    raw = sized(b"anything")
     frame = len(raw).to_bytes(4, "little") + (len(raw) ^ 0xFFFF_FFFF).to_bytes(4, "little")
     content = bytearray(frame + raw + bytes(8))
+    assert scan(bytes(content)).ending == "clean"
     content[at] ^= flip
     assert scan(bytes(content)).ending == "damaged"
+
+
+@given(sizes=st.lists(st.integers(0, 12), max_size=4))
+def test_sizes_of_records_that_do_not_fill_their_batch_are_damage(sizes: list[int]) -> None:
+    batch = b"".join(size.to_bytes(4, "little") for size in sizes) + bytes(10)
+    content = _batch(batch)
+    found = scan(content)
+    if found.ending == "clean":
+        assert b"".join(sized(frame.raw) for frame in found.frames) == batch
+    else:
+        assert (found.ending, found.frames) == ("damaged", [])
+
+
+def test_empty_batch_is_damage() -> None:
+    assert scan(_batch(b"")).ending == "damaged"
+
+
+def test_batch_beyond_the_limit_is_written_as_several_and_reads_back(tmp_path: Path) -> None:
+    writer = ChainWriter(tmp_path, OPENED)
+    raws = [bytes([i]) * 300_000 for i in range(10)]
+    writer.append_sized([sized(raw) for raw in raws], len(raws))
+    found = scan_batches((tmp_path / "oslo-2-0a0b0c0d.log").read_bytes())
+    assert [raw for batch in found.batches[1:] for raw in batch.raws] == raws
+    assert [len(batch.raws) for batch in found.batches] == [1, 3, 3, 3, 1]
+    assert all(batch.intact for batch in found.batches)
+    assert (found.ending, writer.count, writer.head) == ("clean", 11, found.batches[-1].head)
+    writer.close()
+
+
+def _batch(records: bytes) -> bytes:
+    size = len(records)
+    head = size.to_bytes(4, "little") + (size ^ 0xFFFF_FFFF).to_bytes(4, "little")
+    return head + records + link(GENESIS, records)[:8]
 
 
 def test_zeros_that_a_power_loss_may_leave_are_damage(

@@ -130,9 +130,9 @@ def test_any_removed_repeated_or_moved_record_or_seal_is_found(
 
 
 def _write(target: Path, content: bytes, frames: list[Frame], *, rehash: bool) -> None:
-    """Frames as they stood, or with lengths and chain hashes as a forger would compute them."""
+    """Batches (of one record each) as they stood, or with lengths and chain hashes as a forger would compute them."""
     if not rehash:
-        starts = {frame.seq: frame.bytes_end - len(frame.raw) - 16 for frame in frames}
+        starts = {frame.seq: frame.bytes_end - len(frame.raw) - 20 for frame in frames}
         parts = [content[starts[frame.seq] : frame.bytes_end] for frame in frames]
         target.write_bytes(b"".join(parts))
         return

@@ -137,8 +137,8 @@ TENANTS = (
 )
 
 
-def fleet_toml(sites: tuple[str, ...], replicas: int) -> str:
-    """Sites with external engines, three tenants, law on."""
+def fleet_toml(sites: tuple[str, ...], replicas: int, *, central: bool = True) -> str:
+    """Sites with external engines, three tenants, law on; with or without one big site to compare with."""
     text = FLEET
     for name, key, classes, services, countries, rate, burst in TENANTS:
         text += TENANT.format(
@@ -164,7 +164,7 @@ def fleet_toml(sites: tuple[str, ...], replicas: int) -> str:
             count=replicas + 1,
             urls=json.dumps(urls),
         )
-    return text + f'[central]\nsite = "{sites[-1]}"\nreplicas = {replicas}\n'
+    return text + (f'[central]\nsite = "{sites[-1]}"\nreplicas = {replicas}\n' if central else "")
 
 
 def table_bytes(toml: str, *, at_s: float | None = None, version: int = 0) -> bytes:
@@ -195,7 +195,6 @@ class SiteRig:
 
     def records(self) -> list[Decided | Executed | Ended]:
         """Everything in this site's chain after its first record."""
-        self.worker.books.fold()
         self.worker.ledger.flush()
         found = []
         for path in sorted((self.home / "evidence").glob("*.log")):
@@ -240,9 +239,11 @@ async def start(
     sites: tuple[str, ...] = ("lyon",),
     replicas: int = 1,
     limits: Limits | None = None,
+    central: bool = True,
+    journal: bool = False,
 ) -> League:
     """Start engines and gateways, and wait until every gateway has heard of its engines and peers."""
-    toml = fleet_toml(sites, replicas)
+    toml = fleet_toml(sites, replicas, central=central)
     league = League(home)
     _started.append(league)
     hops = {name: _free_port() for name in sites}
@@ -269,6 +270,7 @@ async def start(
             identity_dir=str(site_home / "identity"),
             evidence_dir=str(site_home / "evidence"),
             state_dir=str(home),
+            journal_dir=str(site_home / "journal") if journal else "",
             limits=limits or Limits(),
         )
         worker = Worker(settings, asyncio.get_running_loop())

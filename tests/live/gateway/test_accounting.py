@@ -47,11 +47,17 @@ async def trouble(rng: random.Random, league, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("turn", range(3))
-def test_accounts_return_to_zero_after_any_mix_of_ends(tmp_path, seed, turn):
+TWO = ("lyon", "tallinn")
+
+
+@pytest.mark.parametrize(
+    ("turn", "sites", "central"),
+    [(0, TWO, True), (1, TWO, True), (2, TWO, False), (3, ("lyon",), False), (4, ("lyon",), False)],
+)
+def test_accounts_return_to_zero_after_any_mix_of_ends(tmp_path, seed, turn, sites, central):
     async def test():
         rng = random.Random(f"{seed}-{turn}")
-        league = await start(tmp_path, sites=("lyon", "tallinn"), replicas=2)
+        league = await start(tmp_path, sites=sites, replicas=2, central=central)
         stop = asyncio.Event()
         troubling = asyncio.ensure_future(trouble(rng, league, stop))
         under_way: set[asyncio.Future] = set()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.dispatch.choose import OUT_COUNT
-from hanse.live.evidence.chain import Decided, Executed
+from hanse.live.evidence.chain import Decided, Executed, sized
 from hanse.live.gateway import records
 
 names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=63)
@@ -65,7 +65,12 @@ def test_raw_records_equal_the_encoded_values(
     middle = records.decided_middle(grant, service, offer, routing)
     raw = records.decided_raw(request_id, at_s, number, middle, figures)
     assert raw == msgspec.msgpack.encode(decided)
+    decided_middle = middle
     executed = Executed(**shared, site="entry", engine="e-1", allowed=True)
     middle = records.executed_middle(grant, offer, "e-1", routing)
     raw = records.executed_raw(request_id, at_s, number, middle)
     assert raw == msgspec.msgpack.encode(executed)
+    both = records.FirstLocal(decided_middle, middle).pack(request_id, at_s, figures)
+    one = records.decided_raw(request_id, at_s, 1, decided_middle, figures)
+    two = records.executed_raw(request_id, at_s, 1, middle)
+    assert both == sized(one) + sized(two)

@@ -223,7 +223,7 @@ def test_no_byte_reaches_an_engine_when_the_log_cannot_be_written(tmp_path):
         assert lyon.in_flight() == 0
 
     class FullDisk:
-        def append_raws(self, raws):
+        def append_sized(self, pieces, count):
             raise SiteError("chain", got="no space left on device")
 
         def close(self):

@@ -17,7 +17,7 @@ from hanse.model.read import read_fleet
 from hanse.signals.traces import shipped_trace
 from hanse.signals.traces.demand import Demand, burst_factors
 from hanse.signals.traces.generate import TICKS_PER_S, generate
-from hanse.signals.traces.spec import parse_spec, read_spec
+from hanse.signals.traces.spec import parse_spec, problems, read_spec
 from hanse.signals.traces.trace import SHIPPED, checked
 from hanse.units import s_from_hours
 from signals.traces.made_traces import SPEC, same, spec, whole
@@ -34,6 +34,68 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_chunk_size(
 ) -> None:
     asked = spec(seed=seed, duration_h=duration_h, requests_per_s=3.0 / duration_h)
     assert same(whole(generate(asked), size), whole(generate(asked), 65_536))
+
+
+CONVERSATIONS = st.fixed_dictionaries(
+    {
+        "turns_mean": st.sampled_from([1, 1.5, 20]),
+        "think_s_median": st.sampled_from([0.01, 30, 5000]),
+        "system_tokens": st.sampled_from([0, 31, 500]),
+        "system_prompts": st.sampled_from([1, 70_000]),
+        "context_tokens_max": st.sampled_from([1700, 1_000_000]),
+    }
+)
+BURSTS = st.sampled_from(
+    [
+        {"kind": "gamma", "cv": 3.0, "interval_s": 7.0, "scope": "all"},
+        {"kind": "markov", "factor": 50.0, "calm_s": 5, "busy_s": 900, "interval_s": 90.0},
+    ]
+)
+FLASHES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "from_h": st.floats(0, 1),
+            "until_h": st.floats(1.01, 9),
+            "factor": st.sampled_from([0, 0.5, 9]),
+        }
+    ),
+    max_size=2,
+)
+
+
+@settings(max_examples=20)
+@given(CONVERSATIONS, BURSTS, FLASHES, st.sampled_from([0.02, 3.0]), st.sampled_from([0, 1, 100]))
+def test_whatever_a_spec_asks_for_its_trace_keeps_the_promises_of_one(
+    talk: dict[str, Any],
+    bursts: dict[str, Any],
+    flash: list[dict[str, Any]],
+    hours: float,
+    size: int,
+) -> None:
+    asked = spec(
+        service=[{**CHAT, "conversation": talk}, {**ALONE, "id": "embed"}],
+        bursts=bursts,
+        flash=flash,
+        duration_h=hours,
+        requests_per_s=0.3 / hours,
+        block_tokens=size,
+        growth_per_year=-0.5,
+        tenant=[{"id": "a", "services": ["embed"]}, {"id": "b", "countries": ["EE"]}],
+    )
+    assert not list(problems(asked))
+    trace = generate(asked)
+    chunk = whole(trace, 97)
+    list(checked([chunk], trace.meta, "made"))
+    assert same(chunk, whole(generate(asked)))
+    requests = chunk.requests
+    assert (requests["tokens_in"] > 0).all()
+    chat = requests[requests["service"] == 0]
+    assert (chat["tokens_in"] + chat["tokens_out"] <= talk["context_tokens_max"]).all()
+    assert (chat["tokens_in"] > talk["system_tokens"]).all()
+    assert ((chat["session"] >= 0) == (talk["turns_mean"] > 1)).all()
+    if size:
+        assert (requests["block_count"] == requests["tokens_in"] // size).all()
+        assert (chunk.blocks >= 0).all()
 
 
 def test_another_seed_gives_another_trace() -> None:
@@ -249,6 +311,9 @@ SHIPPED_TEXT = (SHIPPED / "league_day.toml").read_text()
     ("old", "new", "where"),
     [
         ("seed = 1358", "seed = -1", "seed"),
+        ("requests_per_s = 0.232", "requests_per_s = nan", "requests_per_s"),
+        ("weekdays = [1.0, 1.0,", "weekdays = [1.0, inf,", "weekdays[1]"),
+        ("turns_mean = 3.0", "turns_mean = inf", "service[0].conversation.turns_mean"),
         ("seed = 1358", "sed = 1358", "unknown field `sed`"),
         ("factor = 4", "factor = 4\nuntil_h = 1", "TOML"),
         ("until_h = 19.25", "until_h = 3", "flash[0].until_h"),

@@ -104,6 +104,15 @@ def test_a_named_unit_overrides_detection(tmp_path: Path) -> None:
     assert whole(by_name.trace).requests["at_s"].tolist() == [1.5]
 
 
+def test_an_unreadable_first_time_does_not_decide_the_unit(tmp_path: Path) -> None:
+    rows_of = "t,i,o\nn/a,1,1\n,1,1\n1700000000500,1,1\n"
+    done = table(tmp_path / "x.csv", rows_of, skip_bad=True)
+    assert "numbers in ms" in done.said[0]
+    assert (done.skipped, done.trace.meta.count) == (2, 1)
+    with pytest.raises(FeedError, match="no row that can be read"):
+        table(tmp_path / "x.csv", "t,i,o\nn/a,1,1\n", skip_bad=True)
+
+
 ALL = Columns(
     at="t",
     tokens_in="i",
@@ -291,10 +300,11 @@ def test_azure_is_read_as_published_and_as_repackaged(tmp_path: Path) -> None:
     published.write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n"
     )
-    a = read_azure(published, service="conv").trace
+    a = read_azure(published).trace
     b = read_azure(recorded("llm_trace_azure_2023/conv.csv.gz")).trace
     first = Chunk(whole(b).requests[:2], whole(b).blocks)
     assert same(whole(a), first)
+    assert a.meta.services == ("conv",)
     assert a.meta.start_at_s == b.meta.start_at_s == 1_700_158_500.0
     requests = whole(b).requests
     means = (requests["tokens_in"].mean(), requests["tokens_out"].mean())

@@ -162,3 +162,15 @@ def test_an_empty_trace_is_a_trace(tmp_path: Path) -> None:
     said = write_trace(tmp_path / "t", META, [])
     assert said.count == 0
     assert list(open_trace(tmp_path / "t").chunks()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parquet_format.TraceWriter, "append", full)
+    with pytest.raises(FeedError, match="No space left"):
+        write_trace(tmp_path / "t", META, made(5).chunks())
+    assert list(tmp_path.iterdir()) == []

@@ -98,6 +98,15 @@ def test_a_rotated_trace_has_the_same_requests_and_block_ids(trace: Trace, by_s:
     assert turned.meta == trace.meta
 
 
+def test_a_trace_of_one_instant_can_be_turned_and_doubled() -> None:
+    requests = whole(made(3)).requests
+    requests["at_s"] = 0.0
+    meta = msgspec.structs.replace(META, duration_s=0.0)
+    trace = Trace.of(meta, requests, whole(made(3)).blocks)
+    assert same(whole(rotated(trace, 5.0)), whole(trace))
+    assert len(whole(scaled(trace, 2.0, 1)).requests) == 6
+
+
 @given(TRACES, TRACES, st.sampled_from([concatenated, merged]))
 def test_joining_conserves_requests_and_keeps_conversations_apart(
     a: Trace, b: Trace, joining: Callable[..., Trace]

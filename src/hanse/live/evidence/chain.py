@@ -3,20 +3,23 @@
 Here: the records, the file format, the fast writer, the reader. Not here: signatures (`seal`), joins of records to a request's
 story (`judge`). Never here: request or answer bodies, prompts, API keys.
 
-File `<site>-<worker>-<boot>.log`, little endian, one frame per record:
+File `<site>-<worker>-<boot>.log`, little endian. What is written with one system call is one batch, of one record or of many:
 
-    length u32 | length u32 inverted | record (msgpack) | first 8 bytes of h_i
+    length u32 | length u32 inverted | sized records | first 8 bytes of h_i        sized record: size u32 | record (msgpack)
 
-    leaf_i = SHA-256(0x00 | record)        h_i = SHA-256(0x02 | h_(i-1) | leaf_i)        h_0 = 32 zero bytes
+    h_i = SHA-256(0x02 | h_(i-1) | sized records)        h_0 = 32 zero bytes        leaf of a record = SHA-256(0x00 | record)
 
-A kill in the middle of a write leaves a prefix of a frame at the end. The inverted length tells it from damage: a frame that
+A batch is chained as a whole: a busy gateway hashes once where a dozen records are written together. Leaves are what seals and
+receipts speak of, one for each record; the sealer makes them, not the gateway.
+
+A kill in the middle of a write leaves a prefix of a batch at the end. The inverted length tells it from damage: a batch that
 starts right and is short is torn, and nothing can hide behind it; one that starts wrong is damage and is reported as such.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from struct import Struct as Layout
@@ -29,9 +32,11 @@ from hanse.live.evidence.merkle import HASH_BYTES, leaf_hash
 from hanse.model.fleet import Id
 
 GENESIS: Final = bytes(HASH_BYTES)
-RECORD_BYTES_MAX: Final = 1 << 20
-"""A refusal's rule ids are the only part that grows; a seal of 5,000 chains also stays below."""
+BATCH_BYTES_MAX: Final = 1 << 20
+"""Some 6,000 records. A refusal's rule ids are the only part of one that grows; a seal of 5,000 chains also stays below."""
 _HEAD: Final = Layout("<II")
+_SIZE: Final = Layout("<I")
+_size_at: Final = _SIZE.unpack_from
 _INVERTED: Final = 0xFFFF_FFFF
 _CHECK_BYTES: Final = 8
 
@@ -169,20 +174,18 @@ def decode_record(raw: bytes) -> Record:
     return record
 
 
-def link(head: bytes, leaf: bytes) -> bytes:
+def sized(raw: bytes) -> bytes:
+    """A record's bytes as they stand in a batch."""
+    return _SIZE.pack(len(raw)) + raw
+
+
+def link(head: bytes, batch: bytes) -> bytes:
     """The chain's next head."""
-    return sha256(b"\x02" + head + leaf).digest()
-
-
-class Appended(NamedTuple):
-    """Where a record went."""
-
-    seq: int
-    leaf: bytes
+    return sha256(b"\x02" + head + batch).digest()
 
 
 class FrameWriter:
-    """Appends frames to one file that nobody else writes; the hot path's half of the evidence."""
+    """Appends batches to one file that nobody else writes; the hot path's half of the evidence."""
 
     __slots__ = ("_fd", "bytes_end", "count", "head", "path")
 
@@ -190,35 +193,26 @@ class FrameWriter:
         self.path = path
         self.head = head
         self.count = count
+        """Records, not batches."""
         self.bytes_end = bytes_end
         self._fd = fd
 
-    def write_raw(self, raw: bytes) -> bytes:
-        """Append one record's bytes; its leaf hash."""
-        # Written out rather than composed: each call here is a tenth of the whole append.
-        size = len(raw)
-        assert size <= RECORD_BYTES_MAX
-        leaf = sha256(b"\x00" + raw).digest()
-        head = sha256(b"\x02" + self.head + leaf).digest()
-        self._write(_HEAD.pack(size, size ^ _INVERTED) + raw + head[:_CHECK_BYTES])
-        self.head = head
-        self.count += 1
-        return leaf
+    def write_raw(self, raw: bytes) -> None:
+        """Append one record's bytes."""
+        self.write_sized((sized(raw),), 1)
 
-    def write_raws(self, raws: Sequence[bytes]) -> list[bytes]:
-        """Append several records with one write; their leaf hashes. All or none."""
-        head, leaves, parts = self.head, [], []
-        for raw in raws:
-            size = len(raw)
-            assert size <= RECORD_BYTES_MAX
-            leaf = sha256(b"\x00" + raw).digest()
-            head = sha256(b"\x02" + head + leaf).digest()
-            leaves.append(leaf)
-            parts.append(_HEAD.pack(size, size ^ _INVERTED) + raw + head[:_CHECK_BYTES])
-        self._write(b"".join(parts))
+    def write_sized(self, pieces: Sequence[bytes], count: int) -> None:
+        """Append `count` sized records with one write. All or none; a piece may hold several, but none is cut by its end."""
+        head, parts = self.head, []
+        batch = b"".join(pieces)
+        for part in (batch,) if len(batch) <= BATCH_BYTES_MAX else _parts(pieces):
+            size = len(part)
+            assert size <= BATCH_BYTES_MAX
+            head = sha256(b"\x02" + head + part).digest()
+            parts.append(_HEAD.pack(size, size ^ _INVERTED) + part + head[:_CHECK_BYTES])
+        self._write(parts[0] if len(parts) == 1 else b"".join(parts))
         self.head = head
-        self.count += len(leaves)
-        return leaves
+        self.count += count
 
     def sync(self) -> None:
         """Wait until the file survives a power loss."""
@@ -271,24 +265,37 @@ class ChainWriter:
         """The last chain hash."""
         return self._frames.head
 
-    def append(self, record: Record) -> Appended:
-        """Write one record now.
+    def append(self, record: Record) -> int:
+        """Write one record now; its number.
 
         Raises:
             SiteError: the disk took not all of it; the chain is as before, and the caller must not go on with the request.
         """
-        frames = self._frames
-        leaf = frames.write_raw(self._encode(record))
-        return Appended(frames.count - 1, leaf)
+        return self.append_many((record,))
 
-    def append_many(self, records: Sequence[Record]) -> list[Appended]:
-        """Write the records of one event-loop tick with one system call; all or none."""
+    def append_many(self, records: Sequence[Record]) -> int:
+        """Write the records of one event-loop tick with one system call, all or none; the number of the first."""
         first = self._frames.count
-        leaves = self._frames.write_raws([self._encode(record) for record in records])
-        return [Appended(first + i, leaf) for i, leaf in enumerate(leaves)]
+        self._frames.write_sized([sized(self._encode(record)) for record in records], len(records))
+        return first
+
+    def append_sized(self, pieces: Sequence[bytes], count: int) -> None:
+        """As `append_many`, of records that are sized bytes already."""
+        self._frames.write_sized(pieces, count)
 
     def close(self) -> None:
         self._frames.close()
+
+
+class Batch(NamedTuple):
+    """Records that were written together, as read."""
+
+    raws: list[bytes]
+    head: bytes
+    """Recomputed from all batches before."""
+    bytes_end: int
+    intact: bool
+    """The check behind the batch agrees with the recomputed head."""
 
 
 class Frame(NamedTuple):
@@ -298,10 +305,11 @@ class Frame(NamedTuple):
     raw: bytes
     leaf: bytes
     head: bytes
-    """Recomputed from all records before."""
+    """After its batch."""
     bytes_end: int
+    """End of its batch."""
     intact: bool
-    """The check beside the record agrees with the recomputed head."""
+    """Its batch's."""
 
 
 Ending = Literal["clean", "torn", "damaged"]
@@ -310,49 +318,93 @@ _TORN: Final[Ending] = "torn"
 _DAMAGED: Final[Ending] = "damaged"
 
 
+class Batches(NamedTuple):
+    """What a stretch of a chain file holds, as it was written."""
+
+    batches: list[Batch]
+    ending: Ending
+    bytes_end: int
+    """End of the last whole batch; a torn rest starts here."""
+
+
 class Scan(NamedTuple):
-    """What a stretch of a chain file holds."""
+    """The same, record by record."""
 
     frames: list[Frame]
     ending: Ending
     bytes_end: int
-    """End of the last whole frame; a torn rest starts here."""
 
 
-def scan(data: bytes, *, seq: int = 0, head: bytes = GENESIS, start: int = 0) -> Scan:
-    """Read frames until the bytes end or stop making sense.
+def scan_batches(data: bytes, *, head: bytes = GENESIS, start: int = 0) -> Batches:
+    """Read batches until the bytes end or stop making sense.
 
     Args:
         data: Bytes of the file from offset `start` on.
-        seq: Number of the first record in `data`.
-        head: Chain hash before it.
+        head: Chain hash before them.
         start: Offset of `data` in the file.
     """
-    frames: list[Frame] = []
+    batches: list[Batch] = []
     at = 0
     ending: Ending = _CLEAN
     while at < len(data):
-        raw_at = at + _HEAD.size
-        if raw_at > len(data):
+        batch_at = at + _HEAD.size
+        if batch_at > len(data):
             ending = _TORN
             break
         size, inverted = _HEAD.unpack_from(data, at)
-        if size ^ inverted != _INVERTED or size > RECORD_BYTES_MAX:
+        if size ^ inverted != _INVERTED or size > BATCH_BYTES_MAX:
             ending = _DAMAGED
             break
-        check_at = raw_at + size
+        check_at = batch_at + size
         if check_at + _CHECK_BYTES > len(data):
             ending = _TORN
             break
-        raw = data[raw_at:check_at]
+        batch = data[batch_at:check_at]
+        raws = _unsized(batch)
+        if raws is None:
+            ending = _DAMAGED
+            break
         at = check_at + _CHECK_BYTES
-        leaf = leaf_hash(raw)
-        head = link(head, leaf)
+        head = link(head, batch)
         intact = data[check_at:at] == head[:_CHECK_BYTES]
-        frames.append(Frame(seq + len(frames), raw, leaf, head, start + at, intact))
-    return Scan(frames, ending, start + at)
+        batches.append(Batch(raws, head, start + at, intact))
+    return Batches(batches, ending, start + at)
+
+
+def scan(data: bytes, *, seq: int = 0, head: bytes = GENESIS, start: int = 0) -> Scan:
+    """As `scan_batches`, record by record; `seq` is the number of the first record in `data`."""
+    found = scan_batches(data, head=head, start=start)
+    frames: list[Frame] = []
+    for raws, after, bytes_end, intact in found.batches:
+        for raw in raws:
+            frames.append(Frame(seq + len(frames), raw, leaf_hash(raw), after, bytes_end, intact))
+    return Scan(frames, found.ending, found.bytes_end)
 
 
 def scan_file(path: Path) -> Scan:
     """Read a whole chain file."""
     return scan(path.read_bytes())
+
+
+def _unsized(batch: bytes) -> list[bytes] | None:
+    """The records of a batch; None where their sizes do not add up to it, or there is none."""
+    raws: list[bytes] = []
+    at, last = 0, len(batch) - 4
+    while at <= last:
+        raw_at = at + 4
+        at = raw_at + _size_at(batch, at)[0]
+        raws.append(batch[raw_at:at])
+    return raws if at == len(batch) and raws else None
+
+
+def _parts(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """Pieces joined to batches that are small enough."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if held and size + len(piece) > BATCH_BYTES_MAX:
+            yield b"".join(held)
+            held, size = [], 0
+        held.append(piece)
+        size += len(piece)
+    yield b"".join(held)

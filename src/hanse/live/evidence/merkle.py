@@ -59,9 +59,8 @@ def root_from(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> byte
 
 def _parents(level: list[bytes]) -> list[bytes]:
     """One level up; an odd last node moves up as it is, which gives RFC 9162's tree shape."""
-    nodes = [
-        sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)
-    ]
+    pairs = zip(level[::2], level[1::2], strict=False)
+    nodes = [sha256(b"\x01" + left + right).digest() for left, right in pairs]
     if len(level) % 2:
         nodes.append(level[-1])
     return nodes

@@ -32,6 +32,7 @@ from hanse.live.evidence.chain import (
     Opened,
     decode_record,
     scan,
+    scan_batches,
 )
 from hanse.live.evidence.merkle import root_of
 from hanse.live.identity import Identity, certificate_flaw, name_of
@@ -57,7 +58,7 @@ class Segment(
     first: Count
     count: Count
     head: Hash
-    """h of record count - 1."""
+    """Of the chain after record count - 1, the last of its batch."""
     root: Hash
     bytes_start: Count
     bytes_end: Count
@@ -302,30 +303,31 @@ class Sealer:
             data = file.read(READ_BYTES_MAX)
             if self._durable:
                 os.fdatasync(file.fileno())
-        found = scan(data, seq=tail.count, head=tail.head, start=tail.bytes_end)
-        frames = list(takewhile(lambda frame: frame.intact, found.frames))
-        if found.ending == "damaged" or len(frames) < len(found.frames):
-            tail.problem = f"damaged at record {tail.count + len(frames)}"
-        if tail.count == 0 and frames and not self._opens(frames[0], chain):
+        found = scan_batches(data, head=tail.head, start=tail.bytes_end)
+        batches = list(takewhile(lambda batch: batch.intact, found.batches))
+        leaves = [sha256(b"\x00" + raw).digest() for batch in batches for raw in batch.raws]
+        if found.ending == "damaged" or len(batches) < len(found.batches):
+            tail.problem = f"damaged at record {tail.count + len(leaves)}"
+        if tail.count == 0 and batches and not self._opens(batches[0].raws[0], chain):
             tail.problem = f"does not open as chain {chain} of site {self._identity.site}"
             return None
-        if not frames:
+        if not batches:
             return None
         segment = Segment(
             chain=chain,
             first=tail.count,
-            count=tail.count + len(frames),
-            head=frames[-1].head,
-            root=root_of([frame.leaf for frame in frames]),
+            count=tail.count + len(leaves),
+            head=batches[-1].head,
+            root=root_of(leaves),
             bytes_start=tail.bytes_end,
-            bytes_end=frames[-1].bytes_end,
+            bytes_end=batches[-1].bytes_end,
         )
         tail.count, tail.head, tail.bytes_end = segment.count, segment.head, segment.bytes_end
         return segment
 
-    def _opens(self, frame: Frame, chain: str) -> bool:
+    def _opens(self, raw: bytes, chain: str) -> bool:
         try:
-            record = decode_record(frame.raw)
+            record = decode_record(raw)
         except ValueError:
             return False
         return (

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hanse.live.gateway.outgoing import Outgoing, Target
 
 if TYPE_CHECKING:
     from hanse.dispatch.load import Load
     from hanse.live.gateway.engines import Engine
     from hanse.live.gateway.exchange import Exchange
+    from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.routing import OfferRow
 
 HOLD_BYTES_MAX = 1024 * 1024
@@ -28,80 +31,61 @@ RETRY_STATUS = frozenset((500, 502, 503, 504, 529))
 """Answers that say something about the engine and nothing about the request."""
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """See the module; implements `outgoing.Owner`."""
 
-    __slots__ = (
-        "abandoned",
-        "began_at_s",
-        "body_bytes",
-        "counted",
-        "deadline_at_s",
-        "engine",
-        "exchange",
-        "figures",
-        "hedge",
-        "hedge_at_s",
-        "late",
-        "load",
-        "number",
-        "offer",
-        "out",
-        "prefill_counted",
-        "prefill_told",
-        "reached",
-        "settled",
-        "share_wh",
-        "target",
-        "tokens_counted",
-        "won",
-    )
-
-    def __init__(
-        self,
-        exchange: Exchange,
-        offer: OfferRow,
-        engine: int,
-        target: Target,
-        number: int,
-        figures: list[float],
-        now_s: float,
-    ) -> None:
-        self.exchange = exchange
-        self.offer = offer
-        self.engine = engine
-        """Row of the local engine, or -1 for a peer."""
-        self.target = target
-        self.number = number
-        self.figures = figures
-        """Prediction: columns of `dispatch.choose`."""
-        self.began_at_s = now_s
-        self.deadline_at_s = self.hedge_at_s = float("inf")
-        self.out: Outgoing | None = None
-        self.abandoned = self.settled = self.won = self.late = self.hedge = False
-        self.reached = False
-        """Its bytes went out on a connection: the engine may have worked on it."""
-        self.body_bytes = 0
-        # What was counted for it, and must be taken back: see `routing`.
-        self.load: Load | None = None
-        """Where it counts as this gateway's own; None where it does not (any more)."""
-        self.counted: Engine | None = None
-        self.tokens_counted = self.prefill_counted = self.prefill_told = 0
-        self.share_wh = 0.0
+    exchange: Exchange
+    offer: OfferRow
+    engine: int
+    """Row of the local engine, or -1 for a peer."""
+    target: Target
+    number: int
+    figures: list[float]
+    """Prediction: columns of `dispatch.choose`."""
+    began_at_s: float
+    deadline_at_s: float = float("inf")
+    hedge_at_s: float = float("inf")
+    # What was counted for it, and must be taken back: see `routing`.
+    load: Load | None = None
+    """Where it counts as this gateway's own; None where it does not (any more)."""
+    counted: Engine | None = None
+    tokens_counted: int = 0
+    prefill_counted: int = 0
+    prefill_told: int = 0
+    share_wh: float = 0.0
+    out: Outgoing | None = None
+    abandoned: bool = False
+    settled: bool = False
+    won: bool = False
+    late: bool = False
+    hedge: bool = False
+    reached: bool = False
+    """Its bytes went out on a connection: the engine may have worked on it."""
+    body_bytes: int = 0
+    request: bytes = b""
+    """The whole request, where it is the same on every connection to the target."""
 
     def recorded(self, *, written: bool) -> None:
         """The evidence is written, so send; or it could not be, so nothing may go on."""
         if self.settled:
             return
-        if written:
-            self.target.send(self)
-        else:
+        if not written:
             self.exchange.unrecorded(self)
+            return
+        idle = self.target.idle
+        if self.request and idle and not idle[-1].transport.is_closing():
+            self.out = out = idle.pop()
+            self.reached = True
+            out.post(self, self.request)
+        else:
+            self.target.send(self)
 
     # --- outgoing.Owner
 
     def request_for(self, out: Outgoing) -> bytes | None:
         """Bytes of the whole request, for this connection."""
+        if self.request:
+            return self.request
         return self.exchange.request_bytes(self, out)
 
     def connected(self, out: Outgoing) -> None:
@@ -109,24 +93,30 @@ class Attempt:
         self.out = out
         self.reached = True
 
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        return not self.won and self.exchange.answer_plain(self, known, body)
+
     def answer_read(self, out: Outgoing) -> None:
         if self.won:
             self.exchange.more(self, out)
             return
-        status = out.status
-        if status == 200 and out.done and not self.exchange.is_stream(out):
-            self.exchange.win_whole(self, out)
+        status, exchange = out.status, self.exchange
+        if status == 200:
+            if exchange.is_stream(out):
+                if out.parts or out.done:
+                    exchange.win(self, out)
+            elif out.done:
+                exchange.win_whole(self, out)
+            elif out.got_bytes > HOLD_BYTES_MAX:
+                exchange.win(self, out)
         elif status in RETRY_STATUS or (status == 409 and self.engine < 0):
             if out.done:
                 self.out = None
-                self.exchange.turned_down(self, out)
-        elif status == 200 and self.exchange.is_stream(out):
-            if out.parts or out.done:
-                self.exchange.win(self, out)
+                exchange.turned_down(self, out)
         elif out.done:
-            self.exchange.win_whole(self, out)
+            exchange.win_whole(self, out)
         elif out.got_bytes > HOLD_BYTES_MAX:
-            self.exchange.win(self, out)
+            exchange.win(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:
         self.out = None

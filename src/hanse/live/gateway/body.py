@@ -48,7 +48,7 @@ class _Answer(msgspec.Struct):
     usage: Usage | None = None
 
 
-_decode_head = msgspec.json.Decoder(Head).decode
+decode_head = msgspec.json.Decoder(Head).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_top = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -73,7 +73,7 @@ def read_head(body: bytes) -> Head:
         BadBody: where the body is not JSON of that shape.
     """
     try:
-        return _decode_head(body)
+        return decode_head(body)
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"`\$\.([a-z_]+)", text) or re.search(r"field `([a-z_]+)`", text)
@@ -85,7 +85,9 @@ def read_head(body: bytes) -> Head:
 def tokens_in(head: Head) -> int:
     """Prompt tokens, guessed from bytes."""
     if head.messages is not None:
-        size = sum([len(memoryview(raw)) for raw in head.messages])
+        size = 0
+        for raw in head.messages:
+            size += len(memoryview(raw))
         return int(size / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE
     return max(1, int(max(_length(head.prompt), _length(head.input)) / BYTES_PER_TOKEN))
 
@@ -97,7 +99,8 @@ def tokens_out_max(head: Head) -> int | None:
         limit = head.max_tokens
     if limit is None or limit < 0:
         return None
-    return limit * max(1, head.n or 1)
+    choices = head.n
+    return limit if choices is None or choices <= 1 else limit * choices
 
 
 def wants_usage_splice(head: Head) -> bool:

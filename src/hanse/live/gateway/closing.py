@@ -1,35 +1,31 @@
 """How a request at its entry site ends: refusals that say why, the last record, sums, rows for people.
 
-Here: refusals, and `Books`. Not here: trying (`entry`), what a request took (`measured`).
+Here: refusals, the common end of a plain answer in one straight stretch (`exchange` has all others), and `Books`. Not here: trying (`entry`), what a request took (`measured`).
 """
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING
 
-from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
+from hanse.dispatch.choose import OUT_BATCH, OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.dispatch.reasons import RETRY_LATER, Reason
 from hanse.live.evidence.chain import Decided
-from hanse.live.gateway.metrics import (
-    CARBON_G,
-    COST,
-    COST_USD,
-    E2E,
-    ENERGY_WH,
-    LEAGUE,
-    TOKENS_IN,
-    TOKENS_OUT,
-    TTFT,
-    Counts,
-)
-from hanse.live.gateway.notes import METHODS, OUTCOMES, Notes
-from hanse.live.gateway.records import ended_raw
+from hanse.live.gateway import body as bodies
+from hanse.live.gateway.answers import STATUS_LINES
+from hanse.live.gateway.kernels import COUNT_MAX
+from hanse.live.gateway.measured import METHOD_INDEX, Measured
+from hanse.live.gateway.metrics import code_index
+from hanse.live.gateway.notes import OUTCOMES
+from hanse.live.gateway.records import ENDED, ENTRY_OUTCOME, METHOD
 from hanse.live.gateway.shadow import LOST, REFUSED_LAW, REFUSED_OTHER, SERVED
 
 if TYPE_CHECKING:
+    from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.entry import Entry
+    from hanse.live.gateway.heads import KnownAnswer
+    from hanse.live.gateway.kernels import Five, Kernels
     from hanse.live.gateway.ledger import Ledger
-    from hanse.live.gateway.measured import Five, Measured
 
 CANCELLED = 499
 """nginx's code for a client that left; only metrics ever see it."""
@@ -40,26 +36,13 @@ QUALITY_RULE = "hanse:quality-min"
 WITHDRAWN_RULE = "hanse:withdrawn"
 """Names the refusal where a new table, come meanwhile, no longer knows the key's class, country or service."""
 
-BATCH = 32
-_End = tuple[
-    bytes,
-    bytes,
-    float,
-    float,
-    str,
-    int,
-    str,
-    int,
-    int,
-    "list[float] | None",
-    int,
-    float,
-    "Measured | None",
-]
-_METHOD_INDEX = {name: i for i, name in enumerate(METHODS)}
+_LAST_WORDS = (
+    ENDED,
+    ENTRY_OUTCOME["answered"],
+    METHOD[METHOD_INDEX["modelled"]],
+    METHOD[METHOD_INDEX["estimated"]],
+)
 _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
-_MEASURED = COST["league_measured"]
-_PREDICTED = COST["league_predicted"]
 
 
 def refuse(entry: Entry, gate: int, now_s: float) -> None:
@@ -98,107 +81,131 @@ def refuse_unrecorded(entry: Entry) -> None:
     _answer(entry, "the decision log cannot be written", entry.id_line(), "evidence")
 
 
+def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
+    """A whole 200 of the only attempt, from a local engine. False, and nothing was done: end it as any other."""
+    worker, service, engine = entry.worker, entry.service, attempt.counted
+    routing = worker.routing
+    load = routing.load
+    if (
+        engine is None
+        or attempt.load is not load
+        or len(entry.attempts) != 1
+        or worker.log is not None  # the input log wants to know how it ended
+    ):
+        return False
+    now_s = time()
+    measured = Measured.of(bodies.usage_of(data), entry.tokens_in, 0)
+    tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
+    offer, f, tokens = attempt.offer, attempt.figures, attempt.tokens_counted
+    index = offer.index
+    engine.answered()
+    if tokens_out > 0:
+        service.seen_tokens_out(tokens_out)
+        routing.observed(attempt, 0.0, (now_s - attempt.began_at_s) * 1000.0, tokens_out)
+    if entry.prefixes is not None:
+        worker.affinity.remember(entry.prefixes, offer.site_index, now_s)
+    kernels = worker.kernels
+    packed = routing.end_plain(
+        routing.places,
+        routing.executing,
+        kernels.row,
+        kernels.notes,
+        (routing.worker, engine.index, index, tokens, attempt.prefill_told),
+        (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD]),
+        f[OUT_BATCH],
+        (
+            entry.started_at_s,
+            now_s,
+            engine.share_wh - attempt.share_wh if engine.estimated else -1.0,
+            service.usd_per_g,
+        ),
+        (tokens_in, measured.cached, tokens_out),
+        (entry.request_id, entry.grant.key.mark, *_LAST_WORDS),
+        kernels.buffer,
+        kernels.made,
+    )
+    routing.kernels.end(load.own, routing.worker, index, attempt.prefill_counted, tokens)
+    size = packed & 0xFFFF
+    link = entry.link
+    link.transport.write(
+        b"%b%b%b%d\r\nx-request-id: %b\r\n%b%b%b%b"
+        % (
+            STATUS_LINES[200],
+            link.door.date_line,
+            known.opening,
+            len(data),
+            entry.id_hex,
+            offer.lines,
+            kernels.view[:size].tobytes(),
+            b"connection: close\r\n\r\n" if link.close_after or not link.keep_alive else b"\r\n",
+            data,
+        )
+    )
+    worker.ledger.after_sized(kernels.view[size : size + (packed >> 16)].tobytes())
+    attempt.won = attempt.settled = entry.finished = True
+    attempt.load = attempt.counted = attempt.out = None
+    worker.waiting.discard(attempt)
+    worker.running.discard(entry)
+    if worker.feed.wanted():
+        _tell(entry, measured, kernels.made.tolist())
+    entry.attempts = []
+    link.ended()
+    return True
+
+
+def _tell(entry: Entry, measured: Measured, five: list[float]) -> None:
+    """A row for people, of figures that were only written down so far."""
+    measured.ttft_ms, measured.e2e_ms = five[:2]
+    measured.energy_wh, measured.carbon_g, measured.cost_usd = five[2:]
+    engine = entry.worker.routing.local[entry.attempts[0].engine]
+    measured.method = "estimated" if engine.estimated else "modelled"
+    entry.status, entry.measured = 200, measured
+    entry.worker.feed.send_entry(entry, "answered")
+
+
 class Books:
-    """What ended and is not written down yet.
+    """Writes down what ended: counters, the note for its client, the last record."""
 
-    Requests are booked a few dozen at a time, and at every tick: the code that does it stays in the processor's caches, which
-    costs a third of doing it request by request. Load is given back at once, not here.
-    """
+    __slots__ = ("_kernels", "_ledger")
 
-    def __init__(self, counts: Counts, notes: Notes, ledger: Ledger) -> None:
-        self._counts = counts
-        self._notes = notes
+    def __init__(self, kernels: Kernels, ledger: Ledger) -> None:
+        self._kernels = kernels
         self._ledger = ledger
-        self._ended: list[_End] = []
 
     def add(self, entry: Entry, outcome: str, now_s: float) -> None:
-        """One request ended."""
+        """One request ended, however that was."""
         winner, attempts, measured = entry.winner, entry.attempts, entry.measured
         last = winner or (attempts[-1] if attempts else None)
-        self._ended.append(
-            (
-                entry.request_id,
-                entry.grant.key.mark,
-                entry.started_at_s,
-                now_s,
-                outcome,
-                CANCELLED if outcome == "cancelled" else entry.status or 504,
-                entry.refusal,
-                len(attempts),
-                -1 if last is None else last.offer.index,
-                None if last is None else last.figures,
-                0 if winner is None else winner.number,
-                entry.first_byte_at_s if entry.tap is not None else 0.0,
-                measured,
-            )
-        )
-        if len(self._ended) >= BATCH:
-            self.fold()
-
-    def fold(self) -> None:
-        """Write everything down."""
-        ended, self._ended = self._ended, []
-        for end in ended:
-            self._book(*end)
-
-    def _book(
-        self,
-        request_id: bytes,
-        mark: bytes,
-        started_at_s: float,
-        now_s: float,
-        outcome: str,
-        status: int,
-        refusal: str,
-        attempts: int,
-        offer: int,
-        figures: list[float] | None,
-        winner: int,
-        first_byte_at_s: float,
-        measured: Measured | None,
-    ) -> None:
-        counts = self._counts
-        counts.answered(status)
         five = predicted = NO_FIGURES
-        tokens_in = tokens_out = 0
-        method = ""
+        tokens_in = tokens_out = method = 0
+        e2e_s = ttft_s = -1.0
         if measured is not None:
-            five = measured.five()
+            five, method = measured.five(), METHOD_INDEX[measured.method]
             tokens_in, tokens_out = measured.tokens_in, measured.tokens_out
-            method = measured.method
-            counts.observe(E2E, now_s - started_at_s)
-            if first_byte_at_s:
-                counts.observe(TTFT, first_byte_at_s - started_at_s)
-        if figures is not None:
-            predicted = predicted_of(figures)
-            self._ledger.after_raw(
-                ended_raw(
-                    request_id,
-                    now_s,
-                    outcome,
-                    winner,
-                    attempts,
-                    tokens_in,
-                    tokens_out,
-                    five,
-                    method,
-                )
-            )
-        _count(counts.row, outcome, refusal, tokens_in, tokens_out, five, predicted)
-        shown = "refused" if refusal and not attempts else outcome
-        self._notes.write(
-            request_id,
-            mark,
-            started_at_s,
-            offer,
-            attempts,
-            _OUTCOME_INDEX[shown],
-            _METHOD_INDEX[method],
-            tokens_in,
-            tokens_out,
-            predicted,
-            five,
+            e2e_s = now_s - entry.started_at_s
+            if entry.tap is not None and entry.first_byte_at_s:
+                ttft_s = entry.first_byte_at_s - entry.started_at_s
+        if last is not None:
+            predicted = predicted_of(last.figures)
+        tokens_in = min(max(tokens_in, 0), COUNT_MAX)
+        tokens_out = min(max(tokens_out, 0), COUNT_MAX)
+        status = code_index(CANCELLED if outcome == "cancelled" else entry.status or 504)
+        result = _result(outcome, entry.refusal)
+        kernels, request_id = self._kernels, entry.request_id
+        kernels.count(
+            kernels.row, status, result, tokens_in, tokens_out, predicted, five, e2e_s, ttft_s
         )
+        shown = _OUTCOME_INDEX["refused" if entry.refusal and not attempts else outcome]
+        offer = -1 if last is None else last.offer.index
+        numbers = (offer, len(attempts), shown, method, tokens_in, tokens_out)
+        mark, begun_at_s = entry.grant.key.mark, entry.started_at_s
+        kernels.note(kernels.notes, request_id, mark, begun_at_s, numbers, predicted, five)
+        if last is not None:
+            size = kernels.ended(
+                ENDED, request_id, now_s, ENTRY_OUTCOME[outcome], 0 if winner is None else winner.number,
+                len(attempts), tokens_in, tokens_out, five, METHOD[method], kernels.buffer,
+            )  # fmt: skip
+            self._ledger.after_sized(kernels.view[:size].tobytes())
 
 
 def predicted_of(figures: list[float]) -> Five:
@@ -207,31 +214,15 @@ def predicted_of(figures: list[float]) -> Five:
     return (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
 
 
-def _count(
-    row: list[float],
-    outcome: str,
-    refusal: str,
-    tokens_in: int,
-    tokens_out: int,
-    five: Five,
-    predicted: Five,
-) -> None:
-    row[TOKENS_IN] += tokens_in
-    row[TOKENS_OUT] += tokens_out
-    row[ENERGY_WH] += five[2]
-    row[CARBON_G] += five[3]
-    row[COST_USD] += five[4]
+def _result(outcome: str, refusal: str) -> int:
+    """Index of `metrics.RESULTS`; -1 for a client that left."""
     if outcome == "answered":
-        row[LEAGUE + SERVED] += 1.0
-        for i in (0, 1, 2, 3, 4):
-            row[_MEASURED + i] += five[i]
-            row[_PREDICTED + i] += predicted[i]
-    elif refusal == "no_eligible_site":
-        row[LEAGUE + REFUSED_LAW] += 1.0
-    elif refusal in ("no_room", "context_length_exceeded", "no_table"):
-        row[LEAGUE + REFUSED_OTHER] += 1.0
-    elif outcome != "cancelled":
-        row[LEAGUE + LOST] += 1.0
+        return SERVED
+    if refusal == "no_eligible_site":
+        return REFUSED_LAW
+    if refusal in ("no_room", "context_length_exceeded", "no_table"):
+        return REFUSED_OTHER
+    return -1 if outcome == "cancelled" else LOST
 
 
 def _answer(entry: Entry, message: str, extra: bytes, gate: str) -> None:

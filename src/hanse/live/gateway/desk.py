@@ -208,7 +208,6 @@ class Desk:
         link.answer(503 if problem else 200, msgspec.json.encode(body))
 
     def _metrics(self, link: Incoming) -> None:
-        self.worker.books.fold()
         self.worker.counts.publish()
         link.answer(
             200,
@@ -255,7 +254,6 @@ class Desk:
             return
         request_id = _request_id(link.path)
         worker = self.worker
-        worker.books.fold()
         note = worker.notes.read(request_id, grant.key.mark) if request_id is not None else None
         if note is None or request_id is None:
             self._refuse(link, 404, "request_not_found", "no such request of this key, or too old")
@@ -303,7 +301,6 @@ class Desk:
             link.answer(200, encode_part(part))
 
     async def _part(self, request_id: bytes, since_s: float) -> SitePart | Missing:
-        self.worker.books.fold()
         self.worker.ledger.flush()
         if self._book is None:
             self._book = ReceiptBook(Path(self.worker.evidence_dir))

@@ -7,6 +7,7 @@ itself (`incoming`), a request's life after it was let in (`entry`, `hop`), the 
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from hashlib import sha256
 from os import urandom
 from time import time
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway import opening
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.entry import Entry
+from hanse.live.gateway.heads import Heads, KnownHead
 from hanse.live.gateway.hop import Hop, barred, turn_away
 from hanse.live.gateway.metrics import CENTRAL, LEAGUE
 from hanse.live.gateway.shadow import REFUSED_LAW
@@ -41,19 +44,18 @@ READING = (b"GET", b"HEAD")
 class Ids:
     """Request ids: 16 random bytes. Never the client's: one id names one request in the evidence, whoever repeats theirs."""
 
-    __slots__ = ("_at", "_pool")
+    __slots__ = ("ready",)
 
     def __init__(self) -> None:
-        self._pool = b""
-        self._at = 0
+        self.ready: list[bytes] = []
 
     def make(self) -> bytes:
         """A new id; randomness is fetched for 256 at a time."""
-        if self._at >= len(self._pool):
-            self._pool, self._at = urandom(4096), 0
-        at = self._at
-        self._at = at + 16
-        return self._pool[at : at + 16]
+        ready = self.ready
+        if not ready:
+            pool = urandom(4096)
+            ready += [pool[at : at + 16] for at in range(0, 4096, 16)]
+        return ready.pop()
 
 
 class ClientDoor:
@@ -64,6 +66,8 @@ class ClientDoor:
         self.limits = worker.settings.limits
         self.open_connections: set[Incoming] = set()
         self.date_line = date_line(time())
+        self.heads = Heads(KnownHead.resized)
+        self.known_read = partial(opening.begin, worker)
 
     # --- headers are complete
 
@@ -171,11 +175,12 @@ class ClientDoor:
             posts = endpoint is not None or self.worker.desk.is_post(link.path)
             link.answer(204, b"", extra=ALLOW_POST if posts else ALLOW_GET)
         elif endpoint is not None:
-            self._begin(link, endpoint)
+            self.begin(link, endpoint)
         else:
             self.worker.desk.answer(link)
 
-    def _begin(self, link: Incoming, endpoint: str) -> None:
+    def begin(self, link: Incoming, endpoint: str) -> None:
+        """A whole inference request is here: refuse it, or try to have it answered."""
         worker = self.worker
         # The body took its time: a new table may have come, in which rows mean other things.
         grant: Grant | None = link.grant
@@ -209,9 +214,25 @@ class ClientDoor:
         else:
             now_s = time()
             worker.requests_begun += 1
-            entry = Entry(worker, link, worker.ids.make(), grant, service, head, now_s)
-            link.running = entry
-            entry.start()
+            request_id = worker.ids.make()
+            entry = Entry(
+                worker,
+                link,
+                request_id,
+                request_id.hex().encode(),
+                now_s,
+                now_s + service.deadline_s,
+                head,
+                link.path,
+                link.body,
+                bodies.tokens_in(head),
+                service.guess_tokens_out(bodies.tokens_out_max(head)),
+                drop_usage=bodies.wants_usage_splice(head),
+                grant=grant,
+                service=service,
+            )
+            link.learn_head(grant, endpoint)
+            opening.go(entry, worker.routing, link.known, now_s)
 
     def _bad(self, link: Incoming, status: int, code: str, message: str, param: str | None) -> None:
         self.worker.counts.answered(status)
@@ -226,7 +247,11 @@ class HopDoor:
         self.limits = worker.settings.limits
         self.open_connections: set[Incoming] = set()
         self.date_line = date_line(time())
+        self.heads = Heads(KnownHead.resized)
         self._sessions: dict[bytes, HopSession | None] = {}
+
+    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
+        return False  # every hop has an envelope of its own: no head comes twice
 
     def head_read(self, link: Incoming) -> None:
         session = link.session
@@ -270,7 +295,7 @@ class HopDoor:
         except bodies.BadBody as error:
             link.refuse(400, "invalid_request", error.message, param=error.param)
             return
-        hop = Hop(self.worker, link, envelope, head, time())
+        hop = Hop.of(self.worker, link, envelope, head, time())
         link.running = hop
         hop.start()
 

@@ -1,7 +1,8 @@
 """The entry side of a request: choose an offer, try it, and try another.
 
-Here: `Entry`: routing with evidence, retries, deadlines, hedges, bytes for the other leg. Not here: bytes on the way to the client
-(`exchange`), who may ask (`doors`), refusals and what is booked at the end (`closing`), the serving side of a hop (`hop`).
+Here: `Entry`: routing with evidence, retries, deadlines, hedges, bytes for the other leg. Not here: who may ask (`doors`), the first
+attempt where it is a local engine (`opening`), bytes on the way to the client (`exchange`), refusals, the common end and what is booked
+at any end (`closing`), the serving side of a hop (`hop`).
 
 Which try comes next: a local engine that failed is excluded and its offer stays while another replica is up; a peer's offer that
 failed or refused is tried once. Nothing is re-sent after a first byte has gone to the client.
@@ -30,13 +31,11 @@ from hanse.live.identity import Envelope, seal_envelope
 
 if TYPE_CHECKING:
     from hanse.dispatch.prefix import Prefixes
-    from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.outgoing import Outgoing, Target
     from hanse.live.gateway.peers import PeerTarget
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.routing import OfferRow, ServiceRow
     from hanse.live.gateway.shadow import Verdict
-    from hanse.live.gateway.worker import Worker
 
 ATTEMPTS_MAX = 8
 """Tries of one request: more have never helped a request that eight could not."""
@@ -51,64 +50,28 @@ HOLD_BYTES_MAX = 1024 * 1024
 """A larger body is not held for a second try."""
 
 
-class Entry(Exchange):
+class Entry(Exchange, eq=False, kw_only=True):
     """One client's request at its entry site."""
 
+    grant: Grant
+    service: ServiceRow
     verdict: Verdict | None = None
     """What the one big site would have done."""
     prefixes: Prefixes | None = None
-    refusal = ""
+    refusal: str = ""
     rules: tuple[str, ...] = ()
-    last_failure = ""
-    refused_only = True
+    last_failure: str = ""
+    refused_only: bool = True
     """So far every attempt that failed was a peer's no: nothing was executed anywhere."""
-    hedged = False
-    switches = 0
+    hedged: bool = False
+    switches: int = 0
     """Attempts given up as late. Each doubles the patience with the next: engines that are all merely slow must not be
     made slower by work that every one of them begins and none ends."""
-    _site_note: bytes | None = None
-    _up_name = ""
-    _up_body = b""
+    site_note: bytes | None = None
+    tried: list[int] = []
+    tried_engines: set[int] = set()
 
-    def __init__(
-        self,
-        worker: Worker,
-        link: Incoming,
-        request_id: bytes,
-        grant: Grant,
-        service: ServiceRow,
-        head: bodies.Head,
-        now_s: float,
-    ) -> None:
-        # Not through `Exchange.__init__`: this runs for every request.
-        self.worker = worker
-        self.link = link
-        self.request_id = request_id
-        self.id_hex = request_id.hex().encode()
-        self.started_at_s = now_s
-        self.attempts = []
-        self.grant = grant
-        self.service = service
-        self.head = head
-        self.path = link.path
-        self.body = link.body
-        self.drop_usage = bodies.wants_usage_splice(head)
-        self.tokens_in = bodies.tokens_in(head)
-        self.tokens_out = service.guess_tokens_out(bodies.tokens_out_max(head))
-        self.expires_at_s = now_s + service.deadline_s
-        self.tried: list[int] = []
-        self.tried_engines: set[int] = set()
-        if service.spread:
-            self.prefixes = worker.affinity.prefixes(head, grant.key.tenant, service.id)
-
-    def start(self) -> None:
-        """Ask the shadow, then find the first offer."""
-        worker, now_s = self.worker, self.started_at_s
-        worker.running.add(self)
-        if worker.shadow is not None:
-            request = self._request(now_s)
-            self.verdict = worker.shadow.ask(self.service.index, self.grant.subject, request, now_s)
-        self._seek(now_s)
+    answer_plain = closing.answer_plain
 
     # --- choosing
 
@@ -117,7 +80,8 @@ class Entry(Exchange):
         left_ms = (self.expires_at_s - now_s) * 1000.0
         return float(self.tokens_in), float(self.tokens_out), left_ms, float(len(self.body))
 
-    def _seek(self, now_s: float) -> None:
+    def seek(self, now_s: float) -> None:
+        """Find an offer and try it, or refuse."""
         found = self._find(now_s, self.tried) if len(self.attempts) < ATTEMPTS_MAX else Reason.TRIED
         if isinstance(found, Attempt):
             self._go(found)
@@ -175,14 +139,21 @@ class Entry(Exchange):
 
     def _attempt(self, offer: OfferRow, engine: int, target: Target, now_s: float) -> Attempt:
         figures = self.worker.routing.router.figures()
-        attempt = Attempt(self, offer, engine, target, len(self.attempts) + 1, figures, now_s)
+        number = len(self.attempts) + 1
+        late_s, hedge_s = self.patience_s(figures)
+        return Attempt(
+            self, offer, engine, target, number, figures, now_s, now_s + late_s, now_s + hedge_s
+        )
+
+    def patience_s(self, figures: list[float]) -> tuple[float, float]:
+        """How long to wait for a first byte before trying elsewhere, and before trying elsewhere too."""
         predicted_s = (figures[OUT_TTFT_MS] if self.head.stream else figures[OUT_E2E_MS]) / 1000.0
-        patience_s = DEADLINE_FACTOR * predicted_s
-        if patience_s < FIRST_BYTE_S_MIN:
-            patience_s = FIRST_BYTE_S_MIN
-        attempt.deadline_at_s = now_s + patience_s * 2.0**self.switches
-        attempt.hedge_at_s = now_s + max(HEDGE_S_MIN, HEDGE_FACTOR * predicted_s)
-        return attempt
+        late_s, hedge_s = DEADLINE_FACTOR * predicted_s, HEDGE_FACTOR * predicted_s
+        if late_s < FIRST_BYTE_S_MIN:
+            late_s = FIRST_BYTE_S_MIN
+        if self.switches:
+            late_s *= 2.0**self.switches
+        return late_s, hedge_s if hedge_s > HEDGE_S_MIN else HEDGE_S_MIN
 
     def _go(self, attempt: Attempt) -> None:
         """Count it, put it on record; `Attempt.recorded` sends it."""
@@ -228,7 +199,7 @@ class Entry(Exchange):
         self.last_failure = f"{attempt.offer.site}: {reason}"
         if kind == "stale":
             self.settle(attempt)
-            self._seek(time())
+            self.seek(time())
             return
         self.refused_only = False
         if attempt.engine < 0 and kind == "connect":
@@ -301,7 +272,7 @@ class Entry(Exchange):
         if len(self.body) > HOLD_BYTES_MAX:
             closing.refuse(self, Reason.TRIED, time())
         elif all(other.settled for other in self.attempts):
-            self._seek(time())
+            self.seek(time())
 
     # --- bytes for the other leg
 
@@ -329,20 +300,20 @@ class Entry(Exchange):
     def _hop_body(self) -> bytes:
         if not self.drop_usage:
             return self.body
-        if not self._up_name:
-            self._up_name = "-"
-            self._up_body = bodies.splice(self.body, self.head, include_usage=True, model=None)
-        return self._up_body
+        if not self.up_name:
+            self.up_name = "-"
+            self.up_body = bodies.splice(self.body, self.head, include_usage=True, model=None)
+        return self.up_body
 
     def _engine_body(self, served_model: str) -> bytes:
         if not self.drop_usage and served_model == self.head.model:
             return self.body
-        if self._up_name != served_model:
-            self._up_name = served_model
-            self._up_body = bodies.splice(
+        if self.up_name != served_model:
+            self.up_name = served_model
+            self.up_body = bodies.splice(
                 self.body, self.head, include_usage=self.drop_usage, model=served_model
             )
-        return self._up_body
+        return self.up_body
 
     def _envelope(self, attempt: Attempt, target: PeerTarget, body_bytes: int) -> bytes:
         grant, meta = self.grant, self.worker.routing.table.meta
@@ -374,12 +345,14 @@ class Entry(Exchange):
         return b"x-request-id: %b\r\n%b%b" % (
             self.id_hex,
             attempt.offer.lines,
-            predicted_line(attempt.figures),
+            predicted_line(self.worker.kernels, attempt.figures),
         )
 
     def whole_lines(self, attempt: Attempt) -> bytes:
         assert self.measured is not None
-        return self.head_lines(attempt) + self.measured.line(len(self.attempts))
+        return self.head_lines(attempt) + self.measured.line(
+            self.worker.kernels, len(self.attempts)
+        )
 
     def last_comment(self) -> bytes:
         winner = self.winner
@@ -394,7 +367,7 @@ class Entry(Exchange):
             self.worker.routing.local[attempt.engine].answered()
         else:
             self._hear_load(attempt, out)
-            self._site_note = out.headers.get(b"x-hanse-measured")
+            self.site_note = out.headers.get(b"x-hanse-measured")
         if attempt.hedge:
             self.worker.counts.row[HEDGES_WON] += 1.0
         return super().won(attempt, out)
@@ -402,7 +375,7 @@ class Entry(Exchange):
     def measure(self, attempt: Attempt, now_s: float) -> None:
         routing, tap, service = self.worker.routing, self.tap, self.service
         answered = self.status == 200
-        measured = Measured(
+        measured = Measured.of(
             self.usage if tap is None else tap.usage,
             self.tokens_in if answered else 0,
             0 if tap is None else tap.events,
@@ -415,7 +388,7 @@ class Entry(Exchange):
             measured.charge_local(attempt, routing)
         else:
             bytes_moved = attempt.body_bytes + len(self.body)
-            note = read_site_note(tap.note if tap is not None and tap.note else self._site_note)
+            note = read_site_note(tap.note if tap is not None and tap.note else self.site_note)
             if note is not None:
                 measured.charge_remote(note)
             else:
@@ -438,6 +411,8 @@ class Entry(Exchange):
     def conclude(self, outcome: str, now_s: float) -> None:
         worker = self.worker
         worker.books.add(self, outcome, now_s)
+        if worker.log is not None:
+            worker.log.ended(self, outcome, now_s, serving=False)
         if worker.feed.wanted():
             worker.feed.send_entry(self, outcome)
 

@@ -21,7 +21,7 @@ from hanse.view import CentralVerdict, Cost, DecisionRow
 if TYPE_CHECKING:
     from hanse.live.evidence.chain import Decided
     from hanse.live.gateway.entry import Entry
-    from hanse.live.gateway.measured import Five
+    from hanse.live.gateway.kernels import Five
 
 ROWS_PER_S_MAX = 200.0
 """What an agent passes on: four batches a second of fifty rows. More would cost the hot path and no eye could follow."""

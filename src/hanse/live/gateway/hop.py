@@ -23,6 +23,7 @@ from hanse.live.gateway.metrics import CARBON_G, ENERGY_WH, HOPS_REFUSED, HOPS_S
 if TYPE_CHECKING:
     from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.outgoing import Outgoing
+    from hanse.live.gateway.routing import OfferRow
     from hanse.live.gateway.worker import Worker
     from hanse.live.identity import Envelope
 
@@ -32,24 +33,35 @@ ENGINES_TRIED_MAX = 3
 """Replicas of its own that a site tries before it says no: the entry site may know a better place."""
 
 
-class Hop(Exchange):
+class Hop(Exchange, eq=False, kw_only=True):
     """One forwarded request at its serving site."""
 
-    _up_body = b""
+    envelope: Envelope
+    offer: OfferRow = cast("Any", None)
+    """Set by `start`, before anything reads it."""
+    subject: int = 0
+    tried_engines: set[int] = set()
+    refused: str = ""
 
-    def __init__(
-        self, worker: Worker, link: Incoming, envelope: Envelope, head: bodies.Head, now_s: float
-    ) -> None:
-        super().__init__(worker, link, envelope.request_id, now_s)
-        self.envelope = envelope
-        self.head = head
-        self.path = link.path
-        self.body = link.body
-        self.expires_at_s = now_s + envelope.budget_ms / 1000.0
-        self.tokens_in = bodies.tokens_in(head)
-        self.tokens_out = bodies.tokens_out_max(head) or 1
-        self.tried_engines: set[int] = set()
-        self.refused = ""
+    @classmethod
+    def of(
+        cls, worker: Worker, link: Incoming, envelope: Envelope, head: bodies.Head, now_s: float
+    ) -> Hop:
+        """What an envelope and a body ask for."""
+        return cls(
+            worker,
+            link,
+            envelope.request_id,
+            envelope.request_id.hex().encode(),
+            now_s,
+            now_s + envelope.budget_ms / 1000.0,
+            head,
+            link.path,
+            link.body,
+            bodies.tokens_in(head),
+            bodies.tokens_out_max(head) or 1,
+            envelope=envelope,
+        )
 
     def start(self) -> None:
         """Check law and room by this site's own knowledge, then hand it to an engine."""
@@ -115,18 +127,18 @@ class Hop(Exchange):
     # --- what attempts report
 
     def request_bytes(self, attempt: Attempt, out: Outgoing) -> bytes:
-        if not self._up_body:
-            self._up_body = bodies.splice(
+        if not self.up_body:
+            self.up_body = bodies.splice(
                 self.body, self.head, include_usage=False, model=self.offer.served_model
             )
         traceparent = self.link.headers.get(b"traceparent")
         trace = b"traceparent: " + traceparent + b"\r\n" if traceparent is not None else b""
         return b"%bcontent-length: %d\r\n%b%b\r\n%b" % (
             attempt.target.post_head(self.path),
-            len(self._up_body),
+            len(self.up_body),
             self.id_line(),
             trace,
-            self._up_body,
+            self.up_body,
         )
 
     def turned_down(self, attempt: Attempt, out: Outgoing) -> None:
@@ -171,7 +183,7 @@ class Hop(Exchange):
         routing = self.worker.routing
         tap = self.tap
         usage = tap.usage if tap is not None else self.usage
-        measured = Measured(usage, self.tokens_in, tap.events if tap is not None else 0)
+        measured = Measured.of(usage, self.tokens_in, tap.events if tap is not None else 0)
         measured.e2e_ms = (now_s - self.started_at_s) * 1000.0
         measured.ttft_ms = (self.first_byte_at_s - self.started_at_s) * 1000.0
         measured.charge_local(attempt, routing)
@@ -192,6 +204,8 @@ class Hop(Exchange):
         worker, measured = self.worker, self.measured
         if not self.attempts:
             return
+        if worker.log is not None:
+            worker.log.ended(self, outcome, now_s, serving=True)
         if outcome == "answered":
             worker.counts.row[HOPS_SERVED] += 1.0
         if measured is not None:

@@ -2,8 +2,8 @@
 
 Here: parsing with limits, one request at a time, keep-alive, `Expect`, slow and silent clients, back-pressure signals.
 llhttp (through httptools) refuses doubled and conflicting lengths, bare line feeds, folded headers and control bytes by
-itself; sizes, counts, times, doubled credentials and everything about who may ask are ours. Not here: what a request
-means (`doors`), the other leg (`outgoing`).
+itself; sizes, counts, times, doubled credentials and everything about who may ask are ours. A whole request whose head was read
+before, byte for byte, needs no parser (`heads`). Not here: what a request means (`doors`), the other leg (`outgoing`).
 
 Life of a connection:
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import httptools
 
 from hanse.live.gateway import answers
+from hanse.live.gateway.heads import END, Heads, KnownHead
 from hanse.model.fleet import Value
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Door(Protocol):
     limits: Limits
     open_connections: set[Incoming]
     date_line: bytes
+    heads: Heads[KnownHead]
+    """Heads of whole requests of this port; empty where none is ever learned."""
+
+    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
+        """A whole request with a known head: answer it, now or later. False, and nothing is changed: read it as any other."""
 
     def head_read(self, link: Incoming) -> None:
         """Headers are complete: refuse (by `link.refuse`) or set `link.body_bytes_max`."""
@@ -126,13 +132,17 @@ class Incoming(asyncio.Protocol):
         "counts_head",
         "door",
         "envelope",
+        "first_read",
         "grant",
         "head_bytes",
         "head_read_bytes",
         "header_count",
         "headers",
         "keep_alive",
+        "known",
+        "last_head",
         "method",
+        "mid_message",
         "parser",
         "parts",
         "path",
@@ -161,6 +171,8 @@ class Incoming(asyncio.Protocol):
         self.running: Running | None = None
         self.session: HopSession | None = None
         """Which site is at the other end (hop port)."""
+        self.mid_message = False
+        """The parser has begun a message that is not complete."""
         # Of the request being read:
         self.method = self.url = self.path = self.query = self.body = b""
         self.headers: dict[bytes, bytes] = {}
@@ -170,6 +182,12 @@ class Incoming(asyncio.Protocol):
         self.content_length: int | None = None
         self.body_bytes_max = self.body_bytes = 0
         self.head_bytes = self.head_read_bytes = self.header_count = self.wire_bytes = 0
+        self.last_head: KnownHead | None = None
+        """Most connections repeat theirs: compared before it is looked up."""
+        self.known: KnownHead | None = None
+        """Its head, where that was known and the parser has not seen it."""
+        self.first_read: bytes | None = None
+        """What one read brought of a message and nothing before it."""
         self.grant: Grant | None = None
         """What its key may do (client port)."""
         self.envelope: Envelope | None = None
@@ -191,6 +209,19 @@ class Incoming(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        if self.state == HEAD and not self.head_bytes and not self.mid_message:
+            known = self.last_head
+            if known is None or not data.startswith(known.head):
+                known = self.last_head = self.door.heads.find(data)
+            if known is not None:
+                body = data[len(known.head) :]
+                if len(body) == known.length and self.door.known_read(self, known, body):
+                    return
+                self.last_head = None
+            self.first_read = data
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         state = self.state
         if state >= BUSY:
             if state == BUSY:  # pipelined: see the module's docstring
@@ -239,6 +270,7 @@ class Incoming(asyncio.Protocol):
     # --- httptools
 
     def on_message_begin(self) -> None:
+        self.mid_message = True
         if self.state != HEAD:
             self.close_after = True
             raise _StopParsing
@@ -311,6 +343,7 @@ class Incoming(asyncio.Protocol):
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
+        self.mid_message = False
         if self.refused:
             self._next()
             return
@@ -322,8 +355,23 @@ class Incoming(asyncio.Protocol):
     @property
     def http10(self) -> bool:
         """Whether the request being read or answered is HTTP/1.0."""
+        if self.known is not None:
+            return False  # only heads of HTTP/1.1 are learned
         version: str = self.parser.get_http_version()  # costly: asked only where it matters
         return version == "1.0"
+
+    def learn_head(self, grant: Grant, endpoint: str) -> None:
+        """This request was admitted and begun: the next with its head need not be parsed."""
+        data, length = self.first_read, self.content_length
+        if data is None or self.known is not None or self.chunked or not length:
+            return
+        end = data.find(END) + 4
+        ordinary = self.keep_alive and not self.http10 and b"expect" not in self.headers
+        if ordinary and len(data) == end + length and data.startswith(b"POST "):
+            known = KnownHead(
+                data[:end], self.path, self.query, self.headers, length, grant, endpoint
+            )
+            self.door.heads.learn(known.head, known, httptools.HttpRequestParser)
 
     # --- for whoever answers
 
@@ -388,6 +436,13 @@ class Incoming(asyncio.Protocol):
             return
         if self.close_after or not self.keep_alive:
             self._linger()
+        elif self.known is not None:  # the parser was not asked, so nothing else has changed
+            self.state = HEAD
+            self.known = self.grant = None
+            self.headers = {}
+            self.body = b""
+            self.answered = True
+            self.stage_at_s = monotonic()
         else:
             self._next()
 
@@ -442,6 +497,7 @@ class Incoming(asyncio.Protocol):
         self.answered = True
         self.content_length = None
         self.refused = self.chunked = False
+        self.known = self.first_read = None
         self.grant = None
         self.envelope = None
         self.stage_at_s = monotonic()

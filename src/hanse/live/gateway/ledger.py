@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hanse.errors import SiteError
-from hanse.live.evidence.chain import ChainWriter
+from hanse.live.evidence.chain import ChainWriter, sized
 from hanse.live.gateway.metrics import RECORDS, Counts
 
 if TYPE_CHECKING:
@@ -22,32 +22,28 @@ if TYPE_CHECKING:
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class RawChain(ChainWriter):
-    """A chain that also takes records that are bytes already."""
-
-    __slots__ = ()
-
-    def append_raws(self, raws: list[bytes]) -> None:
-        """As `append_many`."""
-        self._frames.write_raws(raws)
-
-
 class Ledger:
     """The worker's chain, written once per loop turn."""
 
-    __slots__ = ("_chain", "_counts", "_loop", "_raws", "_scheduled", "_waiting")
+    __slots__ = ("_chain", "_count", "_counts", "_loop", "_scheduled", "_sized", "_waiting")
 
-    def __init__(self, chain: RawChain, loop: asyncio.AbstractEventLoop, counts: Counts) -> None:
+    def __init__(self, chain: ChainWriter, loop: asyncio.AbstractEventLoop, counts: Counts) -> None:
         self._chain = chain
         self._loop = loop
         self._counts = counts
-        self._raws: list[bytes] = []
+        self._sized: list[bytes] = []
+        self._count = 0
         self._waiting: list[Attempt] = []
         self._scheduled = False
 
     def before(self, raws: tuple[bytes, ...], attempt: Attempt) -> None:
         """Write records, then launch the attempt, still in this turn of the loop."""
-        self._raws += raws
+        self.before_sized(b"".join(map(sized, raws)), len(raws), attempt)
+
+    def before_sized(self, records: bytes, count: int, attempt: Attempt) -> None:
+        """The same with so many records that are sized bytes already."""
+        self._sized.append(records)
+        self._count += count
         self._waiting.append(attempt)
         if not self._scheduled:
             self._scheduled = True
@@ -55,25 +51,27 @@ class Ledger:
 
     def after(self, record: RequestRecord) -> None:
         """Write what has happened with the next batch, at the latest at the next tick: nothing waits for it."""
-        self.after_raw(_encode(record))
+        self.after_sized(sized(_encode(record)))
 
-    def after_raw(self, raw: bytes) -> None:
-        """The same with a record that is bytes already."""
-        self._raws.append(raw)
+    def after_sized(self, record: bytes) -> None:
+        """The same with a record that is sized bytes already."""
+        self._sized.append(record)
+        self._count += 1
 
     def flush(self) -> None:
         """Write now."""
         self._scheduled = False
-        raws, self._raws = self._raws, []
+        pieces, self._sized = self._sized, []
+        count, self._count = self._count, 0
         waiting, self._waiting = self._waiting, []
         written = True
-        if raws:
+        if pieces:
             try:
-                self._chain.append_raws(raws)
+                self._chain.append_sized(pieces, count)
             except SiteError:
                 written = False
             else:
-                self._counts.row[RECORDS] += len(raws)
+                self._counts.row[RECORDS] += count
         for attempt in waiting:
             attempt.recorded(written=written)
 

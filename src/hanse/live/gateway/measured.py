@@ -14,33 +14,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hanse.dispatch.choose import OUT_BATCH, OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
+from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
+from hanse.live.gateway.kernels import COUNT_MAX
+from hanse.live.gateway.notes import METHODS
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.kernels import Five, Kernels
     from hanse.live.gateway.routing import Routing
     from hanse.live.gateway.sse import Usage
 
-Five = tuple[float, float, float, float, float]
-"""(ttft_ms, e2e_ms, wh, g, usd)."""
+METHOD_INDEX = {name: i for i, name in enumerate(METHODS)}
 
 
-_9 = 1_000_000_000
-METHOD_BYTES = {name: name.encode() for name in ("", "measured", "estimated", "modelled")}
-
-
-def predicted_line(figures: list[float]) -> bytes:
+def predicted_line(kernels: Kernels, figures: list[float]) -> bytes:
     """`x-hanse-predicted:` header line; `figures` are columns `OUT_*` of `dispatch.choose`."""
-    ttft, e2e = int(figures[OUT_TTFT_MS] * 100.0 + 0.5), int(figures[OUT_E2E_MS] * 100.0 + 0.5)
-    wh, g = int(figures[OUT_WH] * 1e9 + 0.5), int(figures[OUT_G] * 1e9 + 0.5)
-    usd = int(figures[OUT_USD] * 1e9 + 0.5)
-    return (
-        b"x-hanse-predicted: ttft_ms=%d.%02d;e2e_ms=%d.%02d;wh=%d.%09d;g=%d.%09d;usd=%d.%09d\r\n"
-        % (
-            *(ttft // 100, ttft % 100, e2e // 100, e2e % 100),
-            *(wh // _9, wh % _9, g // _9, g % _9, usd // _9, usd % _9),
-        )
-    )
+    f = figures
+    five = (f[OUT_TTFT_MS], f[OUT_E2E_MS], f[OUT_WH], f[OUT_G], f[OUT_USD])
+    return kernels.view[: kernels.predicted(five, kernels.buffer, 0)].tobytes()
 
 
 class SiteNote(msgspec.Struct, frozen=True):
@@ -53,50 +44,43 @@ class SiteNote(msgspec.Struct, frozen=True):
     method: str = "modelled"
 
 
-class Measured:
+class Measured(msgspec.Struct, eq=False):
     """One request's figures."""
 
-    __slots__ = (
-        "cached",
-        "carbon_g",
-        "cost_usd",
-        "e2e_ms",
-        "energy_wh",
-        "method",
-        "tokens_in",
-        "tokens_out",
-        "ttft_ms",
-    )
+    tokens_in: int
+    tokens_out: int
+    cached: int = 0
+    ttft_ms: float = 0.0
+    e2e_ms: float = 0.0
+    energy_wh: float = 0.0
+    carbon_g: float = 0.0
+    cost_usd: float = 0.0
+    method: str = ""
 
-    def __init__(self, usage: Usage | None, tokens_in: int, tokens_out: int) -> None:
-        if usage is not None:
-            details = usage.prompt_tokens_details
-            self.tokens_in = usage.prompt_tokens
-            self.tokens_out = usage.completion_tokens
-            self.cached = details.cached_tokens or 0 if details is not None else 0
-        else:
-            self.tokens_in, self.tokens_out, self.cached = tokens_in, tokens_out, 0
-        self.ttft_ms = self.e2e_ms = 0.0
-        self.energy_wh = self.carbon_g = self.cost_usd = 0.0
-        self.method = ""
+    @classmethod
+    def of(cls, usage: Usage | None, tokens_in: int, tokens_out: int) -> Measured:
+        """By the engine's word; where it gave none, or one that cannot be true, by what was counted."""
+        if usage is None:
+            return cls(tokens_in, tokens_out)
+        details = usage.prompt_tokens_details
+        cached = details.cached_tokens or 0 if details is not None else 0
+        told_in, told_out = usage.prompt_tokens, usage.completion_tokens
+        if not (0 <= told_in <= COUNT_MAX and 0 <= told_out <= COUNT_MAX and cached >= 0):
+            return cls(tokens_in, tokens_out)
+        return cls(told_in, told_out, cached if cached < told_in else told_in)
 
     def five(self) -> Five:
         return (self.ttft_ms, self.e2e_ms, self.energy_wh, self.carbon_g, self.cost_usd)
 
     def charge_local(self, attempt: Attempt, routing: Routing) -> None:
         """Wh of an attempt at one of this site's engines."""
-        offer, site = attempt.offer, routing.sites[attempt.offer.site_index]
         engine = attempt.counted
         if engine is not None and engine.estimated:
-            self.energy_wh += (engine.share_wh - attempt.share_wh) * site.pue
+            pue = routing.sites[attempt.offer.site_index].pue
+            self.energy_wh += (engine.share_wh - attempt.share_wh) * pue
             self.method = "estimated"
             return
-        batch = max(1.0, attempt.figures[OUT_BATCH])
-        if engine is not None:  # halfway between the batch it joined and the batch it leaves
-            batch = max(1.0, min(offer.slots, (batch + engine.running) / 2.0))
-        decode_wh = (offer.decode_wh_shared / batch + offer.decode_wh_per_token) * self.tokens_out
-        prefill_wh = offer.prefill_wh_per_token * max(0, self.tokens_in - self.cached)
-        self.energy_wh += (decode_wh + prefill_wh) * site.pue
+        self.energy_wh += routing.local_wh(attempt, self.tokens_in, self.cached, self.tokens_out)
         self.method = self.method or "modelled"
 
     def charge_remote(self, note: SiteNote) -> None:
@@ -125,21 +109,13 @@ class Measured:
 
     # --- written forms
 
-    def line(self, attempts: int) -> bytes:
+    def line(self, kernels: Kernels, attempts: int) -> bytes:
         """`x-hanse-measured:` header line."""
-        # Whole numbers of hundredths and billionths: a quarter of the cost of printing floats.
-        ttft, e2e = int(self.ttft_ms * 100.0 + 0.5), int(self.e2e_ms * 100.0 + 0.5)
-        wh, g = int(self.energy_wh * 1e9 + 0.5), int(self.carbon_g * 1e9 + 0.5)
-        usd = int(self.cost_usd * 1e9 + 0.5)
-        return (
-            b"x-hanse-measured: ttft_ms=%d.%02d;e2e_ms=%d.%02d;tokens_in=%d;tokens_out=%d;wh=%d.%09d;"
-            b"g=%d.%09d;usd=%d.%09d;method=%b;attempts=%d\r\n"
-            % (
-                *(ttft // 100, ttft % 100, e2e // 100, e2e % 100, self.tokens_in, self.tokens_out),
-                *(wh // _9, wh % _9, g // _9, g % _9, usd // _9, usd % _9),
-                *(METHOD_BYTES[self.method], attempts),
-            )
+        method = METHOD_INDEX[self.method]
+        size = kernels.measured(
+            self.five(), self.tokens_in, self.tokens_out, method, attempts, kernels.buffer, 0
         )
+        return kernels.view[:size].tobytes()
 
     def comment(self, attempts: int) -> bytes:
         """`: hanse {json}` before `[DONE]`."""

@@ -1,17 +1,16 @@
 """Counters of all workers and their Prometheus text.
 
-Here: the index of every counter in the shared page's `counters` row, histograms, the text. Not here: when they count. Each
+Here: the index of every counter in the shared page's `counters` row, the text. Not here: when they count, adding (`kernels`). Each
 worker writes its own row; any worker answers `/metrics` for the whole site by adding the rows. Names are documented in
 `docs/gateway.md`, and a test compares the two.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Final
 
-from hanse.live.shared import COUNTERS_MAX, SharedPage
+from hanse.live.shared import COUNTERS_MAX, SharedPage, cells
 from hanse.units import JOULES_PER_WH
 
 CODES: Final = (
@@ -74,28 +73,30 @@ _CODE_INDEX: Final = {code: REQUESTS + i for i, code in enumerate(CODES)}
 _CODE_OTHER: Final = REQUESTS + len(CODES)
 
 
-class Counts:
-    """One worker's row: a list, since a request adds to some thirty numbers, and the page twice a second."""
+def code_index(status: int) -> int:
+    """The counter of a final status."""
+    return _CODE_INDEX.get(status, _CODE_OTHER)
 
-    __slots__ = ("_shared", "row")
+
+class Counts:
+    """One worker's row, in memory of its own; the page gets it twice a second."""
+
+    __slots__ = ("_shared", "array", "row")
 
     def __init__(self, page: SharedPage, worker: int) -> None:
         self._shared = page.counters[worker]
-        self.row: list[float] = self._shared.tolist()
+        self.array = self._shared.copy()
+        """For compiled code, which adds what ended requests took."""
+        self.row = cells(self.array)
+        """The same for everybody else."""
 
     def publish(self) -> None:
         """Let the other workers, and readers of the page, see it."""
-        self._shared[:] = self.row
+        self._shared[:] = self.array
 
     def answered(self, status: int) -> None:
         """One request has its final status."""
-        self.row[_CODE_INDEX.get(status, _CODE_OTHER)] += 1.0
-
-    def observe(self, histogram: int, duration_s: float) -> None:
-        """One value into `TTFT` or `E2E`."""
-        row = self.row
-        row[histogram + bisect_left(SECONDS, duration_s)] += 1.0
-        row[histogram + len(SECONDS) + 1] += duration_s
+        self.row[code_index(status)] += 1.0
 
     def add_cost(
         self,

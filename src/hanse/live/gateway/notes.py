@@ -1,7 +1,7 @@
 """Measured values of the site's latest requests, readable by every worker.
 
 Here: fixed slots in the shared page, in sets of eight found by request id; of a full set the oldest request is overwritten.
-Not here: evidence (`live.evidence`), content of any kind.
+Not here: writing them (`kernels`), evidence (`live.evidence`), content of any kind.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ assert _LAYOUT.size <= NOTE_BYTES
 SET_SLOTS: Final = 8
 """With one slot an id, a hundred requests would already lose one note in a hundred to chance. With sets of eight 8,192
 slots keep the latest 2,000 requests but for one in a thousand (Poisson)."""
-_AT: Final = struct.Struct("<" + f"24xd{NOTE_BYTES - 32}x" * SET_SLOTS)
-"""The instants of a set's slots."""
+# Where compiled code finds a slot's instant, numbers and figures, counted in 8, 4 and 8 bytes.
+AT_F8: Final = 24 // 8
+NUMBERS_I4: Final = 32 // 4
+FIGURES_F8: Final = 56 // 8
 
 
 class Figures(Value, frozen=True, kw_only=True):
@@ -58,28 +60,6 @@ class Notes:
 
     def __init__(self, page: SharedPage) -> None:
         self._slots = page.notes
-
-    def write(
-        self,
-        request_id: bytes,
-        key_mark: bytes,
-        at_s: float,
-        offer: int,
-        attempts: int,
-        outcome: int,
-        method: int,
-        tokens_in: int,
-        tokens_out: int,
-        predicted: tuple[float, float, float, float, float],
-        measured: tuple[float, float, float, float, float],
-    ) -> None:
-        """Note one request; `key_mark` is the first 8 bytes of its key's digest."""
-        slots, first = self._slots, _set(request_id)
-        ages = _AT.unpack_from(slots, first)
-        _LAYOUT.pack_into(
-            slots, first + ages.index(min(ages)) * NOTE_BYTES, request_id, key_mark, at_s, offer, attempts, outcome,
-            method, tokens_in, tokens_out, *predicted, *measured, request_id,
-        )  # fmt: skip
 
     def known(self, request_id: bytes) -> bool:
         """Whether a request of this id was noted lately."""

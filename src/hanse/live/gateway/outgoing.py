@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hanse.errors import ConfigError
+from hanse.live.gateway.heads import END, Heads, KnownAnswer
 
 IDLE_MAX = 256
 """Kept connections per target; more than any engine's batch."""
@@ -44,6 +45,13 @@ _canonical: dict[bytes, bytes | None] = {}
 _CANONICAL_MAX = 1024
 
 
+BODILESS = frozenset((204, 304))
+"""Their content-length speaks of a body that does not come."""
+
+
+_heads: Heads[KnownAnswer] = Heads(KnownAnswer.resized)
+
+
 class Owner(Protocol):
     """Who waits for an answer on a connection."""
 
@@ -58,6 +66,9 @@ class Owner(Protocol):
 
     def answer_read(self, out: Outgoing) -> None:
         """New parts, a complete head or the end: read `out.status`, `take()`, `out.done`."""
+
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        """A whole answer with a known head, all at once. False, and nothing was done: it comes by `answer_read`."""
 
     def unsent(self, out: Outgoing) -> None:
         """A kept connection turned out closed before any answer byte: the request may go again."""
@@ -171,6 +182,7 @@ class Outgoing(asyncio.Protocol):
         "head_done",
         "headers",
         "keep",
+        "last_head",
         "on_body",
         "on_header",
         "owner",
@@ -200,6 +212,15 @@ class Outgoing(asyncio.Protocol):
         self.status = self.got_bytes = 0
         self.head_done = self.done = self.keep = self.sized = self.reused = False
         self.protocol_error: str | None = None
+        self.last_head: KnownAnswer | None = None
+
+    def post(self, owner: Owner, data: bytes) -> None:
+        """Send a whole request on this kept connection; the answer goes to `owner`, who knows of it."""
+        self.owner = owner
+        self.reused = True
+        self.status = self.got_bytes = 0
+        self.head_done = self.done = self.sized = False
+        self.transport.write(data)
 
     def start(self, owner: Owner, *, reused: bool) -> None:
         """Send one request; the answer goes to `owner`."""
@@ -243,6 +264,13 @@ class Outgoing(asyncio.Protocol):
         if owner is None:  # an engine that talks unasked is out of step
             self.transport.abort()
             return
+        if not self.got_bytes:
+            known = self.last_head
+            if known is None or not data.startswith(known.head):
+                known = self.last_head = _heads.find(data)
+            if known is not None and len(data) == len(known.head) + known.length:
+                self._known_read(owner, known, data[len(known.head) :])
+                return
         self.got_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -257,9 +285,37 @@ class Outgoing(asyncio.Protocol):
             self._fail(self.protocol_error)
             return
         if self.done:
+            if self.got_bytes == len(data):
+                self._learn(data)
             self._finish(owner)
         elif self.head_done:
             owner.answer_read(self)
+
+    def _known_read(self, owner: Owner, known: KnownAnswer, body: bytes) -> None:
+        """A whole answer with a head that was read before. The parser is between messages, and stays there."""
+        self.owner = None
+        self.head_done = self.done = self.sized = True
+        if not (known.plain and owner.whole_read(known, body)):
+            self.got_bytes = len(known.head) + len(body)
+            self.status, self.headers = known.status, known.headers
+            self.parts.append(body)
+            owner.answer_read(self)
+            self.parts.clear()
+        if known.keep:
+            self.target.release(self)
+        else:
+            self.transport.abort()
+
+    def _learn(self, data: bytes) -> None:
+        """A whole, ordinary answer in one read: the next with its head need not be parsed."""
+        end = data.find(END) + 4
+        length = self.headers.get(b"content-length")
+        ordinary = self.status >= 200 and self.status not in BODILESS
+        if self.protocol_error is not None or length is None or not ordinary:
+            return
+        if b"transfer-encoding" not in self.headers and len(data) == end + int(length):
+            known = KnownAnswer(data[:end], self.status, self.headers, self.keep, int(length))
+            _heads.learn(known.head, known, httptools.HttpResponseParser)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.target.open.discard(self)
@@ -281,6 +337,11 @@ class Outgoing(asyncio.Protocol):
 
     # --- httptools
 
+    def on_message_begin(self) -> None:
+        if self.done:
+            self.protocol_error = "two answers to one request"
+            raise _StopParsing
+
     def on_headers_complete(self) -> None:
         self.status = self.parser.get_status_code()
         raw = self.raw_headers
@@ -297,9 +358,6 @@ class Outgoing(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints
             return
-        if self.done:
-            self.protocol_error = "two answers to one request"
-            raise _StopParsing
         self.done = True
         self.keep = self.parser.should_keep_alive()  # only true to ask here: the parser forgets
 
@@ -348,6 +406,9 @@ class Question:
     def answer_read(self, out: Outgoing) -> None:
         if out.done and not self.abandoned:
             self._answered(out.status, out.take())
+
+    def whole_read(self, known: KnownAnswer, body: bytes) -> bool:
+        return False
 
     def unsent(self, out: Outgoing) -> None:
         out.target.send(self, fresh=True)

@@ -79,7 +79,11 @@ class KeyRow:
         The bucket starts full: a page of zeros means it was last touched in 1970.
         """
         bucket, row = self._bucket, self._row
-        tokens = min(self._burst, bucket[row] + max(0.0, now_s - bucket[row + 1]) * self._rate)
+        tokens, elapsed_s = bucket[row], now_s - bucket[row + 1]
+        if elapsed_s > 0.0:
+            tokens += elapsed_s * self._rate
+        if tokens > self._burst:
+            tokens = self._burst
         bucket[row + 1] = now_s
         if tokens < 1.0:
             bucket[row] = tokens

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hanse.live.evidence.chain import Decided, Ended, Executed
+from hanse.live.gateway.notes import METHODS
 
 if TYPE_CHECKING:
-    from hanse.live.gateway.measured import Five
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.routing import OfferRow, Routing
 
@@ -67,13 +67,13 @@ def _opening(kind: type[Decided | Ended | Executed]) -> bytes:
 
 _DECIDED = _opening(Decided)
 _EXECUTED = _opening(Executed)
-_ENDED = _opening(Ended)
-_AT_ONLY = Layout(">Bd").pack
-_ENTRY_OUTCOME = {
+ENDED = _opening(Ended)
+ENTRY_OUTCOME = {
     outcome: _encode("entry") + _encode(outcome)
     for outcome in ("answered", "failed", "broken", "cancelled")
 }
-_METHOD = {method: _encode(method) for method in ("", "measured", "estimated", "modelled")}
+METHOD = tuple(_encode(method) for method in METHODS)
+"""What `kernels.ended_record` puts a last record together from."""
 
 
 def decided_middle(grant: Grant, service: str, offer: OfferRow, routing: Routing) -> bytes:
@@ -114,34 +114,6 @@ def executed_middle(grant: Grant, offer: OfferRow, engine: str, routing: Routing
     )
 
 
-def ended_raw(
-    request_id: bytes,
-    at_s: float,
-    outcome: str,
-    attempt: int,
-    attempts: int,
-    tokens_in: int,
-    tokens_out: int,
-    five: Five,
-    method: str,
-) -> bytes:
-    """The end of a request at its entry site."""
-    return b"".join(
-        (
-            _ENDED,
-            request_id,
-            _AT_ONLY(_F8, at_s),
-            _ENTRY_OUTCOME[outcome],
-            _encode(attempt),
-            _encode(attempts),
-            _encode(tokens_in),
-            _encode(tokens_out),
-            _FIVE(_F8, five[0], _F8, five[1], _F8, five[2], _F8, five[3], _F8, five[4]),
-            _METHOD[method],
-        )
-    )
-
-
 def _middle(kind: type[Decided | Executed], left_out: int, **values: object) -> bytes:
     """All fields behind `_LEADING` but the last few, in the record's order; what is not given has its default."""
     fields = msgspec.structs.fields(kind)
@@ -171,3 +143,28 @@ def decided_raw(
 def executed_raw(request_id: bytes, at_s: float, number: int, middle: bytes) -> bytes:
     """One execution."""
     return b"".join((_EXECUTED, request_id, _AT(_F8, at_s, number), middle))
+
+
+class FirstLocal:
+    """Both records of a first attempt at a local engine, sized, as one piece: all but id, instant and prediction is constant."""
+
+    __slots__ = ("_decided", "_executed", "_middle", "_pack", "_rest")
+
+    def __init__(self, decided: bytes, executed: bytes) -> None:
+        first = bytes((1,))  # the attempt's number
+        self._middle = first + decided
+        self._rest = first + executed
+        size = len(_DECIDED) + 16 + 9 + len(self._middle) + 5 * 9
+        self._decided = size.to_bytes(4, "little") + _DECIDED
+        size = len(_EXECUTED) + 16 + 9 + len(self._rest)
+        self._executed = size.to_bytes(4, "little") + _EXECUTED
+        one, two, three, four = map(len, (self._decided, self._middle, self._executed, self._rest))
+        self._pack = Layout(f">{one}s16sBd{two}sBdBdBdBdBd{three}s16sBd{four}s").pack
+
+    def pack(self, request_id: bytes, at_s: float, figures: list[float]) -> bytes:
+        """As `decided_raw` and `executed_raw`."""
+        f = figures
+        return self._pack(
+            self._decided, request_id, _F8, at_s, self._middle, _F8, f[0], _F8, f[2], _F8, f[3], _F8, f[4], _F8, f[5],
+            self._executed, request_id, _F8, at_s, self._rest,
+        )  # fmt: skip

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.choose import OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
+from hanse.dispatch.choose import OUT_BATCH, OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
+from hanse.live.gateway import kernels
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
-from hanse.live.gateway.records import decided_middle, executed_middle
+from hanse.live.gateway.records import FirstLocal, decided_middle, executed_middle
 from hanse.live.shared import FLAG_POWER_SHED
 
 if TYPE_CHECKING:
     from hanse.dispatch.table import ServiceMeta, Table
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.engines import Engine
+    from hanse.live.gateway.journal import InputLog
+    from hanse.live.gateway.kernels import Kernels
     from hanse.live.gateway.outgoing import Target
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.settings import GatewaySettings
@@ -71,9 +74,12 @@ class ServiceRow:
 
     def guess_tokens_out(self, limit: int | None) -> int:
         """How long the answer will be: what answers of this service were, within the client's limit."""
-        most = self.output_tokens_max if limit is None else min(limit, self.output_tokens_max)
-        guess = int(self.guess_out)
-        return max(1, guess if guess < most else most)
+        guess, most = int(self.guess_out), self.output_tokens_max
+        if limit is not None and limit < most:
+            most = limit
+        if guess > most:
+            guess = most
+        return guess if guess > 1 else 1
 
     def seen_tokens_out(self, tokens_out: int) -> None:
         """An answer was this long."""
@@ -89,6 +95,7 @@ class OfferRow:
         "decode_wh_shared",
         "engines",
         "executed",
+        "first_local",
         "index",
         "key",
         "lines",
@@ -117,6 +124,8 @@ class OfferRow:
         """Middle of a decision's record, by who asks."""
         self.executed: dict[tuple[Grant, int], bytes] = {}
         """Middle of an execution's record, by who asks and engine."""
+        self.first_local: dict[tuple[Grant, int], FirstLocal] = {}
+        """Both records of a first attempt at a local engine, by who asks and engine."""
         self.engines: tuple[int, ...] = ()
         self.target: Target | None = None
         self.lines = f"x-hanse-site: {self.site}\r\nx-hanse-variant: {self.variant}\r\n".encode()
@@ -146,8 +155,12 @@ class Routing:
         engines: list[Engine],
         peers: dict[str, Target],
         before: Routing | None = None,
+        *,
+        compiled: Kernels,
+        log: InputLog | None = None,
     ) -> None:
         self.table = table
+        self.log = log
         self.load: Load
         self.site = settings.site
         self.worker = settings.worker
@@ -159,9 +172,10 @@ class Routing:
             self.load = before.load
         else:
             page.own[self.worker] = 0
-            self.load = Load(table, own=own, worker=self.worker)
-        self.router = DirectRouter(table, self.load, self.origin)
-        self.kernels = DirectLoad(self.load)
+            self.load = log.load(table, own) if log else Load(table, own=own, worker=self.worker)
+        router, kernels = (log.router, log.kernels) if log else (DirectRouter, DirectLoad)
+        self.router = router(table, self.load, self.origin)
+        self.kernels = kernels(self.load)
         self.sites = [Site(table, i, self.origin) for i in range(len(table.sites))]
         self.worker_count = settings.workers
         self.share = float(settings.workers)
@@ -178,6 +192,8 @@ class Routing:
                 service.guess_out = old.guess_out if old is not None else service.guess_out
         self._attach(peers)
         self._engine_arrays()
+        self.places = table.offers, table.sites
+        self.end_plain = compiled.end_plain(*self.places, self.executing)
         self._frame = b""
         self._frame_at_s = 0.0
         self._frame_of: LoadFrame | None = None
@@ -196,12 +212,12 @@ class Routing:
         if excluded:
             states = states.copy()
             states[list(excluded)] = 0
-        engine: int = self._choose_engine(
+        engine: int = self.choose_engine(
             self._engine_offer,
             self._requests_max,
             self._tokens_max,
             states,
-            self._executing,
+            self.executing,
             offer,
             float(tokens),
         )
@@ -221,6 +237,14 @@ class Routing:
             name = self.local[engine].name
             middle = offer.executed[grant, engine] = executed_middle(grant, offer, name, self)
         return middle
+
+    def first_local(self, grant: Grant, offer: OfferRow, engine: int) -> FirstLocal:
+        """The constant part of both records of a first attempt at a local engine."""
+        made = offer.first_local[grant, engine] = FirstLocal(
+            self.decided_middle(grant, offer.service, offer),
+            self.executed_middle(grant, offer, engine),
+        )
+        return made
 
     # --- counting attempts
 
@@ -285,14 +309,36 @@ class Routing:
         engine_ms = figures[OUT_TTFT_MS] - path_ms
         if engine_ms <= 0.0 or tpot_ms <= 0.0:
             return
+        if self.log is not None:
+            predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
+            index = attempt.offer.index
+            self.log.recorder.learned(index, predicted, ttft_ms, e2e_ms, tokens_out)
         if ttft_ms > 0.0:
             first = (ttft_ms - path_ms) / engine_ms
             each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
         else:  # one ratio for both: the whole over the whole
             first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
         self.kernels.observed(
-            self.load.offers, attempt.offer.index, max(first, 0.0), max(each, 0.0)
+            self.load.offers,
+            attempt.offer.index,
+            first if first > 0.0 else 0.0,
+            each if each > 0.0 else 0.0,
         )
+
+    def local_wh(self, attempt: Attempt, tokens_in: int, cached: int, tokens_out: int) -> float:
+        """Modelled Wh of an attempt at one of this site's engines."""
+        wh: float = self._local_wh(
+            self.table.offers,
+            self.table.sites,
+            self.executing,
+            attempt.engine,
+            attempt.offer.index,
+            tokens_in,
+            cached,
+            tokens_out,
+            attempt.figures[OUT_BATCH],
+        )
+        return wh
 
     def late(self, attempt: Attempt, waited_ms: float) -> None:
         """Learn that a first byte takes at least so long; else an offer that is always given up would never seem slow."""
@@ -416,17 +462,23 @@ class Routing:
                 self._engine_offer[engine] = row.index
                 self._requests_max[engine] = record["requests_max"]
                 self._tokens_max[engine] = record["tokens_max"]
-        self._executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
-        self._choose_engine = direct(
-            choose_engine,
+        executing = self.executing = self.page.exec[: self.worker_count].view(OWN_DTYPE)[..., 0]
+        self._local_wh = direct(
+            kernels.local_wh, self.table.offers, self.table.sites, executing, 0, 0, 0, 0, 0, 1.0
+        )
+        self.replicas = (
             self._engine_offer,
             self._requests_max,
             self._tokens_max,
             self._states,
-            self._executing,
-            0,
-            1.0,
+            executing,
         )
+        entry_point = direct if self.log is None else self.log.engine_choice
+        self.choose_engine = entry_point(choose_engine, *self.replicas, 0, 1.0)
+        """Takes `replicas`, an offer and tokens."""
+        self.handed = executing, self.page.begun
+        self.hand_over = direct(kernels.hand_over, *self.handed, 0, 0, 0, 0)
+        """Takes `handed`, this worker, an engine, tokens and unread prompt tokens."""
 
     def _rate(self, now_s: float) -> None:
         begun = self.page.begun.sum(axis=0)

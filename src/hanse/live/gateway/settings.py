@@ -6,8 +6,9 @@ which are in the routing table.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -16,6 +17,11 @@ from hanse.live.engines import engine_specs
 from hanse.live.gateway.incoming import Limits
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
+
+RECORD_VARIABLE: Final = "HANSE_RECORD"
+"""Environment variable that `hanse up --record` sets and a league's processes inherit: workers of sites write input logs."""
+JOURNAL: Final = "journal"
+"""Of a site's directory."""
 
 
 class EngineSeat(Value, frozen=True, kw_only=True):
@@ -62,6 +68,8 @@ class GatewaySettings(Value, frozen=True, kw_only=True):
     """Unix datagram socket that takes decision rows for people; empty: none are sent."""
     prefix_secret: str = ""
     """File with the key of prefix digests, made by the first worker; empty: a key of this process only."""
+    journal_dir: str = ""
+    """Where the input log goes (`dispatch.journal`); empty: none is written."""
     pid_file: str = ""
     limits: Limits = Limits()
 
@@ -113,5 +121,6 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         state_dir=str(state.path),
         feed=str(home / "feed.sock"),
         prefix_secret=str(home / "prefix.secret"),
+        journal_dir=str(home / JOURNAL) if os.environ.get(RECORD_VARIABLE) else "",
         pid_file=str(home / "pid" / f"gateway-{worker}.pid"),
     )

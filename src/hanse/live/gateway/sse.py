@@ -49,52 +49,39 @@ class _Chunk(msgspec.Struct):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-class StreamTap:
+class StreamTap(msgspec.Struct, eq=False):
     """One stream. `feed` returns what may go to the client now."""
 
-    __slots__ = (
-        "_drop_usage",
-        "_first",
-        "_last_comment",
-        "_tail",
-        "done",
-        "errored",
-        "events",
-        "note",
-        "overlong",
-        "usage",
-    )
-
-    def __init__(self, *, drop_usage: bool, last_comment: Callable[[], bytes]) -> None:
-        self._tail = b""
-        self._drop_usage = drop_usage
-        self._last_comment = last_comment
-        self._first = True
-        self.events = 0
-        """Events with content so far: a lower bound of output tokens until `usage` arrives."""
-        self.usage: Usage | None = None
-        self.done = False
-        """`[DONE]` went by: the stream is complete whatever the connection does next."""
-        self.errored = False
-        """The engine itself sent an error event: its stream ended clearly, but not well."""
-        self.note = b""
-        """The serving site's `: hanse {json}` comment, which the entry gateway replaces by its own."""
-        self.overlong = False
+    drop_usage: bool
+    """The chunk with `usage` was asked for by our own splice: the client must not see it."""
+    last_comment: Callable[[], bytes]
+    """Called once, when the stream is at its end: the comment before `[DONE]`."""
+    tail: bytes = b""
+    events: int = 0
+    """Events with content so far: a lower bound of output tokens until `usage` arrives."""
+    usage: Usage | None = None
+    done: bool = False
+    """`[DONE]` went by: the stream is complete whatever the connection does next."""
+    errored: bool = False
+    """The engine itself sent an error event: its stream ended clearly, but not well."""
+    note: bytes = b""
+    """The serving site's `: hanse {json}` comment, which the entry gateway replaces by its own."""
+    overlong: bool = False
 
     def feed(self, data: bytes) -> bytes:
         """Add bytes from the engine; whole events come out."""
-        if self._tail:
-            data = self._tail + data
+        if self.tail:
+            data = self.tail + data
         end = data.rfind(b"\n\n")
         cut = end + 2 if end >= 0 else 0
         if b"\r" in data:
             crlf = data.rfind(b"\r\n\r\n")
             cut = max(cut, crlf + 4 if crlf >= 0 else 0)
         if cut == len(data):
-            whole, self._tail = data, b""
+            whole, self.tail = data, b""
         else:
-            whole, self._tail = data[:cut], data[cut:]
-            if len(self._tail) > EVENT_BYTES_MAX:
+            whole, self.tail = data[:cut], data[cut:]
+            if len(self.tail) > EVENT_BYTES_MAX:
                 self.overlong = True
         if not whole:
             return whole
@@ -110,10 +97,10 @@ class StreamTap:
 
     def end(self) -> bytes:
         """The engine's stream ended properly: what is left to send."""
-        rest, self._tail = self._tail, b""
+        rest, self.tail = self.tail, b""
         if rest.strip():
             rest = self._by_event(rest + b"\n\n")
-        return rest if self.done or self.errored else rest + self._last_comment()
+        return rest if self.done or self.errored else rest + self.last_comment()
 
     def _by_event(self, whole: bytes) -> bytes:
         out: list[bytes] = []
@@ -132,7 +119,7 @@ class StreamTap:
         if event.startswith(DONE_PREFIXES):
             if not self.done:
                 self.done = True
-                out.append(self._last_comment())
+                out.append(self.last_comment())
             return True
         if event.startswith(NOTE_PREFIX):
             self.note = event[len(NOTE_PREFIX) :].strip()
@@ -144,7 +131,7 @@ class StreamTap:
             chunk = _usage_of(event)
             if chunk is not None and chunk.usage is not None:
                 self.usage = chunk.usage
-                if self._drop_usage and not chunk.choices:
+                if self.drop_usage and not chunk.choices:
                     return False
         self.events += 1
         return True

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from hanse import __version__
 from hanse.errors import HanseError
-from hanse.live.evidence import Opened
+from hanse.live.evidence import ChainWriter, Opened
 from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.closing import Books
@@ -25,7 +25,9 @@ from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
 from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
-from hanse.live.gateway.ledger import Ledger, RawChain
+from hanse.live.gateway.journal import InputLog
+from hanse.live.gateway.kernels import Kernels
+from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, peer_targets
@@ -90,9 +92,12 @@ class Worker:
             site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
         }
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
-        self.affinity = Affinity(self.page, secret)
+        self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
+        affinity = Affinity if self.log is None else self.log.affinity
+        self.affinity = affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
-        self.books = Books(self.counts, self.notes, self.ledger)
+        self.kernels = Kernels(self.counts, self.page)
+        self.books = Books(self.kernels, self.ledger)
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
@@ -152,8 +157,9 @@ class Worker:
                 link.transport.abort()
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
             target.close()
-        self.books.fold()
         self.ledger.close()
+        if self.log is not None:
+            self.log.close()
         self.counts.publish()
         self.feed.close()
         self.page.clear_worker(self.settings.worker)
@@ -174,9 +180,17 @@ class Worker:
         """Requests under way keep what they have; the next ones use this table."""
         before = self.routing if self.policy_or_none is not None else None
         self.routing = Routing(
-            table, self.settings, self.page, self.engines, dict(self.targets), before
+            table,
+            self.settings,
+            self.page,
+            self.engines,
+            dict(self.targets),
+            before,
+            compiled=self.kernels,
+            log=self.log,
         )
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
+        self.client_door.heads.clear()
         central = table.central
         self.shadow = Shadow(central, self.routing.origin, self.counts) if central else None
         sizes = [service.body_bytes_max for service in table.meta.services]
@@ -204,7 +218,6 @@ class Worker:
         if self._stopping:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
-        self.books.fold()
         self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
@@ -219,6 +232,8 @@ class Worker:
         if self.policy_or_none is None:
             return
         self.routing.refresh(now_s)
+        if self.log is not None:
+            self.log.tick(now_s)
         if self.waiting:
             self._look_at_waiting(now_s)
         if self.shadow is not None:
@@ -315,7 +330,7 @@ class Worker:
     def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
         return server_context(identity)
 
-    def _open_chain(self) -> RawChain:
+    def _open_chain(self) -> ChainWriter:
         opened = Opened(
             at_s=time(),
             site=self.site,
@@ -324,4 +339,4 @@ class Worker:
             software=__version__,
             table_version=self.tables.version,
         )
-        return RawChain(Path(self.evidence_dir), opened)
+        return ChainWriter(Path(self.evidence_dir), opened)

@@ -80,7 +80,7 @@ class Demand:
 
     @cached_property
     def _mean(self) -> float:
-        # An hour resolves the day's shape, which is linear between full hours; a short trace is divided finer.
+        # An hour resolves the day's shape, which is linear between the middles of hours; a short trace is divided finer.
         count = max(int(self.duration_s / SECONDS_PER_HOUR), 256)
         middle_s = (np.arange(count, dtype=np.float64) + 0.5) * (self.duration_s / count)
         mean = float(self._usual(middle_s).sum(axis=1).mean())

@@ -211,7 +211,9 @@ class _Distinct:
         return self._halvings == 0
 
     def _settle(self) -> None:
-        self._kept = np.unique(np.concatenate((self._kept, *self._new)))
+        # Sorted here: np.unique of numpy 2.4 hashes integers, which takes a hundred times as long for these.
+        found = np.sort(np.concatenate((self._kept, *self._new)))
+        self._kept = found[np.append(True, found[1:] != found[:-1])[: len(found)]]
         self._new, self._waiting = [], 0
         while len(self._kept) > DISTINCT_KEPT:
             self._halvings += 1

@@ -34,9 +34,10 @@ def read_azure(
 ) -> Imported:
     """One file of the Azure LLM inference trace of 2023, as published or with times in seconds after 18:00 UTC.
 
-    `service` defaults to the file's name. It has neither conversations nor prefixes (AzurePublicDataset, issue 53).
+    `service` defaults to the last word of the file's name: `conv` or `code`. It has neither conversations nor prefixes (AzurePublicDataset, issue 53).
     """
     header, _ = rows.header_of(path)
+    service = service or _stem(path).rpartition("_")[2]
     published = Columns(at="TIMESTAMP", tokens_in="ContextTokens", tokens_out="GeneratedTokens")
     repackaged = Columns(at="t_s", tokens_in="input_tokens", tokens_out="output_tokens")
     columns = repackaged if "t_s" in header else published
@@ -46,8 +47,8 @@ def read_azure(
         columns=columns,
         time="s" if columns is repackaged else "iso",
         zero_at_s=AZURE_ZERO if columns is repackaged else 0.0,
-        service=service or _stem(path),
-        name=f"azure-2023-{service or _stem(path)}",
+        service=service,
+        name=f"azure-2023-{service}",
         source=AZURE_SOURCE,
         licence="CC-BY-4.0",
         skip_bad=skip_bad,

@@ -32,9 +32,9 @@ from hanse.signals.traces.trace import (
     Requests,
     Trace,
     TraceMeta,
-    empty_requests,
     pack,
 )
+from hanse.signals.traces.wheel import Wheel
 
 Ints = NDArray[np.int64]
 TICKS_PER_S: Final = 1 << 20
@@ -117,20 +117,19 @@ class _Maker:
             for factors in burst_factors(self.spec, origins)
             for row in itertools.repeat(factors, self.steps_per_interval)
         )
-        owed = empty_requests(0)
-        first, serial = -self.warm_steps, 0
-        for slab in itertools.count():
-            if first * self.step_ticks >= self.end_tick:
-                return
+        wheel, serial = Wheel(), 0
+        slab_ticks = self.slab_steps * self.step_ticks
+        first_tick = -self.warm_steps * self.step_ticks
+        for slab in range(-((first_tick - self.end_tick) // slab_ticks)):
             factors = np.array(list(itertools.islice(bursts, self.slab_steps)))
-            begun, started = self._begin(slab, first, factors, serial)
-            serial += started
-            first += self.slab_steps
-            owed, due = _split(
-                np.concatenate((owed, begun)), min(first * self.step_ticks, self.end_tick)
+            begun, started = self._begin(
+                slab, slab * self.slab_steps - self.warm_steps, factors, serial
             )
+            serial += started
+            wheel.add(slab, begun, (_ticks(begun) - first_tick) // slab_ticks)
+            due = wheel.take(slab)
             if len(due):
-                yield self.talk.finished(due)
+                yield self.talk.finished(_sorted(due))
 
     def _begin(
         self, slab: int, first: int, factors: NDArray[np.float64], serial: int
@@ -298,18 +297,20 @@ class _Conversations:
         return ids
 
 
-def _split(requests: Requests, end_tick: int) -> tuple[Requests, Requests]:
-    """What comes at or after a tick, unsorted, and what comes before it, sorted."""
-    ticks = (requests["at_s"] * TICKS_PER_S).astype(np.int64)
-    now = ticks < end_tick
-    due = np.flatnonzero(now)
-    if len(due) == 0:
-        return requests, requests[:0]
-    # Number within the slab as the low bits: keys differ, so every sorting algorithm gives one order.
-    low, bits = int(ticks[due].min()), len(requests).bit_length()
-    assert (end_tick - low) << bits < 1 << 63, "a slab is short"
-    keys = np.sort(((ticks[due] - low) << bits) | due)
-    return requests[~now], requests[keys & ((1 << bits) - 1)]
+def _ticks(requests: Requests) -> Ints:
+    ticks: Ints = (requests["at_s"] * TICKS_PER_S).astype(np.int64)
+    return ticks
+
+
+def _sorted(requests: Requests) -> Requests:
+    """By time; the place in the array decides between equal times."""
+    ticks, count = _ticks(requests), len(requests)
+    # The place as the low bits: keys differ, so every sorting algorithm gives one order.
+    low, bits = int(ticks.min()), count.bit_length()
+    assert (int(ticks.max()) - low) << bits < 1 << 62, "a slab is short"
+    keys = np.sort(((ticks - low) << bits) | np.arange(count))
+    ordered: Requests = requests[keys & ((1 << bits) - 1)]
+    return ordered
 
 
 def _shares(known: dict[str, tuple[int, float]], named: tuple[str, ...]) -> list[tuple[int, float]]:

@@ -122,9 +122,12 @@ class TraceWriter:
 
 def write_parquet(path: Path, meta: TraceMeta, chunks: Iterable[Chunk]) -> TraceMeta:
     """See `trace.write_trace`. Row groups have `CHUNK_REQUESTS` requests, however the chunks were cut."""
-    with TraceWriter(path, meta) as writer:
-        for chunk in checked(resized(chunks, CHUNK_REQUESTS), meta, str(path)):
-            writer.append(chunk)
+    try:
+        with TraceWriter(path, meta) as writer:
+            for chunk in checked(resized(chunks, CHUNK_REQUESTS), meta, str(path)):
+                writer.append(chunk)
+    except OSError as error:
+        raise FeedError(str(path), got=str(error), fix="make room where it is written") from error
     return writer.meta
 
 
@@ -161,7 +164,8 @@ def _header(path: Path) -> TraceMeta:
 
 def _opened(path: Path) -> Any:
     try:
-        return pq.ParquetFile(str(path), memory_map=True)
+        # Not mapped: pages of a mapped file count as memory of whoever reads it.
+        return pq.ParquetFile(str(path))
     except FileNotFoundError as error:
         raise FeedError(str(path), got="no such file", fix="name a trace that exists") from error
     except (OSError, pa.ArrowInvalid) as error:

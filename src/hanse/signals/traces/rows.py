@@ -258,20 +258,25 @@ def lists_of_ids(batch: Batch, column: str, bad: BadRows) -> NDArray[np.bool_]:
     return ok
 
 
-def first_of(batch: Batch, column: str) -> object:
-    """The first value of a column that is not empty."""
-    return next((v for v in _python(batch.columns[column]) if v != ""), "")
+def unit_of(batch: Batch, column: str) -> Unit:
+    """What a column of times is in, from its name and its first readable value; a large number means a finer unit."""
+    for value in _python(batch.columns[column]):
+        try:
+            number = float(str(value))
+        except ValueError:
+            if _ns_of(value, "iso") >= 0:
+                return "iso"
+            continue
+        if math.isfinite(number):
+            return _unit_of_number(number, column)
+    return "s"  # every row is bad, and will be named with this
 
 
-def unit_of(first: object, column: str) -> Unit:
-    """What a column of times is in, from its first value and its name; numbers too large for s are finer units."""
-    try:
-        number = float(str(first))
-    except ValueError:
-        return "iso"
-    for ending, unit in (("_ms", "ms"), ("_us", "us"), ("_ns", "ns")):
-        if column.lower().endswith(ending):
-            return unit  # type: ignore[return-value]
+def _unit_of_number(number: float, column: str) -> Unit:
+    units: tuple[Unit, ...] = ("ms", "us", "ns")
+    for unit in units:
+        if column.lower().endswith(f"_{unit}"):
+            return unit
     # 1e11 s is the year 5138, 1e11 ms is 1973: no clock of today is read wrongly.
     return "s" if number < 1e11 else "ms" if number < 1e14 else "us" if number < 1e17 else "ns"
 

@@ -7,6 +7,7 @@ Here: the values, their defaults with reasons, reading a file, and what a spec m
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -156,8 +157,8 @@ class TraceSpec(
     name: Id
     seed: Annotated[int, Meta(ge=0)]
     start: Annotated[datetime, Meta(tz=True)]
-    duration_h: Positive
-    requests_per_s: Positive
+    duration_h: Annotated[float, Meta(gt=0, le=1_000_000)]
+    requests_per_s: Annotated[float, Meta(gt=0, le=10_000_000)]
     """Expected mean over the whole trace, before flash crowds."""
     growth_per_year: Annotated[float, Meta(gt=-1)] = 0.0
     block_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -196,6 +197,8 @@ def parse_spec(text: str, *, source: str) -> TraceSpec:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from error
+    for where, number in _not_finite(document):
+        raise ConfigError(f"{source}: {where}", got=number, allowed="a finite number")
     try:
         spec = msgspec.convert(document, TraceSpec)
     except msgspec.ValidationError as error:
@@ -259,6 +262,18 @@ def _service_problems(where: str, service: ServiceShare) -> Iterator[tuple[str, 
             service.conversation.context_tokens_max,
             f"at least {longest}: system prompt, longest message and longest answer",
         )
+
+
+def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """inf and nan, which TOML knows and no field can mean."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield where, value
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _not_finite(part, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _not_finite(part, f"{where}.{name}" if where else name)
 
 
 def _value_at(document: Any, where: str) -> object:

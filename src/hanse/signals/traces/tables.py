@@ -155,8 +155,7 @@ def _survey(table: Table, progress: Progress | None) -> _Survey:
     found = _Survey(table)
     for batch in _batches(table, found.bad, progress):
         if found.unit is None:
-            first = rows.first_of(batch, table.columns.at)
-            found.unit = rows.unit_of(first, table.columns.at)
+            found.unit = rows.unit_of(batch, table.columns.at)
         parsed = _parsed(batch, table, found.unit, found.bad)
         found.bad.count += int((~parsed.ok).sum())
         at_ns = parsed.at_ns[parsed.ok]

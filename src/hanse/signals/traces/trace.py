@@ -38,6 +38,8 @@ REQUEST_DTYPE: Final = np.dtype(
 """One request. Blocks of a chunk lie in the order of its requests, without gaps (`is_packed`). The last four bytes are
 padding of no meaning: compare records with `==`, not byte by byte."""
 
+_MEMORY: Final = np.dtype((np.void, REQUEST_DTYPE.itemsize))
+
 INDEX_COLUMNS: Final = ("service", "cls", "origin", "tenant")
 
 SHIPPED: Final = Path(__file__).parents[1] / "data" / "traces"
@@ -156,6 +158,12 @@ def empty_requests(count: int) -> Requests:
     return requests
 
 
+def stacked(parts: list[Requests]) -> Requests:
+    """Records one after another; as plain memory, because numpy compares fields for each part otherwise (15 us)."""
+    memory = np.concatenate([part.view(_MEMORY) for part in parts])
+    return memory.view(REQUEST_DTYPE)
+
+
 def is_packed(chunk: Chunk) -> bool:
     """Blocks lie in the order of the requests, without gaps and without others."""
     counts = chunk.requests["block_count"].astype(np.int64)
@@ -206,7 +214,7 @@ def join(chunks: list[Chunk]) -> Chunk:
         return chunks[0]
     if not chunks:
         return Chunk(empty_requests(0), NO_BLOCKS)
-    requests = np.concatenate([chunk.requests for chunk in chunks])
+    requests = stacked([chunk.requests for chunk in chunks])
     return pack(requests, np.concatenate([chunk.blocks for chunk in chunks]))
 
 

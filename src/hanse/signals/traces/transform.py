@@ -71,9 +71,9 @@ def shifted(trace: Trace, by_s: float) -> Trace:
 
 def rotated(trace: Trace, by_s: float) -> Trace:
     """Later by so much, and what would leave the window comes in at its beginning: a region in another time zone."""
-    by_s %= trace.meta.duration_s
-    if by_s == 0.0:
+    if not trace.meta.duration_s or not by_s % trace.meta.duration_s:
         return trace
+    by_s %= trace.meta.duration_s
     head = trace.meta.duration_s - by_s
     turned = concatenated(
         [window(trace, head, np.inf), window(trace, 0.0, head)], ids="same", name=trace.meta.name

@@ -1,0 +1,161 @@
+"""What a run does when things fail: as the live league does in its own tests of the same faults."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dispatch.fleets import fleet, service, site, tenant
+from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo
+from hanse.signals.traces.trace import Trace
+from hanse.twin import arrays as ar
+from hanse.twin.scenario import Fault, Scenario
+from hanse.twin.simulate import Simulation
+from twin.fleets import random_trace
+
+RATE_RPS = 12.0
+
+
+def three_sites(**power: float) -> Fleet:
+    """Three equal sites with room to spare, so that losing one costs no request."""
+    sites = tuple(
+        site(
+            name,
+            country,
+            lat_deg=lat,
+            lon_deg=lon,
+            pools=(Pool(id="gpu", accelerator="h100-sxm", count=2),),
+            power=Power(grid_kw_max=60.0, **power),
+        )
+        for name, country, lat, lon in (
+            ("a", "DE", 50.1, 8.7),
+            ("b", "FR", 45.8, 4.8),
+            ("c", "NL", 52.4, 4.9),
+        )
+    )
+    placements = tuple(
+        Placement(
+            service="chat", variant="v0", site=s.id, pool="gpu", replicas=2, slots=16, context_tokens=200_000
+        )
+        for s in sites
+    )  # fmt: skip
+    links = tuple(
+        Link(a=x, b=y, rtt_ms=12.0, mbit_s=1000.0) for x, y in (("a", "b"), ("a", "c"), ("b", "c"))
+    )
+    return fleet(
+        sites,
+        services=(service(slo=Slo(ttft_ms=1000.0, tpot_ms=100.0)),),
+        tenants=(tenant("t", ("DE", "FR", "NL")),),
+        links=links,
+        placements=placements,
+    )
+
+
+def calm_trace(made: Fleet, count: int = 3000) -> Trace:
+    trace = random_trace(made, np.random.default_rng(3), count=count, rate_rps=RATE_RPS)
+    chunk = next(trace.chunks())
+    requests = chunk.requests.copy()
+    requests["cls"] = requests["tenant"] = 0
+    return Trace.of(trace.meta, requests)
+
+
+def rows_of(
+    made: Fleet, *faults: Fault, trace: Trace | None = None
+) -> tuple[Simulation, np.ndarray]:
+    kept: list[np.ndarray] = []
+    run = Simulation(
+        made,
+        trace or calm_trace(made),
+        scenario=Scenario(faults=faults),
+        rows=lambda rows: kept.append(rows.copy()),
+    )
+    run.run()
+    return run, np.concatenate(kept)
+
+
+def test_without_faults_all_is_well() -> None:
+    _, rows = rows_of(three_sites())
+    assert (rows["outcome"] == ar.ANSWERED).all() and (rows["attempts"] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["engine_kill", "engine_freeze"])
+def test_a_lost_engine_costs_no_request_without_a_first_byte(kind: str) -> None:
+    run, rows = rows_of(three_sites(), Fault(kind=kind, site="b", engine=0, at_s=60.0))
+    assert not (rows["outcome"] == ar.FAILED_OUT).any()
+    assert (rows["outcome"] == ar.REFUSED_OUT).sum() == 0
+    hit = (rows["attempts"] > 1) | (rows["outcome"] == ar.BROKEN)
+    assert hit.any(), "somebody was hit"
+    e = run.world.engine_first[run.index["b"]]
+    assert run.world.engines["mode"][e] == ar.IDLE and run.world.engine_state[e] == 1, (
+        "it came back"
+    )
+    moved = rows[(rows["attempts"] > 1) & (rows["outcome"] == ar.ANSWERED)]
+    quick = 1000.0 * 1.0 + 3.0 * 1000.0
+    assert (moved["ttft_ms"] < quick).all(), "within the deadline, the probes and a new first token"
+
+
+def test_a_dark_site_is_replaced_by_its_neighbours_and_comes_back() -> None:
+    run, rows = rows_of(three_sites(), Fault(kind="site_down", site="b", at_s=60.0, for_s=60.0))
+    s = run.index["b"]
+    at_b = rows[(rows["site"] == s) & (rows["outcome"] == ar.ANSWERED)]
+    ended_s = at_b["at_s"] + at_b["e2e_ms"] / 1000.0
+    dark = (ended_s > 60.5) & (at_b["at_s"] < 119.0)
+    assert not dark.any(), "nobody was served by a site that was dark"
+    assert (at_b["at_s"] > 130.0).any(), "it serves again"
+    assert (rows["outcome"] == ar.REFUSED_OUT).sum() == 0
+
+
+def test_a_cut_link_moves_work_and_loses_none() -> None:
+    made = three_sites()
+    _, rows = rows_of(made, Fault(kind="link_cut", site="a", other="b", at_s=60.0, for_s=60.0))
+    assert not (rows["outcome"] == ar.FAILED_OUT).any()
+    assert (rows["outcome"] == ar.ANSWERED).sum() >= len(rows) - 20, (
+        "only streams on the link may break"
+    )
+
+
+def test_gateways_route_on_without_the_hub() -> None:
+    _, rows = rows_of(three_sites(), Fault(kind="hub_loss", at_s=0.0))
+    assert (rows["outcome"] == ar.ANSWERED).all()
+
+
+def test_a_site_whose_load_is_not_heard_gets_nothing_from_others() -> None:
+    run, rows = rows_of(three_sites(), Fault(kind="telemetry_lost", site="b", at_s=50.0))
+    s = run.index["b"]
+    late = rows[(rows["at_s"] > 53.0) & (rows["site"] == s)]
+    assert (late["entry"] == s).all()
+
+
+def test_a_law_that_changes_at_noon_moves_what_comes_after_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The published text takes effect with the next table, and nothing runs against it after."""
+    (tmp_path / "noon.cedar").write_text(
+        '@id("test:not-b")\nforbid (principal, action, resource == Site::"b");\n'
+    )
+    made = three_sites()
+    kept: list[np.ndarray] = []
+    fault = Fault(kind="law", at_s=100.0, policy="noon.cedar")
+    run = Simulation(
+        made,
+        calm_trace(made),
+        scenario=Scenario(faults=(fault,)),
+        scenario_dir=tmp_path,
+        rows=lambda rows: kept.append(rows.copy()),
+    )
+    run.run()
+    rows = np.concatenate(kept)
+    at_b = rows[rows["site"] == run.index["b"]]
+    assert (at_b["at_s"] < 100.0).any() and not (at_b["at_s"] > 101.0).any()
+    assert int(run.world.clock[0]["unlawful"]) == 0
+
+
+def test_without_grid_ups_and_battery_carry_a_site_and_then_it_is_dark() -> None:
+    fault = Fault(kind="grid_outage", site="a", at_s=600.0, for_s=3000.0)
+    long = calm_trace(three_sites(), count=60_000)
+    bare, _ = rows_of(three_sites(), fault, trace=long)
+    backed, _ = rows_of(three_sites(battery_kwh=80.0, battery_kw_max=40.0), fault, trace=long)
+    assert [text for _, text in bare.log] == ["grid_outage a", "out of power a"]
+    dark_s = bare.log[1][0]
+    assert 600.0 < dark_s <= 600.0 + 1800.0, "a UPS carries minutes"
+    later = [at_s for at_s, text in backed.log if text.startswith("out of power")]
+    assert not later or later[0] > dark_s, "a battery carries longer"
+    assert bare.world.site_up.all(), "the grid came back"

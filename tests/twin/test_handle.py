@@ -1,0 +1,52 @@
+"""Compiled code sees through a handle exactly the arrays of Python."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dispatch.fleets import fleet, site, table_of
+from hanse.signals.traces.trace import TraceMeta
+from hanse.twin.arrays import World
+from hanse.twin.handle import Handle
+from hanse.twin.world import build_world
+
+META = TraceMeta(name="none", source="a test", licence="none", duration_s=1.0)
+
+
+def made_world() -> World:
+    made = fleet((site("a"), site("b", "FR")))
+    return build_world(made, made.placements, table_of(made), META)
+
+
+@njit(_nrt=False)
+def poke(w, e, t):  # type: ignore[no-untyped-def]
+    w.engines[e].speed = t
+    w.link_up[1, 0] = 7
+    w.frame_open[1, 0, 3] = 5
+    return w.engines.shape[0], w.candidate.shape[3], w.paths[0, 1].rtt_ms, w.hist.size
+
+
+def test_reads_and_writes_go_through() -> None:
+    world = made_world()
+    handle = Handle(world)
+    engines, profiles, rtt_ms, bins = poke(handle, 1, 0.25)
+    assert engines == len(world.engines) and profiles == world.candidate.shape[3]
+    assert rtt_ms == world.paths[0, 1]["rtt_ms"] > 0.0 and bins == world.hist.size
+    assert world.engines["speed"].tolist() == [1.0, 0.25]
+    assert world.link_up.tolist() == [[1, 1], [7, 1]]
+    assert world.frame_open[1, 0, 3] == 5 and np.count_nonzero(world.frame_open == 5) == 1
+
+
+def test_every_array_lies_where_its_descriptor_says() -> None:
+    world = made_world()
+    handle = Handle(world)
+    at = 0
+    words = handle._table
+    for array in world:
+        assert words[at + 2] == array.size and words[at + 3] == array.itemsize
+        assert words[at + 4] == array.ctypes.data
+        shape = words[at + 5 : at + 5 + array.ndim]
+        assert tuple(shape) == array.shape
+        at += 5 + 2 * array.ndim
+    assert at == len(words)

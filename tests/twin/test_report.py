@@ -1,0 +1,155 @@
+"""The report: one page that needs nothing else, says what it should, and trusts no name in it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import hanse
+from hanse.errors import ConfigError
+from hanse.signals.traces.transform import window
+from hanse.twin.report import write_report
+from hanse.twin.report.charts import nice_top, over_time, stacked_bars
+from hanse.twin.report.page import page
+from hanse.twin.report.tables import percent, sheets
+from hanse.twin.result import Happened, Result
+from hanse.twin.runs import run_inputs
+from twin.fleets import powered_fleet, random_trace
+from twin.test_results import BAD_EVENING, LEAGUE, inputs_of
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return hanse.simulate(LEAGUE, scenario=BAD_EVENING)
+
+
+class Checker(HTMLParser):
+    """Open elements, in order; what is fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [
+            v or "" for k, v in attrs if k in ("src", "href") and not (v or "").startswith("#")
+        ]
+        self.fetched += [tag] if tag == "script" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(result: Result) -> None:
+    text = page(result)
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == [] and checker.fetched == []
+    assert "@import" not in text and "url(" not in text.replace("url(#frame)", "")
+
+
+def test_the_page_says_what_micro_sites_cost(result: Result) -> None:
+    """Idle capacity, PUE at the load that was, pooling loss: in the same tables as what they save."""
+    by_key = {sheet.key: sheet for sheet in sheets(result)}
+    assert {"busy", "idle capacity", "PUE at that load", "PUE full", "IT load of rated"} <= set(
+        by_key["sites"].columns
+    )
+    assert "engines busy" in by_key["answers"].columns
+    assert any("pooling loss" in row[0] for row in by_key["pooling"].rows)
+    assert {"idle", "cooling", "UPS", "of these wasted"} <= set(by_key["energy"].columns)
+    text = page(result)
+    for sheet in by_key.values():
+        assert all(f"<th>{column}</th>".replace("'", "&#39;") in text for column in sheet.columns)
+
+
+def test_every_row_is_as_wide_as_its_table(result: Result) -> None:
+    for sheet in sheets(result):
+        assert all(len(row) == len(sheet.columns) for row in sheet.rows), sheet.key
+        assert all(i < len(sheet.columns) for i in sheet.screen), sheet.key
+
+
+def test_every_site_fault_and_source_is_on_the_page(result: Result) -> None:
+    text = page(result)
+    for site in result.sites:
+        assert site.id in text
+    for fault in result.happened:
+        assert fault.text in text
+    sheet = next(s for s in sheets(result) if s.key == "assumptions")
+    assert len(sheet.rows) == len(result.assumptions) > 10
+
+
+def test_a_name_is_text_wherever_it_stands(result: Result) -> None:
+    bad = "<script>alert(1)</script>"
+    run = msgspec.structs.replace(result.run, trace=bad)
+    flows = msgspec.structs.replace(
+        result.flows,
+        origins=tuple(msgspec.structs.replace(o, id=bad) for o in result.flows.origins),
+    )
+    happened = (Happened(at_s=1.0, until_s=None, text=bad),)
+    text = page(msgspec.structs.replace(result, run=run, flows=flows, happened=happened))
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_the_same_result_gives_the_same_page(result: Result) -> None:
+    assert page(result) == page(result)
+
+
+@pytest.mark.parametrize("count", [0, 1, 400])
+def test_any_run_has_a_page(count: int, rng: np.random.Generator) -> None:
+    """Also one without a request, without an answer, or with a site that nobody used."""
+    made = powered_fleet(rng)
+    trace = random_trace(made, rng, count=max(count, 1))
+    if count == 0:
+        trace = window(trace, trace.meta.duration_s - 0.5, trace.meta.duration_s)
+    result = run_inputs(inputs_of(made, trace))
+    assert result.run.requests == count
+    assert all(site.id in page(result) for site in made.sites)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result
+
+
+def test_a_folder_gets_the_page_and_the_result(result: Result, tmp_path: Path) -> None:
+    write_report(result, tmp_path / "new" / "folder")
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {
+        "report.html",
+        "result.json",
+    }
+    raw = (tmp_path / "new" / "folder" / "result.json").read_bytes()
+    assert msgspec.json.decode(raw, type=Result) == result
+    with pytest.raises(ConfigError, match="--report"):
+        write_report(result, tmp_path / "absent" / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("value", "top"), [(0.0, 1.0), (0.7, 1.0), (1.0, 1.0), (2.2, 2.5), (430.0, 500.0)]
+)
+def test_axes_end_at_round_numbers(value: float, top: float) -> None:
+    assert nice_top(value) == pytest.approx(top)
+
+
+def test_charts_leave_gaps_where_nothing_is_known() -> None:
+    svg = over_time({"x": (1.0, 2.0, None, 3.0, 4.0, None)}, 300.0, "ms")
+    lines = re.findall(r'<polyline class="line s0" points="([^"]*)"', svg)
+    assert [len(points.split()) for points in lines] == [2, 2]
+    assert (
+        over_time({"x": ()}, 300.0, "ms") == "" and stacked_bars({"a": (0.0,)}, ("p",), str) == ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "–"), (0.0, "0.0%"), (0.123, "12.3%"), (0.0000847, "0.00847%")]
+)
+def test_shares_keep_a_digit_that_says_something(share: float | None, text: str) -> None:
+    assert percent(share) == text
