@@ -40,7 +40,9 @@ AFFINITY_SHARE: Final = 0.3
 UNEVEN_REQUESTS: Final = 64.0
 UNEVEN_RATIO: Final = 1.5
 """Busiest over idlest replica beyond which sglang's router goes to the shortest queue (`--balance-abs-threshold`, `-rel-`)."""
-SLOWER_AS_PYTHON: Final = "a run takes about 30 times as long with 20 sites (measured: 30 to 32), in proportion to sites"
+SLOWER_AS_PYTHON: Final = (
+    "a run takes about 30 times as long with 20 sites (measured: 30 to 32), in proportion to sites"
+)
 """A compiled function of the user's took 1.00 to 1.01 times what a built-in one takes."""
 PUSH_SHARE: Final = 0.5
 """As `AFFINITY_SHARE`, of SkyWalker's prefix tree."""
@@ -305,7 +307,7 @@ def _compiled(score: Any) -> Any:
         row = carray(pointer, (1,))[0]
         return float(inner(row))
 
-    pointer_type = types.CPointer(_ROW)  # type: ignore[no-untyped-call]
+    pointer_type = types.CPointer(_ROW)
     return cfunc(types.float64(pointer_type), error_model="numpy")(outer)
 
 
