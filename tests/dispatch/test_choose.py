@@ -514,3 +514,48 @@ def test_what_peers_may_have_sent_makes_an_offer_dearer_but_not_full() -> None:
     assert ask(router) == 0
     assert router.predicted().requests == 1.0 + PEERS_RATIO_MAX
     assert router.predicted().ttft_ms > alone_ms
+
+
+@given(
+    seed=seeds,
+    held=st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 500)), min_size=4, max_size=4),
+)
+@settings(max_examples=300)
+def test_an_engine_that_holds_the_prompt_goes_first_while_it_is_not_much_busier(
+    seed: int, held: list[tuple[int, int]]
+) -> None:
+    rng = np.random.default_rng(seed)
+    engines = int(rng.integers(1, 7))
+    offer = rng.integers(0, 2, engines)
+    most = np.full(engines, 32.0)
+    states = (rng.random(engines) < 0.8).astype(np.int64)
+    executing = np.zeros((2, engines), OWN_DTYPE)
+    executing["requests"] = rng.integers(0, 18, executing.shape)
+    executing["tokens"] = 10 * executing["requests"]
+    tokens_max = np.full(engines, float(rng.choice([200.0, 1e9])))
+    known = np.full((4, 2), -1, np.int64)
+    # As look-ups give them: each engine once, unknown ones behind the last.
+    for i, (engine, tokens) in enumerate({e: t for e, t in held if e >= 0}.items()):
+        known[i] = engine, tokens
+    arrays = (offer, most, tokens_max, states, executing)
+    least = kernels.choose_engine(*arrays, 0, 50.0)
+    found = kernels.choose_engine_held(*arrays, 0, 50.0, known)
+    if least < 0:
+        assert found == least
+        return
+    requests, beside = executing["requests"].sum(axis=0), executing["tokens"].sum(axis=0)
+    worth = {
+        int(e): int(t)
+        for e, t in known
+        if 0 <= e < engines
+        and offer[e] == 0
+        and states[e] == 1
+        and requests[e] + 1 <= most[e]
+        and beside[e] + 50 <= tokens_max[e]
+        and requests[e] - requests[least] <= 2
+        and t > 0
+    }
+    if worth:
+        assert worth[found] == max(worth.values())
+    else:
+        assert found == least
