@@ -6,6 +6,7 @@ report it. Not here: physics (`energy`), series (`signals`), what routing makes 
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -74,6 +75,10 @@ class SitePower:
         world = handle.world
         it_kw = self._it_kw(world.engines, len(self.fleet.sites))
         at_s = self.start_s + number * STEP_S
+        month = datetime.fromtimestamp(at_s, UTC).month
+        if self._month not in (-1, month):
+            close_month(self.params, self.state, self.sums)
+        self._month = month
         series, t = self._outside(at_s)
         hour = int(number * STEP_S // SECONDS_PER_HOUR)
         step_sites(

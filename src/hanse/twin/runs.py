@@ -113,18 +113,10 @@ def run_inputs(
             writer = files.enter_context(RequestWriter(Path(requests), simulation, about))
             takers.append(writer.take)
         simulation.run()
-    _meter_the_rest(simulation)
     course.close()
     return summarise(
         simulation, _run_info(inputs, simulation, command), tally, course, first_table, inputs.notes
     )
-
-
-def _meter_the_rest(simulation: Simulation) -> None:
-    """A run may end between two steps of power: what engines drew since then belongs to one more."""
-    done = int(simulation.power.sums["steps"].max())
-    if done * STEP_S < float(simulation.world.clock[0]["now_s"]):
-        simulation.power.step(simulation.handle, done)
 
 
 def command_of(paths: dict[str, Any], **options: Any) -> str:

@@ -161,6 +161,8 @@ class Simulation:
                     break
         self.policy.check()
         self._flush_rows()
+        if self._steps * STEP_S < float(self.world.clock[0]["now_s"]):
+            self.power.step(self.handle, self._steps)  # what was drawn since the last whole step
         self.power.close()
         self.table = self.dispatcher.table or self.table
 
@@ -242,9 +244,10 @@ class Simulation:
         if chunk is None:
             return False
         blocks = chunk.blocks if len(chunk.blocks) else np.zeros(1, np.int64)
-        requests = np.ascontiguousarray(chunk.requests)
+        # Writable, as generated ones are: a read-only array is another type, for which all kernels would compile anew.
         world = self.world._replace(
-            chunk=requests, chunk_blocks=np.ascontiguousarray(blocks, np.int64)
+            chunk=np.require(chunk.requests, requirements=("C", "W")),
+            chunk_blocks=np.require(blocks, np.int64, ("C", "W")),
         )
         world.clock[0]["arrived"] = 0
         self.handle = Handle(world)
