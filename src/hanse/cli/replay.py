@@ -119,7 +119,7 @@ def calibrate(*, state: Path | None = None, out: Path, json: bool = False) -> in
 def _what_if(where: Path, was: Path, other: Path, json: bool) -> int:
     from hanse.twin.what_if import what_if
 
-    found = what_if(where, _files(was), _files(other))
+    found = what_if(where, _files(was, ran=True), _files(other, ran=False))
     if json:
         print_json(found)
         return 0
@@ -136,12 +136,13 @@ def _what_if(where: Path, was: Path, other: Path, json: bool) -> int:
     return 0
 
 
-def _files(path: Path) -> FleetFiles:
+def _files(path: Path, *, ran: bool) -> FleetFiles:
     from hanse.cli.check import checked_fleet, read_policies
     from hanse.dispatch.policies import PolicyText
+    from hanse.model.read import read_fleet
     from hanse.twin.what_if import FleetFiles
 
-    fleet = checked_fleet(path)
+    fleet = read_fleet(path) if ran else checked_fleet(path)
     texts = read_policies(fleet, path.parent)
     policies = tuple(PolicyText(name=name, text=text) for name, text in texts.items())
     return FleetFiles(fleet=fleet, policies=policies)

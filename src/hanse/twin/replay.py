@@ -12,6 +12,8 @@ only counted.
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -112,12 +114,15 @@ def journal_files(where: Path) -> list[Path]:
 
 
 def open_journal(path: Path) -> Journal:
-    """A log as it is now.
+    """A log as it is now, mapped: it may be larger than memory.
 
     Raises:
         ConfigError: it is none.
     """
-    return read_journal(path.read_bytes(), str(path))
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        raw = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+    return read_journal(memoryview(raw), str(path))
 
 
 def replay(where: Path) -> Replayed:

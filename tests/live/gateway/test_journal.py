@@ -34,6 +34,7 @@ from hanse.live.shared import (
     FLAG_POWER_SHED,
     SharedPage,
 )
+from hanse.twin.recorded import recorded_requests
 from hanse.twin.replay import Replayed, replay
 from live.gateway.rig import SHOP_KEY, ask, chat, fleet_toml, run, start, table_bytes
 
@@ -283,6 +284,28 @@ def test_a_log_ends_at_its_limit_and_the_worker_goes_on(tmp_path: Path) -> None:
     assert found.mismatches == 0 and found.files[0].full
     assert 0 < found.compared["choice"] < 60
     assert next(tmp_path.glob("*.jnl")).stat().st_size < 4000
+
+
+def test_every_request_has_its_end_in_the_log(tmp_path: Path) -> None:
+    """Plain, streamed, refused; at one site, where answers take the shortest way through the gateway."""
+
+    async def test() -> None:
+        league = await start(tmp_path, replicas=2, journal=True)
+        for i in range(8):
+            assert (await ask(league["lyon"].port, chat(stream=bool(i % 2)))).status == 200
+        assert (await ask(league["lyon"].port, chat("x" * 290_000))).status == 503
+        await league["lyon"].idle()
+
+    run(test)
+    found = replay(tmp_path)
+    assert found.mismatches == 0 and found.files[0].records["ended"] == 9
+    ended = [one.ended for one in recorded_requests(Path(found.files[0].file))]
+    assert [e.outcome for e in ended] == ["answered"] * 8 + ["failed"]
+    assert (ended[8].status, ended[8].engine, ended[8].offer) == (503, -1, -1)
+    assert ended[8].tokens_in > 70_000
+    assert all(e.tokens_in > 0 and e.tokens_out > 0 and e.engine in (0, 1) for e in ended[:8])
+    assert [e.first_byte_at_s > 0 for e in ended[:8]] == [False, True] * 4
+    assert all(e.started_at_s <= e.began_at_s < e.ended_at_s for e in ended[:8])
 
 
 def test_gateways_over_sockets_are_replayed(tmp_path: Path) -> None:
