@@ -153,3 +153,27 @@ def test_charts_leave_gaps_where_nothing_is_known() -> None:
 )
 def test_shares_keep_a_digit_that_says_something(share: float | None, text: str) -> None:
     assert percent(share) == text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [420, 1100])
+def test_nothing_overflows_on_a_screen_of_any_width(
+    result: Result, tmp_path: Path, chromium_path: str, width: int
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    write_report(result, tmp_path / "report.html")
+    said: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("request", lambda request: said.append(request.url))
+        tab.goto((tmp_path / "report.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        charts = tab.evaluate(
+            "[...document.querySelectorAll('figure > svg')].map(s => s.getBoundingClientRect().height)"
+        )
+        browser.close()
+    assert len(charts) >= 7 and min(charts) > 20
+    assert said == [(tmp_path / "report.html").as_uri()]
