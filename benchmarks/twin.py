@@ -1,25 +1,30 @@
 """How fast the twin is: requests a second of whole processes, memory, and how cost grows with requests and sites.
 
-Run: `python benchmarks/twin.py [--quick] [--json]`. Each figure is a process of its own from start to end: reading the fleet's law,
+Run: `python benchmarks/twin.py [--quick] [--json] [--others]`. Each figure is a process of its own from start to end: reading the fleet's law,
 building the tables, reading the trace from Parquet, simulating, summing up. Requests arrive at the gateways of sites in the largest
 cities of the world by local time of day; every site has eight H100 that serve an 8B model; choosing, aged load frames, batching at
-iteration level, and energy by five minutes are on. Kernels are compiled before (about half a minute, once). Beside it: what other
-simulators did on a machine of this class, measured earlier, and, where they are installed, in this run.
+iteration level, and energy by five minutes are on. Kernels are compiled before (about half a minute, once). `--others` measures other
+simulators beside it in the same run (`rig/simulators.py`); `--install` makes their environments. How to read it: benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from rig import simulators
+from rig.drivers.peak import rss_mib
 
 from hanse.catalogue.cities import cities as all_cities
 from hanse.catalogue.electricity import electricity_by_country
@@ -46,12 +51,15 @@ RPS_PER_SITE = 40.0
 """About 80 % of the time busy at 3 requests a batch: what a site of eight accelerators sees outside its peak."""
 GOAL_RPS = 500_000.0
 GOAL_RSS_MIB = 1024.0
-OTHERS = {
-    "Vidur (1 to 32 replicas)": (800.0, 1515.0),
-    "SplitwiseSim (4 to 40 DGX)": (1170.0, 1630.0),
-    "LEAF (10 to 100 sites, placements)": (1285.0, 4300.0),
-}
-"""Requests a second, measured once on two cores of this class; their packages do not install from an index."""
+SITES_REQUESTS = 2_000_000
+PLAN = [
+    (100, 1_000_000), (100, 4_000_000), (100, 10_000_000),
+    *((count, SITES_REQUESTS) for count in (25, 50, 200, 400)),
+]  # fmt: skip
+"""Sites and requests; the first is the quick look."""
+EXPONENT_MAX = 1.05
+"""Linear, and n log n, with what a fit over a decade strays on a machine with neighbours."""
+CACHE = Path(__file__).resolve().parent / ".cache"
 
 
 def cities(count: int) -> list[Any]:
@@ -100,9 +108,9 @@ def fleet_of(count: int) -> Fleet:
     )  # fmt: skip
 
 
-def spec_of(count: int, requests: int) -> TraceSpec:
+def spec_of(count: int, requests: int, rps: float | None = None) -> TraceSpec:
     """Chat turns from all these cities by their local time."""
-    rate = RPS_PER_SITE * count
+    rate = rps or RPS_PER_SITE * count
     return TraceSpec(
         schema="hanse-trace-spec/1",
         name=f"cities-{count}",
@@ -127,7 +135,9 @@ def spec_of(count: int, requests: int) -> TraceSpec:
 
 def child(count: int, path: Path) -> dict[str, Any]:
     """One run, in a process of its own."""
+    begun_cpu_s = time.process_time()
     run = Simulation(fleet_of(count), open_trace(path))
+    ready_cpu_s = time.process_time()
     run.run()
     w = run.world
     clock, sums = w.clock[0], w.sums[0]
@@ -140,8 +150,10 @@ def child(count: int, path: Path) -> dict[str, Any]:
         "simulated_s": float(clock["now_s"]),
         "utilisation": float(w.engines["busy_s"].sum() / clock["now_s"] / len(w.engines)),
         "facility_kwh": float(run.power.sums["facility_kwh"].sum()),
-        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "rss_mib": rss_mib(),
         "cpu_s": time.process_time(),
+        "setup_cpu_s": ready_cpu_s - begun_cpu_s,
+        "run_cpu_s": time.process_time() - ready_cpu_s,
     }
 
 
@@ -166,49 +178,134 @@ def measure(count: int, requests: int, work: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> int:
+def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """How the CPU time of simulating grows: with requests at 100 sites; with sites n, each under its own load, for one simulated
+    second, as a power of n and of n log n. Importing and building the tables are left out: they happen once a run.
+    """
+    longer = [r for r in rows if r["sites"] == 100]
+    wider = [r for r in rows if r["sites"] != 100]
+    sites = [float(r["sites"]) for r in wider]
+    per_s = [r["run_cpu_s"] / r["simulated_s"] for r in wider]
+    return {
+        "requests": simulators.exponent(
+            [r["requests"] for r in longer], [r["run_cpu_s"] for r in longer]
+        ),
+        "sites": simulators.exponent(sites, per_s),
+        "sites log sites": simulators.exponent([n * math.log(n) for n in sites], per_s),
+    }
+
+
+def run_others(args: argparse.Namespace, work: Path) -> tuple[list[simulators.Row], dict[str, str]]:
+    """The other simulators, each beside the nearest of ours."""
+
+    def ours(case: simulators.Case) -> simulators.Sample:
+        kind, sites = case.ours
+        if kind == "power":
+            days = int(case.arguments[case.arguments.index("--days") + 1])
+            return simulators.run_power(sites, days, work)
+        found = measure(sites, 1_000_000, work)
+        return simulators.Sample(
+            units=found["requests"],
+            wall_s=found["wall_s"],
+            cpu_s=found["cpu_s"],
+            work_cpu_s=found["setup_cpu_s"] + found["run_cpu_s"],
+            rss_mib=found["rss_mib"],
+        )
+
+    def requests(rps: float, count: int) -> list[tuple[float, int, int]]:
+        chunks = generate(spec_of(10, count, rps)).chunks()
+        columns = ("at_s", "tokens_in", "tokens_out")
+        return [row for c in chunks for row in c.requests[list(columns)].tolist()]
+
+    given = {"splitwise-sim": args.splitwise_sim, "vidur": args.vidur}
+    stage = simulators.Stage(
+        cache=CACHE,
+        checkouts={name: path.resolve() for name, path in given.items() if path is not None},
+        work=work,
+        rounds=args.rounds or (1 if args.quick else 3),
+        ours=ours,
+        requests=requests,
+        say=tell,
+    )
+    simulators.run_power(50, 3, work)  # compiles what is not compiled yet
+    return simulators.compare(stage, simulators.cases(quick=args.quick))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a million requests, 100 sites")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a target is missed")
+    parser.add_argument("--others", action="store_true", help="other simulators beside it")
+    parser.add_argument("--only-others", action="store_true", help="without the twin's own series")
+    parser.add_argument("--install", action="store_true", help="make the others' environments")
+    parser.add_argument("--splitwise-sim", type=Path, metavar="DIR", help="a checkout of it")
+    parser.add_argument("--vidur", type=Path, metavar="DIR", help="a checkout of it")
+    parser.add_argument("--rounds", type=int, default=0, help="of the others; 3, quick 1")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--trace", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse()
     if args.child:
         print(json.dumps(child(args.child, args.trace)))
         return 0
-    plan = [(100, 1_000_000)] if args.quick else [
-        (100, 1_000_000), (100, 4_000_000), (100, 10_000_000), (25, 2_000_000), (50, 2_000_000),
-        (200, 2_000_000), (400, 2_000_000),
-    ]  # fmt: skip
-    rows = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes a running child along
+    if args.install:
+        simulators.install(CACHE, tell)
+    plan = PLAN[:1] if args.quick else PLAN
+    rows, beside, missing = [], [], {}
     with tempfile.TemporaryDirectory(prefix="twin-bench-") as work:
         measure(*plan[0], Path(work))  # compiles what is not compiled yet
-        for count, requests in plan:
+        for count, requests in () if args.only_others else plan:
             rows.append(measure(count, requests, Path(work)))
             say(rows[-1])
-    best = max(r["rps"] for r in rows if r["sites"] == 100)
-    for name, (low, high) in OTHERS.items():
-        sys.stderr.write(
-            f"{name}: {low:,.0f} to {high:,.0f} a second then; hanse is {best / high:,.0f} to {best / low:,.0f} x\n"
-        )
-    flat_mib = max(r["rss_mib"] for r in rows)
-    goals = {
-        f"requests/s >= {GOAL_RPS:,.0f}": best >= GOAL_RPS,
-        f"memory <= {GOAL_RSS_MIB:.0f} MiB": flat_mib <= GOAL_RSS_MIB,
-    }
+        if args.others or args.only_others:
+            beside, missing = run_others(args, Path(work))
+    growth = exponents(rows) if len(rows) == len(PLAN) else {}
+    for name, power in growth.items():
+        sys.stderr.write(f"CPU time grows as ({name})^{power:.3f}\n")
+    if beside:
+        sys.stderr.write("\n".join(simulators.lines_of(beside)) + "\n")
+    goals = build_goals(rows, growth)
     for goal, met in goals.items():
         sys.stderr.write(f"{'met   ' if met else 'missed'} {goal}\n")
     if args.json:
-        print(json.dumps({"rows": rows, "goals": goals}, indent=1))
+        others = [asdict(row) for row in beside]
+        found = {"rows": rows, "exponents": growth, "others": others, "not_measured": missing}
+        print(json.dumps(found | {"goals": goals}, indent=1))
     return int(args.gate and not all(goals.values()))
+
+
+def build_goals(rows: list[dict[str, Any]], growth: dict[str, float]) -> dict[str, bool]:
+    """What was promised, as far as this run measured it."""
+    goals = {}
+    if rows:
+        best = max(r["rps"] for r in rows if r["sites"] == 100)
+        flat_mib = max(r["rss_mib"] for r in rows)
+        goals[f"requests/s >= {GOAL_RPS:,.0f}"] = best >= GOAL_RPS
+        goals[f"memory <= {GOAL_RSS_MIB:.0f} MiB"] = flat_mib <= GOAL_RSS_MIB
+    if growth:
+        goals[f"CPU by requests^{EXPONENT_MAX} at most"] = growth["requests"] <= EXPONENT_MAX
+        goals[f"CPU by (n log n)^{EXPONENT_MAX} at most, n sites"] = (
+            growth["sites log sites"] <= EXPONENT_MAX
+        )
+    return goals
+
+
+def tell(line: str) -> None:
+    """A line for people."""
+    sys.stderr.write(f"{line}\n")
 
 
 def say(row: dict[str, Any]) -> None:
     """One line a run."""
     sys.stderr.write(
         f"{row['sites']:>4} sites {row['requests']:>10,} requests: {row['rps']:>9,.0f}/s wall, {row['rps_cpu']:>9,.0f}/s CPU, "
-        f"{row['wall_s']:.1f} s, {row['rss_mib']:.0f} MiB, {row['steps'] / row['requests']:.0f} engine steps each, "
+        f"{row['wall_s']:.1f} s (set-up {row['setup_cpu_s']:.1f} s CPU), {row['rss_mib']:.0f} MiB, {row['steps'] / row['requests']:.0f} engine steps each, "
         f"{row['utilisation']:.0%} busy, {row['hops'] / row['requests']:.0%} hopped\n"
     )
 
