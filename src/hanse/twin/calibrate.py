@@ -5,12 +5,15 @@ table's use (`serving.measured`), the logs' form (`dispatch.journal`).
 
     TPOT   (end - first byte) / (answer tokens - 1) of streams with at least `TOKENS_MIN` tokens, against the mean number of requests
            at the engine meanwhile (at most its slots) and the context halfway through the answer
-    prefill (first byte - begin) - declared fixed time, of streams that found the engine empty, against the prompt tokens that the
-           engine did not have in its cache
+    first  first byte - begin, of streams that found the engine empty, against the prompt tokens that the engine did not have in its
+           cache: a line whose slope is the time of a prompt token. Its height at no tokens is one step without any (what one token of
+           a lone answer takes beyond its own prompt-like part) and a fixed time before the engine's first step: gateway, API, tokenizer
+    prefill  first - fixed
 
 Medians, since a busy machine errs in one direction and now and then by much; rows of fewer than `COUNT_MIN` answers are left out.
 Prompts of a batch are read one after another, so a row of b requests has b times the prefill of one. A size of prompt that was never
-seen alone has the time of a line through those that were (Theil 1950, Sen 1968: median of slopes); where two sizes are missing, none.
+seen alone has the time of the line (Theil 1950, Sen 1968: median of slopes). Where prompts were too alike for a line, the fixed time is the
+declared one, and other sizes have none.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model
-from hanse.dispatch.belief import EngineSpec, all_engines
+from hanse.dispatch.belief import all_engines
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.serving import coefficients
@@ -40,8 +43,14 @@ COUNT_MIN: Final = 3
 """Answers of a row: a median of fewer is one answer's luck."""
 ALONE_MAX: Final = 1.05
 """Mean requests at the engine while a prompt was read, itself included, that still count as one."""
+PROMPTS_MIN: Final = 8
+"""Lone prompts that a line is drawn through."""
+SPREAD_MIN: Final = 1.5
+"""Longest over shortest of them: below, a line's height at no tokens is mostly noise."""
+PROMPTS_MAX: Final = 400
+"""Evenly taken from more: slopes of all pairs grow with the square."""
 COLUMNS: Final = (
-    "model", "accelerator", "count", "precision", "batch", "input_tokens", "prefill_ms", "tpot_ms",
+    "model", "accelerator", "count", "precision", "batch", "input_tokens", "prefill_ms", "tpot_ms", "ttft_ms_fixed",
 )  # fmt: skip
 """Of `serving.measured`; power is not measured here, and left out."""
 
@@ -68,8 +77,8 @@ class Observed(NamedTuple):
     """0: too short to say."""
     prompt_tokens: int
     """That the engine had to read: not those in its cache."""
-    prefill_ms: float
-    """0: not alone, or nothing to read."""
+    first_ms: float
+    """From its begin here to the first byte; 0: not alone, or nothing to read."""
 
 
 class Step(Value, frozen=True, kw_only=True):
@@ -83,6 +92,7 @@ class Step(Value, frozen=True, kw_only=True):
     input_tokens: float
     prefill_ms: float
     tpot_ms: float
+    ttft_ms_fixed: float
     answers: int
     tpot_ms_quartiles: tuple[float, float]
     prompts: int
@@ -119,18 +129,17 @@ def observations(where: Path, fleet: Fleet) -> list[Observed]:
             kind = Kind(
                 spec.model, hardware[spec.site, spec.pool], spec.chips, spec.precision, spec.slots
             )
-            found += _of_engine(kind, seen, _fixed_ms(spec, kind))
+            found += _of_engine(kind, seen)
     return found
 
 
-def _fixed_ms(spec: EngineSpec, kind: Kind) -> float:
-    model, chip = ai_model(spec.model), accelerator(kind.accelerator)
+def _declared_ms(kind: Kind) -> float:
     return coefficients(
-        model, spec.precision, chip, count=spec.chips, slots=spec.slots
-    ).ttft_ms_fixed
+        ai_model(kind.model), kind.precision, accelerator(kind.accelerator), count=kind.chips, slots=kind.slots
+    ).ttft_ms_fixed  # fmt: skip
 
 
-def _of_engine(kind: Kind, seen: Sequence[Seen], fixed_ms: float) -> list[Observed]:
+def _of_engine(kind: Kind, seen: Sequence[Seen]) -> list[Observed]:
     running = _Running([(one.ended.began_at_s, one.ended.ended_at_s) for one in seen])
     found = []
     for one in seen:
@@ -141,15 +150,15 @@ def _of_engine(kind: Kind, seen: Sequence[Seen], fixed_ms: float) -> list[Observ
             or not e.began_at_s < e.first_byte_at_s < e.ended_at_s
         ):
             continue
-        tpot_ms = prefill_ms = 0.0
+        tpot_ms = first_ms = 0.0
         if e.tokens_out >= TOKENS_MIN:
             tpot_ms = (e.ended_at_s - e.first_byte_at_s) * 1000.0 / (e.tokens_out - 1)
         unread = e.tokens_in - e.cached
         if unread > 0 and running.mean(e.began_at_s, e.first_byte_at_s) <= ALONE_MAX:
-            prefill_ms = max((e.first_byte_at_s - e.began_at_s) * 1000.0 - fixed_ms, 0.0)
+            first_ms = (e.first_byte_at_s - e.began_at_s) * 1000.0
         batch = min(running.mean(e.first_byte_at_s, e.ended_at_s), float(kind.slots))
         context = e.tokens_in + e.tokens_out / 2.0
-        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, unread, prefill_ms))
+        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, unread, first_ms))
     return found
 
 
@@ -186,7 +195,7 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
             key = one.kind, round(one.batch), round(math.log2(max(one.context, 1.0)))
             groups.setdefault(key, []).append(one)
     prompts = {
-        kind: _Prompts([o for o in observed if o.kind == kind])
+        kind: _Prompts([o for o in observed if o.kind == kind], _declared_ms(kind))
         for kind in {o.kind for o in observed}
     }
     steps, left_out = [], 0
@@ -196,7 +205,7 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
         if len(group) < COUNT_MIN or prefill_ms <= 0.0:
             left_out += len(group)
             continue
-        steps.append(_step(kind, group, tokens, prefill_ms, seen))
+        steps.append(_step(kind, group, tokens, (prefill_ms, prompts[kind].fixed_ms, seen)))
     if not steps:
         raise ConfigError(
             "input logs", got=f"{len(observed)} streamed answers, none of {COUNT_MIN} alike with their prompt's time",
@@ -207,8 +216,9 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
 
 
 def _step(
-    kind: Kind, group: Sequence[Observed], tokens: float, prefill_ms: float, seen: int
+    kind: Kind, group: Sequence[Observed], tokens: float, prompt: tuple[float, float, int]
 ) -> Step:
+    prefill_ms, fixed_ms, seen = prompt
     tpots = [one.tpot_ms for one in group]
     batch = median(one.batch for one in group)
     low, high = np.quantile(tpots, (0.25, 0.75)).tolist()
@@ -221,6 +231,7 @@ def _step(
         input_tokens=round(tokens, 1),
         prefill_ms=round(prefill_ms * batch, 3),
         tpot_ms=round(median(tpots), 3),
+        ttft_ms_fixed=round(fixed_ms, 3),
         answers=len(group),
         tpot_ms_quartiles=(round(low, 3), round(high, 3)),
         prompts=seen,
@@ -230,15 +241,21 @@ def _step(
 class _Prompts:
     """Times of prompts that were read alone, by their size."""
 
-    def __init__(self, observed: Sequence[Observed]) -> None:
+    def __init__(self, observed: Sequence[Observed], declared_ms: float) -> None:
+        alone = [one for one in observed if one.first_ms > 0.0 and one.prompt_tokens > 0]
+        self._line = _line([(float(one.prompt_tokens), one.first_ms) for one in alone])
+        self.fixed_ms = declared_ms
+        if self._line is not None:
+            height_ms, token_ms = self._line
+            step_ms = _lone_tpot_ms(observed) - token_ms
+            self.fixed_ms = max(height_ms - max(step_ms, 0.0), 0.0)
         sizes: dict[int, list[Observed]] = {}
-        for one in observed:
-            if one.prefill_ms > 0.0 and one.prompt_tokens > 0:
-                sizes.setdefault(round(math.log2(one.prompt_tokens)), []).append(one)
+        for one in alone:
+            sizes.setdefault(round(math.log2(one.prompt_tokens)), []).append(one)
         self._sizes = {
             size: (
                 median(o.prompt_tokens for o in group),
-                median(o.prefill_ms for o in group),
+                max(median(o.first_ms for o in group) - self.fixed_ms, 0.0),
                 len(group),
             )
             for size, group in sizes.items()
@@ -248,14 +265,29 @@ class _Prompts:
     def prefill_ms(self, tokens: float) -> tuple[float, int]:
         """(ms, how many of that size were seen); 0 ms where nothing can be said."""
         known = self._sizes.get(round(math.log2(max(tokens, 1.0))))
-        if known is not None:
-            at, prefill_ms, count = known
-            return prefill_ms * tokens / at, count
-        points = [(at, prefill_ms) for at, prefill_ms, _ in self._sizes.values()]
-        if len(points) < 2:
+        if self._line is not None:
+            height_ms, token_ms = self._line
+            return height_ms + token_ms * tokens - self.fixed_ms, known[2] if known else 0
+        if known is None:
             return 0.0, 0
-        slope = median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2))
-        return median(prefill_ms + slope * (tokens - at) for at, prefill_ms in points), 0
+        at, prefill_ms, count = known
+        return prefill_ms * tokens / at, count
+
+
+def _lone_tpot_ms(observed: Sequence[Observed]) -> float:
+    """Of answers that had their engine to themselves; 0: none had."""
+    tpots = [o.tpot_ms for o in observed if o.tpot_ms > 0.0 and o.batch <= ALONE_MAX]
+    return median(tpots) if tpots else 0.0
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """(height at 0, slope) that most of the points agree on; None where they are too few, too alike, or fall."""
+    points = sorted(points)[:: max(1, len(points) // PROMPTS_MAX)]
+    if len(points) < PROMPTS_MIN or points[-1][0] < SPREAD_MIN * points[0][0]:
+        return None
+    slope = median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if b[0] > a[0])
+    height = median(ms - slope * tokens for tokens, ms in points)
+    return (height, slope) if slope > 0.0 and height > 0.0 else None
 
 
 def write_steps(path: Path, steps: Sequence[Step]) -> None:

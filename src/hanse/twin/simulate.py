@@ -23,6 +23,7 @@ from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
+from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
 from hanse.twin import arrays as ar
@@ -65,6 +66,7 @@ class Simulation:
         policy: Policy | str = "shipped",
         rows: Rows | None = None,
         rows_max: int = 65_536,
+        measured: MeasuredTable | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -79,6 +81,7 @@ class Simulation:
             policy: How gateways choose (`policies.resolve`).
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
+            measured: Steps that engines take where it has their replica.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -98,8 +101,9 @@ class Simulation:
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
         world = build_world(
-            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
-        )
+            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured
+        )  # fmt: skip
+        self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
         self.table = table

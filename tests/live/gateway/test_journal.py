@@ -98,7 +98,14 @@ class Site:
             self.request(number % len(self.workers), a, b)
         elif kind == "table":
             worker[3] = Routing(
-                TABLES[a % 3], asked, self.page, engines, {}, routing, compiled=self.compiled, log=log
+                TABLES[a % 3],
+                asked,
+                self.page,
+                engines,
+                {},
+                routing,
+                compiled=self.compiled,
+                log=log,
             )
             self.attempts = [(w, t) for w, t in self.attempts if w != number % len(self.workers)]
         elif kind == "heard":
