@@ -262,7 +262,9 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--usd-per-latency-s", type=float, default=Weights().usd_per_latency_s)
-    parser.add_argument("--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told"
+    )
     args = parser.parse_args()
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS

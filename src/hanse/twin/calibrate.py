@@ -109,8 +109,8 @@ class Calibration(Value, frozen=True, kw_only=True):
     """Answers in groups of fewer than `COUNT_MIN`, or without a time for their prompt."""
 
 
-def observations(where: Path, fleet: Fleet) -> list[Observed]:
-    """Every streamed answer of every engine, of all logs at a path.
+def observations(where: Path, fleet: Fleet, *, until_s: float = math.inf) -> list[Observed]:
+    """Every streamed answer of every engine, of all logs at a path, that had ended by `until_s`.
 
     Raises:
         ConfigError: no log.
@@ -118,7 +118,7 @@ def observations(where: Path, fleet: Fleet) -> list[Observed]:
     at_engine: dict[tuple[str, int], list[Seen]] = {}
     for path in journal_files(where):
         for one in recorded_requests(path):
-            if one.ended.engine >= 0:
+            if one.ended.engine >= 0 and one.ended.ended_at_s <= until_s:
                 at_engine.setdefault((one.site, one.ended.engine), []).append(one)
     specs = {(spec.site, spec.index): spec for spec in all_engines(fleet, fleet.placements)}
     hardware = {(site.id, pool.id): pool.accelerator for site in fleet.sites for pool in site.pools}
