@@ -139,6 +139,26 @@ def test_an_adjusted_thread_meets_prompts_and_answers_at_once(
     assert adjusted.ttft_ms_fixed == pytest.approx(fixed_ms)
 
 
+@given(step=st.floats(0.5, 50.0), request=st.floats(2.0, 50.0), token_ms=st.floats(0.5, 1.5))
+def test_what_a_step_and_what_a_request_takes_are_told_apart(
+    step: float, request: float, token_ms: float
+) -> None:
+    """An engine whose step takes `step` and a request in it `request`, whatever the thread's own proportions are."""
+    chip, model = accelerator("x86-thread"), ai_model("SmolLM2-135M")
+    points = tuple(
+        MeasuredStep(
+            model=model.id, accelerator=chip.id, count=1, precision="q4_1", batch=batch, input_tokens=1000,
+            prefill_ms=1000.0 * token_ms * batch + step, tpot_ms=step + request * batch,
+        )
+        for batch in (1, 2, 4)
+    )  # fmt: skip
+    declared = step_model(model, "q4_1", chip, count=1, slots=4)
+    adjusted = MeasuredReplica(table="three", points=points).adjusted(declared)
+    for point in points:
+        assert decode_ms(adjusted, point.batch, 1000.0) == pytest.approx(point.tpot_ms, rel=0.02)
+    assert decode_ms(adjusted, 8, 1000.0) == pytest.approx(step + request * 8, rel=0.05)
+
+
 def test_a_table_of_ones_own_is_read_with_names_as_people_write_them(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(HEAD + "meta-llama/Llama-3.1-8B-Instruct,RTX 4090,1,AWQ,1,512,60,7.5,\n")

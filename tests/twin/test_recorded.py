@@ -246,6 +246,33 @@ def test_plain_and_failed_answers_say_nothing_of_steps(tmp_path: Path) -> None:
     assert only.first_ms == pytest.approx(500.0) and only.tpot_ms == pytest.approx(500.0 / 9)
 
 
+def test_reading_anothers_prompt_is_not_time_of_a_token(tmp_path: Path) -> None:
+    """Prompts at 2 ms a token; answers of 50 tokens at 10 ms wait while a second request's prompt is read."""
+    log, dice, at_s = Log(tmp_path), random.Random(5), AT_S
+    for _ in range(12):
+        tokens_in = dice.choice((50, 100, 200))
+        first_s = at_s + 0.002 * tokens_in + 0.020
+        log.ended(
+            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.49, tokens_in=tokens_in, tokens_out=50
+        )  # fmt: skip
+        at_s += 60.0
+        first_s, other_s = at_s + 0.220, at_s + 0.320
+        log.ended(
+            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.69, tokens_in=100, tokens_out=50
+        )
+        log.ended(
+            other_s,
+            first_byte_at_s=other_s + 0.2,
+            ended_at_s=other_s + 0.21,
+            tokens_in=100,
+            tokens_out=2,
+        )
+        at_s += 60.0
+    log.write()
+    found = calibrated(observations(tmp_path, FLEET))
+    assert {round(step.tpot_ms, 2) for step in found.steps} == {10.0}
+
+
 def test_prompts_that_are_too_alike_leave_the_fixed_time_as_declared(tmp_path: Path) -> None:
     log, at_s = Log(tmp_path), AT_S
     for tokens_in in (60, 64, 68) * 5:

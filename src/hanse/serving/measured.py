@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -34,9 +35,12 @@ ERROR: Final = 0.10
 TURNS_MAX: Final = 40
 SETTLED: Final = 1e-4
 """Relative; a hundredth of a percent is far below what any measurement knows."""
-DECODE_TIMES: Final = (
-    "weights_ms", "routed_ms", "kv_ms_per_token", "step_ms_fixed", "request_ms",
-)  # fmt: skip
+APART: Final = 1.5
+"""Largest over smallest batch: below, what each request takes is not to be seen."""
+SHARE_MIN: Final = 1e-6
+"""Neither part vanishes wholly, or no ratio would bring it back."""
+STEP_TIMES: Final = ("weights_ms", "routed_ms", "step_ms_fixed")
+REQUEST_TIMES: Final = ("kv_ms_per_token", "request_ms")
 PROMPT_TIMES: Final = ("compute_ms_per_token", "attention_ms_per_pair", "comm_ms_per_token")
 POWERS: Final = ("decode_w_base", "decode_w_per_log2")
 SIXTEEN_BIT: Final = ("bf16", "fp16", "f16")
@@ -89,12 +93,17 @@ class MeasuredReplica(Value, frozen=True, kw_only=True):
         """`step` with times that meet the measurements in the geometric mean, for simulators.
 
         A step has a part that prompts move and one that answers move, and either kind of measurement has some of both. So each
-        part takes the ratio that is left of its own kind, turn by turn, until neither is left.
+        part takes the ratio that is left of its own kind, turn by turn, until neither is left. Where batches of different size
+        were measured, what a step takes and what each request in it takes are told apart, by least squares of relative errors.
         """
         found = step
+        apart = max(p.batch for p in self.points) >= APART * min(p.batch for p in self.points)
         for _ in range(TURNS_MAX):
+            if apart:
+                once, each = _apart(found, self.points)
+                found = _scaled(_scaled(found, STEP_TIMES, once), REQUEST_TIMES, each)
             decode = _mean([_decode_ratio(found, p) for p in self.points])
-            found = _scaled(found, DECODE_TIMES, decode)
+            found = _scaled(found, (*STEP_TIMES, *REQUEST_TIMES), decode)
             prompt = _mean([_prompt_ratio(found, p) for p in self.points])
             found = _scaled(found, PROMPT_TIMES, prompt)
             if max(abs(math.log(decode)), abs(math.log(prompt))) < SETTLED:
@@ -208,6 +217,45 @@ def _alike(precision: str) -> str:
 
 def _decode_ratio(step: StepModel, p: MeasuredStep) -> float:
     return p.tpot_ms / step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+
+
+def _apart(step: StepModel, points: Sequence[MeasuredStep]) -> tuple[float, float]:
+    """Ratios for what a decoding step takes once and for what each of its requests takes; neither negative."""
+    rows, rest = [], []
+    for p in points:
+        whole_ms = step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+        once_ms = whole_ms - step_ms(
+            _scaled(step, STEP_TIMES, 0.0), p.batch, 0.0, p.batch, p.batch * p.input_tokens
+        )
+        each_ms = whole_ms - step_ms(
+            _scaled(step, REQUEST_TIMES, 0.0), p.batch, 0.0, p.batch, p.batch * p.input_tokens
+        )
+        rows.append((once_ms / p.tpot_ms, each_ms / p.tpot_ms))
+        rest.append(1.0 - (whole_ms - once_ms - each_ms) / p.tpot_ms)
+    found = _two_least_squares(rows, rest)
+    return max(found[0], SHARE_MIN), max(found[1], SHARE_MIN)
+
+
+def _two_least_squares(
+    rows: Sequence[tuple[float, float]], rest: Sequence[float]
+) -> tuple[float, float]:
+    """(a, b), neither negative, that bring a x + b y nearest to `rest`."""
+    xx = sum(x * x for x, _ in rows)
+    yy = sum(y * y for _, y in rows)
+    xy = sum(x * y for x, y in rows)
+    xr = sum(x * r for (x, _), r in zip(rows, rest, strict=True))
+    yr = sum(y * r for (_, y), r in zip(rows, rest, strict=True))
+    only_x, only_y = xr / xx if xx else 0.0, yr / yy if yy else 0.0
+    decided = xx * yy - xy * xy
+    if decided <= 1e-9 * xx * yy:  # they cannot be told apart: both alike
+        both = (xr + yr) / (xx + 2.0 * xy + yy) if xx + yy else 1.0
+        return max(both, 0.0), max(both, 0.0)
+    a, b = (yy * xr - xy * yr) / decided, (xx * yr - xy * xr) / decided
+    if a < 0.0:
+        return 0.0, max(only_y, 0.0)
+    if b < 0.0:
+        return max(only_x, 0.0), 0.0
+    return a, b
 
 
 def _prompt_ratio(step: StepModel, p: MeasuredStep) -> float:

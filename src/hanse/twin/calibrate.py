@@ -3,8 +3,10 @@
 Here: `observations` (one a streamed answer, of input logs), `calibrated` (medians by batch and prompt), `write_steps`. Not here: the
 table's use (`serving.measured`), the logs' form (`dispatch.journal`).
 
-    TPOT   (end - first byte) / (answer tokens - 1) of streams with at least `TOKENS_MIN` tokens, against the mean number of requests
-           at the engine meanwhile (at most its slots) and the context halfway through the answer
+    TPOT   (end - first byte - reading of others' prompts meanwhile) / (answer tokens - 1) of streams with at least `TOKENS_MIN`
+           tokens, against the mean number of requests at the engine meanwhile (at most its slots) and the context halfway through
+           the answer. An engine that reads a prompt makes all its answers wait (that is a matter of who comes when, which a twin
+           plays by itself, and not of a token's time): the tokens of prompts whose first byte came meanwhile, at the time of one
     first  first byte - begin, of streams that found the engine empty, against the prompt tokens that the engine did not have in its
            cache: a line whose slope is the time of a prompt token. Its height at no tokens is one step without any (what one token of
            a lone answer takes beyond its own prompt-like part) and a fixed time before the engine's first step: gateway, API, tokenizer
@@ -31,6 +33,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model
 from hanse.dispatch.belief import all_engines
+from hanse.dispatch.journal import Ended
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.serving import coefficients
@@ -41,6 +44,8 @@ TOKENS_MIN: Final = 4
 """Of an answer: the time of one token, out of fewer, is mostly that of the last packet."""
 COUNT_MIN: Final = 3
 """Answers of a row: a median of fewer is one answer's luck."""
+SAME_STEP_S: Final = 0.002
+"""First bytes of prompts that were read in one step come so close together."""
 ALONE_MAX: Final = 1.05
 """Mean requests at the engine while a prompt was read, itself included, that still count as one."""
 PROMPTS_MIN: Final = 8
@@ -74,7 +79,9 @@ class Observed(NamedTuple):
     context: float
     """Prompt and half of the answer."""
     tpot_ms: float
-    """0: too short to say."""
+    """With others' prompts; 0: too short to say."""
+    beside: float
+    """Tokens of others' prompts that the engine read meanwhile, for each token of this answer."""
     prompt_tokens: int
     """That the engine had to read: not those in its cache."""
     first_ms: float
@@ -141,6 +148,7 @@ def _declared_ms(kind: Kind) -> float:
 
 def _of_engine(kind: Kind, seen: Sequence[Seen]) -> list[Observed]:
     running = _Running([(one.ended.began_at_s, one.ended.ended_at_s) for one in seen])
+    read = _Read([one.ended for one in seen])
     found = []
     for one in seen:
         e = one.ended
@@ -150,16 +158,34 @@ def _of_engine(kind: Kind, seen: Sequence[Seen]) -> list[Observed]:
             or not e.began_at_s < e.first_byte_at_s < e.ended_at_s
         ):
             continue
-        tpot_ms = first_ms = 0.0
+        tpot_ms = first_ms = beside = 0.0
         if e.tokens_out >= TOKENS_MIN:
             tpot_ms = (e.ended_at_s - e.first_byte_at_s) * 1000.0 / (e.tokens_out - 1)
+            beside = read.tokens(e.first_byte_at_s + SAME_STEP_S, e.ended_at_s) / (e.tokens_out - 1)
         unread = e.tokens_in - e.cached
         if unread > 0 and running.mean(e.began_at_s, e.first_byte_at_s) <= ALONE_MAX:
             first_ms = (e.first_byte_at_s - e.began_at_s) * 1000.0
         batch = min(running.mean(e.first_byte_at_s, e.ended_at_s), float(kind.slots))
         context = e.tokens_in + e.tokens_out / 2.0
-        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, unread, first_ms))
+        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, beside, unread, first_ms))
     return found
+
+
+class _Read:
+    """Prompt tokens that an engine has read, as a function of time."""
+
+    def __init__(self, ended: Iterable[Ended]) -> None:
+        # A prompt is read when its first byte comes; of a whole answer nobody saw that, and its begin stands for it.
+        reads = sorted(
+            (e.first_byte_at_s or e.began_at_s, max(e.tokens_in - e.cached, 0)) for e in ended
+        )
+        self._at: NDArray[np.float64] = np.array([at for at, _ in reads])
+        self._tokens = np.concatenate(([0.0], np.cumsum([tokens for _, tokens in reads])))
+
+    def tokens(self, from_s: float, until_s: float) -> float:
+        """In a stretch of time."""
+        first, end = np.searchsorted(self._at, (from_s, until_s), side="right")
+        return float(self._tokens[end] - self._tokens[first])
 
 
 class _Running:
@@ -189,15 +215,16 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
     Raises:
         ConfigError: not one row has enough answers.
     """
-    groups: dict[tuple[Kind, int, int], list[Observed]] = {}
-    for one in observed:
-        if one.tpot_ms > 0.0:
-            key = one.kind, round(one.batch), round(math.log2(max(one.context, 1.0)))
-            groups.setdefault(key, []).append(one)
     prompts = {
         kind: _Prompts([o for o in observed if o.kind == kind], _declared_ms(kind))
         for kind in {o.kind for o in observed}
     }
+    groups: dict[tuple[Kind, int, int], list[Observed]] = {}
+    for one in observed:
+        tpot_ms = one.tpot_ms - one.beside * prompts[one.kind].token_ms
+        if one.tpot_ms > 0.0 and tpot_ms > 0.0:
+            key = one.kind, round(one.batch), round(math.log2(max(one.context, 1.0)))
+            groups.setdefault(key, []).append(one._replace(tpot_ms=tpot_ms))
     steps, left_out = [], 0
     for (kind, _, _), group in sorted(groups.items()):
         tokens = median(one.context for one in group)
@@ -244,10 +271,10 @@ class _Prompts:
     def __init__(self, observed: Sequence[Observed], declared_ms: float) -> None:
         alone = [one for one in observed if one.first_ms > 0.0 and one.prompt_tokens > 0]
         self._line = _line([(float(one.prompt_tokens), one.first_ms) for one in alone])
-        self.fixed_ms = declared_ms
+        self.fixed_ms, self.token_ms = declared_ms, 0.0
         if self._line is not None:
-            height_ms, token_ms = self._line
-            step_ms = _lone_tpot_ms(observed) - token_ms
+            height_ms, self.token_ms = self._line
+            step_ms = _lone_tpot_ms(observed) - self.token_ms
             self.fixed_ms = max(height_ms - max(step_ms, 0.0), 0.0)
         sizes: dict[int, list[Observed]] = {}
         for one in alone:
