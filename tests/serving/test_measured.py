@@ -15,13 +15,14 @@ from hanse.serving import step_model
 from hanse.serving.measured import (
     ERROR,
     MeasuredReplica,
+    MeasuredStep,
     MeasuredTable,
     read_table,
     shipped,
 )
 from hanse.serving.predict import Prediction, predict
 from hanse.serving.steady import pace_of
-from hanse.serving.steps import decode_ms
+from hanse.serving.steps import decode_ms, step_ms
 
 HEAD = "model,accelerator,count,precision,batch,input_tokens,prefill_ms,tpot_ms,power_w\n"
 LLAMA = ai_model("Llama-2-70B")
@@ -114,9 +115,48 @@ def test_an_adjusted_step_model_meets_the_measurements_on_average() -> None:
     product = 1.0
     for point in replica().points:
         product *= point.tpot_ms / decode_ms(adjusted, point.batch, point.input_tokens)
-    assert product ** (1 / len(replica().points)) == pytest.approx(1.0, rel=0.1)
+    assert product ** (1 / len(replica().points)) == pytest.approx(1.0, rel=0.01)
     assert msgspec.structs.asdict(adjusted).keys() == msgspec.structs.asdict(step).keys()
     assert adjusted.kv_tokens_max == step.kv_tokens_max
+
+
+@given(tpot_ms=st.floats(6.0, 200.0), token_ms=st.floats(0.5, 50.0), fixed_ms=st.floats(0.0, 100.0))
+def test_an_adjusted_thread_meets_prompts_and_answers_at_once(
+    tpot_ms: float, token_ms: float, fixed_ms: float
+) -> None:
+    """Its prompts and answers share the time of a token, so that neither can be set without the other."""
+    chip, model = accelerator("x86-thread"), ai_model("SmolLM2-135M")
+    # An answer's token costs more than a prompt's, and a prompt more than the step that it is read in.
+    token_ms = min(max(token_ms, 0.05 * tpot_ms), 0.7 * tpot_ms)
+    point = MeasuredStep(
+        model=model.id, accelerator=chip.id, count=1, precision="q4_1", batch=1, input_tokens=100,
+        prefill_ms=100.0 * token_ms, tpot_ms=tpot_ms, ttft_ms_fixed=fixed_ms,
+    )  # fmt: skip
+    found = MeasuredReplica(table="one", points=(point,))
+    adjusted = found.adjusted(step_model(model, "q4_1", chip, count=1, slots=4))
+    assert decode_ms(adjusted, 1.0, 100.0) == pytest.approx(tpot_ms, rel=1e-3)
+    assert step_ms(adjusted, 100.0, 5050.0, 1.0, 0.0) == pytest.approx(100.0 * token_ms, rel=1e-3)
+    assert adjusted.ttft_ms_fixed == pytest.approx(fixed_ms)
+
+
+@given(step=st.floats(0.5, 50.0), request=st.floats(2.0, 50.0), token_ms=st.floats(0.5, 1.5))
+def test_what_a_step_and_what_a_request_takes_are_told_apart(
+    step: float, request: float, token_ms: float
+) -> None:
+    """An engine whose step takes `step` and a request in it `request`, whatever the thread's own proportions are."""
+    chip, model = accelerator("x86-thread"), ai_model("SmolLM2-135M")
+    points = tuple(
+        MeasuredStep(
+            model=model.id, accelerator=chip.id, count=1, precision="q4_1", batch=batch, input_tokens=1000,
+            prefill_ms=1000.0 * token_ms * batch + step, tpot_ms=step + request * batch,
+        )
+        for batch in (1, 2, 4)
+    )  # fmt: skip
+    declared = step_model(model, "q4_1", chip, count=1, slots=4)
+    adjusted = MeasuredReplica(table="three", points=points).adjusted(declared)
+    for point in points:
+        assert decode_ms(adjusted, point.batch, 1000.0) == pytest.approx(point.tpot_ms, rel=0.02)
+    assert decode_ms(adjusted, 8, 1000.0) == pytest.approx(step + request * 8, rel=0.05)
 
 
 def test_a_table_of_ones_own_is_read_with_names_as_people_write_them(tmp_path: Path) -> None:
@@ -136,6 +176,10 @@ def test_a_table_of_ones_own_is_read_with_names_as_people_write_them(tmp_path: P
         ("model,accelerator\nLlama-2-70B,h100-sxm\n", "columns"),
         (HEAD + "Llama-2-70B,h100-sxm,4,fp16,one,512,80,30,\n", r":2"),
         (HEAD + "Llama-2-70B,h100-sxm,4,fp16,1,512,80,-30,\n", "not positive"),
+        (
+            HEAD.replace("power_w", "ttft_ms_fixed") + "Llama-2-70B,H100,4,fp16,1,512,80,30,-1\n",
+            "0 or more",
+        ),
         (HEAD + "Llama-2-71B,h100-sxm,4,fp16,1,512,80,30,\n", "Llama-2-70B"),
         (HEAD + "Llama-2-70B,h100-sxm,4,fp17,1,512,80,30,\n", "precision"),
     ],

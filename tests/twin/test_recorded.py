@@ -185,16 +185,19 @@ def test_no_log_and_no_request_are_said(tmp_path: Path) -> None:
 # --- calibration
 
 
+FIXED_MS = 25.0
+"""Of a time to first token, whatever the prompt; not what the fleet's table declares."""
+
+
 def engine_log(home: Path, *, seed: int, slow_share: float = 0.0) -> None:
     """An engine of eight slots: 0.5 ms a prompt token and 10 + 2 batch ms an answer token; some answers ten times slower."""
     log, dice, at_s = Log(home), random.Random(seed), AT_S
-    fixed_ms = float(TABLE.offers[TABLE.offer_index["lyon/chat/q4"]]["ttft_ms_fixed"])
     for _ in range(30):
         for batch in (1, 2, 4, 8):
             tokens_in = dice.choice((128, 256)) if batch == 1 else 256
             tokens_out = 100
             factor = 10.0 if dice.random() < slow_share else 1.0
-            first_s = at_s + (fixed_ms + 0.5 * tokens_in) / 1000.0
+            first_s = at_s + (FIXED_MS + 0.5 * tokens_in) / 1000.0
             tpot_s = factor * (10.0 + 2.0 * batch) / 1000.0
             for _ in range(batch):
                 log.ended(
@@ -216,7 +219,10 @@ def test_calibration_finds_the_engine_that_made_the_log(tmp_path: Path, slow_sha
     assert sorted({s.batch for s in found.steps}) == pytest.approx([1, 2, 4, 8], abs=0.01)
     for step in found.steps:
         assert step.tpot_ms == pytest.approx(10.0 + 2.0 * step.batch, rel=0.01)
-        assert step.prefill_ms == pytest.approx(0.5 * step.input_tokens * step.batch, rel=0.02)
+        # The rest of the fixed time is the step that a lone answer's token takes beside its prompt-like part: 12 - 0.5 ms.
+        assert step.ttft_ms_fixed == pytest.approx(FIXED_MS - 11.5, abs=0.01)
+        alone_ms = step.prefill_ms / step.batch + step.ttft_ms_fixed
+        assert alone_ms == pytest.approx(FIXED_MS + 0.5 * step.input_tokens, rel=0.02)
         assert step.answers >= COUNT_MIN
 
 
@@ -237,7 +243,47 @@ def test_plain_and_failed_answers_say_nothing_of_steps(tmp_path: Path) -> None:
     log.write()
     (only,) = observations(tmp_path, FLEET)
     assert only.prompt_tokens == 40, "what the engine had was not read again"
-    assert 0.0 < only.prefill_ms < 500.0 and only.tpot_ms == pytest.approx(500.0 / 9)
+    assert only.first_ms == pytest.approx(500.0) and only.tpot_ms == pytest.approx(500.0 / 9)
+
+
+def test_reading_anothers_prompt_is_not_time_of_a_token(tmp_path: Path) -> None:
+    """Prompts at 2 ms a token; answers of 50 tokens at 10 ms wait while a second request's prompt is read."""
+    log, dice, at_s = Log(tmp_path), random.Random(5), AT_S
+    for _ in range(12):
+        tokens_in = dice.choice((50, 100, 200))
+        first_s = at_s + 0.002 * tokens_in + 0.020
+        log.ended(
+            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.49, tokens_in=tokens_in, tokens_out=50
+        )  # fmt: skip
+        at_s += 60.0
+        first_s, other_s = at_s + 0.220, at_s + 0.320
+        log.ended(
+            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.69, tokens_in=100, tokens_out=50
+        )
+        log.ended(
+            other_s,
+            first_byte_at_s=other_s + 0.2,
+            ended_at_s=other_s + 0.21,
+            tokens_in=100,
+            tokens_out=2,
+        )
+        at_s += 60.0
+    log.write()
+    found = calibrated(observations(tmp_path, FLEET))
+    assert {round(step.tpot_ms, 2) for step in found.steps} == {10.0}
+
+
+def test_prompts_that_are_too_alike_leave_the_fixed_time_as_declared(tmp_path: Path) -> None:
+    log, at_s = Log(tmp_path), AT_S
+    for tokens_in in (60, 64, 68) * 5:
+        first_s = at_s + 0.010 * tokens_in
+        log.ended(at_s, first_byte_at_s=first_s, ended_at_s=first_s + 1.0, tokens_in=tokens_in)
+        at_s += 60.0
+    log.write()
+    (step,) = calibrated(observations(tmp_path, FLEET)).steps
+    declared_ms = float(TABLE.offers[TABLE.offer_index["lyon/chat/q4"]]["ttft_ms_fixed"])
+    assert step.ttft_ms_fixed == pytest.approx(declared_ms, abs=0.001)
+    assert step.prefill_ms > 0.0 and step.prompts == 15
 
 
 def test_the_table_is_what_predictions_read(tmp_path: Path) -> None:
@@ -250,4 +296,5 @@ def test_the_table_is_what_predictions_read(tmp_path: Path) -> None:
     write_steps(tmp_path / "steps.csv", steps)
     rows = read_table(tmp_path / "steps.csv").rows
     assert [(r.batch, r.tpot_ms) for r in rows] == [(s.batch, s.tpot_ms) for s in steps]
+    assert {r.ttft_ms_fixed for r in rows} == {s.ttft_ms_fixed for s in steps}
     assert isinstance(FLEET, Fleet)

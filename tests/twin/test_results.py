@@ -335,3 +335,27 @@ def test_importing_hanse_imports_no_part_of_it() -> None:
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="nothing"):
         hanse.nothing  # noqa: B018
+
+
+STEPS = (
+    "model,accelerator,count,precision,batch,input_tokens,prefill_ms,tpot_ms,ttft_ms_fixed\n"
+    "SmolLM2-135M,x86-thread,1,q4_1,1,100,{prefill_ms},{tpot_ms},40\n"
+)
+
+
+def test_engines_take_the_steps_that_were_measured(tmp_path: Path) -> None:
+    made = read_inputs(LEAGUE).fleet
+    slow = tmp_path / "slow.csv"
+    slow.write_text(STEPS.format(prefill_ms=900, tpot_ms=60))
+    trace = window(shipped_trace(), 0.0, 3600.0)
+    plain = hanse.simulate(made, trace=trace)
+    found = hanse.simulate(made, trace=trace, measured=slow)
+    said = [a for a in found.assumptions if "table slow" in a.method]
+    assert said and "q4_1" in said[0].quantity and "lyon" in said[0].about
+    assert not any("tallinn" in a.about for a in said), "it has q4_0, which the table has not"
+    assert not any("table slow" in a.method for a in plain.assumptions)
+    world = Simulation(made, trace, measured=read_inputs(made, measured=slow).measured).world
+    fixed = {float(e["ttft_ms_fixed"]) for e in world.engines if e["ttft_ms_fixed"] == 40.0}
+    assert fixed == {40.0}
+    chat = [r.group("service", "chat").tpot_ms.p50 for r in (plain, found)]
+    assert chat[1] > 2.0 * chat[0], chat

@@ -29,6 +29,7 @@ def simulate(
     scale: float = 1.0,
     seed: int = 1358,
     policy: str = "shipped",
+    measured: Path | None = None,
     requests: Path | None = None,
     report: Path | None = None,
     reference: Path | None = None,
@@ -54,6 +55,8 @@ def simulate(
         Of everything that is drawn; the same seed gives the same bytes.
     policy
         How to choose a site; docs/policies.md has the names. FILE.py:FUNCTION is your own.
+    measured
+        CSV of measured steps (`hanse calibrate` writes one): engines that it has take these in place of the predicted ones.
     requests
         Parquet file to write every finished request to.
     report
@@ -75,6 +78,7 @@ def simulate(
             scale=scale,
             seed=seed,
             policy=policy,
+            measured=measured,
             requests=requests,
             report=report,
             reference=other,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import msgspec
@@ -30,6 +32,17 @@ REACH: Final = 2.0
 """So many times outside the measured range is still answered."""
 ERROR: Final = 0.10
 """Expected relative error between points; leaving out one point of the shipped table gives 2 % (TPOT), 8 % (prompts), 4 % (power)."""
+TURNS_MAX: Final = 40
+SETTLED: Final = 1e-4
+"""Relative; a hundredth of a percent is far below what any measurement knows."""
+APART: Final = 1.5
+"""Largest over smallest batch: below, what each request takes is not to be seen."""
+SHARE_MIN: Final = 1e-6
+"""Neither part vanishes wholly, or no ratio would bring it back."""
+STEP_TIMES: Final = ("weights_ms", "routed_ms", "step_ms_fixed")
+REQUEST_TIMES: Final = ("kv_ms_per_token", "request_ms")
+PROMPT_TIMES: Final = ("compute_ms_per_token", "attention_ms_per_pair", "comm_ms_per_token")
+POWERS: Final = ("decode_w_base", "decode_w_per_log2")
 SIXTEEN_BIT: Final = ("bf16", "fp16", "f16")
 
 
@@ -48,6 +61,8 @@ class MeasuredStep(Value, frozen=True, kw_only=True):
     """One token for each of them, at about this context."""
     power_w: float | None = None
     """Mean of all chips meanwhile."""
+    ttft_ms_fixed: float | None = None
+    """Of a time to first token what comes before any step: gateway, API, tokenizer. None: not measured."""
 
 
 class MeasuredReplica(Value, frozen=True, kw_only=True):
@@ -69,30 +84,38 @@ class MeasuredReplica(Value, frozen=True, kw_only=True):
         return Pace(
             decode_ms=said.decode_ms * decode,
             prompt_ms=said.prompt_ms * prompt,
-            ttft_ms_fixed=said.ttft_ms_fixed,
+            ttft_ms_fixed=self._fixed_ms(said.ttft_ms_fixed),
             decode_w=said.decode_w * power,
             prefill_w=max(said.prefill_w, said.decode_w * power),
         )
 
     def adjusted(self, step: StepModel) -> StepModel:
-        """`step` with times that meet the measurements in the geometric mean, for simulators."""
-        decode = _mean([_decode_ratio(step, p) for p in self.points])
-        prompt = _mean([_prompt_ratio(step, p) for p in self.points])
+        """`step` with times that meet the measurements in the geometric mean, for simulators.
+
+        A step has a part that prompts move and one that answers move, and either kind of measurement has some of both. So each
+        part takes the ratio that is left of its own kind, turn by turn, until neither is left. Where batches of different size
+        were measured, what a step takes and what each request in it takes are told apart, by least squares of relative errors.
+        """
+        found = step
+        apart = max(p.batch for p in self.points) >= APART * min(p.batch for p in self.points)
+        for _ in range(TURNS_MAX):
+            if apart:
+                once, each = _apart(found, self.points)
+                found = _scaled(_scaled(found, STEP_TIMES, once), REQUEST_TIMES, each)
+            decode = _mean([_decode_ratio(found, p) for p in self.points])
+            found = _scaled(found, (*STEP_TIMES, *REQUEST_TIMES), decode)
+            prompt = _mean([_prompt_ratio(found, p) for p in self.points])
+            found = _scaled(found, PROMPT_TIMES, prompt)
+            if max(abs(math.log(decode)), abs(math.log(prompt))) < SETTLED:
+                break
         power = _mean([r for p in self.points if (r := _power_ratio(step, p)) is not None] or [1.0])
-        slower = {
-            "weights_ms": decode,
-            "routed_ms": decode,
-            "kv_ms_per_token": decode,
-            "step_ms_fixed": decode,
-            "request_ms": decode,
-            "compute_ms_per_token": prompt,
-            "attention_ms_per_pair": prompt,
-            "comm_ms_per_token": prompt,
-            "decode_w_base": power,
-            "decode_w_per_log2": power,
-        }
-        changed = {name: getattr(step, name) * ratio for name, ratio in slower.items()}
-        return msgspec.structs.replace(step, **changed)
+        found = _scaled(found, POWERS, power)
+        fixed_ms = self._fixed_ms(step.ttft_ms_fixed)
+        return msgspec.structs.replace(found, ttft_ms_fixed=fixed_ms)
+
+    def _fixed_ms(self, otherwise: float) -> float:
+        measured = [p.ttft_ms_fixed for p in self.points if p.ttft_ms_fixed is not None]
+        return median(measured) if measured else otherwise
 
     def _within_reach(self, running: float, context: float) -> None:
         for name, asked, at in (
@@ -178,6 +201,8 @@ def _row(line: dict[str, str | None], where: str) -> MeasuredStep:
         raise ConfigError(where, got=str(error), allowed=f"columns {columns}") from error
     if min(row.count, row.batch, row.input_tokens, row.prefill_ms, row.tpot_ms) <= 0:
         raise ConfigError(where, got="a figure that is not positive", allowed="figures above 0")
+    if row.ttft_ms_fixed is not None and row.ttft_ms_fixed < 0.0:
+        raise ConfigError(where, got=f"ttft_ms_fixed {row.ttft_ms_fixed:g}", allowed="0 or more")
     return msgspec.structs.replace(
         row,
         model=ai_model_named(row.model, where=f"{where} model").id,
@@ -192,6 +217,45 @@ def _alike(precision: str) -> str:
 
 def _decode_ratio(step: StepModel, p: MeasuredStep) -> float:
     return p.tpot_ms / step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+
+
+def _apart(step: StepModel, points: Sequence[MeasuredStep]) -> tuple[float, float]:
+    """Ratios for what a decoding step takes once and for what each of its requests takes; neither negative."""
+    rows, rest = [], []
+    for p in points:
+        whole_ms = step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+        once_ms = whole_ms - step_ms(
+            _scaled(step, STEP_TIMES, 0.0), p.batch, 0.0, p.batch, p.batch * p.input_tokens
+        )
+        each_ms = whole_ms - step_ms(
+            _scaled(step, REQUEST_TIMES, 0.0), p.batch, 0.0, p.batch, p.batch * p.input_tokens
+        )
+        rows.append((once_ms / p.tpot_ms, each_ms / p.tpot_ms))
+        rest.append(1.0 - (whole_ms - once_ms - each_ms) / p.tpot_ms)
+    found = _two_least_squares(rows, rest)
+    return max(found[0], SHARE_MIN), max(found[1], SHARE_MIN)
+
+
+def _two_least_squares(
+    rows: Sequence[tuple[float, float]], rest: Sequence[float]
+) -> tuple[float, float]:
+    """(a, b), neither negative, that bring a x + b y nearest to `rest`."""
+    xx = sum(x * x for x, _ in rows)
+    yy = sum(y * y for _, y in rows)
+    xy = sum(x * y for x, y in rows)
+    xr = sum(x * r for (x, _), r in zip(rows, rest, strict=True))
+    yr = sum(y * r for (_, y), r in zip(rows, rest, strict=True))
+    only_x, only_y = xr / xx if xx else 0.0, yr / yy if yy else 0.0
+    decided = xx * yy - xy * xy
+    if decided <= 1e-9 * xx * yy:  # they cannot be told apart: both alike
+        both = (xr + yr) / (xx + 2.0 * xy + yy) if xx + yy else 1.0
+        return max(both, 0.0), max(both, 0.0)
+    a, b = (yy * xr - xy * yr) / decided, (xx * yr - xy * xr) / decided
+    if a < 0.0:
+        return 0.0, max(only_y, 0.0)
+    if b < 0.0:
+        return max(only_x, 0.0), 0.0
+    return a, b
 
 
 def _prompt_ratio(step: StepModel, p: MeasuredStep) -> float:
@@ -218,6 +282,10 @@ def _shepard(points: list[tuple[tuple[float, float], float]], batch: float, toke
         weights += 1.0 / squared
         sums += math.log(ratio) / squared
     return math.exp(sums / weights)
+
+
+def _scaled(step: StepModel, names: tuple[str, ...], ratio: float) -> StepModel:
+    return msgspec.structs.replace(step, **{name: getattr(step, name) * ratio for name in names})
 
 
 def _mean(ratios: list[float]) -> float:

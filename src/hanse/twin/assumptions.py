@@ -8,6 +8,7 @@ from __future__ import annotations
 from hanse.catalogue import accelerator, ai_model
 from hanse.dispatch.belief import all_engines
 from hanse.serving import coefficients
+from hanse.serving.measured import MeasuredTable
 from hanse.signals import SourceNote
 from hanse.twin.loop import FRAME_EVERY_S
 from hanse.twin.power import STEP_S
@@ -31,11 +32,25 @@ def _engines(simulation: Simulation) -> list[Assumption]:
         sites = kinds.setdefault(kind, [])
         if spec.site not in sites:
             sites.append(spec.site)
-    return [_engine(kind, sites) for kind, sites in kinds.items()]
+    return [_engine(kind, sites, simulation.measured) for kind, sites in kinds.items()]
 
 
-def _engine(kind: tuple[str, str, str, int, int], sites: list[str]) -> Assumption:
+def _engine(
+    kind: tuple[str, str, str, int, int], sites: list[str], measured: MeasuredTable | None
+) -> Assumption:
     model, precision, chip, chips, slots = kind
+    points = None
+    if measured is not None:
+        points = measured.replica(ai_model(model), precision, accelerator(chip), chips)
+    if points is not None:
+        return Assumption(
+            about=", ".join(sites),
+            quantity=f"time of {model} {precision} on {chips} x {chip}, {slots} slots",
+            method=f"measured: {len(points.points)} steps of the table {points.table}, met in the geometric mean; "
+            f"{'power measured' if any(p.power_w for p in points.points) else 'power as predicted'}",
+            error="",
+            source=f"--measured {points.table}",
+        )
     found = coefficients(ai_model(model), precision, accelerator(chip), count=chips, slots=slots)
     return Assumption(
         about=", ".join(sites),

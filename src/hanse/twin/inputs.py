@@ -16,6 +16,7 @@ from hanse.catalogue.cities import cities
 from hanse.dispatch.policies import PolicyText
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
+from hanse.serving.measured import MeasuredTable, read_table
 from hanse.signals.traces import Chunk, Origin, Trace, TraceMeta, open_trace, shipped_trace
 from hanse.signals.traces.trace import INDEX_COLUMNS
 from hanse.signals.traces.trace import SHIPPED as SHIPPED_FOLDER
@@ -51,6 +52,8 @@ class Inputs(NamedTuple):
     scale: float
     notes: tuple[str, ...]
     """What was assumed for the trace."""
+    measured: MeasuredTable | None = None
+    """Steps that engines take where it has their replica."""
 
 
 class Central(NamedTuple):
@@ -73,6 +76,7 @@ def read_inputs(
     policy: str = SHIPPED_POLICY,
     draw: int = 0,
     fit: FleetLike | None = None,
+    measured: MeasuredTable | Path | str | None = None,
 ) -> Inputs:
     """Read and check all of it.
 
@@ -85,6 +89,7 @@ def read_inputs(
         seed: Of everything that is drawn.
         policy: How to choose.
         draw: 0: the trace as it is. n: another draw of it; a generated one with another seed, a recorded one by bootstrap.
+        measured: Table of measured steps, or its file (docs/predict.md).
         fit: Fleet whose services, classes and countries a trace gets that names none; None: this one.
 
     Raises:
@@ -121,6 +126,7 @@ def read_inputs(
         seed=seed,
         scale=scale,
         notes=tuple(notes),
+        measured=read_table(Path(measured)) if isinstance(measured, (Path, str)) else measured,
     )
 
 

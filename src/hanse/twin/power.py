@@ -62,6 +62,9 @@ class SitePower:
         self.hourly = np.zeros((count, hours), HOUR_DTYPE)
         self.course = {name: np.zeros((count, hours)) for name in KEPT}
         self.out = np.zeros(count, OUT_DTYPE)
+        # Until the first step is over a site draws what the live controller takes it to before it has said anything: with nothing,
+        # all of its sun and wind would be surplus, and its requests free.
+        self.out["facility_kw"] = [site.power.base_kw for site in fleet.sites]
         self.notes: tuple[tuple[SourceNote, ...], ...] = ()
         self.idle_wh = np.zeros(count)
         self.dynamic_wh = np.zeros(count)

@@ -15,6 +15,7 @@ from typing import Any
 
 from hanse import __version__
 from hanse.model.fleet import Fleet
+from hanse.serving.measured import MeasuredTable
 from hanse.signals.traces import Trace
 from hanse.twin.course import CourseTaker
 from hanse.twin.inputs import SEED, SHIPPED_POLICY, Inputs, chosen_policy, read_inputs
@@ -39,6 +40,7 @@ def simulate(
     scale: float = 1.0,
     seed: int = SEED,
     policy: str = SHIPPED_POLICY,
+    measured: MeasuredTable | Path | str | None = None,
     requests: Path | str | None = None,
     report: Path | str | None = None,
     reference: Result | None = None,
@@ -54,6 +56,7 @@ def simulate(
         scale: Demand times this.
         seed: Of everything that is drawn; the same seed gives the same result.
         policy: A name, or `FILE.py:FUNCTION` (docs/policies.md).
+        measured: Table of measured steps of some replicas, or its file, as `hanse calibrate` writes it.
         requests: Parquet file for every finished request.
         report: HTML file, or folder for it and the result as JSON.
         reference: A result to compare latency and savings with.
@@ -65,9 +68,9 @@ def simulate(
     if report is not None:
         check_place(Path(report))
     inputs = read_inputs(
-        fleet, trace, scenario=scenario, start=start, scale=scale, seed=seed, policy=policy
-    )
-    paths = {"fleet": fleet, "trace": trace, "scenario": scenario}
+        fleet, trace, scenario=scenario, start=start, scale=scale, seed=seed, policy=policy, measured=measured
+    )  # fmt: skip
+    paths = {"fleet": fleet, "trace": trace, "scenario": scenario, "measured": measured}
     command = command_of(paths, start=start, scale=scale, seed=seed, policy=policy)
     result = run_inputs(inputs, command, requests=requests, progress=progress)
     result = with_reference(result, reference)
@@ -96,6 +99,7 @@ def run_inputs(
         start_at_s=inputs.start_at_s,
         policy=policy,
         rows=lambda some: each(*takers)(some),
+        measured=inputs.measured,
     )
     first_table = simulation.table
     tally = Tally(simulation.world)
@@ -124,8 +128,8 @@ def command_of(paths: dict[str, Any], **options: Any) -> str:
     if any(value is not None and not isinstance(value, (str, Path)) for value in paths.values()):
         return ""
     words = ["hanse", "simulate", str(paths["fleet"])]
-    for name in ("trace", "scenario"):
-        words += [f"--{name}", str(paths[name])] if paths[name] is not None else []
+    for name in ("trace", "scenario", "measured"):
+        words += [f"--{name}", str(paths[name])] if paths.get(name) is not None else []
     defaults = {"start": None, "scale": 1.0, "policy": SHIPPED_POLICY}
     for name, value in options.items():
         if name == "seed" or value != defaults[name]:

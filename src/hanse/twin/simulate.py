@@ -23,6 +23,7 @@ from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
+from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
 from hanse.twin import arrays as ar
@@ -66,6 +67,7 @@ class Simulation:
         engine_affinity: bool = False,
         rows: Rows | None = None,
         rows_max: int = 65_536,
+        measured: MeasuredTable | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -81,6 +83,7 @@ class Simulation:
             engine_affinity: A site prefers the engine that holds a prompt's prefix; live sites do not yet.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
+            measured: Steps that engines take where it has their replica.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -100,8 +103,9 @@ class Simulation:
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
         world = build_world(
-            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0
-        )
+            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured
+        )  # fmt: skip
+        self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
         world.options[ar.OPTION_AFFINITY] = float(engine_affinity)

@@ -29,6 +29,7 @@ from hanse.dispatch.router import candidate_offers, listed_offers
 from hanse.dispatch.table import OFFER_DTYPE, SITE_DTYPE, SUBJECT_DTYPE, Table
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Placement
+from hanse.serving.measured import MeasuredReplica, MeasuredTable
 from hanse.serving.steps import StepModel, step_model
 from hanse.signals.traces.trace import REQUEST_DTYPE, TraceMeta
 from hanse.twin import arrays as ar
@@ -40,7 +41,8 @@ USER_ACCESS_MS: Final = 10.0
 """Round trip over the last mile, added to light in fibre: FTTH 2 to 10 ms, 5G 15 to 30 ms."""
 CHUNK_TOKENS: Final = 2048
 CHUNK_TOKENS_LARGE: Final = 8192
-"""vLLM v1's `max_num_batched_tokens` for online serving: 8192 on chips of at least 70 GiB, else 2048."""
+"""vLLM v1's `max_num_batched_tokens` for online serving: 8192 on chips of at least 70 GiB, else 2048. llama.cpp's server puts a step
+together in the same way, a token of each answer and then prompts of all slots up to `n_batch`, whose default is 2048 too."""
 LARGE_GB: Final = 70.0
 ENTRIES: Final = 4
 """Nearest lawful gateways that a client tries."""
@@ -60,6 +62,7 @@ def build_world(
     *,
     rows: int = 0,
     start_s: float = 0.0,
+    measured: MeasuredTable | None = None,
 ) -> World:
     """An empty fleet at `start_s`, every engine loaded and idle, with the table in force everywhere.
 
@@ -70,6 +73,7 @@ def build_world(
         trace: Names of the requests to come.
         rows: Finished requests that are kept between two calls of the loop; 0: none.
         start_s: Simulated instant of the start.
+        measured: Steps that engines take where it has their replica.
 
     Raises:
         ConfigError: the trace names a service or class that the fleet does not have.
@@ -81,7 +85,7 @@ def build_world(
     blocks = trace.block_tokens > 0
     parts = (
         _attempts(int(sum(s.slots * QUEUE_PER_SLOT_MAX for s in specs) * 1.5) + SLOTS_SPARE)
-        | _engines(fleet, table, specs, blocks=blocks, block_tokens=trace.block_tokens)
+        | _engines(fleet, table, specs, trace.block_tokens, measured)
         | _tables(sites, offers, services, profiles, subjects)
         | _gateways(sites, offers, services, blocks=blocks)
         | _ways(fleet, table, trace)
@@ -234,6 +238,15 @@ def step_of(model: str, precision: str, hardware: str, chips: int, slots: int) -
     return step_model(ai_model(model), precision, accelerator(hardware), count=chips, slots=slots)
 
 
+def measured_replica(
+    measured: MeasuredTable | None, spec: EngineSpec, hardware: str
+) -> MeasuredReplica | None:
+    """What a table of measured steps says of an engine; None: nothing."""
+    if measured is None:
+        return None
+    return measured.replica(ai_model(spec.model), spec.precision, accelerator(hardware), spec.chips)
+
+
 def _attempts(count: int) -> dict[str, Any]:
     attempts = np.zeros(count, ar.ATTEMPT_DTYPE)
     attempts["next"] = np.arange(1, count + 1)
@@ -252,7 +265,11 @@ def _attempts(count: int) -> dict[str, Any]:
 
 
 def _engines(
-    fleet: Fleet, table: Table, specs: Sequence[EngineSpec], *, blocks: bool, block_tokens: int
+    fleet: Fleet,
+    table: Table,
+    specs: Sequence[EngineSpec],
+    block_tokens: int,
+    measured: MeasuredTable | None,
 ) -> dict[str, Any]:
     if not specs:
         raise ConfigError(
@@ -263,6 +280,9 @@ def _engines(
     for row, spec in zip(engines, specs, strict=True):
         chip = accelerator(hardware[spec.site, spec.pool])
         model = step_of(spec.model, spec.precision, chip.id, spec.chips, spec.slots)
+        found = measured_replica(measured, spec, chip.id)
+        if found is not None:
+            model = found.adjusted(model)
         for name in ar.STEP_FIELDS:
             row[name] = getattr(model, name)
         row["site"] = table.site_index[spec.site]
@@ -276,8 +296,8 @@ def _engines(
     engines["speed"] = 1.0
     count = len(specs)
     held = 1
-    if blocks:
-        most = int(engines["kv_max"].max()) // max(block_tokens, 1)
+    if block_tokens > 0:
+        most = int(engines["kv_max"].max()) // block_tokens
         held = max(1, min(most, CACHE_BLOCKS_MAX) // CACHE_WAYS) * CACHE_WAYS
     records = table.offers[engines["offer"]]
     at_site = np.bincount(engines["site"], minlength=len(fleet.sites))
