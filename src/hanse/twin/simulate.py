@@ -94,11 +94,7 @@ class Simulation:
         self._dir = scenario_dir
         self._rows = rows
         self.dispatcher = Dispatcher("fleet")
-        digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
-        self._digests = digests
-        self._tell(
-            ev.FleetLoaded(at_s=self.start_at_s, fleet=fleet, policies=policies, digests=digests)
-        )
+        self._load_fleet(0.0)
         self.tables = 0
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
@@ -124,6 +120,12 @@ class Simulation:
         self._stop_s = float("inf")
         self.log: list[tuple[float, str]] = []
         """(seconds from the start, sentence) of what happened beside requests."""
+
+    def _load_fleet(self, now_s: float) -> None:
+        fleet = self.fleet
+        digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
+        at_s = self.start_at_s + now_s
+        self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
 
     def _choose_by(self, policy: Policy, world: World) -> None:
         world.options[ar.OPTION_POLICY] = float(policy.number)
@@ -443,14 +445,7 @@ class Simulation:
                 f"scenario policy {path}", got=str(error), allowed="a readable Cedar file"
             ) from None
         self.policies = (*self.policies, PolicyText(name=fault.policy, text=text))
-        self._tell(
-            ev.FleetLoaded(
-                at_s=self.start_at_s + now_s,
-                fleet=self.fleet,
-                policies=self.policies,
-                digests=self._digests,
-            )
-        )
+        self._load_fleet(now_s)
         self._tick(now_s)
 
     def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
