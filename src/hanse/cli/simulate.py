@@ -118,8 +118,8 @@ def progress_bar(what: str) -> Iterator[Callable[[float], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(what, total=1.0)
-        yield lambda share: bars.update(task, completed=share)
+        task = bars.add_task(f"{what} (the first time kernels compile: half a minute)", total=1.0)
+        yield lambda share: bars.update(task, completed=share, description=what)
 
 
 def _read_result(path: Path) -> Result:
