@@ -62,6 +62,8 @@ BIN_MS_MIN: Final = 0.1
 BIN_RATIO: Final = 1.02
 """Histograms are logarithmic: 0.1 ms to 1e6 ms in steps of 2 %, so a quantile errs by at most 1 %."""
 
+READY: Final = 1 << 16
+"""More than any engine has slots: all of them may end in one step."""
 RING: Final = 16
 """Load frames kept of each site: at two a second 8 s, longer than any path's delay."""
 VERSIONS: Final = 4
@@ -211,6 +213,8 @@ CLOCK_DTYPE: Final = np.dtype(
     [
         ("now_s", "f8"),
         ("seq", "i8"),
+        ("ready_head", "i8"),
+        ("ready_tail", "i8"),
         ("heap_size", "i8"),
         ("free", "i8"),
         ("arrived", "i8"),
@@ -305,6 +309,8 @@ class World(NamedTuple):
     heap_seq: Any
     heap_item: Any
     """[H] events: instant, tie-break counter, kind * 2^32 + attempt."""
+    ready: Any
+    """[READY] ring of events of this very instant: what an engine tells its own site's gateway."""
     engines: Any
     """[E] `ENGINE_DTYPE`, the engines of a site side by side."""
     running: Any

@@ -39,7 +39,7 @@ from hanse.twin.arrays import (
     OPTION_BLOCK_TOKENS,
     STEP,
 )
-from hanse.twin.queues import free_slot, push, retime
+from hanse.twin.queues import free_slot, push, push_now, retime
 
 INF: Final = float("inf")
 CACHE_WAYS: Final = 8
@@ -211,7 +211,9 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
 def send_first_byte(w: Any, a: int, t: float) -> None:
     """Tell the gateway; a cut link loses it."""
     attempt = w.attempts[a]
-    if w.link_up[attempt.site, attempt.gateway] != 0:
+    if attempt.site == attempt.gateway:
+        push_now(w, FIRST_BYTE, a)
+    elif w.link_up[attempt.site, attempt.gateway] != 0:
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
 
 
@@ -268,6 +270,9 @@ def send_end(w: Any, a: int, t: float) -> None:
     attempt = w.attempts[a]
     if attempt.dropped != 0:
         waste(w, a)
+    elif attempt.site == attempt.gateway:
+        attempt.stage = BACK
+        push_now(w, END, a)
     elif w.link_up[attempt.site, attempt.gateway] == 0:
         attempt.stage = LOST
         attempt.lost_kind = END

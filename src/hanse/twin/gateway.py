@@ -161,7 +161,9 @@ def ask(w: Any, a: int, t: float) -> int:
         o = w.candidate[v, g, q, profile, i]
         if o < 0:
             break
-        hear(w, g, w.offers[v, o].site, t)
+        s = w.offers[v, o].site
+        if w.heard[g, s] != w.frame_count[s]:
+            hear(w, g, s, t)
     chosen = ask_once(w, a, t)
     if chosen < 0 or w.out[kernels.OUT_SLO_MISSED] != 0.0:
         # The kernel will look beyond the candidates: then all sites have to be heard.

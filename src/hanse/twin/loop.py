@@ -3,7 +3,7 @@
 Here: `run`, compiled; the order of causes at one instant. Not here: what each cause does (`gateway`, `engine`), whatever happens
 rarely enough for Python (`simulate`: tables, faults, weather, power).
 
-At one instant: events, then engines, then frames of sites, then the look for late attempts, then new requests. Among events of one
+At one instant: what an engine has just told its own gateway, then events, then engines, then frames of sites, then the look for late attempts, then new requests. Among events of one
 instant the older goes first, among engines the lower number.
 """
 
@@ -26,6 +26,7 @@ from hanse.twin.arrays import (
     OPTION_BLOCK_TOKENS,
     OPTION_ROWS,
     RAN_OUT,
+    READY,
     REASON_NO_ENTRY,
     REASON_NOT_ALLOWED,
     REFUSED,
@@ -53,6 +54,12 @@ def run(w: Any, until_s: float, more: bool) -> int:
     clock = w.clock[0]
     count = w.chunk.shape[0]
     while True:
+        if clock.ready_head != clock.ready_tail:
+            item = w.ready[clock.ready_head & (READY - 1)]
+            clock.ready_head += 1
+            clock.events += 1
+            dispatch(w, item >> KIND_SHIFT, item & SLOT_MASK, clock.now_s)
+            continue
         if clock.heap_size + 4 * SPARE > w.heap_s.shape[0] or clock.free < 0:
             return ROOM
         if clock.attempts + SPARE > w.attempts.shape[0]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from numba import njit
 
 from hanse.compiled import KERNEL
-from hanse.twin.arrays import FREE
+from hanse.twin.arrays import FREE, READY
 
 KIND_SHIFT: Final = 32
 SLOT_MASK: Final = (1 << KIND_SHIFT) - 1
@@ -39,6 +39,14 @@ def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
     heap_s[at] = at_s
     heap_seq[at] = seq
     heap_item[at] = (kind << KIND_SHIFT) | attempt
+
+
+@njit(**KERNEL)
+def push_now(w: Any, kind: int, attempt: int) -> None:
+    """An event of this instant: no way to go, no place in the heap to find. The loop takes these first."""
+    clock = w.clock[0]
+    w.ready[clock.ready_tail & (READY - 1)] = (kind << KIND_SHIFT) | attempt
+    clock.ready_tail += 1
 
 
 @njit(**KERNEL)

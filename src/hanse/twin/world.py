@@ -261,6 +261,7 @@ def _attempts(count: int) -> dict[str, Any]:
         "heap_s": np.zeros(heap),
         "heap_seq": np.zeros(heap, np.int64),
         "heap_item": np.zeros(heap, np.int64),
+        "ready": np.zeros(ar.READY, np.int64),
     }
 
 
