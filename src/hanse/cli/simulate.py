@@ -84,21 +84,18 @@ def simulate(
             reference=other,
             progress=told,
         )
-    if json:
-        print_json(result)
-    else:
-        _say(result)
-    _say_files({"requests": requests, "report": report})
-    for note in result.notes:
-        say(f"assumed: {note}")
-    say(f"seed {seed}; again: {result.run.command}")
+    (print_json if json else _say)(result)
+    _say_end(result, {"requests": requests, "report": report})
     return 1 if result.residency.unlawful or result.residency.unlawful_recount else 0
 
 
-def _say_files(files: dict[str, Path | None]) -> None:
+def _say_end(result: Result, files: dict[str, Path | None]) -> None:
     for what, path in files.items():
         if path is not None:
             say(f"{what}: {path}")
+    for note in result.notes:
+        say(f"assumed: {note}")
+    say(f"seed {result.run.seed}; again: {result.run.command}")
 
 
 @contextmanager
