@@ -108,13 +108,19 @@ def test_the_twin_plays_calibration_first_and_counts_the_other_run() -> None:
     most_s = (read * 4.4 + sum(one.tokens_out for one in live.runs[0].seen) * 14.0) / 1000.0
     assert 0.3 * most_s < sum(twin.busy_s.values()) < most_s, "of the second run alone"
     for name in ENGINES:
-        assert twin.side.cpu_s[name] == pytest.approx(twin.busy_s[name], abs=0.07)
+        said_s = twin.duty * twin.busy_s[name]
+        assert said_s <= twin.side.cpu_s[name] <= said_s + 0.07, "and an idle engine's"
+    calm = msgspec.structs.replace(
+        live.calibration, cpu_s={n: 2.0 * s for n, s in live.calibration.cpu_s.items()}
+    )
+    twice = truth_twin.twin_of(LEAGUE, msgspec.structs.replace(live, calibration=calm), None)
+    assert twice.duty == pytest.approx(2.0 * twin.duty)
 
 
 def test_verdicts_know_near_from_far_and_from_what_cannot_be_judged() -> None:
     live = live_of(1.0, 1.04)
     side = truth_twin.side_of(live.runs[0])
-    same = truth_twin.Twin(side=side, busy_s={}, sites=(), ttft_ms=(), e2e_ms=())
+    same = truth_twin.Twin(side=side, busy_s={}, duty=1.0, sites=(), ttft_ms=(), e2e_ms=())
     found = truth_twin.verdicts(live, same)
     assert {one.met for one in found} == {True}
     far = msgspec.structs.replace(
