@@ -226,6 +226,7 @@ def show(live: truth_twin.Live, twin: truth_twin.Twin, found: list[truth_twin.Ve
         table.add_row(one.what, *(form(x) for x in cells), verdict)
     console.print(table)
     again, same = truth_twin.same_site(live, twin)
+    say(f"CPU seconds of a busy second, by the calibration run: {twin.duty:.2f}")
     say(f"same site as in live 1: live 2 {again:.0%} of requests, twin {same:.0%}")
     loud = max(run.foreign_busy for run in (live.calibration, *live.runs))
     if loud > 0.1:

@@ -8,8 +8,9 @@ it. What is judged:
 
     median and p95 of TTFT and E2E   within max(10 %, 1.5 x the difference of the two live runs) of their mean
     share of each site               within 3 points of the mean of the live runs
-    CPU seconds of each engine       within 10 % of the mean of the live runs; the twin's are its busy seconds (one thread each), and what
-                                     an idle engine was measured to take
+    CPU seconds of each engine       within 10 % of the mean of the live runs; the twin's are its busy seconds (one thread each) at as many
+                                     CPU seconds as a busy second of the calibration run had (a busy engine also waits for a core, a
+                                     socket, its own other thread), and what an idle engine was measured to take
 
 Where the live runs themselves differ by more than 3 points or 10 %, a share or an engine is shown and not judged: no twin could meet both.
 Nor is an engine that took less than a second.
@@ -80,6 +81,8 @@ class Twin(Value, frozen=True, kw_only=True):
 
     side: Side
     busy_s: dict[str, float]
+    duty: float
+    """CPU seconds of a busy second, by the calibration run."""
     sites: tuple[str, ...]
     ttft_ms: tuple[float, ...]
     e2e_ms: tuple[float, ...]
@@ -153,9 +156,11 @@ def twin_of(fleet: Fleet, live: Live, measured: MeasuredTable | None) -> Twin:
     found = found[np.argsort(found["at_s"], kind="stable")]
     names = engine_names(fleet)
     busy = dict(zip(names, (run.world.engines["busy_s"] - before[0]).tolist(), strict=True))
+    duty = sum(first.cpu_s.values()) / max(float(before[0].sum()), 1e-9)
     idle = {name: live.idle_cpu.get(name, 0.0) for name in names}
     cpu_s = {
-        name: busy[name] + idle[name] * max(second.elapsed_s - busy[name], 0.0) for name in names
+        name: duty * busy[name] + idle[name] * max(second.elapsed_s - busy[name], 0.0)
+        for name in names
     }
     good = found["outcome"] == ANSWERED
     # The loopback has no last mile: live figures begin at the gateway's door.
@@ -167,6 +172,7 @@ def twin_of(fleet: Fleet, live: Live, measured: MeasuredTable | None) -> Twin:
     return Twin(
         side=side,
         busy_s=busy,
+        duty=duty,
         sites=tuple(sites),
         ttft_ms=tuple(ttft.tolist()),
         e2e_ms=tuple(e2e.tolist()),

@@ -51,7 +51,8 @@ class CountryElectricity(Fact, frozen=True, kw_only=True):
     @property
     def carbon_g_per_kwh(self) -> float | None:
         """Mean lifecycle gCO2e per kWh generated, in the year `ci_year`; a published 0 is a figure that is missing, since no
-        way to make electricity emits nothing over its life."""
+        way to make electricity emits nothing over its life.
+        """
         return self.ci_ember_owid or None
 
     @property
