@@ -29,21 +29,6 @@ from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 STEP_S: Final = 300.0
 UNSERVED_SHARE_MAX: Final = 0.01
 """Of a step's energy: 3 s of 5 minutes, more than any power supply holds."""
-KEPT: Final = (
-    "facility_kw",
-    "it_kw",
-    "import_kw",
-    "pv_used_kw",
-    "wind_used_kw",
-    "curtailed_kw",
-    "battery_kwh",
-    "unserved_kw",
-    "carbon_location_g",
-    "carbon_own_g",
-    "carbon_free_kwh",
-    "water_l",
-)
-"""Columns of `OUT_DTYPE` whose course over time is kept, by the hour."""
 
 
 class SitePower:
@@ -60,7 +45,6 @@ class SitePower:
         self.sums = np.zeros(count, SUMS_DTYPE)
         hours = int(duration_s // SECONDS_PER_HOUR) + 2
         self.hourly = np.zeros((count, hours), HOUR_DTYPE)
-        self.course = {name: np.zeros((count, hours)) for name in KEPT}
         self.out = np.zeros(count, OUT_DTYPE)
         # Until the first step is over a site draws what the live controller takes it to before it has said anything: with nothing,
         # all of its sun and wind would be surplus, and its requests free.
@@ -88,10 +72,6 @@ class SitePower:
             self.params, self.state, series.outside, t, it_kw, STEP_S, self.sums, self.hourly, hour,
             self.out,
         )  # fmt: skip
-        for name, course in self.course.items():
-            course[:, hour] += self.out[name] * (
-                STEP_S / SECONDS_PER_HOUR if name.endswith("_kw") else 1.0
-            )
         self._price(world)
 
     def unserved(self) -> NDArray[np.bool_]:
