@@ -236,6 +236,11 @@ class Study(
     years: Annotated[int, Meta(ge=1, le=30)] = 5
     growth_per_year: Annotated[float, Meta(gt=-1, le=10)] = 0.3
     operator_hq: CountryCode
+    """Country whose law reaches the operator."""
+    certifications: tuple[str, ...] = ()
+    """What its sites hold, as in a fleet file."""
+    mechanisms: tuple[str, ...] = ()
+    """Transfer mechanisms that the users hold, e.g. `scc+tia`."""
     seed: Annotated[int, Meta(ge=0)] = 1
     draws: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     sites_lost: Annotated[int, Meta(ge=0, le=1)] = 1
