@@ -15,7 +15,7 @@ from typing import Final
 from hanse.catalogue import accelerator_named, ai_model_named, city, country
 from hanse.errors import ConfigError
 from hanse.model.read import parse_toml, read_toml
-from hanse.plan.study_file import Candidate, Study, StudyCity
+from hanse.plan.study_file import Study
 from hanse.serving.precisions import known_precision
 
 EMBEDDED: Final = "europe"
@@ -88,12 +88,13 @@ def _doubles(study: Study) -> Iterator[ConfigError]:
 
 def _places(study: Study) -> Iterator[ConfigError]:
     sizes = [s.id for s in study.sizes]
-    both: tuple[tuple[str, tuple[StudyCity | Candidate, ...]], ...]
-    both = (("city", study.cities), ("candidate", study.candidates))
-    for what, places in both:
-        for i, place in enumerate(places):
-            look = partial(city, place.city, iso2=place.country or "", where=f"{what}[{i}].city")
-            yield from _caught(look)
+    named = {
+        "city": [(c.city, c.country) for c in study.cities],
+        "candidate": [(c.city, c.country) for c in study.candidates],
+    }
+    for what, places in named.items():
+        for i, (name, iso2) in enumerate(places):
+            yield from _caught(partial(city, name, iso2=iso2 or "", where=f"{what}[{i}].city"))
     for i, candidate in enumerate(study.candidates):
         yield from _known(f"candidate[{i}].sizes", candidate.sizes, sizes)
     weights = [c.weight for c in study.cities]
