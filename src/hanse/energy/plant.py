@@ -226,7 +226,7 @@ def supplies(sites: Sequence[Site], plants: Mapping[str, Plant] | None = None) -
     """Parameters of all sites [site]; `plants` by site id, else the default of the site's kind."""
     rows = np.zeros(len(sites), SUPPLY_DTYPE)
     for row, site in zip(rows, sites, strict=True):
-        _fill(row, site, (plants or {}).get(site.id, PLANTS[site.kind]))
+        _fill(row, site, (plants or {}).get(site.id, PLANTS[site.plant_kind]))
     return rows
 
 
@@ -235,7 +235,7 @@ def states(sites: Sequence[Site], plants: Mapping[str, Plant] | None = None) -> 
     (none), UPS full.
     """
     params, rows = supplies(sites, plants), np.zeros(len(sites), STATE_DTYPE)
-    shares = [(plants or {}).get(s.id, PLANTS[s.kind]).storage.start_share for s in sites]
+    shares = [(plants or {}).get(s.id, PLANTS[s.plant_kind]).storage.start_share for s in sites]
     rows["battery_kwh"] = params["battery_kwh"] * shares
     rows["ups_kwh"] = params["ups_kwh"]
     return rows

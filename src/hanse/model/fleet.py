@@ -119,9 +119,16 @@ class Site(Value, frozen=True, kw_only=True, rename={"pools": "pool"}):
     grid_zone: str = ""
     """Zone of carbon and weather series; empty means the country's annual mean."""
     weather_zone: str = ""
+    plant: SiteKind | None = None
+    """Whose cooling and UPS it has, where not its kind's: a new hall of a megawatt is a micro site with a region's plant."""
     power: Power
     gateway: Gateway = Gateway()
     pools: tuple[Pool, ...] = ()
+
+    @property
+    def plant_kind(self) -> SiteKind:
+        """Which of `energy.PLANTS` it has."""
+        return self.plant or self.kind
 
 
 class Link(Value, frozen=True, kw_only=True):

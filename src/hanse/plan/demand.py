@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hanse.catalogue import City, city
 from hanse.plan.study_file import Study, Workload
 from hanse.signals.traces.spec import HOURS_DEFAULT
-from hanse.units import SECONDS_PER_DAY
+from hanse.units import SECONDS_PER_DAY, hours_from_s
 
 Floats = NDArray[np.float64]
 HOURS: Final = 24
@@ -92,7 +92,9 @@ def cities_of(work: Workload, study: Study) -> NDArray[np.int64]:
 def utc_day(place: City, study: Study) -> Floats:
     """[hour, UTC] demand over its mean, by the local time of the first of April of the first year (between winter and summer)."""
     at = datetime.combine(study.start.replace(month=4, day=1), time(12), ZoneInfo(place.timezone))
-    offset_h = at.utcoffset().total_seconds() / 3600.0  # type: ignore[union-attr]
+    offset = at.utcoffset()
+    assert offset is not None, "a zone has an offset"
+    offset_h = hours_from_s(offset.total_seconds())
     local = (np.arange(HOURS) + offset_h) % HOURS
     hours = np.append(HOURS_DEFAULT, HOURS_DEFAULT[0])
     shape = np.interp(local, np.arange(HOURS + 1), hours)

@@ -93,6 +93,7 @@ class SizeClass(Value, frozen=True, kw_only=True):
 
     id: Id
     kind: SiteKind
+    plant: SiteKind
     """Its cooling, UPS and losses: `energy.PLANTS`."""
     it_kw: Positive
     """IT power when fully built."""
@@ -163,6 +164,7 @@ SIZES: Final = (
     SizeClass(
         id="tower",
         kind="edge",
+        plant="edge",
         it_kw=6.0,
         module_kw=3.0,
         accelerators=("l4",),
@@ -173,6 +175,7 @@ SIZES: Final = (
     SizeClass(
         id="room",
         kind="micro",
+        plant="micro",
         it_kw=100.0,
         module_kw=20.0,
         accelerators=("l40s", "l4"),
@@ -183,6 +186,7 @@ SIZES: Final = (
     SizeClass(
         id="hall",
         kind="micro",
+        plant="region",
         it_kw=1000.0,
         module_kw=100.0,
         accelerators=("h100-sxm", "l40s"),
@@ -192,6 +196,7 @@ SIZES: Final = (
     SizeClass(
         id="hyperscale",
         kind="region",
+        plant="region",
         it_kw=50_000.0,
         module_kw=5_000.0,
         accelerators=("h100-sxm", "l40s"),
