@@ -11,7 +11,7 @@ from functools import cache
 from typing import Final
 
 from hanse.catalogue import accelerator_named, ai_model_named
-from hanse.energy.plant import SERVER_OVER_CHIP
+from hanse.energy.plant import chip_rated_w, host_w
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.plan.study_file import Workload
@@ -179,8 +179,6 @@ def _described(chip: str, said: Prediction) -> Fit:
         slots=int(said.batch),
         context_tokens_mean=said.input_tokens + said.output_tokens / 2.0,
     )
-    over = SERVER_OVER_CHIP if facts.tier in ("datacenter", "workstation") else 1.0
-    tdp_w = facts.tdp_w or 0.0
     e2e_s = s_from_ms(said.ttft_ms + (said.output_tokens - 1.0) * said.tpot_ms)
     return Fit(
         accelerator=facts.id,
@@ -194,8 +192,8 @@ def _described(chip: str, said: Prediction) -> Fit:
         tpot_ms=said.tpot_ms,
         idle_w=step.idle_w,
         busy_w=said.power_w,
-        rated_w=said.count * tdp_w * over,
-        host_w=said.count * tdp_w * (over - 1.0),
+        rated_w=said.count * chip_rated_w(facts.id),
+        host_w=said.count * host_w(facts.id),
         method=said.method,
         error=said.expected_error,
     )
