@@ -7,6 +7,7 @@ where replicas stand (`designs`), formulas of the steady state (`serving.steady`
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -16,12 +17,15 @@ from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.plan.study_file import Workload
 from hanse.serving.predict import Prediction, predict
+from hanse.serving.steps import step_model
 from hanse.units import s_from_ms
 
 COUNTS: Final = (1, 2, 4, 8)
 """Chips of one replica: inside one server, where tensor parallelism has fast links."""
 SLOTS_MAX: Final = 256
 """vLLM's default `max_num_seqs`; more requests at once than this gain little and wait longer."""
+BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Where power over load is asked for; in between it is taken as straight."""
 WAIT_SHARE: Final = 0.01
 """Share of a peak's time in which a request may find all slots taken."""
 Z_WAIT: Final = 2.326
@@ -49,6 +53,11 @@ class Fit(Value, frozen=True, kw_only=True):
     """IT power it needs, server included."""
     host_w: float
     """Of that, what the servers around the chips draw, whatever the load."""
+    loads: tuple[float, ...]
+    """Tokens a second at 0, 1, 2, 4 ... `slots` requests at once; the next two at the same."""
+    watts: tuple[float, ...]
+    """Mean power of all its chips."""
+    ttfts_ms: tuple[float, ...]
     method: str
     error: float
     """Expected of times and throughput (median)."""
@@ -97,7 +106,10 @@ def _fit(
         if slots == 0:
             why = f"{count} chips: one request alone takes longer than TTFT {ttft_ms:g} or TPOT {tpot_ms:g} ms"
             continue
-        found = _described(chip, _said(model, precision, chip, count, slots, tokens_in, tokens_out))
+        batches = sorted({*(b for b in BATCHES if b < slots), slots})
+        found = _described(
+            [_said(model, precision, chip, count, b, tokens_in, tokens_out) for b in batches]
+        )
         if best is None or found.watts_per_token_s < best.watts_per_token_s * 0.98:
             best = found
     if best is None:
@@ -167,10 +179,10 @@ def _said(
     )
 
 
-def _described(chip: str, said: Prediction) -> Fit:
-    from hanse.serving.steps import step_model
-
-    facts = accelerator_named(chip)
+def _described(course: Sequence[Prediction]) -> Fit:
+    """From predictions at rising batches, the last of them full."""
+    said = course[-1]
+    facts = accelerator_named(said.accelerator)
     step = step_model(
         ai_model_named(said.model),
         said.precision,
@@ -179,21 +191,23 @@ def _described(chip: str, said: Prediction) -> Fit:
         slots=int(said.batch),
         context_tokens_mean=said.input_tokens + said.output_tokens / 2.0,
     )
-    e2e_s = s_from_ms(said.ttft_ms + (said.output_tokens - 1.0) * said.tpot_ms)
+    both = (said.input_tokens + said.output_tokens) / said.output_tokens
+    loads = tuple(p.output_tok_s * both for p in course)
     return Fit(
         accelerator=facts.id,
         chips=said.count,
         slots=int(said.batch),
-        tokens_per_s=said.output_tok_s
-        * (said.input_tokens + said.output_tokens)
-        / said.output_tokens,
-        e2e_s=e2e_s,
+        tokens_per_s=loads[-1],
+        e2e_s=s_from_ms(said.ttft_ms + (said.output_tokens - 1.0) * said.tpot_ms),
         ttft_ms=said.ttft_ms,
         tpot_ms=said.tpot_ms,
         idle_w=step.idle_w,
         busy_w=said.power_w,
         rated_w=said.count * chip_rated_w(facts.id),
         host_w=said.count * host_w(facts.id),
+        loads=(0.0, *loads),
+        watts=(step.idle_w, *(p.power_w for p in course)),
+        ttfts_ms=(course[0].ttft_ms, *(p.ttft_ms for p in course)),
         method=said.method,
         error=said.expected_error,
     )
