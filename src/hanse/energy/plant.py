@@ -206,7 +206,11 @@ PLANTS: Final[dict[SiteKind, Plant]] = {
 
 
 def it_kw_rated(site: Site) -> float:
-    """IT power of a site's chips at full load; without chips, what the connection carries at `PUE_DESIGN`."""
+    """IT power that a site was built for: as declared, else of its chips at full load, else what the connection carries at
+    `PUE_DESIGN`.
+    """
+    if site.power.it_kw_rated is not None:
+        return site.power.it_kw_rated
     chips_w = sum(pool.count * chip_rated_w(pool.accelerator) for pool in site.pools)
     if chips_w > 0.0:
         return chips_w / 1000.0

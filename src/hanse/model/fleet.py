@@ -75,6 +75,8 @@ class Power(Value, frozen=True, kw_only=True):
     wind_kw_rated: float = 0.0
     battery_kwh: float = 0.0
     battery_kw_max: float = 0.0
+    it_kw_rated: float | None = None
+    """IT power that the hall was built for; absent: what its chips are rated for. A half-empty hall wastes more."""
     pue: float | None = None
     """Fixed power usage effectiveness; when absent it follows kind and outdoor temperature."""
     price_usd_per_kwh: float | None = None

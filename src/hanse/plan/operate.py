@@ -52,7 +52,7 @@ def operate(design: Design, study: Study, demand: Demand, x: Values) -> Inventor
     sites, kinds = len(design.places), len(study.workloads)
     years, draws = study.years, paths.shape[2]
     shape = (sites, years, draws)
-    rate, day, level = _loads(design, study, demand)
+    rate, day, level = loads_of(design, study, demand)
     replicas = {}
     plant_need = np.zeros(shape)
     for w in range(kinds):
@@ -115,6 +115,27 @@ def served_share(day: Floats) -> Floats:
     return np.asarray(np.minimum(over[None, :], GRID[:, None]).mean(axis=1))
 
 
+def first_replicas(
+    design: Design, study: Study, demand: Demand, year: int
+) -> tuple[dict[tuple[int, int], int], dict[int, float]]:
+    """Replicas that stand in a year, (workload, site), and IT power of the plant in kW by site, when demand grows as planned."""
+    rate, _, level = loads_of(design, study, demand)
+    replicas: dict[tuple[int, int], int] = {}
+    need_kw = np.zeros((len(design.places), year + 1, 1))
+    for w in range(len(study.workloads)):
+        for s in range(len(design.places)):
+            fit = design.fits[w][s]
+            if fit is None or rate[w, s] == 0.0:
+                continue
+            grown = (1.0 + _growth(study, w)) ** np.arange(year + 1.0)
+            count = _replicas(fit, study, w, rate[w, s] * grown * level[w, s]) * design.spare[s]
+            whole = np.ceil(count - 1e-9)
+            replicas[w, s] = int(whole[-1])
+            need_kw[s, :, 0] += kwh_from_wh(fit.rated_w) * whole
+    stood = _built(design, need_kw)[:, -1, 0]
+    return replicas, {s: float(stood[s]) for s in range(len(design.places))}
+
+
 class Line(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A year's figure [site, year] at the expected IT energy, and what one more kWh adds."""
 
@@ -133,7 +154,7 @@ def _growth(study: Study, w: int) -> float:
     return study.growth_per_year if own is None else own
 
 
-def _loads(design: Design, study: Study, demand: Demand) -> tuple[Floats, Floats, Floats]:
+def loads_of(design: Design, study: Study, demand: Demand) -> tuple[Floats, Floats, Floats]:
     """Tokens/s of the first year [workload, site], their day [workload, site, hour] and peak over mean [workload, site]."""
     kinds, sites = len(study.workloads), len(design.places)
     rate, day = np.zeros((kinds, sites)), np.ones((kinds, sites, HOURS))
@@ -250,10 +271,15 @@ def _used(
     )
 
 
+def hourly_watts(fit: Fit, load: Floats) -> Floats:
+    """Power of a replica's chips by its load in tokens/s."""
+    return np.asarray(np.interp(load, fit.loads, fit.watts))
+
+
 def _watts(fit: Fit, day: Floats, load: Floats) -> Floats:
     """Mean power of a replica's chips over the hours of a day, by its mean load in tokens/s."""
     points = np.linspace(0.0, fit.tokens_per_s, 33)
-    hourly = np.interp(points[:, None] * day[None, :], fit.loads, fit.watts).mean(axis=1)
+    hourly = hourly_watts(fit, points[:, None] * day[None, :]).mean(axis=1)
     return np.asarray(np.interp(load, points, hourly))
 
 
@@ -352,4 +378,4 @@ def _run(design: Design, study: Study, rated_kw: Floats, it_kwh: Floats) -> Any:
             )
     mean_kw = (it_kwh / HOURS_OF_YEAR).reshape(-1, 1)
     start_s = datetime.combine(study.start.replace(month=1, day=1), time(), UTC).timestamp()
-    return years_of(sites, rated_kw.reshape(-1), np.repeat(mean_kw, HOURS, axis=1), start_s)
+    return years_of(sites, np.repeat(mean_kw, HOURS, axis=1), start_s)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.catalogue import City
-from hanse.energy import PLANTS, Plant
 from hanse.energy.year import YearResult, run_year
 from hanse.model.fleet import CountryCode, Power, Site
 from hanse.plan.study_file import SizeClass
@@ -43,12 +42,11 @@ def site_of(
     *,
     operator_hq: CountryCode,
     rated_kw: float,
-    base_kw: float = 0.0,
     own: Own | None = None,
     price_usd_per_kwh: float | None = None,
     certifications: tuple[str, ...] = (),
 ) -> Site:
-    """A place of a design as a fleet file names it, without pools. `base_kw`: servers around the chips."""
+    """A place of a design as a fleet file names it, without pools."""
     own = own or Own()
     return Site(
         id=id,
@@ -62,7 +60,7 @@ def site_of(
         certifications=certifications,
         power=Power(
             grid_kw_max=max(rated_kw, 0.001) * MARGIN,
-            base_kw=base_kw,
+            it_kw_rated=rated_kw,
             pv_kw_peak=own.pv_kw,
             wind_kw_rated=own.wind_kw,
             battery_kwh=own.battery_kwh,
@@ -74,33 +72,27 @@ def site_of(
 
 def years_of(
     sites: Sequence[Site],
-    rated_kw: Floats,
     it_kw: Floats,
     start_s: float,
     *,
+    hours: int = HOURS_OF_YEAR,
     step_s: float = SECONDS_PER_HOUR,
 ) -> YearResult:
-    """A year of every site.
+    """A year, or some hours, of every site.
 
     Args:
-        rated_kw: [site] IT power that its plant was built for.
         it_kw: [site, hour of the UTC day].
         start_s: Unix seconds, a full hour; weather and prices of recorded years are replayed from there.
         step_s: An hour for many designs, five minutes where it must be as in the twin.
     """
-    plants: dict[str, Plant] = {
-        site.id: msgspec.structs.replace(PLANTS[site.plant_kind], it_kw_rated=float(kw))
-        for site, kw in zip(sites, rated_kw, strict=True)
-    }
-    axis = StepAxis(
-        start_s=start_s, count=int(HOURS_OF_YEAR * SECONDS_PER_HOUR / step_s), step_s=step_s
-    )
+    count = int(hours * SECONDS_PER_HOUR / step_s)
+    axis = StepAxis(start_s=start_s, count=count, step_s=step_s)
 
     def load(month: StepAxis) -> Floats:
-        hours = (month.middles_s() // SECONDS_PER_HOUR).astype(np.int64) % 24
-        return np.asarray(it_kw[:, hours])
+        at = (month.middles_s() // SECONDS_PER_HOUR).astype(np.int64) % 24
+        return np.asarray(it_kw[:, at])
 
-    return run_year(sites, load, axis, feed=Feed(), plants=plants)
+    return run_year(sites, load, axis, feed=Feed())
 
 
 def peak_kw(result: YearResult) -> Floats:
