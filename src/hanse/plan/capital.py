@@ -17,8 +17,9 @@ def recovery_factor(rate: Floats, life_years: Floats) -> Floats:
     The annuity that is worth 1 at rate r over n years, paid at each year's end (any text on engineering economics). Valid for r >= 0, n > 0.
     """
     interest = np.expm1(life_years * np.log1p(rate))
-    safe = np.where(interest > 0.0, interest, 1.0)
-    return np.where(interest > 0.0, rate * (1.0 + 1.0 / safe), 1.0 / life_years)
+    # Below this rate the two forms agree to 12 digits, and the first one divides by next to nothing.
+    grows = rate > 1e-12
+    return np.where(grows, rate * (1.0 + 1.0 / np.where(grows, interest, 1.0)), 1.0 / life_years)
 
 
 def book(units: Floats, price: Floats, life_years: Floats) -> Floats:

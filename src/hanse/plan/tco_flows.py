@@ -111,7 +111,7 @@ def embodied_t(case: Case) -> Floats:
         + building / case.of("shell_life_years")
         + battery / case.of("battery_life_years")
     )
-    return kg / KG_PER_T
+    return np.asarray(kg / KG_PER_T, np.float64)
 
 
 def _embodied_kg(case: Case, chip: str) -> Floats:
@@ -140,7 +140,7 @@ def _small_share(case: Case) -> Floats:
     """How far a site pays a small user's price, 0 to 1, by the logarithm of its size, [site, 1, 1]."""
     low, high = SMALL_USER_KW
     size = case.site(lambda p: p.size.it_kw)
-    return np.clip(np.log(high / size) / np.log(high / low), 0.0, 1.0)
+    return np.asarray(np.clip(np.log(high / size) / np.log(high / low), 0.0, 1.0), np.float64)
 
 
 def _export_usd_per_kwh(case: Case) -> Floats:
@@ -172,4 +172,4 @@ def _outages(case: Case) -> Floats:
     down = case.site(lambda p: 1.0 - p.size.availability) * case.inventory.it_kwh
     others = case.open.sum(axis=0, keepdims=True) - case.open
     taken = (others > 0.0) * float(case.study.sites_lost > 0) * case.of("outage_taken_over_share")
-    return down * (1.0 - taken) * case.of("outage_usd_per_kwh")
+    return np.asarray(down * (1.0 - taken) * case.of("outage_usd_per_kwh"), np.float64)
