@@ -64,5 +64,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[workload, year, draw]: asked for and not delivered."""
     rented_chip_h: dict[str, Draws]
     """[1, year, draw]: chip-hours rented from a cloud, by catalogue id of the nearest equal chip."""
+    rented_gb: Draws = msgspec.field(default_factory=lambda: np.zeros((1, 1, 1)))
+    """[1, year, draw]: sent from rented chips to users."""
     personal: bool
     """Personal data is served, so that compliance work is due."""
