@@ -12,7 +12,6 @@ balance at the expected load and a tenth above; other loads are put on the line 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, time
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.plan.assumptions import Values, shocks
 from hanse.plan.capacity import Z_WAIT, Fit
 from hanse.plan.demand import HOURS, Demand, levelled_peak
 from hanse.plan.design import Design
@@ -29,8 +29,6 @@ from hanse.plan.study_file import Study
 from hanse.units import SECONDS_PER_HOUR, kwh_from_wh
 
 Floats = NDArray[np.float64]
-Values = Mapping[str, Floats]
-"""Assumptions by id: [draw]."""
 CHIP_LEAD_YEARS: Final = 0.5
 """From order to service of servers: quarters rather than weeks for accelerators since 2023 (an assumption)."""
 RISE: Final = 1.1
@@ -62,7 +60,7 @@ def operate(design: Design, study: Study, demand: Demand, x: Values) -> Inventor
                 continue
             lead = max(design.places[s].size.lead_years, CHIP_LEAD_YEARS)
             for what, years_ahead in (("chips", CHIP_LEAD_YEARS), ("plant", lead)):
-                expected = expected_path(paths[w], _growth(study, w), years_ahead)
+                expected = expected_path(paths[w], growth_of(study, w), years_ahead)
                 count = (
                     _replicas(fit, study, w, rate[w, s] * expected * level[w, s]) * design.spare[s]
                 )
@@ -75,19 +73,19 @@ def operate(design: Design, study: Study, demand: Demand, x: Values) -> Inventor
 def growth_paths(study: Study, x: Values) -> Floats:
     """[workload, year, draw] demand over that of the first year.
 
-    Growth of the study times `growth_factor`, and a shock of each year that stays (a random walk of its logarithm, standard deviation
-    `growth_shock_sd`; the shocks themselves are drawn as `growth_shock_<year>`).
+    The study's growth times `demand_growth_factor`, and a shock of each year that stays: a random walk of the logarithm with standard
+    deviation `demand_shock_sd`. A single draw is the expected course, without shocks.
     """
-    factor = x["growth_factor"]
-    out = np.ones((len(study.workloads), study.years, len(factor)))
+    factor = x["demand_growth_factor"]
+    draws = len(factor)
+    out = np.ones((len(study.workloads), study.years, draws))
+    moved = np.zeros((study.years, draws))
+    if draws > 1:
+        moved[1:] = x["demand_shock_sd"] * shocks(study.seed, "demand", study.years, draws)[1:]
+    walk = np.exp(np.cumsum(moved, axis=0))
     for w in range(len(study.workloads)):
-        rate = np.maximum(1.0 + _growth(study, w) * factor, 0.01)
-        level = np.ones(len(factor))
-        for year in range(1, study.years):
-            shock = x.get(f"growth_shock_{year}")
-            moved = np.exp(x["growth_shock_sd"] * shock) if shock is not None else 1.0
-            level = level * rate * moved
-            out[w, year] = level
+        rate = np.maximum(1.0 + growth_of(study, w) * factor, 0.01)
+        out[w] = rate ** np.arange(study.years)[:, None] * walk
     return out
 
 
@@ -127,7 +125,7 @@ def first_replicas(
             fit = design.fits[w][s]
             if fit is None or rate[w, s] == 0.0:
                 continue
-            grown = (1.0 + _growth(study, w)) ** np.arange(year + 1.0)
+            grown = (1.0 + growth_of(study, w)) ** np.arange(year + 1.0)
             count = _replicas(fit, study, w, rate[w, s] * grown * level[w, s]) * design.spare[s]
             whole = np.ceil(count - 1e-9)
             replicas[w, s] = int(whole[-1])
@@ -149,7 +147,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return np.maximum(found, 0.0)
 
 
-def _growth(study: Study, w: int) -> float:
+def growth_of(study: Study, w: int) -> float:
+    """Planned growth of a workload a year."""
     own = study.workloads[w].growth_per_year
     return study.growth_per_year if own is None else own
 
