@@ -91,6 +91,7 @@ def _places(study: Study) -> Iterator[ConfigError]:
     named = {
         "city": [(c.city, c.country) for c in study.cities],
         "candidate": [(c.city, c.country) for c in study.candidates],
+        "cloud": [(c.city, c.country) for c in study.clouds],
     }
     for what, places in named.items():
         for i, (name, iso2) in enumerate(places):

@@ -55,6 +55,8 @@ class Workload(Value, frozen=True, kw_only=True):
     accelerator: str = ""
     """Id in the catalogue; empty: what the site's size class holds."""
     law: LawClass = "non_personal"
+    own_country: bool = False
+    """Served in the user's own country only, by contract: stricter than law."""
     tokens_per_day: Positive
     """Of all cities, prompts and answers together, in the first year."""
     tokens_in: Positive = 1155.0
@@ -123,6 +125,15 @@ class Candidate(Value, frozen=True, kw_only=True):
     wind_kw_max: NotNegative = 0.0
     grid_kw_max: Positive | None = None
     """What the utility can connect; absent: what is built."""
+
+
+class Cloud(Value, frozen=True, kw_only=True):
+    """A place where chips are for rent."""
+
+    city: str
+    country: CountryCode | None = None
+    operator_hq: CountryCode = "US"
+    """The three largest clouds are American: their law reaches their sites."""
 
 
 class PolicyEntry(Value, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -218,6 +229,19 @@ DESIGNS: Final = (
 )
 
 
+CLOUDS: Final = tuple(
+    Cloud(city=city, country=country)
+    for city, country in (
+        ("Frankfurt am Main", "DE"), ("Dublin", "IE"), ("London", "GB"), ("Paris", "FR"), ("Stockholm", "SE"), ("Milan", "IT"),
+        ("Zaragoza", "ES"), ("Zürich", "CH"), ("Washington", "US"), ("Columbus", "US"), ("Portland", "US"), ("San Francisco", "US"),
+        ("Montréal", "CA"), ("São Paulo", "BR"), ("Tokyo", "JP"), ("Osaka", "JP"), ("Seoul", "KR"), ("Singapore", "SG"),
+        ("Sydney", "AU"), ("Melbourne", "AU"), ("Mumbai", "IN"), ("Hyderābād", "IN"), ("Jakarta", "ID"), ("Hong Kong", "HK"),
+        ("Cape Town", "ZA"), ("Dubai", "AE"), ("Manama", "BH"), ("Tel Aviv", "IL"),
+    )
+)  # fmt: skip
+"""Cities of Amazon's regions, the longest list (Green Software Foundation, region metadata of 2024)."""
+
+
 class Study(
     Value,
     frozen=True,
@@ -228,6 +252,7 @@ class Study(
         "trainings": "training",
         "sizes": "size",
         "candidates": "candidate",
+        "clouds": "cloud",
         "policies": "policy",
         "designs": "design",
     },
@@ -257,6 +282,7 @@ class Study(
     candidates: tuple[Candidate, ...] = ()
     """Empty: every city of the study."""
     designs: tuple[DesignSpec, ...] = DESIGNS
+    clouds: tuple[Cloud, ...] = CLOUDS
     policies: tuple[PolicyEntry, ...] = ()
     assumptions: dict[str, float | tuple[float, float, float]] = {}
     """Figures that replace the shipped ones, by id: one number, or low, mid, high."""
