@@ -1,19 +1,18 @@
 """A design over the years and draws: demand grows, sites are built ahead of it by what is known then, chips work, meters turn.
 
-Here: `operate`, which turns structure into an `Inventory`. Not here: the structure (`designs`), a year's physics (`physics`), cost (`tco`).
+Here: `operate`, which turns structure into an `Inventory`. Not here: the structure (`designs`), cost (`tco`).
 
 Building. A module or a chip that serves in year y is ordered `lead` years before, for the demand that then was, grown at the rate that was
 planned with. Demand that grows faster meets too little: the excess of the busy hours is rented, where law lets it, else lost. Demand that
 grows slower leaves idle what was built. Plant is not taken down; chips are not sold before their life ends.
 
-Energy. IT power of a replica over its load comes from the step model, over the hours of the day. A site's year is run through the energy
-balance at the expected load and a tenth above; other loads are put on the line through both (`Line`).
+Energy. IT power of a replica over its load comes from the step model, over the hours of the day; what it becomes at the meter: `meter`.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -24,50 +23,144 @@ from hanse.plan.capacity import Z_WAIT, Fit
 from hanse.plan.demand import HOURS, Demand, levelled_peak
 from hanse.plan.design import Design
 from hanse.plan.inventory import Inventory
-from hanse.plan.physics import HOURS_OF_YEAR, peak_kw, site_of, years_of
+from hanse.plan.meter import Meter, meter_of
+from hanse.plan.physics import HOURS_OF_YEAR
 from hanse.plan.study_file import Study
 from hanse.units import SECONDS_PER_HOUR, kwh_from_wh
 
 Floats = NDArray[np.float64]
 CHIP_LEAD_YEARS: Final = 0.5
 """From order to service of servers: quarters rather than weeks for accelerators since 2023 (an assumption)."""
-RISE: Final = 1.1
-"""The second load at which a site's year is run."""
 GRID: Final = np.linspace(0.0, 4.0, 161)
 """Capacity over mean load, where the served share is tabulated: the highest hour of the shipped day is 1.46."""
 PERSONAL: Final = frozenset(
     ("personal", "sensitive", "health", "payment", "telecom", "government", "important")
 )
+SECONDS_PER_YEAR: Final = HOURS_OF_YEAR * SECONDS_PER_HOUR
 BYTES_PER_TOKEN: Final = 4.0
 """Of text, in UTF-8; English is near it."""
 FRAME_BYTES: Final = 250.0
 """A streamed token travels in an event of JSON and its headers of transport; 200 to 300 in OpenAI's form."""
 
 
-def operate(design: Design, study: Study, demand: Demand, x: Values) -> Inventory:
+class Work(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What a design builds and does, before meters: [site, year, draw] where not said otherwise."""
+
+    it_kw: Floats
+    chips: dict[str, Floats]
+    chips_used: dict[str, Floats]
+    it_kwh: Floats
+    wan_gb: Floats
+    tokens: Floats
+    """[workload, year, draw] served by own chips."""
+    short: Floats
+    """[workload, year, draw] asked of own sites in busy hours, and too much for them."""
+
+
+def operate(design: Design, study: Study, demand: Demand, x: Values, meter: Meter) -> Inventory:
     """What the design has and uses, [site, year, draw]."""
     paths = growth_paths(study, x)
-    sites, kinds = len(design.places), len(study.workloads)
-    years, draws = study.years, paths.shape[2]
-    shape = (sites, years, draws)
+    work = worked(design, study, demand, paths)
+    rented = rent(design, study, demand, paths, work.short)
+    full = np.maximum(meter.full_kw, 1e-9)[:, None, None]
+    stands = np.minimum(work.it_kw / full, 1.0)
+    own = np.array([[o.pv_kw, o.wind_kw, o.battery_kwh, o.battery_kw] for o in design.own])
+    own = own.reshape(len(design.places), 4)[:, :, None, None]
+    return Inventory(
+        places=design.places,
+        years=study.years,
+        it_kw=work.it_kw,
+        chips=work.chips,
+        chips_used=work.chips_used,
+        it_kwh=work.it_kwh,
+        **meter.of(work.it_kwh),
+        pv_kw=own[:, 0] * stands,
+        wind_kw=own[:, 1] * stands,
+        battery_kwh=own[:, 2] * stands,
+        battery_kw=own[:, 3] * stands,
+        wan_gb=work.wan_gb,
+        tokens=work.tokens + rented.tokens,
+        tokens_lost=rented.lost,
+        rented_chip_h=rented.chip_h,
+        rented_gb=rented.gb,
+        personal=any(work.law in PERSONAL for work in study.workloads),
+    )
+
+
+def expected_meter(design: Design, study: Study, demand: Demand) -> Meter:
+    """The design's meters when demand grows as planned."""
+    paths = growth_paths(study, {"demand_growth_factor": np.ones(1)})
+    work = worked(design, study, demand, paths)
+    return meter_of(design, study, work.it_kwh[:, :, 0], work.it_kw[:, :, 0])
+
+
+def worked(design: Design, study: Study, demand: Demand, paths: Floats) -> Work:
+    """Sites built ahead of demand, chips at work."""
     rate, day, level = loads_of(design, study, demand)
-    replicas = {}
-    plant_need = np.zeros(shape)
-    for w in range(kinds):
-        for s in range(sites):
-            fit = design.fits[w][s]
-            if fit is None or rate[w, s] == 0.0:
-                continue
-            lead = max(design.places[s].size.lead_years, CHIP_LEAD_YEARS)
-            for what, years_ahead in (("chips", CHIP_LEAD_YEARS), ("plant", lead)):
-                expected = expected_path(paths[w], growth_of(study, w), years_ahead)
-                count = (
-                    _replicas(fit, study, w, rate[w, s] * expected * level[w, s]) * design.spare[s]
-                )
-                replicas[what, w, s] = np.ceil(count - 1e-9)
-            plant_need[s] += kwh_from_wh(fit.rated_w) * replicas["plant", w, s]
-    it_kw = _built(design, plant_need)
-    return _used(design, study, demand, x, paths, rate, day, replicas, it_kw)
+    replicas: dict[tuple[str, int, int], Floats] = {}
+    shape = (len(design.places), study.years, paths.shape[2])
+    need_kw = {"plant": np.zeros(shape), "chips": np.zeros(shape)}
+    for w, s, fit in served(design, rate):
+        lead = max(design.places[s].size.lead_years, CHIP_LEAD_YEARS)
+        for what, ahead in (("chips", CHIP_LEAD_YEARS), ("plant", lead)):
+            expected = expected_path(paths[w], growth_of(study, w), ahead)
+            peak = rate[w, s] * expected * level[w, s]
+            count = np.ceil(_replicas(fit, study, w, peak) * design.spare[s] - 1e-9)
+            replicas[what, w, s] = count
+            need_kw[what][s] += kwh_from_wh(fit.rated_w) * count
+    it_kw = _built(design, need_kw["plant"])
+    fits_in = np.minimum(1.0, it_kw / np.maximum(need_kw["chips"], 1e-9))
+    out = Work(
+        it_kw=it_kw,
+        chips={},
+        chips_used={},
+        it_kwh=np.zeros(shape),
+        wan_gb=np.zeros(shape),
+        tokens=np.zeros(paths.shape),
+        short=np.zeros(paths.shape),
+    )
+    for w, s, fit in served(design, rate):
+        # Replicas are whole where all fit; where plant is short, what fits of them.
+        count = np.maximum.accumulate(replicas["chips", w, s] * fits_in[s], axis=0)
+        mean = rate[w, s] * paths[w]
+        capacity = capacity_tokens_s(fit, study, w, count / design.spare[s])
+        share = np.interp(capacity / np.maximum(mean, 1e-12), GRID, served_share(day[w, s]))
+        _add(out, w, s, fit, study, count, mean, share, day[w, s])
+    return out
+
+
+def served(design: Design, rate: Floats) -> Iterator[tuple[int, int, Fit]]:
+    """(workload, site, replica) that have work."""
+    for w, row in enumerate(design.fits):
+        for s, fit in enumerate(row):
+            if fit is not None and rate[w, s] > 0.0:
+                yield w, s, fit
+
+
+def _add(
+    out: Work,
+    w: int,
+    s: int,
+    fit: Fit,
+    study: Study,
+    count: Floats,
+    mean: Floats,
+    share: Floats,
+    day: Floats,
+) -> None:
+    """One workload at one site into the sums."""
+    done = mean * share * SECONDS_PER_YEAR
+    out.tokens[w] += done
+    out.short[w] += mean * (1.0 - share) * SECONDS_PER_YEAR
+    load = mean * share / np.maximum(count, 1e-12)
+    watts = _watts(fit, day, load) + fit.host_w
+    out.it_kwh[s] += kwh_from_wh(watts * count * HOURS_OF_YEAR)
+    for table, chips in (
+        (out.chips, count * fit.chips),
+        (out.chips_used, count * fit.chips * np.minimum(load / fit.tokens_per_s, 1.0)),
+    ):
+        table.setdefault(fit.accelerator, np.zeros(out.it_kw.shape))[s] += chips
+    out.wan_gb[s] += traffic_gb(study, w, done)
 
 
 def growth_paths(study: Study, x: Values) -> Floats:
@@ -134,19 +227,6 @@ def first_replicas(
     return replicas, {s: float(stood[s]) for s in range(len(design.places))}
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A year's figure [site, year] at the expected IT energy, and what one more kWh adds."""
-
-    at: Floats
-    value: Floats
-    slope: Floats
-
-    def of(self, it_kwh: Floats) -> Floats:
-        """[site, year, draw]"""
-        found = self.value[:, :, None] + self.slope[:, :, None] * (it_kwh - self.at[:, :, None])
-        return np.maximum(found, 0.0)
-
-
 def growth_of(study: Study, w: int) -> float:
     """Planned growth of a workload a year."""
     own = study.workloads[w].growth_per_year
@@ -199,77 +279,6 @@ def _built(design: Design, need_kw: Floats) -> Floats:
     return out
 
 
-def _used(
-    design: Design,
-    study: Study,
-    demand: Demand,
-    x: Values,
-    paths: Floats,
-    rate: Floats,
-    day: Floats,
-    replicas: dict[Any, Floats],
-    it_kw: Floats,
-) -> Inventory:
-    sites, years, draws = it_kw.shape
-    kinds = len(study.workloads)
-    shape = it_kw.shape
-    asked_kw = np.zeros(shape)
-    for (what, w, s), count in replicas.items():
-        if what == "chips":
-            fit = design.fits[w][s]
-            assert fit is not None, "only served workloads have replicas"
-            asked_kw[s] += kwh_from_wh(fit.rated_w) * count
-    fits_in = np.minimum(1.0, it_kw / np.maximum(asked_kw, 1e-9))
-    chips: dict[str, Floats] = {}
-    used: dict[str, Floats] = {}
-    it_kwh = np.zeros(shape)
-    tokens, short = np.zeros((kinds, years, draws)), np.zeros((kinds, years, draws))
-    wan_gb = np.zeros(shape)
-    for w in range(kinds):
-        for s in range(sites):
-            fit = design.fits[w][s]
-            if fit is None or ("chips", w, s) not in replicas:
-                continue
-            # Replicas are whole where all fit; where plant is short, what fits of them.
-            count = np.maximum.accumulate(replicas["chips", w, s] * fits_in[s], axis=0)
-            mean = rate[w, s] * paths[w]
-            capacity = capacity_tokens_s(fit, study, w, count / design.spare[s])
-            share = np.interp(capacity / np.maximum(mean, 1e-12), GRID, served_share(day[w, s]))
-            year_s = HOURS_OF_YEAR * SECONDS_PER_HOUR
-            tokens[w] += mean * share * year_s
-            short[w] += mean * (1.0 - share) * year_s
-            load = mean * share / np.maximum(count, 1e-12)
-            watts = _watts(fit, day[w, s], load) + fit.host_w
-            it_kwh[s] += kwh_from_wh(watts * count * HOURS_OF_YEAR)
-            held = chips.setdefault(fit.accelerator, np.zeros(shape))
-            held[s] += count * fit.chips
-            busy = used.setdefault(fit.accelerator, np.zeros(shape))
-            busy[s] += count * fit.chips * np.minimum(load / fit.tokens_per_s, 1.0)
-            wan_gb[s] += _gb(study, w, mean * share * year_s)
-    rented_h, rented_tokens, lost = _rented(design, study, demand, paths, short)
-    sums = _years(design, study, x, it_kwh, it_kw)
-    own = np.array([[o.pv_kw, o.wind_kw, o.battery_kwh, o.battery_kw] for o in design.own])
-    own = own.reshape(sites, 4)[:, :, None, None]
-    return Inventory(
-        places=design.places,
-        years=years,
-        it_kw=it_kw,
-        chips=chips,
-        chips_used=used,
-        it_kwh=it_kwh,
-        **{name: line.of(it_kwh) for name, line in sums.items()},
-        pv_kw=own[:, 0],
-        wind_kw=own[:, 1],
-        battery_kwh=own[:, 2],
-        battery_kw=own[:, 3],
-        wan_gb=wan_gb,
-        tokens=tokens + rented_tokens,
-        tokens_lost=lost,
-        rented_chip_h=rented_h,
-        personal=any(work.law in PERSONAL for work in study.workloads),
-    )
-
-
 def hourly_watts(fit: Fit, load: Floats) -> Floats:
     """Power of a replica's chips by its load in tokens/s."""
     return np.asarray(np.interp(load, fit.loads, fit.watts))
@@ -282,7 +291,7 @@ def _watts(fit: Fit, day: Floats, load: Floats) -> Floats:
     return np.asarray(np.interp(load, points, hourly))
 
 
-def _gb(study: Study, w: int, tokens: Floats) -> Floats:
+def traffic_gb(study: Study, w: int, tokens: Floats) -> Floats:
     """GB of users' traffic: prompts as text, answers as a stream of events."""
     work = study.workloads[w]
     answers = work.tokens_out / (work.tokens_in + work.tokens_out)
@@ -290,91 +299,43 @@ def _gb(study: Study, w: int, tokens: Floats) -> Floats:
     return tokens * per_token / 1e9
 
 
-def _rented(
-    design: Design, study: Study, demand: Demand, paths: Floats, short: Floats
-) -> tuple[dict[str, Floats], Floats, Floats]:
-    """Chip-hours rented [1, year, draw], tokens served by them and tokens lost [workload, year, draw]."""
+class Rent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What is rented from a cloud, and what nobody serves."""
+
+    chip_h: dict[str, Floats]
+    """[1, year, draw] by accelerator."""
+    tokens: Floats
+    """[workload, year, draw]"""
+    lost: Floats
+    """[workload, year, draw]"""
+    gb: Floats
+    """[1, year, draw] to users."""
+
+
+def rent(design: Design, study: Study, demand: Demand, paths: Floats, short: Floats) -> Rent:
+    """Rows that are always rented, for their peak all year, and what was too much for own sites, by the hour."""
     kinds, years, draws = paths.shape
-    hours: dict[str, Floats] = {}
-    served, lost = np.zeros(paths.shape), np.zeros(paths.shape)
+    out = Rent(
+        chip_h={},
+        tokens=np.zeros(paths.shape),
+        lost=np.zeros(paths.shape),
+        gb=np.zeros((1, years, draws)),
+    )
     for w in range(kinds):
         mine = demand.workload == w
         base = demand.tokens_per_s[mine]
-        year_s = HOURS_OF_YEAR * SECONDS_PER_HOUR
-        always = float((base * design.rented[mine]).sum()) * paths[w] * year_s
-        lost[w] = float((base * design.lost[mine]).sum()) * paths[w] * year_s
+        always = float((base * design.rented[mine]).sum()) * paths[w]
+        out.lost[w] += float((base * design.lost[mine]).sum()) * paths[w] * SECONDS_PER_YEAR
         fit = design.cloud[w]
         if fit is None:
-            lost[w] += short[w] + always
+            out.lost[w] += short[w] + always * SECONDS_PER_YEAR
             continue
-        served[w] = always + short[w]
-        day = (base[:, None] * demand.day[mine]).sum(axis=0)
-        full = fit.tokens_per_s * SECONDS_PER_HOUR
-        # Reserved all year for the peak of what is always rented; what is rented for busy hours is paid by the hour.
-        level = levelled_peak(day, study.workloads[w].slack_h)
-        mean = always / year_s
-        replicas = np.ceil(_replicas(fit, study, w, mean * level) - 1e-9)
-        found = hours.setdefault(fit.accelerator, np.zeros((1, years, draws)))
-        found[0] += fit.chips * (replicas * HOURS_OF_YEAR + short[w] / full)
-    return hours, served, lost
-
-
-def _years(
-    design: Design, study: Study, x: Values, it_kwh: Floats, it_kw: Floats
-) -> dict[str, Line]:
-    """Year's figures by site and year as lines over IT energy, from two runs of the balance at the mean over draws."""
-    names = {
-        "facility_kwh": "facility_kwh",
-        "import_kwh": "import_kwh",
-        "export_kwh": "export_kwh",
-        "water_l": "water_l",
-        "location_t": "carbon_location_g",
-        "market_t": "carbon_market_g",
-        "marginal_t": "carbon_marginal_g",
-        "own_t": "carbon_own_g",
-    }
-    sites, years, _ = it_kwh.shape
-    middle = it_kwh.mean(axis=2)
-    if sites == 0:
-        nothing = np.zeros((0, years))
-        return {n: Line(at=nothing, value=nothing, slope=nothing) for n in (*names, "peak_kw")}
-    rated = it_kw.mean(axis=2)
-    found = [_run(design, study, rated, middle * rise) for rise in (1.0, RISE)]
-    step = np.maximum(middle * (RISE - 1.0), 1e-9)
-    lines = {}
-    for name in (*names, "peak_kw"):
-        if name == "peak_kw":
-            low, high = (peak_kw(result) for result in found)
-        else:
-            unit = 1e-6 if name.endswith("_t") else 1.0
-            low, high = (result.sums[names[name]] * unit for result in found)
-        low, high = low.reshape(sites, years), high.reshape(sites, years)
-        lines[name] = Line(at=middle, value=low, slope=(high - low) / step)
-    return lines
-
-
-def _run(design: Design, study: Study, rated_kw: Floats, it_kwh: Floats) -> Any:
-    """A year of every (site, year), all in the weather of the first."""
-    sites = []
-    for s, (place, city) in enumerate(zip(design.places, design.cities, strict=True)):
-        for year in range(study.years):
-            full = max(float(rated_kw[s].max()), 1e-9)
-            part = float(rated_kw[s, year]) / full
-            own = design.own[s]
-            grown = msgspec.structs.replace(
-                own, **{f: getattr(own, f) * part for f in own.__struct_fields__}
-            )
-            sites.append(
-                site_of(
-                    f"{place.id}-{year}",
-                    city,
-                    place.size,
-                    operator_hq=study.operator_hq,
-                    rated_kw=float(rated_kw[s, year]),
-                    own=grown,
-                    price_usd_per_kwh=place.price_usd_per_kwh,
-                )
-            )
-    mean_kw = (it_kwh / HOURS_OF_YEAR).reshape(-1, 1)
-    start_s = datetime.combine(study.start.replace(month=1, day=1), time(), UTC).timestamp()
-    return years_of(sites, np.repeat(mean_kw, HOURS, axis=1), start_s)
+        out.tokens[w] += always * SECONDS_PER_YEAR + short[w]
+        out.gb[0] += traffic_gb(study, w, out.tokens[w])
+        day = ((base * design.rented[mine])[:, None] * demand.day[mine]).sum(axis=0)
+        level = levelled_peak(day, study.workloads[w].slack_h) if day.sum() > 0.0 else 1.0
+        replicas = np.ceil(_replicas(fit, study, w, always * level) - 1e-9)
+        hours = replicas * HOURS_OF_YEAR + short[w] / (fit.tokens_per_s * SECONDS_PER_HOUR)
+        held = out.chip_h.setdefault(fit.accelerator, np.zeros((1, years, draws)))
+        held[0] += fit.chips * hours
+    return out
