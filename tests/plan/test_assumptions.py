@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.catalogue import all_accelerators
+from hanse.catalogue import all_accelerators, city
 from hanse.catalogue.accelerators import accelerator
 from hanse.errors import ConfigError
 from hanse.plan.assumptions import (
@@ -183,6 +183,8 @@ def test_yearly_shocks_are_normal_and_have_streams_of_their_own() -> None:
 
 def test_markets_are_those_published() -> None:
     assert len(build_markets()) == 14
+    for market in build_markets():
+        assert city(market.city, iso2=market.country).iso2 == market.country
     mean = sum(m.usd_per_w for m in build_markets()) / 14
     assert FIGURES["build_usd_per_w"].mid == pytest.approx(mean, abs=0.01)
     assert market_factor("zurich", "CH") == market_factor("Zürich", "CH") > 1.2

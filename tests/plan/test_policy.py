@@ -193,3 +193,34 @@ def test_the_effect_of_each_policy_is_the_cost_with_all_less_the_cost_without_it
     none = costs(fleet, values(), plan, policies=())
     both = sum(found.values())
     assert with_all.npv() - none.npv() == pytest.approx(both, rel=1e-9)
+
+
+def test_rules_of_one_kind_that_follow_each_other_both_count() -> None:
+    spring = rule("feed_in_tariff", id="a", value=0.10, until=date(2026, 7, 2))
+    autumn = rule("feed_in_tariff", id="b", value=0.24, from_=date(2026, 7, 2))
+    always = rule("feed_in_tariff", id="c", value=0.14)
+    fleet = design(("hall",))
+    drawn = values(export_price_share=0.4, electricity_drift_per_year=0.0)
+    found = costs(fleet, drawn, study(policies=(spring, autumn, always)))
+    mean = (0.10 * 182 + 0.20 * 183) / 365
+    assert found.annual("feed_in_tariff")[0, 0] == pytest.approx(-fleet.export_kwh[0, 0, 0] * mean)
+
+
+def test_a_stricter_duty_takes_over_on_its_day() -> None:
+    now = rule("efficiency_duty", id="a", value=1.3)
+    later = rule("efficiency_duty", id="b", value=1.2, from_=date(2027, 7, 2), countries=("DE",))
+    fleet = design(("hall", "hall"))  # DE, US
+    needed = cure((now, later), fleet, study())
+    it_kwh = fleet.it_kwh[0, 0, 0]
+    tenths = (1.0, (182 * 1 + 183 * 2) / 365, 2.0)
+    assert needed.saved_kwh[0, :, 0] == pytest.approx([0.1 * t * it_kwh for t in tenths])
+    assert needed.saved_kwh[1, :, 0] == pytest.approx(0.1 * it_kwh)
+    assert needed.pue_excess[0, :, 0] == pytest.approx([0.1, 0.2, 0.2])
+
+
+def test_credits_at_once_pay_no_more_than_the_price() -> None:
+    first = rule("investment_credit", id="a", value=0.7, until=date(2026, 7, 2))
+    second = rule("investment_credit", id="b", value=0.7, until=date(2026, 7, 2))
+    found = costs(design(("hall",)), values(), study(policies=(first, second)))
+    own = found.annual("pv", "wind", "battery")
+    assert found.annual("investment_credit")[0] == pytest.approx(-own[0] * 182 / 365)

@@ -35,6 +35,7 @@ CONSTANT = {
 """Constant returns, and nothing that costs the same at any size."""
 
 
+CHIP_PRICES = ("_chip_usd", "_cloud_usd_per_h", "_reserved_usd_per_h")
 DUTY = PolicyEntry(
     id="duty", kind="efficiency_duty", from_=date(2026, 1, 1), value=1.2, source="made up"
 )
@@ -84,9 +85,6 @@ def test_every_price_moves_the_cost_the_way_it_says(id: str) -> None:
     assert high > low
 
 
-CHIP_PRICES = ("_chip_usd", "_cloud_usd_per_h", "_reserved_usd_per_h")
-
-
 @given(
     id=st.sampled_from(DIRECTED),
     shares=st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)),
@@ -105,6 +103,28 @@ def test_cost_is_monotone_in_every_directed_figure(
         assert (above >= below - slack).all()
     else:
         assert (above <= below + slack).all()
+
+
+EVERY_TIER = ("b200-sxm", "l4", "rtx-4090", "jetson-agx-thor", "xeon-6980p", "x86-thread")
+
+
+@pytest.mark.parametrize("id", sorted(i for i in FIGURES if not i.endswith(CHIP_PRICES)))
+def test_a_figure_is_part_of_the_cost_if_and_only_if_it_says_so(id: str) -> None:
+    figure, tenth = FIGURES[id], msgspec.structs.replace(SIZE["hall"], it_kw=400.0)
+    fleet = design(("tower", "room", tenth, "hall", "hyperscale"))
+    growing = np.array([1.0, 1.5, 2.0]).reshape(1, -1, 1)
+    owned = ("pv_kw", "wind_kw", "battery_kwh", "battery_kw", "it_kw")
+    fleet = msgspec.structs.replace(
+        fleet,
+        chips=dict.fromkeys(EVERY_TIER, fleet.it_kw / 10.0 * growing),
+        **{name: getattr(fleet, name) * growing for name in owned},
+    )
+    high = figure.high if figure.high > figure.low else figure.mid + 1.0
+    found = [
+        costs(fleet, changed(values(), {id: end}), study(policies=(DUTY,))).npv()[0]
+        for end in (figure.low, high)
+    ]
+    assert (found[0] == found[1]) == (figure.cost == "none")
 
 
 def test_nothing_costs_only_the_central_team() -> None:
@@ -355,3 +375,54 @@ def test_draws_of_the_design_and_of_the_figures_meet() -> None:
 def test_a_chip_without_a_price_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"groq-lpu-v1_chip_usd.*add groq-lpu-v1_chip_usd"):
         costs(design(("hall",), chip="groq-lpu-v1"), values(), study())
+
+
+def test_single_items_by_hand() -> None:
+    drawn = values(
+        water_usd_per_m3=2.0,
+        wan_port_usd_per_month=1500.0,
+        wan_exponent=0.5,
+        wan_ports_per_site=2.0,
+        micro_transit_usd_per_gb=0.004,
+        software_usd_per_site_year=3000.0,
+        software_usd_per_chip_year=10.0,
+        maintenance_share_per_year=0.03,
+        insurance_share_per_year=0.002,
+        lost_work_usd_per_mtoken=5.0,
+        cloud_egress_usd_per_gb=0.07,
+        operator_actions_per_site_month=2.0,
+        operator_action_h=0.5,
+        staff_usd_per_fte_year=88_000.0,
+        discount_rate=0.0,
+        mep_life_years=10.0,
+        shell_life_years=20.0,
+    )
+    one = design(("hall",))
+    found = costs(one, drawn, study())
+
+    def first(name: str) -> float:
+        return float(found.annual(name)[0, 0])
+
+    assert first("water") == pytest.approx(one.it_kwh[0, 0, 0] * 0.3 / 1000.0 * 2.0)
+    assert first("wan_ports") == pytest.approx(2 * 1500.0 * 10**0.5 * 12)
+    assert first("wan_transit") == pytest.approx(1000.0 * 1000.0 * 0.004)
+    assert first("software") == pytest.approx(3000.0 + 1000.0 * 10.0)
+    assert first("operations") == pytest.approx(24 * 0.5 * 88_000.0 / 1760.0)
+    assert first("lost_work") == pytest.approx(365.0 * 5.0)
+    assert first("cloud_egress") == pytest.approx(1e4 * 0.07)
+    worth = first("plant") * 10.0 + first("building") * 20.0
+    assert first("maintenance") == pytest.approx(0.03 * worth)
+    lives = {"servers": 5.0, "pv": 30.0, "wind": 25.0}
+    worth += sum(first(name) * life for name, life in lives.items())
+    euros = 1.12 * 1.25
+    worth += euros * (400.0 * 250.0 + 200.0 * 287.0)
+    assert first("insurance") == pytest.approx(0.002 * worth)
+
+
+def test_own_power_costs_what_its_kind_of_site_pays() -> None:
+    drawn = values(eur_usd=1.1, eur_price_level=1.2, discount_rate=0.0, pv_life_years=30.0)
+    for kind, euros in (("hall", 904.0), ("hyperscale", 595.0)):
+        one = design((kind,))
+        found = costs(one, drawn, study())
+        price = one.pv_kw[0, 0, 0] * euros * 1.1 * 1.2
+        assert found.annual("pv")[0, 0] == pytest.approx(price / 30.0)

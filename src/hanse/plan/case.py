@@ -60,9 +60,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Sites, years, draws."""
-        arrays = [self.inventory.it_kw, self.inventory.import_kwh, self.inventory.tokens]
-        draws = {v.size for v in self.values.values()} | {a.shape[2] for a in arrays}
-        return len(self.places), self.inventory.years, max(draws, default=1)
+        draws = {v.size for v in self.values.values()}
+        for name in Inventory.__struct_fields__:
+            field = getattr(self.inventory, name)
+            for array in field.values() if isinstance(field, dict) else (field,):
+                if isinstance(array, np.ndarray):
+                    draws.add(array.shape[2])
+        return len(self.places), self.inventory.years, max(draws)
 
     @property
     def it_kw(self) -> Floats:

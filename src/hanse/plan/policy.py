@@ -6,8 +6,9 @@ takes. Not here: which rules apply (the study's `[[policy]]`), the cost of a des
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import zip_longest
 from typing import Final, Literal
 
 import msgspec
@@ -26,13 +27,7 @@ CREDITED: Final[tuple[Asset, ...]] = ("pv", "wind", "battery")
 
 def share_of_year(policy: PolicyEntry, start: date, years: int) -> Floats:
     """Share of each year of the study on whose days the policy holds, [year]; years run from the study's first day."""
-    shares = np.zeros(years)
-    for year in range(years):
-        first, after = _anniversary(start, year), _anniversary(start, year + 1)
-        begins = max(first, policy.from_)
-        ends = after if policy.until is None else min(after, policy.until)
-        shares[year] = max(0, (ends - begins).days) / (after - first).days
-    return shares
+    return _share(policy.from_, policy.until, start, years)
 
 
 def holds_at(policy: PolicyEntry, country: str) -> bool:
@@ -46,20 +41,25 @@ def holds_at(policy: PolicyEntry, country: str) -> bool:
 def credit_share(
     policies: Sequence[PolicyEntry], asset: Asset, places: Sequence[Place], study: Study
 ) -> Floats:
-    """Share of the price of an asset that is paid back, by site and year of purchase, [site, year, 1]; several credits add up to 1 at most."""
+    """Share of the price of an asset that is paid back, by site and year of purchase, [site, year, 1]; on any day several add up to 1 at most."""
     paid = [p for p in policies if p.kind == "investment_credit" and asset in (p.on or CREDITED)]
-    return np.minimum(_rates(paid, places, study), 1.0)
+    total = np.zeros((len(places), study.years, 1))
+    for holding, share in _spells(paid, study):
+        at_once = sum((p.value * _where(p, places) for p in holding), np.zeros((1, 1, 1)))
+        total = total + np.minimum(at_once, 1.0) * share
+    return total
 
 
 def feed_in_gain(
     policies: Sequence[PolicyEntry], places: Sequence[Place], study: Study, market_usd: Floats
 ) -> Floats:
-    """What tariffs pay per exported kWh above the market, [site, year, draw]; where several hold, the best one, and never less than the market."""
+    """What tariffs pay per exported kWh above the market, [site, year, draw]; on any day the best one, and never less than the market."""
     gain = np.zeros((len(places), study.years, 1))
-    for policy in policies:
-        if policy.kind == "feed_in_tariff":
-            above = np.maximum(policy.value - market_usd, 0.0)
-            gain = np.maximum(gain, above * _where_and_when(policy, places, study))
+    for holding, share in _spells([p for p in policies if p.kind == "feed_in_tariff"], study):
+        best = np.zeros((len(places), 1, 1))
+        for policy in holding:
+            best = np.maximum(best, policy.value * _where(policy, places))
+        gain = gain + np.maximum(best - market_usd, 0.0) * share
     return gain
 
 
@@ -67,7 +67,12 @@ def carbon_tax_usd_per_t(
     policies: Sequence[PolicyEntry], places: Sequence[Place], study: Study
 ) -> Floats:
     """Taxes on location-based emissions, [site, year, 1]; several add up."""
-    return _rates([p for p in policies if p.kind == "carbon_tax"], places, study)
+    total = np.zeros((len(places), study.years, 1))
+    for policy in policies:
+        if policy.kind == "carbon_tax":
+            when = share_of_year(policy, study.start, study.years).reshape(1, -1, 1)
+            total = total + policy.value * _where(policy, places) * when
+    return total
 
 
 def localised(
@@ -103,13 +108,13 @@ def cure(policies: Sequence[PolicyEntry], inventory: Inventory, study: Study) ->
     it_kwh = inventory.it_kwh
     pue = np.where(it_kwh > 0.0, inventory.facility_kwh / np.where(it_kwh > 0.0, it_kwh, 1.0), 0.0)
     excess, saved = np.zeros_like(pue), np.zeros_like(pue)
-    for policy in policies:
-        if policy.kind == "efficiency_duty":
-            when = _where_and_when(policy, inventory.places, study)
-            above = np.where(inventory.it_kw > policy.above_kw, pue - policy.value, 0.0)
-            above = np.maximum(above, 0.0)
-            excess = np.maximum(excess, np.where(when > 0.0, above, 0.0))
-            saved = np.maximum(saved, above * it_kwh * when)
+    for holding, share in _spells([p for p in policies if p.kind == "efficiency_duty"], study):
+        above = np.zeros_like(pue)
+        for policy in holding:
+            bound = (inventory.it_kw > policy.above_kw) * _where(policy, inventory.places)
+            above = np.maximum(above, (pue - policy.value) * bound)
+        excess = np.maximum(excess, above * (share > 0.0))
+        saved = saved + above * it_kwh * share
     return Cure(breach=excess > 0.0, pue_excess=excess, saved_kwh=saved)
 
 
@@ -135,17 +140,31 @@ def cured(inventory: Inventory, needed: Cure) -> Inventory:
     )
 
 
-def _rates(policies: Sequence[PolicyEntry], places: Sequence[Place], study: Study) -> Floats:
-    total = np.zeros((len(places), study.years, 1))
-    for policy in policies:
-        total += policy.value * _where_and_when(policy, places, study)
-    return total
+def _where(policy: PolicyEntry, places: Sequence[Place]) -> Floats:
+    """1 where the policy holds, [site, 1, 1]."""
+    return np.array([holds_at(policy, p.country) for p in places], np.float64).reshape(-1, 1, 1)
 
 
-def _where_and_when(policy: PolicyEntry, places: Sequence[Place], study: Study) -> Floats:
-    """Share of the year on which the policy holds at a site, [site, year, 1]."""
-    where = np.array([holds_at(policy, p.country) for p in places], np.float64).reshape(-1, 1, 1)
-    return where * share_of_year(policy, study.start, study.years).reshape(1, -1, 1)
+def _spells(
+    policies: Sequence[PolicyEntry], study: Study
+) -> Iterator[tuple[list[PolicyEntry], Floats]]:
+    """Spans of days on which the same policies hold, with their share of each year, [1, year, 1]."""
+    edges = sorted({p.from_ for p in policies} | {p.until for p in policies if p.until is not None})
+    for begins, ends in zip_longest(edges, edges[1:]):
+        holding = [
+            p for p in policies if p.from_ <= begins and (p.until is None or begins < p.until)
+        ]
+        if holding:
+            yield holding, _share(begins, ends, study.start, study.years).reshape(1, -1, 1)
+
+
+def _share(begins: date, ends: date | None, start: date, years: int) -> Floats:
+    shares = np.zeros(years)
+    for year in range(years):
+        first, after = _anniversary(start, year), _anniversary(start, year + 1)
+        last = after if ends is None else min(after, ends)
+        shares[year] = max(0, (last - max(first, begins)).days) / (after - first).days
+    return shares
 
 
 def _anniversary(start: date, year: int) -> date:
