@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.plan.assumptions import Values
 from hanse.plan.demand import HOURS
 from hanse.plan.design import Design
 from hanse.plan.physics import HOURS_OF_YEAR, Own, peak_kw, site_of, years_of
@@ -34,6 +35,8 @@ NAMES: Final = {
     "own_t": "carbon_own_g",
 }
 """Fields of `Inventory` and of the balance's sums."""
+BY_GRID: Final = ("location_t", "market_t", "marginal_t")
+"""What the grid emits for the site."""
 TONNES_PER_G: Final = 1e-6
 
 
@@ -61,9 +64,19 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     pv_used: Floats
     """[site, year] share of own generation that was used on the site; NaN without any."""
 
-    def of(self, it_kwh: Floats) -> dict[str, Floats]:
-        """[site, year, draw] by name."""
-        return {name: line.of(it_kwh) for name, line in self.lines.items()}
+    def of(self, it_kwh: Floats, x: Values) -> dict[str, Floats]:
+        """[site, year, draw] by name: with the draw's overhead (`pue_factor`) and a grid that gets cleaner year by year."""
+        found = {name: line.of(it_kwh) for name, line in self.lines.items()}
+        facility = found["facility_kwh"]
+        extra = (x["pue_factor"] - 1.0) * np.maximum(facility - it_kwh, 0.0)
+        over = (facility + extra) / np.maximum(facility, 1e-12)
+        for name in ("facility_kwh", "import_kwh", "peak_kw", "water_l", *BY_GRID):
+            found[name] = found[name] * over
+        years = np.arange(it_kwh.shape[1], dtype=np.float64)[:, None]
+        cleaner = (1.0 - x["grid_carbon_decline_per_year"]) ** years
+        for name in BY_GRID:
+            found[name] = found[name] * cleaner
+        return found
 
 
 def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Meter:

@@ -73,7 +73,7 @@ def operate(design: Design, study: Study, demand: Demand, x: Values, meter: Mete
         chips=work.chips,
         chips_used=work.chips_used,
         it_kwh=work.it_kwh,
-        **meter.of(work.it_kwh),
+        **meter.of(work.it_kwh, x),
         pv_kw=own[:, 0] * stands,
         wind_kw=own[:, 1] * stands,
         battery_kwh=own[:, 2] * stands,
