@@ -44,6 +44,10 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[site], when fully built."""
     rtt_ms: Floats
     """[row, site]"""
+    may: NDArray[np.bool_]
+    """[row, site]: law, round trip and chips allow it."""
+    regret: tuple[str, ...]
+    """[site]: what leaving it out would cost, in words."""
     gap: float
     """Proven relative distance to the best structure; 0 where there was nothing to choose."""
     notes: tuple[str, ...]

@@ -61,8 +61,14 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[site] plant of the last year as planned: own generation is complete when so much stands."""
     carbon_free: Floats
     """[site, year] carbon-free over served energy, step by step, at the expected load."""
-    pv_used: Floats
-    """[site, year] share of own generation that was used on the site; NaN without any."""
+    carbon_free_day: Floats
+    """[site, hour of the UTC day] the same in the first year."""
+    made_kwh: Floats
+    """[site, year] of own generation."""
+    used_kwh: Floats
+    """[site, year] of that, used on the site."""
+    ups_kwh: Floats
+    """[site, year] lost in the UPS."""
 
     def of(self, it_kwh: Floats, x: Values) -> dict[str, Floats]:
         """[site, year, draw] by name: with the draw's overhead (`pue_factor`) and a grid that gets cleaner year by year."""
@@ -85,7 +91,15 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
     if sites == 0:
         nothing = np.zeros((0, years))
         lines = {n: Line(at=nothing, value=nothing, slope=nothing) for n in (*NAMES, "peak_kw")}
-        return Meter(lines=lines, full_kw=np.zeros(0), carbon_free=nothing, pv_used=nothing)
+        return Meter(
+            lines=lines,
+            full_kw=np.zeros(0),
+            carbon_free=nothing,
+            carbon_free_day=np.zeros((0, HOURS)),
+            made_kwh=nothing,
+            used_kwh=nothing,
+            ups_kwh=nothing,
+        )
     full_kw = it_kw[:, -1]
     low, high = (_run(design, study, it_kw, full_kw, it_kwh * rise) for rise in (1.0, RISE))
     step = np.maximum(it_kwh * (RISE - 1.0), 1e-9)
@@ -101,12 +115,16 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
         lines[name] = line(low.sums[field] * unit, high.sums[field] * unit)
     made = low.sums["pv_kwh"] + low.sums["wind_kwh"]
     used = low.sums["pv_used_kwh"] + low.sums["wind_used_kwh"]
-    share = np.where(made > 0.0, used / np.maximum(made, 1e-9), np.nan)
+    days = low.hourly.reshape(*shape, -1, HOURS)[:, 0]
+    free, load = (days[name].sum(axis=1) for name in ("carbon_free_kwh", "load_kwh"))
     return Meter(
         lines=lines,
         full_kw=full_kw,
         carbon_free=low.carbon_free_score().reshape(shape),
-        pv_used=share.reshape(shape),
+        carbon_free_day=free / np.maximum(load, 1e-12),
+        made_kwh=made.reshape(shape),
+        used_kwh=used.reshape(shape),
+        ups_kwh=low.sums["ups_loss_kwh"].reshape(shape),
     )
 
 
