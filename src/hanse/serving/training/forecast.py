@@ -11,7 +11,8 @@ Formulas. N parameters (N' per token), D tokens a step, R chips of Q achieved op
     streaming DiLoCo      event by event (`fragments`)              without a number of layers: max(H T, X), a bound
 
 Checked on published figures, in tests and in docs/training.md (bandwidth found over published):
-data parallel 0.98 to 1.18 and DiLoCo 1.03 to 1.30 for utilisations of 50 to 95 % (arXiv 2501.18512, Table 4), streaming 0.89 to 1.22 up to 99 %;
+data parallel 0.98 to 1.16 and DiLoCo 1.03 to 1.30 for utilisations of 50 to 95 % (arXiv 2501.18512, Table 4), streaming 0.89 to 1.22 up to 99 %; DiLoCo
+with 100 and 300 inner steps 1.18 to 1.40 (arXiv 2503.09799, Table 6), which is on the safe side;
 INTELLECT-1 (arXiv 2412.01152) 95.7, 85.6, 82.9 % against 95.7, 85.6, 83.0. Above 95 % data parallel is an upper bound (the last
 layer's gradient has nothing to hide behind) and DiLoCo a lower one (its last backward pass hides some of the exchange).
 
