@@ -140,6 +140,13 @@ def flips(
     return tuple(found)
 
 
+def distance(flip: Flip, figures: Assumptions) -> float:
+    """How far through its range a figure must go: 0 at once, 1 at its end."""
+    figure = figures.figures[flip.id]
+    end = figure.high if flip.at > flip.mid else figure.low
+    return abs(flip.at - flip.mid) / max(abs(end - flip.mid), 1e-12)
+
+
 def _flip(
     designs: Sequence[Design], figures: Assumptions, score: Score, id: str, end: float
 ) -> Flip | None:

@@ -81,6 +81,8 @@ class Training(Value, frozen=True, kw_only=True):
     parameters_b: Positive
     """Billions."""
     tokens_b: Positive
+    layers: Annotated[int, Meta(ge=1)] = 48
+    """Decide how much of a streamed exchange hides behind computing; 32 to 80 for dense models of 7 to 70 billion."""
     batch_tokens_m: Positive = 4.0
     """Millions of tokens a step."""
     accelerator: str = "h100-sxm"
