@@ -18,6 +18,7 @@ from hanse.model.fleet import Value
 from hanse.plan.study_file import Workload
 from hanse.serving.precisions import arithmetic
 from hanse.serving.predict import Prediction, predict
+from hanse.serving.steady import pace_of
 from hanse.serving.steps import step_model
 from hanse.units import s_from_ms
 
@@ -60,7 +61,10 @@ class Fit(Value, frozen=True, kw_only=True):
     """Tokens a second at 0, 1, 2, 4 ... `slots` requests at once; the next two at the same."""
     watts: tuple[float, ...]
     """Mean power of all its chips."""
-    ttfts_ms: tuple[float, ...]
+    waits_ms: tuple[float, ...]
+    """From a request's coming to its first token, without reading its prompt: the rest of a step, one of its own, what is fixed."""
+    prompt_ms: float
+    """Reading a prompt of mean length."""
     method: str
     error: float
     """Expected of times and throughput (median)."""
@@ -126,7 +130,8 @@ def _tuning(model: str, chip: str) -> Fit:
         host_w=count * host_w(facts.id),
         loads=(0.0, tokens_per_s),
         watts=(count * (facts.idle_w or 0.1 * facts.tdp_w), watts),
-        ttfts_ms=(0.0, 0.0),
+        waits_ms=(0.0, 0.0),
+        prompt_ms=0.0,
         method="closed form",
         error=0.3,
     )
@@ -240,6 +245,8 @@ def _described(course: Sequence[Prediction]) -> Fit:
     )
     both = (said.input_tokens + said.output_tokens) / said.output_tokens
     loads = tuple(p.output_tok_s * both for p in course)
+    paces = [pace_of(step, p.running, p.input_tokens, p.output_tokens) for p in course]
+    waits = [p.ttft_ms_fixed + 1.5 * p.decode_ms for p in paces]
     return Fit(
         accelerator=facts.id,
         chips=said.count,
@@ -254,7 +261,8 @@ def _described(course: Sequence[Prediction]) -> Fit:
         host_w=said.count * host_w(facts.id),
         loads=(0.0, *loads),
         watts=(step.idle_w, *(p.power_w for p in course)),
-        ttfts_ms=(course[0].ttft_ms, *(p.ttft_ms for p in course)),
+        waits_ms=(waits[0], *waits),
+        prompt_ms=pace_of(step, 1.0, said.input_tokens, said.output_tokens).prompt_ms,
         method=said.method,
         error=said.expected_error,
     )

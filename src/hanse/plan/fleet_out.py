@@ -7,7 +7,7 @@ Work with slack is spread evenly over the day, since the planner built for that;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +15,16 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from hanse.catalogue import City, distance_km, rtt_ms_floor
 from hanse.model.fleet import (
     DataClass,
     Fleet,
     Key,
+    Link,
     Placement,
     Pool,
     Service,
+    Site,
     Slo,
     Tenant,
     Value,
@@ -53,6 +56,15 @@ ANSWER_SIGMA: Final = 0.6
 """Of the logarithm of tokens: near the conversation service of Azure's trace of 2023."""
 LONGEST: Final = 8.0
 """Longest request over the mean one."""
+MESH_MAX: Final = 40
+"""Sites that are all joined pairwise; beyond it a file would hold more links than anything else."""
+NEAR: Final = 6
+SITE_ACCESS_MS: Final = 2.0
+"""Two metro networks; light in fibre comes on top."""
+WAN_MBIT_S: Final = 10_000.0
+"""A port of a small data center."""
+WAN_USD_PER_GB: Final = 0.005
+"""Between sites: the middle of transit prices in `assumptions` (`micro_transit_usd_per_gb`)."""
 BROKEN_AFTER: Final = 6.0
 """Deadline over the time that a request takes at its SLO."""
 
@@ -61,7 +73,8 @@ def fleet_of(
     design: Design, study: Study, replicas: Replicas, rated_kw: Mapping[int, float]
 ) -> Fleet:
     """The design as it stands in one year: sites with replicas, services, users."""
-    sites, placements = [], []
+    sites: list[tuple[Site, int]] = []
+    placements: list[Placement] = []
     for s, place in enumerate(design.places):
         mine = {w: n for (w, at), n in replicas.items() if at == s and n > 0}
         if not mine:
@@ -93,20 +106,13 @@ def fleet_of(
             price_usd_per_kwh=place.price_usd_per_kwh,
             certifications=study.certifications,
         )
-        sites.append(
-            msgspec.structs.replace(
-                site,
-                pools=tuple(
-                    Pool(id=chip, accelerator=chip, count=n, driver="external")
-                    for chip, n in pools.items()
-                ),
-            )
-        )
+        made = tuple(Pool(id=chip, accelerator=chip, count=n) for chip, n in pools.items())
+        sites.append((msgspec.structs.replace(site, pools=made), s))
     return Fleet(
         schema="hanse-fleet/1",
         name=f"{study.name[:40]}-{design.spec.id[:20]}",
         classes=tuple(DataClass(id=_class_id(law), law=law) for law in _laws(study)),  # type: ignore[arg-type]
-        sites=tuple(sites),
+        sites=tuple(site for site, _ in sites),
         services=tuple(_service(work) for work in study.workloads),
         tenants=(
             Tenant(
@@ -116,8 +122,38 @@ def fleet_of(
                 keys=(Key(id="key", countries=_countries(study)),),
             ),
         ),
+        links=_links([(site, design.cities[s]) for site, s in sites]),
         placements=tuple(placements),
     )
+
+
+def _links(sites: Sequence[tuple[Site, City]]) -> tuple[Link, ...]:
+    """Every pair up to `MESH_MAX` sites; of more, each with its nearest and with the first, so that all are joined."""
+    near = len(sites) - 1 if len(sites) <= MESH_MAX else NEAR
+    pairs = set()
+    for i, (_, here) in enumerate(sites):
+        order = sorted(
+            (distance_km(here.lat, here.lon, there.lat, there.lon), k)
+            for k, (_, there) in enumerate(sites)
+            if k != i
+        )
+        pairs |= {(min(i, k), max(i, k)) for _, k in order[:near]}
+        if i:
+            pairs.add((0, i))
+    found = []
+    for i, k in sorted(pairs):
+        (a, here), (b, there) = sites[i], sites[k]
+        km = distance_km(here.lat, here.lon, there.lat, there.lon)
+        found.append(
+            Link(
+                a=a.id,
+                b=b.id,
+                rtt_ms=round(rtt_ms_floor(km) + SITE_ACCESS_MS, 3),
+                mbit_s=WAN_MBIT_S,
+                usd_per_gb=WAN_USD_PER_GB,
+            )
+        )
+    return tuple(found)
 
 
 def trace_of(study: Study, year: int, *, hours: float = 24.0, share: float = 1.0) -> Trace:
@@ -220,8 +256,8 @@ def _lengths(mean: float, sigma: float) -> Lognormal:
 
 
 def _longest(work: Workload) -> float:
-    """KV room to provide for a request: mean prompt, answer, and half again."""
-    return 1.5 * (work.tokens_in + work.tokens_out)
+    """KV room of a slot: the longest prompt and answer that the trace has. Engines stop at what their memory holds."""
+    return 2.0 + LONGEST * (work.tokens_in + work.tokens_out)
 
 
 def _laws(study: Study) -> tuple[str, ...]:

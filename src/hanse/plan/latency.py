@@ -3,8 +3,7 @@
 Here: `ttft_quantiles_ms`. Not here: queues and meeting of requests, which the twin knows (`validate`); planned capacity makes waiting for a slot
 rare (`capacity.WAIT_SHARE`).
 
-A request of prompt length q (lognormal) at a replica with mean load waits rtt + fixed part + reading x q / mean; the fixed part is what a prompt of
-no length would take, by the fit at one request.
+A request of prompt length q (lognormal) waits the round trip, what is left of a step, a step of its own at the replica's mean load, and reading x q / mean.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ def samples(design: Design, study: Study, demand: Demand, year: int) -> tuple[Fl
             if share <= 0.0 or fit is None:
                 continue
             load = rate[row.workload, s] * (1.0 + growth) ** year / replicas[row.workload, s]
-            ttft_ms = float(np.interp(load, fit.loads, fit.ttfts_ms))
-            found_ms.append(design.rtt_ms[i, s] + ttft_ms * spread)
+            wait_ms = float(np.interp(load, fit.loads, fit.waits_ms))
+            found_ms.append(design.rtt_ms[i, s] + wait_ms + fit.prompt_ms * spread)
             found.append(np.full(POINTS, per_s * share / POINTS))
         cloud = design.cloud[row.workload]
         if design.rented[i] > 0.0 and cloud is not None:
-            half = float(np.interp(0.5 * cloud.tokens_per_s, cloud.loads, cloud.ttfts_ms))
-            found_ms.append(design.cloud_rtt_ms[i] + half * spread)
+            half_ms = float(np.interp(0.5 * cloud.tokens_per_s, cloud.loads, cloud.waits_ms))
+            found_ms.append(design.cloud_rtt_ms[i] + half_ms + cloud.prompt_ms * spread)
             found.append(np.full(POINTS, per_s * design.rented[i] / POINTS))
     return np.concatenate(found_ms), np.concatenate(found)
 
