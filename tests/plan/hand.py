@@ -72,6 +72,7 @@ def design(
         fits=fits,
         cloud=cloud,
         cloud_rtt_ms=np.full(rows, 20.0),
+        reserve=np.zeros((len(study.workloads), len(sites))),
         spare=np.ones(len(sites)),
         own=(Own(),) * len(sites),
         rtt_ms=rtt,

@@ -38,8 +38,10 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[workload]: the replica rented where the own ones do not suffice; None: law forbids or nothing is for rent."""
     cloud_rtt_ms: Floats
     """[row]: to the place of the rented chips."""
+    reserve: Floats
+    """[workload, site] tokens/s of the first year that stand by for the loss of another site; they grow with demand."""
     spare: Floats
-    """[site]: capacity over expected peak need, for the loss of another site; at least 1."""
+    """[site]: capacity over what the formulas ask for, as the twin found it needs; at least 1."""
     own: tuple[Own, ...]
     """[site], when fully built."""
     rtt_ms: Floats

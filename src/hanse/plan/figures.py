@@ -292,6 +292,8 @@ def _carbon_free(facts: Facts) -> float | None:
 
 def _duties(facts: Facts) -> tuple[str, ...]:
     duty = facts.outcome.costs.duty
+    if not facts.design.places:
+        return ()
     hit = np.asarray(duty.pue_excess).reshape(len(facts.design.places), -1).max(axis=1) > 0.0
     return tuple(p.id for p, breached in zip(facts.design.places, hit, strict=True) if breached)
 

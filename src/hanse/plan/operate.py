@@ -104,7 +104,7 @@ def worked(design: Design, study: Study, demand: Demand, paths: Floats) -> Work:
         lead = max(design.places[s].size.lead_years, CHIP_LEAD_YEARS)
         for what, ahead in (("chips", CHIP_LEAD_YEARS), ("plant", lead)):
             expected = expected_path(paths[w], growth_of(study, w), ahead)
-            peak = rate[w, s] * expected * level[w, s]
+            peak = (rate[w, s] * level[w, s] + design.reserve[w, s]) * expected
             count = np.ceil(_replicas(fit, study, w, peak) * design.spare[s] - 1e-9)
             replicas[what, w, s] = count
             need_kw[what][s] += kwh_from_wh(fit.rated_w) * count
@@ -133,7 +133,7 @@ def served(design: Design, rate: Floats) -> Iterator[tuple[int, int, Fit]]:
     """(workload, site, replica) that have work."""
     for w, row in enumerate(design.fits):
         for s, fit in enumerate(row):
-            if fit is not None and rate[w, s] > 0.0:
+            if fit is not None and rate[w, s] + design.reserve[w, s] > 0.0:
                 yield w, s, fit
 
 
@@ -216,10 +216,11 @@ def first_replicas(
     for w in range(len(study.workloads)):
         for s in range(len(design.places)):
             fit = design.fits[w][s]
-            if fit is None or rate[w, s] == 0.0:
+            if fit is None or rate[w, s] + design.reserve[w, s] == 0.0:
                 continue
             grown = (1.0 + growth_of(study, w)) ** np.arange(year + 1.0)
-            count = _replicas(fit, study, w, rate[w, s] * grown * level[w, s]) * design.spare[s]
+            peak = (rate[w, s] * level[w, s] + design.reserve[w, s]) * grown
+            count = _replicas(fit, study, w, peak) * design.spare[s]
             whole = np.ceil(count - 1e-9)
             replicas[w, s] = int(whole[-1])
             need_kw[s, :, 0] += kwh_from_wh(fit.rated_w) * whole

@@ -211,14 +211,14 @@ SIZES: Final = (
         kind="region",
         plant="region",
         it_kw=50_000.0,
-        module_kw=5_000.0,
+        module_kw=50.0,
         accelerators=("h100-sxm", "l40s"),
         lead_years=2.0,
         availability=0.99995,
     ),
 )
 """From cell tower to hyperscale. Powers of a tower cabinet are what a telco site has to spare (an assumption); lead times: 8 to 16 weeks for modular,
-18 to 30 months for built (facts of vendors, 2026); availability: Tier II, III and IV (Uptime Institute) but for the tower, which has one feed."""
+18 to 30 months for built (facts of vendors, 2026); a hyperscale campus is built or leased by the row, at the unit cost of the whole; availability: Tier II, III and IV (Uptime Institute) but for the tower, which has one feed."""
 
 DESIGNS: Final = (
     DesignSpec(id="region", name="one hyperscale region", sizes=("hyperscale",), sites_max=1),
