@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from hanse.plan.milp import Limits, Solver
-from hanse.plan.siting_model import build
+from hanse.plan.milp import Limits, Model, Solver
 from hanse.plan.siting_problem import Siting
 from hanse.plan.siting_survival import Rescue
 
@@ -63,21 +62,39 @@ def by_trying(p: Siting) -> float:
         [c for c in itertools.combinations_with_replacement(range(-1, k), years) if _fits(p, j, c)]
         for j in range(m)
     ]
-    plain = Siting(
-        **{f: getattr(p, f) for f in p.__struct_fields__} | {"sites_max": None, "budget_usd": None}
-    )
-    model = build(plain)
-    solver = Solver(model.model)
     best = np.inf
     for plan in itertools.product(*choices):
         size = np.array(plan).T
         if any(f and size[0, j] < 0 for j, f in enumerate(forced)) or not _within(p, size):
             continue
-        on = (size[:, :, None] == np.arange(k)).astype(float)
-        solver.set_columns(model.y, on, on)
-        best = min(best, solver.relaxed().objective + uncovered_usd(p, size))
-    assert years == len(p.demand)
+        best = min(best, spent_usd(p, size) + uncovered_usd(p, size))
     return float(best)
+
+
+def spent_usd(p: Siting, size: np.ndarray) -> float:
+    """Cost of a plan whose sizes are given, each year a transport problem written out plainly."""
+    total = 0.0
+    for year, (demand, row) in enumerate(zip(p.demand, size, strict=True)):
+        built = np.flatnonzero(row >= 0)
+        usd = p.fixed_usd[built, row[built]].sum()
+        rows = [
+            i for i in range(len(demand)) if (p.eligible & p.sizes_allowed.any(axis=1))[i].any()
+        ]
+        model = Model()
+        unserved = model.add_columns("u", [demand[i] * p.unserved_usd for i in rows], upper=1.0)
+        serve = model.add_rows("serve", 1.0, 1.0, (len(rows),))
+        room = model.add_rows("room", -np.inf, p.capacity[row[built]], (len(built),))
+        for r, i in enumerate(rows):
+            model.put(serve[r], unserved[r], 1.0)
+            for b, j in enumerate(built):
+                if p.refusal[i, j] == 0:
+                    x = model.add_columns(f"x {i} {j}", np.array(demand[i] * p.unit_usd[i, j]))
+                    model.put(serve[r], x, 1.0)
+                    model.put(room[b], x, demand[i])
+        if rows:
+            usd += Solver(model).relaxed().objective
+        total += usd / (1.0 + p.rate) ** year
+    return total
 
 
 def uncovered_usd(p: Siting, size: np.ndarray) -> float:

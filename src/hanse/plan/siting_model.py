@@ -37,7 +37,9 @@ class SitingModel:
         self.x = self.model.add_columns(
             "share", worth * problem.demand[:, self.pair_demand] * served_usd
         )
-        self.u_usd = worth * self._unserved_usd()
+        self.lone_usd = worth * self._unserved_usd()
+        """[year, demand]: price of a row wholly left out, whether or not it is hopeless."""
+        self.u_usd = np.where(self.hopeless, 0.0, self.lone_usd)
         self.u = self.model.add_columns(
             "unserved", self.u_usd, lower=np.where(self.hopeless, 1.0, 0.0), upper=1.0
         )
@@ -55,7 +57,7 @@ class SitingModel:
         """[year, demand]: price of leaving a row out for a year, not discounted."""
         p = self.problem
         if p.unserved_usd is not None:
-            return np.where(self.hopeless, 0.0, p.demand * p.unserved_usd)
+            return np.asarray(p.demand * p.unserved_usd)
         allowed = p.sizes_allowed
         prices = np.zeros(p.demand.shape)
         for t, demand in enumerate(p.demand):

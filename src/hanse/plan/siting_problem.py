@@ -48,8 +48,8 @@ class Siting(Value, frozen=True, kw_only=True, eq=False):
     """[demand]: the part that must fit into what is left after any failure; absent: none."""
     failures: tuple[tuple[str, ...], ...] | None = None
     """Groups of sites that fail together; absent: any one site."""
-    unserved_usd: float | None = None
-    """Price of a unit not served for a year; absent: 100 times what the cheapest site for that demand alone costs, so that
+    unserved_usd: float | Floats | None = None
+    """Price of a unit not served for a year, one or [year, demand]; absent: 100 times what the cheapest site for that demand alone costs, so that
     at most a hundredth of a row is left out to save a site."""
     uncovered_usd: float | None = None
     """Price of a unit that would not survive a failure, a year; absent: 1,000 times the dearest site over all demand."""
@@ -67,6 +67,7 @@ class Siting(Value, frozen=True, kw_only=True, eq=False):
             "refusal": (self.refusal, ((n, m),)),
             "allowed": (self.allowed, ((m, k),)),
             "survive_share": (self.survive_share, ((n,),)),
+            "unserved_usd": (self.unserved_usd, ((), (years, n))),
         }
         for name, (array, fits) in shapes.items():
             if array is not None and np.shape(array) not in fits:
