@@ -255,11 +255,11 @@ def _faults(
     return parts
 
 
-def row_name(x: float, y: float, name: str) -> str:
+def row_name(x: float, y: float, name: str, most: int = NAME_MAX) -> str:
     """What a row is called, shortened where it would run out of the picture."""
-    if len(name) <= NAME_MAX:
+    if len(name) <= most:
         return words(x, y, name, "end")
-    return f"<g><title>{escape(name)}</title>{words(x, y, name[: NAME_MAX - 1] + '…', 'end')}</g>"
+    return f"<g><title>{escape(name)}</title>{words(x, y, name[: most - 1] + '…', 'end')}</g>"
 
 
 def words(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
