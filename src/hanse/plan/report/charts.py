@@ -167,7 +167,7 @@ def site_map(sites: Sequence[SiteAnswer], frame: Frame, most_kw: float, key: str
     def marks(at: Projection) -> list[str]:
         largest = sorted(sites, key=lambda s: (-radius(s), s.id))
         parts = [_dot(site, at, radius(site)) for site in largest]
-        return parts + _labels(largest[:LABELS_MAX], at, radius=[radius(s) for s in largest])
+        return parts + _labels(largest, at, [radius(s) for s in largest])
 
     return world(frame, marks, key=key, label=f"sites of {name}", width_px=MAP_PX)
 
@@ -184,14 +184,14 @@ def _dot(site: SiteAnswer, at: Projection, radius: float) -> str:
 
 def _labels(sites: Sequence[SiteAnswer], at: Projection, radius: Sequence[float]) -> list[str]:
     """City names beside the largest sites, where they run into no other name and not out of the map."""
-    taken: list[Box] = []
+    spots = [(*at(s.lon_deg, s.lat_deg), r) for s, r in zip(sites, radius, strict=True)]
+    taken: list[Box] = [(x - r, y - r, x + r, y + r) for x, y, r in spots]
     parts = []
-    for site, r in zip(sites, radius, strict=False):
-        x, y = at(site.lon_deg, site.lat_deg)
+    for site, (x, y, r) in zip(sites[:LABELS_MAX], spots, strict=False):
         wide = CHARACTER_PX * len(site.city)
         for anchor_x, dx, dy in (("start", r + 3, 4), ("end", -r - 3, 4), ("middle", 0, -r - 4), ("middle", 0, r + 12)):  # fmt: skip
             left = x + dx - {"start": 0.0, "end": wide, "middle": wide / 2}[anchor_x]
-            box = (left, y + dy - 10, left + wide, y + dy + 3)
+            box = (left, y + dy - 10, left + wide, y + dy + 2)
             if box[0] > 0.0 and box[2] < MAP_PX and not any(_meet(box, other) for other in taken):
                 taken.append(box)
                 parts.append(words(x + dx, y + dy, site.city, anchor_x, "label"))

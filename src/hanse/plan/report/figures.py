@@ -161,7 +161,7 @@ def _stack(table: Table) -> Figure:
     return Figure(
         table=table,
         panels=_panel(stacked_bars(drawn, groups, lambda v: large(v))),
-        caption="USD a year by group, median of draws, mean of years; left of the line: earned",
+        caption="USD a year by group, median of draws, mean of years; left of the line: earned, which the sum at the end of a bar takes off",
         methods=("group",),
         empty="nothing costs anything",
     )

@@ -137,7 +137,7 @@ class Context:
             ("USD per million tokens", number(first.usd_per_mtoken.p50), f"p5 {number(first.usd_per_mtoken.p5)}, p95 {number(first.usd_per_mtoken.p95)}", "#m-usd"),
             ("cheapest in", percent(first.win_share), f"of {self.answer.draws:,} draws", "#m-win"),
             ("gCO2e per million tokens", number(first.location_g_per_mtoken.p50), f"location-based; embodied {number(first.embodied_g_per_mtoken.p50)} beside it", "#m-location"),
-            ("TTFT p95, planned", f"{number(first.ttft_ms_p95)} ms", twin, "#m-ttft"),
+            ("TTFT p95, planned", "–" if first.ttft_ms_p95 is None else f"{number(first.ttft_ms_p95)} ms", twin, "#m-ttft"),
             ("served within SLO", percent(first.served_share), f"{percent(first.rented_share)} of demand always rented", "#m-served"),
             ("idle chips", percent(first.idle_share), f"pooling loss {percent(first.pooling_extra_share)}" if first.sites else "no site of its own", "#m-idle"),
             ("largest site gone", percent(gone), "of interactive demand still served" if first.sites else "no site of its own", "#m-available"),

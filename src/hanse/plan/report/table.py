@@ -17,8 +17,8 @@ from hanse.twin.report.tables import percent
 from hanse.web.figures import MISSING, count, number
 
 Cell = str | float | None
-Kind = Literal["text", "number", "percent", "count", "usd", "figure"]
-"""`figure`: id of a figure in the table of assumptions, shown as a link to its row."""
+Kind = Literal["text", "number", "percent", "count", "usd", "nines", "figure"]
+"""`usd`: large amounts in words. `nines`: a share near one. `figure`: id of a figure in the table of assumptions, shown as a link to its row."""
 STEPS: Final = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -78,6 +78,8 @@ def shown(column: Column, value: Cell) -> str:
         return percent(value)
     if column.kind == "count":
         return count(value)
+    if column.kind == "nines":
+        return f"{value:.3%}"
     return usd(value) if column.kind == "usd" else number(value)
 
 

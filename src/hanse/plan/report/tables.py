@@ -143,9 +143,10 @@ def _footprint_fields() -> list[tuple[Column, Get]]:
 
 def _service_fields() -> list[tuple[Column, Get]]:
     s, r = "Speed and service", "Reliability"
+    heads = ("none gone", "largest site gone", "2 largest gone", "3 largest gone")
     gone = [
-        _field(r, f"served_without_{k}", f"served, {k} largest sites gone", "share of interactive", "available", _without(k), "percent")
-        for k in range(4)
+        _field(r, f"served_without_{k}", f"served, {head}", "share of interactive", "available", _without(k), "percent")
+        for k, head in enumerate(heads)
     ]  # fmt: skip
     return [
         _field(s, "ttft_ms_p50", "TTFT p50, planned", "ms", "ttft", lambda d: d.ttft_ms_p50, why=NOTHING_INTERACTIVE),
@@ -155,7 +156,7 @@ def _service_fields() -> list[tuple[Column, Get]]:
         _field(s, "rtt_ms_p95", "round trip p95", "ms", "rtt", lambda d: d.rtt_ms_p95, why=NOTHING_INTERACTIVE),
         _field(s, "served_share", "served", "share of tokens", "served", lambda d: d.served_share, "percent"),
         _field(s, "rented_share", "always rented", "share of demand", "rented", lambda d: d.rented_share, "percent"),
-        _field(r, "available", "availability", "share of interactive", "available", lambda d: d.available if d.sites else None, "percent", "a cloud's own availability is not in this study"),
+        _field(r, "available", "availability", "share of interactive", "available", lambda d: d.available if d.sites else None, "nines", "a cloud's own availability is not in this study"),
         *gone,
     ]  # fmt: skip
 
@@ -202,7 +203,7 @@ def counter_effects(answer: Answer) -> Table:
         for d in by_size
     )
     notes = (
-        "largest sites first; of designs with sites the best figure of a row is bold",
+        "largest sites first; the best figure of a row is bold",
         "annual matching counts own generation over the year, whenever it comes; carbon-free hour by hour counts each hour by itself, with the grid's share",
     )
     return Table(key="counter-effects", title="What being many costs, and what it brings", columns=columns, rows=rows, notes=notes)  # fmt: skip

@@ -54,7 +54,7 @@ def headline(answer: Answer) -> tuple[str, str]:
     first = answer.designs[0]
     cost = first.usd_per_mtoken
     said = (
-        f"{names[first.id]} costs least: {number(cost.p50)} USD per million tokens delivered "
+        f"{opened(names[first.id])} costs least: {number(cost.p50)} USD per million tokens delivered "
         f"({number(cost.p5)} to {number(cost.p95)} in nine of ten draws)"
     )
     if len(answer.designs) == 1:
@@ -68,6 +68,11 @@ def headline(answer: Answer) -> tuple[str, str]:
     if often.win_share > first.win_share:
         said += f" More draws, {percent(often.win_share)}, are won by {names[often.id]}."
     return said, _flips(answer, names)
+
+
+def opened(name: str) -> str:
+    """A name as a sentence opens with it."""
+    return name[:1].upper() + name[1:]
 
 
 def nearest_flip(answer: Answer) -> Flip | None:
@@ -97,7 +102,13 @@ def _flips(answer: Answer, names: dict[str, str]) -> str:
     unit = next((a.unit for a in answer.assumptions if a.id == flip.id), "")
     way = "rises" if flip.at > flip.mid else "falls"
     more = len({f.id for f in answer.flips}) - 1
-    others = f"; {more} more figures can do that" if more > 1 else "; one more can" if more else ""
+    others = (
+        f"; {more} more figures can do that"
+        if more > 1
+        else "; one more figure can do that"
+        if more
+        else ""
+    )
     return (
         f"The answer flips to {names.get(flip.winner, flip.winner)} where {flip.id} {way} from {number(flip.mid)} to "
         f"{number(flip.at)} {unit}, all else most likely{others}."
@@ -139,7 +150,7 @@ EFFECTS: Final = (
     Effect(column=_column("ttft_ms_p95", "TTFT p95, planned", "ms", "ttft"), get=lambda d: d.ttft_ms_p95),
     Effect(column=_column("rtt_ms_p95", "round trip p95", "ms", "rtt"), get=lambda d: d.rtt_ms_p95),
     Effect(column=_column("served_without_1", "served when the largest site is gone", "share of interactive", "available", "percent"), get=without_largest, more_is_better=True),
-    Effect(column=_column("available", "availability", "share of interactive", "available", "percent"), get=lambda d: d.available if d.sites else None, more_is_better=True),
+    Effect(column=_column("available", "availability", "share of interactive", "available", "nines"), get=lambda d: d.available if d.sites else None, more_is_better=True),
     Effect(column=_column("pooling_extra_share", "pooling loss: slots more than one pool needs", "share", "pooling", "percent"), get=lambda d: d.pooling_extra_share),
     Effect(column=_column("idle_share", "idle chips", "share of installed work", "idle", "percent"), get=lambda d: d.idle_share),
     Effect(column=_column("stranded_usd_per_year", "stranded capital", "USD a year", "idle", "usd"), get=lambda d: d.stranded_usd_per_year if d.sites else None),
@@ -170,7 +181,7 @@ def contrast(answer: Answer) -> Contrast | None:
         a, b = effect.get(small[1]), effect.get(big[1])
         if a is None or b is None or not (math.isfinite(a) and math.isfinite(b)):
             unknown.append(effect)
-        elif abs(a - b) <= SAME * max(abs(a), abs(b)):
+        elif _alike(effect, a, b):
             same.append(effect)
         else:
             side = better if (a > b) == effect.more_is_better else worse
@@ -185,8 +196,15 @@ def contrast(answer: Answer) -> Contrast | None:
     )
 
 
+def _alike(effect: Effect, a: float, b: float) -> bool:
+    """Too near to speak for anybody; of shares near one, what is missing to one counts."""
+    if effect.column.kind == "nines":
+        a, b = 1.0 - a, 1.0 - b
+    return abs(a - b) <= SAME * max(abs(a), abs(b))
+
+
 def _beside(effect: Effect, small: float, big: float) -> str:
-    unit = "" if effect.column.kind == "percent" else f" {effect.column.unit}"
+    unit = "" if effect.column.kind in ("percent", "nines") else f" {effect.column.unit}"
     return f"{shown(effect.column, small)} against {shown(effect.column, big)}{unit}"
 
 
