@@ -76,7 +76,6 @@ def plan(
         _report(answer, folder, quick)
     print_json(answer) if json else _show(answer)
     say(f"written to {folder}/: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-    say(f"seed {found.seed}; again: {command}")
     return 0
 
 

@@ -75,6 +75,13 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return np.broadcast_to(self.inventory.it_kw, shape)
 
     @property
+    def extent_kw(self) -> Floats:
+        """What land and network are for: the full size, of a leased row what stands, [site, year, draw or 1]."""
+        leased = self.site(lambda p: float(p.size.leased))
+        full = self.site(lambda p: p.size.it_kw)
+        return np.where(leased > 0.0, self.it_kw, full * np.ones_like(self.it_kw))
+
+    @property
     def open(self) -> Floats:
         """1 where and when a site stands, [site, year, draw or 1]."""
         return (self.it_kw > 0.0).astype(np.float64)

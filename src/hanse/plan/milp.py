@@ -121,11 +121,20 @@ class Model:
         return np.flatnonzero(kinds)
 
 
+class Quiet(highspy.Highs):
+    """HiGHS that says nothing, from its making on: standard output belongs to documents."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802
+        """The constructor's last act, which would print who it is."""
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
 class Solver:
     """HiGHS around one model. Solved again after a change it starts from where it was."""
 
     def __init__(self, model: Model, *, options: Mapping[str, Any] | None = None) -> None:
-        self.highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+        self.highs: Any = Quiet()  # type: ignore[no-untyped-call]
         fixed = {"output_flag": False, "threads": 1, "random_seed": 0, "parallel": "off"}
         for name, value in {**fixed, **(options or {})}.items():
             self.highs.setOptionValue(name, value)

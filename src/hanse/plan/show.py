@@ -105,3 +105,17 @@ def _say_rest(answer: Answer, console: Console) -> None:
         console.print(Text(f"and {len(answer.notes) - NOTES_MAX} notes more in the report", style="dim"))  # fmt: skip
     if answer.command:
         console.print(Text(f"again: {answer.command}", style="dim"), soft_wrap=True)
+
+
+def show_claims(answer: Answer, console: Console) -> None:
+    """What is claimed for and against small sites, with the figure of each design and a verdict."""
+    names = [d.id for d in answer.designs]
+    grid = Grid("claim", *names, "measured", "verdict", show_edge=False)
+    for claim in answer.claims:
+        values = [claim.by_design.get(name, "-") for name in names]
+        if not any(claim.by_design.get(name) for name in names):
+            values = ["; ".join(f"{k}: {v}" for k, v in claim.by_design.items())] + [""] * (
+                len(names) - 1
+            )
+        grid.add_row(claim.claim, *values, claim.condition, claim.verdict)
+    console.print(grid)

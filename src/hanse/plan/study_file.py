@@ -109,6 +109,8 @@ class SizeClass(Value, frozen=True, kw_only=True):
     """From decision to service."""
     room: bool = False
     """Stands in an existing building, with its connection."""
+    leased: bool = False
+    """A row in somebody's campus: land and ports are paid for what stands, at the unit cost of the whole."""
     availability: Annotated[float, Meta(gt=0, lt=1)]
     """Share of the year in which the site works at all, plant and connection."""
 
@@ -214,6 +216,7 @@ SIZES: Final = (
         module_kw=50.0,
         accelerators=("h100-sxm", "l40s"),
         lead_years=2.0,
+        leased=True,
         availability=0.99995,
     ),
 )

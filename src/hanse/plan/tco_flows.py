@@ -149,7 +149,7 @@ def _export_usd_per_kwh(case: Case) -> Floats:
 
 
 def _ports(case: Case) -> Floats:
-    size = case.site(lambda p: p.size.it_kw) / PORT_KW
+    size = case.extent_kw / PORT_KW
     ports = np.where(case.towers > 0.0, 1.0, case.of("wan_ports_per_site"))
     price = case.of("wan_port_usd_per_month") * size ** case.of("wan_exponent")
     return case.open * ports * price * MONTHS

@@ -165,7 +165,7 @@ def _upkeep(case: Case, value: dict[str, Floats]) -> dict[str, Floats]:
 
 def _land_and_rent(case: Case) -> dict[str, Floats]:
     """Land keeps its value, so that it costs the interest; it is bought for the full size when the site opens."""
-    owned = case.site(lambda p: 0.0 if p.size.room else p.size.it_kw)
+    owned = np.where(case.rooms > 0.0, 0.0, case.extent_kw)
     region = case.site(lambda p: float(p.size.kind == "region"))
     near_city = np.where(region > 0.0, 1.0, case.of("land_city_factor"))
     land = owned * case.of("land_m2_per_kw") * case.of("land_usd_per_m2") * near_city
