@@ -353,3 +353,15 @@ def test_nothing_overflows_on_a_screen_of_any_width(
         browser.close()
     assert len(heights) >= 14 and min(heights) > 10
     assert said == [address]
+
+
+def test_what_is_earned_stands_left_of_nothing() -> None:
+    from hanse.twin.report.charts import stacked_bars
+
+    drawn = stacked_bars({"a": (3.0, -1.0, 2.0)}, ("p", "earned", "q"), str)
+    bars = [(float(x), float(w)) for x, w in re.findall(r'x="([\d.]+)" y="\d+" width="([\d.]+)"', drawn)]  # fmt: skip
+    (first, p), (left, earned), (after, q) = bars
+    assert left + earned == pytest.approx(first, abs=0.11)
+    assert after == pytest.approx(first + p, abs=0.11)
+    assert p / earned == pytest.approx(3.0, rel=0.01) and q / earned == pytest.approx(2.0, rel=0.01)
+    assert 'class="zero"' in drawn and ">4.0<" in drawn
