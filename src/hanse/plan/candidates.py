@@ -35,6 +35,8 @@ SHARE_MIN = 1e-7
 """Smaller shares are the solver's tolerance."""
 NEAR_SITES = 5
 """Candidates that `next_best` looks at in place of a site: those that the relaxed problem would use most."""
+ROUND_GAP = 0.03
+"""While rows for survival are still being found, a plan need not be good; halves the time of the benchmark's instances."""
 NEXT_BEST_NODES_MAX = 500
 NEXT_BEST_GAP = 0.002
 """A site of ten is often worth 1 % of all cost: the search for its loss must be finer than the plan's own gap."""
@@ -65,15 +67,18 @@ def site_plan(problem: Siting, limits: Limits | None = None) -> SitingAnswer:
     while survival.add_missing(solver, solver.relaxed().values):
         pass
     start = _start(problem, limits) if len(problem.demand) > 1 else None
-    found = solver.search(limits, start=_columns(model, start))
-    nodes = found.nodes
-    while survival.add_missing(solver, found.values):
-        found = solver.search(limits, start=_columns(model, model.sizes(found.values)))
-        nodes += found.nodes
+    nodes = 0
+    if survival.failures:
+        loose = Limits(gap=max(limits.gap, ROUND_GAP), nodes_max=limits.nodes_max)
+        found, nodes = _settled(solver, survival, model, loose, start)
+        start = model.sizes(found.values)
+    found, more = _settled(solver, survival, model, limits, start)
+    nodes += more
     if model.penalty_usd(found.values) > SHARE_MIN * abs(found.objective):
         # A gap relative to an objective full of penalties would say nothing of the plan's own cost.
-        own = found.objective - model.penalty_usd(found.values)
-        found, more = _refined(solver, survival, model, found, limits, limits.gap * own)
+        own = max(1e-9, limits.gap * (found.objective - model.penalty_usd(found.values)))
+        sizes = model.sizes(found.values)
+        found, more = _settled(solver, survival, model, limits, sizes, gap_absolute=own)
         nodes += more
     return _answer(problem, model, found, nodes, survival.cuts)
 
@@ -131,22 +136,23 @@ def next_best(
     return tuple(found)
 
 
-def _refined(
+def _settled(
     solver: Solver,
     survival: Survival,
     model: siting_model.SitingModel,
-    found: Outcome,
     limits: Limits,
-    gap_usd: float,
+    sizes: NDArray[np.int64] | None,
+    gap_absolute: float | None = None,
 ) -> tuple[Outcome, int]:
-    """Search on to an absolute gap."""
+    """Search until no failure is left uncovered unpriced; nodes of all rounds."""
     nodes = 0
     while True:
-        start = _columns(model, model.sizes(found.values))
-        found = solver.search(limits, start=start, gap_absolute=max(gap_usd, 1e-9))
+        start = _columns(model, sizes)
+        found = solver.search(limits, start=start, gap_absolute=gap_absolute)
         nodes += found.nodes
         if not survival.add_missing(solver, found.values):
             return found, nodes
+        sizes = model.sizes(found.values)
 
 
 def _start(problem: Siting, limits: Limits) -> NDArray[np.int64]:

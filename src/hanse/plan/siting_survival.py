@@ -97,7 +97,9 @@ class Survival:
                 short, worst = self.rescue.short(grouped, left)
                 covered = short - values[self.model.v[year, failure]]
                 if covered > SHORT_MIN * self.problem.demand[year].sum():
-                    self._add(solver, year, failure, worst)
+                    # A set that one failure leaves short is short of room: other failures meet it next.
+                    for other in range(len(self.failures)):
+                        self._add(solver, year, other, worst)
         return self.cuts > before
 
     def _add(self, solver: Solver, year: int, failure: int, worst: NDArray[np.bool_]) -> None:

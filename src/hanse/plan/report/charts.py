@@ -86,7 +86,7 @@ def lines(
     height = 230
     y = scale(0.0, high or nice_top(max(v for _, v in points)), height - BOTTOM, TOP)
     first, last = ticks[0][0], max(ticks[-1][0], ticks[0][0] + 1.0)
-    x = scale(first, last, LEFT + 40, WIDTH - RIGHT - 60)
+    x = scale(first, last, LEFT + 100, WIDTH - RIGHT - 60)
     parts = value_axis(y, high or nice_top(max(v for _, v in points)), unit)
     parts += [words(x(at), height - 12, label, "middle") for at, label in ticks]
     for i, (name, line) in enumerate(series.items()):
@@ -116,7 +116,7 @@ def tornado(swings: Sequence[Swing], units: Mapping[str, str], first: str, secon
         parts += _swing(swing, TOP + 26 + i * pitch, x, units)
     for value in sorted({low, 0.0, high}):
         parts.append(words(x(value), height - 8, number(value), "middle"))
-    parts.append(words(WIDTH - RIGHT, height - 8, "USD/Mtoken", "end", "unit"))
+    parts.append(words(NAME_PX, height - 8, "USD/Mtoken", "end", "unit"))
     return drawing(parts, height, f"cost of {first} less cost of {second}") + (
         '<ul class="legend"><li><svg viewBox="0 0 14 10" aria-hidden="true"><circle class="c0" cx="7" cy="5" r="5"/></svg>low end of the range</li>'
         '<li><svg viewBox="0 0 14 10" aria-hidden="true"><circle class="c1" cx="7" cy="5" r="5"/></svg>high end</li></ul>'

@@ -266,14 +266,30 @@ def _wins(answer: Answer) -> Figure:
     table = Table(
         key="wins",
         title="Who wins in how many draws",
-        columns=(DESIGN, *_columns(("cheapest_share", ""), ("least_carbon_share", ""))),
+        columns=(
+            DESIGN,
+            Column(
+                key="cheapest_share",
+                head="costs least",
+                unit="share of draws",
+                kind="percent",
+                method="win",
+            ),
+            Column(
+                key="least_carbon_share",
+                head="emits least",
+                unit="share of draws",
+                kind="percent",
+                method="win",
+            ),
+        ),
         rows=tuple((names[d.id], d.win_share, d.win_share_carbon) for d in answer.designs),
     )
     drawn = {
         "costs least": [_figure(row[1]) for row in table.rows],
         "emits least": [_figure(row[2]) for row in table.rows],
     }
-    ends = dict.fromkeys(drawn, "of draws")
+    ends = dict.fromkeys(drawn, "")
     return Figure(
         table=table,
         panels=_panel(stacked_bars(drawn, [str(row[0]) for row in table.rows], percent, ends)),
@@ -304,7 +320,7 @@ def _tornado(answer: Answer) -> Figure:
         table=Table(key="tornado", title="What moves the answer", columns=columns, rows=rows),
         panels=_panel(svg),
         caption=f"USD per million tokens{pair} when one figure goes to the ends of its range, all others most likely. Figures beside a bar: "
-        "those ends, in the unit of the table below",
+        "those ends, in the unit that the table has",
         methods=("tornado",),
         empty="there is no second design, or no figure moves the difference",
     )

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hanse.plan.answer import Answer
 from hanse.plan.report.charts import KINDS
 from hanse.plan.report.figures import Figure
 from hanse.plan.report.methods import METHODS, Method
 from hanse.plan.report.table import Cell, Column, Table, anchor, chunks, missing, shown
-from hanse.plan.report.verdict import EFFECTS, contrast, headline, names_of, nearest_flip, tokens
+from hanse.plan.report.verdict import (
+    EFFECTS,
+    contrast,
+    headline,
+    names_of,
+    nearest_flip,
+    opened,
+    tokens,
+)
 from hanse.twin import report as twin_report
 from hanse.twin.report.tables import percent
 from hanse.web.figures import number
@@ -54,14 +62,21 @@ class Context:
     def head(self, column: Column) -> dict[str, str]:
         """Head of a column with the address of its method."""
         link = f"#{anchor('m', column.method)}" if column.method else ""
-        return {"head": column.head, "unit": column.unit, "link": link}
+        return {
+            "head": column.head,
+            "unit": column.unit,
+            "link": link,
+            "kind": "n" if column.numeric else "t",
+        }
 
-    def lying(self, table: Table, *, only: str = "", drop: int = 0) -> dict[str, Any]:
-        """A table as it is; of rows whose first cell is `only`, without the first `drop` columns."""
-        columns = table.columns[drop:]
-        rows = [r[drop:] for r in table.rows if not only or r[0] == only]
-        cells = [[self.cell(c, v) for c, v in zip(columns, r, strict=True)] for r in rows]
-        return {"table": table, "heads": [self.head(c) for c in columns], "rows": cells}
+    def lying(self, table: Table, *, only: str = "", skip: Sequence[str] = ()) -> dict[str, Any]:
+        """A table as it is, without some columns; `only`: rows whose first cell is that."""
+        kept = [i for i, c in enumerate(table.columns) if c.key not in skip]
+        rows = [r for r in table.rows if not only or r[0] == only]
+        return {
+            "heads": [self.head(table.columns[i]) for i in kept],
+            "rows": [[self.cell(table.columns[i], r[i]) for i in kept] for r in rows],
+        }
 
     def standing(
         self, table: Table, *, skip: Sequence[str] = (), best: bool = False
@@ -124,6 +139,10 @@ class Context:
             )
         return found
 
+    def no_wind(self) -> bool:
+        """No site of any design has a turbine: the page need not say so in every row."""
+        return not any(s.wind_kw for d in self.answer.designs for s in d.sites)
+
     def facts(self) -> list[tuple[str, str, str, str]]:
         """(name, figure, what stands against it, address): no merit without its price."""
         first = self.answer.designs[0]
@@ -178,12 +197,19 @@ def page(answer: Answer, tables: dict[str, Table], figures: dict[str, Figure]) -
         kinds=KINDS,
         anchor=anchor,
         svg=_svg,
+        breakable=_breakable,
+        opened=opened,
         titles=_titles(),
     )
 
 
 def _svg(text: str) -> Markup:
     return Markup(text)  # noqa: S704 - every text in a chart is escaped
+
+
+def _breakable(text: str) -> Markup:
+    """An id that may go on in the next line after an underscore."""
+    return Markup(escape(text).replace("_", Markup("_<wbr>")))  # noqa: S704 - escaped
 
 
 def _titles() -> Mapping[str, str]:

@@ -103,7 +103,7 @@ def large(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return MISSING
     for step, word in STEPS:
-        if abs(value) >= 0.9995 * step:
+        if abs(value) >= step:
             return f"{number(value / step)} {word}"
     return number(value)
 

@@ -298,12 +298,12 @@ def trainings(answer: Answer) -> Table:
     """In one place or across sites."""
     why = "it cannot be done that way; see the reason"
     heads = (
-        ("days_central", "in one place", "days"),
-        ("days_across", "across sites", "days"),
-        ("usd_central", "in one place", "USD"),
-        ("usd_across", "across sites", "USD"),
-        ("kwh_central", "in one place", "kWh"),
-        ("kwh_across", "across sites", "kWh"),
+        ("days_central", "time in one place", "days"),
+        ("days_across", "time across sites", "days"),
+        ("usd_central", "cost in one place", "USD"),
+        ("usd_across", "cost across sites", "USD"),
+        ("kwh_central", "energy in one place", "kWh"),
+        ("kwh_across", "energy across sites", "kWh"),
         ("utilisation_across", "utilisation across", "share"),
         ("loss_penalty_pct", "loss of quality across", "%"),
         ("wan_gbit_s", "WAN needed across", "Gbit/s a site"),
