@@ -40,7 +40,8 @@ STAGED_GAP = 0.02
 percent of proof doubles it."""
 ROUND_GAP = 0.03
 """While rows for survival are still being found, a plan need not be good; halves the time of the benchmark's instances."""
-NEXT_BEST_NODES_MAX = 500
+START_NODES_MAX = 500
+NEXT_BEST_NODES_MAX = 50
 NEXT_BEST_GAP = 0.002
 """A site of ten is often worth 1 % of all cost: the search for its loss must be finer than the plan's own gap."""
 
@@ -165,12 +166,12 @@ def _start(problem: Siting, limits: Limits) -> NDArray[np.int64]:
     The last year's plan decides most, since its demand is the largest; with its sites given, the rest is small.
     """
     last = _last_year(problem)
-    end = site_plan(last, Limits(gap=limits.gap, nodes_max=NEXT_BEST_NODES_MAX)).size[0]
+    end = site_plan(last, Limits(gap=limits.gap, nodes_max=START_NODES_MAX)).size[0]
     allowed = problem.sizes_allowed & (np.arange(len(problem.size_ids)) <= end[:, None])
     model = siting_model.build(_replaced(problem, allowed=allowed))
     solver = Solver(model.model)
     Survival(problem, model).add_first(solver)
-    short = Limits(gap=min(limits.gap, NEXT_BEST_GAP), nodes_max=NEXT_BEST_NODES_MAX)
+    short = Limits(gap=min(limits.gap, NEXT_BEST_GAP), nodes_max=START_NODES_MAX)
     return model.sizes(solver.search(short).values)
 
 
