@@ -49,8 +49,9 @@ class Round(Value, frozen=True, kw_only=True):
     requests: int
     hours: float
     good_share: float
-    ttft_ms_p95: float
-    e2e_ms_p95: float
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    e2e_ms_p95: float | None
     it_kwh: float
     it_kwh_planned: float
     facility_kwh: float
@@ -146,8 +147,9 @@ def _round(
         requests=group.requests,
         hours=hours,
         good_share=group.goodput_share or 0.0,
-        ttft_ms_p95=group.ttft_ms.p95 or float("nan"),
-        e2e_ms_p95=group.e2e_ms.p95 or float("nan"),
+        ttft_ms_p50=group.ttft_ms.p50,
+        ttft_ms_p95=group.ttft_ms.p95,
+        e2e_ms_p95=group.e2e_ms.p95,
         it_kwh=it_kwh,
         it_kwh_planned=float(planned.sums["it_kwh"].sum()),
         facility_kwh=site.energy.facility_kwh,
