@@ -42,13 +42,17 @@ class Family(Value, frozen=True, kw_only=True):
     """Of rated bandwidth, for routed experts; above 1 means that fewer are hit than chance says. Next of 4 to 6 bit."""
     routed_share_4: float
     kv_share: float
+    kv_narrow: float
+    """Bytes of KV cache over those at 16 bit, where weights are computed with at 8 or 4 bit: some engines then keep 8-bit
+    caches (0.5), others do not (1)."""
     latent_kv_extra: float
     """MLA computes on what it reads: this much longer than reading takes."""
     ops_share_16: float
     ops_share_8: float
     ops_share_4: float
-    routed_ops_share: float
-    """Of those, for models with routed experts: small matrices."""
+    expert_pad: float
+    """Operations wasted in routed experts: this much times E/k, since tiles are padded up to whole tokens. 1/16 means that
+    a tile of 128 is filled from steps of 2,048 tokens."""
     attention_ops_share: float
     added_compute: float
     """Added again to the step, hidden by nothing. So engines reach ops_share / (1 + this) of the rated operations."""
@@ -61,6 +65,8 @@ class Family(Value, frozen=True, kw_only=True):
     layer_us: float
     routed_layer_us: float
     """Added, where layers route to experts."""
+    latent_layer_us: float
+    """Added, where layers have MLA."""
     step_us: float
     request_us: float
     ttft_ms_fixed: float
@@ -85,14 +91,31 @@ SERVER: Final = {
     "h100-sxm": "hopper",
     "h100-pcie": "hopper",
     "h200-sxm": "hopper",
+    "h100-nvl": "hopper",
+    "h200-nvl": "hopper",
+    "h20": "hopper",
     "gh200-96": "hopper",
     "b200-sxm": "blackwell",
     "b300-sxm": "blackwell",
+    "gb200": "blackwell",
+    "gb300": "blackwell",
     "a100-sxm-80": "ampere",
     "a100-sxm-40": "ampere",
     "a100-pcie-80": "ampere",
+    "a100-pcie-40": "ampere",
     "a30": "ampere",
     "l40s": "workstation",
+    "l20": "workstation",
+    "a10": "workstation",
+    "v100-sxm-32": "workstation",
+    "rtx-3060-12": "workstation",
+    "rtx-3090-ti": "workstation",
+    "rtx-4060-ti-16": "workstation",
+    "rtx-4070-ti-super": "workstation",
+    "rtx-5060-ti-16": "workstation",
+    "rtx-5070-ti": "workstation",
+    "rtx-5080": "workstation",
+    "rtx-a5000": "workstation",
     "l4": "workstation",
     "a40": "workstation",
     "a10g": "workstation",
@@ -106,7 +129,11 @@ SERVER: Final = {
     "rtx-pro-6000-server": "workstation",
     "mi300x": "cdna",
     "mi325x": "cdna",
+    "mi350x": "cdna",
     "mi355x": "cdna",
+    "mi250": "cdna",
+    "gaudi-2": "gaudi",
+    "gaudi-3": "gaudi",
     "dgx-spark-gb10": "small",
     "jetson-agx-thor": "small",
     "jetson-agx-orin-64": "small",
