@@ -21,6 +21,8 @@ from hanse.catalogue import Accelerator
 from hanse.model.fleet import Value
 from hanse.serving.precisions import GGUF
 
+CALIBRATED_ERROR: Final = 0.15
+"""A median error beyond this is not called calibrated, neither of a family nor of a chip in it."""
 TABLE: Final = Path(__file__).parent / "data" / "families.csv"
 
 
@@ -28,8 +30,6 @@ class Family(Value, frozen=True, kw_only=True):
     """Shares are of rated figures; microseconds are of one step."""
 
     id: str
-    calibrated: bool
-    """Models held out of the fit are met within a fifth."""
     chips: str
     """Those whose measurements it was fitted on, with semicolons."""
     weights_share_16: float
@@ -64,7 +64,7 @@ class Family(Value, frozen=True, kw_only=True):
     """Latency of one all-reduce, times log2 of the chips."""
     layer_us: float
     routed_layer_us: float
-    """Added, where layers route to experts."""
+    """Added, where layers route to experts, for each eight that a token goes to."""
     latent_layer_us: float
     """Added, where layers have MLA."""
     step_us: float
@@ -79,10 +79,15 @@ class Family(Value, frozen=True, kw_only=True):
     power_prefill: float
     idle_loaded_w: float
     """Above the idle of an empty chip, once a model is loaded."""
-    tpot_error: float
-    """Median relative error on models that the fit had not seen."""
-    tpot_error_elsewhere: float
+    calibrated_dense: bool
+    """Dense models held out of the fit are met within 15 % (median), and so are whole sources; next of routed experts."""
+    tpot_error_dense: float
+    """Median relative error on dense models and on sources that the fit had not seen, the greater of the two."""
+    tpot_error_elsewhere_dense: float
     """The same on chips that it had not seen."""
+    calibrated_routed: bool
+    tpot_error_routed: float
+    tpot_error_elsewhere_routed: float
     ttft_error: float
     power_error: float
 
@@ -183,3 +188,29 @@ def family_id(chip: Accelerator, precision: str) -> str:
 def family_of(chip: Accelerator, precision: str) -> Family:
     """The constants for a chip at a precision."""
     return families()[family_id(chip, precision)]
+
+
+class Promise(Value, frozen=True, kw_only=True):
+    """How near a prediction is to be, as measured on what the fit had not seen."""
+
+    calibrated: bool
+    tpot_error: float
+    ttft_error: float
+    power_error: float
+
+
+def promise_of(chip: Accelerator, precision: str, *, routed: bool) -> Promise:
+    """What a chip's family promises for dense models or those with routed experts."""
+    known = family_of(chip, precision)
+    seen = chip.id in known.chips.split(";")
+    if routed:
+        error = known.tpot_error_routed if seen else known.tpot_error_elsewhere_routed
+    else:
+        error = known.tpot_error_dense if seen else known.tpot_error_elsewhere_dense
+    calibrated = known.calibrated_routed if routed else known.calibrated_dense
+    return Promise(
+        calibrated=calibrated and error <= CALIBRATED_ERROR,
+        tpot_error=error,
+        ttft_error=known.ttft_error,
+        power_error=known.power_error,
+    )

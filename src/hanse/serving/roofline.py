@@ -10,7 +10,7 @@ W bytes; L layers of width h.
     KV         C kv (n_kv or 1) / (e_kv n BW)                                    C tokens of context in all; n_kv: 8-bit caches
     compute    (2 P + 2 P_routed p E/k) / (e_F n F) a token                      P active, without the embedding; p: padding
     attention  4 q d L / (e_a n F16) a pair                                      prompts only
-    fixed      (t_layer + t_routed + t_latent) L + t_step + 2 L t_reduce log2 n
+    fixed      (t_layer + t_routed k/8 + t_latent) L + t_step + 2 L t_reduce log2 n
     comm       2 L 2 (n-1)/n 2 h / (e_l link) + passes L 2 h / BW + a * compute  a token; a: compute that does not hide
     power      TDP (base + per_log2 min(log2 B, 8) + routed)                     form: ML.ENERGY v3 with vLLM
 """
@@ -171,11 +171,13 @@ def _padded_ops(made: Shape, known: Family) -> float:
     """Operations of one token, with those that fill tiles of experts which got few tokens."""
     if not made.routed:
         return made.ops_per_token
-    return made.ops_per_token + made.routed_ops_per_token * known.expert_pad / made.tokens_per_expert
+    return (
+        made.ops_per_token + made.routed_ops_per_token * known.expert_pad / made.tokens_per_expert
+    )
 
 
 def _fixed_us(made: Shape, known: Family, count: int) -> float:
-    layer_us = known.layer_us + known.routed_layer_us * made.routed
+    layer_us = known.layer_us + known.routed_layer_us * made.expert_groups
     layer_us += known.latent_layer_us * made.latent_kv
     reduce_us = 2.0 * known.reduce_us * math.log2(count) if count > 1 else 0.0
     return (layer_us + reduce_us) * made.layers + known.step_us

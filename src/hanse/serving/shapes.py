@@ -39,6 +39,8 @@ class Shape(Value, frozen=True, kw_only=True):
     attention_ops_per_pair: float
     kv_bytes_per_token: float
     """To read and to keep, a token of context, at the mean context asked for: engines drop what left the window."""
+    expert_groups: float
+    """Experts a token goes to, over the usual 8; 0 for dense models."""
     layers: int
     hidden: int
     routed: bool
@@ -72,6 +74,7 @@ def shape(
         tokens_per_expert=1.0 - miss if miss > 0.0 else 0.0,
         attention_ops_per_pair=4.0 * model.layers * model.q_heads * head_dim,
         kv_bytes_per_token=kv_bytes_read(model, context_tokens_mean),
+        expert_groups=(model.experts_per_token or 0) / 8.0 if miss > 0.0 else 0.0,
         layers=model.layers,
         hidden=model.hidden,
         routed=miss > 0.0,
