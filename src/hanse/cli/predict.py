@@ -29,6 +29,8 @@ ANSWERED: Final = (
     "j_per_token",
     "expected_error",
 )
+MARKED: Final = ("why", "method")
+"""Why there is no answer, or how it was got: `roofline, not calibrated` is a warning."""
 
 
 def predict(
@@ -146,7 +148,7 @@ def _file(path: Path, tables: list[MeasuredTable]) -> int:
     if missing:
         got = f"no column {', '.join(missing)}"
         raise ConfigError(str(path), got=got, allowed=f"columns {', '.join(ASKED)}")
-    extra = [name for name in (*ANSWERED, "why") if name not in columns]
+    extra = [name for name in (*ANSWERED, *MARKED) if name not in columns]
     writer = csv.DictWriter(
         sys.stdout, [*columns, *extra], lineterminator="\n", extrasaction="ignore"
     )
@@ -160,8 +162,9 @@ def _answer(row: dict[str, Any], tables: list[MeasuredTable]) -> dict[str, str]:
     try:
         said = _one({name: row[name] or "" for name in ASKED}, tables)
     except ConfigError as error:
-        return {**dict.fromkeys(ANSWERED, ""), "why": str(error)}
-    return {**{name: f"{getattr(said, name):.6g}" for name in ANSWERED}, "why": ""}
+        return {**dict.fromkeys(ANSWERED, ""), "why": str(error), "method": ""}
+    figures = {name: f"{getattr(said, name):.6g}" for name in ANSWERED}
+    return {**figures, "why": "", "method": said.method}
 
 
 def _say(said: Prediction) -> None:
