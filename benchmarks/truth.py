@@ -160,13 +160,17 @@ def measure(options: Options, state: Path) -> truth_twin.Live:
         doors = league_load.Doors(state, read_fleet(options.fleet))
         league_load.play(doors, traces[0][:WARM_REQUESTS], options.seed + 900_001)
         before = {name: cpu_s(pid) for name, pid in running.engines().items()}
+        busy_s = machine_s()[0]
         time.sleep(QUIET_S)
+        idle_cores = (machine_s()[0] - busy_s) / QUIET_S
         idle = {n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()}
         plays = []
         for number, requests in enumerate((traces[0], traces[1], traces[1])):
             plays.append(_play(running, doors, requests, options.seed + 100_003 * number))
             _say_run(("calibration", "live 1", "live 2")[number], plays[-1])
-    return truth_twin.Live(calibration=plays[0], runs=(plays[1], plays[2]), idle_cpu=idle)
+    return truth_twin.Live(
+        calibration=plays[0], runs=(plays[1], plays[2]), idle_cpu=idle, cores=os.cpu_count() or 1, idle_cores=idle_cores
+    )  # fmt: skip
 
 
 def _play(
@@ -226,7 +230,10 @@ def show(live: truth_twin.Live, twin: truth_twin.Twin, found: list[truth_twin.Ve
         table.add_row(one.what, *(form(x) for x in cells), verdict)
     console.print(table)
     again, same = truth_twin.same_site(live, twin)
-    say(f"CPU seconds of a busy second, by the calibration run: {twin.duty:.2f}")
+    say(
+        f"by the calibration run: {twin.cores:.2f} cores for engines and tokens, {twin.token_cpu_ms:.1f} ms of CPU to carry a token, "
+        f"engines' CPU {twin.duty:.2f} of their steps'"
+    )
     say(f"same site as in live 1: live 2 {again:.0%} of requests, twin {same:.0%}")
     loud = max(run.foreign_busy for run in (live.calibration, *live.runs))
     if loud > 0.1:
