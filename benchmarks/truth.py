@@ -32,10 +32,10 @@ from hanse.twin.calibrate import calibrated, observations, write_steps
 LEAGUE = Path(__file__).resolve().parents[1] / "examples" / "league.toml"
 START_S_MAX = 180.0
 STOP_S_MAX = 40.0
-QUIET_S = 5.0
-"""After the start, with nobody asking: what an idle engine takes."""
-WARM_REQUESTS = 12
-"""The first prompts of an engine read the template's head and touch its memory for the first time."""
+QUIET_S = 8.0
+"""With nobody asking: what an idle engine takes, and the whole idle league."""
+WARM_REQUESTS = 24
+"""The first prompts of an engine read the template's head and touch its memory for the first time; gateways compile and learn heads."""
 CPU_S_PER_REQUEST = 0.45
 """About 40 unread prompt tokens at 4.3 ms and 20 of an answer at 13.9 ms (`serving.thread`)."""
 SHARE = 0.25
@@ -159,18 +159,23 @@ def measure(options: Options, state: Path) -> truth_twin.Live:
     with league(options.fleet, state) as running:
         doors = league_load.Doors(state, read_fleet(options.fleet))
         league_load.play(doors, traces[0][:WARM_REQUESTS], options.seed + 900_001)
-        before = {name: cpu_s(pid) for name, pid in running.engines().items()}
-        busy_s = machine_s()[0]
-        time.sleep(QUIET_S)
-        idle_cores = (machine_s()[0] - busy_s) / QUIET_S
-        idle = {n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()}
         plays = []
         for number, requests in enumerate((traces[0], traces[1], traces[1])):
             plays.append(_play(running, doors, requests, options.seed + 100_003 * number))
             _say_run(("calibration", "live 1", "live 2")[number], plays[-1])
+        idle_cores, idle = _idle(running)
     return truth_twin.Live(
         calibration=plays[0], runs=(plays[1], plays[2]), idle_cpu=idle, cores=os.cpu_count() or 1, idle_cores=idle_cores
     )  # fmt: skip
+
+
+def _idle(running: League) -> tuple[float, dict[str, float]]:
+    """Cores that the machine, and each engine, takes while nobody asks; at the end, when nothing is still being started."""
+    before, busy_s = {name: cpu_s(pid) for name, pid in running.engines().items()}, machine_s()[0]
+    time.sleep(QUIET_S)
+    return (machine_s()[0] - busy_s) / QUIET_S, {
+        n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()
+    }
 
 
 def _play(

@@ -3,17 +3,18 @@
 Here: `Run` (one play, as kept), `twin_of` (the same requests simulated), `verdicts`. Not here: the live side (`league_load`).
 
 The twin plays the run that calibrated it first, since live gateways learn from answers; then the other, with tokens as they really
-were. A prompt counts without the head that engines had in their cache from the first request on, as far as the calibration run shows
-it. What is judged:
+were, and with users' limits and gateways' guesses of prompts, which decide. A prompt counts without the head that engines had in their
+cache from the first request on, as far as the calibration run shows it. All engines share the machine (`machine_of`). Nobody knows when
+a live site told its load between two requests, so the twin plays some times, a little later each, and its figures are the means. What is
+judged:
 
     median and p95 of TTFT and E2E   within max(10 %, 1.5 x the difference of the two live runs) of their mean
     share of each site               within 3 points of the mean of the live runs
-    CPU seconds of each engine       within 10 % of the mean of the live runs; the twin's are its busy seconds (one thread each) at as many
-                                     CPU seconds as a busy second of the calibration run had (a busy engine also waits for a core, a
-                                     socket, its own other thread), and what an idle engine was measured to take
+    CPU seconds of each engine       within 10 % of the mean of the live runs; the twin's are what its steps computed, at as many CPU
+                                     seconds each as in the calibration run, and what an idle engine was measured to take
 
 Where the live runs themselves differ by more than 3 points or 10 %, a share or an engine is shown and not judged: no twin could meet both.
-Nor is an engine that took less than a second.
+Nor is an engine of a site of fewer than `REQUESTS_MIN` requests, or one that took less than a second.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ SHARE_LIMIT = 0.03
 CPU_LIMIT = 0.10
 CPU_S_MIN = 1.0
 """The kernel counts in hundredths of a second: an engine with less is not judged."""
+REQUESTS_MIN = 50
+"""Of an engine whose CPU time is judged: of fewer, 10 % are not even five requests, which chance moves from site to site."""
 PLAYS = 16
 """Of the twin. They differ by when requests come between two load frames, which nobody knows of a live run: one play alone would add the luck
 of its own instants."""
@@ -312,7 +315,11 @@ def verdicts(live: Live, twin: Twin) -> list[Verdict]:
     for engine in sorted(one.cpu_s):
         pair = one.cpu_s[engine], two.cpu_s.get(engine, 0.0)
         mean = sum(pair) / 2.0
-        judged = abs(pair[0] - pair[1]) <= CPU_LIMIT * mean and mean >= CPU_S_MIN
+        answers = [
+            side.answered * side.shares.get(engine.partition("/")[0], 0.0) for side in (one, two)
+        ]
+        busy = min(answers) >= REQUESTS_MIN and mean >= CPU_S_MIN
+        judged = busy and abs(pair[0] - pair[1]) <= CPU_LIMIT * mean
         twin_s = twin.side.cpu_s.get(engine, 0.0)
         found.append(_verdict(f"CPU s of {engine}", pair, twin_s, CPU_LIMIT * mean, judged=judged))
     return found

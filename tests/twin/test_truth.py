@@ -101,15 +101,15 @@ def test_the_twin_plays_calibration_first_and_counts_the_other_run() -> None:
     live = live_of(1.0, 1.0)
     twin = truth_twin.twin_of(LEAGUE, live, None)
     count = len(live.runs[0].seen)
-    assert twin.side.requests == count == len(twin.sites) == len(twin.ttft_ms)
+    assert twin.side.requests == count
+    assert {len(play) for play in (*twin.sites, *twin.ttft_ms, *twin.e2e_ms)} == {count}
+    assert len(twin.sites) == truth_twin.PLAYS
     assert twin.side.answered == count
     assert sum(twin.side.shares.values()) == pytest.approx(1.0)
     read = sum(one.tokens_in - one.cached for one in live.runs[0].seen)
     most_s = (read * 4.4 + sum(one.tokens_out for one in live.runs[0].seen) * 14.0) / 1000.0
-    assert 0.3 * most_s < sum(twin.busy_s.values()) < most_s, "of the second run alone"
-    for name in ENGINES:
-        said_s = twin.duty * twin.busy_s[name]
-        assert said_s <= twin.side.cpu_s[name] <= said_s + 0.07, "and an idle engine's"
+    own_s = sum(twin.side.cpu_s.values()) / twin.duty
+    assert 0.3 * most_s < own_s < most_s + 0.07 * len(ENGINES), "of the second run alone"
     calm = msgspec.structs.replace(
         live.calibration, cpu_s={n: 2.0 * s for n, s in live.calibration.cpu_s.items()}
     )
@@ -120,7 +120,9 @@ def test_the_twin_plays_calibration_first_and_counts_the_other_run() -> None:
 def test_verdicts_know_near_from_far_and_from_what_cannot_be_judged() -> None:
     live = live_of(1.0, 1.04)
     side = truth_twin.side_of(live.runs[0])
-    same = truth_twin.Twin(side=side, busy_s={}, duty=1.0, sites=(), ttft_ms=(), e2e_ms=())
+    same = truth_twin.Twin(
+        side=side, duty=1.0, cores=2.0, token_cpu_ms=1.0, sites=(), ttft_ms=(), e2e_ms=()
+    )
     found = truth_twin.verdicts(live, same)
     assert {one.met for one in found} == {True}
     far = msgspec.structs.replace(
