@@ -170,10 +170,10 @@ def measure(options: Options, state: Path) -> truth_twin.Live:
 
 
 def _idle(running: League) -> tuple[float, dict[str, float]]:
-    """Cores that the machine, and each engine, takes while nobody asks; at the end, when nothing is still being started."""
-    before, busy_s = {name: cpu_s(pid) for name, pid in running.engines().items()}, machine_s()[0]
+    """Cores that the league, and each engine, takes while nobody asks; at the end, when nothing is still being started."""
+    before, ours_s = {name: cpu_s(pid) for name, pid in running.engines().items()}, running.ours_s()
     time.sleep(QUIET_S)
-    return (machine_s()[0] - busy_s) / QUIET_S, {
+    return (running.ours_s() - ours_s) / QUIET_S, {
         n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()
     }
 

@@ -70,7 +70,7 @@ class Live(Value, frozen=True, kw_only=True):
     """Engine -> CPU seconds a second while nobody asked."""
     cores: int = 2
     idle_cores: float = 0.1
-    """Of them, what the whole machine took while nobody asked."""
+    """Of them, what the whole league took while nobody asked."""
 
 
 class Side(Value, frozen=True, kw_only=True):

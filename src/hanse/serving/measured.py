@@ -98,7 +98,7 @@ class MeasuredReplica(Value, frozen=True, kw_only=True):
         part takes the ratio that is left of its own kind, turn by turn, until neither is left. Where batches of different size
         were measured, what a step takes and what each request in it takes are told apart, by least squares of relative errors.
         """
-        found, once = step, 1.0
+        found = step
         apart = max(p.batch for p in self.points) >= APART * min(p.batch for p in self.points)
         for _ in range(TURNS_MAX):
             if apart:
@@ -110,7 +110,8 @@ class MeasuredReplica(Value, frozen=True, kw_only=True):
             found = _scaled(found, PROMPT_TIMES, prompt)
             if max(abs(math.log(decode)), abs(math.log(prompt))) < SETTLED:
                 break
-        if apart and once <= SHARE_MIN:
+        once_ms = sum(getattr(found, name) for name in STEP_TIMES)
+        if apart and once_ms < SHARE_MIN * min(p.tpot_ms for p in self.points):
             found = _steeper(found, self.points) or found
         power = _mean([r for p in self.points if (r := _power_ratio(step, p)) is not None] or [1.0])
         found = _scaled(found, POWERS, power)
