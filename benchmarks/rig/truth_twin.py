@@ -36,8 +36,8 @@ SHARE_LIMIT = 0.03
 CPU_LIMIT = 0.10
 CPU_S_MIN = 1.0
 """The kernel counts in hundredths of a second: an engine with less is not judged."""
-REQUESTS_MIN = 50
-"""Of an engine whose CPU time is judged: of fewer, 10 % are not even five requests, which chance moves from site to site."""
+REQUESTS_MIN = 35
+"""Of an engine whose CPU time is judged: of fewer, 10 % are three requests or less, which chance moves from site to site."""
 PLAYS = 16
 """Of the twin. They differ by when requests come between two load frames, which nobody knows of a live run: one play alone would add the luck
 of its own instants."""

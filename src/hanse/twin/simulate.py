@@ -94,7 +94,7 @@ class Simulation:
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
-            machine: The one machine that all sites run on, as a league started by `hanse up` does; None: every engine has its own.
+            machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -117,8 +117,7 @@ class Simulation:
         self._choose_by(self.policy, world)
         world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
         if machine is not None:
-            world.options[ar.OPTION_CORES] = machine.cores
-            world.options[ar.OPTION_TOKEN_S] = machine.token_cpu_s
+            world.options[[ar.OPTION_CORES, ar.OPTION_TOKEN_S]] = machine.cores, machine.token_cpu_s
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
