@@ -37,6 +37,8 @@ from hanse.twin.arrays import (
     LOST,
     NEVER,
     OPTION_BLOCK_TOKENS,
+    OPTION_CORES,
+    OPTION_TOKEN_S,
     STEP,
 )
 from hanse.twin.queues import free_slot, push, push_now, retime
@@ -75,7 +77,9 @@ def interrupt(w: Any, e: int, t: float) -> None:
     context = float(engine.context)
     batch = float(engine.running)
     while steps < engine.bulk_steps and at_s < t:
-        at_s += step_ms(engine, batch, 0.0, batch, context) * 0.001 / engine.speed
+        at_s += (
+            step_ms(engine, batch, 0.0, batch, context) * 0.001 / (engine.speed * engine.granted)
+        )
         context += batch
         steps += 1
     decode(w, e, steps, at_s)
@@ -91,6 +95,7 @@ def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     elapsed_s = until_s - engine.at_s
     joules = (step_w(engine, float(batch), 0.0) - engine.idle_w) * elapsed_s
     engine.busy_s += elapsed_s
+    engine.cpu_s += elapsed_s * engine.granted
     engine.batch_s += elapsed_s * batch
     engine.dynamic_j += joules
     if batch > 0:
@@ -175,9 +180,10 @@ def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None
     alone_s = 0.0
     if decoding > 0:
         ms = step_ms(engine, float(decoding), 0.0, float(decoding), float(engine.context))
-        alone_s = min(ms * 0.001 / engine.speed, elapsed_s)
+        alone_s = min(ms * 0.001 / (engine.speed * engine.granted), elapsed_s)
     prompts_j = joules * (1.0 - alone_s / elapsed_s) if elapsed_s > 0.0 else 0.0
     engine.busy_s += elapsed_s
+    engine.cpu_s += engine.step_cpu_s
     engine.batch_s += elapsed_s * engine.running
     engine.dynamic_j += joules
     engine.prefill_j += prompts_j
@@ -200,6 +206,11 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
     if attempt.first_at_s == 0.0:
         attempt.first_at_s = t
         site_load = w.site_load[attempt.offer]
+        told = w.telemetry[attempt.site]
+        attempt.head_requests = told * site_load.requests
+        attempt.head_tokens = told * site_load.tokens
+        # This one's prompt with it: its gateway hears first and takes it out of its own count then.
+        attempt.head_prefill = told * site_load.prefill_tokens
         site_load.prefill_tokens -= attempt.told_prefill
         w.executing[0, e].prefill_tokens -= attempt.told_prefill
         attempt.told_prefill = 0
@@ -291,6 +302,11 @@ def compose(w: Any, e: int, t: float) -> None:
     admit(w, e)
     while engine.running > 1 and engine.kv_used + engine.running > engine.kv_max:
         preempt(w, e)
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = (
+            BOUNDARY  # what it did is over, and `share_cores` has nothing of it to stretch
+        )
+        share_cores(w, e, next_demand(w, e), t)
     if engine.running == 0:
         engine.mode = IDLE
         retime(w, e, INF)
@@ -320,7 +336,8 @@ def compose_step(w: Any, e: int, t: float) -> None:
         engine, float(decoding + new_tokens), pairs, float(engine.running), float(engine.context)
     )
     engine.mode = STEP
-    retime(w, e, t + ms * 0.001 / engine.speed)
+    engine.step_cpu_s = ms * 0.001 / engine.speed
+    retime(w, e, t + engine.step_cpu_s / engine.granted)
 
 
 @njit(**KERNEL)
@@ -334,7 +351,47 @@ def compose_bulk(w: Any, e: int, t: float) -> None:
     steps = max(min(steps, (engine.kv_max - engine.kv_used) // engine.running), 1)
     engine.mode = BULK
     engine.bulk_steps = steps
-    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / engine.speed)
+    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / (engine.speed * engine.granted))
+
+
+# --- engines that share a machine
+
+
+@njit(**KERNEL)
+def next_demand(w: Any, e: int) -> float:
+    """Cores that an engine's next step asks for: its own, and what carries a token of each answer during a step."""
+    engine = w.engines[e]
+    if engine.running == 0:
+        return 0.0
+    decoding = float(engine.running - engine.prefilling)
+    new_tokens = decoding
+    for i in range(engine.running):
+        new_tokens += w.attempts[w.running[e, i]].prefill_left
+    ms = step_ms(engine, new_tokens, 0.0, float(engine.running), float(engine.context))
+    return 1.0 + decoding * w.options[OPTION_TOKEN_S] * 1000.0 * engine.speed / ms
+
+
+@njit(**KERNEL)
+def share_cores(w: Any, e: int, demand: float, t: float) -> None:
+    """Engine `e` asks for `demand` cores from now on: where all ask for more than there are, all get less, as of fair scheduling.
+
+    A step with prompts goes on at the new speed at once, a bulk from its next boundary on, a few milliseconds later.
+    """
+    engines = w.engines
+    engines[e].demand = demand
+    wanted = 0.0
+    for i in range(engines.shape[0]):
+        wanted += engines[i].demand
+    granted = min(1.0, w.options[OPTION_CORES] / wanted) if wanted > 0.0 else 1.0
+    for i in range(engines.shape[0]):
+        engine = engines[i]
+        if engine.granted == granted:
+            continue
+        if engine.mode == STEP:
+            retime(w, i, t + (w.next_s[i] - t) * engine.granted / granted)
+        elif engine.mode == BULK:
+            interrupt(w, i, t)
+        engine.granted = granted
 
 
 @njit(**KERNEL)
@@ -435,6 +492,9 @@ def halt(w: Any, e: int, t: float, mode: int) -> None:
         interrupt(w, e, t)
     for i in range(engine.running):
         attempts[running[e, i]].take = 0
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = BOUNDARY
+        share_cores(w, e, 0.0, t)
     engine.mode = mode
     engine.at_s = t
     retime(w, e, INF)

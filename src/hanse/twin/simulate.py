@@ -22,7 +22,7 @@ from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, Value
 from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
@@ -50,6 +50,15 @@ Rows = Callable[[Any], None]
 Progress = Callable[[float, int], None]
 
 
+class Machine(Value, frozen=True, kw_only=True):
+    """What all engines of a league on one machine share."""
+
+    cores: float
+    """Of them what idle gateways, links and agents leave."""
+    token_cpu_s: float = 0.0
+    """CPU seconds that gateways, links and users take for each token of an answer, all of them on this machine too."""
+
+
 class Simulation:
     """One fleet, one trace, one scenario."""
 
@@ -68,6 +77,7 @@ class Simulation:
         rows: Rows | None = None,
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
+        machine: Machine | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -84,6 +94,7 @@ class Simulation:
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
+            machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -105,6 +116,8 @@ class Simulation:
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
         world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
+        if machine is not None:
+            world.options[[ar.OPTION_CORES, ar.OPTION_TOKEN_S]] = machine.cores, machine.token_cpu_s
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR

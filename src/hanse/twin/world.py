@@ -294,7 +294,7 @@ def _engines(
         )
         row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
     engines["queue_head"] = engines["queue_tail"] = -1
-    engines["speed"] = 1.0
+    engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
     held = 1
     if block_tokens > 0:
