@@ -78,7 +78,12 @@ def fleet(usd_per_latency_s: float) -> Fleet:
         Site(
             id=name, kind="micro", city=city, country=country, lat_deg=lat, lon_deg=lon,
             operator_hq="DE", grid_zone=zone, power=Power(grid_kw_max=60.0),
-            pools=(Pool(id="gpu", accelerator="l4", count=REPLICAS),),
+            pools=(
+                Pool(
+                    id="gpu", accelerator="l4", count=REPLICAS, driver="external",
+                    urls=("http://127.0.0.1:8081",) * REPLICAS,
+                ),
+            ),
         )
         for name, city, country, lat, lon, zone in REGIONS
     )  # fmt: skip

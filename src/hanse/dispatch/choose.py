@@ -53,8 +53,8 @@ CANDIDATES_MAX: Final = 20
 TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
 CACHED_MAX: Final = 4
-ENGINE_SLACK: Final = 1.0 / 16.0
-"""Of a replica's most requests, four a slot: a quarter of its slots."""
+QUEUE_PER_SLOT_MAX: Final = 4.0
+"""Requests a replica may have for each that it decodes: three waiting for one running keeps retries rare and waits bounded."""
 WIRE_BYTES_PER_TOKEN_OUT: Final = 200.0
 """One server-sent event of a chat chunk: JSON with id, model and choice around a few letters."""
 
@@ -425,34 +425,78 @@ def choose_engine(
     tokens_max: Any,
     states: Any,
     executing: Any,
+    offers: Any,
     offer: int,
-    tokens: float,
+    tokens_in: float,
+    tokens_out: float,
+    cached: Any,
 ) -> int:
-    """The replica of an offer with the least requests, or DEAD or ROOM. All arrays but `executing` are [engine].
+    """The replica of an offer at which one more request takes the least time of all together, or DEAD or ROOM.
 
-    `executing` is [worker, engine] with fields `requests` and `tokens`; `states` holds 1 where alive.
+    All arrays but `executing` and `offers` are [engine]; `executing` is [worker, engine] of `OWN_DTYPE`; `states` holds 1 where alive;
+    `cached` is [4, 2] (engine, prompt tokens it holds), -1 padded.
     """
+    record = offers[np.uintp(offer)]
     best = -1
-    best_requests = 0
+    best_ms = 0.0
     reason = DEAD
     for engine in range(engine_offer.shape[0]):
         if engine_offer[engine] != offer or states[engine] != 1:
             continue
         requests = 0
-        held = 0
+        tokens = 0
+        prefill = 0
         for worker in range(executing.shape[0]):
-            requests += executing[worker, engine].requests
-            held += executing[worker, engine].tokens
-        if requests + 1.0 > requests_max[engine] or held + tokens > tokens_max[engine]:
+            mine = executing[worker, engine]
+            requests += mine.requests
+            tokens += mine.tokens
+            prefill += mine.prefill_tokens
+        if (
+            requests + 1.0 > requests_max[engine]
+            or tokens + tokens_in + tokens_out > tokens_max[engine]
+        ):
             reason = ROOM
-        elif best < 0 or requests < best_requests:
+            continue
+        kv_tokens = tokens_max[engine] * (1.0 / QUEUE_PER_SLOT_MAX)
+        unread = max(tokens_in - held(cached, engine, tokens_in), 1.0)
+        ms = added_ms(
+            record, float(requests), float(tokens), float(prefill), kv_tokens, tokens_in, tokens_out, unread
+        )  # fmt: skip
+        if best < 0 or ms < best_ms:
             best = engine
-            best_requests = requests
+            best_ms = ms
     return best if best >= 0 else reason
 
 
+@njit(**INLINED)
+def added_ms(
+    offer: Any,
+    requests: float,
+    tokens: float,
+    prefill_tokens: float,
+    kv_tokens: float,
+    tokens_in: float,
+    tokens_out: float,
+    unread: float,
+) -> float:
+    """What one more request at a replica costs itself and those beside it, but for what it costs at any replica.
+
+    It waits for the prompts before its own. While its own is read, everyone in the batch waits with it. Each of its tokens makes the
+    step longer for everyone, as each of them makes it longer for this one. Beyond slots or memory it waits for others to end.
+    """
+    beside = min(requests, offer.slots)
+    read_ms = offer.prefill_ms_per_token * (prefill_tokens + unread * (1.0 + beside))
+    write_ms = offer.tpot_ms_per_running * tokens_out * (1.0 + 2.0 * beside)
+    over = max(requests + 1.0 - offer.slots, 0.0) / offer.slots
+    over = max(over, (tokens + tokens_in + tokens_out - kv_tokens) / kv_tokens)
+    if over > 0.0:
+        step_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * offer.slots
+        write_ms += over * (offer.prefill_ms_per_token * tokens_in + step_ms * tokens_out)
+    return read_ms + write_ms
+
+
 @njit(**KERNEL)
-def choose_engine_held(
+def least_requests(
     engine_offer: Any,
     requests_max: Any,
     tokens_max: Any,
@@ -460,39 +504,22 @@ def choose_engine_held(
     executing: Any,
     offer: int,
     tokens: float,
-    held: Any,
 ) -> int:
-    """As `choose_engine`, but the replica that holds most of the prompt goes first while it is not much busier than the least busy.
-
-    `held` is [4, 2] (engine, prompt tokens it holds), -1 padded. "Not much" is a quarter of a replica's slots.
-    """
-    least = choose_engine(engine_offer, requests_max, tokens_max, states, executing, offer, tokens)
-    if least < 0 or held[0, 0] < 0:
-        return int(least)
-    least_requests = 0
-    for worker in range(executing.shape[0]):
-        least_requests += executing[worker, least].requests
-    best: int = least
-    best_held = 0
-    best_requests = least_requests
-    for i in range(CACHED_MAX):
-        engine = held[i, 0]
-        if (
-            engine < 0
-            or engine >= states.shape[0]
-            or engine_offer[engine] != offer
-            or states[engine] != 1
-        ):
+    """The replica of an offer with the fewest requests, or DEAD or ROOM: what most balancers do, for comparison."""
+    best = -1
+    best_requests = 0
+    reason = DEAD
+    for engine in range(engine_offer.shape[0]):
+        if engine_offer[engine] != offer or states[engine] != 1:
             continue
         requests = 0
-        beside = 0
+        there = 0
         for worker in range(executing.shape[0]):
             requests += executing[worker, engine].requests
-            beside += executing[worker, engine].tokens
-        if requests + 1.0 > requests_max[engine] or beside + tokens > tokens_max[engine]:
-            continue
-        if requests - least_requests > ENGINE_SLACK * requests_max[engine]:
-            continue
-        if held[i, 1] > best_held or (held[i, 1] == best_held and requests < best_requests):
-            best, best_held, best_requests = engine, held[i, 1], requests
-    return int(best)
+            there += executing[worker, engine].tokens
+        if requests + 1.0 > requests_max[engine] or there + tokens > tokens_max[engine]:
+            reason = ROOM
+        elif best < 0 or requests < best_requests:
+            best = engine
+            best_requests = requests
+    return best if best >= 0 else reason

@@ -22,13 +22,14 @@ DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
 
 @njit(**KERNEL)
 def digest(w: Any, a: int) -> int:
-    """Fill `digests` from the prompt's last blocks; how many there are."""
+    """Fill `digests` from the prompt's last whole blocks, not those of its answer; how many there are."""
     attempt = w.attempts[a]
     block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
     if block_tokens == 0:
         return 0
-    count: int = min(attempt.block_count, DIGESTS_MAX)
-    start = attempt.block_count - count
+    whole = min(attempt.block_count, attempt.tokens_in // block_tokens)
+    count: int = min(whole, DIGESTS_MAX)
+    start = whole - count
     size = w.blocks.shape[0]
     for i in range(count):
         block = w.blocks[(attempt.block_at + start + i) % size]

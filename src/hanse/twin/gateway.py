@@ -28,6 +28,7 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
+    OPTION_AFFINITY,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
@@ -207,7 +208,7 @@ def ask_once(w: Any, a: int, t: float) -> int:
 @njit(**KERNEL)
 def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
     """`choose_engine` at a site: global number of the engine, or the reason."""
-    tokens = w.attempts[a].tokens_in + w.attempts[a].guess_out
+    attempt = w.attempts[a]
     first, end = w.engine_first[s], w.engine_first[s + 1]
     states = w.engine_state[first:end]
     if excluded != 0:
@@ -216,10 +217,17 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
             scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
         states = scratch
     look_up_engines(w, a, s, t)
-    found: int = kernels.choose_engine_held(
-        w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-        states, w.executing[:, first:end], offer, float(tokens), w.held_engines,
-    )  # fmt: skip
+    tokens_in, tokens_out = float(attempt.tokens_in), float(attempt.guess_out)
+    if w.options[OPTION_AFFINITY] != 0.0:
+        found = kernels.choose_engine(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
+        )  # fmt: skip
+    else:
+        found = kernels.least_requests(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
+        )  # fmt: skip
     return first + found if found >= 0 else found
 
 

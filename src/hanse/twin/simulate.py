@@ -165,6 +165,9 @@ class Simulation:
                 idle = not more and int(self.world.clock[0]["attempts"]) == 0
                 if (idle and until_s >= self.duration_s) or until_s >= self._stop_s:
                     break
+        self._close()
+
+    def _close(self) -> None:
         self.policy.check()
         self._flush_rows()
         if self._steps * STEP_S < float(self.world.clock[0]["now_s"]):
