@@ -1,6 +1,7 @@
 """One request, one choice: the kernel that picks an offer, and the one that picks a replica at the chosen site.
 
-Here: `choose` and what it is made of (`assess` = gates and prediction of one offer), `candidates`, `choose_engine`.
+Here: `choose` and what it is made of (`assess` = gates and prediction of one offer), `candidates`; `choose_engine`, and `least_requests`
+for comparison.
 Not here: names and objects (`router`), where load figures come from (`load`), tables (`table`, `build`).
 
 Rules of this file: arrays in, an offer index or a negative `Reason` out; no allocation, no object, only + - * /, min,
@@ -12,7 +13,7 @@ service's SLO and the deadline beats one that is not; then the least cost in USD
 
     cost = usd_per_latency_s * E2E + energy * price + carbon * carbon price + bytes * egress price
 
-If none meets them, the least value of waiting wins and the choice is flagged. First up to 20 candidates by cost on an
+If none meets them, the least value of waiting wins, half as much counted at home, and the choice is flagged. First up to 20 candidates by cost on an
 idle fleet are looked at, with every offer of the entry site and of sites that hold the prompt's prefix; only if
 none of these meets the SLO are all offers of the service.
 
@@ -54,7 +55,11 @@ TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
 CACHED_MAX: Final = 4
 QUEUE_PER_SLOT_MAX: Final = 4.0
-"""Requests a replica may have for each that it decodes: three waiting for one running keeps retries rare and waits bounded."""
+"""Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
+more than any SLO here survives, and far less than what an engine would hold."""
+LATE_AT_HOME: Final = 0.5
+"""What cannot be in time stays where it came in, unless it would take less than half the time elsewhere: in an overload, regions that
+still keep the SLO go on doing so, instead of all missing it together."""
 WIRE_BYTES_PER_TOKEN_OUT: Final = 200.0
 """One server-sent event of a chat chunk: JSON with id, model and choice around a few letters."""
 
@@ -366,7 +371,9 @@ def choose(
                 continue
             predicted = weighed[4]
             late = predicted[8]
-            value = predicted[6] if late else predicted[5] + predicted[6]
+            value = predicted[5] + predicted[6]
+            if late:
+                value = predicted[6] * LATE_AT_HOME if table[0][o].site == origin else predicted[6]
             if beats(late, value, o, best_late, best_value, best):
                 best, best_late, best_value = o, late, value
                 credit = held(cached, table[0][o].site, request[0])

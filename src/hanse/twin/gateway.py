@@ -16,9 +16,14 @@ from numba import njit
 from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
-from hanse.dispatch import prefix as prefixes
 from hanse.dispatch.patience import first_byte_s
-from hanse.twin.affinity import look_up_engines, look_up_prefixes, remember_engine
+from hanse.twin.affinity import (
+    answered,
+    believe_site,
+    look_up_engines,
+    look_up_prefixes,
+    remember_engine,
+)
 from hanse.twin.arrays import (
     ANSWERED,
     ARRIVE,
@@ -248,13 +253,14 @@ def find(w: Any, a: int, t: float) -> int:
     count = attempt.tried_count
     for i in range(TRIED_MAX):
         w.scratch_tried[i] = w.tried[a, i]
-    look_up_prefixes(w, a, t)
+    known = look_up_prefixes(w, a, t)
     worst = 0
     while True:
         o = ask(w, a, t)
         if o < 0:
             return min(o, worst)
         s = w.offers[w.version[g], o].site
+        believe_site(w, a, s, known, t)
         if s != g:
             begin(w, a, o, s, t)
             send(w, a, t)
@@ -467,9 +473,7 @@ def ended(w: Any, a: int, t: float) -> None:
     )  # fmt: skip
     guess = w.guess_out[g, attempt.service]
     w.guess_out[g, attempt.service] = guess + loads.GUESS_SHARE * (attempt.tokens_out - guess)
-    count = look_up_prefixes(w, a, t)
-    if count > 0:
-        prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, attempt.site, t)
+    answered(w, a, t)
     outcome = ANSWERED if t <= attempt.expires_at_s else BROKEN
     book(w, a, t, outcome, 0)
     free_slot(w, a)

@@ -64,7 +64,7 @@ class Simulation:
         feed: Feed = RECORDED,
         start_at_s: float = 0.0,
         policy: Policy | str = "shipped",
-        engine_affinity: bool = False,
+        engine_affinity: bool | None = None,
         rows: Rows | None = None,
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
@@ -80,7 +80,8 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: A site prefers the engine that holds a prompt's prefix; live sites do not yet.
+            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
+                the policy's originals do.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
@@ -104,7 +105,8 @@ class Simulation:
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
-        world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
+        held = self.policy.engines_held if engine_affinity is None else engine_affinity
+        world.options[ar.OPTION_AFFINITY] = float(held)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
