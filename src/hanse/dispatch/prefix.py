@@ -36,6 +36,8 @@ DIGESTS_MAX: Final = 64
 TTL_S: Final = 300.0
 """Of engines that do not tell what they found: they evict by space, not time; after five minutes of other traffic a prefix is likelier
 gone than not. Where they tell, older ones are tried for as long as they are found."""
+HOLDERS_MAX: Final = 4096
+"""Sites, and engines of a site: more than there are offers."""
 AGES: Final = 8
 AGE_S_FIRST: Final = 5.0
 """Ages double from here: below 5, 10, 20, ... 320 s, and above. Requests of one burst come within the first."""
@@ -194,14 +196,12 @@ def first_trust(*shape: int) -> NDArray[np.float64]:
 class PrefixTable:
     """(digest, holder) -> tokens held, in a fixed array; pass `slots` to share one between workers."""
 
-    def __init__(
-        self, *, slots_max: int = 65_536, slots: NDArray[Any] | None = None, holders_max: int = 1024
-    ) -> None:
+    def __init__(self, *, slots_max: int = 65_536, slots: NDArray[Any] | None = None) -> None:
         self.slots = np.zeros(slots_max, PREFIX_DTYPE) if slots is None else slots
         assert self.slots.dtype == PREFIX_DTYPE and len(self.slots) % WAYS == 0
         if slots is None:
             self.slots["at_s"] = -np.inf
-        self.trust = first_trust(holders_max)
+        self.trust = first_trust(HOLDERS_MAX)
         self._cached = np.full((CACHED_MAX, 2), -1, np.int64)
 
     def look_up(self, prefixes: Prefixes, now_s: float) -> NDArray[np.int64]:
