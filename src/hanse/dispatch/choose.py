@@ -499,7 +499,8 @@ def added_ms(
     if over > 0.0:
         step_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * offer.slots
         write_ms += over * (offer.prefill_ms_per_token * tokens_in + step_ms * tokens_out)
-    return read_ms + write_ms
+    total: float = read_ms + write_ms
+    return total
 
 
 @njit(**KERNEL)

@@ -495,9 +495,7 @@ class Routing:
         )
         self.none_held = np.full((CACHED_MAX, 2), -1, np.int64)
         entry_point = direct if self.log is None else self.log.engine_choice
-        self.choose_engine = entry_point(
-            choose_engine, *self.replicas, 0, 1.0, 1.0, self.none_held
-        )
+        self.choose_engine = entry_point(choose_engine, *self.replicas, 0, 1.0, 1.0, self.none_held)
         """Takes `replicas`, an offer, tokens in and out, and which engines hold the prompt."""
         self.handed = executing, self.page.begun
         self.hand_over = direct(kernels.hand_over, *self.handed, 0, 0, 0, 0)
