@@ -169,24 +169,6 @@ class Searchers:
         return tuple(text * BLOCKS_A_TEXT + i for i in range(begin, tokens // BLOCK_TOKENS))
 
 
-class Mixed:
-    """Several crowds as one."""
-
-    def __init__(self, *crowds: Any) -> None:
-        self.crowds = crowds
-
-    def begin(self) -> list[tuple[float, Ask]]:
-        return [
-            (at_s, ask._replace(key=(c, ask.key)))
-            for c, crowd in enumerate(self.crowds)
-            for at_s, ask in crowd.begin()
-        ]
-
-    def ended(self, key: Any, answered: bool) -> list[Ask]:
-        c, inner = key
-        return [a._replace(key=(c, a.key)) for a in self.crowds[c].ended(inner, answered)]
-
-
 CROWDS = {
     "wildchat": (40, 30, 30, 30, 30),
     "arena": (80, 80, 80, 80, 80),
@@ -198,8 +180,6 @@ CROWDS = {
 
 def crowd(kind: str, scale: float, seed: int) -> Any:
     """A crowd by name; `scale` times the clients."""
-    if kind == "mixed":
-        return Mixed(crowd("tree4", scale, seed), crowd("tree2", 0.5 * scale, seed))
     origins = [o for o, n in enumerate(CROWDS[kind]) for _ in range(max(1, round(n * scale)))]
     if kind.startswith("tree"):
         return Searchers(origins, [int(kind[-1])] * len(origins), seed)
