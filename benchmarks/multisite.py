@@ -407,7 +407,8 @@ def main() -> None:
     parser.add_argument("--crowd", default="", help="closed loop: wildchat, arena, tree2, tree4")
     args = parser.parse_args()
     if args.crowd:
-        return crowds(args)
+        crowds(args)
+        return
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS
     )

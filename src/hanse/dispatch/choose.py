@@ -188,7 +188,9 @@ def predict(
     g = wh * site.g_per_wh
     egress_usd = path.usd_per_byte * (body_bytes + WIRE_BYTES_PER_TOKEN_OUT * tokens_out)
     usd = wh * site.usd_per_wh + g * service.usd_per_g + egress_usd
-    wait_usd = service.usd_per_latency_s * (e2e_ms * 0.001)
+    # While a prompt is read everyone beside it waits too; what is cached spares them that.
+    spared_ms = offer.prefill_ms_per_token * cached_tokens * (batch - 1.0)
+    wait_usd = service.usd_per_latency_s * (max(e2e_ms - spared_ms, 0.0) * 0.001)
     late = ttft_ms > service.ttft_ms_slo or tpot_ms > service.tpot_ms_slo or e2e_ms > deadline_ms
     return ttft_ms, tpot_ms, e2e_ms, wh, g, usd, wait_usd, path_ms, late, batch
 

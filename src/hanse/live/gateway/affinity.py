@@ -34,6 +34,8 @@ from hanse.live.gateway.direct import direct
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
     from hanse.live.gateway.body import Head
+    from hanse.live.gateway.entry import Entry
+    from hanse.live.gateway.measured import Measured
     from hanse.live.shared import SharedPage
 
 SECRET_BYTES = 32
@@ -121,6 +123,12 @@ class Affinity:
             if found_tokens >= 0 and attempt.believed_site:
                 self.sites.proved(site, attempt.believed_site, found_tokens)
             self.sites.remember(prefixes, site, now_s)
+
+    def ended(self, entry: Entry, attempt: Attempt, measured: Measured, now_s: float) -> None:
+        """The same of a request that entered here."""
+        assert entry.prefixes is not None
+        found, spread = measured.found(entry.tokens_in), entry.service.spread
+        self.answered(attempt, entry.prefixes, found, now_s, spread=spread)
 
     def _key(self, tenant: str) -> bytes:
         key = self._keys.get(tenant)

@@ -403,10 +403,7 @@ class Entry(Exchange, eq=False, kw_only=True):
                     measured.charge_dropped(other, routing)
         measured.price(attempt, routing, service.usd_per_g, bytes_moved)
         if answered and self.prefixes is not None:
-            found = measured.found(self.tokens_in)
-            self.worker.affinity.answered(
-                attempt, self.prefixes, found, now_s, spread=service.spread
-            )
+            self.worker.affinity.ended(self, attempt, measured, now_s)
         if answered and measured.tokens_out > 0:
             service.seen_tokens_out(measured.tokens_out)
             ttft_ms = 0.0
