@@ -123,10 +123,9 @@ def bulk_ms(engine: Any, steps: int) -> float:
 
 
 @njit(**KERNEL)
-def event(w: Any, e: int) -> None:
+def event(w: Any, e: int, t: float) -> None:
     """The engine's next change has come: end the step or bulk, then put the next one together."""
     engine = w.engines[e]
-    t = w.next_s[e]
     if engine.mode == BULK:
         decode(w, e, engine.bulk_steps, t)
         finish_due(w, e, t)

@@ -67,7 +67,7 @@ def hear(w: Any, g: int, s: int, t: float) -> None:
     at = count
     while at > known and at > count - RING:
         slot = (at - 1) % RING
-        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[g, s, slot] != 0:
+        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[s, slot, g] != 0:
             break
         at -= 1
     if at == known or at <= count - RING:
@@ -135,7 +135,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
     w.frame_at_s[s, slot] = t
     w.frame_power[s, slot] = w.power_ok[s]
     for g in range(w.site_up.shape[0]):
-        w.frame_open[g, s, slot] = w.link_up[s, g] * w.link_up[g, s]
+        w.frame_open[s, slot, g] = w.link_both[s, g]
     factor = w.telemetry[s]
     for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
         o = w.site_offers[i]
@@ -239,7 +239,7 @@ def find(w: Any, a: int, t: float) -> int:
     g = attempt.gateway
     count = attempt.tried_count
     for i in range(TRIED_MAX):
-        w.scratch_tried[i] = w.tried[a, i]
+        w.scratch_tried[i] = w.tried[a, i] if i < count else -1
     look_up_prefixes(w, a, t)
     worst = 0
     while True:
@@ -525,13 +525,13 @@ def overdue(w: Any, a: int, t: float) -> None:
             least = ((t - attempt.began_at_s) * 1000.0 - attempt.path_ms) / engine_ms
             if least > 1.0:
                 loads.observed(w.load_offers[attempt.gateway], attempt.offer, least, 0.0)
-    if attempt.number >= ATTEMPTS_MAX or w.clock[0].free < 0:
+    if attempt.number >= ATTEMPTS_MAX or w.clock[0].attempts >= w.attempts.shape[0]:
         attempt.deadline_at_s = t + WAIT_AGAIN_S
         return
     b = take_slot(w)
     other = w.attempts[b]
     copy_request(attempt, other)
-    for i in range(TRIED_MAX):
+    for i in range(attempt.tried_count):
         w.tried[b, i] = w.tried[a, i]
     other.engine = attempt.engine
     other.site = attempt.site

@@ -60,14 +60,14 @@ def run(w: Any, until_s: float, more: bool) -> int:
             clock.events += 1
             dispatch(w, item >> KIND_SHIFT, item & SLOT_MASK, clock.now_s)
             continue
-        if clock.heap_size + 4 * SPARE > w.heap_s.shape[0] or clock.free < 0:
+        if clock.heap_size + 4 * SPARE > w.heap_s.shape[0]:
             return ROOM
         if clock.attempts + SPARE > w.attempts.shape[0]:
             return ROOM
         if w.options[OPTION_ROWS] != 0.0 and clock.rows + SPARE > w.rows.shape[0]:
             return ROOM
         event_s = w.heap_s[0] if clock.heap_size > 0 else INF
-        engine_s = w.next_s[w.order[0]]
+        engine_s = w.tree_s[1]
         arrival_s = w.chunk[clock.arrived].at_s if clock.arrived < count else INF
         if arrival_s == INF and more:
             return RAN_OUT
@@ -81,7 +81,7 @@ def run(w: Any, until_s: float, more: bool) -> int:
             item = pop(w)
             dispatch(w, item >> KIND_SHIFT, item & SLOT_MASK, t)
         elif engine_s <= t:
-            engine_event(w, w.order[0])
+            engine_event(w, w.tree_engine[1], t)
         elif clock.tick_s <= t:
             frame(w, t)
         elif clock.sweep_s <= t:
@@ -153,8 +153,6 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.ttft_ms_predicted = attempt.e2e_ms_predicted = 0.0
     attempt.user_ms = 0.0
     attempt.block_count = 0
-    for i in range(TRIED_MAX):
-        w.tried[a, i] = -1
     subject = w.subject_of[request.tenant + 1, attempt.cls, attempt.origin]
     attempt.subject = max(subject, 0)
     g = entry_gateway(w, attempt.origin, attempt.subject) if subject >= 0 else -1
