@@ -34,7 +34,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import INLINED, KERNEL
+from hanse.compiled import HOT, INLINED, KERNEL
 
 LAW: Final = -1
 QUALITY: Final = -2
@@ -319,7 +319,7 @@ def beats(late: bool, value: float, o: int, best_late: bool, best_value: float, 
     return o < best
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def choose(
     table: Any,
     lists: Any,
@@ -418,7 +418,7 @@ def candidates(
                 candidate[q, p, at] = -1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def choose_engine(
     engine_offer: Any,
     requests_max: Any,

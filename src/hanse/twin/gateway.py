@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch import prefix as prefixes
@@ -148,7 +148,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
         site_load.begun = 0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask(w: Any, a: int, t: float) -> int:
     """`choose` for this request now, from this gateway's table and load."""
     attempt = w.attempts[a]
@@ -156,7 +156,7 @@ def ask(w: Any, a: int, t: float) -> int:
     if w.options[OPTION_POLICY] != 0.0:
         return ask_policy(w, a, t)
     q, profile = attempt.service, w.subjects[v, attempt.subject].profile
-    hear(w, g, g, t)
+    refresh(w, g, t)
     for i in range(kernels.CANDIDATES_MAX):
         o = w.candidate[v, g, q, profile, i]
         if o < 0:
@@ -164,12 +164,14 @@ def ask(w: Any, a: int, t: float) -> int:
         s = w.offers[v, o].site
         if w.heard[g, s] != w.frame_count[s]:
             hear(w, g, s, t)
-    chosen = ask_once(w, a, t)
-    if chosen < 0 or w.out[kernels.OUT_SLO_MISSED] != 0.0:
-        # The kernel will look beyond the candidates: then all sites have to be heard.
+    chosen: int = -1
+    for look in range(2):
+        chosen = ask_once(w, a, t)
+        if look == 1 or (chosen >= 0 and w.out[kernels.OUT_SLO_MISSED] == 0.0):
+            break
+        # The kernel has looked beyond the candidates: then all sites have to be heard.
         for s in range(w.site_up.shape[0]):
             hear(w, g, s, t)
-        chosen = ask_once(w, a, t)
     return chosen
 
 
@@ -183,7 +185,7 @@ def ask_policy(w: Any, a: int, t: float) -> int:
     return chosen
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask_once(w: Any, a: int, t: float) -> int:
     """One call of the kernel."""
     attempt = w.attempts[a]
@@ -263,7 +265,7 @@ def find(w: Any, a: int, t: float) -> int:
         count += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     """Count an attempt as this gateway's own and note what was predicted for it."""
     attempt, out = w.attempts[a], w.out
@@ -288,7 +290,7 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     watch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send(w: Any, a: int, t: float) -> None:
     """To another site: half a round trip, behind whatever else that path is carrying."""
     attempt = w.attempts[a]
@@ -327,7 +329,7 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     enqueue(w, e, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def arrive(w: Any, a: int, t: float) -> None:
     """At the serving site: law and room again, by its own table; a no goes back."""
     attempt = w.attempts[a]
@@ -363,7 +365,7 @@ def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
     push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, kind, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def settle(w: Any, a: int) -> None:
     """Take the attempt out of this gateway's own counts."""
     attempt = w.attempts[a]
@@ -428,7 +430,7 @@ def again(w: Any, a: int, t: float) -> None:
     seek(w, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def first_byte(w: Any, a: int, t: float) -> None:
     """The first token has reached the gateway."""
     attempt = w.attempts[a]
@@ -440,7 +442,7 @@ def first_byte(w: Any, a: int, t: float) -> None:
     unwatch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ended(w: Any, a: int, t: float) -> None:
     """The last token has reached the gateway."""
     attempt = w.attempts[a]

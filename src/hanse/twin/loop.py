@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.twin import gateway as gateways
 from hanse.twin.arrays import (
@@ -92,7 +92,7 @@ def run(w: Any, until_s: float, more: bool) -> int:
             clock.arrived += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def dispatch(w: Any, kind: int, a: int, t: float) -> None:
     """One event from the heap; what was on a link when it was cut never comes."""
     attempt = w.attempts[a]
@@ -128,7 +128,7 @@ def frame(w: Any, t: float) -> None:
     clock.tick_s = clock.tick * (FRAME_EVERY_S / sites)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def enter(w: Any, at: int, t: float) -> None:
     """A new request at the nearest gateway that may read it and is up."""
     clock = w.clock[0]
@@ -170,7 +170,7 @@ def enter(w: Any, at: int, t: float) -> None:
     gateways.seek(w, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def entry_gateway(w: Any, origin: int, subject: int) -> int:
     """The nearest lawful gateway that is up, of the four nearest; -1: none."""
     for i in range(w.entry.shape[2]):

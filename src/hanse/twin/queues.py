@@ -14,14 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 from hanse.twin.arrays import FREE, READY
 
 KIND_SHIFT: Final = 32
 SLOT_MASK: Final = (1 << KIND_SHIFT) - 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
     """Add an event; the caller has made sure of room (`loop.run` leaves while two slots a request are free)."""
     clock = w.clock[0]
@@ -43,7 +43,7 @@ def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
     heap_item[at] = (kind << KIND_SHIFT) | attempt
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def push_now(w: Any, kind: int, attempt: int) -> None:
     """An event of this instant: no way to go, no place in the heap to find. The loop takes these first."""
     clock = w.clock[0]
@@ -51,7 +51,7 @@ def push_now(w: Any, kind: int, attempt: int) -> None:
     clock.ready_tail += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def pop(w: Any) -> int:
     """Remove the earliest event; its kind and attempt in one number."""
     clock = w.clock[0]
@@ -85,7 +85,7 @@ def pop(w: Any) -> int:
     return item
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def retime(w: Any, engine: int, at_s: float) -> None:
     """An engine's next change is at `at_s` (infinity: none): play its matches again, up to the first that ends as before."""
     tree_s, tree_engine = w.tree_s, w.tree_engine
@@ -105,7 +105,7 @@ def retime(w: Any, engine: int, at_s: float) -> None:
         tree_s[node] = winner_s
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def take_slot(w: Any) -> int:
     """A free attempt, the last that was let go, else one never used; the caller has made sure that there is one."""
     clock = w.clock[0]
@@ -119,7 +119,7 @@ def take_slot(w: Any) -> int:
     return a
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def free_slot(w: Any, a: int) -> None:
     """Nobody refers to this attempt any more."""
     clock = w.clock[0]
@@ -130,7 +130,7 @@ def free_slot(w: Any, a: int) -> None:
     clock.attempts -= 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def watch(w: Any, a: int) -> None:
     """Put an attempt without a first byte into the list that deadlines are kept of."""
     clock = w.clock[0]
@@ -143,7 +143,7 @@ def watch(w: Any, a: int) -> None:
     clock.waiting = a
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def unwatch(w: Any, a: int) -> None:
     """Its first byte came, or it is over; a second call changes nothing."""
     attempts = w.attempts
