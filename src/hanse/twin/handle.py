@@ -72,7 +72,7 @@ register_model(Grid)(models.ArrayModel)
 
 
 def _unsigned(kind: types.Type) -> types.Type:
-    if isinstance(kind, types.BaseTuple):
+    if isinstance(kind, types.UniTuple | types.Tuple):
         return types.BaseTuple.from_types(tuple(_unsigned(part) for part in kind))
     return types.uintp if isinstance(kind, types.Integer) else kind
 

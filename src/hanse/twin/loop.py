@@ -92,7 +92,7 @@ def run(w: Any, until_s: float, more: bool) -> int:
             clock.arrived += 1
 
 
-@njit(**HOT)
+@njit(**KERNEL)
 def dispatch(w: Any, kind: int, a: int, t: float) -> None:
     """One event from the heap; what was on a link when it was cut never comes."""
     attempt = w.attempts[a]
