@@ -69,7 +69,7 @@ def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
             prefixes.look_up(table, w.digests, w.digest_tokens, count, t, trust, w.held_engines)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def believe_site(w: Any, a: int, s: int, count: int, t: float) -> None:
     """Note what a site is believed to hold of the prompt, whose digests are at hand, as it is sent there."""
     attempt = w.attempts[a]
@@ -96,7 +96,7 @@ def remember_engine(w: Any, a: int, e: int, t: float) -> None:
             prefixes.remember(table, w.digests, w.digest_tokens, count, engine, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def answered(w: Any, a: int, t: float) -> None:
     """The answer told what was cached: entry and serving site learn how far to believe, and the entry remembers the site."""
     attempt = w.attempts[a]
