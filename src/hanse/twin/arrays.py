@@ -120,6 +120,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("head_prefill", "f8"),
         ("table", "i4"),
         ("reason", "i4"),
+        ("believed_site", "i8"),
+        ("believed_engine", "i8"),
         ("user_ms", "f8"),
         ("started_at_s", "f8"),
         ("began_at_s", "f8"),
@@ -418,6 +420,9 @@ class World(NamedTuple):
     """[S, slots] `prefix.PREFIX_DTYPE` of each gateway."""
     engine_prefix: Any
     """[S, slots] `prefix.PREFIX_DTYPE` of each site: which of its engines hold what."""
+    trust: Any
+    engine_trust: Any
+    """[S, holder, AGES] how far each gateway's tables of sites and of its own engines are to be believed."""
     held_engines: Any
     """[4, 2] scratch: (engine of the site, prompt tokens it holds)."""
     blocks: Any
@@ -461,7 +466,7 @@ OPTION_CENTRAL: Final = 4
 OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTION_AFFINITY: Final = 6
-"""1: a site prefers the engine that holds a prompt's prefix."""
+"""1: sites choose engines by `choose_engine`, 0: by the fewest requests."""
 OPTION_CORES: Final = 7
 """Cores of one machine that all engines share with what carries their tokens; 0: each engine has its own."""
 OPTION_TOKEN_S: Final = 8

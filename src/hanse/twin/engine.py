@@ -202,7 +202,7 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
     engine.kv_used += 1
     attempt.share_mark_j = engine.share_j
     if w.options[OPTION_BLOCK_TOKENS] > 0.0:
-        hold_blocks(w, e, a)
+        hold_blocks(w, e, a, attempt.tokens_in)
     if attempt.first_at_s == 0.0:
         attempt.first_at_s = t
         site_load = w.site_load[attempt.offer]
@@ -242,6 +242,9 @@ def finish_due(w: Any, e: int, t: float) -> None:
             kept += 1
         else:
             leave_batch(engine, attempts[a])
+            if attempts[a].block_count > 0:
+                # Its memory is free now, and the last of all to be given to others.
+                hold_blocks(w, e, a, attempts[a].tokens_in + attempts[a].tokens_out)
             leave_engine(w, e, a)
             send_end(w, a, t)
     engine.running = kept
@@ -519,7 +522,8 @@ def held_tokens(w: Any, e: int, a: int) -> int:
     sets = blocks.shape[1] // CACHE_WAYS
     size = w.blocks.shape[0]
     tokens = 0
-    for i in range(attempt.block_count):
+    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
+    for i in range(min(attempt.block_count, attempt.tokens_in // block_tokens)):
         block = w.blocks[(attempt.block_at + i) % size]
         first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
         found = False
@@ -530,20 +534,20 @@ def held_tokens(w: Any, e: int, a: int) -> int:
                 break
         if not found:
             break
-        tokens += int(w.options[OPTION_BLOCK_TOKENS])
+        tokens += block_tokens
     return tokens
 
 
 @njit(**KERNEL)
-def hold_blocks(w: Any, e: int, a: int) -> None:
-    """The engine keeps a prompt's whole blocks, in the memory that running requests leave free."""
+def hold_blocks(w: Any, e: int, a: int, tokens: int) -> None:
+    """The engine keeps whole blocks of the first tokens, in the memory that running requests leave free."""
     attempt, blocks, stamps = w.attempts[a], w.cache_block, w.cache_stamp
     engine = w.engines[e]
     sets = blocks.shape[1] // CACHE_WAYS
     size = w.blocks.shape[0]
     free_share = max(0.0, 1.0 - float(engine.kv_used) / float(engine.kv_max))
     ways = max(1, int(CACHE_WAYS * free_share + 0.5))
-    whole = attempt.tokens_in // int(w.options[OPTION_BLOCK_TOKENS])
+    whole = tokens // int(w.options[OPTION_BLOCK_TOKENS])
     for i in range(min(attempt.block_count, whole)):
         block = w.blocks[(attempt.block_at + i) % size]
         first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS

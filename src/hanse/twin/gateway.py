@@ -17,9 +17,14 @@ from numba import njit
 from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
-from hanse.dispatch import prefix as prefixes
 from hanse.dispatch.patience import first_byte_s
-from hanse.twin.affinity import look_up_engines, look_up_prefixes, remember_engine
+from hanse.twin.affinity import (
+    answered,
+    believe_site,
+    look_up_engines,
+    look_up_prefixes,
+    remember_engine,
+)
 from hanse.twin.arrays import (
     ANSWERED,
     ARRIVE,
@@ -29,6 +34,7 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
+    OPTION_AFFINITY,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
@@ -208,7 +214,7 @@ def ask_once(w: Any, a: int, t: float) -> int:
 @njit(**KERNEL)
 def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
     """`choose_engine` at a site: global number of the engine, or the reason."""
-    tokens = w.attempts[a].guess_in + w.attempts[a].guess_out
+    attempt = w.attempts[a]
     first, end = w.engine_first[s], w.engine_first[s + 1]
     states = w.engine_state[first:end]
     if excluded != 0:
@@ -217,10 +223,17 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
             scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
         states = scratch
     look_up_engines(w, a, s, t)
-    found: int = kernels.choose_engine_held(
-        w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-        states, w.executing[:, first:end], offer, float(tokens), w.held_engines,
-    )  # fmt: skip
+    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
+    if w.options[OPTION_AFFINITY] != 0.0:
+        found = kernels.choose_engine(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
+        )  # fmt: skip
+    else:
+        found = kernels.least_requests(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
+        )  # fmt: skip
     return first + found if found >= 0 else found
 
 
@@ -241,13 +254,14 @@ def find(w: Any, a: int, t: float) -> int:
     count = attempt.tried_count
     for i in range(TRIED_MAX):
         w.scratch_tried[i] = w.tried[a, i]
-    look_up_prefixes(w, a, t)
+    known = look_up_prefixes(w, a, t)
     worst = 0
     while True:
         o = ask(w, a, t)
         if o < 0:
             return min(o, worst)
         s = w.offers[w.version[g], o].site
+        believe_site(w, a, s, known, t)
         if s != g:
             begin(w, a, o, s, t)
             send(w, a, t)
@@ -479,9 +493,7 @@ def ended(w: Any, a: int, t: float) -> None:
     )  # fmt: skip
     guess = w.guess_out[g, attempt.service]
     w.guess_out[g, attempt.service] = guess + loads.GUESS_SHARE * (attempt.tokens_out - guess)
-    count = look_up_prefixes(w, a, t)
-    if count > 0:
-        prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, attempt.site, t)
+    answered(w, a, t)
     outcome = ANSWERED if t <= attempt.expires_at_s else BROKEN
     book(w, a, t, outcome, 0)
     free_slot(w, a)

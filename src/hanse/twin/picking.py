@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
-from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
+from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.twin.arrays import (
     OPTION_CENTRAL,
     OPTION_POLICY,

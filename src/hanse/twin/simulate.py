@@ -79,7 +79,7 @@ class Simulation:
         feed: Feed = RECORDED,
         start_at_s: float = 0.0,
         policy: Policy | str = "shipped",
-        engine_affinity: bool = False,
+        engine_affinity: bool | None = None,
         rows: Rows | None = None,
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
@@ -96,7 +96,8 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: A site prefers the engine that holds a prompt's prefix; live sites do not yet.
+            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
+                the policy's originals do.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
@@ -121,7 +122,8 @@ class Simulation:
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
-        world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
+        held = self.policy.engines_held if engine_affinity is None else engine_affinity
+        world.options[ar.OPTION_AFFINITY] = float(held)
         _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
@@ -183,6 +185,9 @@ class Simulation:
                 idle = not more and int(self.world.clock[0]["attempts"]) == 0
                 if (idle and until_s >= self.duration_s) or until_s >= self._stop_s:
                     break
+        self._close()
+
+    def _close(self) -> None:
         self.policy.check()
         self._flush_rows()
         if self._steps * STEP_S < float(self.world.clock[0]["now_s"]):

@@ -5,6 +5,7 @@ Here: `build_world`, `write_table`, sizes. Not here: what happens afterwards (`l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
 from hanse.dispatch.belief import EngineSpec, all_engines
-from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
-from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
+from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT, QUEUE_PER_SLOT_MAX
 from hanse.dispatch.load import (
     GUESS_OUT_FIRST,
     LOAD_OFFER_DTYPE,
@@ -24,7 +24,7 @@ from hanse.dispatch.load import (
     OWN_DTYPE,
 )
 from hanse.dispatch.paths import PATH_DTYPE
-from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE
+from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE, first_trust
 from hanse.dispatch.router import candidate_offers, listed_offers
 from hanse.dispatch.table import OFFER_DTYPE, SITE_DTYPE, SUBJECT_DTYPE, Table
 from hanse.errors import ConfigError
@@ -83,11 +83,12 @@ def build_world(
     profiles = table.law.shape[0] + PROFILES_SPARE
     subjects = len(table.subjects) + PROFILES_SPARE
     blocks = trace.block_tokens > 0
+    engines_most = max(Counter(s.offer.partition("/")[0] for s in specs).values(), default=1)
     parts = (
         _attempts(int(sum(s.slots * QUEUE_PER_SLOT_MAX for s in specs) * 1.5) + SLOTS_SPARE)
         | _engines(fleet, table, specs, trace.block_tokens, measured)
         | _tables(sites, offers, services, profiles, subjects)
-        | _gateways(sites, offers, services, blocks=blocks)
+        | _gateways(sites, offers, services, engines_most, blocks=blocks)
         | _ways(fleet, table, trace)
         | _requests(fleet, table, trace, subjects)
         | _results(services, len(fleet.classes), sites, max(len(trace.origins), 1), rows)
@@ -336,7 +337,9 @@ def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int
     }
 
 
-def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[str, Any]:
+def _gateways(
+    sites: int, offers: int, services: int, engines_most: int, *, blocks: bool
+) -> dict[str, Any]:
     load_offers = np.zeros((sites, offers), LOAD_OFFER_DTYPE)
     load_offers["ttft_factor"] = load_offers["tpot_factor"] = 1.0
     load_sites = np.zeros((sites, sites), LOAD_SITE_DTYPE)
@@ -361,6 +364,8 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "guess_out": np.full((sites, services), GUESS_OUT_FIRST),
         "prefix": prefix,
         "engine_prefix": prefix.copy(),
+        "trust": first_trust(sites, sites),
+        "engine_trust": first_trust(sites, engines_most),
         "held_engines": np.full((CACHED_MAX, 2), -1, np.int64),
         "blocks": np.zeros(1 << 22 if blocks else 1, np.int64),
         "digests": np.zeros(DIGESTS_MAX, np.uint64),
