@@ -27,11 +27,11 @@ LOST: Final = 4
 # Modes of an engine.
 IDLE: Final = 0
 BOUNDARY: Final = 1
-"""Between two steps at its `next_s`: the next step is put together then."""
+"""Between two steps at its next change: the next step is put together then."""
 STEP: Final = 2
-"""One step with prompts in it ends at `next_s`."""
+"""One step with prompts in it ends at the next change."""
 BULK: Final = 3
-"""`bulk_steps` steps of pure decoding, none of which changes the batch, end at `next_s`."""
+"""`bulk_steps` steps of pure decoding, none of which changes the batch, end at the next change."""
 FROZEN: Final = 4
 """Accepts and never answers."""
 DOWN: Final = 5
@@ -248,7 +248,7 @@ CLOCK_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts, -1 ends them; slots from `slots_used` on were never used."""
+"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts, -1 ends them; slots from `slots_used` on were never used and are in no list."""
 
 ROW_DTYPE: Final = np.dtype(
     [
@@ -316,7 +316,7 @@ class World(NamedTuple):
     attempts: Any
     """[A] `ATTEMPT_DTYPE`."""
     tried: Any
-    """[A, 8] offers that the request was sent to, -1 padded."""
+    """[A, 8] offers that the request was sent to, `tried_count` of them."""
     heap_s: Any
     heap_seq: Any
     heap_item: Any
@@ -329,10 +329,10 @@ class World(NamedTuple):
     """[E, slots] attempts in each engine's batch, in order of admission."""
     due: Any
     """[E, slots] for each in `running`: the step of the engine after which it has all its tokens; NEVER while its prompt is read."""
-    next_s: Any
-    order: Any
-    place: Any
-    """[E] when each engine changes next; heap of engines by that; where each stands in the heap."""
+    tree_s: Any
+    tree_engine: Any
+    """[2 N], N a power of two >= E: knock-out tournament. Engine e plays from N + e on with the instant of its next change; node k has who
+    comes first of nodes 2 k and 2 k + 1, so that node 1 has the next of all."""
     engine_offer: Any
     engine_state: Any
     engine_requests_max: Any
@@ -368,6 +368,8 @@ class World(NamedTuple):
     """[S, S] `paths.PATH_DTYPE`: as tables say, and as they are."""
     link_up: Any
     """[S, S] 1 where bytes get through, by direction."""
+    link_both: Any
+    """[S, S] 1 where they do in both."""
     link_busy_s: Any
     """[S, S] until when a path's bytes are queued."""
     site_up: Any
@@ -393,7 +395,7 @@ class World(NamedTuple):
     frame_power: Any
     """[S, RING]"""
     frame_open: Any
-    """[S, S, RING] 1 where the frame of a site (second) could reach a gateway (first) when it was made."""
+    """[S, RING, S] 1 where the frame of a site (first) could reach a gateway (last) when it was made."""
     frame_count: Any
     """[S] frames made."""
     heard: Any

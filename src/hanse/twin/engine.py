@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.serving.kernels import step_ms, step_w
 from hanse.twin.arrays import (
     AT_ENGINE,
@@ -66,7 +66,7 @@ def enqueue(w: Any, e: int, a: int, t: float) -> None:
         interrupt(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def interrupt(w: Any, e: int, t: float) -> None:
     """End a bulk at the first step boundary at or after `t`."""
     engine = w.engines[e]
@@ -87,7 +87,7 @@ def interrupt(w: Any, e: int, t: float) -> None:
     retime(w, e, max(at_s, t))
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     """Apply `steps` steps of pure decoding that end at `until_s`."""
     engine = w.engines[e]
@@ -108,7 +108,7 @@ def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     w.clock[0].steps += steps
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def bulk_ms(engine: Any, steps: int) -> float:
     """Duration of `steps` decode steps from the engine's state on: the sum of `step_ms` over growing contexts."""
     batch, context = float(engine.running), float(engine.context)
@@ -127,11 +127,10 @@ def bulk_ms(engine: Any, steps: int) -> float:
     return total
 
 
-@njit(**KERNEL)
-def event(w: Any, e: int) -> None:
+@njit(**HOT)
+def event(w: Any, e: int, t: float) -> None:
     """The engine's next change has come: end the step or bulk, then put the next one together."""
     engine = w.engines[e]
-    t = w.next_s[e]
     if engine.mode == BULK:
         decode(w, e, engine.bulk_steps, t)
         finish_due(w, e, t)
@@ -142,7 +141,7 @@ def event(w: Any, e: int) -> None:
     compose(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def end_step(w: Any, e: int, t: float) -> None:
     """Effects of a step with prompts in it: progress, first tokens, ends."""
     engine, attempts, running = w.engines[e], w.attempts, w.running
@@ -172,7 +171,7 @@ def end_step(w: Any, e: int, t: float) -> None:
     finish_due(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None:
     """Energy of a step with prompts: theirs is the time by which they made it longer."""
     elapsed_s = t - engine.at_s
@@ -191,7 +190,7 @@ def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None
     engine.step_prompt_j = prompts_j / prefill_tokens if prefill_tokens > 0 else 0.0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def prefilled(w: Any, e: int, a: int, t: float) -> None:
     """A prompt is read: its first token is out, and it decodes from the next step on."""
     engine, attempt = w.engines[e], w.attempts[a]
@@ -218,7 +217,7 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
             send_first_byte(w, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send_first_byte(w: Any, a: int, t: float) -> None:
     """Tell the gateway; a cut link loses it."""
     attempt = w.attempts[a]
@@ -228,7 +227,7 @@ def send_first_byte(w: Any, a: int, t: float) -> None:
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def finish_due(w: Any, e: int, t: float) -> None:
     """Take out of the batch what has all its tokens; the others close ranks."""
     engine, attempts, running, due = w.engines[e], w.attempts, w.running, w.due
@@ -250,7 +249,7 @@ def finish_due(w: Any, e: int, t: float) -> None:
     engine.running = kept
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def leave_batch(engine: Any, attempt: Any) -> None:
     """Give back what an attempt holds of the engine; its decoding energy is booked."""
     if attempt.prefill_left > 0:
@@ -264,7 +263,7 @@ def leave_batch(engine: Any, attempt: Any) -> None:
     attempt.joules += engine.share_j - attempt.share_mark_j
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def leave_engine(w: Any, e: int, a: int) -> None:
     """The engine is done with the attempt: the site's counts of it go back."""
     attempt = w.attempts[a]
@@ -278,7 +277,7 @@ def leave_engine(w: Any, e: int, a: int) -> None:
     attempt.told_prefill = attempt.told_tokens = 0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send_end(w: Any, a: int, t: float) -> None:
     """The last token leaves the engine."""
     attempt = w.attempts[a]
@@ -295,7 +294,7 @@ def send_end(w: Any, a: int, t: float) -> None:
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, END, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose(w: Any, e: int, t: float) -> None:
     """At a boundary: drop what nobody wants, admit, and start the next step or bulk."""
     engine = w.engines[e]
@@ -319,7 +318,7 @@ def compose(w: Any, e: int, t: float) -> None:
         compose_bulk(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose_step(w: Any, e: int, t: float) -> None:
     """One step: a token for each that decodes, then chunks of prompts in order of admission."""
     engine, attempts, running = w.engines[e], w.attempts, w.running
@@ -343,7 +342,7 @@ def compose_step(w: Any, e: int, t: float) -> None:
     retime(w, e, t + engine.step_cpu_s / engine.granted)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose_bulk(w: Any, e: int, t: float) -> None:
     """As many steps as pass until a request ends or memory is full."""
     engine, due = w.engines[e], w.due
@@ -397,7 +396,7 @@ def share_cores(w: Any, e: int, demand: float, t: float) -> None:
         engine.granted = granted
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def admit(w: Any, e: int) -> None:
     """Move from queue to batch while slots and memory last, in order."""
     engine, attempts = w.engines[e], w.attempts

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch.patience import first_byte_s
@@ -74,7 +74,7 @@ def hear(w: Any, g: int, s: int, t: float) -> None:
     at = count
     while at > known and at > count - RING:
         slot = (at - 1) % RING
-        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[g, s, slot] != 0:
+        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[s, slot, g] != 0:
             break
         at -= 1
     if at == known or at <= count - RING:
@@ -142,7 +142,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
     w.frame_at_s[s, slot] = t
     w.frame_power[s, slot] = w.power_ok[s]
     for g in range(w.site_up.shape[0]):
-        w.frame_open[g, s, slot] = w.link_up[s, g] * w.link_up[g, s]
+        w.frame_open[s, slot, g] = w.link_both[s, g]
     factor = w.telemetry[s]
     for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
         o = w.site_offers[i]
@@ -155,7 +155,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
         site_load.begun = 0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask(w: Any, a: int, t: float) -> int:
     """`choose` for this request now, from this gateway's table and load."""
     attempt = w.attempts[a]
@@ -163,7 +163,7 @@ def ask(w: Any, a: int, t: float) -> int:
     if w.options[OPTION_POLICY] != 0.0:
         return ask_policy(w, a, t)
     q, profile = attempt.service, w.subjects[v, attempt.subject].profile
-    hear(w, g, g, t)
+    refresh(w, g, t)
     for i in range(kernels.CANDIDATES_MAX):
         o = w.candidate[v, g, q, profile, i]
         if o < 0:
@@ -171,12 +171,14 @@ def ask(w: Any, a: int, t: float) -> int:
         s = w.offers[v, o].site
         if w.heard[g, s] != w.frame_count[s]:
             hear(w, g, s, t)
-    chosen = ask_once(w, a, t)
-    if chosen < 0 or w.out[kernels.OUT_SLO_MISSED] != 0.0:
-        # The kernel will look beyond the candidates: then all sites have to be heard.
+    chosen: int = -1
+    for look in range(2):
+        chosen = ask_once(w, a, t)
+        if look == 1 or (chosen >= 0 and w.out[kernels.OUT_SLO_MISSED] == 0.0):
+            break
+        # The kernel has looked beyond the candidates: then all sites have to be heard.
         for s in range(w.site_up.shape[0]):
             hear(w, g, s, t)
-        chosen = ask_once(w, a, t)
     return chosen
 
 
@@ -190,7 +192,7 @@ def ask_policy(w: Any, a: int, t: float) -> int:
     return chosen
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask_once(w: Any, a: int, t: float) -> int:
     """One call of the kernel."""
     attempt = w.attempts[a]
@@ -253,7 +255,7 @@ def find(w: Any, a: int, t: float) -> int:
     g = attempt.gateway
     count = attempt.tried_count
     for i in range(TRIED_MAX):
-        w.scratch_tried[i] = w.tried[a, i]
+        w.scratch_tried[i] = w.tried[a, i] if i < count else -1
     known = look_up_prefixes(w, a, t)
     worst = 0
     while True:
@@ -278,7 +280,7 @@ def find(w: Any, a: int, t: float) -> int:
         count += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     """Count an attempt as this gateway's own and note what was predicted for it."""
     attempt, out = w.attempts[a], w.out
@@ -303,7 +305,7 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     watch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send(w: Any, a: int, t: float) -> None:
     """To another site: half a round trip, behind whatever else that path is carrying."""
     attempt = w.attempts[a]
@@ -342,7 +344,7 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     enqueue(w, e, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def arrive(w: Any, a: int, t: float) -> None:
     """At the serving site: law and room again, by its own table; a no goes back."""
     attempt = w.attempts[a]
@@ -378,7 +380,7 @@ def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
     push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, kind, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def settle(w: Any, a: int, t: float) -> None:
     """Take the attempt out of this gateway's own counts, after what was heard while it was in them."""
     attempt = w.attempts[a]
@@ -459,7 +461,7 @@ def hear_head(w: Any, a: int) -> None:
     )  # fmt: skip
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def first_byte(w: Any, a: int, t: float) -> None:
     """The first token has reached the gateway."""
     attempt = w.attempts[a]
@@ -474,7 +476,7 @@ def first_byte(w: Any, a: int, t: float) -> None:
     unwatch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ended(w: Any, a: int, t: float) -> None:
     """The last token has reached the gateway."""
     attempt = w.attempts[a]
@@ -557,13 +559,13 @@ def overdue(w: Any, a: int, t: float) -> None:
             least = ((t - attempt.began_at_s) * 1000.0 - attempt.path_ms) / engine_ms
             if least > 1.0:
                 loads.observed(w.load_offers[attempt.gateway], attempt.offer, least, 0.0)
-    if attempt.number >= ATTEMPTS_MAX or w.clock[0].free < 0:
+    if attempt.number >= ATTEMPTS_MAX or w.clock[0].attempts >= w.attempts.shape[0]:
         attempt.deadline_at_s = t + WAIT_AGAIN_S
         return
     b = take_slot(w)
     other = w.attempts[b]
     copy_request(attempt, other)
-    for i in range(TRIED_MAX):
+    for i in range(attempt.tried_count):
         w.tried[b, i] = w.tried[a, i]
     other.engine = attempt.engine
     other.site = attempt.site

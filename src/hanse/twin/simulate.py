@@ -249,7 +249,10 @@ class Simulation:
             if isinstance(action, act.PublishTable):
                 self.tables += 1
                 assert self.dispatcher.table is not None
-                return _relative(self.dispatcher.table, self.start_at_s)
+                table = _relative(self.dispatcher.table, self.start_at_s)
+                if self.tables > 1:
+                    table.share_paths(self.table)
+                return table
         return None
 
     def _apply(self, table: Table, now_s: float) -> None:
@@ -293,19 +296,11 @@ class Simulation:
         clock = world.clock[0]
         if int(clock["attempts"]) + 2 * ar.SPARE < len(world.attempts):
             return
-        count = len(world.attempts)
-        attempts = np.zeros(2 * count, ar.ATTEMPT_DTYPE)
-        attempts[:count] = world.attempts
-        attempts["next"][count:] = np.arange(count + 1, 2 * count + 1)
-        attempts["next"][-1] = clock["free"]
-        clock["free"] = count
-        tried = np.full((2 * count, ar.TRIED_MAX), -1, np.int64)
-        tried[:count] = world.tried
-        heap = {
+        twice = {
             name: np.concatenate([getattr(world, name), np.zeros_like(getattr(world, name))])
-            for name in ("heap_s", "heap_seq", "heap_item")
+            for name in ("attempts", "tried", "heap_s", "heap_seq", "heap_item")
         }
-        self.handle = Handle(world._replace(attempts=attempts, tried=tried, **heap))
+        self.handle = Handle(world._replace(**twice))
 
     def _flush_rows(self) -> None:
         count = int(self.world.clock[0]["rows"])
