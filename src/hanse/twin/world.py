@@ -5,6 +5,7 @@ Here: `build_world`, `write_table`, sizes. Not here: what happens afterwards (`l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
 from hanse.dispatch.belief import EngineSpec, all_engines
-from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
-from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
+from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT, QUEUE_PER_SLOT_MAX
 from hanse.dispatch.load import (
     GUESS_OUT_FIRST,
     LOAD_OFFER_DTYPE,
@@ -24,7 +24,7 @@ from hanse.dispatch.load import (
     OWN_DTYPE,
 )
 from hanse.dispatch.paths import PATH_DTYPE
-from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE
+from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE, first_trust
 from hanse.dispatch.router import candidate_offers, listed_offers
 from hanse.dispatch.table import OFFER_DTYPE, SITE_DTYPE, SUBJECT_DTYPE, Table
 from hanse.errors import ConfigError
@@ -83,11 +83,12 @@ def build_world(
     profiles = table.law.shape[0] + PROFILES_SPARE
     subjects = len(table.subjects) + PROFILES_SPARE
     blocks = trace.block_tokens > 0
+    engines_most = max(Counter(s.offer.partition("/")[0] for s in specs).values(), default=1)
     parts = (
         _attempts(int(sum(s.slots * QUEUE_PER_SLOT_MAX for s in specs) * 1.5) + SLOTS_SPARE)
         | _engines(fleet, table, specs, trace.block_tokens, measured)
         | _tables(sites, offers, services, profiles, subjects)
-        | _gateways(sites, offers, services, blocks=blocks)
+        | _gateways(sites, offers, services, engines_most, blocks=blocks)
         | _ways(fleet, table, trace)
         | _requests(fleet, table, trace, subjects)
         | _results(services, len(fleet.classes), sites, max(len(trace.origins), 1), rows)
@@ -113,6 +114,7 @@ def _ways(fleet: Fleet, table: Table, trace: TraceMeta) -> dict[str, Any]:
         "ways": paths.copy(),
         "telemetry": np.ones(sites),
         "link_up": np.ones((sites, sites), np.int64),
+        "link_both": np.ones((sites, sites), np.int8),
         "link_busy_s": np.zeros((sites, sites)),
         "site_up": np.ones(sites, np.int64),
         "power_ok": np.ones(sites, np.int64),
@@ -248,16 +250,14 @@ def measured_replica(
 
 
 def _attempts(count: int) -> dict[str, Any]:
-    attempts = np.zeros(count, ar.ATTEMPT_DTYPE)
-    attempts["next"] = np.arange(1, count + 1)
-    attempts["next"][-1] = -1
+    """Zeros that nothing is written to take no memory until they are used."""
     clock = np.zeros(1, ar.CLOCK_DTYPE)
-    clock["waiting"] = -1
+    clock["waiting"] = clock["free"] = -1
     heap = 3 * count + 1024
     return {
         "clock": clock,
-        "attempts": attempts,
-        "tried": np.full((count, ar.TRIED_MAX), -1, np.int64),
+        "attempts": np.zeros(count, ar.ATTEMPT_DTYPE),
+        "tried": np.zeros((count, ar.TRIED_MAX), np.int64),
         "heap_s": np.zeros(heap),
         "heap_seq": np.zeros(heap, np.int64),
         "heap_item": np.zeros(heap, np.int64),
@@ -294,7 +294,7 @@ def _engines(
         )
         row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
     engines["queue_head"] = engines["queue_tail"] = -1
-    engines["speed"] = 1.0
+    engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
     held = 1
     if block_tokens > 0:
@@ -306,9 +306,7 @@ def _engines(
         "engines": engines,
         "running": np.full((count, int(engines["slots"].max())), -1, np.int64),
         "due": np.full((count, int(engines["slots"].max())), ar.NEVER, np.int64),
-        "next_s": np.full(count, np.inf),
-        "order": np.arange(count, dtype=np.int64),
-        "place": np.arange(count, dtype=np.int64),
+        **_tournament(count),
         "engine_offer": engines["offer"].astype(np.int64),
         "engine_state": np.ones(count, np.int64),
         "engine_requests_max": records["requests_max"].astype(np.float64),
@@ -319,6 +317,15 @@ def _engines(
         "cache_block": np.full((count, held), -1, np.int64),
         "cache_stamp": np.full((count, held), -np.inf),
     }
+
+
+def _tournament(engines: int) -> dict[str, Any]:
+    """Nobody's change is due, so everywhere the lowest number leads."""
+    leaves = 1 << max(engines - 1, 1).bit_length()
+    node = np.arange(2 * leaves)
+    rounds = np.floor(np.log2(np.maximum(node, 1))).astype(np.int64)
+    first = (node << (leaves.bit_length() - 1 - rounds)) - leaves
+    return {"tree_s": np.full(2 * leaves, np.inf), "tree_engine": np.maximum(first, 0)}
 
 
 def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int) -> dict[str, Any]:
@@ -336,7 +343,9 @@ def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int
     }
 
 
-def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[str, Any]:
+def _gateways(
+    sites: int, offers: int, services: int, engines_most: int, *, blocks: bool
+) -> dict[str, Any]:
     load_offers = np.zeros((sites, offers), LOAD_OFFER_DTYPE)
     load_offers["ttft_factor"] = load_offers["tpot_factor"] = 1.0
     load_sites = np.zeros((sites, sites), LOAD_SITE_DTYPE)
@@ -353,7 +362,7 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "frames": np.zeros((ar.RING, offers), ar.FRAME_DTYPE),
         "frame_at_s": np.full((sites, ar.RING), -np.inf),
         "frame_power": np.ones((sites, ar.RING), np.int64),
-        "frame_open": np.ones((sites, sites, ar.RING), np.int8),
+        "frame_open": np.ones((sites, ar.RING, sites), np.int8),
         "frame_count": np.zeros(sites, np.int64),
         "heard": np.zeros((sites, sites), np.int64),
         "refreshed_s": np.full(sites, -np.inf),
@@ -361,6 +370,8 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "guess_out": np.full((sites, services), GUESS_OUT_FIRST),
         "prefix": prefix,
         "engine_prefix": prefix.copy(),
+        "trust": first_trust(sites, sites),
+        "engine_trust": first_trust(sites, engines_most),
         "held_engines": np.full((CACHED_MAX, 2), -1, np.int64),
         "blocks": np.zeros(1 << 22 if blocks else 1, np.int64),
         "digests": np.zeros(DIGESTS_MAX, np.uint64),
