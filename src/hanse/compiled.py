@@ -21,6 +21,9 @@ from numba.core import caching
 KERNEL: Final[dict[str, Any]] = {"cache": True, "error_model": "numpy", "_nrt": False}
 """No reference counting: kernels own nothing, and the atomic counts of a dozen arrays cost ten times the arithmetic.
 Division follows IEEE 754, which spares a branch; no divisor here can be 0 behind the gates."""
+HOT: Final[dict[str, Any]] = {**KERNEL, "forceinline": True}
+"""For what is called millions of times a second and from few places: LLVM puts it into its callers whatever it thinks of its size. On every
+kernel it is no quicker and takes twice as long to compile."""
 INLINED: Final[dict[str, Any]] = {**KERNEL, "inline": "always"}
 
 HERE: Final = Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ def made_world() -> World:
 def poke(w, e, t):  # type: ignore[no-untyped-def]
     w.engines[e].speed = t
     w.link_up[1, 0] = 7
-    w.frame_open[1, 0, 3] = 5
+    w.frame_open[1, 3, 0] = 5
     return w.engines.shape[0], w.candidate.shape[3], w.paths[0, 1].rtt_ms, w.hist.size
 
 
@@ -35,7 +35,7 @@ def test_reads_and_writes_go_through() -> None:
     assert rtt_ms == world.paths[0, 1]["rtt_ms"] > 0.0 and bins == world.hist.size
     assert world.engines["speed"].tolist() == [1.0, 0.25]
     assert world.link_up.tolist() == [[1, 1], [7, 1]]
-    assert world.frame_open[1, 0, 3] == 5 and np.count_nonzero(world.frame_open == 5) == 1
+    assert world.frame_open[1, 3, 0] == 5 and np.count_nonzero(world.frame_open == 5) == 1
 
 
 def test_every_array_lies_where_its_descriptor_says() -> None:

@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import INLINED, KERNEL
+from hanse.compiled import HOT, INLINED, KERNEL
 
 LAW: Final = -1
 QUALITY: Final = -2
@@ -326,7 +326,7 @@ def beats(late: bool, value: float, o: int, best_late: bool, best_value: float, 
     return o < best
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def choose(
     table: Any,
     lists: Any,
@@ -427,7 +427,7 @@ def candidates(
                 candidate[q, p, at] = -1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def choose_engine(
     engine_offer: Any,
     requests_max: Any,

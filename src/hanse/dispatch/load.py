@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 from hanse.dispatch.table import Records, Table
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ PEERS_RATIO_MAX: Final = 64.0
 """At most so many peers of our own size are assumed; caps what a nearly idle gateway expects of others."""
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def begin(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> None:
     """A request was sent to an offer."""
     row = own[worker, offer]
@@ -101,13 +101,13 @@ def begin(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -
     row.prefill_tokens += prefill_tokens
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def first_byte(own: Any, worker: int, offer: int, prefill_tokens: int) -> None:
     """Its first byte came: the prompt is read."""
     own[worker, offer].prefill_tokens -= prefill_tokens
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def end(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> None:
     """It is over, however it ended; `prefill_tokens` is 0 if a first byte came."""
     row = own[worker, offer]
@@ -116,7 +116,7 @@ def end(own: Any, worker: int, offer: int, prefill_tokens: int, tokens: int) -> 
     row.prefill_tokens -= prefill_tokens
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def arrived(services: Any, service: int, workers: float, now_s: float) -> None:
     """Count an own arrival; all workers of a gateway are taken to get the same share."""
     row = services[service]
@@ -132,7 +132,7 @@ def arrived(services: Any, service: int, workers: float, now_s: float) -> None:
     row.peers_ratio = min(max(row.heard_rps / own_rps - 1.0, 0.0), PEERS_RATIO_MAX)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def heard(
     load: Any,
     services: Any,
@@ -169,13 +169,13 @@ def heard(
     row.tpot_factor += (1.0 - row.tpot_factor) * forget
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def share(ratio: float, sure: float) -> float:
     """How far an observation moves a factor."""
     return FACTOR_SHARE_SURE if ratio > sure or ratio * sure < 1.0 else FACTOR_SHARE
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> None:
     """Observed over predicted engine time of a request; 0 where it was not observed."""
     row = load[offer]
@@ -187,7 +187,7 @@ def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> Non
         row.tpot_factor += share(tpot_ratio, TPOT_RATIO_SURE) * (ideal - row.tpot_factor)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def learned(
     load: Any,
     offer: int,

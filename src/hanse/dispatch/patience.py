@@ -9,7 +9,7 @@ from typing import Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 
 FIRST_BYTE_S_MIN: Final = 1.0
 """Floor: predictions of a few ms must not make a busy moment a failure."""
@@ -17,7 +17,7 @@ FIRST_BYTE_FACTOR: Final = 3.0
 """Of the prediction, whose error is about 50 % where a queue forms: twice that and then some."""
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def first_byte_s(predicted_ms: float, switches: int) -> float:
     """Seconds to the deadline of an attempt; doubled by each switch, so that engines that are all merely slow are not made
     slower by work that every one of them begins and none ends.

@@ -233,6 +233,11 @@ class Table:
             self._paths[origin] = _frozen(paths)
         return self._paths[origin]
 
+    def share_paths(self, other: Table) -> None:
+        """Compute no way again that another table has computed, where sites and links are the same."""
+        if self.meta.sites == other.meta.sites and self.meta.links == other.meta.links:
+            self._paths = other._paths
+
     # --- law
 
     def lawful(self, subject: int, site: int) -> bool:

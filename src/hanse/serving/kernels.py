@@ -11,10 +11,10 @@ from typing import Any
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def step_ms(
     model_row: Any, new_tokens: float, prefill_pairs: float, batch: float, context_tokens: float
 ) -> float:
@@ -40,7 +40,7 @@ def step_ms(
     return ms
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def step_w(model_row: Any, batch: float, prefill_tokens: float) -> float:
     """Mean power of one step with `batch` requests decoding, all chips of the replica; idle with none.
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import prefix as prefixes
 from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
@@ -19,7 +19,7 @@ from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
 DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def digest(w: Any, a: int) -> int:
     """Fill `digests` from the prompt's last whole blocks, not those of its answer; how many there are."""
     attempt = w.attempts[a]
@@ -37,7 +37,7 @@ def digest(w: Any, a: int) -> int:
     return count
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def clear(held: Any) -> None:
     """Nothing is held anywhere."""
     for i in range(kernels.CACHED_MAX):
@@ -45,7 +45,7 @@ def clear(held: Any) -> None:
         held[i, 1] = -1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def look_up_prefixes(w: Any, a: int, t: float) -> int:
     """Fill `cached` with the sites that hold this prompt's prefix; how many digests it has."""
     clear(w.cached)
@@ -57,7 +57,7 @@ def look_up_prefixes(w: Any, a: int, t: float) -> int:
     return count
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
     """Fill `held_engines` with the engines of a site that hold it, where the run wants that."""
     clear(w.held_engines)
@@ -69,7 +69,7 @@ def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
             prefixes.look_up(table, w.digests, w.digest_tokens, count, t, trust, w.held_engines)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def believe_site(w: Any, a: int, s: int, count: int, t: float) -> None:
     """Note what a site is believed to hold of the prompt, whose digests are at hand, as it is sent there."""
     attempt = w.attempts[a]
@@ -79,7 +79,7 @@ def believe_site(w: Any, a: int, s: int, count: int, t: float) -> None:
         attempt.believed_site = prefixes.believed(table, w.digests, w.digest_tokens, count, s, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def remember_engine(w: Any, a: int, e: int, t: float) -> None:
     """An engine of a site reads this prompt: note what it is believed to hold of it, and that it will hold it."""
     attempt = w.attempts[a]
@@ -96,7 +96,7 @@ def remember_engine(w: Any, a: int, e: int, t: float) -> None:
             prefixes.remember(table, w.digests, w.digest_tokens, count, engine, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def answered(w: Any, a: int, t: float) -> None:
     """The answer told what was cached: entry and serving site learn how far to believe, and the entry remembers the site."""
     attempt = w.attempts[a]

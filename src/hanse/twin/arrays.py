@@ -27,11 +27,11 @@ LOST: Final = 4
 # Modes of an engine.
 IDLE: Final = 0
 BOUNDARY: Final = 1
-"""Between two steps at its `next_s`: the next step is put together then."""
+"""Between two steps at its next change: the next step is put together then."""
 STEP: Final = 2
-"""One step with prompts in it ends at `next_s`."""
+"""One step with prompts in it ends at the next change."""
 BULK: Final = 3
-"""`bulk_steps` steps of pure decoding, none of which changes the batch, end at `next_s`."""
+"""`bulk_steps` steps of pure decoding, none of which changes the batch, end at the next change."""
 FROZEN: Final = 4
 """Accepts and never answers."""
 DOWN: Final = 5
@@ -89,6 +89,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("origin", "i4"),
         ("tokens_in", "i4"),
         ("tokens_out", "i4"),
+        ("guess_in", "i4"),
         ("guess_out", "i4"),
         ("tried_count", "i4"),
         ("switches", "i4"),
@@ -114,6 +115,9 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("counted_tokens", "i4"),
         ("told_prefill", "i4"),
         ("told_tokens", "i4"),
+        ("head_requests", "f8"),
+        ("head_tokens", "f8"),
+        ("head_prefill", "f8"),
         ("table", "i4"),
         ("reason", "i4"),
         ("believed_site", "i8"),
@@ -173,6 +177,9 @@ ENGINE_DTYPE: Final = np.dtype(
         ("context", "i8"),
         ("kv_used", "i8"),
         ("speed", "f8"),
+        ("granted", "f8"),
+        ("demand", "f8"),
+        ("step_cpu_s", "f8"),
         ("at_s", "f8"),
         # What it has done.
         ("busy_s", "f8"),
@@ -186,10 +193,13 @@ ENGINE_DTYPE: Final = np.dtype(
         ("step_prompt_j", "f8"),
         ("wasted_j", "f8"),
         ("served_j", "f8"),
+        ("cpu_s", "f8"),
     ],
     align=True,
 )
-"""[E]. `at_s` is the last step boundary whose effects are applied; `batch_s` is the integral of the batch size over time."""
+"""[E]. `at_s` is the last step boundary whose effects are applied; `batch_s` is the integral of the batch size over time. `granted` is
+the part of its core that an engine gets where engines share a machine (`OPTION_CORES`), `demand` the cores that it and what carries its
+tokens ask for meanwhile, `cpu_s` what it computed, at whatever speed."""
 
 STEP_FIELDS: Final = ENGINE_DTYPE.names[:17] if ENGINE_DTYPE.names else ()
 """What an engine takes over from its `serving.StepModel`, by name."""
@@ -238,7 +248,7 @@ CLOCK_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts, -1 ends them; slots from `slots_used` on were never used."""
+"""[1] scalars of a run. `free` and `waiting` head linked lists of attempts, -1 ends them; slots from `slots_used` on were never used and are in no list."""
 
 ROW_DTYPE: Final = np.dtype(
     [
@@ -306,7 +316,7 @@ class World(NamedTuple):
     attempts: Any
     """[A] `ATTEMPT_DTYPE`."""
     tried: Any
-    """[A, 8] offers that the request was sent to, -1 padded."""
+    """[A, 8] offers that the request was sent to, `tried_count` of them."""
     heap_s: Any
     heap_seq: Any
     heap_item: Any
@@ -319,10 +329,10 @@ class World(NamedTuple):
     """[E, slots] attempts in each engine's batch, in order of admission."""
     due: Any
     """[E, slots] for each in `running`: the step of the engine after which it has all its tokens; NEVER while its prompt is read."""
-    next_s: Any
-    order: Any
-    place: Any
-    """[E] when each engine changes next; heap of engines by that; where each stands in the heap."""
+    tree_s: Any
+    tree_engine: Any
+    """[2 N], N a power of two >= E: knock-out tournament. Engine e plays from N + e on with the instant of its next change; node k has who
+    comes first of nodes 2 k and 2 k + 1, so that node 1 has the next of all."""
     engine_offer: Any
     engine_state: Any
     engine_requests_max: Any
@@ -358,6 +368,8 @@ class World(NamedTuple):
     """[S, S] `paths.PATH_DTYPE`: as tables say, and as they are."""
     link_up: Any
     """[S, S] 1 where bytes get through, by direction."""
+    link_both: Any
+    """[S, S] 1 where they do in both."""
     link_busy_s: Any
     """[S, S] until when a path's bytes are queued."""
     site_up: Any
@@ -383,7 +395,7 @@ class World(NamedTuple):
     frame_power: Any
     """[S, RING]"""
     frame_open: Any
-    """[S, S, RING] 1 where the frame of a site (second) could reach a gateway (first) when it was made."""
+    """[S, RING, S] 1 where the frame of a site (first) could reach a gateway (last) when it was made."""
     frame_count: Any
     """[S] frames made."""
     heard: Any
@@ -457,4 +469,8 @@ OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTION_AFFINITY: Final = 6
 """1: sites choose engines by `choose_engine`, 0: by the fewest requests."""
-OPTIONS: Final = 8
+OPTION_CORES: Final = 7
+"""Cores of one machine that all engines share with what carries their tokens; 0: each engine has its own."""
+OPTION_TOKEN_S: Final = 8
+"""CPU seconds that gateways, links and users of that machine take for each token of an answer."""
+OPTIONS: Final = 9

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.twin.arrays import (
     ANSWERED,
     BIN_MS_MIN,
@@ -48,7 +48,7 @@ WIRE_BYTES_IN: Final = 200.0
 WH_PER_J: Final = 1.0 / JOULES_PER_WH
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def bin_of(ms: float) -> int:
     """Column of a histogram."""
     if not ms > BIN_MS_MIN:
@@ -88,7 +88,7 @@ def book(w: Any, a: int, t: float, outcome: int, reason: int) -> None:
         row.energy_wh, row.carbon_g, row.cost_usd = wh, g, usd
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def book_groups(w: Any, attempt: Any, s: int, figures: Any) -> None:
     """Add an answered request to the groups it belongs to."""
     ttft_ms, tpot_ms, e2e_ms, path_ms, wh, g, usd, good, hop = figures

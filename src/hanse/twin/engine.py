@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.serving.kernels import step_ms, step_w
 from hanse.twin.arrays import (
     AT_ENGINE,
@@ -37,9 +37,11 @@ from hanse.twin.arrays import (
     LOST,
     NEVER,
     OPTION_BLOCK_TOKENS,
+    OPTION_CORES,
+    OPTION_TOKEN_S,
     STEP,
 )
-from hanse.twin.queues import free_slot, push, push_now, retime
+from hanse.twin.queues import free_slot, next_change_s, push, push_now, retime
 
 INF: Final = float("inf")
 CACHE_WAYS: Final = 8
@@ -64,7 +66,7 @@ def enqueue(w: Any, e: int, a: int, t: float) -> None:
         interrupt(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def interrupt(w: Any, e: int, t: float) -> None:
     """End a bulk at the first step boundary at or after `t`."""
     engine = w.engines[e]
@@ -75,7 +77,9 @@ def interrupt(w: Any, e: int, t: float) -> None:
     context = float(engine.context)
     batch = float(engine.running)
     while steps < engine.bulk_steps and at_s < t:
-        at_s += step_ms(engine, batch, 0.0, batch, context) * 0.001 / engine.speed
+        at_s += (
+            step_ms(engine, batch, 0.0, batch, context) * 0.001 / (engine.speed * engine.granted)
+        )
         context += batch
         steps += 1
     decode(w, e, steps, at_s)
@@ -83,7 +87,7 @@ def interrupt(w: Any, e: int, t: float) -> None:
     retime(w, e, max(at_s, t))
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     """Apply `steps` steps of pure decoding that end at `until_s`."""
     engine = w.engines[e]
@@ -91,6 +95,7 @@ def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     elapsed_s = until_s - engine.at_s
     joules = (step_w(engine, float(batch), 0.0) - engine.idle_w) * elapsed_s
     engine.busy_s += elapsed_s
+    engine.cpu_s += elapsed_s * engine.granted
     engine.batch_s += elapsed_s * batch
     engine.dynamic_j += joules
     if batch > 0:
@@ -103,7 +108,7 @@ def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     w.clock[0].steps += steps
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def bulk_ms(engine: Any, steps: int) -> float:
     """Duration of `steps` decode steps from the engine's state on: the sum of `step_ms` over growing contexts."""
     batch, context = float(engine.running), float(engine.context)
@@ -122,11 +127,10 @@ def bulk_ms(engine: Any, steps: int) -> float:
     return total
 
 
-@njit(**KERNEL)
-def event(w: Any, e: int) -> None:
+@njit(**HOT)
+def event(w: Any, e: int, t: float) -> None:
     """The engine's next change has come: end the step or bulk, then put the next one together."""
     engine = w.engines[e]
-    t = w.next_s[e]
     if engine.mode == BULK:
         decode(w, e, engine.bulk_steps, t)
         finish_due(w, e, t)
@@ -137,7 +141,7 @@ def event(w: Any, e: int) -> None:
     compose(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def end_step(w: Any, e: int, t: float) -> None:
     """Effects of a step with prompts in it: progress, first tokens, ends."""
     engine, attempts, running = w.engines[e], w.attempts, w.running
@@ -167,7 +171,7 @@ def end_step(w: Any, e: int, t: float) -> None:
     finish_due(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None:
     """Energy of a step with prompts: theirs is the time by which they made it longer."""
     elapsed_s = t - engine.at_s
@@ -175,9 +179,10 @@ def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None
     alone_s = 0.0
     if decoding > 0:
         ms = step_ms(engine, float(decoding), 0.0, float(decoding), float(engine.context))
-        alone_s = min(ms * 0.001 / engine.speed, elapsed_s)
+        alone_s = min(ms * 0.001 / (engine.speed * engine.granted), elapsed_s)
     prompts_j = joules * (1.0 - alone_s / elapsed_s) if elapsed_s > 0.0 else 0.0
     engine.busy_s += elapsed_s
+    engine.cpu_s += engine.step_cpu_s
     engine.batch_s += elapsed_s * engine.running
     engine.dynamic_j += joules
     engine.prefill_j += prompts_j
@@ -185,7 +190,7 @@ def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None
     engine.step_prompt_j = prompts_j / prefill_tokens if prefill_tokens > 0 else 0.0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def prefilled(w: Any, e: int, a: int, t: float) -> None:
     """A prompt is read: its first token is out, and it decodes from the next step on."""
     engine, attempt = w.engines[e], w.attempts[a]
@@ -200,6 +205,11 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
     if attempt.first_at_s == 0.0:
         attempt.first_at_s = t
         site_load = w.site_load[attempt.offer]
+        told = w.telemetry[attempt.site]
+        attempt.head_requests = told * site_load.requests
+        attempt.head_tokens = told * site_load.tokens
+        # This one's prompt with it: its gateway hears first and takes it out of its own count then.
+        attempt.head_prefill = told * site_load.prefill_tokens
         site_load.prefill_tokens -= attempt.told_prefill
         w.executing[0, e].prefill_tokens -= attempt.told_prefill
         attempt.told_prefill = 0
@@ -207,7 +217,7 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
             send_first_byte(w, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send_first_byte(w: Any, a: int, t: float) -> None:
     """Tell the gateway; a cut link loses it."""
     attempt = w.attempts[a]
@@ -217,7 +227,7 @@ def send_first_byte(w: Any, a: int, t: float) -> None:
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def finish_due(w: Any, e: int, t: float) -> None:
     """Take out of the batch what has all its tokens; the others close ranks."""
     engine, attempts, running, due = w.engines[e], w.attempts, w.running, w.due
@@ -239,7 +249,7 @@ def finish_due(w: Any, e: int, t: float) -> None:
     engine.running = kept
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def leave_batch(engine: Any, attempt: Any) -> None:
     """Give back what an attempt holds of the engine; its decoding energy is booked."""
     if attempt.prefill_left > 0:
@@ -253,7 +263,7 @@ def leave_batch(engine: Any, attempt: Any) -> None:
     attempt.joules += engine.share_j - attempt.share_mark_j
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def leave_engine(w: Any, e: int, a: int) -> None:
     """The engine is done with the attempt: the site's counts of it go back."""
     attempt = w.attempts[a]
@@ -267,7 +277,7 @@ def leave_engine(w: Any, e: int, a: int) -> None:
     attempt.told_prefill = attempt.told_tokens = 0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send_end(w: Any, a: int, t: float) -> None:
     """The last token leaves the engine."""
     attempt = w.attempts[a]
@@ -284,7 +294,7 @@ def send_end(w: Any, a: int, t: float) -> None:
         push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, END, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose(w: Any, e: int, t: float) -> None:
     """At a boundary: drop what nobody wants, admit, and start the next step or bulk."""
     engine = w.engines[e]
@@ -294,6 +304,11 @@ def compose(w: Any, e: int, t: float) -> None:
     admit(w, e)
     while engine.running > 1 and engine.kv_used + engine.running > engine.kv_max:
         preempt(w, e)
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = (
+            BOUNDARY  # what it did is over, and `share_cores` has nothing of it to stretch
+        )
+        share_cores(w, e, next_demand(w, e), t)
     if engine.running == 0:
         engine.mode = IDLE
         retime(w, e, INF)
@@ -303,7 +318,7 @@ def compose(w: Any, e: int, t: float) -> None:
         compose_bulk(w, e, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose_step(w: Any, e: int, t: float) -> None:
     """One step: a token for each that decodes, then chunks of prompts in order of admission."""
     engine, attempts, running = w.engines[e], w.attempts, w.running
@@ -323,10 +338,11 @@ def compose_step(w: Any, e: int, t: float) -> None:
         engine, float(decoding + new_tokens), pairs, float(engine.running), float(engine.context)
     )
     engine.mode = STEP
-    retime(w, e, t + ms * 0.001 / engine.speed)
+    engine.step_cpu_s = ms * 0.001 / engine.speed
+    retime(w, e, t + engine.step_cpu_s / engine.granted)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def compose_bulk(w: Any, e: int, t: float) -> None:
     """As many steps as pass until a request ends or memory is full."""
     engine, due = w.engines[e], w.due
@@ -337,10 +353,50 @@ def compose_bulk(w: Any, e: int, t: float) -> None:
     steps = max(min(steps, (engine.kv_max - engine.kv_used) // engine.running), 1)
     engine.mode = BULK
     engine.bulk_steps = steps
-    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / engine.speed)
+    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / (engine.speed * engine.granted))
+
+
+# --- engines that share a machine
 
 
 @njit(**KERNEL)
+def next_demand(w: Any, e: int) -> float:
+    """Cores that an engine's next step asks for: its own, and what carries a token of each answer during a step."""
+    engine = w.engines[e]
+    if engine.running == 0:
+        return 0.0
+    decoding = float(engine.running - engine.prefilling)
+    new_tokens = decoding
+    for i in range(engine.running):
+        new_tokens += w.attempts[w.running[e, i]].prefill_left
+    ms = step_ms(engine, new_tokens, 0.0, float(engine.running), float(engine.context))
+    return 1.0 + decoding * w.options[OPTION_TOKEN_S] * 1000.0 * engine.speed / ms
+
+
+@njit(**KERNEL)
+def share_cores(w: Any, e: int, demand: float, t: float) -> None:
+    """Engine `e` asks for `demand` cores from now on: where all ask for more than there are, all get less, as of fair scheduling.
+
+    A step with prompts goes on at the new speed at once, a bulk from its next boundary on, a few milliseconds later.
+    """
+    engines = w.engines
+    engines[e].demand = demand
+    wanted = 0.0
+    for i in range(engines.shape[0]):
+        wanted += engines[i].demand
+    granted = min(1.0, w.options[OPTION_CORES] / wanted) if wanted > 0.0 else 1.0
+    for i in range(engines.shape[0]):
+        engine = engines[i]
+        if engine.granted == granted:
+            continue
+        if engine.mode == STEP:
+            retime(w, i, t + (next_change_s(w, i) - t) * engine.granted / granted)
+        elif engine.mode == BULK:
+            interrupt(w, i, t)
+        engine.granted = granted
+
+
+@njit(**HOT)
 def admit(w: Any, e: int) -> None:
     """Move from queue to batch while slots and memory last, in order."""
     engine, attempts = w.engines[e], w.attempts
@@ -438,6 +494,9 @@ def halt(w: Any, e: int, t: float, mode: int) -> None:
         interrupt(w, e, t)
     for i in range(engine.running):
         attempts[running[e, i]].take = 0
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = BOUNDARY
+        share_cores(w, e, 0.0, t)
     engine.mode = mode
     engine.at_s = t
     retime(w, e, INF)

@@ -41,7 +41,7 @@ def empty_engine(w: Any, e: int, t: float, told: bool) -> None:
     engine.context = engine.kv_used = 0
     engine.queue_head = engine.queue_tail = -1
     w.cache_block[e, :] = -1
-    for a in range(w.attempts.shape[0]):
+    for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage != AT_ENGINE or attempt.engine != e:
             continue
@@ -106,10 +106,10 @@ def darken_site(w: Any, s: int, t: float) -> None:
     w.site_up[s] = 0
     for e in range(w.engine_first[s], w.engine_first[s + 1]):
         kill_engine(w, e, t, False)
-    for a in range(w.attempts.shape[0]):
+    for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage != FREE and attempt.gateway == s and attempt.dropped == 0:
-            settle(w, a)
+            settle(w, a, t)
             book(w, a, t, BROKEN if attempt.answering == 1 else FAILED_OUT, kernels.DEAD)
             drop(w, a, t)
 
@@ -118,7 +118,7 @@ def darken_site(w: Any, s: int, t: float) -> None:
 def notice_silence(w: Any, g: int, s: int, t: float) -> None:
     """A gateway missed so many checks of a peer that it counts as gone: what it has not begun to answer goes elsewhere."""
     w.load_sites[g, s].reachable = 0
-    for a in range(w.attempts.shape[0]):
+    for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if (
             attempt.stage == FREE
@@ -143,7 +143,8 @@ def give_up(w: Any, a: int, t: float) -> None:
 def cut_link(w: Any, a: int, b: int) -> None:
     """No byte gets from `a` to `b` any more; what is under way is lost."""
     w.link_up[a, b] = 0
-    for i in range(w.attempts.shape[0]):
+    w.link_both[a, b] = w.link_both[b, a] = 0
+    for i in range(w.clock[0].slots_used):
         attempt = w.attempts[i]
         there = attempt.stage == TO_SITE and attempt.gateway == a and attempt.site == b
         back = attempt.stage == BACK and attempt.gateway == b and attempt.site == a
@@ -155,7 +156,8 @@ def cut_link(w: Any, a: int, b: int) -> None:
 def heal_link(w: Any, a: int, b: int, t: float) -> None:
     """Bytes get from `a` to `b` again: what was lost on the way and is still waited for is sent once more, as TCP does."""
     w.link_up[a, b] = 1
-    for i in range(w.attempts.shape[0]):
+    w.link_both[a, b] = w.link_both[b, a] = w.link_up[b, a]
+    for i in range(w.clock[0].slots_used):
         attempt = w.attempts[i]
         if attempt.stage != LOST or attempt.lost_kind == 0:
             continue

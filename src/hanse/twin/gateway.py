@@ -3,8 +3,9 @@
 Here: what `live.gateway` does around the same kernels of `dispatch`: `choose`, `choose_engine`, `load.*`, `prefix.*`. Not here: engines
 (`engine`), what each result is summed into (`books`), when any of this happens (`loop`).
 
-Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later. Frames are
-taken in when a gateway is about to choose among the sites they speak of, which changes nothing that anybody could see before.
+Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later, and the head of
+every answer from another site tells the load of its offer as it was when the answer began. Frames are taken in when a gateway is about to
+choose among the sites they speak of, or to change its own count there, which is as good as when they came: nothing looks at them before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
 from hanse.dispatch.patience import first_byte_s
@@ -73,7 +74,7 @@ def hear(w: Any, g: int, s: int, t: float) -> None:
     at = count
     while at > known and at > count - RING:
         slot = (at - 1) % RING
-        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[g, s, slot] != 0:
+        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[s, slot, g] != 0:
             break
         at -= 1
     if at == known or at <= count - RING:
@@ -141,7 +142,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
     w.frame_at_s[s, slot] = t
     w.frame_power[s, slot] = w.power_ok[s]
     for g in range(w.site_up.shape[0]):
-        w.frame_open[g, s, slot] = w.link_up[s, g] * w.link_up[g, s]
+        w.frame_open[s, slot, g] = w.link_both[s, g]
     factor = w.telemetry[s]
     for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
         o = w.site_offers[i]
@@ -154,7 +155,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
         site_load.begun = 0
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask(w: Any, a: int, t: float) -> int:
     """`choose` for this request now, from this gateway's table and load."""
     attempt = w.attempts[a]
@@ -162,7 +163,7 @@ def ask(w: Any, a: int, t: float) -> int:
     if w.options[OPTION_POLICY] != 0.0:
         return ask_policy(w, a, t)
     q, profile = attempt.service, w.subjects[v, attempt.subject].profile
-    hear(w, g, g, t)
+    refresh(w, g, t)
     for i in range(kernels.CANDIDATES_MAX):
         o = w.candidate[v, g, q, profile, i]
         if o < 0:
@@ -170,12 +171,14 @@ def ask(w: Any, a: int, t: float) -> int:
         s = w.offers[v, o].site
         if w.heard[g, s] != w.frame_count[s]:
             hear(w, g, s, t)
-    chosen = ask_once(w, a, t)
-    if chosen < 0 or w.out[kernels.OUT_SLO_MISSED] != 0.0:
-        # The kernel will look beyond the candidates: then all sites have to be heard.
+    chosen: int = -1
+    for look in range(2):
+        chosen = ask_once(w, a, t)
+        if look == 1 or (chosen >= 0 and w.out[kernels.OUT_SLO_MISSED] == 0.0):
+            break
+        # The kernel has looked beyond the candidates: then all sites have to be heard.
         for s in range(w.site_up.shape[0]):
             hear(w, g, s, t)
-        chosen = ask_once(w, a, t)
     return chosen
 
 
@@ -185,11 +188,11 @@ def ask_policy(w: Any, a: int, t: float) -> int:
     attempt = w.attempts[a]
     for s in range(w.site_up.shape[0]):
         hear(w, attempt.gateway, s, t)
-    chosen: int = pick(w, a, t, BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
+    chosen: int = pick(w, a, t, BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in)
     return chosen
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ask_once(w: Any, a: int, t: float) -> int:
     """One call of the kernel."""
     attempt = w.attempts[a]
@@ -198,10 +201,10 @@ def ask_once(w: Any, a: int, t: float) -> int:
     lists = (w.candidate[v, g], w.listed[v], w.first[v])
     load = (w.load_offers[g], w.load_sites[g], w.load_services[g], w.own[g])
     request = (
-        float(attempt.tokens_in),
+        float(attempt.guess_in),
         float(attempt.guess_out),
         (attempt.expires_at_s - t) * 1000.0,
-        BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in,
+        BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in,
     )
     chosen: int = kernels.choose(
         table, lists, load, attempt.service, attempt.subject, g, request, t, w.valid_until_s[v],
@@ -222,7 +225,7 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
             scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
         states = scratch
     look_up_engines(w, a, s, t)
-    tokens_in, tokens_out = float(attempt.tokens_in), float(attempt.guess_out)
+    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
     if w.options[OPTION_AFFINITY] != 0.0:
         found = kernels.choose_engine(
             w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
@@ -252,7 +255,7 @@ def find(w: Any, a: int, t: float) -> int:
     g = attempt.gateway
     count = attempt.tried_count
     for i in range(TRIED_MAX):
-        w.scratch_tried[i] = w.tried[a, i]
+        w.scratch_tried[i] = w.tried[a, i] if i < count else -1
     known = look_up_prefixes(w, a, t)
     worst = 0
     while True:
@@ -277,7 +280,7 @@ def find(w: Any, a: int, t: float) -> int:
         count += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     """Count an attempt as this gateway's own and note what was predicted for it."""
     attempt, out = w.attempts[a], w.out
@@ -295,14 +298,14 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     attempt.e2e_ms_predicted = out[kernels.OUT_E2E_MS]
     attempt.path_ms = out[kernels.OUT_PATH_MS]
     attempt.deadline_at_s = t + first_byte_s(attempt.ttft_ms_predicted, attempt.switches)
-    attempt.counted_prefill = attempt.tokens_in
-    attempt.counted_tokens = attempt.tokens_in + attempt.guess_out
+    attempt.counted_prefill = attempt.guess_in
+    attempt.counted_tokens = attempt.guess_in + attempt.guess_out
     loads.begin(w.own[g], 0, o, attempt.counted_prefill, attempt.counted_tokens)
     loads.arrived(w.load_services[g], attempt.service, 1.0, t)
     watch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def send(w: Any, a: int, t: float) -> None:
     """To another site: half a round trip, behind whatever else that path is carrying."""
     attempt = w.attempts[a]
@@ -314,7 +317,7 @@ def send(w: Any, a: int, t: float) -> None:
         attempt.stage = LOST  # the deadline, silence or the link's return will tell
         attempt.lost_kind = ARRIVE
         return
-    bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
+    bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in)
     start_s = max(t, w.link_busy_s[g, s])
     w.link_busy_s[g, s] = start_s + bytes_ms * 0.001
     push(w, w.link_busy_s[g, s] + 0.0005 * path.rtt_ms, ARRIVE, a)
@@ -325,8 +328,8 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     """The site hands the request to one of its engines."""
     attempt = w.attempts[a]
     site_load, executing = w.site_load[attempt.offer], w.executing[0, e]
-    attempt.told_tokens = attempt.tokens_in + attempt.guess_out
-    attempt.told_prefill = attempt.tokens_in
+    attempt.told_tokens = attempt.guess_in + attempt.guess_out
+    attempt.told_prefill = attempt.guess_in
     site_load.requests += 1
     site_load.tokens += attempt.told_tokens
     site_load.prefill_tokens += attempt.told_prefill
@@ -341,7 +344,7 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     enqueue(w, e, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def arrive(w: Any, a: int, t: float) -> None:
     """At the serving site: law and room again, by its own table; a no goes back."""
     attempt = w.attempts[a]
@@ -377,10 +380,12 @@ def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
     push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, kind, a)
 
 
-@njit(**KERNEL)
-def settle(w: Any, a: int) -> None:
-    """Take the attempt out of this gateway's own counts."""
+@njit(**HOT)
+def settle(w: Any, a: int, t: float) -> None:
+    """Take the attempt out of this gateway's own counts, after what was heard while it was in them."""
     attempt = w.attempts[a]
+    if attempt.site != attempt.gateway:
+        hear(w, attempt.gateway, attempt.site, t)
     loads.end(
         w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill, attempt.counted_tokens
     )
@@ -394,7 +399,7 @@ def refused(w: Any, a: int, t: float) -> None:
     if w.attempts[a].dropped != 0:
         waste(w, a)
         return
-    settle(w, a)
+    settle(w, a, t)
     exclude(w, a)
     again(w, a, t)
 
@@ -407,11 +412,11 @@ def failed(w: Any, a: int, t: float) -> None:
         waste(w, a)
         return
     if attempt.answering == 1:  # bytes have gone to the client: nothing may be sent again
-        settle(w, a)
+        settle(w, a, t)
         book(w, a, t, BROKEN, 0)
         waste(w, a)
         return
-    settle(w, a)
+    settle(w, a, t)
     attempt.executed = 1
     if attempt.engine < 0 and attempt.site != attempt.gateway:
         w.load_sites[attempt.gateway, attempt.site].reachable = 0
@@ -443,18 +448,35 @@ def again(w: Any, a: int, t: float) -> None:
 
 
 @njit(**KERNEL)
+def hear_head(w: Any, a: int) -> None:
+    """The load of its offer that an answer from another site begins with; live it speaks of the site's other offers too."""
+    attempt = w.attempts[a]
+    g, o = attempt.gateway, attempt.offer
+    if attempt.head_requests < 0.0:
+        return
+    row = w.load_offers[g, o]
+    loads.heard(
+        w.load_offers[g], w.load_services[g], w.own[g], o, attempt.service, row.replicas, attempt.head_requests,
+        attempt.head_tokens, attempt.head_prefill, row.rate_rps, 0.0,
+    )  # fmt: skip
+
+
+@njit(**HOT)
 def first_byte(w: Any, a: int, t: float) -> None:
     """The first token has reached the gateway."""
     attempt = w.attempts[a]
     if attempt.dropped != 0:
         return
     attempt.answering = 1
+    if attempt.site != attempt.gateway:
+        hear(w, attempt.gateway, attempt.site, t)
+        hear_head(w, a)
     loads.first_byte(w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill)
     attempt.counted_prefill = 0
     unwatch(w, a)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def ended(w: Any, a: int, t: float) -> None:
     """The last token has reached the gateway."""
     attempt = w.attempts[a]
@@ -462,7 +484,7 @@ def ended(w: Any, a: int, t: float) -> None:
         waste(w, a)
         return
     g, o = attempt.gateway, attempt.offer
-    settle(w, a)
+    settle(w, a, t)
     engine = w.engines[attempt.engine]
     back_s = 0.0005 * w.ways[attempt.site, g].rtt_ms
     ttft_ms = (attempt.first_at_s + back_s - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
@@ -513,7 +535,7 @@ def expire_streams(w: Any, t: float) -> None:
         if attempt.stage == FREE or attempt.dropped != 0 or attempt.answering == 0:
             continue
         if t >= attempt.expires_at_s:
-            settle(w, a)
+            settle(w, a, t)
             book(w, a, t, BROKEN, kernels.DEADLINE)
             drop(w, a, t)
 
@@ -521,7 +543,7 @@ def expire_streams(w: Any, t: float) -> None:
 @njit(**KERNEL)
 def expire(w: Any, a: int, t: float) -> None:
     """The service's deadline passed without a first byte."""
-    settle(w, a)
+    settle(w, a, t)
     book(w, a, t, FAILED_OUT, kernels.DEADLINE)
     drop(w, a, t)
 
@@ -537,13 +559,13 @@ def overdue(w: Any, a: int, t: float) -> None:
             least = ((t - attempt.began_at_s) * 1000.0 - attempt.path_ms) / engine_ms
             if least > 1.0:
                 loads.observed(w.load_offers[attempt.gateway], attempt.offer, least, 0.0)
-    if attempt.number >= ATTEMPTS_MAX or w.clock[0].free < 0:
+    if attempt.number >= ATTEMPTS_MAX or w.clock[0].attempts >= w.attempts.shape[0]:
         attempt.deadline_at_s = t + WAIT_AGAIN_S
         return
     b = take_slot(w)
     other = w.attempts[b]
     copy_request(attempt, other)
-    for i in range(TRIED_MAX):
+    for i in range(attempt.tried_count):
         w.tried[b, i] = w.tried[a, i]
     other.engine = attempt.engine
     other.site = attempt.site
@@ -556,7 +578,7 @@ def overdue(w: Any, a: int, t: float) -> None:
         free_slot(w, b)
         attempt.deadline_at_s = t + WAIT_AGAIN_S
         return
-    settle(w, a)
+    settle(w, a, t)
     drop(w, a, t)
 
 
@@ -571,6 +593,7 @@ def copy_request(a: Any, b: Any) -> None:
     b.origin = a.origin
     b.tokens_in = a.tokens_in
     b.tokens_out = a.tokens_out
+    b.guess_in = a.guess_in
     b.guess_out = a.guess_out
     b.tried_count = a.tried_count
     b.excluded = a.excluded

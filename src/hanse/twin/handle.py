@@ -5,10 +5,14 @@ Here: `Handle`, and what numba has to know of it: `w.name` in compiled code is t
 numba passes a tuple of arrays by value: some five hundred machine words at each call that the compiler does not inline, which cost
 more than the simulation itself. A handle is the address of a table of array descriptors; passing it costs a register, and an attribute
 is a load from that table. Descriptors do not change while compiled code runs, which `invariant.load` tells the compiler.
+
+numba lets an index be negative, counted from the end, and pays for it at every access: two instructions and a load of the length. No
+index into a `World` is, so its arrays are `Grid`s, which do without. Parts of a grid (`w.offers[v]`) are arrays like any other.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final
 
 import numpy as np
@@ -18,12 +22,14 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import (
     NativeValue,
     infer_getattr,
+    lower_builtin,
     lower_getattr_generic,
     models,
     register_model,
     typeof_impl,
     unbox,
 )
+from numba.np import arrayobj
 
 from hanse.twin.arrays import World
 
@@ -53,6 +59,51 @@ class Handle:
         self.address = int(self._table.ctypes.data)
 
 
+class Grid(types.Array):
+    """An array whose indices are never negative."""
+
+    @classmethod
+    def of(cls, array: types.Array) -> Grid:
+        """The same array."""
+        return cls(array.dtype, array.ndim, array.layout, not array.mutable, aligned=array.aligned)
+
+
+register_model(Grid)(models.ArrayModel)
+
+
+def _unsigned(kind: types.Type) -> types.Type:
+    if isinstance(kind, types.UniTuple | types.Tuple):
+        return types.BaseTuple.from_types(tuple(_unsigned(part) for part in kind))
+    return types.uintp if isinstance(kind, types.Integer) else kind
+
+
+def _with_unsigned(context: Any, builder: Any, sig: Any, args: Any) -> tuple[Any, Any]:
+    """Signature and arguments of an access, with indices that numba takes as they are."""
+    kind = _unsigned(sig.args[1])
+    index = context.cast(builder, args[1], sig.args[1], kind)
+    changed = sig.return_type(sig.args[0], kind, *sig.args[2:])
+    return changed, (args[0], index, *args[2:])
+
+
+@lower_builtin(operator.getitem, Grid, types.Integer)
+def _get_one(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return arrayobj.getitem_arraynd_intp(
+        context, builder, *_with_unsigned(context, builder, sig, args)
+    )
+
+
+@lower_builtin(operator.getitem, Grid, types.BaseTuple)
+def _get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return arrayobj.getitem_array_tuple(
+        context, builder, *_with_unsigned(context, builder, sig, args)
+    )
+
+
+@lower_builtin(operator.setitem, Grid, types.Any, types.Any)
+def _set(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return arrayobj.setitem_array(context, builder, *_with_unsigned(context, builder, sig, args))
+
+
 class WorldType(types.Type):
     """numba's type of a handle: the fields and their array types, and where each descriptor begins."""
 
@@ -66,13 +117,17 @@ class WorldType(types.Type):
         super().__init__(name=f"World({','.join(f'{n}:{a.name}' for n, a in fields)})")
 
 
+_kinds: dict[tuple[Any, ...], WorldType] = {}
+
+
 @typeof_impl.register(Handle)
 def _typeof_handle(handle: Handle, _context: Any) -> WorldType:
-    return WorldType(
-        tuple(
-            (name, typeof(array)) for name, array in zip(World._fields, handle.world, strict=True)
-        )
-    )
+    """numba asks at each call from Python; working out eighty types takes ten milliseconds."""
+    key = tuple((array.dtype, array.ndim, array.flags.writeable) for array in handle.world)
+    if key not in _kinds:
+        types_of = (Grid.of(typeof(array)) for array in handle.world)
+        _kinds[key] = WorldType(tuple(zip(World._fields, types_of, strict=True)))
+    return _kinds[key]
 
 
 @register_model(WorldType)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.twin import gateway as gateways
 from hanse.twin.arrays import (
@@ -60,14 +60,14 @@ def run(w: Any, until_s: float, more: bool) -> int:
             clock.events += 1
             dispatch(w, item >> KIND_SHIFT, item & SLOT_MASK, clock.now_s)
             continue
-        if clock.heap_size + 4 * SPARE > w.heap_s.shape[0] or clock.free < 0:
+        if clock.heap_size + 4 * SPARE > w.heap_s.shape[0]:
             return ROOM
         if clock.attempts + SPARE > w.attempts.shape[0]:
             return ROOM
         if w.options[OPTION_ROWS] != 0.0 and clock.rows + SPARE > w.rows.shape[0]:
             return ROOM
         event_s = w.heap_s[0] if clock.heap_size > 0 else INF
-        engine_s = w.next_s[w.order[0]]
+        engine_s = w.tree_s[1]
         arrival_s = w.chunk[clock.arrived].at_s if clock.arrived < count else INF
         if arrival_s == INF and more:
             return RAN_OUT
@@ -81,7 +81,7 @@ def run(w: Any, until_s: float, more: bool) -> int:
             item = pop(w)
             dispatch(w, item >> KIND_SHIFT, item & SLOT_MASK, t)
         elif engine_s <= t:
-            engine_event(w, w.order[0])
+            engine_event(w, w.tree_engine[1], t)
         elif clock.tick_s <= t:
             frame(w, t)
         elif clock.sweep_s <= t:
@@ -128,7 +128,7 @@ def frame(w: Any, t: float) -> None:
     clock.tick_s = clock.tick * (FRAME_EVERY_S / sites)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def enter(w: Any, at: int, t: float) -> None:
     """A new request at the nearest gateway that may read it and is up."""
     clock = w.clock[0]
@@ -153,8 +153,6 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.ttft_ms_predicted = attempt.e2e_ms_predicted = 0.0
     attempt.user_ms = 0.0
     attempt.block_count = 0
-    for i in range(TRIED_MAX):
-        w.tried[a, i] = -1
     subject = w.subject_of[request.tenant + 1, attempt.cls, attempt.origin]
     attempt.subject = max(subject, 0)
     g = entry_gateway(w, attempt.origin, attempt.subject) if subject >= 0 else -1
@@ -165,14 +163,18 @@ def enter(w: Any, at: int, t: float) -> None:
         return
     attempt.gateway = g
     attempt.user_ms = w.user_ms[attempt.origin, g]
-    attempt.guess_out = max(int(w.guess_out[g, attempt.service]), 1)
+    attempt.guess_in = request.guess_in if request.guess_in > 0 else attempt.tokens_in
+    guess = int(w.guess_out[g, attempt.service])
+    if request.limit_out > 0:
+        guess = min(guess, request.limit_out)
+    attempt.guess_out = max(guess, 1)
     attempt.expires_at_s = t + w.deadline_s[attempt.service]
     if w.options[OPTION_BLOCK_TOKENS] > 0.0 and request.block_count > 0:
         copy_blocks(w, a, request.block_at, request.block_count)
     gateways.seek(w, a, t)
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def entry_gateway(w: Any, origin: int, subject: int) -> int:
     """The nearest lawful gateway that is up, of the four nearest; -1: none."""
     for i in range(w.entry.shape[2]):

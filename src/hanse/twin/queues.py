@@ -1,25 +1,27 @@
 """Two queues of the simulation: events by instant, and engines by their next change.
 
-Here: a binary heap of events with a counter as tie-break, so that equal instants keep their order; an indexed heap of engines, in which
-an engine's instant may move both ways; the lists of free and of byteless attempts. Not here: what events mean.
+Here: a binary heap of events with a counter as tie-break, so that equal instants keep their order; a knock-out tournament of engines, in
+which an engine's instant may move both ways; the lists of free and of byteless attempts. Not here: what events mean.
 
-An engine has exactly one next change, so it is moved in its heap instead of leaving stale entries among the events.
+An engine has exactly one next change, so it plays again instead of leaving stale entries among the events. A tournament needs one comparison
+a round with an opponent whose place is known beforehand, where a heap of engines looks for its way.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from numba import njit
 
-from hanse.compiled import KERNEL
+from hanse.compiled import HOT
 from hanse.twin.arrays import FREE, READY
 
 KIND_SHIFT: Final = 32
 SLOT_MASK: Final = (1 << KIND_SHIFT) - 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
     """Add an event; the caller has made sure of room (`loop.run` leaves while two slots a request are free)."""
     clock = w.clock[0]
@@ -41,7 +43,7 @@ def push(w: Any, at_s: float, kind: int, attempt: int) -> None:
     heap_item[at] = (kind << KIND_SHIFT) | attempt
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def push_now(w: Any, kind: int, attempt: int) -> None:
     """An event of this instant: no way to go, no place in the heap to find. The loop takes these first."""
     clock = w.clock[0]
@@ -49,7 +51,7 @@ def push_now(w: Any, kind: int, attempt: int) -> None:
     clock.ready_tail += 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def pop(w: Any) -> int:
     """Remove the earliest event; its kind and attempt in one number."""
     clock = w.clock[0]
@@ -83,55 +85,48 @@ def pop(w: Any) -> int:
     return item
 
 
-@njit(**KERNEL)
+@njit(**HOT)
+def next_change_s(w: Any, engine: int) -> float:
+    """When an engine changes next; never: infinite."""
+    at_s: float = w.tree_s[(w.tree_s.shape[0] >> 1) + engine]
+    return at_s
+
+
+@njit(**HOT)
 def retime(w: Any, engine: int, at_s: float) -> None:
-    """An engine's next change is at `at_s` (infinity: none)."""
-    next_s, order, place = w.next_s, w.order, w.place
-    next_s[engine] = at_s
-    at = place[engine]
-    size = order.shape[0]
-    while at > 0:
-        up = (at - 1) >> 2
-        other = order[up]
-        if next_s[other] < at_s or (next_s[other] == at_s and other < engine):
+    """An engine's next change is at `at_s` (infinity: none): play its matches again, up to the first that ends as before."""
+    tree_s, tree_engine = w.tree_s, w.tree_engine
+    node = np.uintp((tree_s.shape[0] >> 1) + engine)
+    tree_s[node] = at_s
+    winner, winner_s = engine, at_s
+    while node > 1:
+        other = node ^ 1
+        other_s, rival = tree_s[other], tree_engine[other]
+        # Of equals the left one, whose engines have the lower numbers.
+        if other_s < winner_s or (other_s == winner_s and other < node):
+            winner, winner_s = rival, other_s
+        node >>= 1
+        if tree_engine[node] == winner and tree_s[node] == winner_s:
             break
-        order[at] = other
-        place[other] = at
-        at = up
-    while True:
-        # Four children a node: half the levels of two, and the four lie in one cache line.
-        down = 4 * at + 1
-        if down >= size:
-            break
-        best = order[down]
-        best_s = next_s[best]
-        chosen = down
-        for child in range(down + 1, min(down + 4, size)):
-            one = order[child]
-            one_s = next_s[one]
-            if one_s < best_s or (one_s == best_s and one < best):
-                best, best_s, chosen = one, one_s, child
-        if at_s < best_s or (at_s == best_s and engine < best):
-            break
-        order[at] = best
-        place[best] = at
-        at = chosen
-    order[at] = engine
-    place[engine] = at
+        tree_engine[node] = winner
+        tree_s[node] = winner_s
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def take_slot(w: Any) -> int:
-    """A free attempt; the caller has made sure that there is one."""
+    """A free attempt, the last that was let go, else one never used; the caller has made sure that there is one."""
     clock = w.clock[0]
-    a: int = clock.free
-    clock.free = w.attempts[a].next
     clock.attempts += 1
-    clock.slots_used = max(clock.slots_used, a + 1)
+    a: int = clock.free
+    if a < 0:
+        a = clock.slots_used
+        clock.slots_used = a + 1
+    else:
+        clock.free = w.attempts[a].next
     return a
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def free_slot(w: Any, a: int) -> None:
     """Nobody refers to this attempt any more."""
     clock = w.clock[0]
@@ -142,7 +137,7 @@ def free_slot(w: Any, a: int) -> None:
     clock.attempts -= 1
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def watch(w: Any, a: int) -> None:
     """Put an attempt without a first byte into the list that deadlines are kept of."""
     clock = w.clock[0]
@@ -155,7 +150,7 @@ def watch(w: Any, a: int) -> None:
     clock.waiting = a
 
 
-@njit(**KERNEL)
+@njit(**HOT)
 def unwatch(w: Any, a: int) -> None:
     """Its first byte came, or it is over; a second call changes nothing."""
     attempts = w.attempts

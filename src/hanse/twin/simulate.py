@@ -22,7 +22,7 @@ from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, Value
 from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
@@ -50,6 +50,21 @@ Rows = Callable[[Any], None]
 Progress = Callable[[float, int], None]
 
 
+class Machine(Value, frozen=True, kw_only=True):
+    """What all engines of a league on one machine share."""
+
+    cores: float
+    """Of them what idle gateways, links and agents leave."""
+    token_cpu_s: float = 0.0
+    """CPU seconds that gateways, links and users take for each token of an answer, all of them on this machine too."""
+
+
+def _run_on(machine: Machine | None, world: World) -> None:
+    if machine is not None:
+        world.options[ar.OPTION_CORES] = machine.cores
+        world.options[ar.OPTION_TOKEN_S] = machine.token_cpu_s
+
+
 class Simulation:
     """One fleet, one trace, one scenario."""
 
@@ -68,6 +83,7 @@ class Simulation:
         rows: Rows | None = None,
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
+        machine: Machine | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -85,6 +101,7 @@ class Simulation:
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
+            machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -107,6 +124,7 @@ class Simulation:
         self._choose_by(self.policy, world)
         held = self.policy.engines_held if engine_affinity is None else engine_affinity
         world.options[ar.OPTION_AFFINITY] = float(held)
+        _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
@@ -231,7 +249,10 @@ class Simulation:
             if isinstance(action, act.PublishTable):
                 self.tables += 1
                 assert self.dispatcher.table is not None
-                return _relative(self.dispatcher.table, self.start_at_s)
+                table = _relative(self.dispatcher.table, self.start_at_s)
+                if self.tables > 1:
+                    table.share_paths(self.table)
+                return table
         return None
 
     def _apply(self, table: Table, now_s: float) -> None:
@@ -275,19 +296,11 @@ class Simulation:
         clock = world.clock[0]
         if int(clock["attempts"]) + 2 * ar.SPARE < len(world.attempts):
             return
-        count = len(world.attempts)
-        attempts = np.zeros(2 * count, ar.ATTEMPT_DTYPE)
-        attempts[:count] = world.attempts
-        attempts["next"][count:] = np.arange(count + 1, 2 * count + 1)
-        attempts["next"][-1] = clock["free"]
-        clock["free"] = count
-        tried = np.full((2 * count, ar.TRIED_MAX), -1, np.int64)
-        tried[:count] = world.tried
-        heap = {
+        twice = {
             name: np.concatenate([getattr(world, name), np.zeros_like(getattr(world, name))])
-            for name in ("heap_s", "heap_seq", "heap_item")
+            for name in ("attempts", "tried", "heap_s", "heap_seq", "heap_item")
         }
-        self.handle = Handle(world._replace(attempts=attempts, tried=tried, **heap))
+        self.handle = Handle(world._replace(**twice))
 
     def _flush_rows(self) -> None:
         count = int(self.world.clock[0]["rows"])

@@ -114,6 +114,7 @@ def _ways(fleet: Fleet, table: Table, trace: TraceMeta) -> dict[str, Any]:
         "ways": paths.copy(),
         "telemetry": np.ones(sites),
         "link_up": np.ones((sites, sites), np.int64),
+        "link_both": np.ones((sites, sites), np.int8),
         "link_busy_s": np.zeros((sites, sites)),
         "site_up": np.ones(sites, np.int64),
         "power_ok": np.ones(sites, np.int64),
@@ -249,16 +250,14 @@ def measured_replica(
 
 
 def _attempts(count: int) -> dict[str, Any]:
-    attempts = np.zeros(count, ar.ATTEMPT_DTYPE)
-    attempts["next"] = np.arange(1, count + 1)
-    attempts["next"][-1] = -1
+    """Zeros that nothing is written to take no memory until they are used."""
     clock = np.zeros(1, ar.CLOCK_DTYPE)
-    clock["waiting"] = -1
+    clock["waiting"] = clock["free"] = -1
     heap = 3 * count + 1024
     return {
         "clock": clock,
-        "attempts": attempts,
-        "tried": np.full((count, ar.TRIED_MAX), -1, np.int64),
+        "attempts": np.zeros(count, ar.ATTEMPT_DTYPE),
+        "tried": np.zeros((count, ar.TRIED_MAX), np.int64),
         "heap_s": np.zeros(heap),
         "heap_seq": np.zeros(heap, np.int64),
         "heap_item": np.zeros(heap, np.int64),
@@ -295,7 +294,7 @@ def _engines(
         )
         row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
     engines["queue_head"] = engines["queue_tail"] = -1
-    engines["speed"] = 1.0
+    engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
     held = 1
     if block_tokens > 0:
@@ -307,9 +306,7 @@ def _engines(
         "engines": engines,
         "running": np.full((count, int(engines["slots"].max())), -1, np.int64),
         "due": np.full((count, int(engines["slots"].max())), ar.NEVER, np.int64),
-        "next_s": np.full(count, np.inf),
-        "order": np.arange(count, dtype=np.int64),
-        "place": np.arange(count, dtype=np.int64),
+        **_tournament(count),
         "engine_offer": engines["offer"].astype(np.int64),
         "engine_state": np.ones(count, np.int64),
         "engine_requests_max": records["requests_max"].astype(np.float64),
@@ -320,6 +317,15 @@ def _engines(
         "cache_block": np.full((count, held), -1, np.int64),
         "cache_stamp": np.full((count, held), -np.inf),
     }
+
+
+def _tournament(engines: int) -> dict[str, Any]:
+    """Nobody's change is due, so everywhere the lowest number leads."""
+    leaves = 1 << max(engines - 1, 1).bit_length()
+    node = np.arange(2 * leaves)
+    rounds = np.floor(np.log2(np.maximum(node, 1))).astype(np.int64)
+    first = (node << (leaves.bit_length() - 1 - rounds)) - leaves
+    return {"tree_s": np.full(2 * leaves, np.inf), "tree_engine": np.maximum(first, 0)}
 
 
 def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int) -> dict[str, Any]:
@@ -356,7 +362,7 @@ def _gateways(
         "frames": np.zeros((ar.RING, offers), ar.FRAME_DTYPE),
         "frame_at_s": np.full((sites, ar.RING), -np.inf),
         "frame_power": np.ones((sites, ar.RING), np.int64),
-        "frame_open": np.ones((sites, sites, ar.RING), np.int8),
+        "frame_open": np.ones((sites, ar.RING, sites), np.int8),
         "frame_count": np.zeros(sites, np.int64),
         "heard": np.zeros((sites, sites), np.int64),
         "refreshed_s": np.full(sites, -np.inf),
