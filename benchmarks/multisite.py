@@ -5,7 +5,11 @@ hardware, and as good as its models (docs/twin.md). Each line has the utilisatio
 without. Not here: one decision's time (`choose.py`), a gateway on a real socket (`gateway.py`).
 
 Twenty L4 replicas of an 8B model, four a region, as in SkyWalker's evaluation (8 to 12 L4 replicas, Llama-3.1-8B; Xia et al., EuroSys 2026,
-arXiv 2505.24095). One hour in which it is evening in Frankfurt and night in Tokyo and Sydney.
+arXiv 2505.24095). Two workloads:
+
+    --crowd wildchat,tree2,...   closed loop, as that evaluation (`multisite_clients`): clients wait for their answers, ten minutes, bf16, and
+                                 memory as there: 0.8 of 24 GB less the weights. Loads are clients, as multiples of the authors' per replica.
+    (without)                    open loop: an hour in which it is evening in Frankfurt and night in Tokyo and Sydney, FP8, larger caches.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from multisite_clients import BLOCK_TOKENS, crowd
 
 from hanse.model.fleet import (
     Central,
@@ -47,6 +53,7 @@ from hanse.signals.traces.spec import (
 )
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
+from hanse.twin.closed import ClosedLoop
 from hanse.twin.policies import names
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.simulate import Simulation
@@ -65,25 +72,45 @@ SLO = Slo(ttft_ms=1500.0, tpot_ms=150.0, deadline_s=60.0)
 LOADS_RPS = (20.0, 30.0, 40.0, 45.0, 50.0, 52.5, 55.0, 60.0)
 QUICK_RPS = (30.0, 50.0)
 START = datetime(2026, 3, 18, 18, tzinfo=UTC)
-OURS = ("shipped", "shipped+held")
-"""`+held`: sites choose engines by the prefix they hold, too; live sites do not yet."""
-HELD = ("selective_pushing+held", "latency_terms+held", "prefix_affinity+held")
-DEFAULT = (*(n for n in names() if n not in ("central_only", "least_latency")), OURS[1], *HELD)
-"""Not `least_latency`, which the shipped decision is with these weights, nor one site with a fifth of the replicas."""
+OURS = "shipped"
+DEFAULT = tuple(
+    n for n in names() if n not in ("central_only", "least_latency", "cheapest", "greenest")
+)
+"""Not `least_latency`, which the shipped decision is with these weights, nor one site with a fifth of the replicas, nor those that look
+at no load."""
+CROWD_S = 600.0
+CROWD_LOADS = (0.75, 1.0, 1.25)
+"""Of the authors' clients per replica: 40 + 30 + 30 on 8 replicas for WildChat, 40 + 20 + 20 on 12 for trees, ..."""
+CROWD_SCALES = {
+    "wildchat": 20 / 8 * 100 / 160,
+    "arena": 20 / 8 * 240 / 400,
+    "tree2": 20 / 12 * 80 / 120,
+    "tree4": 20 / 12 * 6 / 10,
+}
+"""Times the clients of `multisite_clients.CROWDS`, which are five regions', to have as many for each of twenty replicas."""
+L4_KV_TOKENS = 24_576
+"""0.8 of 24 GB (their `--mem-fraction-static`) less 16.06 GB of weights, at 131,072 bytes a token: 23.9 k."""
 
 
-def fleet(usd_per_latency_s: float) -> Fleet:
+def fleet(
+    usd_per_latency_s: float, precision: str = "fp8", context_tokens: int = CONTEXT_TOKENS
+) -> Fleet:
     """Equal sites in five regions."""
     sites = tuple(
         Site(
             id=name, kind="micro", city=city, country=country, lat_deg=lat, lon_deg=lon,
             operator_hq="DE", grid_zone=zone, power=Power(grid_kw_max=60.0),
-            pools=(Pool(id="gpu", accelerator="l4", count=REPLICAS),),
+            pools=(
+                Pool(
+                    id="gpu", accelerator="l4", count=REPLICAS, driver="external",
+                    urls=("http://127.0.0.1:8081",) * REPLICAS,
+                ),
+            ),
         )
         for name, city, country, lat, lon, zone in REGIONS
     )  # fmt: skip
     variant = Variant(
-        id="v", model="Llama-3.1-8B", precision="fp8", quality=0.7, quality_source="one for all"
+        id="v", model="Llama-3.1-8B", precision=precision, quality=0.7, quality_source="one for all"
     )
     countries = tuple(region[2] for region in REGIONS)
     return Fleet(
@@ -103,7 +130,7 @@ def fleet(usd_per_latency_s: float) -> Fleet:
         placements=tuple(
             Placement(
                 service="chat", variant="v", site=site.id, pool="gpu", replicas=REPLICAS,
-                slots=SLOTS, context_tokens=CONTEXT_TOKENS,
+                slots=SLOTS, context_tokens=context_tokens,
             )
             for site in sites
         ),
@@ -157,18 +184,61 @@ def measure(
     slow = Fault(kind="engine_slow", site="virginia", at_s=60.0, factor=speed)
     scenario = Scenario(faults=(slow,) if speed != 1.0 else ())
     made = trace(rps, hours, seed)
-    name, _, engines = policy.partition("+")
+    name, engines = _named(policy)
     simulation = Simulation(
-        fleet(usd_per_latency_s),
-        made,
-        policy=name,
-        scenario=scenario,
-        engine_affinity=bool(engines),
+        fleet(usd_per_latency_s), made, policy=name, scenario=scenario, engine_affinity=engines
     )
     simulation.run()
+    return figures(simulation, policy, rps, hours * 3600.0) | {
+        "cpu_s": time.process_time() - began_s
+    }
+
+
+def _named(policy: str) -> tuple[str, bool | None]:
+    """`NAME`, `NAME+held` (engines as live sites choose them) or `NAME-held` (by the fewest requests)."""
+    for mark, engines in (("+held", True), ("-held", False)):
+        if policy.endswith(mark):
+            return policy.removesuffix(mark), engines
+    return policy, None
+
+
+def measure_crowd(
+    kind: str, policy: str, load: float, seed: int, usd_per_latency_s: float, duration_s: float
+) -> dict[str, Any]:
+    """One run with clients that wait for their answers."""
+    began_s = time.process_time()
+    meta = msgspec.structs.replace(
+        trace(1.0, duration_s / 3600.0, seed).meta,
+        block_tokens=BLOCK_TOKENS,
+        duration_s=duration_s,
+    )
+    name, engines = _named(policy)
+    loop = ClosedLoop(
+        fleet(usd_per_latency_s, "bf16", L4_KV_TOKENS),
+        meta,
+        crowd(kind, load * CROWD_SCALES[kind], seed),
+        policy=name,
+        engine_affinity=engines,
+    )
+    loop.run()
+    rows = np.concatenate(loop.rows)
+    ok = rows[rows["outcome"] == ar.ANSWERED]
+    tokens = float(ok["tokens_in"].sum() + ok["tokens_out"].sum())
+    found = figures(loop, policy, load, duration_s)
+    return found | {
+        "crowd": kind,
+        "tokens_per_s": tokens / duration_s,
+        "served_rps": len(ok) / duration_s,
+        "ttft_ms_mean": float(ok["ttft_ms"].mean()),
+        "e2e_ms_mean": float(ok["e2e_ms"].mean()),
+        "cpu_s": time.process_time() - began_s,
+    }
+
+
+def figures(simulation: Simulation, policy: str, rps: float, elapsed_s: float) -> dict[str, Any]:
+    """What a run came to."""
     world = simulation.world
     sums, hist = world.sums[0], world.hist[0]
-    elapsed_s = hours * 3600.0
     served = max(sums[ar.SUM_SERVED], 1.0)
     total = sums[[ar.SUM_SERVED, ar.SUM_REFUSED, ar.SUM_FAILED, ar.SUM_BROKEN]].sum()
     running_s = world.engines["batch_s"].reshape(len(REGIONS), -1).sum(axis=1) / REPLICAS
@@ -191,8 +261,67 @@ def measure(
         "away_share": float(sums[ar.SUM_HOPS] / served),
         "usd_per_million": float(sums[ar.SUM_USD] / served * 1e6),
         "g_per_thousand": float(sums[ar.SUM_G] / served * 1e3),
-        "cpu_s": time.process_time() - began_s,
     }
+
+
+CROWD_HEAD = (
+    f"{'crowd':10}{'policy':20}{'load':>5}{'batch':>6}{'tok/s':>8}{'req/s':>7}{'TTFT mean':>10}{'p50':>7}{'p95 ms':>8}{'E2E mean':>9}"
+    f"{'p95 ms':>8}{'in SLO':>8}{'cached':>8}{'away':>6}{'USD/M':>8}{'g/k':>7}"
+)
+CROWD_RATIOS = (
+    "tokens_per_s",
+    "ttft_ms_mean",
+    "ttft_ms_p50",
+    "ttft_ms_p95",
+    "e2e_ms_mean",
+    "goodput_rps",
+    "usd_per_million",
+    "g_per_thousand",
+)
+
+
+def crowd_line(r: dict[str, Any]) -> str:
+    return (
+        f"{r['crowd']:10}{r['policy']:20}{r['rps']:5.2f}{r['batch']:6.1f}{r['tokens_per_s']:8.0f}{r['served_rps']:7.2f}{r['ttft_ms_mean']:10.0f}"
+        f"{r['ttft_ms_p50']:7.0f}{r['ttft_ms_p95']:8.0f}{r['e2e_ms_mean']:9.0f}{r['e2e_ms_p95']:8.0f}{r['good_share']:8.1%}"
+        f"{r['cached_share']:8.1%}{r['away_share']:6.0%}{r['usd_per_million']:8.1f}{r['g_per_thousand']:7.1f}"
+    )
+
+
+def crowds(args: argparse.Namespace) -> None:
+    """All crowds, loads and policies; then what ours is against each: of throughput ours over theirs, of the rest theirs over ours."""
+    loads = [float(x) for x in args.loads.split(",") if x] or (
+        CROWD_LOADS[1:2] if args.quick else CROWD_LOADS
+    )
+    duration_s = args.hours * 3600.0 or (180.0 if args.quick else CROWD_S)
+    rows = []
+    print(CROWD_HEAD)
+    for kind in args.crowd.split(","):
+        for load in loads:
+            for policy in args.policies.split(","):
+                rows.append(
+                    measure_crowd(kind, policy, load, args.seed, args.usd_per_latency_s, duration_s)
+                )
+                print(crowd_line(rows[-1]), flush=True)
+    own = {(r["crowd"], r["rps"]): r for r in rows if r["policy"] == OURS}
+    if own:
+        print(f"\n{'least and most over loads':30}" + "".join(f"{c:>16}" for c in CROWD_RATIOS))
+    for kind in args.crowd.split(",") if own else ():
+        for policy in args.policies.split(","):
+            pairs = [
+                (own[kind, r["rps"]], r)
+                for r in rows
+                if (r["crowd"], r["policy"]) == (kind, policy)
+            ]
+            cells = ""
+            for column in CROWD_RATIOS:
+                ratios = [t[column] / o[column] for o, t in pairs]
+                if column in ("tokens_per_s", "goodput_rps"):
+                    ratios = [1.0 / max(x, 1e-9) for x in ratios]
+                cells += f"{min(ratios):9.2f} to {max(ratios):4.2f}"
+            print(f"{kind:10}{policy:20}{cells}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 HEAD = (
@@ -275,7 +404,11 @@ def main() -> None:
     parser.add_argument(
         "--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told"
     )
+    parser.add_argument("--crowd", default="", help="closed loop: wildchat, arena, tree2, tree4")
     args = parser.parse_args()
+    if args.crowd:
+        crowds(args)
+        return
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS
     )
@@ -286,9 +419,8 @@ def main() -> None:
         for policy in args.policies.split(","):
             rows.append(measure(policy, rps, hours, args.seed, args.usd_per_latency_s, args.speed))
             print(line(rows[-1]), flush=True)
-    for ours in OURS:
-        if ours in args.policies.split(","):
-            print_comparison(rows, ours)
+    if OURS in args.policies.split(","):
+        print_comparison(rows, OURS)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

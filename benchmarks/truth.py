@@ -1,7 +1,7 @@
 """Is the simulated world right? A live league and its twin on the same requests.
 
-Starts the league as real processes, plays a calibration trace, then a second one twice; calibrates the twin on the first and simulates the
-second; prints both sides, what the two live runs differ by, and whether the twin is within it. Limits: `rig/truth_twin.py`; what the figures can
+Starts the league as real processes, plays a calibration trace, then a second one twice, a quarter of an hour in all; calibrates the twin on the
+first and simulates the second; prints both sides, what the two live runs differ by, and whether the twin is within it. Limits: `rig/truth_twin.py`; what the figures can
 and cannot show: benchmarks/README.md. The table goes to stderr, `--json` puts a document on stdout.
 """
 
@@ -32,15 +32,15 @@ from hanse.twin.calibrate import calibrated, observations, write_steps
 LEAGUE = Path(__file__).resolve().parents[1] / "examples" / "league.toml"
 START_S_MAX = 180.0
 STOP_S_MAX = 40.0
-QUIET_S = 5.0
-"""After the start, with nobody asking: what an idle engine takes."""
-WARM_REQUESTS = 12
-"""The first prompts of an engine read the template's head and touch its memory for the first time."""
+QUIET_S = 8.0
+"""With nobody asking: what an idle engine takes, and the whole idle league."""
+WARM_REQUESTS = 24
+"""The first prompts of an engine read the template's head and touch its memory for the first time; gateways compile and learn heads."""
 CPU_S_PER_REQUEST = 0.45
 """About 40 unread prompt tokens at 4.3 ms and 20 of an answer at 13.9 ms (`serving.thread`)."""
 SHARE = 0.25
-"""Of the machine's processors that engines shall take: all share them, and a core that two engines want slows both, which a fleet's own hosts
-would not. With gateways and users the machine stays below half."""
+"""Of the machine's processors that engines shall take. With gateways, links and users two cores are then 28 % busy; at 0.4 they are 38 to 48 %. More is
+possible, but three engines at once on two cores are what a fleet's own hosts never see."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 app = App(name="truth.py", help=__doc__, help_format="plaintext")
@@ -53,8 +53,8 @@ class Options:
     """Flags of the command line."""
 
     fleet: Path = LEAGUE
-    minutes: float = 1.4
-    "Length of each of the three plays."
+    minutes: float = 4.0
+    "Length of each of the three plays. Three points of shares are a dozen requests at four minutes, and three at one."
     share: float = SHARE
     "Of all processors that engines shall take; at most 0.5."
     seed: int = 5
@@ -159,14 +159,23 @@ def measure(options: Options, state: Path) -> truth_twin.Live:
     with league(options.fleet, state) as running:
         doors = league_load.Doors(state, read_fleet(options.fleet))
         league_load.play(doors, traces[0][:WARM_REQUESTS], options.seed + 900_001)
-        before = {name: cpu_s(pid) for name, pid in running.engines().items()}
-        time.sleep(QUIET_S)
-        idle = {n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()}
         plays = []
         for number, requests in enumerate((traces[0], traces[1], traces[1])):
             plays.append(_play(running, doors, requests, options.seed + 100_003 * number))
             _say_run(("calibration", "live 1", "live 2")[number], plays[-1])
-    return truth_twin.Live(calibration=plays[0], runs=(plays[1], plays[2]), idle_cpu=idle)
+        idle_cores, idle = _idle(running)
+    return truth_twin.Live(
+        calibration=plays[0], runs=(plays[1], plays[2]), idle_cpu=idle, cores=os.cpu_count() or 1, idle_cores=idle_cores
+    )  # fmt: skip
+
+
+def _idle(running: League) -> tuple[float, dict[str, float]]:
+    """Cores that the league, and each engine, takes while nobody asks; at the end, when nothing is still being started."""
+    before, ours_s = {name: cpu_s(pid) for name, pid in running.engines().items()}, running.ours_s()
+    time.sleep(QUIET_S)
+    return (running.ours_s() - ours_s) / QUIET_S, {
+        n: (cpu_s(p) - before[n]) / QUIET_S for n, p in running.engines().items()
+    }
 
 
 def _play(
@@ -226,7 +235,10 @@ def show(live: truth_twin.Live, twin: truth_twin.Twin, found: list[truth_twin.Ve
         table.add_row(one.what, *(form(x) for x in cells), verdict)
     console.print(table)
     again, same = truth_twin.same_site(live, twin)
-    say(f"CPU seconds of a busy second, by the calibration run: {twin.duty:.2f}")
+    say(
+        f"by the calibration run: {twin.cores:.2f} cores for engines and tokens, {twin.token_cpu_ms:.1f} ms of CPU to carry a token, "
+        f"engines' CPU {twin.duty:.2f} of their steps'"
+    )
     say(f"same site as in live 1: live 2 {again:.0%} of requests, twin {same:.0%}")
     loud = max(run.foreign_busy for run in (live.calibration, *live.runs))
     if loud > 0.1:

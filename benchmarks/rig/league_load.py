@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from hanse.cli.league import first_gateway
+from hanse.live.gateway import body as bodies
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import Fleet, Value
 from hanse.signals.traces.generate import generate
@@ -88,6 +89,8 @@ class Seen(Value, frozen=True, kw_only=True):
     tokens_in: int
     cached: int
     tokens_out: int
+    guess_in: int = 0
+    """Prompt tokens as the gateway guesses them from the body's bytes."""
 
     @property
     def tpot_ms(self) -> float:
@@ -206,6 +209,10 @@ def _message(one: Request, seed: int, headers: dict[str, str]) -> bytes:
     return "\r\n".join(lines).encode() + content
 
 
+def _guess_in(message: bytes) -> int:
+    return bodies.tokens_in(bodies.read_head(message.partition(b"\r\n\r\n")[2]))
+
+
 async def _one(one: Request, entry: str, url: str, message: bytes, start_s: float) -> Seen:
     where = urlsplit(url)
     sent_s = time.monotonic()
@@ -222,7 +229,14 @@ async def _one(one: Request, entry: str, url: str, message: bytes, start_s: floa
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         pass  # status and `ended` say how far it came
     e2e_ms = (time.monotonic() - sent_s) * 1000.0
-    return Seen(request=one, at_s=sent_s - start_s, entry=entry, e2e_ms=e2e_ms, **found)
+    return Seen(
+        request=one,
+        at_s=sent_s - start_s,
+        entry=entry,
+        e2e_ms=e2e_ms,
+        guess_in=_guess_in(message),
+        **found,
+    )
 
 
 async def _read(reader: asyncio.StreamReader, sent_s: float, found: dict[str, object]) -> None:

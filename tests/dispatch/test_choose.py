@@ -14,7 +14,7 @@ from dispatch.fleets import NOW_S, fleet, random_fleet, service, site, table_of
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE, PEERS_RATIO_MAX, Load
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.router import NONE_CACHED, Router, choose_engine
+from hanse.dispatch.router import NONE_CACHED, Router
 from hanse.dispatch.table import Table
 
 FLEETS = 24
@@ -169,7 +169,8 @@ class Case:
         g = wh * where["g_per_wh"]
         egress_usd = usd_per_byte * (body_bytes + 200.0 * tokens_out)
         usd = wh * where["usd_per_wh"] + g * float(service["usd_per_g"]) + egress_usd
-        wait_usd = float(service["usd_per_latency_s"]) * (e2e_ms * 0.001)
+        spared_ms = row["prefill_ms_per_token"] * cached * (batch - 1.0)
+        wait_usd = float(service["usd_per_latency_s"]) * (max(e2e_ms - spared_ms, 0.0) * 0.001)
         late = (
             ttft_ms > service["ttft_ms_slo"]
             or tpot_ms > service["tpot_ms_slo"]
@@ -212,7 +213,11 @@ class Case:
 
         def order(o: int) -> tuple[float, float, int]:
             figures = passed[o]
-            return figures["late"], figures["wait_usd" if figures["late"] else "cost_usd"], o
+            value = figures["cost_usd"]
+            if figures["late"]:
+                home = int(self.table.offers[o]["site"]) == self.origin
+                value = figures["wait_usd"] * (kernels.LATE_AT_HOME if home else 1.0)
+            return figures["late"], value, o
 
         best = min(passed, key=order)
         return best, passed[best]
@@ -464,28 +469,6 @@ def test_a_full_offer_takes_nothing_more(column: str) -> None:
     assert ask(router) == Reason.ROOM
 
 
-def test_the_replica_with_least_requests_is_taken_among_those_alive_with_room() -> None:
-    offers = np.array([0, 0, 0, 1, 0])
-    states = np.array([1, 1, 0, 1, 1])
-    executing = np.zeros((2, 5), OWN_DTYPE)
-    executing["requests"] = [[1, 0, 0, 0, 0], [0, 1, 0, 0, 1]]
-    limits = np.full(5, 2.0), np.full(5, 1e4)
-
-    def choice(offer: int, tokens: int = 1) -> int:
-        return choose_engine(offers, *limits, states, executing, offer=offer, tokens=tokens)
-
-    assert choice(0) == 0, "three have one request each; the lowest"
-    executing["requests"][0, 0] = 2
-    assert choice(0) == 1
-    assert choice(1) == 3
-    assert choice(7) == Reason.DEAD
-    assert choice(0, tokens=20_000) == Reason.ROOM
-    executing["requests"] = 2
-    assert choice(0) == Reason.ROOM
-    states[:] = 0
-    assert choice(0) == Reason.DEAD
-
-
 def test_a_prefix_held_by_a_site_that_is_gone_changes_nothing() -> None:
     table = table_of(fleet((site("a"), site("b"))))
     router = Router(table, Load.of_shadow(table), 0)
@@ -516,46 +499,12 @@ def test_what_peers_may_have_sent_makes_an_offer_dearer_but_not_full() -> None:
     assert router.predicted().ttft_ms > alone_ms
 
 
-@given(
-    seed=seeds,
-    held=st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 500)), min_size=4, max_size=4),
-)
-@settings(max_examples=300)
-def test_an_engine_that_holds_the_prompt_goes_first_while_it_is_not_much_busier(
-    seed: int, held: list[tuple[int, int]]
-) -> None:
-    rng = np.random.default_rng(seed)
-    engines = int(rng.integers(1, 7))
-    offer = rng.integers(0, 2, engines)
-    most = np.full(engines, 32.0)
-    states = (rng.random(engines) < 0.8).astype(np.int64)
-    executing = np.zeros((2, engines), OWN_DTYPE)
-    executing["requests"] = rng.integers(0, 18, executing.shape)
-    executing["tokens"] = 10 * executing["requests"]
-    tokens_max = np.full(engines, float(rng.choice([200.0, 1e9])))
-    known = np.full((4, 2), -1, np.int64)
-    # As look-ups give them: each engine once, unknown ones behind the last.
-    for i, (engine, tokens) in enumerate({e: t for e, t in held if e >= 0}.items()):
-        known[i] = engine, tokens
-    arrays = (offer, most, tokens_max, states, executing)
-    least = kernels.choose_engine(*arrays, 0, 50.0)
-    found = kernels.choose_engine_held(*arrays, 0, 50.0, known)
-    if least < 0:
-        assert found == least
-        return
-    requests, beside = executing["requests"].sum(axis=0), executing["tokens"].sum(axis=0)
-    worth = {
-        int(e): int(t)
-        for e, t in known
-        if 0 <= e < engines
-        and offer[e] == 0
-        and states[e] == 1
-        and requests[e] + 1 <= most[e]
-        and beside[e] + 50 <= tokens_max[e]
-        and requests[e] - requests[least] <= 2
-        and t > 0
-    }
-    if worth:
-        assert worth[found] == max(worth.values())
-    else:
-        assert found == least
+def test_what_cannot_be_in_time_stays_at_home_unless_elsewhere_takes_half_as_long() -> None:
+    table = table_of(fleet((site("a"), site("b")), services=(service(usd_per_latency_s=1.0),)))
+    router = ready(table)
+    router.load.offers["ttft_factor"] = 100.0
+    router.load.offers["tpot_factor"] = 100.0
+    assert ask(router) == 0 and router.predicted().slo_missed
+    for factor, home in ((150.0, True), (250.0, False)):
+        router.load.offers["ttft_factor"][0] = router.load.offers["tpot_factor"][0] = factor
+        assert (ask(router) == 0) is home

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S
 from hanse.dispatch.prefix import (
+    AGES,
     BLOCK_BYTES,
     DIGESTS_MAX,
     PREFIX_DTYPE,
@@ -82,7 +83,7 @@ def test_a_prefix_is_forgotten_with_time_and_with_its_site() -> None:
     what = [("user", b"hello")]
     table.remember(prefixes_of(what, b"k", b"chat"), 1, NOW_S)
     assert held(table, what, now_s=NOW_S + TTL_S) == {1: 1}
-    assert held(table, what, now_s=NOW_S + TTL_S + 0.1) == {}
+    assert held(table, what, now_s=NOW_S + 2.0 * TTL_S) == {1: 0}
     table.forget(1)
     assert held(table, what) == {}
 
@@ -110,3 +111,55 @@ def test_messages_of_any_shape_have_parts() -> None:
     found = text_parts([{"role": "user", "content": "hi"}, {"content": [{"type": "text"}]}, "odd"])
     assert found[0] == ("user", b"hi")
     assert len(found) == 3
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 30.0, 1000.0]), st.integers(0, 2000)), max_size=60),
+    st.integers(0, 3),
+)
+def test_credit_is_a_share_of_what_is_believed_and_of_one_holder_and_age(
+    answers: list[tuple[float, int]], other: int
+) -> None:
+    table = PrefixTable(slots_max=1024)
+    what = [("user", b"x" * 4000)]
+    prefixes = prefixes_of(what, b"k", b"chat")
+    for holder in (5, other):
+        table.remember(prefixes, holder, NOW_S)
+    for age_s, found in answers:
+        packed = table.believed(prefixes, 5, NOW_S + age_s)
+        assert packed // AGES == 1000
+        table.proved(5, packed, found)
+    assert ((table.trust > 0.0) & (table.trust <= 1.0)).all()
+    for age_s in (1.0, 30.0, 1000.0):
+        rows = held(table, what, now_s=NOW_S + age_s)
+        assert rows[other] == (1000 if age_s < TTL_S else 15), (
+            "what one proved says nothing of another"
+        )
+        told = [min(found, 1000) for a, found in answers if a == age_s]
+        if told:
+            before = 1000 if age_s < TTL_S else 15
+            assert min(*told, before) - 1 <= rows[5] or rows[5] >= 15
+            assert rows[5] <= max(*told, before) + 1
+
+
+def test_a_holder_that_forgets_loses_its_credit_and_earns_it_again() -> None:
+    table = PrefixTable(slots_max=64)
+    what = [("user", b"x" * 4000)]
+    prefixes = prefixes_of(what, b"k", b"chat")
+    table.remember(prefixes, 1, NOW_S)
+    for _ in range(100):
+        table.proved(1, table.believed(prefixes, 1, NOW_S + 60.0), 0)
+    assert held(table, what, now_s=NOW_S + 60.0) == {1: 15}
+    assert held(table, what, now_s=NOW_S + 1.0) == {1: 1000}
+    for _ in range(100):
+        table.proved(1, table.believed(prefixes, 1, NOW_S + 60.0), 1000)
+    assert held(table, what, now_s=NOW_S + 60.0)[1] > 990
+
+
+def test_nothing_believed_teaches_nothing() -> None:
+    table = PrefixTable(slots_max=64)
+    prefixes = prefixes_of([("user", b"x" * 4000)], b"k", b"chat")
+    assert table.believed(prefixes, 1, NOW_S) == 0
+    before = table.trust.copy()
+    table.proved(1, 0, 500)
+    assert (table.trust == before).all()

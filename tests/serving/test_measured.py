@@ -159,6 +159,37 @@ def test_what_a_step_and_what_a_request_takes_are_told_apart(
     assert decode_ms(adjusted, 8, 1000.0) == pytest.approx(step + request * 8, rel=0.05)
 
 
+@given(
+    lone=st.floats(3.0, 12.0),
+    each=st.floats(1.05, 1.4),
+    token=st.floats(0.3, 0.9),
+    cut=st.floats(0.02, 0.4),
+)
+def test_steps_that_grow_faster_than_their_requests_are_met(
+    lone: float, each: float, token: float, cut: float
+) -> None:
+    """A lone answer on one thread is quicker than each of several: no step with a cost of its own has that shape."""
+    points = tuple(
+        MeasuredStep(
+            model="SmolLM2-135M", accelerator="x86-thread", count=1, precision="q4_1", batch=b, input_tokens=tokens,
+            prefill_ms=b * (3.0 + token * lone * tokens), tpot_ms=lone * (1.0 + (1.0 + each) * (b - 1.0)),
+        )
+        for b in (1.0, 2.0 - cut, 2.0) for tokens in (56.0, 110.0)
+    )  # fmt: skip
+    step = step_model(ai_model("SmolLM2-135M"), "q4_1", accelerator("x86-thread"), count=1, slots=4)
+    found = MeasuredReplica(table="made", points=points).adjusted(step)
+    for p in points:
+        made_ms = step_ms(found, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+        assert made_ms == pytest.approx(p.tpot_ms, rel=0.12)
+    prompts = [p for p in points if p.batch == 1.0]
+    for p in prompts:
+        pairs = p.input_tokens * (p.input_tokens + 1.0) / 2.0
+        assert step_ms(found, p.input_tokens, pairs, 1.0, 0.0) == pytest.approx(
+            p.prefill_ms, rel=0.12
+        )
+    assert step_ms(found, 1.0, 0.0, 1.0, 1.0) > 0.0
+
+
 def test_a_table_of_ones_own_is_read_with_names_as_people_write_them(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(HEAD + "meta-llama/Llama-3.1-8B-Instruct,RTX 4090,1,AWQ,1,512,60,7.5,\n")

@@ -12,10 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.catalogue import accelerator, accelerator_named, ai_model, ai_model_named
+from hanse.catalogue import (
+    accelerator,
+    accelerator_named,
+    ai_model,
+    ai_model_named,
+    ai_models,
+    all_accelerators,
+)
 from hanse.errors import ConfigError
 from hanse.serving import step_model
-from hanse.serving.families import families, family_id
+from hanse.serving.families import CALIBRATED_ERROR, families, family_id
+from hanse.serving.precisions import WEIGHT_BYTES, known_precision
 from hanse.serving.predict import Prediction, predict
 from hanse.serving.steady import steady
 
@@ -163,12 +171,99 @@ def test_an_unknown_name_is_refused_with_the_nearest_known() -> None:
         accelerator_named("H1000")
 
 
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("nvidia/Llama-3.3-70B-Instruct-NVFP4", "Llama-3.1-70B"),
+        ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "Llama-3.1-70B"),
+        ("neuralmagic/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "Llama-3.1-8B"),
+        ("Meta-Llama-3.1-8B-Instruct.Q4_K_M.gguf", "Llama-3.1-8B"),
+        ("llama3.1:8b", "Llama-3.1-8B"),
+        ("nvidia/DeepSeek-R1-NVFP4-v2", "DeepSeek-V3"),
+        ("TheBloke/Llama-2-7B-Chat-GPTQ", "Llama-2-7B"),
+    ],
+)
+def test_a_quantized_checkpoint_is_its_model(name: str, id: str) -> None:
+    assert ai_model_named(name).id == id
+
+
+@pytest.mark.parametrize("name", ["DeepSeek-V4-Pro", "Qwen3-VL-8B-Instruct", "Llama-70B", "fp8"])
+def test_dropping_what_follows_a_name_never_ends_at_another_model(name: str) -> None:
+    with pytest.raises(ConfigError):
+        ai_model_named(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("h100-sxm5-80gb", "h100-sxm"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("A100-SXM4-80GB", "a100-sxm-80"),
+        ("A100 80GB PCIe", "a100-pcie-80"),
+        ("H100 NVL", "h100-nvl"),
+        ("GB200", "gb200"),
+        ("Intel Gaudi3", "gaudi-3"),
+        ("AMD Instinct MI300X OAM", "mi300x"),
+        ("8x B200", "b200-sxm"),
+    ],
+)
+def test_a_chip_is_found_with_vendor_socket_and_memory(name: str, id: str) -> None:
+    assert accelerator_named(name).id == id
+
+
+@given(st.sampled_from(sorted(all_accelerators())), st.sampled_from([str.upper, str.title]))
+def test_every_chip_is_found_by_each_of_its_own_names(id: str, cased: Any) -> None:
+    chip = accelerator(id)
+    assert all(accelerator_named(cased(n)) == chip for n in (chip.id, chip.name, *chip.aliases))
+
+
+@given(st.sampled_from(sorted(ai_models())))
+def test_every_model_is_found_by_each_of_its_own_names(id: str) -> None:
+    model = ai_models()[id]
+    assert all(ai_model_named(f"owner/{n}") == model for n in (model.id, *model.aliases))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("w4a16", "int4"),
+        ("GPTQ-Int4", "gptq"),
+        ("INT4-AWQ", "awq"),
+        ("FP8 E4M3", "fp8"),
+        ("fp4", "nvfp4"),
+        ("Q4KM", "q4_k_m"),
+        ("GGUF Q8_0", "q8_0"),
+        ("8-bit", "int8"),
+    ],
+)
+def test_a_precision_is_found_as_people_write_it(name: str, known: str) -> None:
+    assert known_precision(name) == known
+
+
+@given(
+    st.sampled_from(sorted(ai_models())),
+    st.sampled_from(sorted(all_accelerators())),
+    st.sampled_from(sorted(WEIGHT_BYTES)),
+    st.sampled_from([1, 8]),
+)
+def test_every_pair_answers_or_says_why_not(
+    model: str, chip: str, precision: str, count: int
+) -> None:
+    try:
+        said = of((model, precision, chip, count), 4, 200, 100)
+    except ConfigError:  # which cannot be made without saying where, what and why
+        return
+    assert min(said.tpot_ms, said.output_tok_s, said.power_w) > 0.0
+    calibrated = said.method == "roofline, calibrated family"
+    assert not calibrated or said.expected_error <= CALIBRATED_ERROR
+
+
 def test_measurements_are_met_as_well_as_the_table_promises() -> None:
     """Closed loops of the calibration table by the package: in sample, so the promise is of held-out models or better."""
-    errors: dict[str, list[float]] = defaultdict(list)
+    errors: dict[tuple[str, bool], list[float]] = defaultdict(list)
     with MEASUREMENTS.open(encoding="utf-8", newline="") as f:
         for row in csv.DictReader(f):
-            if row["kind"] == "closed" and row["source"] in ("aiconfigurator", "ml-energy"):
+            if row["kind"] == "closed" and row["source"] in ("inferencex", "ml-energy"):
                 replica = (row["model"], row["precision"], row["accelerator"], int(row["count"]))
                 load = [float(row[k]) for k in ("batch", "input_tokens", "output_tokens")]
                 try:
@@ -176,9 +271,12 @@ def test_measurements_are_met_as_well_as_the_table_promises() -> None:
                 except ConfigError:
                     continue
                 family = family_id(accelerator(row["accelerator"]), row["precision"])
-                errors[family].append(abs(said.tpot_ms / float(row["tpot_ms"]) - 1.0))
-    assert set(errors) == {"hopper", "blackwell"}
-    for family, seen in errors.items():
-        assert len(seen) > 300
-        assert statistics.median(seen) <= families()[family].tpot_error, family
-        assert statistics.median(seen) <= 0.15, family
+                routed = ai_model(row["model"]).kind == "moe"
+                errors[family, routed].append(abs(said.tpot_ms / float(row["tpot_ms"]) - 1.0))
+    errors = {key: seen for key, seen in errors.items() if len(seen) >= 100}
+    assert set(errors) == {(f, r) for f in ("hopper", "blackwell") for r in (False, True)}
+    for (name, routed), seen in errors.items():
+        family = families()[name]
+        promised = family.tpot_error_routed if routed else family.tpot_error_dense
+        assert statistics.median(seen) <= promised, (name, routed)
+        assert statistics.median(seen) <= (0.20 if routed else 0.12), (name, routed)

@@ -243,11 +243,15 @@ def test_plain_and_failed_answers_say_nothing_of_steps(tmp_path: Path) -> None:
     log.write()
     (only,) = observations(tmp_path, FLEET)
     assert only.prompt_tokens == 40, "what the engine had was not read again"
-    assert only.first_ms == pytest.approx(500.0) and only.tpot_ms == pytest.approx(500.0 / 9)
+    assert only.first_ms == pytest.approx(500.0) and only.decode_ms == pytest.approx(500.0)
+    assert only.tokens == 9
 
 
 def test_reading_anothers_prompt_is_not_time_of_a_token(tmp_path: Path) -> None:
-    """Prompts at 2 ms a token; answers of 50 tokens at 10 ms wait while a second request's prompt is read."""
+    """Prompts at 2 ms a token; answers of 50 tokens at 10 ms wait while a second request's prompt is read, with one token in that step.
+
+    What comes before a prompt's step is 20 ms less the 8 that a step takes beside it.
+    """
     log, dice, at_s = Log(tmp_path), random.Random(5), AT_S
     for _ in range(12):
         tokens_in = dice.choice((50, 100, 200))
@@ -258,12 +262,12 @@ def test_reading_anothers_prompt_is_not_time_of_a_token(tmp_path: Path) -> None:
         at_s += 60.0
         first_s, other_s = at_s + 0.220, at_s + 0.320
         log.ended(
-            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.69, tokens_in=100, tokens_out=50
+            at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.688, tokens_in=100, tokens_out=50
         )
         log.ended(
             other_s,
-            first_byte_at_s=other_s + 0.2,
-            ended_at_s=other_s + 0.21,
+            first_byte_at_s=other_s + 0.22,
+            ended_at_s=other_s + 0.23,
             tokens_in=100,
             tokens_out=2,
         )
@@ -271,6 +275,34 @@ def test_reading_anothers_prompt_is_not_time_of_a_token(tmp_path: Path) -> None:
     log.write()
     found = calibrated(observations(tmp_path, FLEET))
     assert {round(step.tpot_ms, 2) for step in found.steps} == {10.0}
+
+
+def test_answers_that_were_among_one_and_among_two_tell_of_both(tmp_path: Path) -> None:
+    """10 ms a token alone, 26 for two at once; the second comes some tokens later, and its prompt is read in one step."""
+    log, dice, at_s = Log(tmp_path), random.Random(9), AT_S
+    for _ in range(30):
+        tokens_in = dice.choice((50, 100, 200))
+        first_s = at_s + 0.002 * tokens_in + 0.020
+        alone, both, after = dice.randint(2, 8), dice.randint(20, 30), dice.randint(2, 8)
+        second_s = first_s + 0.010 * alone + 0.208  # where its first byte comes
+        over_s = second_s + 0.026 * both
+        log.ended(
+            at_s, first_byte_at_s=first_s, ended_at_s=over_s + 0.010 * after, tokens_in=tokens_in,
+            tokens_out=1 + alone + 1 + both + after,
+        )  # fmt: skip
+        log.ended(
+            second_s - 0.220, first_byte_at_s=second_s, ended_at_s=over_s, tokens_in=100, tokens_out=1 + both
+        )  # fmt: skip
+        at_s += 60.0
+        first_s = at_s + 0.002 * tokens_in + 0.020
+        log.ended(at_s, first_byte_at_s=first_s, ended_at_s=first_s + 0.49, tokens_in=tokens_in, tokens_out=50)  # fmt: skip
+        at_s += 60.0
+    log.write()
+    found = calibrated(observations(tmp_path, FLEET))
+    assert {(step.batch, round(step.tpot_ms, 1)) for step in found.steps} == {
+        (1.0, 10.0),
+        (2.0, 26.0),
+    }
 
 
 def test_prompts_that_are_too_alike_leave_the_fixed_time_as_declared(tmp_path: Path) -> None:

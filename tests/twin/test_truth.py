@@ -101,15 +101,15 @@ def test_the_twin_plays_calibration_first_and_counts_the_other_run() -> None:
     live = live_of(1.0, 1.0)
     twin = truth_twin.twin_of(LEAGUE, live, None)
     count = len(live.runs[0].seen)
-    assert twin.side.requests == count == len(twin.sites) == len(twin.ttft_ms)
+    assert twin.side.requests == count
+    assert {len(play) for play in (*twin.sites, *twin.ttft_ms, *twin.e2e_ms)} == {count}
+    assert len(twin.sites) == truth_twin.PLAYS
     assert twin.side.answered == count
     assert sum(twin.side.shares.values()) == pytest.approx(1.0)
     read = sum(one.tokens_in - one.cached for one in live.runs[0].seen)
     most_s = (read * 4.4 + sum(one.tokens_out for one in live.runs[0].seen) * 14.0) / 1000.0
-    assert 0.3 * most_s < sum(twin.busy_s.values()) < most_s, "of the second run alone"
-    for name in ENGINES:
-        said_s = twin.duty * twin.busy_s[name]
-        assert said_s <= twin.side.cpu_s[name] <= said_s + 0.07, "and an idle engine's"
+    own_s = sum(twin.side.cpu_s.values()) / twin.duty
+    assert 0.3 * most_s < own_s < most_s + 0.07 * len(ENGINES), "of the second run alone"
     calm = msgspec.structs.replace(
         live.calibration, cpu_s={n: 2.0 * s for n, s in live.calibration.cpu_s.items()}
     )
@@ -117,12 +117,48 @@ def test_the_twin_plays_calibration_first_and_counts_the_other_run() -> None:
     assert twice.duty == pytest.approx(2.0 * twin.duty)
 
 
+def test_what_engines_share_comes_of_cpu_times() -> None:
+    live = live_of(1.0, 1.0)
+    run = msgspec.structs.replace(
+        live.calibration, cpu_s=dict.fromkeys(ENGINES, 2.0), machine_busy=0.5, foreign_busy=0.1
+    )
+    calm = msgspec.structs.replace(live, calibration=run, cores=2, idle_cores=0.2)
+    machine = truth_twin.machine_of(calm)
+    tokens = sum(one.tokens_out for one in run.seen)
+    assert machine.cores == pytest.approx(1.8)
+    beside_s = (0.5 - 0.1) * 2 * 60.0 - 2.0 * len(ENGINES) - 0.2 * 60.0
+    assert machine.token_cpu_s == pytest.approx(beside_s / tokens) and beside_s > 0.0
+    assert truth_twin.machine_of(live).token_cpu_s == 0.0, (
+        "engines took more than was measured in all"
+    )
+
+
+def test_an_engine_of_few_answers_is_not_judged() -> None:
+    live = live_of(1.0, 1.04)
+    few = [
+        msgspec.structs.replace(run, seen=run.seen[: truth_twin.REQUESTS_MIN - 1])
+        for run in live.runs
+    ]
+    short = msgspec.structs.replace(live, runs=(few[0], few[1]))
+    side = msgspec.structs.replace(truth_twin.side_of(few[0]), cpu_s=dict.fromkeys(ENGINES, 99.0))
+    twin = truth_twin.Twin(
+        side=side, duty=1.0, cores=2.0, token_cpu_ms=1.0, sites=(), ttft_ms=(), e2e_ms=()
+    )
+    assert {one.met for one in truth_twin.verdicts(short, twin) if one.what.startswith("CPU")} == {
+        None
+    }
+
+
 def test_verdicts_know_near_from_far_and_from_what_cannot_be_judged() -> None:
     live = live_of(1.0, 1.04)
     side = truth_twin.side_of(live.runs[0])
-    same = truth_twin.Twin(side=side, busy_s={}, duty=1.0, sites=(), ttft_ms=(), e2e_ms=())
+    same = truth_twin.Twin(
+        side=side, duty=1.0, cores=2.0, token_cpu_ms=1.0, sites=(), ttft_ms=(), e2e_ms=()
+    )
     found = truth_twin.verdicts(live, same)
-    assert {one.met for one in found} == {True}
+    assert {one.met for one in found if one.met is not None} == {True}
+    judged = {one.what for one in found if one.what.startswith("CPU") and one.met is not None}
+    assert judged == {f"CPU s of {name}" for name in ENGINES if name.startswith("lyon/")}
     far = msgspec.structs.replace(
         side, ttft_p50=side.ttft_p50 * 1.2, shares={"lyon": 0.9, "tallinn": 0.1},
         cpu_s=dict.fromkeys(ENGINES, 12.0),
@@ -130,7 +166,7 @@ def test_verdicts_know_near_from_far_and_from_what_cannot_be_judged() -> None:
     off = truth_twin.verdicts(live, msgspec.structs.replace(same, side=far))
     missed = {one.what for one in off if one.met is False}
     assert missed == {"TTFT p50, ms", "share of lyon", "share of tallinn"} | {
-        f"CPU s of {name}" for name in ENGINES
+        f"CPU s of {name}" for name in ENGINES if name.startswith("lyon/")
     }
     apart = truth_twin.verdicts(live_of(1.0, 1.5), same)
     assert {one.met for one in apart if one.what.startswith("CPU")} == {None}

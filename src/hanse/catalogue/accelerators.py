@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from hanse.catalogue.names import chip_keys
 from hanse.catalogue.tables import Fact, folded, look_up, rows
 
 
@@ -59,17 +60,30 @@ def accelerator(id: str, *, where: str = "accelerator") -> Accelerator:
 
 
 def accelerator_named(name: str, *, where: str = "accelerator") -> Accelerator:
-    """One accelerator as people write it: id, full name or alias, in any case, blanks and hyphens alike."""
-    found = _by_folded_name().get(folded(name))
-    if found is not None:
-        return found
+    """One accelerator as people write it: id, full name or alias, in any case, blanks and hyphens alike, with or without
+    vendor, memory and socket where these decide nothing.
+    """
+    for key in chip_keys(name):
+        found = _by_folded_name().get(key)
+        if found is not None:
+            return found
     names = [n for a in all_accelerators().values() for n in (a.id, *a.aliases)]
     return look_up(all_accelerators(), name, where=where, noun="accelerator", names=names)
 
 
 @cache
 def _by_folded_name() -> dict[str, Accelerator]:
-    return {folded(n): a for a in all_accelerators().values() for n in (a.id, a.name, *a.aliases)}
+    """Names as they stand win over shorter forms; of those the first chip of the table that has it."""
+    table: dict[str, Accelerator] = {}
+    chips = all_accelerators().values()
+    for a in chips:
+        for name in (a.id, a.name, *a.aliases):
+            table.setdefault(folded(name), a)
+    for a in chips:
+        for name in (a.id, a.name, *a.aliases):
+            for key in chip_keys(name):
+                table.setdefault(key, a)
+    return table
 
 
 def _accelerator(row: dict[str, str]) -> Accelerator:

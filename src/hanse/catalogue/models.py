@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from hanse.catalogue.names import model_keys
 from hanse.catalogue.tables import Fact, folded, look_up, rows
 
 
@@ -74,15 +75,30 @@ def _by_folded_name() -> dict[str, AiModel]:
 
 
 def ai_model_named(name: str, *, where: str = "model") -> AiModel:
-    """One model as people write it: also with an owner in front (`meta-llama/...`), blanks and hyphens alike."""
-    short = name.rsplit("/", 1)[-1]
-    found = _by_written_name().get(folded(short))
-    return found or ai_model(short, where=where)
+    """One model as people write it: with an owner in front (`meta-llama/...`), a format behind (`-AWQ`, `.Q4_K_M.gguf`), in
+    any case, blanks and hyphens alike.
+    """
+    for key in model_keys(name):
+        found = _by_written_name().get(key)
+        if found is not None:
+            return found
+    return ai_model(name.rsplit("/", 1)[-1], where=where)
 
 
 @cache
 def _by_written_name() -> dict[str, AiModel]:
-    return {folded(n): m for m in ai_models().values() for n in (m.id, *m.aliases)}
+    """Names as they stand win over names that a shorter form makes."""
+    table: dict[str, AiModel] = {}
+    for m in ai_models().values():
+        table.setdefault(folded(m.id), m)
+    for m in ai_models().values():
+        for name in m.aliases:
+            table.setdefault(folded(name), m)
+    for m in ai_models().values():
+        for name in (m.id, *m.aliases):
+            for key in model_keys(name):
+                table.setdefault(key, m)
+    return table
 
 
 def _model(row: dict[str, str]) -> AiModel:

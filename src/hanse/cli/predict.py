@@ -29,6 +29,8 @@ ANSWERED: Final = (
     "j_per_token",
     "expected_error",
 )
+MARKED: Final = ("why", "method")
+"""Why there is no answer, or how it was got: `roofline, not calibrated` is a warning."""
 
 
 def predict(
@@ -58,7 +60,7 @@ def predict(
     count
         Chips of the replica, all working on every token.
     precision
-        Of the weights: bf16, fp16, fp8, int8, nvfp4, mxfp4, int4, awq, gptq, or a GGUF format such as q4_k_m.
+        Of the weights: bf16, fp16, fp8, int8, nvfp4 (fp4), mxfp4, int4 (w4a16), awq, gptq, or a GGUF format such as q4_k_m.
     batch
         Requests in flight all the time; the next one starts when one is answered.
     input
@@ -102,7 +104,7 @@ def _one(row: dict[str, str], tables: list[MeasuredTable]) -> Prediction:
         ai_model_named(row["model"]),
         row["precision"],
         accelerator_named(row["accelerator"]),
-        count=int(_number(row, "count")),
+        count=_whole(row, "count"),
         batch=_number(row, "batch"),
         input_tokens=_number(row, "input_tokens"),
         output_tokens=_number(row, "output_tokens"),
@@ -111,10 +113,22 @@ def _one(row: dict[str, str], tables: list[MeasuredTable]) -> Prediction:
 
 
 def _number(row: dict[str, str], name: str) -> float:
+    import math
+
     try:
-        return float(row[name])
-    except ValueError as error:
-        raise ConfigError(name, got=repr(row[name]), allowed="a number") from error
+        found = float(row[name].replace(",", ""))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(name, got=repr(row[name]), allowed="a number")
+    return found
+
+
+def _whole(row: dict[str, str], name: str) -> int:
+    found = _number(row, name)
+    if found != int(found):
+        raise ConfigError(name, got=repr(row[name]), allowed="a whole number")
+    return int(found)
 
 
 def _file(path: Path, tables: list[MeasuredTable]) -> int:
@@ -123,16 +137,18 @@ def _file(path: Path, tables: list[MeasuredTable]) -> int:
     import sys
 
     try:
-        with path.open(encoding="utf-8", newline="") as f:
+        # Spreadsheets put a mark before the first column.
+        with path.open(encoding="utf-8-sig", newline="") as f:
             reader = csv.DictReader(f)
-            rows, columns = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError) as error:
+            reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
+            rows, columns = list(reader), list(reader.fieldnames)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(str(path), got=str(error), allowed="a readable CSV file") from error
     missing = [name for name in ASKED if name not in columns]
     if missing:
         got = f"no column {', '.join(missing)}"
         raise ConfigError(str(path), got=got, allowed=f"columns {', '.join(ASKED)}")
-    extra = [name for name in (*ANSWERED, "why") if name not in columns]
+    extra = [name for name in (*ANSWERED, *MARKED) if name not in columns]
     writer = csv.DictWriter(
         sys.stdout, [*columns, *extra], lineterminator="\n", extrasaction="ignore"
     )
@@ -146,8 +162,9 @@ def _answer(row: dict[str, Any], tables: list[MeasuredTable]) -> dict[str, str]:
     try:
         said = _one({name: row[name] or "" for name in ASKED}, tables)
     except ConfigError as error:
-        return {**dict.fromkeys(ANSWERED, ""), "why": str(error)}
-    return {**{name: f"{getattr(said, name):.6g}" for name in ANSWERED}, "why": ""}
+        return {**dict.fromkeys(ANSWERED, ""), "why": str(error), "method": ""}
+    figures = {name: f"{getattr(said, name):.6g}" for name in ANSWERED}
+    return {**figures, "why": "", "method": said.method}
 
 
 def _say(said: Prediction) -> None:

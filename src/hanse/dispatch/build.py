@@ -13,6 +13,7 @@ import numpy as np
 
 from hanse.catalogue import accelerator, ai_model
 from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of, offer_key
+from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.table import (
     OFFER_DTYPE,
@@ -31,10 +32,6 @@ from hanse.dispatch.table import (
 from hanse.model.fleet import Fleet, Key, Placement, Service, Site, Tenant
 from hanse.serving import EngineCoefficients, coefficients
 from hanse.units import per_g_from_per_t, per_wh_from_per_kwh
-
-QUEUE_PER_SLOT_MAX: Final = 4.0
-"""Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
-more than any SLO here survives, and far less than what an engine would hold."""
 
 _OF_ENGINE: Final = (
     "ttft_ms_fixed",

@@ -1,6 +1,7 @@
 """One request, one choice: the kernel that picks an offer, and the one that picks a replica at the chosen site.
 
-Here: `choose` and what it is made of (`assess` = gates and prediction of one offer), `candidates`, `choose_engine`.
+Here: `choose` and what it is made of (`assess` = gates and prediction of one offer), `candidates`; `choose_engine`, and `least_requests`
+for comparison.
 Not here: names and objects (`router`), where load figures come from (`load`), tables (`table`, `build`).
 
 Rules of this file: arrays in, an offer index or a negative `Reason` out; no allocation, no object, only + - * /, min,
@@ -12,7 +13,7 @@ service's SLO and the deadline beats one that is not; then the least cost in USD
 
     cost = usd_per_latency_s * E2E + energy * price + carbon * carbon price + bytes * egress price
 
-If none meets them, the least value of waiting wins and the choice is flagged. First up to 20 candidates by cost on an
+If none meets them, the least value of waiting wins, half as much counted at home, and the choice is flagged. First up to 20 candidates by cost on an
 idle fleet are looked at, with every offer of the entry site and of sites that hold the prompt's prefix; only if
 none of these meets the SLO are all offers of the service.
 
@@ -53,8 +54,12 @@ CANDIDATES_MAX: Final = 20
 TRIED_MAX: Final = 8
 PATH_MS_MAX: Final = 1e9
 CACHED_MAX: Final = 4
-ENGINE_SLACK: Final = 1.0 / 16.0
-"""Of a replica's most requests, four a slot: a quarter of its slots."""
+QUEUE_PER_SLOT_MAX: Final = 4.0
+"""Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
+more than any SLO here survives, and far less than what an engine would hold."""
+LATE_AT_HOME: Final = 0.5
+"""What cannot be in time stays where it came in, unless it would take less than half the time elsewhere: in an overload, regions that
+still keep the SLO go on doing so, instead of all missing it together."""
 WIRE_BYTES_PER_TOKEN_OUT: Final = 200.0
 """One server-sent event of a chat chunk: JSON with id, model and choice around a few letters."""
 
@@ -183,7 +188,9 @@ def predict(
     g = wh * site.g_per_wh
     egress_usd = path.usd_per_byte * (body_bytes + WIRE_BYTES_PER_TOKEN_OUT * tokens_out)
     usd = wh * site.usd_per_wh + g * service.usd_per_g + egress_usd
-    wait_usd = service.usd_per_latency_s * (e2e_ms * 0.001)
+    # While a prompt is read everyone beside it waits too; what is cached spares them that.
+    spared_ms = offer.prefill_ms_per_token * cached_tokens * (batch - 1.0)
+    wait_usd = service.usd_per_latency_s * (max(e2e_ms - spared_ms, 0.0) * 0.001)
     late = ttft_ms > service.ttft_ms_slo or tpot_ms > service.tpot_ms_slo or e2e_ms > deadline_ms
     return ttft_ms, tpot_ms, e2e_ms, wh, g, usd, wait_usd, path_ms, late, batch
 
@@ -366,7 +373,9 @@ def choose(
                 continue
             predicted = weighed[4]
             late = predicted[8]
-            value = predicted[6] if late else predicted[5] + predicted[6]
+            value = predicted[5] + predicted[6]
+            if late:
+                value = predicted[6] * LATE_AT_HOME if table[0][o].site == origin else predicted[6]
             if beats(late, value, o, best_late, best_value, best):
                 best, best_late, best_value = o, late, value
                 credit = held(cached, table[0][o].site, request[0])
@@ -425,34 +434,79 @@ def choose_engine(
     tokens_max: Any,
     states: Any,
     executing: Any,
+    offers: Any,
     offer: int,
-    tokens: float,
+    tokens_in: float,
+    tokens_out: float,
+    cached: Any,
 ) -> int:
-    """The replica of an offer with the least requests, or DEAD or ROOM. All arrays but `executing` are [engine].
+    """The replica of an offer at which one more request takes the least time of all together, or DEAD or ROOM.
 
-    `executing` is [worker, engine] with fields `requests` and `tokens`; `states` holds 1 where alive.
+    All arrays but `executing` and `offers` are [engine]; `executing` is [worker, engine] of `OWN_DTYPE`; `states` holds 1 where alive;
+    `cached` is [4, 2] (engine, prompt tokens it holds), -1 padded.
     """
+    record = offers[np.uintp(offer)]
     best = -1
-    best_requests = 0
+    best_ms = 0.0
     reason = DEAD
     for engine in range(engine_offer.shape[0]):
         if engine_offer[engine] != offer or states[engine] != 1:
             continue
         requests = 0
-        held = 0
+        tokens = 0
+        prefill = 0
         for worker in range(executing.shape[0]):
-            requests += executing[worker, engine].requests
-            held += executing[worker, engine].tokens
-        if requests + 1.0 > requests_max[engine] or held + tokens > tokens_max[engine]:
+            mine = executing[worker, engine]
+            requests += mine.requests
+            tokens += mine.tokens
+            prefill += mine.prefill_tokens
+        if (
+            requests + 1.0 > requests_max[engine]
+            or tokens + tokens_in + tokens_out > tokens_max[engine]
+        ):
             reason = ROOM
-        elif best < 0 or requests < best_requests:
+            continue
+        kv_tokens = tokens_max[engine] * (1.0 / QUEUE_PER_SLOT_MAX)
+        unread = max(tokens_in - held(cached, engine, tokens_in), 1.0)
+        ms = added_ms(
+            record, float(requests), float(tokens), float(prefill), kv_tokens, tokens_in, tokens_out, unread
+        )  # fmt: skip
+        if best < 0 or ms < best_ms:
             best = engine
-            best_requests = requests
+            best_ms = ms
     return best if best >= 0 else reason
 
 
+@njit(**INLINED)
+def added_ms(
+    offer: Any,
+    requests: float,
+    tokens: float,
+    prefill_tokens: float,
+    kv_tokens: float,
+    tokens_in: float,
+    tokens_out: float,
+    unread: float,
+) -> float:
+    """What one more request at a replica costs itself and those beside it, but for what it costs at any replica.
+
+    It waits for the prompts before its own. While its own is read, everyone in the batch waits with it. Each of its tokens makes the
+    step longer for everyone, as each of them makes it longer for this one. Beyond slots or memory it waits for others to end.
+    """
+    beside = min(requests, offer.slots)
+    read_ms = offer.prefill_ms_per_token * (prefill_tokens + unread * (1.0 + beside))
+    write_ms = offer.tpot_ms_per_running * tokens_out * (1.0 + 2.0 * beside)
+    over = max(requests + 1.0 - offer.slots, 0.0) / offer.slots
+    over = max(over, (tokens + tokens_in + tokens_out - kv_tokens) / kv_tokens)
+    if over > 0.0:
+        step_ms = offer.tpot_ms_base + offer.tpot_ms_per_running * offer.slots
+        write_ms += over * (offer.prefill_ms_per_token * tokens_in + step_ms * tokens_out)
+    total: float = read_ms + write_ms
+    return total
+
+
 @njit(**KERNEL)
-def choose_engine_held(
+def least_requests(
     engine_offer: Any,
     requests_max: Any,
     tokens_max: Any,
@@ -460,39 +514,22 @@ def choose_engine_held(
     executing: Any,
     offer: int,
     tokens: float,
-    held: Any,
 ) -> int:
-    """As `choose_engine`, but the replica that holds most of the prompt goes first while it is not much busier than the least busy.
-
-    `held` is [4, 2] (engine, prompt tokens it holds), -1 padded. "Not much" is a quarter of a replica's slots.
-    """
-    least = choose_engine(engine_offer, requests_max, tokens_max, states, executing, offer, tokens)
-    if least < 0 or held[0, 0] < 0:
-        return int(least)
-    least_requests = 0
-    for worker in range(executing.shape[0]):
-        least_requests += executing[worker, least].requests
-    best: int = least
-    best_held = 0
-    best_requests = least_requests
-    for i in range(CACHED_MAX):
-        engine = held[i, 0]
-        if (
-            engine < 0
-            or engine >= states.shape[0]
-            or engine_offer[engine] != offer
-            or states[engine] != 1
-        ):
+    """The replica of an offer with the fewest requests, or DEAD or ROOM: what most balancers do, for comparison."""
+    best = -1
+    best_requests = 0
+    reason = DEAD
+    for engine in range(engine_offer.shape[0]):
+        if engine_offer[engine] != offer or states[engine] != 1:
             continue
         requests = 0
-        beside = 0
+        there = 0
         for worker in range(executing.shape[0]):
             requests += executing[worker, engine].requests
-            beside += executing[worker, engine].tokens
-        if requests + 1.0 > requests_max[engine] or beside + tokens > tokens_max[engine]:
-            continue
-        if requests - least_requests > ENGINE_SLACK * requests_max[engine]:
-            continue
-        if held[i, 1] > best_held or (held[i, 1] == best_held and requests < best_requests):
-            best, best_held, best_requests = engine, held[i, 1], requests
-    return int(best)
+            there += executing[worker, engine].tokens
+        if requests + 1.0 > requests_max[engine] or there + tokens > tokens_max[engine]:
+            reason = ROOM
+        elif best < 0 or requests < best_requests:
+            best = engine
+            best_requests = requests
+    return best if best >= 0 else reason

@@ -18,18 +18,20 @@ Here: the form of the log, `Recorder`, which packs events into a buffer that is 
 | RATIO | 24 | offer i4, observed over predicted: TTFT f8, TPOT f8 |
 | LEARNED | 56 | offer i4, predicted TTFT, TPOT, path f8, observed TTFT, E2E f8, answer tokens i8; its RATIO follows |
 | OWN | 4 + 32 a row | worker i4, offer i4, requests, tokens, prompt tokens i8: rows of other workers that changed |
-| EXECUTING | 4 + 24 a row | worker i4, engine i4, requests i8, tokens i8: rows that changed |
+| EXECUTING | 4 + 32 a row | worker i4, engine i4, requests, tokens, prompt tokens i8: rows that changed |
 | CHOICE | 60, 112, 64, 4 a try | service, subject, result i4, tries i4, request 4 f8, instant f8; flag CHOSEN: columns `OUT_*`; HELD: `cached` |
-| ENGINE | 28 | offer i4, tokens f8, states u64 (bit: engine may be used), result i4 |
+| ENGINE | 36, 64 | offer i4, tokens in, out f8, states u64 (bit: engine may be used), result i4; flag HELD: `cached`, of engines |
 | SLOTS | 4 + 32 a slot | slot u4, site i4, digest u8, tokens i4, 4 empty, at f8: prefix slots that other workers changed |
 | LOOK_UP | 80 + 12 a digest | instant f8, count i4, `cached` 64, digests u8, tokens i4 |
 | REMEMBER | 20 + 12 a digest | instant f8, count i4, site i4, digests u8, tokens i4 |
 | FORGET | 8 | site i4 |
+| PROVED | 24 | site i4, what was believed i8 (`prefix.believed`), tokens found i8 |
 | NAME | 6 + text | number u2; a tenant, class or country that ENDED speaks of |
 | ENDED | 100 | a request as it ended, see `Ended` |
 | CHECK | 28 | instant f8, digest of the whole load 16 |
 | CLOSED | 4 | flag FULL: the log reached its limit and the worker went on without |
 
+SLOTS, LOOK_UP, REMEMBER, FORGET and PROVED with flag ENGINES are of the table of this site's engines: "site" is an engine there.
 No text of a request, no key and no body is in it; digests of prompts are keyed by a secret that is not.
 """
 
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from hanse.dispatch.load import Load
     from hanse.dispatch.prefix import Prefixes
 
-MAGIC: Final = b"HANSEJN1"
+MAGIC: Final = b"HANSEJN2"
 HEAD_AT: Final = len(MAGIC) + 4
 BLOCK: Final = Struct("<II")
 BUFFER_BYTES: Final = 256 * 1024
@@ -71,15 +73,19 @@ TABLE, HEARD, LOST, BEGIN, ARRIVED, FIRST_BYTE, END, RATIO, LEARNED, OWN = range
 EXECUTING, CHOICE, ENGINE, SLOTS, LOOK_UP, REMEMBER, FORGET, NAME, ENDED, CHECK, CLOSED = range(
     11, 22
 )
+PROVED: Final = 22
 KINDS: Final = (
     "", "table", "heard", "lost", "begin", "arrived", "first_byte", "end", "ratio", "learned", "own",
     "executing", "choice", "engine", "slots", "look_up", "remember", "forget", "name", "ended", "check", "closed",
+    "proved",
 )  # fmt: skip
 """Names by kind."""
 
 FRESH: Final = 1
 POWER_OK, TAKEN = 1, 2
 CHOSEN, HELD = 1, 2
+ENGINES: Final = 1
+"""Of prefix records: the table of engines."""
 FULL: Final = 1
 SERVING: Final = 1
 """Of ENDED: this site served it for another one; else it entered here."""
@@ -94,7 +100,7 @@ FIRST_FORM: Final = Struct("<BBHiq")
 RATIO_FORM: Final = Struct("<BBHidd")
 LEARNED_FORM: Final = Struct("<BBHidddddq")
 CHOICE_FORM: Final = Struct("<BBHiiii5d")
-ENGINE_FORM: Final = Struct("<BBHidQi")
+ENGINE_FORM: Final = Struct("<BBHiddQi")
 LOOK_UP_FORM: Final = Struct("<BBHdi64s")
 REMEMBER_FORM: Final = Struct("<BBHdii")
 NAME_FORM: Final = Struct("<BBHH")
@@ -108,8 +114,8 @@ OWN_ROW: Final = np.dtype(
     [("worker", "<i4"), ("offer", "<i4"), ("requests", "<i8"), ("tokens", "<i8"), ("prefill_tokens", "<i8")]
 )  # fmt: skip
 EXECUTING_ROW: Final = np.dtype(
-    [("worker", "<i4"), ("engine", "<i4"), ("requests", "<i8"), ("tokens", "<i8")]
-)
+    [("worker", "<i4"), ("engine", "<i4"), ("requests", "<i8"), ("tokens", "<i8"), ("prefill_tokens", "<i8")]
+)  # fmt: skip
 SLOT_ROW: Final = np.dtype(
     [("slot", "<u4"), ("site", "<i4"), ("digest", "<u8"), ("tokens", "<i4"), ("empty", "<i4"), ("at_s", "<f8")]
 )  # fmt: skip
@@ -261,7 +267,7 @@ class Recorder:
         self.at = at + 56
         _learned(self.buffer, at, LEARNED, 0, 56, offer, *predicted, ttft_ms, e2e_ms, tokens_out)
 
-    def rows(self, kind: int, raw: memoryview, row_bytes: int) -> None:
+    def rows(self, kind: int, raw: memoryview, row_bytes: int, flags: int = 0) -> None:
         """OWN, EXECUTING or SLOTS: whole rows, as bytes."""
         most = (RECORD_BYTES_MAX - BARE_FORM.size) // row_bytes * row_bytes
         for first in range(0, len(raw), most):
@@ -269,7 +275,7 @@ class Recorder:
             size = BARE_FORM.size + len(part)
             at = self.at if self.at <= FULL_AT else self.flush()
             self.at = at + size
-            BARE_FORM.pack_into(self.buffer, at, kind, 0, size)
+            BARE_FORM.pack_into(self.buffer, at, kind, flags, size)
             self.buffer[at + BARE_FORM.size : at + size] = part
 
     # --- decisions
@@ -308,33 +314,53 @@ class Recorder:
         if count:
             buffer[at : at + 4 * count] = np.array(tried[-TRIED_MAX:], "<i4").tobytes()
 
-    def engine(self, offer: int, tokens: float, states: int, engine: int) -> None:
+    def engine(
+        self,
+        offer: int,
+        tokens_in: float,
+        tokens_out: float,
+        states: int,
+        engine: int,
+        held: NDArray[np.int64] | None,
+    ) -> None:
+        flags, size = (0, 36) if held is None else (HELD, 36 + CACHED_BYTES)
         at = self.at if self.at <= FULL_AT else self.flush()
-        self.at = at + 28
-        _engine(self.buffer, at, ENGINE, 0, 28, offer, tokens, states, engine)
+        self.at = at + size
+        _engine(self.buffer, at, ENGINE, flags, size, offer, tokens_in, tokens_out, states, engine)
+        if held is not None:
+            self.buffer[at + 36 : at + size] = held.tobytes()
 
     # --- prefixes
 
-    def look_up(self, prefixes: Prefixes, now_s: float, cached: NDArray[np.int64]) -> None:
+    def look_up(
+        self, prefixes: Prefixes, now_s: float, cached: NDArray[np.int64], flags: int = 0
+    ) -> None:
         count = prefixes.count
         size = LOOK_UP_FORM.size + 12 * count
         at = self.at if self.at <= FULL_AT else self.flush()
         self.at = at + size
-        LOOK_UP_FORM.pack_into(self.buffer, at, LOOK_UP, 0, size, now_s, count, cached.tobytes())
+        LOOK_UP_FORM.pack_into(
+            self.buffer, at, LOOK_UP, flags, size, now_s, count, cached.tobytes()
+        )
         self._digests(at + LOOK_UP_FORM.size, prefixes)
 
-    def remember(self, prefixes: Prefixes, site: int, now_s: float) -> None:
+    def remember(self, prefixes: Prefixes, site: int, now_s: float, flags: int = 0) -> None:
         count = prefixes.count
         size = REMEMBER_FORM.size + 12 * count
         at = self.at if self.at <= FULL_AT else self.flush()
         self.at = at + size
-        REMEMBER_FORM.pack_into(self.buffer, at, REMEMBER, 0, size, now_s, count, site)
+        REMEMBER_FORM.pack_into(self.buffer, at, REMEMBER, flags, size, now_s, count, site)
         self._digests(at + REMEMBER_FORM.size, prefixes)
 
-    def forget(self, site: int) -> None:
+    def forget(self, site: int, flags: int = 0) -> None:
         at = self.at if self.at <= FULL_AT else self.flush()
         self.at = at + 8
-        SITE_FORM.pack_into(self.buffer, at, FORGET, 0, 8, site)
+        SITE_FORM.pack_into(self.buffer, at, FORGET, flags, 8, site)
+
+    def proved(self, site: int, packed: int, found_tokens: int, flags: int = 0) -> None:
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + 24
+        _counted(self.buffer, at, PROVED, flags, 24, site, packed, found_tokens)
 
     def _digests(self, at: int, prefixes: Prefixes) -> None:
         count = prefixes.count
@@ -479,6 +505,16 @@ def heard_of(record: Record) -> tuple[int, float, float, list[tuple[Any, ...]]]:
     """(site, instant, age, offers) of HEARD."""
     _, _, _, site, now_s, age_s = HEARD_FORM.unpack_from(record.raw)
     return site, now_s, age_s, list(OFFER_FORM.iter_unpack(record.raw[HEARD_FORM.size :]))
+
+
+def engine_of(record: Record) -> tuple[int, float, float, int, int, NDArray[np.int64] | None]:
+    """(offer, tokens in, tokens out, states, result, `cached`) of ENGINE."""
+    f = ENGINE_FORM.unpack_from(record.raw)
+    cached = None
+    if record.flags & HELD:
+        flat = np.frombuffer(record.raw, np.int64, 2 * CACHED_MAX, ENGINE_FORM.size)
+        cached = flat.reshape(CACHED_MAX, 2).copy()
+    return f[3], f[4], f[5], f[6], f[7], cached
 
 
 class Choice(NamedTuple):

@@ -57,7 +57,7 @@ def changed_own(shared: Any, copy: Any, skip: int, count: int, rows: Any) -> int
 def changed_executing(
     shared: Any, copy: Any, count: int, states: Any, usable: Any, rows: Any
 ) -> int:
-    """The same for requests and tokens at engines below `count`, of all workers (`journal.EXECUTING_ROW`).
+    """The same for what is at engines below `count`, of all workers (`journal.EXECUTING_ROW`).
 
     `usable` [1] gets the engines whose state is 1 as bits.
     """
@@ -71,18 +71,24 @@ def changed_executing(
         for engine in range(count):
             theirs = shared[worker, engine]
             mine = copy[worker, engine]
-            requests, tokens = theirs.requests, theirs.tokens
-            if requests == mine.requests and tokens == mine.tokens:
+            requests, tokens, prefill = theirs.requests, theirs.tokens, theirs.prefill_tokens
+            if (
+                requests == mine.requests
+                and tokens == mine.tokens
+                and prefill == mine.prefill_tokens
+            ):
                 continue
             if found == rows.shape[0]:
                 return found
             mine.requests = requests
             mine.tokens = tokens
+            mine.prefill_tokens = prefill
             row = rows[found]
             row.worker = worker
             row.engine = engine
             row.requests = requests
             row.tokens = tokens
+            row.prefill_tokens = prefill
             found += 1
     return found
 

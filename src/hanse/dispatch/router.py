@@ -290,14 +290,18 @@ def choose_engine(
     states: NDArray[np.int64],
     executing: NDArray[np.void],
     *,
+    offers: Records,
     offer: int,
-    tokens: int,
+    tokens_in: int,
+    tokens_out: int,
+    held: NDArray[np.int64] = NONE_CACHED,
 ) -> int:
-    """The replica of an offer with the least requests at this site, or `Reason.DEAD` or `Reason.ROOM`."""
+    """The replica of an offer at which one more request takes the least time of all, or `Reason.DEAD` or `Reason.ROOM`."""
     assert executing.dtype == OWN_DTYPE
     engine: int = kernels.choose_engine(
-        engine_offer, requests_max, tokens_max, states, executing, offer, float(tokens)
-    )
+        engine_offer, requests_max, tokens_max, states, executing, offers, offer, float(tokens_in),
+        float(tokens_out), held,
+    )  # fmt: skip
     return engine
 
 
@@ -366,4 +370,6 @@ def warm() -> None:
     load.observed(0, router.predicted(), ttft_ms=1.0, tpot_ms=1.0)
     load.end(ticket)
     integers, floats = np.zeros(1, np.int64), np.ones(1)
-    choose_engine(integers, floats, floats, integers, load.own, offer=0, tokens=1)
+    choose_engine(
+        integers, floats, floats, integers, load.own, offers=table.offers, offer=0, tokens_in=1, tokens_out=1
+    )  # fmt: skip

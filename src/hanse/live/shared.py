@@ -15,7 +15,8 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 | exec | [worker, engine] (requests, tokens, prefill_tokens): in flight at each local engine | that worker |
 | begun | [worker, engine]: requests ever handed to each local engine; its growth is the arrival rate | that worker |
 | counters | [worker, counter]: metrics, see `live.gateway.metrics` | that worker |
-| prefixes | [slot] (digest, site and tokens, at_s): who holds which prompt prefix, as `dispatch.prefix` lays it out | all workers |
+| prefixes | [slot] (digest, site and tokens, at_s): which site holds which prompt prefix, as `dispatch.prefix` lays it out | all workers |
+| engine_prefixes | [slot] the same of this site's engines | all workers |
 | buckets | [key row] (tokens, at_s): rate limits, shared by all workers | all workers |
 | notes | [slot] 256 bytes: measured values of late requests, see `live.gateway.notes` | all workers |
 
@@ -39,7 +40,7 @@ from numpy.typing import NDArray
 from hanse.errors import SiteError
 
 MAGIC: Final = b"HANSESHM"
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 WORKERS_MAX: Final = 16
 OFFERS_MAX: Final = 4096
@@ -74,6 +75,7 @@ _REGIONS: Final = (
     ("buckets", "<f8", (KEYS_MAX, 2)),
     ("notes", "<i8", (NOTES_MAX, NOTE_BYTES // _F8)),
     ("prefixes", "<i8", (PREFIXES_MAX, 3)),
+    ("engine_prefixes", "<i8", (PREFIXES_MAX, 3)),
 )
 
 PAGE_BYTES: Final = _HEADER_BYTES + sum(int(np.prod(shape)) * _F8 for _, _, shape in _REGIONS)
@@ -115,6 +117,7 @@ class SharedPage:
         self.counters: Floats = views["counters"]
         self.buckets: Floats = views["buckets"]
         self.prefixes: Counts = views["prefixes"]
+        self.engine_prefixes: Counts = views["engine_prefixes"]
         self.notes = memoryview(cast("Any", views["notes"].reshape(-1))).cast("B")
 
     @classmethod

@@ -21,6 +21,8 @@ from hanse.catalogue import Accelerator
 from hanse.model.fleet import Value
 from hanse.serving.precisions import GGUF
 
+CALIBRATED_ERROR: Final = 0.15
+"""A median error beyond this is not called calibrated, neither of a family nor of a chip in it."""
 TABLE: Final = Path(__file__).parent / "data" / "families.csv"
 
 
@@ -28,8 +30,6 @@ class Family(Value, frozen=True, kw_only=True):
     """Shares are of rated figures; microseconds are of one step."""
 
     id: str
-    calibrated: bool
-    """Models held out of the fit are met within a fifth."""
     chips: str
     """Those whose measurements it was fitted on, with semicolons."""
     weights_share_16: float
@@ -42,13 +42,17 @@ class Family(Value, frozen=True, kw_only=True):
     """Of rated bandwidth, for routed experts; above 1 means that fewer are hit than chance says. Next of 4 to 6 bit."""
     routed_share_4: float
     kv_share: float
+    kv_narrow: float
+    """Bytes of KV cache over those at 16 bit, where weights are computed with at 8 or 4 bit: some engines then keep 8-bit
+    caches (0.5), others do not (1)."""
     latent_kv_extra: float
     """MLA computes on what it reads: this much longer than reading takes."""
     ops_share_16: float
     ops_share_8: float
     ops_share_4: float
-    routed_ops_share: float
-    """Of those, for models with routed experts: small matrices."""
+    expert_pad: float
+    """Operations wasted in routed experts: this much times E/k, since tiles are padded up to whole tokens. 1/16 means that
+    a tile of 128 is filled from steps of 2,048 tokens."""
     attention_ops_share: float
     added_compute: float
     """Added again to the step, hidden by nothing. So engines reach ops_share / (1 + this) of the rated operations."""
@@ -60,7 +64,9 @@ class Family(Value, frozen=True, kw_only=True):
     """Latency of one all-reduce, times log2 of the chips."""
     layer_us: float
     routed_layer_us: float
-    """Added, where layers route to experts."""
+    """Added, where layers route to experts, for each eight that a token goes to."""
+    latent_layer_us: float
+    """Added, where layers have MLA."""
     step_us: float
     request_us: float
     ttft_ms_fixed: float
@@ -73,10 +79,15 @@ class Family(Value, frozen=True, kw_only=True):
     power_prefill: float
     idle_loaded_w: float
     """Above the idle of an empty chip, once a model is loaded."""
-    tpot_error: float
-    """Median relative error on models that the fit had not seen."""
-    tpot_error_elsewhere: float
+    calibrated_dense: bool
+    """Dense models held out of the fit are met within 15 % (median), and so are whole sources; next of routed experts."""
+    tpot_error_dense: float
+    """Median relative error on dense models and on sources that the fit had not seen, the greater of the two."""
+    tpot_error_elsewhere_dense: float
     """The same on chips that it had not seen."""
+    calibrated_routed: bool
+    tpot_error_routed: float
+    tpot_error_elsewhere_routed: float
     ttft_error: float
     power_error: float
 
@@ -85,14 +96,31 @@ SERVER: Final = {
     "h100-sxm": "hopper",
     "h100-pcie": "hopper",
     "h200-sxm": "hopper",
+    "h100-nvl": "hopper",
+    "h200-nvl": "hopper",
+    "h20": "hopper",
     "gh200-96": "hopper",
     "b200-sxm": "blackwell",
     "b300-sxm": "blackwell",
+    "gb200": "blackwell",
+    "gb300": "blackwell",
     "a100-sxm-80": "ampere",
     "a100-sxm-40": "ampere",
     "a100-pcie-80": "ampere",
+    "a100-pcie-40": "ampere",
     "a30": "ampere",
     "l40s": "workstation",
+    "l20": "workstation",
+    "a10": "workstation",
+    "v100-sxm-32": "workstation",
+    "rtx-3060-12": "workstation",
+    "rtx-3090-ti": "workstation",
+    "rtx-4060-ti-16": "workstation",
+    "rtx-4070-ti-super": "workstation",
+    "rtx-5060-ti-16": "workstation",
+    "rtx-5070-ti": "workstation",
+    "rtx-5080": "workstation",
+    "rtx-a5000": "workstation",
     "l4": "workstation",
     "a40": "workstation",
     "a10g": "workstation",
@@ -106,7 +134,11 @@ SERVER: Final = {
     "rtx-pro-6000-server": "workstation",
     "mi300x": "cdna",
     "mi325x": "cdna",
+    "mi350x": "cdna",
     "mi355x": "cdna",
+    "mi250": "cdna",
+    "gaudi-2": "gaudi",
+    "gaudi-3": "gaudi",
     "dgx-spark-gb10": "small",
     "jetson-agx-thor": "small",
     "jetson-agx-orin-64": "small",
@@ -156,3 +188,29 @@ def family_id(chip: Accelerator, precision: str) -> str:
 def family_of(chip: Accelerator, precision: str) -> Family:
     """The constants for a chip at a precision."""
     return families()[family_id(chip, precision)]
+
+
+class Promise(Value, frozen=True, kw_only=True):
+    """How near a prediction is to be, as measured on what the fit had not seen."""
+
+    calibrated: bool
+    tpot_error: float
+    ttft_error: float
+    power_error: float
+
+
+def promise_of(chip: Accelerator, precision: str, *, routed: bool) -> Promise:
+    """What a chip's family promises for dense models or those with routed experts."""
+    known = family_of(chip, precision)
+    seen = chip.id in known.chips.split(";")
+    if routed:
+        error = known.tpot_error_routed if seen else known.tpot_error_elsewhere_routed
+    else:
+        error = known.tpot_error_dense if seen else known.tpot_error_elsewhere_dense
+    calibrated = known.calibrated_routed if routed else known.calibrated_dense
+    return Promise(
+        calibrated=calibrated and error <= CALIBRATED_ERROR,
+        tpot_error=error,
+        ttft_error=known.ttft_error,
+        power_error=known.power_error,
+    )

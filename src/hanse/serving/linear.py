@@ -12,13 +12,14 @@ from typing import Literal
 
 from hanse.catalogue import Accelerator, AiModel
 from hanse.model.fleet import Value
-from hanse.serving.families import family_of
+from hanse.serving.families import promise_of
 from hanse.serving.precisions import known_precision
+from hanse.serving.shapes import routed_miss
 from hanse.serving.steps import CONTEXT_TOKENS_MEAN, decode_ms, decode_w, step_model
 from hanse.serving.thread import THREAD, THREAD_MODEL
 from hanse.units import wh_from_j
 
-Method = Literal["measured", "roofline, calibrated family", "roofline, other hardware"]
+Method = Literal["measured", "roofline, calibrated family", "roofline, not calibrated"]
 
 
 class EngineCoefficients(Value, frozen=True, kw_only=True):
@@ -92,15 +93,13 @@ def expected_errors(
     if chip.id == THREAD:
         known = model.id == THREAD_MODEL
         return (
-            "measured" if known else "roofline, other hardware",
+            "measured" if known else "roofline, not calibrated",
             0.3 if known else 0.6,
             0.2 if known else 0.6,
             0.5,
         )
-    family = family_of(chip, known_precision(precision))
+    said = promise_of(chip, known_precision(precision), routed=routed_miss(model) > 0.0)
     method: Method = (
-        "roofline, calibrated family" if family.calibrated else "roofline, other hardware"
+        "roofline, calibrated family" if said.calibrated else "roofline, not calibrated"
     )
-    seen = chip.id in family.chips.split(";")
-    tpot_error = family.tpot_error if seen else family.tpot_error_elsewhere
-    return method, family.ttft_error, tpot_error, family.power_error
+    return method, said.ttft_error, said.tpot_error, said.power_error

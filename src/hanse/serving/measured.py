@@ -39,6 +39,8 @@ APART: Final = 1.5
 """Largest over smallest batch: below, what each request takes is not to be seen."""
 SHARE_MIN: Final = 1e-6
 """Neither part vanishes wholly, or no ratio would bring it back."""
+LONE_MIN: Final = 0.5
+"""Of the least time that a request was measured to add: a lone token that the line makes quicker than that is no measurement's word."""
 STEP_TIMES: Final = ("weights_ms", "routed_ms", "step_ms_fixed")
 REQUEST_TIMES: Final = ("kv_ms_per_token", "request_ms")
 PROMPT_TIMES: Final = ("compute_ms_per_token", "attention_ms_per_pair", "comm_ms_per_token")
@@ -108,6 +110,9 @@ class MeasuredReplica(Value, frozen=True, kw_only=True):
             found = _scaled(found, PROMPT_TIMES, prompt)
             if max(abs(math.log(decode)), abs(math.log(prompt))) < SETTLED:
                 break
+        once_ms = sum(getattr(found, name) for name in STEP_TIMES)
+        if apart and once_ms < SHARE_MIN * min(p.tpot_ms for p in self.points):
+            found = _steeper(found, self.points) or found
         power = _mean([r for p in self.points if (r := _power_ratio(step, p)) is not None] or [1.0])
         found = _scaled(found, POWERS, power)
         fixed_ms = self._fixed_ms(step.ttft_ms_fixed)
@@ -215,8 +220,12 @@ def _alike(precision: str) -> str:
     return "16" if precision in SIXTEEN_BIT else precision
 
 
+def _decode_ms(step: StepModel, p: MeasuredStep) -> float:
+    return step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+
+
 def _decode_ratio(step: StepModel, p: MeasuredStep) -> float:
-    return p.tpot_ms / step_ms(step, p.batch, 0.0, p.batch, p.batch * p.input_tokens)
+    return p.tpot_ms / _decode_ms(step, p)
 
 
 def _apart(step: StepModel, points: Sequence[MeasuredStep]) -> tuple[float, float]:
@@ -236,21 +245,54 @@ def _apart(step: StepModel, points: Sequence[MeasuredStep]) -> tuple[float, floa
     return max(found[0], SHARE_MIN), max(found[1], SHARE_MIN)
 
 
+def _steeper(step: StepModel, points: Sequence[MeasuredStep]) -> StepModel | None:
+    """`step` with steps that grow faster than their requests do; None where the measurements do not say so.
+
+    Small batches of a CPU engine do: a lone token multiplies vectors, several a matrix that is too small to gain from it. The line
+    through them meets no answer at all below zero, which no step ever has.
+    """
+    found = _scaled(step, STEP_TIMES, 0.0)
+    for _ in range(TURNS_MAX):
+        bare = msgspec.structs.replace(found, step_ms_fixed=0.0, request_ms=0.0)
+        rows = [(1.0 / p.tpot_ms, p.batch / p.tpot_ms) for p in points]
+        line = _line(rows, [1.0 - _decode_ms(bare, p) / p.tpot_ms for p in points])
+        if line is None or line[0] > 0.0 or line[1] <= 0.0:
+            return None
+        found = msgspec.structs.replace(found, step_ms_fixed=line[0], request_ms=line[1])
+        prompt = _mean([_prompt_ratio(found, p) for p in points])
+        found = _scaled(found, PROMPT_TIMES, prompt)
+        if abs(math.log(prompt)) < SETTLED:
+            break
+    lone_ms = step_ms(found, 1.0, 0.0, 1.0, min(p.input_tokens for p in points))
+    return found if lone_ms > LONE_MIN * min(p.tpot_ms / p.batch for p in points) else None
+
+
+def _line(rows: Sequence[tuple[float, float]], rest: Sequence[float]) -> tuple[float, float] | None:
+    """(a, b) of any sign that bring a x + b y nearest to `rest`; None where they cannot be told apart."""
+    xx, yy = sum(x * x for x, _ in rows), sum(y * y for _, y in rows)
+    xy = sum(x * y for x, y in rows)
+    xr = sum(x * r for (x, _), r in zip(rows, rest, strict=True))
+    yr = sum(y * r for (_, y), r in zip(rows, rest, strict=True))
+    decided = xx * yy - xy * xy
+    if decided <= 1e-9 * xx * yy:
+        return None
+    return (yy * xr - xy * yr) / decided, (xx * yr - xy * xr) / decided
+
+
 def _two_least_squares(
     rows: Sequence[tuple[float, float]], rest: Sequence[float]
 ) -> tuple[float, float]:
     """(a, b), neither negative, that bring a x + b y nearest to `rest`."""
-    xx = sum(x * x for x, _ in rows)
-    yy = sum(y * y for _, y in rows)
+    xx, yy = sum(x * x for x, _ in rows), sum(y * y for _, y in rows)
     xy = sum(x * y for x, y in rows)
     xr = sum(x * r for (x, _), r in zip(rows, rest, strict=True))
     yr = sum(y * r for (_, y), r in zip(rows, rest, strict=True))
     only_x, only_y = xr / xx if xx else 0.0, yr / yy if yy else 0.0
-    decided = xx * yy - xy * xy
-    if decided <= 1e-9 * xx * yy:  # they cannot be told apart: both alike
+    found = _line(rows, rest)
+    if found is None:  # they cannot be told apart: both alike
         both = (xr + yr) / (xx + 2.0 * xy + yy) if xx + yy else 1.0
         return max(both, 0.0), max(both, 0.0)
-    a, b = (yy * xr - xy * yr) / decided, (xx * yr - xy * xr) / decided
+    a, b = found
     if a < 0.0:
         return 0.0, max(only_y, 0.0)
     if b < 0.0:

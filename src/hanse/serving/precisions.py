@@ -6,6 +6,7 @@ Not here: how much of a rate an engine reaches (`families`).
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from hanse.catalogue import Accelerator
@@ -37,20 +38,17 @@ WEIGHT_BYTES: Final = {
 GGUF: Final = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_1", "q4_0", "f16", "f32")
 """Formats of llama.cpp, whose kernels differ from those of the batching engines."""
 NAMES: Final = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "fp8_e4m3": "fp8",
-    "w8a8": "int8",
-    "fp4": "nvfp4",
-    "w4a16": "int4",
-    "q8": "q8_0",
-    "q6k": "q6_k",
-    "q5_k": "q5_k_m",
-    "q4_k": "q4_k_m",
-    "q4": "q4_k_m",
-}
+    "float32": "fp32", "single": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "16bit": "bf16", "w16a16": "bf16",
+    "e4m3": "fp8", "fp8_e4m3": "fp8", "int4_awq": "awq", "int4_gptq": "gptq", "awq_4bit": "awq", "gptq_4bit": "gptq", "float8": "fp8", "w8a8_fp8": "fp8", "w8a16_fp8": "fp8", "fp8_block": "fp8", "fp8_dynamic": "fp8",
+    "fp8_static": "fp8", "mxfp8": "fp8", "8bit": "int8", "w8a8": "int8", "w8a8_int8": "int8", "w8a16": "int8", "smoothquant": "int8",
+    "bnb_int8": "int8", "fp4": "nvfp4", "float4": "nvfp4", "w4a4": "nvfp4", "fp4_e2m1": "nvfp4", "mx_fp4": "mxfp4", "nv_fp4": "nvfp4",
+    "w4a16": "int4", "w4a8": "int4", "w4": "int4", "4bit": "int4", "nf4": "int4", "bnb_4bit": "int4", "bnb_nf4": "int4",
+    "int4_wo": "int4", "autoround": "int4", "marlin": "int4", "exl2": "int4", "awq_marlin": "awq", "awq_int4": "awq",
+    "gptq_int4": "gptq", "gptq_marlin": "gptq", "q8": "q8_0", "q8_k": "q8_0", "gguf_q8": "q8_0", "gguf_q8_0": "q8_0", "q6": "q6_k",
+    "q6k": "q6_k", "q5": "q5_k_m", "q5_k": "q5_k_m", "q5_k_s": "q5_k_m", "q5_0": "q5_k_m", "q4_k": "q4_k_m", "q4_k_s": "q4_k_m",
+    "q4_k_xl": "q4_k_m", "ud_q4_k_xl": "q4_k_m", "q4": "q4_k_m", "gguf_q4": "q4_k_m", "gguf_q4_k_m": "q4_k_m", "iq4_xs": "q4_0",
+    "iq4_nl": "q4_0", "gguf": "q4_k_m", "gguf_f16": "f16",
+}  # fmt: skip
 """Other names people use."""
 
 
@@ -67,8 +65,12 @@ class Arithmetic(Value, frozen=True, kw_only=True):
 
 def known_precision(name: str, *, where: str = "variant.precision") -> str:
     """The name as it stands in `WEIGHT_BYTES`, from any case or common spelling."""
-    folded = name.casefold().replace("-", "_")
+    folded = re.sub(r"[-_ .]+", "_", name.casefold().strip())
     found = NAMES.get(folded, folded)
+    if found not in WEIGHT_BYTES:
+        joined = folded.replace("_", "")
+        found = next((n for n in (*WEIGHT_BYTES, *NAMES) if n.replace("_", "") == joined), found)
+        found = NAMES.get(found, found)
     if found not in WEIGHT_BYTES:
         raise ConfigError(where, got=repr(name), allowed=", ".join(sorted(WEIGHT_BYTES)))
     return found

@@ -7,10 +7,10 @@ Formulas. n chips, all working on every token (tensor parallel); e shares of the
 W bytes; L layers of width h.
 
     weights    (W_every / e_w + W_routed (1 - miss^n_new) / e_r) / (n BW)        roofline of BLIS and AIConfigurator
-    KV         C kv / (e_kv n BW)                                                C tokens of context in all
-    compute    2 P / (e_F n F) a token                                           P without the embedding
+    KV         C kv (n_kv or 1) / (e_kv n BW)                                    C tokens of context in all; n_kv: 8-bit caches
+    compute    (2 P + 2 P_routed p E/k) / (e_F n F) a token                      P active, without the embedding; p: padding
     attention  4 q d L / (e_a n F16) a pair                                      prompts only
-    fixed      (t_layer + t_routed) L + t_step + 2 L t_reduce log2 n
+    fixed      (t_layer + t_routed k/8 + t_latent) L + t_step + 2 L t_reduce log2 n
     comm       2 L 2 (n-1)/n 2 h / (e_l link) + passes L 2 h / BW + a * compute  a token; a: compute that does not hide
     power      TDP (base + per_log2 min(log2 B, 8) + routed)                     form: ML.ENERGY v3 with vLLM
 """
@@ -76,8 +76,9 @@ def step_model(
     gguf = runs_llama_cpp(chip, name)
     made = shape(model, name, context_tokens_mean=context_tokens_mean, gguf=gguf)
     weight_s, routed_s = _weights_s(made, known, rated, name, how)
-    kv_s = made.kv_bytes_per_token / (known.kv_share * rated.bytes_per_s)
-    token_s = made.ops_per_token / (_ops_share(made, known, name, how) * rated.ops_per_s)
+    kv_bytes = made.kv_bytes_per_token * (known.kv_narrow if computes_narrow(how) else 1.0)
+    kv_s = kv_bytes / (known.kv_share * rated.bytes_per_s)
+    token_s = _padded_ops(made, known) / (_ops_share(known, name, how) * rated.ops_per_s)
     pair_s = made.attention_ops_per_pair / (known.attention_ops_share * rated.wide_ops_per_s)
     base, per_log2, prefill = _power(known, rated, made)
     return StepModel(
@@ -95,7 +96,7 @@ def step_model(
         decode_w_base=base,
         decode_w_per_log2=per_log2,
         prefill_w=prefill,
-        kv_tokens_max=_kv_tokens_max(model, name, made, rated),
+        kv_tokens_max=_kv_tokens_max(model, name, made, rated, kv_bytes),
         weights_bytes=made.stored_bytes,
         chips=float(count),
     )
@@ -155,15 +156,29 @@ def width(precision: str) -> int:
     return 8 if size > 0.9 or precision in ("int4", "awq", "gptq") else 4
 
 
-def _ops_share(made: Shape, known: Family, precision: str, how: Arithmetic) -> float:
-    share = known.ops_share_16
-    if how.wide_tflops != how.tflops:
-        share = known.ops_share_8 if precision in ("fp8", "int8") else known.ops_share_4
-    return share * (known.routed_ops_share if made.routed else 1.0)
+def computes_narrow(how: Arithmetic) -> bool:
+    """Whether weights are multiplied at 8 or 4 bit."""
+    return how.wide_tflops != how.tflops
+
+
+def _ops_share(known: Family, precision: str, how: Arithmetic) -> float:
+    if not computes_narrow(how):
+        return known.ops_share_16
+    return known.ops_share_8 if precision in ("fp8", "int8") else known.ops_share_4
+
+
+def _padded_ops(made: Shape, known: Family) -> float:
+    """Operations of one token, with those that fill tiles of experts which got few tokens."""
+    if not made.routed:
+        return made.ops_per_token
+    return (
+        made.ops_per_token + made.routed_ops_per_token * known.expert_pad / made.tokens_per_expert
+    )
 
 
 def _fixed_us(made: Shape, known: Family, count: int) -> float:
-    layer_us = known.layer_us + known.routed_layer_us * made.routed
+    layer_us = known.layer_us + known.routed_layer_us * made.expert_groups
+    layer_us += known.latent_layer_us * made.latent_kv
     reduce_us = 2.0 * known.reduce_us * math.log2(count) if count > 1 else 0.0
     return (layer_us + reduce_us) * made.layers + known.step_us
 
@@ -189,7 +204,9 @@ def _idle_w(chip: Accelerator, known: Family, count: int) -> float:
     return count * min(empty_w + known.idle_loaded_w, 0.9 * known.power_base * chip.tdp_w)
 
 
-def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) -> float:
+def _kv_tokens_max(
+    model: AiModel, precision: str, made: Shape, rated: Rated, kv_bytes: float
+) -> float:
     free = rated.memory_bytes - made.stored_bytes - rated.reserved_bytes
     if free <= 0:
         memory_gb, reserved_gb = (
@@ -202,4 +219,4 @@ def _kv_tokens_max(model: AiModel, precision: str, made: Shape, rated: Rated) ->
             allowed=f"weights and {reserved_gb:.1f} GB of reserve within memory",
             fix="use more chips, a smaller precision or a smaller model",
         )
-    return float(int(free / max(made.kv_bytes_per_token, 1.0)))
+    return float(int(free / max(kv_bytes, 1.0)))

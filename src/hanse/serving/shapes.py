@@ -32,9 +32,15 @@ class Shape(Value, frozen=True, kw_only=True):
     stored_bytes: float
     """In memory: also the input embedding."""
     ops_per_token: float
+    routed_ops_per_token: float
+    """Of those, in routed experts."""
+    tokens_per_expert: float
+    """Share of a step's tokens that an expert gets, k/E; 0 for dense models."""
     attention_ops_per_pair: float
     kv_bytes_per_token: float
     """To read and to keep, a token of context, at the mean context asked for: engines drop what left the window."""
+    expert_groups: float
+    """Experts a token goes to, over the usual 8; 0 for dense models."""
     layers: int
     hidden: int
     routed: bool
@@ -64,8 +70,11 @@ def shape(
         stored_bytes=every_bytes + routed * size + embedding_bytes,
         # The input embedding is a look-up; the head is not, and stands for it where the two are one.
         ops_per_token=2.0 * (active if model.tied_embeddings else active - head),
+        routed_ops_per_token=2.0 * routed * (1.0 - miss),
+        tokens_per_expert=1.0 - miss if miss > 0.0 else 0.0,
         attention_ops_per_pair=4.0 * model.layers * model.q_heads * head_dim,
         kv_bytes_per_token=kv_bytes_read(model, context_tokens_mean),
+        expert_groups=(model.experts_per_token or 0) / 8.0 if miss > 0.0 else 0.0,
         layers=model.layers,
         hidden=model.hidden,
         routed=miss > 0.0,

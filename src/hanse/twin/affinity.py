@@ -16,19 +16,19 @@ from hanse.dispatch import choose as kernels
 from hanse.dispatch import prefix as prefixes
 from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
 
-TTL_S: Final = prefixes.TTL_S
 DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
 
 
 @njit(**HOT)
 def digest(w: Any, a: int) -> int:
-    """Fill `digests` from the prompt's last blocks; how many there are."""
+    """Fill `digests` from the prompt's last whole blocks, not those of its answer; how many there are."""
     attempt = w.attempts[a]
     block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
     if block_tokens == 0:
         return 0
-    count: int = min(attempt.block_count, DIGESTS_MAX)
-    start = attempt.block_count - count
+    whole = min(attempt.block_count, attempt.tokens_in // block_tokens)
+    count: int = min(whole, DIGESTS_MAX)
+    start = whole - count
     size = w.blocks.shape[0]
     for i in range(count):
         block = w.blocks[(attempt.block_at + start + i) % size]
@@ -52,7 +52,8 @@ def look_up_prefixes(w: Any, a: int, t: float) -> int:
     count: int = digest(w, a)
     if count > 0:
         table = w.prefix[w.attempts[a].gateway]
-        prefixes.look_up(table, w.digests, w.digest_tokens, count, t, TTL_S, w.cached)
+        trust = w.trust[w.attempts[a].gateway]
+        prefixes.look_up(table, w.digests, w.digest_tokens, count, t, trust, w.cached)
     return count
 
 
@@ -60,20 +61,49 @@ def look_up_prefixes(w: Any, a: int, t: float) -> int:
 def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
     """Fill `held_engines` with the engines of a site that hold it, where the run wants that."""
     clear(w.held_engines)
-    if w.options[OPTION_AFFINITY] != 0.0:
+    if w.options[OPTION_AFFINITY] != 0.0 and w.engine_first[s + 1] - w.engine_first[s] > 1:
         count = digest(w, a)
         if count > 0:
             table = w.engine_prefix[s]
-            prefixes.look_up(table, w.digests, w.digest_tokens, count, t, TTL_S, w.held_engines)
+            trust = w.engine_trust[s]
+            prefixes.look_up(table, w.digests, w.digest_tokens, count, t, trust, w.held_engines)
+
+
+@njit(**HOT)
+def believe_site(w: Any, a: int, s: int, count: int, t: float) -> None:
+    """Note what a site is believed to hold of the prompt, whose digests are at hand, as it is sent there."""
+    attempt = w.attempts[a]
+    attempt.believed_site = 0
+    if count > 0:
+        table = w.prefix[attempt.gateway]
+        attempt.believed_site = prefixes.believed(table, w.digests, w.digest_tokens, count, s, t)
 
 
 @njit(**HOT)
 def remember_engine(w: Any, a: int, e: int, t: float) -> None:
-    """An engine of a site reads this prompt, so it will hold it."""
-    if w.options[OPTION_AFFINITY] != 0.0:
+    """An engine of a site reads this prompt: note what it is believed to hold of it, and that it will hold it."""
+    attempt = w.attempts[a]
+    attempt.believed_engine = 0
+    s = w.engines[e].site
+    if w.options[OPTION_AFFINITY] != 0.0 and w.engine_first[s + 1] - w.engine_first[s] > 1:
         count = digest(w, a)
         if count > 0:
-            s = w.engines[e].site
             table = w.engine_prefix[s]
             engine = e - w.engine_first[s]
+            attempt.believed_engine = prefixes.believed(
+                table, w.digests, w.digest_tokens, count, engine, t
+            )
             prefixes.remember(table, w.digests, w.digest_tokens, count, engine, t)
+
+
+@njit(**HOT)
+def answered(w: Any, a: int, t: float) -> None:
+    """The answer told what was cached: entry and serving site learn how far to believe, and the entry remembers the site."""
+    attempt = w.attempts[a]
+    count = digest(w, a)
+    if count > 0:
+        g, s = attempt.gateway, attempt.site
+        prefixes.proved(w.trust[g], s, attempt.believed_site, attempt.cached)
+        engine = attempt.engine - w.engine_first[s]
+        prefixes.proved(w.engine_trust[s], engine, attempt.believed_engine, attempt.cached)
+        prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, s, t)

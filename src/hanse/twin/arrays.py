@@ -89,6 +89,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("origin", "i4"),
         ("tokens_in", "i4"),
         ("tokens_out", "i4"),
+        ("guess_in", "i4"),
         ("guess_out", "i4"),
         ("tried_count", "i4"),
         ("switches", "i4"),
@@ -114,8 +115,13 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("counted_tokens", "i4"),
         ("told_prefill", "i4"),
         ("told_tokens", "i4"),
+        ("head_requests", "f8"),
+        ("head_tokens", "f8"),
+        ("head_prefill", "f8"),
         ("table", "i4"),
         ("reason", "i4"),
+        ("believed_site", "i8"),
+        ("believed_engine", "i8"),
         ("user_ms", "f8"),
         ("started_at_s", "f8"),
         ("began_at_s", "f8"),
@@ -171,6 +177,9 @@ ENGINE_DTYPE: Final = np.dtype(
         ("context", "i8"),
         ("kv_used", "i8"),
         ("speed", "f8"),
+        ("granted", "f8"),
+        ("demand", "f8"),
+        ("step_cpu_s", "f8"),
         ("at_s", "f8"),
         # What it has done.
         ("busy_s", "f8"),
@@ -184,10 +193,13 @@ ENGINE_DTYPE: Final = np.dtype(
         ("step_prompt_j", "f8"),
         ("wasted_j", "f8"),
         ("served_j", "f8"),
+        ("cpu_s", "f8"),
     ],
     align=True,
 )
-"""[E]. `at_s` is the last step boundary whose effects are applied; `batch_s` is the integral of the batch size over time."""
+"""[E]. `at_s` is the last step boundary whose effects are applied; `batch_s` is the integral of the batch size over time. `granted` is
+the part of its core that an engine gets where engines share a machine (`OPTION_CORES`), `demand` the cores that it and what carries its
+tokens ask for meanwhile, `cpu_s` what it computed, at whatever speed."""
 
 STEP_FIELDS: Final = ENGINE_DTYPE.names[:17] if ENGINE_DTYPE.names else ()
 """What an engine takes over from its `serving.StepModel`, by name."""
@@ -413,6 +425,9 @@ class World(NamedTuple):
     """[S, slots] `prefix.PREFIX_DTYPE` of each gateway."""
     engine_prefix: Any
     """[S, slots] `prefix.PREFIX_DTYPE` of each site: which of its engines hold what."""
+    trust: Any
+    engine_trust: Any
+    """[S, holder, AGES] how far each gateway's tables of sites and of its own engines are to be believed."""
     held_engines: Any
     """[4, 2] scratch: (engine of the site, prompt tokens it holds)."""
     blocks: Any
@@ -456,5 +471,9 @@ OPTION_CENTRAL: Final = 4
 OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTION_AFFINITY: Final = 6
-"""1: a site prefers the engine that holds a prompt's prefix."""
-OPTIONS: Final = 8
+"""1: sites choose engines by `choose_engine`, 0: by the fewest requests."""
+OPTION_CORES: Final = 7
+"""Cores of one machine that all engines share with what carries their tokens; 0: each engine has its own."""
+OPTION_TOKEN_S: Final = 8
+"""CPU seconds that gateways, links and users of that machine take for each token of an answer."""
+OPTIONS: Final = 9

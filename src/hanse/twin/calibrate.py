@@ -3,10 +3,10 @@
 Here: `observations` (one a streamed answer, of input logs), `calibrated` (medians by batch and prompt), `write_steps`. Not here: the
 table's use (`serving.measured`), the logs' form (`dispatch.journal`).
 
-    TPOT   (end - first byte - reading of others' prompts meanwhile) / (answer tokens - 1) of streams with at least `TOKENS_MIN`
-           tokens, against the mean number of requests at the engine meanwhile (at most its slots) and the context halfway through
-           the answer. An engine that reads a prompt makes all its answers wait (that is a matter of who comes when, which a twin
-           plays by itself, and not of a token's time): the tokens of prompts whose first byte came meanwhile, at the time of one
+    TPOT   of b answers at once: the time from first byte to end that an answer was one of b, over the tokens that it wrote in it. An
+           engine that reads a prompt makes its answers wait, with one token for each in that step: when who comes is what a twin plays by
+           itself, and not a token's time, so such stretches and their tokens are taken out. A stretch with fewer answers has the tokens
+           that its own TPOT says. An answer speaks for the b that it was longest among, with the context halfway through it
     first  first byte - begin, of streams that found the engine empty, against the prompt tokens that the engine did not have in its
            cache: a line whose slope is the time of a prompt token. Its height at no tokens is one step without any (what one token of
            a lone answer takes beyond its own prompt-like part) and a fixed time before the engine's first step: gateway, API, tokenizer
@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import csv
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final, NamedTuple
@@ -44,8 +45,12 @@ TOKENS_MIN: Final = 4
 """Of an answer: the time of one token, out of fewer, is mostly that of the last packet."""
 COUNT_MIN: Final = 3
 """Answers of a row: a median of fewer is one answer's luck."""
-SAME_STEP_S: Final = 0.002
+SAME_STEP_MS: Final = 2.0
 """First bytes of prompts that were read in one step come so close together."""
+MOST_MIN: Final = 0.4
+"""Of an answer's time: below, the tokens of its other stretches, by their medians, are too much of it."""
+ABOVE_MAX: Final = 0.1
+"""Of an answer's time among more than the batch that it speaks for."""
 ALONE_MAX: Final = 1.05
 """Mean requests at the engine while a prompt was read, itself included, that still count as one."""
 PROMPTS_MIN: Final = 8
@@ -70,18 +75,25 @@ class Kind(NamedTuple):
     slots: int
 
 
+class Beside(NamedTuple):
+    """Another request at the engine while an answer was written; ms from that answer's first byte."""
+
+    begin_ms: float
+    first_ms: float
+    end_ms: float
+
+
 class Observed(NamedTuple):
     """One streamed answer at its engine."""
 
     kind: Kind
-    batch: float
-    """Mean of requests at the engine from first byte to end, at most its slots."""
     context: float
     """Prompt and half of the answer."""
-    tpot_ms: float
-    """With others' prompts; 0: too short to say."""
-    beside: float
-    """Tokens of others' prompts that the engine read meanwhile, for each token of this answer."""
+    tokens: int
+    """After the first."""
+    decode_ms: float
+    """From first byte to end; 0: too short to say."""
+    beside: tuple[Beside, ...]
     prompt_tokens: int
     """That the engine had to read: not those in its cache."""
     first_ms: float
@@ -148,44 +160,83 @@ def _declared_ms(kind: Kind) -> float:
 
 def _of_engine(kind: Kind, seen: Sequence[Seen]) -> list[Observed]:
     running = _Running([(one.ended.began_at_s, one.ended.ended_at_s) for one in seen])
-    read = _Read([one.ended for one in seen])
+    ended = sorted((one.ended for one in seen), key=lambda e: e.began_at_s)
+    begins = [e.began_at_s for e in ended]
+    longest_s = max(e.ended_at_s - e.began_at_s for e in ended)
     found = []
-    for one in seen:
-        e = one.ended
+    for e in ended:
         if (
             e.outcome != "answered"
             or e.status != 200
             or not e.began_at_s < e.first_byte_at_s < e.ended_at_s
         ):
             continue
-        tpot_ms = first_ms = beside = 0.0
+        decode_ms = first_ms = 0.0
+        beside: tuple[Beside, ...] = ()
         if e.tokens_out >= TOKENS_MIN:
-            tpot_ms = (e.ended_at_s - e.first_byte_at_s) * 1000.0 / (e.tokens_out - 1)
-            beside = read.tokens(e.first_byte_at_s + SAME_STEP_S, e.ended_at_s) / (e.tokens_out - 1)
+            decode_ms = (e.ended_at_s - e.first_byte_at_s) * 1000.0
+            from_s = e.first_byte_at_s - longest_s
+            near = ended[bisect_left(begins, from_s) : bisect_left(begins, e.ended_at_s)]
+            beside = tuple(_beside(e, other) for other in near if _meets(e, other))
         unread = e.tokens_in - e.cached
         if unread > 0 and running.mean(e.began_at_s, e.first_byte_at_s) <= ALONE_MAX:
             first_ms = (e.first_byte_at_s - e.began_at_s) * 1000.0
-        batch = min(running.mean(e.first_byte_at_s, e.ended_at_s), float(kind.slots))
         context = e.tokens_in + e.tokens_out / 2.0
-        found.append(Observed(kind, max(batch, 1.0), context, tpot_ms, beside, unread, first_ms))
+        found.append(Observed(kind, context, e.tokens_out - 1, decode_ms, beside, unread, first_ms))
     return found
 
 
-class _Read:
-    """Prompt tokens that an engine has read, as a function of time."""
+def _meets(one: Ended, other: Ended) -> bool:
+    """Whether another request was at the engine while this answer was written."""
+    return (
+        other is not one
+        and other.began_at_s < one.ended_at_s
+        and other.ended_at_s > one.first_byte_at_s
+    )
 
-    def __init__(self, ended: Iterable[Ended]) -> None:
-        # A prompt is read when its first byte comes; of a whole answer nobody saw that, and its begin stands for it.
-        reads = sorted(
-            (e.first_byte_at_s or e.began_at_s, max(e.tokens_in - e.cached, 0)) for e in ended
-        )
-        self._at: NDArray[np.float64] = np.array([at for at, _ in reads])
-        self._tokens = np.concatenate(([0.0], np.cumsum([tokens for _, tokens in reads])))
 
-    def tokens(self, from_s: float, until_s: float) -> float:
-        """In a stretch of time."""
-        first, end = np.searchsorted(self._at, (from_s, until_s), side="right")
-        return float(self._tokens[end] - self._tokens[first])
+def _beside(one: Ended, other: Ended) -> Beside:
+    zero_s = one.first_byte_at_s
+    # Of a whole answer nobody saw the first byte, and its begin stands for it.
+    first_s = other.first_byte_at_s or other.began_at_s
+    ends = (other.began_at_s, first_s, other.ended_at_s)
+    return Beside(*((at_s - zero_s) * 1000.0 for at_s in ends))
+
+
+class _Stretches(NamedTuple):
+    """An answer's time while no prompt was read, by how many answers were being written."""
+
+    ms: tuple[float, ...]
+    """[batch - 1]."""
+    tokens: float
+    """Written in it."""
+
+    @property
+    def batch(self) -> int:
+        """How many it was longest among."""
+        return max(range(len(self.ms)), key=self.ms.__getitem__) + 1
+
+
+def _stretches(one: Observed, fixed_ms: float) -> _Stretches:
+    """`fixed_ms` after a request's begin its prompt is begun; until its first byte nothing else comes of the step."""
+    end_ms = one.decode_ms
+    reading = sorted(
+        (max(o.begin_ms + fixed_ms, 0.0), min(o.first_ms, end_ms))
+        for o in one.beside
+        if o.first_ms > SAME_STEP_MS and o.first_ms > o.begin_ms + fixed_ms
+    )
+    cuts = {0.0, end_ms}
+    cuts.update(x for span in reading for x in span if 0.0 < x < end_ms)
+    cuts.update(x for o in one.beside for x in (o.first_ms, o.end_ms) if 0.0 < x < end_ms)
+    ms = [0.0] * one.kind.slots
+    for begin, end in pairwise(sorted(cuts)):
+        middle = 0.5 * (begin + end)
+        if not any(a < middle < b for a, b in reading):
+            batch = 1 + sum(o.first_ms < middle < o.end_ms for o in one.beside)
+            ms[min(batch, one.kind.slots) - 1] += end - begin
+    firsts = sorted(end for _, end in reading if end < end_ms)
+    steps = sum(b - a > SAME_STEP_MS for a, b in pairwise([-math.inf, *firsts]))
+    return _Stretches(tuple(ms), max(one.tokens - steps, 0))
 
 
 class _Running:
@@ -219,20 +270,17 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
         kind: _Prompts([o for o in observed if o.kind == kind], _declared_ms(kind))
         for kind in {o.kind for o in observed}
     }
-    groups: dict[tuple[Kind, int, int], list[Observed]] = {}
-    for one in observed:
-        tpot_ms = one.tpot_ms - one.beside * prompts[one.kind].token_ms
-        if one.tpot_ms > 0.0 and tpot_ms > 0.0:
-            key = one.kind, round(one.batch), round(math.log2(max(one.context, 1.0)))
-            groups.setdefault(key, []).append(one._replace(tpot_ms=tpot_ms))
-    steps, left_out = [], 0
-    for (kind, _, _), group in sorted(groups.items()):
-        tokens = median(one.context for one in group)
-        prefill_ms, seen = prompts[kind].prefill_ms(tokens)
-        if len(group) < COUNT_MIN or prefill_ms <= 0.0:
-            left_out += len(group)
-            continue
-        steps.append(_step(kind, group, tokens, (prefill_ms, prompts[kind].fixed_ms, seen)))
+    steps: list[Step] = []
+    told = 0
+    for kind, prompt in sorted(prompts.items()):
+        for (batch, _), group in sorted(_groups(kind, observed, prompt.fixed_ms).items()):
+            tokens = median(one.context for one, _ in group)
+            prefill_ms, seen = prompt.prefill_ms(tokens)
+            if len(group) >= COUNT_MIN and prefill_ms > 0.0:
+                told += len(group)
+                found = batch, tokens, (prefill_ms, prompt.fixed_ms, seen)
+                steps.append(_step(kind, [tpot_ms for _, tpot_ms in group], *found))
+    left_out = sum(one.decode_ms > 0.0 for one in observed) - told
     if not steps:
         raise ConfigError(
             "input logs", got=f"{len(observed)} streamed answers, none of {COUNT_MIN} alike with their prompt's time",
@@ -242,24 +290,56 @@ def calibrated(observed: Sequence[Observed]) -> Calibration:
     return Calibration(steps=tuple(steps), answers=len(observed), left_out=left_out)
 
 
+def _groups(
+    kind: Kind, observed: Sequence[Observed], fixed_ms: float
+) -> dict[tuple[int, int], list[tuple[Observed, float]]]:
+    """(batch, context as a power of two) -> answers with their ms a token; smaller batches first, since larger ones rest on them."""
+    mine = [(o, _stretches(o, fixed_ms)) for o in observed if o.kind == kind and o.decode_ms > 0.0]
+    groups: dict[tuple[int, int], list[tuple[Observed, float]]] = {}
+    known: dict[int, float] = {}
+    for batch in range(1, kind.slots + 1):
+        tpots = []
+        for one, at in mine:
+            tpot_ms = _tpot_ms(at, batch, known) if at.batch == batch else 0.0
+            if tpot_ms > 0.0:
+                tpots.append(tpot_ms)
+                key = batch, round(math.log2(max(one.context, 1.0)))
+                groups.setdefault(key, []).append((one, tpot_ms))
+        if tpots:
+            known[batch] = median(tpots)
+    return groups
+
+
+def _tpot_ms(at: _Stretches, batch: int, known: dict[int, float]) -> float:
+    """Of one answer among `batch`; 0: it was too little among so many, or among more, to say."""
+    below, own_ms, above_ms = at.ms[: batch - 1], at.ms[batch - 1], sum(at.ms[batch:])
+    if own_ms < MOST_MIN * sum(at.ms) or above_ms > ABOVE_MAX * sum(at.ms):
+        return 0.0
+    tokens = at.tokens
+    for number, ms in enumerate(below, start=1):
+        if ms > 0.0:
+            if number not in known:
+                return 0.0
+            tokens -= ms / known[number]
+    return (own_ms + above_ms) / tokens if tokens >= TOKENS_MIN - 1 else 0.0
+
+
 def _step(
-    kind: Kind, group: Sequence[Observed], tokens: float, prompt: tuple[float, float, int]
+    kind: Kind, tpots: Sequence[float], batch: int, tokens: float, prompt: tuple[float, float, int]
 ) -> Step:
     prefill_ms, fixed_ms, seen = prompt
-    tpots = [one.tpot_ms for one in group]
-    batch = median(one.batch for one in group)
     low, high = np.quantile(tpots, (0.25, 0.75)).tolist()
     return Step(
         model=kind.model,
         accelerator=kind.accelerator,
         count=kind.chips,
         precision=kind.precision,
-        batch=round(batch, 2),
+        batch=float(batch),
         input_tokens=round(tokens, 1),
         prefill_ms=round(prefill_ms * batch, 3),
         tpot_ms=round(median(tpots), 3),
         ttft_ms_fixed=round(fixed_ms, 3),
-        answers=len(group),
+        answers=len(tpots),
         tpot_ms_quartiles=(round(low, 3), round(high, 3)),
         prompts=seen,
     )
@@ -303,7 +383,7 @@ class _Prompts:
 
 def _lone_tpot_ms(observed: Sequence[Observed]) -> float:
     """Of answers that had their engine to themselves; 0: none had."""
-    tpots = [o.tpot_ms for o in observed if o.tpot_ms > 0.0 and o.batch <= ALONE_MAX]
+    tpots = [o.decode_ms / o.tokens for o in observed if o.decode_ms > 0.0 and not o.beside]
     return median(tpots) if tpots else 0.0
 
 

@@ -37,6 +37,8 @@ from hanse.twin.arrays import (
     LOST,
     NEVER,
     OPTION_BLOCK_TOKENS,
+    OPTION_CORES,
+    OPTION_TOKEN_S,
     STEP,
 )
 from hanse.twin.queues import free_slot, push, push_now, retime
@@ -75,7 +77,9 @@ def interrupt(w: Any, e: int, t: float) -> None:
     context = float(engine.context)
     batch = float(engine.running)
     while steps < engine.bulk_steps and at_s < t:
-        at_s += step_ms(engine, batch, 0.0, batch, context) * 0.001 / engine.speed
+        at_s += (
+            step_ms(engine, batch, 0.0, batch, context) * 0.001 / (engine.speed * engine.granted)
+        )
         context += batch
         steps += 1
     decode(w, e, steps, at_s)
@@ -91,6 +95,7 @@ def decode(w: Any, e: int, steps: int, until_s: float) -> None:
     elapsed_s = until_s - engine.at_s
     joules = (step_w(engine, float(batch), 0.0) - engine.idle_w) * elapsed_s
     engine.busy_s += elapsed_s
+    engine.cpu_s += elapsed_s * engine.granted
     engine.batch_s += elapsed_s * batch
     engine.dynamic_j += joules
     if batch > 0:
@@ -174,9 +179,10 @@ def book_step(engine: Any, decoding: int, prefill_tokens: int, t: float) -> None
     alone_s = 0.0
     if decoding > 0:
         ms = step_ms(engine, float(decoding), 0.0, float(decoding), float(engine.context))
-        alone_s = min(ms * 0.001 / engine.speed, elapsed_s)
+        alone_s = min(ms * 0.001 / (engine.speed * engine.granted), elapsed_s)
     prompts_j = joules * (1.0 - alone_s / elapsed_s) if elapsed_s > 0.0 else 0.0
     engine.busy_s += elapsed_s
+    engine.cpu_s += engine.step_cpu_s
     engine.batch_s += elapsed_s * engine.running
     engine.dynamic_j += joules
     engine.prefill_j += prompts_j
@@ -195,10 +201,15 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
     engine.kv_used += 1
     attempt.share_mark_j = engine.share_j
     if w.options[OPTION_BLOCK_TOKENS] > 0.0:
-        hold_blocks(w, e, a)
+        hold_blocks(w, e, a, attempt.tokens_in)
     if attempt.first_at_s == 0.0:
         attempt.first_at_s = t
         site_load = w.site_load[attempt.offer]
+        told = w.telemetry[attempt.site]
+        attempt.head_requests = told * site_load.requests
+        attempt.head_tokens = told * site_load.tokens
+        # This one's prompt with it: its gateway hears first and takes it out of its own count then.
+        attempt.head_prefill = told * site_load.prefill_tokens
         site_load.prefill_tokens -= attempt.told_prefill
         w.executing[0, e].prefill_tokens -= attempt.told_prefill
         attempt.told_prefill = 0
@@ -230,6 +241,9 @@ def finish_due(w: Any, e: int, t: float) -> None:
             kept += 1
         else:
             leave_batch(engine, attempts[a])
+            if attempts[a].block_count > 0:
+                # Its memory is free now, and the last of all to be given to others.
+                hold_blocks(w, e, a, attempts[a].tokens_in + attempts[a].tokens_out)
             leave_engine(w, e, a)
             send_end(w, a, t)
     engine.running = kept
@@ -290,6 +304,11 @@ def compose(w: Any, e: int, t: float) -> None:
     admit(w, e)
     while engine.running > 1 and engine.kv_used + engine.running > engine.kv_max:
         preempt(w, e)
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = (
+            BOUNDARY  # what it did is over, and `share_cores` has nothing of it to stretch
+        )
+        share_cores(w, e, next_demand(w, e), t)
     if engine.running == 0:
         engine.mode = IDLE
         retime(w, e, INF)
@@ -319,7 +338,8 @@ def compose_step(w: Any, e: int, t: float) -> None:
         engine, float(decoding + new_tokens), pairs, float(engine.running), float(engine.context)
     )
     engine.mode = STEP
-    retime(w, e, t + ms * 0.001 / engine.speed)
+    engine.step_cpu_s = ms * 0.001 / engine.speed
+    retime(w, e, t + engine.step_cpu_s / engine.granted)
 
 
 @njit(**HOT)
@@ -333,7 +353,47 @@ def compose_bulk(w: Any, e: int, t: float) -> None:
     steps = max(min(steps, (engine.kv_max - engine.kv_used) // engine.running), 1)
     engine.mode = BULK
     engine.bulk_steps = steps
-    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / engine.speed)
+    retime(w, e, t + bulk_ms(engine, steps) * 0.001 / (engine.speed * engine.granted))
+
+
+# --- engines that share a machine
+
+
+@njit(**KERNEL)
+def next_demand(w: Any, e: int) -> float:
+    """Cores that an engine's next step asks for: its own, and what carries a token of each answer during a step."""
+    engine = w.engines[e]
+    if engine.running == 0:
+        return 0.0
+    decoding = float(engine.running - engine.prefilling)
+    new_tokens = decoding
+    for i in range(engine.running):
+        new_tokens += w.attempts[w.running[e, i]].prefill_left
+    ms = step_ms(engine, new_tokens, 0.0, float(engine.running), float(engine.context))
+    return 1.0 + decoding * w.options[OPTION_TOKEN_S] * 1000.0 * engine.speed / ms
+
+
+@njit(**KERNEL)
+def share_cores(w: Any, e: int, demand: float, t: float) -> None:
+    """Engine `e` asks for `demand` cores from now on: where all ask for more than there are, all get less, as of fair scheduling.
+
+    A step with prompts goes on at the new speed at once, a bulk from its next boundary on, a few milliseconds later.
+    """
+    engines = w.engines
+    engines[e].demand = demand
+    wanted = 0.0
+    for i in range(engines.shape[0]):
+        wanted += engines[i].demand
+    granted = min(1.0, w.options[OPTION_CORES] / wanted) if wanted > 0.0 else 1.0
+    for i in range(engines.shape[0]):
+        engine = engines[i]
+        if engine.granted == granted:
+            continue
+        if engine.mode == STEP:
+            retime(w, i, t + (w.next_s[i] - t) * engine.granted / granted)
+        elif engine.mode == BULK:
+            interrupt(w, i, t)
+        engine.granted = granted
 
 
 @njit(**HOT)
@@ -434,6 +494,9 @@ def halt(w: Any, e: int, t: float, mode: int) -> None:
         interrupt(w, e, t)
     for i in range(engine.running):
         attempts[running[e, i]].take = 0
+    if w.options[OPTION_CORES] > 0.0:
+        engine.mode = BOUNDARY
+        share_cores(w, e, 0.0, t)
     engine.mode = mode
     engine.at_s = t
     retime(w, e, INF)
@@ -458,7 +521,8 @@ def held_tokens(w: Any, e: int, a: int) -> int:
     sets = blocks.shape[1] // CACHE_WAYS
     size = w.blocks.shape[0]
     tokens = 0
-    for i in range(attempt.block_count):
+    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
+    for i in range(min(attempt.block_count, attempt.tokens_in // block_tokens)):
         block = w.blocks[(attempt.block_at + i) % size]
         first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
         found = False
@@ -469,20 +533,20 @@ def held_tokens(w: Any, e: int, a: int) -> int:
                 break
         if not found:
             break
-        tokens += int(w.options[OPTION_BLOCK_TOKENS])
+        tokens += block_tokens
     return tokens
 
 
 @njit(**KERNEL)
-def hold_blocks(w: Any, e: int, a: int) -> None:
-    """The engine keeps a prompt's whole blocks, in the memory that running requests leave free."""
+def hold_blocks(w: Any, e: int, a: int, tokens: int) -> None:
+    """The engine keeps whole blocks of the first tokens, in the memory that running requests leave free."""
     attempt, blocks, stamps = w.attempts[a], w.cache_block, w.cache_stamp
     engine = w.engines[e]
     sets = blocks.shape[1] // CACHE_WAYS
     size = w.blocks.shape[0]
     free_share = max(0.0, 1.0 - float(engine.kv_used) / float(engine.kv_max))
     ways = max(1, int(CACHE_WAYS * free_share + 0.5))
-    whole = attempt.tokens_in // int(w.options[OPTION_BLOCK_TOKENS])
+    whole = tokens // int(w.options[OPTION_BLOCK_TOKENS])
     for i in range(min(attempt.block_count, whole)):
         block = w.blocks[(attempt.block_at + i) % size]
         first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS

@@ -109,7 +109,7 @@ def darken_site(w: Any, s: int, t: float) -> None:
     for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage != FREE and attempt.gateway == s and attempt.dropped == 0:
-            settle(w, a)
+            settle(w, a, t)
             book(w, a, t, BROKEN if attempt.answering == 1 else FAILED_OUT, kernels.DEAD)
             drop(w, a, t)
 

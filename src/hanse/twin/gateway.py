@@ -3,8 +3,9 @@
 Here: what `live.gateway` does around the same kernels of `dispatch`: `choose`, `choose_engine`, `load.*`, `prefix.*`. Not here: engines
 (`engine`), what each result is summed into (`books`), when any of this happens (`loop`).
 
-Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later. Frames are
-taken in when a gateway is about to choose among the sites they speak of, which changes nothing that anybody could see before.
+Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later, and the head of
+every answer from another site tells the load of its offer as it was when the answer began. Frames are taken in when a gateway is about to
+choose among the sites they speak of, or to change its own count there, which is as good as when they came: nothing looks at them before.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from numba import njit
 from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
-from hanse.dispatch import prefix as prefixes
 from hanse.dispatch.patience import first_byte_s
-from hanse.twin.affinity import look_up_engines, look_up_prefixes, remember_engine
+from hanse.twin.affinity import (
+    answered,
+    believe_site,
+    look_up_engines,
+    look_up_prefixes,
+    remember_engine,
+)
 from hanse.twin.arrays import (
     ANSWERED,
     ARRIVE,
@@ -28,6 +34,7 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
+    OPTION_AFFINITY,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
@@ -181,7 +188,7 @@ def ask_policy(w: Any, a: int, t: float) -> int:
     attempt = w.attempts[a]
     for s in range(w.site_up.shape[0]):
         hear(w, attempt.gateway, s, t)
-    chosen: int = pick(w, a, t, BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
+    chosen: int = pick(w, a, t, BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in)
     return chosen
 
 
@@ -194,10 +201,10 @@ def ask_once(w: Any, a: int, t: float) -> int:
     lists = (w.candidate[v, g], w.listed[v], w.first[v])
     load = (w.load_offers[g], w.load_sites[g], w.load_services[g], w.own[g])
     request = (
-        float(attempt.tokens_in),
+        float(attempt.guess_in),
         float(attempt.guess_out),
         (attempt.expires_at_s - t) * 1000.0,
-        BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in,
+        BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in,
     )
     chosen: int = kernels.choose(
         table, lists, load, attempt.service, attempt.subject, g, request, t, w.valid_until_s[v],
@@ -209,7 +216,7 @@ def ask_once(w: Any, a: int, t: float) -> int:
 @njit(**KERNEL)
 def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
     """`choose_engine` at a site: global number of the engine, or the reason."""
-    tokens = w.attempts[a].tokens_in + w.attempts[a].guess_out
+    attempt = w.attempts[a]
     first, end = w.engine_first[s], w.engine_first[s + 1]
     states = w.engine_state[first:end]
     if excluded != 0:
@@ -218,10 +225,17 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
             scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
         states = scratch
     look_up_engines(w, a, s, t)
-    found: int = kernels.choose_engine_held(
-        w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-        states, w.executing[:, first:end], offer, float(tokens), w.held_engines,
-    )  # fmt: skip
+    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
+    if w.options[OPTION_AFFINITY] != 0.0:
+        found = kernels.choose_engine(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
+        )  # fmt: skip
+    else:
+        found = kernels.least_requests(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
+        )  # fmt: skip
     return first + found if found >= 0 else found
 
 
@@ -242,13 +256,14 @@ def find(w: Any, a: int, t: float) -> int:
     count = attempt.tried_count
     for i in range(TRIED_MAX):
         w.scratch_tried[i] = w.tried[a, i] if i < count else -1
-    look_up_prefixes(w, a, t)
+    known = look_up_prefixes(w, a, t)
     worst = 0
     while True:
         o = ask(w, a, t)
         if o < 0:
             return min(o, worst)
         s = w.offers[w.version[g], o].site
+        believe_site(w, a, s, known, t)
         if s != g:
             begin(w, a, o, s, t)
             send(w, a, t)
@@ -283,8 +298,8 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     attempt.e2e_ms_predicted = out[kernels.OUT_E2E_MS]
     attempt.path_ms = out[kernels.OUT_PATH_MS]
     attempt.deadline_at_s = t + first_byte_s(attempt.ttft_ms_predicted, attempt.switches)
-    attempt.counted_prefill = attempt.tokens_in
-    attempt.counted_tokens = attempt.tokens_in + attempt.guess_out
+    attempt.counted_prefill = attempt.guess_in
+    attempt.counted_tokens = attempt.guess_in + attempt.guess_out
     loads.begin(w.own[g], 0, o, attempt.counted_prefill, attempt.counted_tokens)
     loads.arrived(w.load_services[g], attempt.service, 1.0, t)
     watch(w, a)
@@ -302,7 +317,7 @@ def send(w: Any, a: int, t: float) -> None:
         attempt.stage = LOST  # the deadline, silence or the link's return will tell
         attempt.lost_kind = ARRIVE
         return
-    bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.tokens_in)
+    bytes_ms = path.ms_per_byte * (BODY_BYTES + BYTES_PER_TOKEN * attempt.guess_in)
     start_s = max(t, w.link_busy_s[g, s])
     w.link_busy_s[g, s] = start_s + bytes_ms * 0.001
     push(w, w.link_busy_s[g, s] + 0.0005 * path.rtt_ms, ARRIVE, a)
@@ -313,8 +328,8 @@ def execute(w: Any, a: int, e: int, t: float) -> None:
     """The site hands the request to one of its engines."""
     attempt = w.attempts[a]
     site_load, executing = w.site_load[attempt.offer], w.executing[0, e]
-    attempt.told_tokens = attempt.tokens_in + attempt.guess_out
-    attempt.told_prefill = attempt.tokens_in
+    attempt.told_tokens = attempt.guess_in + attempt.guess_out
+    attempt.told_prefill = attempt.guess_in
     site_load.requests += 1
     site_load.tokens += attempt.told_tokens
     site_load.prefill_tokens += attempt.told_prefill
@@ -366,9 +381,11 @@ def answer_back(w: Any, a: int, t: float, kind: int, reason: int) -> None:
 
 
 @njit(**HOT)
-def settle(w: Any, a: int) -> None:
-    """Take the attempt out of this gateway's own counts."""
+def settle(w: Any, a: int, t: float) -> None:
+    """Take the attempt out of this gateway's own counts, after what was heard while it was in them."""
     attempt = w.attempts[a]
+    if attempt.site != attempt.gateway:
+        hear(w, attempt.gateway, attempt.site, t)
     loads.end(
         w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill, attempt.counted_tokens
     )
@@ -382,7 +399,7 @@ def refused(w: Any, a: int, t: float) -> None:
     if w.attempts[a].dropped != 0:
         waste(w, a)
         return
-    settle(w, a)
+    settle(w, a, t)
     exclude(w, a)
     again(w, a, t)
 
@@ -395,11 +412,11 @@ def failed(w: Any, a: int, t: float) -> None:
         waste(w, a)
         return
     if attempt.answering == 1:  # bytes have gone to the client: nothing may be sent again
-        settle(w, a)
+        settle(w, a, t)
         book(w, a, t, BROKEN, 0)
         waste(w, a)
         return
-    settle(w, a)
+    settle(w, a, t)
     attempt.executed = 1
     if attempt.engine < 0 and attempt.site != attempt.gateway:
         w.load_sites[attempt.gateway, attempt.site].reachable = 0
@@ -430,6 +447,20 @@ def again(w: Any, a: int, t: float) -> None:
     seek(w, a, t)
 
 
+@njit(**KERNEL)
+def hear_head(w: Any, a: int) -> None:
+    """The load of its offer that an answer from another site begins with; live it speaks of the site's other offers too."""
+    attempt = w.attempts[a]
+    g, o = attempt.gateway, attempt.offer
+    if attempt.head_requests < 0.0:
+        return
+    row = w.load_offers[g, o]
+    loads.heard(
+        w.load_offers[g], w.load_services[g], w.own[g], o, attempt.service, row.replicas, attempt.head_requests,
+        attempt.head_tokens, attempt.head_prefill, row.rate_rps, 0.0,
+    )  # fmt: skip
+
+
 @njit(**HOT)
 def first_byte(w: Any, a: int, t: float) -> None:
     """The first token has reached the gateway."""
@@ -437,6 +468,9 @@ def first_byte(w: Any, a: int, t: float) -> None:
     if attempt.dropped != 0:
         return
     attempt.answering = 1
+    if attempt.site != attempt.gateway:
+        hear(w, attempt.gateway, attempt.site, t)
+        hear_head(w, a)
     loads.first_byte(w.own[attempt.gateway], 0, attempt.offer, attempt.counted_prefill)
     attempt.counted_prefill = 0
     unwatch(w, a)
@@ -450,7 +484,7 @@ def ended(w: Any, a: int, t: float) -> None:
         waste(w, a)
         return
     g, o = attempt.gateway, attempt.offer
-    settle(w, a)
+    settle(w, a, t)
     engine = w.engines[attempt.engine]
     back_s = 0.0005 * w.ways[attempt.site, g].rtt_ms
     ttft_ms = (attempt.first_at_s + back_s - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
@@ -461,9 +495,7 @@ def ended(w: Any, a: int, t: float) -> None:
     )  # fmt: skip
     guess = w.guess_out[g, attempt.service]
     w.guess_out[g, attempt.service] = guess + loads.GUESS_SHARE * (attempt.tokens_out - guess)
-    count = look_up_prefixes(w, a, t)
-    if count > 0:
-        prefixes.remember(w.prefix[g], w.digests, w.digest_tokens, count, attempt.site, t)
+    answered(w, a, t)
     outcome = ANSWERED if t <= attempt.expires_at_s else BROKEN
     book(w, a, t, outcome, 0)
     free_slot(w, a)
@@ -503,7 +535,7 @@ def expire_streams(w: Any, t: float) -> None:
         if attempt.stage == FREE or attempt.dropped != 0 or attempt.answering == 0:
             continue
         if t >= attempt.expires_at_s:
-            settle(w, a)
+            settle(w, a, t)
             book(w, a, t, BROKEN, kernels.DEADLINE)
             drop(w, a, t)
 
@@ -511,7 +543,7 @@ def expire_streams(w: Any, t: float) -> None:
 @njit(**KERNEL)
 def expire(w: Any, a: int, t: float) -> None:
     """The service's deadline passed without a first byte."""
-    settle(w, a)
+    settle(w, a, t)
     book(w, a, t, FAILED_OUT, kernels.DEADLINE)
     drop(w, a, t)
 
@@ -546,7 +578,7 @@ def overdue(w: Any, a: int, t: float) -> None:
         free_slot(w, b)
         attempt.deadline_at_s = t + WAIT_AGAIN_S
         return
-    settle(w, a)
+    settle(w, a, t)
     drop(w, a, t)
 
 
@@ -561,6 +593,7 @@ def copy_request(a: Any, b: Any) -> None:
     b.origin = a.origin
     b.tokens_in = a.tokens_in
     b.tokens_out = a.tokens_out
+    b.guess_in = a.guess_in
     b.guess_out = a.guess_out
     b.tried_count = a.tried_count
     b.excluded = a.excluded

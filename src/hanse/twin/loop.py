@@ -163,7 +163,11 @@ def enter(w: Any, at: int, t: float) -> None:
         return
     attempt.gateway = g
     attempt.user_ms = w.user_ms[attempt.origin, g]
-    attempt.guess_out = max(int(w.guess_out[g, attempt.service]), 1)
+    attempt.guess_in = request.guess_in if request.guess_in > 0 else attempt.tokens_in
+    guess = int(w.guess_out[g, attempt.service])
+    if request.limit_out > 0:
+        guess = min(guess, request.limit_out)
+    attempt.guess_out = max(guess, 1)
     attempt.expires_at_s = t + w.deadline_s[attempt.service]
     if w.options[OPTION_BLOCK_TOKENS] > 0.0 and request.block_count > 0:
         copy_blocks(w, a, request.block_at, request.block_count)

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
-from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
+from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.twin.arrays import (
     OPTION_CENTRAL,
     OPTION_POLICY,
@@ -51,7 +51,7 @@ def pick(w: Any, a: int, t: float, body_bytes: float) -> int:
     table = (w.offers[v], w.sites[v], w.services, w.subjects[v], w.paths[g], w.law[v])
     load = (w.load_offers[g], w.load_sites[g], w.load_services[g], w.own[g])
     request = (
-        float(attempt.tokens_in),
+        float(attempt.guess_in),
         float(attempt.guess_out),
         (attempt.expires_at_s - t) * 1000.0,
         body_bytes,

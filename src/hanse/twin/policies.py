@@ -191,6 +191,8 @@ def central_only(f: Any) -> float:
     return 0.0 if f.is_central != 0.0 else INF
 
 
+FEWEST_REQUESTS: Final = ("round_robin", "least_load")
+"""Know nothing of prefixes, so a site picks the replica with the fewest requests; under all others it picks as live sites do."""
 SHIPPED: Final = 0
 OWN: Final = 11
 """Number of a function that the user brought."""
@@ -253,6 +255,11 @@ class Policy:
         self._kept: Any = None
         if number == OWN:
             self._prepare()
+
+    @property
+    def engines_held(self) -> bool:
+        """Whether sites choose engines as live ones do."""
+        return self.name not in FEWEST_REQUESTS
 
     @property
     def speed_note(self) -> str:

@@ -247,7 +247,9 @@ class Rebuilt:
         self.table: Table | None = None
         self._table_of = table_of
         self.executing = np.zeros((head.workers, head.engines_max), OWN_DTYPE)
-        self.slots = np.zeros(head.prefix_slots, prefixes.PREFIX_DTYPE)
+        tables = [np.zeros(head.prefix_slots, prefixes.PREFIX_DTYPE) for _ in range(2)]
+        self.prefixes = [(slots, prefixes.first_trust(prefixes.HOLDERS_MAX)) for slots in tables]
+        """Slots and trust: of sites, of this site's engines."""
         self.names: dict[int, str] = {}
         self._scratch = np.zeros(1, loads.LOAD_OFFER_DTYPE)
         self._apply: dict[int, Callable[[Record], None]] = {
@@ -264,6 +266,7 @@ class Rebuilt:
             form.SLOTS: self._slots,
             form.REMEMBER: self._remember,
             form.FORGET: self._forget,
+            form.PROVED: self._proved,
             form.NAME: self._name,
         }
 
@@ -284,7 +287,7 @@ class Rebuilt:
 
     def engine(self, record: Record) -> int:
         """The choice of an engine made again."""
-        _, _, _, offer, tokens, usable, _ = form.ENGINE_FORM.unpack_from(record.raw)
+        offer, tokens_in, tokens_out, usable, _, held = form.engine_of(record)
         count = len(self.engine_offer)
         states = np.array([(usable >> at) & 1 for at in range(count)], np.int64)
         chosen: int = kernels.choose_engine(
@@ -293,8 +296,11 @@ class Rebuilt:
             self.tokens_max,
             states,
             self.executing,
-            offer,
-            tokens,
+            self.asker.table.offers,
+            self._within(offer),
+            tokens_in,
+            tokens_out,
+            NONE_CACHED if held is None else held,
         )
         return chosen
 
@@ -303,7 +309,8 @@ class Rebuilt:
         now_s = form.LOOK_UP_FORM.unpack_from(record.raw)[3]
         digests, tokens = form.digests_of(record)
         cached = np.full((kernels.CACHED_MAX, 2), -1, np.int64)
-        prefixes.look_up(self.slots, digests, tokens, len(digests), now_s, prefixes.TTL_S, cached)
+        slots, trust = self._table_of_prefixes(record)
+        prefixes.look_up(slots, digests, tokens, len(digests), now_s, trust, cached)
         return cached
 
     def learned(self, record: Record) -> bytes:
@@ -392,19 +399,36 @@ class Rebuilt:
 
     def _executing(self, record: Record) -> None:
         for row in form.rows_of(record, form.EXECUTING_ROW):
-            self.executing[row["worker"], row["engine"]] = (row["requests"], row["tokens"], 0)
+            self.executing[row["worker"], row["engine"]] = (
+                row["requests"],
+                row["tokens"],
+                row["prefill_tokens"],
+            )
 
     def _slots(self, record: Record) -> None:
+        slots, _ = self._table_of_prefixes(record)
         for row in form.rows_of(record, form.SLOT_ROW):
-            self.slots[row["slot"]] = (row["digest"], row["site"], row["tokens"], row["at_s"])
+            slots[row["slot"]] = (row["digest"], row["site"], row["tokens"], row["at_s"])
 
     def _remember(self, record: Record) -> None:
         _, _, _, now_s, _, site = form.REMEMBER_FORM.unpack_from(record.raw)
         digests, tokens = form.digests_of(record)
-        prefixes.remember(self.slots, digests, tokens, len(digests), site, now_s)
+        slots, _ = self._table_of_prefixes(record)
+        prefixes.remember(slots, digests, tokens, len(digests), site, now_s)
 
     def _forget(self, record: Record) -> None:
-        prefixes.forget(self.slots, form.SITE_FORM.unpack_from(record.raw)[3])
+        slots, _ = self._table_of_prefixes(record)
+        prefixes.forget(slots, form.SITE_FORM.unpack_from(record.raw)[3])
+
+    def _proved(self, record: Record) -> None:
+        _, trust = self._table_of_prefixes(record)
+        holder, packed, found_tokens = form.COUNTED_FORM.unpack_from(record.raw)[3:]
+        if not 0 <= holder < len(trust) or packed < 0 or found_tokens < 0:
+            raise IndexError(f"holder {holder}, believed {packed}, found {found_tokens}")
+        prefixes.proved(trust, holder, packed, found_tokens)
+
+    def _table_of_prefixes(self, record: Record) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self.prefixes[1 if record.flags & form.ENGINES else 0]
 
     def _name(self, record: Record) -> None:
         number, name = form.name_of(record)
@@ -483,7 +507,7 @@ class _Checked:
             )
 
     def _engine(self, number: int, record: Record) -> None:
-        logged = form.ENGINE_FORM.unpack_from(record.raw)[6]
+        logged = form.engine_of(record)[4]
         self._same(number, record, logged, self.rebuilt.engine(record))
 
     def _look_up(self, number: int, record: Record) -> None:

@@ -22,7 +22,7 @@ from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, Value
 from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
@@ -50,6 +50,15 @@ Rows = Callable[[Any], None]
 Progress = Callable[[float, int], None]
 
 
+class Machine(Value, frozen=True, kw_only=True):
+    """What all engines of a league on one machine share."""
+
+    cores: float
+    """Of them what idle gateways, links and agents leave."""
+    token_cpu_s: float = 0.0
+    """CPU seconds that gateways, links and users take for each token of an answer, all of them on this machine too."""
+
+
 class Simulation:
     """One fleet, one trace, one scenario."""
 
@@ -64,10 +73,11 @@ class Simulation:
         feed: Feed = RECORDED,
         start_at_s: float = 0.0,
         policy: Policy | str = "shipped",
-        engine_affinity: bool = False,
+        engine_affinity: bool | None = None,
         rows: Rows | None = None,
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
+        machine: Machine | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -80,10 +90,12 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: A site prefers the engine that holds a prompt's prefix; live sites do not yet.
+            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
+                the policy's originals do.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
+            machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -104,7 +116,10 @@ class Simulation:
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
-        world.options[ar.OPTION_AFFINITY] = float(engine_affinity)
+        held = self.policy.engines_held if engine_affinity is None else engine_affinity
+        world.options[ar.OPTION_AFFINITY] = float(held)
+        if machine is not None:
+            world.options[[ar.OPTION_CORES, ar.OPTION_TOKEN_S]] = machine.cores, machine.token_cpu_s
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
@@ -165,6 +180,9 @@ class Simulation:
                 idle = not more and int(self.world.clock[0]["attempts"]) == 0
                 if (idle and until_s >= self.duration_s) or until_s >= self._stop_s:
                     break
+        self._close()
+
+    def _close(self) -> None:
         self.policy.check()
         self._flush_rows()
         if self._steps * STEP_S < float(self.world.clock[0]["now_s"]):

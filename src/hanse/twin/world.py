@@ -5,6 +5,7 @@ Here: `build_world`, `write_table`, sizes. Not here: what happens afterwards (`l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator, ai_model, distance_km, rtt_ms_floor
 from hanse.dispatch.belief import EngineSpec, all_engines
-from hanse.dispatch.build import QUEUE_PER_SLOT_MAX
-from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT
+from hanse.dispatch.choose import CACHED_MAX, CANDIDATES_MAX, OUT_COUNT, QUEUE_PER_SLOT_MAX
 from hanse.dispatch.load import (
     GUESS_OUT_FIRST,
     LOAD_OFFER_DTYPE,
@@ -24,7 +24,7 @@ from hanse.dispatch.load import (
     OWN_DTYPE,
 )
 from hanse.dispatch.paths import PATH_DTYPE
-from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE
+from hanse.dispatch.prefix import DIGESTS_MAX, PREFIX_DTYPE, first_trust
 from hanse.dispatch.router import candidate_offers, listed_offers
 from hanse.dispatch.table import OFFER_DTYPE, SITE_DTYPE, SUBJECT_DTYPE, Table
 from hanse.errors import ConfigError
@@ -84,11 +84,12 @@ def build_world(
     profiles = table.law.shape[0] + PROFILES_SPARE
     subjects = len(table.subjects) + PROFILES_SPARE
     blocks = trace.block_tokens > 0
+    engines_most = max(Counter(s.offer.partition("/")[0] for s in specs).values(), default=1)
     parts = (
         _attempts(int(sum(s.slots * QUEUE_PER_SLOT_MAX for s in specs) * 1.5) + SLOTS_SPARE)
         | _engines(fleet, table, specs, trace.block_tokens, measured)
         | _tables(sites, offers, services, profiles, subjects)
-        | _gateways(sites, offers, services, blocks=blocks)
+        | _gateways(sites, offers, services, engines_most, blocks=blocks)
         | _ways(fleet, table, trace)
         | _requests(fleet, table, trace, subjects)
         | _results(services, len(fleet.classes), sites, max(len(trace.origins), 1), rows)
@@ -293,7 +294,7 @@ def _engines(
         )
         row["kv_max"] = int(min(spec.context_tokens, model.kv_tokens_max))
     engines["queue_head"] = engines["queue_tail"] = -1
-    engines["speed"] = 1.0
+    engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
     held = 1
     if block_tokens > 0:
@@ -342,7 +343,9 @@ def _tables(sites: int, offers: int, services: int, profiles: int, subjects: int
     }
 
 
-def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[str, Any]:
+def _gateways(
+    sites: int, offers: int, services: int, engines_most: int, *, blocks: bool
+) -> dict[str, Any]:
     prefix = np.zeros((sites, PREFIX_SLOTS if blocks else 4), PREFIX_DTYPE)
     prefix["at_s"] = -np.inf
     return {
@@ -358,6 +361,8 @@ def _gateways(sites: int, offers: int, services: int, *, blocks: bool) -> dict[s
         "guess_out": np.full((sites, services), GUESS_OUT_FIRST),
         "prefix": prefix,
         "engine_prefix": prefix.copy(),
+        "trust": first_trust(sites, sites),
+        "engine_trust": first_trust(sites, engines_most),
         "held_engines": np.full((CACHED_MAX, 2), -1, np.int64),
         "blocks": np.zeros(1 << 22 if blocks else 1, np.int64),
         "digests": np.zeros(DIGESTS_MAX, np.uint64),

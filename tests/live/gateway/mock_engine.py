@@ -42,6 +42,8 @@ class MockEngine:
     hold: asyncio.Event | None = None
     """An answer waits for it before its first byte."""
     flood_bytes: int = 0
+    cached: int | None = None
+    """Of 7 prompt tokens; None: it does not tell."""
     received: list[Received] = field(default_factory=list)
     connections: int = 0
     broken: int = 0
@@ -138,9 +140,15 @@ class MockEngine:
             "message": {"role": "assistant", "content": self.name},
             "finish_reason": "stop",
         }
-        usage = {"prompt_tokens": 7, "completion_tokens": self.tokens, "total_tokens": 11}
+        usage = self._usage()
         answer = {"id": "c", "object": "chat.completion", "created": 1, "model": asked["model"]}
         return json.dumps(answer | {"choices": [choice], "usage": usage}).encode()
+
+    def _usage(self) -> dict:
+        usage = {"prompt_tokens": 7, "completion_tokens": self.tokens, "total_tokens": 11}
+        if self.cached is not None:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
+        return usage
 
     async def _stream(self, asked: dict, writer: asyncio.StreamWriter) -> bool:
         framing = b"transfer-encoding: chunked\r\n" if self.chunked else b"connection: close\r\n"
@@ -177,7 +185,7 @@ class MockEngine:
             _event(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         )
         if (asked.get("stream_options") or {}).get("include_usage"):
-            usage = {"prompt_tokens": 7, "completion_tokens": self.tokens, "total_tokens": 11}
+            usage = self._usage()
             parts.append(_event(base | {"choices": [], "usage": usage}))
         return [*parts, b"data: [DONE]\n\n"] if self.done_marker else parts
 

@@ -60,6 +60,7 @@ class Site:
         )
         self.workers = []
         self.attempts: list[tuple[int, Attempt]] = []
+        self.prefixes: dict[int, Any] = {}
         self._beat()
         self.page.engines[:2, ENGINE_STATE] = ENGINE_ALIVE
         loop = asyncio.new_event_loop()
@@ -131,7 +132,7 @@ class Site:
             routing.refresh(self.now_s)
             log.tick(self.now_s)
         elif kind == "forget":
-            affinity.forget(a % 3)
+            (affinity.engines if b % 2 else affinity.sites).forget(a % 3)
         elif self.attempts:
             self.attempt(kind, a, b, x)
 
@@ -139,7 +140,7 @@ class Site:
         routing, affinity = self.workers[number][3:]
         parts = [("", bytes([a % 4]) * 900), ("", bytes([b % 3]) * 5000), ("", bytes([a, b]))]
         prefixes = prefixes_of(parts[: 1 + b % 3], b"k", b"chat")
-        cached = affinity.held(prefixes, self.now_s) if a % 3 else None
+        cached = affinity.sites.held(prefixes, self.now_s) if a % 3 else None
         subjects = len(routing.table.subjects)
         request = (float(10 + 37 * a), float(1 + b), 20_000.0 - 400.0 * b, float(40 * a))
         tried = [b % len(routing.offers)] if a % 4 == 0 else []
@@ -149,17 +150,17 @@ class Site:
         if offer < 0:
             return
         row = routing.offers[offer]
-        engine = (
-            routing.engine(offer, 47 * a, {b % 2} if b % 5 == 0 else set()) if row.engines else -1
-        )
+        held = affinity.engines.held(prefixes, self.now_s) if a % 5 else None
+        excluded = {b % 2} if b % 5 == 0 else set()
+        engine = routing.engine(offer, 40 * a, 7 * a, excluded, held) if row.engines else -1
         if engine < 0 and row.engines:
             return
         figures = routing.router.figures()
         attempt = Attempt(None, row, engine, None, 1, figures, self.now_s)  # type: ignore[arg-type]
         routing.begin(attempt, int(row.service == "embed"), 10 + 37 * a, 1 + b, self.now_s)
         self.attempts.append((number, attempt))
-        if a % 2:
-            affinity.remember(prefixes, row.site_index, self.now_s)
+        affinity.sent(attempt, prefixes, spread=a % 2 > 0)
+        self.prefixes[id(attempt)] = prefixes
 
     def attempt(self, kind: str, a: int, b: int, x: float) -> None:
         number, attempt = self.attempts[a % len(self.attempts)]
@@ -172,6 +173,8 @@ class Site:
             routing.late(attempt, 3000.0 * x)
         elif kind == "end":
             routing.end(attempt)
+            affinity, prefixes = self.workers[number][4], self.prefixes[id(attempt)]
+            affinity.answered(attempt, prefixes, 40 * b - 40, self.now_s, spread=a % 3 > 0)
 
 
 KINDS = ("request",) * 6 + (
@@ -185,7 +188,7 @@ KINDS = ("request",) * 6 + (
     "heard",
     "lost",
 )
-KINDS += ("engine", "tick", "tick", "table", "forget")
+KINDS += ("end", "engine", "tick", "tick", "table", "forget")
 STEP = st.tuples(
     st.sampled_from(KINDS), st.integers(0, 1), st.integers(0, 250), st.integers(0, 40),
     st.floats(0.0, 4.0, allow_nan=False),
@@ -214,7 +217,10 @@ def test_any_story_is_replayed_bit_for_bit(steps: list[tuple[Any, ...]], workers
 
 
 STORY = [("request", i, 5 * (i // 2) + 1, i % 9, 0.1) for i in range(40)]
-STORY += [("observed", 0, i, 4, 1.5) for i in range(10)] + [("tick", 0, 0, 0, 6.0)]
+STORY += [("observed", 0, i, 4, 1.5) for i in range(10)] + [
+    ("end", 0, i, i, 0.2) for i in range(30)
+]
+STORY += [("tick", 0, 0, 0, 6.0)]
 STORY += [("request", 0, 3 * i + 1, 2 + i % 9, 0.1) for i in range(20)]
 
 
@@ -224,7 +230,7 @@ def test_a_story_has_every_kind_of_decision(tmp_path: Path) -> None:
     assert found.mismatches == 0
     assert all(count > 0 for count in found.compared.values()), found.compared
     kinds = {kind for file in found.files for kind in file.records}
-    assert {"own", "executing", "slots", "remember", "ratio", "heard", "table"} <= kinds
+    assert {"own", "executing", "slots", "remember", "proved", "ratio", "heard", "table"} <= kinds
 
 
 @settings(deadline=None, max_examples=40)

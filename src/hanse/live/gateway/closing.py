@@ -103,7 +103,7 @@ def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes
         service.seen_tokens_out(tokens_out)
         routing.observed(attempt, 0.0, (now_s - attempt.began_at_s) * 1000.0, tokens_out)
     if entry.prefixes is not None:
-        worker.affinity.remember(entry.prefixes, offer.site_index, now_s)
+        worker.affinity.ended(entry, attempt, measured, now_s)
     kernels = worker.kernels
     packed = routing.end_plain(
         routing.places,

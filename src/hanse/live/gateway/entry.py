@@ -95,12 +95,11 @@ class Entry(Exchange, eq=False, kw_only=True):
                 return Reason.LAW
             tried = self._offers_again(tried)
         request = self._request(now_s)
-        tokens = self.tokens_in + self.tokens_out
-        worst = 0
+        worst, prefixes, affinity = 0, self.prefixes, worker.affinity
         while True:
             cached = None
-            if self.prefixes is not None:
-                cached = worker.affinity.held(self.prefixes, now_s)
+            if prefixes is not None and self.service.spread:
+                cached = affinity.sites.held(prefixes, now_s)
             index = routing.router.ask(
                 self.service.index, self.grant.subject, request, now_s, tried, cached
             )
@@ -108,7 +107,12 @@ class Entry(Exchange, eq=False, kw_only=True):
                 return min(index, worst)
             offer = routing.offers[index]
             if offer.engines:
-                engine = routing.engine(index, tokens, self.tried_engines)
+                held = None
+                if prefixes is not None and len(offer.engines) > 1:
+                    held = affinity.engines.held(prefixes, now_s)
+                engine = routing.engine(
+                    index, self.tokens_in, self.tokens_out, self.tried_engines, held
+                )
                 if engine >= 0:
                     return self._attempt(offer, engine, routing.local[engine].target, now_s)
                 worst = min(worst, engine)
@@ -162,6 +166,8 @@ class Entry(Exchange, eq=False, kw_only=True):
         self.attempts.append(attempt)
         worker.waiting.add(attempt)
         at_s, number, offer = attempt.began_at_s, attempt.number, attempt.offer
+        if self.prefixes is not None:
+            worker.affinity.sent(attempt, self.prefixes, spread=self.service.spread)
         routing.begin(attempt, self.service.index, self.tokens_in, self.tokens_out, at_s)
         middle = routing.decided_middle(grant, self.service.id, offer)
         raw = decided_raw(self.request_id, at_s, number, middle, attempt.figures)
@@ -397,7 +403,7 @@ class Entry(Exchange, eq=False, kw_only=True):
                     measured.charge_dropped(other, routing)
         measured.price(attempt, routing, service.usd_per_g, bytes_moved)
         if answered and self.prefixes is not None:
-            self.worker.affinity.remember(self.prefixes, attempt.offer.site_index, now_s)
+            self.worker.affinity.ended(self, attempt, measured, now_s)
         if answered and measured.tokens_out > 0:
             service.seen_tokens_out(measured.tokens_out)
             ttft_ms = 0.0

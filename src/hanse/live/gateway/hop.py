@@ -15,12 +15,14 @@ from hanse.dispatch.choose import OUT_BATCH, OUT_COUNT
 from hanse.dispatch.reasons import Reason
 from hanse.live.evidence.chain import Ended, Executed
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway.affinity import PROMPT_TOKENS_MIN
 from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.exchange import Exchange
 from hanse.live.gateway.measured import Measured
 from hanse.live.gateway.metrics import CARBON_G, ENERGY_WH, HOPS_REFUSED, HOPS_SERVED
 
 if TYPE_CHECKING:
+    from hanse.dispatch.prefix import Prefixes
     from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.outgoing import Outgoing
     from hanse.live.gateway.routing import OfferRow
@@ -41,6 +43,7 @@ class Hop(Exchange, eq=False, kw_only=True):
     """Set by `start`, before anything reads it."""
     subject: int = 0
     tried_engines: set[int] = set()
+    prefixes: Prefixes | None = None
     refused: str = ""
 
     @classmethod
@@ -80,6 +83,8 @@ class Hop(Exchange, eq=False, kw_only=True):
         self.offer = routing.offers[index]
         service = routing.service_named[envelope.service]
         self.tokens_out = service.guess_tokens_out(bodies.tokens_out_max(self.head))
+        if len(self.offer.engines) > 1 and self.tokens_in >= PROMPT_TOKENS_MIN:
+            self.prefixes = worker.affinity.prefixes(self.head, envelope.tenant, service.id)
         worker.running.add(self)
         self._seek(self.started_at_s)
 
@@ -91,8 +96,12 @@ class Hop(Exchange, eq=False, kw_only=True):
 
     def _seek(self, now_s: float) -> None:
         worker = self.worker
-        tokens = self.tokens_in + self.tokens_out
-        engine = worker.routing.engine(self.offer.index, tokens, self.tried_engines)
+        held = None
+        if self.prefixes is not None:
+            held = worker.affinity.engines.held(self.prefixes, now_s)
+        engine = worker.routing.engine(
+            self.offer.index, self.tokens_in, self.tokens_out, self.tried_engines, held
+        )
         if engine < 0 or len(self.attempts) >= ENGINES_TRIED_MAX:
             if self.attempts:
                 self._give_up("every replica here failed")
@@ -108,6 +117,8 @@ class Hop(Exchange, eq=False, kw_only=True):
             self, self.offer, engine, local.target, self.envelope.attempt, figures, now_s
         )
         attempt.deadline_at_s = self.expires_at_s
+        if self.prefixes is not None:
+            worker.affinity.sent(attempt, self.prefixes, spread=False)
         self.attempts.append(attempt)
         worker.waiting.add(attempt)
         worker.routing.begin_engine(attempt, self.tokens_in, self.tokens_in + self.tokens_out)
@@ -193,6 +204,9 @@ class Hop(Exchange, eq=False, kw_only=True):
         service = routing.service_named[self.envelope.service]
         measured.price(attempt, routing, service.usd_per_g, 0)
         self.measured = measured
+        if self.prefixes is not None:
+            found = measured.found(self.tokens_in)
+            self.worker.affinity.answered(attempt, self.prefixes, found, now_s, spread=False)
 
     def won(self, attempt: Attempt, out: Outgoing) -> float:
         self.worker.routing.local[attempt.engine].answered()

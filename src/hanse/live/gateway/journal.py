@@ -27,8 +27,8 @@ from hanse.dispatch import load as load_kernels
 from hanse.dispatch import mirror
 from hanse.dispatch.journal import Ended, JournalHead, Recorder, head_bytes, table_digest
 from hanse.dispatch.load import OWN_DTYPE, Load
-from hanse.dispatch.prefix import PREFIX_DTYPE, Prefixes, PrefixTable
-from hanse.live.gateway.affinity import Affinity
+from hanse.dispatch.prefix import PREFIX_DTYPE, Prefixes, forget
+from hanse.live.gateway.affinity import Affinity, Holders
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.runtime import replace_file
 from hanse.live.shared import ENGINES_MAX, OFFERS_MAX, PREFIXES_MAX
@@ -105,8 +105,8 @@ class InputLog:
         choose = direct(choose_engine, *samples[:4], copy, *samples[5:])
 
         def chosen(
-            engine_offer: Any, requests_max: Any, tokens_max: Any, states: NDArray[np.int64],
-            executing: Any, offer: int, tokens: float,
+            engine_offer: Any, requests_max: Any, tokens_max: Any, states: NDArray[np.int64], executing: Any,
+            offers: Any, offer: int, tokens_in: float, tokens_out: float, held: NDArray[np.int64],
         ) -> int:  # fmt: skip
             found = mirror.ROWS_MAX
             while found == mirror.ROWS_MAX:
@@ -114,9 +114,10 @@ class InputLog:
                 if found:
                     recorder.rows(form.EXECUTING, raw[: found * size], size)
             engine: int = choose(
-                engine_offer, requests_max, tokens_max, states, copy, offer, tokens
-            )
-            recorder.engine(offer, tokens, bits[0], engine)
+                engine_offer, requests_max, tokens_max, states, copy, offers, offer, tokens_in, tokens_out, held
+            )  # fmt: skip
+            known = held if held[0, 0] >= 0 else None
+            recorder.engine(offer, tokens_in, tokens_out, bits[0], engine, known)
             return engine
 
         return chosen
@@ -312,42 +313,61 @@ def _both(kernel: Callable[..., Any], other: Callable[..., Any], shared: Any) ->
     return counted
 
 
-class RecordedAffinity(Affinity):
+class RecordedHolders(Holders):
     """Look-ups by a copy of the slots they may find."""
 
-    def __init__(self, page: SharedPage, secret_path: Path | None, recorder: Recorder) -> None:
-        super().__init__(page, secret_path)
-        self._recorder = recorder
-        self._copy = PrefixTable(slots=np.zeros(len(self._table.slots), PREFIX_DTYPE))
+    def __init__(self, slots: NDArray[Any], recorder: Recorder, flags: int) -> None:
+        super().__init__(np.zeros(len(slots), PREFIX_DTYPE))
+        self._shared, self._recorder, self._flags = slots, recorder, flags
         self._rows = np.zeros(mirror.ROWS_MAX, form.SLOT_ROW)
         self._raw = _bytes(self._rows)
 
     def held(self, prefixes: Prefixes, now_s: float) -> NDArray[np.int64]:
         self._sync(prefixes)
-        cached = self._copy.look_up(prefixes, now_s)
-        self._recorder.look_up(prefixes, now_s, cached)
+        cached = super().held(prefixes, now_s)
+        self._recorder.look_up(prefixes, now_s, cached, self._flags)
         return cached
 
-    def remember(self, prefixes: Prefixes, site: int, now_s: float) -> None:
+    def believed(self, prefixes: Prefixes, holder: int, now_s: float) -> int:
         self._sync(prefixes)
-        self._copy.remember(prefixes, site, now_s)
-        super().remember(prefixes, site, now_s)
-        self._recorder.remember(prefixes, site, now_s)
+        return super().believed(prefixes, holder, now_s)
 
-    def forget(self, site: int) -> None:
-        self._copy.forget(site)
-        super().forget(site)
-        self._recorder.forget(site)
+    def remember(self, prefixes: Prefixes, holder: int, now_s: float) -> None:
+        self._sync(prefixes)
+        super().remember(prefixes, holder, now_s)
+        p = prefixes
+        self._remember(self._shared, p.digests, p.tokens, p.count, holder, now_s)
+        self._recorder.remember(prefixes, holder, now_s, self._flags)
+
+    def proved(self, holder: int, packed: int, found_tokens: int) -> None:
+        super().proved(holder, packed, found_tokens)
+        self._recorder.proved(holder, packed, found_tokens, self._flags)
+
+    def forget(self, holder: int) -> None:
+        super().forget(holder)
+        forget(self._shared, holder)
+        self._recorder.forget(holder, self._flags)
 
     def _sync(self, prefixes: Prefixes) -> None:
         rows, found = self._rows, mirror.ROWS_MAX
         while found == mirror.ROWS_MAX:
             found = mirror.changed_slots(
-                self._table.slots, self._copy.slots, prefixes.digests, prefixes.count, rows
+                self._shared, self.slots, prefixes.digests, prefixes.count, rows
             )
             if found:
                 size = rows.itemsize
-                self._recorder.rows(form.SLOTS, self._raw[: found * size], size)
+                self._recorder.rows(form.SLOTS, self._raw[: found * size], size, self._flags)
+
+
+class RecordedAffinity(Affinity):
+    """Both tables with notes."""
+
+    def __init__(self, page: SharedPage, secret_path: Path | None, recorder: Recorder) -> None:
+        self._recorder = recorder
+        super().__init__(page, secret_path)
+
+    def _holders(self, slots: NDArray[Any], *, engines: bool) -> Holders:
+        return RecordedHolders(slots, self._recorder, form.ENGINES if engines else 0)
 
 
 def _ended(exchange: Entry | Hop, outcome: str, now_s: float, *, serving: bool) -> Ended:

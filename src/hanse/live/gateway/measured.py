@@ -56,6 +56,8 @@ class Measured(msgspec.Struct, eq=False):
     carbon_g: float = 0.0
     cost_usd: float = 0.0
     method: str = ""
+    told: bool = False
+    """The engine said how much of the prompt was cached."""
 
     @classmethod
     def of(cls, usage: Usage | None, tokens_in: int, tokens_out: int) -> Measured:
@@ -63,11 +65,18 @@ class Measured(msgspec.Struct, eq=False):
         if usage is None:
             return cls(tokens_in, tokens_out)
         details = usage.prompt_tokens_details
-        cached = details.cached_tokens or 0 if details is not None else 0
+        cached = details.cached_tokens if details is not None else None
+        told, cached = cached is not None, cached or 0
         told_in, told_out = usage.prompt_tokens, usage.completion_tokens
         if not (0 <= told_in <= COUNT_MAX and 0 <= told_out <= COUNT_MAX and cached >= 0):
             return cls(tokens_in, tokens_out)
-        return cls(told_in, told_out, cached if cached < told_in else told_in)
+        return cls(told_in, told_out, cached if cached < told_in else told_in, told=told)
+
+    def found(self, tokens_guessed: int) -> int:
+        """Prompt tokens that were cached, in the units in which the prompt was guessed to have so many; -1: the engine did not tell."""
+        if not self.told or self.tokens_in <= 0:
+            return -1
+        return self.cached * tokens_guessed // self.tokens_in
 
     def five(self) -> Five:
         return (self.ttft_ms, self.e2e_ms, self.energy_wh, self.carbon_g, self.cost_usd)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway.affinity import PROMPT_TOKENS_MIN
 from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.entry import Entry
 from hanse.live.gateway.incoming import BUSY
@@ -94,7 +95,7 @@ def go(entry: Entry, routing: Routing, known: KnownHead | None, now_s: float) ->
     worker, service, grant = entry.worker, entry.service, entry.grant
     entry.link.running = entry
     worker.running.add(entry)
-    if service.spread:
+    if service.prefixes and entry.tokens_in >= PROMPT_TOKENS_MIN:
         entry.prefixes = worker.affinity.prefixes(entry.head, grant.key.tenant, service.id)
     request = (
         float(entry.tokens_in),
@@ -119,15 +120,18 @@ def _go_local(
     worker, service, grant = entry.worker, entry.service, entry.grant
     tokens_in = entry.tokens_in
     tokens = tokens_in + entry.tokens_out
-    cached = None
-    if entry.prefixes is not None:
-        cached = worker.affinity.held(entry.prefixes, now_s)
+    cached, prefixes = None, entry.prefixes
+    if prefixes is not None and service.spread:
+        cached = worker.affinity.sites.held(prefixes, now_s)
     router = routing.router
     index = router.ask(service.index, grant.subject, request, now_s, _NONE_TRIED, cached)
     offer = routing.offers[index] if index >= 0 else None
     number = -1
     if offer is not None and offer.engines:
-        number = routing.choose_engine(*routing.replicas, index, float(tokens))
+        held = routing.none_held
+        if prefixes is not None and len(offer.engines) > 1:
+            held = worker.affinity.engines.held(prefixes, now_s)
+        number = routing.choose_engine(*routing.replicas, index, request[0], request[1], held)
     if offer is None or number < 0:
         return False
     figures = router.figures()
@@ -158,6 +162,8 @@ def _go_local(
             known.post_tail,
             entry.body,
         )
+    if prefixes is not None:
+        worker.affinity.sent(attempt, prefixes, spread=service.spread)
     entry.attempts.append(attempt)
     worker.waiting.add(attempt)
     routing.kernels.begin(load.own, routing.worker, index, tokens_in, tokens)

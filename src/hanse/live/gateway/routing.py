@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.choose import OUT_BATCH, OUT_PATH_MS, OUT_TPOT_MS, OUT_TTFT_MS, choose_engine
+from hanse.dispatch.choose import (
+    CACHED_MAX,
+    OUT_BATCH,
+    OUT_PATH_MS,
+    OUT_TPOT_MS,
+    OUT_TTFT_MS,
+    choose_engine,
+)
 from hanse.dispatch.load import GUESS_OUT_FIRST, GUESS_SHARE, OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import kernels
@@ -51,6 +58,7 @@ class ServiceRow:
         "id",
         "index",
         "output_tokens_max",
+        "prefixes",
         "spread",
         "usd_per_g",
     )
@@ -67,6 +75,8 @@ class ServiceRow:
         """Output tokens of an answer, as answers were lately."""
         self.spread = False
         """Whether more than one site serves it: only then can a held prefix choose between sites."""
+        self.prefixes = False
+        """Whether a held prefix can choose between anything: sites, or engines here."""
 
     def guess_tokens_out(self, limit: int | None) -> int:
         """How long the answer will be: what answers of this service were, within the client's limit."""
@@ -187,6 +197,9 @@ class Routing:
                 old = before.service_named.get(service.id)
                 service.guess_out = old.guess_out if old is not None else service.guess_out
         self._attach(peers)
+        for service in self.services:
+            many = (len(row.engines) > 1 for row in self.offers if row.service == service.id)
+            service.prefixes = service.spread or any(many)
         self._engine_arrays()
         self.places = table.offers, table.sites
         self.end_plain = compiled.end_plain(*self.places, self.executing)
@@ -202,8 +215,15 @@ class Routing:
 
     # --- one request
 
-    def engine(self, offer: int, tokens: int, excluded: set[int]) -> int:
-        """A local replica of the offer with room, or negative `Reason`."""
+    def engine(
+        self,
+        offer: int,
+        tokens_in: int,
+        tokens_out: int,
+        excluded: set[int],
+        held: NDArray[np.int64] | None,
+    ) -> int:
+        """A local replica of the offer with room, or negative `Reason`; `held` as `Holders.held` says."""
         states = self._states
         if excluded:
             states = states.copy()
@@ -214,8 +234,11 @@ class Routing:
             self._tokens_max,
             states,
             self.executing,
+            self.table.offers,
             offer,
-            float(tokens),
+            float(tokens_in),
+            float(tokens_out),
+            self.none_held if held is None else held,
         )
         return engine
 
@@ -468,10 +491,12 @@ class Routing:
             self._tokens_max,
             self._states,
             executing,
+            self.table.offers,
         )
+        self.none_held = np.full((CACHED_MAX, 2), -1, np.int64)
         entry_point = direct if self.log is None else self.log.engine_choice
-        self.choose_engine = entry_point(choose_engine, *self.replicas, 0, 1.0)
-        """Takes `replicas`, an offer and tokens."""
+        self.choose_engine = entry_point(choose_engine, *self.replicas, 0, 1.0, 1.0, self.none_held)
+        """Takes `replicas`, an offer, tokens in and out, and which engines hold the prompt."""
         self.handed = executing, self.page.begun
         self.hand_over = direct(kernels.hand_over, *self.handed, 0, 0, 0, 0)
         """Takes `handed`, this worker, an engine, tokens and unread prompt tokens."""

@@ -250,7 +250,8 @@ class Worker:
                 attempt.exchange.hedge(attempt, now_s)
 
     def _engine_died(self, index: int, now_s: float) -> None:
-        """Its byteless requests go elsewhere at once."""
+        """Its byteless requests go elsewhere at once, and nothing is held there any more."""
+        self.affinity.engines.forget(index)
         if self.policy_or_none is not None:
             self.routing.refresh(now_s)
         for attempt in tuple(self.waiting):

@@ -240,7 +240,7 @@ class _Conversations:
         rows = who.of(draws, origin)
         service = who.service[rows]
         of, tokens_in, tokens_out, after, prompt = self._turns_of(draws, service)
-        requests = np.empty(len(of), REQUEST_DTYPE)
+        requests = np.zeros(len(of), REQUEST_DTYPE)
         requests["at_s"] = (ticks[of] + after) * (1.0 / TICKS_PER_S)
         requests["service"] = service[of]
         requests["cls"] = who.cls[rows][of]

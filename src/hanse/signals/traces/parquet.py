@@ -19,6 +19,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
 
 from hanse.errors import FeedError
 from hanse.signals.traces.trace import (
+    ASKED_COLUMNS,
     CHUNK_REQUESTS,
     NO_BLOCKS,
     REQUEST_DTYPE,
@@ -35,7 +36,11 @@ FORMAT: Final = "hanse-trace/1"
 GROUP_BLOCKS_MAX: Final = 4_194_304
 """Block ids in a row group: 32 MB, so that a reader's memory has a bound whatever the prompts' length."""
 
-COLUMNS: Final = tuple(name for name in REQUEST_DTYPE.names or () if not name.startswith("block_"))
+COLUMNS: Final = tuple(
+    name
+    for name in REQUEST_DTYPE.names or ()
+    if not name.startswith("block_") and name not in ASKED_COLUMNS
+)
 SCHEMA: Final = pa.schema(
     [
         *(pa.field(n, pa.from_numpy_dtype(REQUEST_DTYPE[n]), nullable=False) for n in COLUMNS),
@@ -195,7 +200,7 @@ def _table(chunk: Chunk) -> Any:
 
 
 def _chunk(table: Any) -> Chunk:
-    requests = np.empty(table.num_rows, REQUEST_DTYPE)
+    requests = np.zeros(table.num_rows, REQUEST_DTYPE)
     for name in COLUMNS:
         requests[name] = table.column(name).to_numpy()
     lists = table.column("blocks").combine_chunks()

@@ -18,7 +18,7 @@ from hanse.errors import FeedError
 from hanse.model.fleet import Value
 
 CHUNK_REQUESTS: Final = 65_536
-"""Requests in a chunk: 3.7 MB of records stay near the processor's cache, and a loop's own cost vanishes."""
+"""Requests in a chunk: 4.2 MB of records stay near the processor's cache, and a loop's own cost vanishes."""
 
 REQUEST_DTYPE: Final = np.dtype(
     [
@@ -29,6 +29,8 @@ REQUEST_DTYPE: Final = np.dtype(
         ("tenant", "i4"),  # in TraceMeta.tenants
         ("tokens_in", "i4"),
         ("tokens_out", "i4"),
+        ("limit_out", "i4"),  # answer tokens that the user allowed at most; 0 none or unknown
+        ("guess_in", "i4"),  # prompt tokens as a gateway guesses them from bytes; 0: as they are
         ("session", "i8"),  # same number, same conversation; -1 none
         ("block_at", "i8"),  # where its prefix block ids begin in Chunk.blocks
         ("block_count", "i4"),
@@ -36,7 +38,10 @@ REQUEST_DTYPE: Final = np.dtype(
     align=True,
 )
 """One request. Blocks of a chunk lie in the order of its requests, without gaps (`is_packed`). The last four bytes are
-padding of no meaning: compare records with `==`, not byte by byte."""
+padding of no meaning: compare records with `==`, not byte by byte. `limit_out` and `guess_in` are what gateways decide by where it differs
+from what comes of a request; files do not have them."""
+
+ASKED_COLUMNS: Final = ("limit_out", "guess_in")
 
 _MEMORY: Final = np.dtype((np.void, REQUEST_DTYPE.itemsize))
 
