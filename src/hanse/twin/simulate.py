@@ -59,6 +59,12 @@ class Machine(Value, frozen=True, kw_only=True):
     """CPU seconds that gateways, links and users take for each token of an answer, all of them on this machine too."""
 
 
+def _run_on(machine: Machine | None, world: World) -> None:
+    if machine is not None:
+        world.options[ar.OPTION_CORES] = machine.cores
+        world.options[ar.OPTION_TOKEN_S] = machine.token_cpu_s
+
+
 class Simulation:
     """One fleet, one trace, one scenario."""
 
@@ -118,8 +124,7 @@ class Simulation:
         self._choose_by(self.policy, world)
         held = self.policy.engines_held if engine_affinity is None else engine_affinity
         world.options[ar.OPTION_AFFINITY] = float(held)
-        if machine is not None:
-            world.options[[ar.OPTION_CORES, ar.OPTION_TOKEN_S]] = machine.cores, machine.token_cpu_s
+        _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
