@@ -67,7 +67,7 @@ def hear(w: Any, g: int, s: int, t: float) -> None:
         refresh(w, g, t)
         return
     count = w.frame_count[s]
-    known = w.heard[g, s]
+    known = w.heard[g, s].count
     if count == known:
         return
     reached_s = t - 0.0005 * w.ways[s, g].rtt_ms
@@ -80,7 +80,7 @@ def hear(w: Any, g: int, s: int, t: float) -> None:
     if at == known or at <= count - RING:
         return
     slot = (at - 1) % RING
-    w.heard[g, s] = at
+    w.heard[g, s].count = at
     take_in(w, g, s, w.frame_at_s[s, slot], w.frame_power[s, slot], slot)
 
 
@@ -169,7 +169,7 @@ def ask(w: Any, a: int, t: float) -> int:
         if o < 0:
             break
         s = w.offers[v, o].site
-        if w.heard[g, s] != w.frame_count[s]:
+        if w.heard[g, s].count != w.frame_count[s]:
             hear(w, g, s, t)
     chosen: int = -1
     for look in range(2):
