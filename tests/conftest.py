@@ -31,6 +31,18 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Compile the twin's kernels before the first test that runs them, which must not be charged with half a minute or more."""
+    if session.config.option.collectonly or not any("twin" in i.nodeid for i in session.items):
+        return
+    from hanse.twin.simulate import Simulation
+    from twin.fleets import powered_fleet, random_trace
+
+    stream = np.random.default_rng(SEED_DEFAULT)
+    made = powered_fleet(stream)
+    Simulation(made, random_trace(made, stream, count=1)).run()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root, for network namespaces and TUN devices")

@@ -83,6 +83,27 @@ def test_a_file_comes_back_with_answers_or_reasons(
         assert row["why"] and not row["tpot_ms"] and not row["expected_error"], row
 
 
+def test_a_file_from_a_spreadsheet_is_read_and_what_is_not_calibrated_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "questions.csv"
+    asked = [
+        COLUMNS.title(),
+        "Llama-3.1-8B,H100,1,FP8,16,300,400",
+        "Llama-3.1-8B,H20,1,w4a16,nan,1,1",
+    ]
+    asked.append("meta-llama/Llama-3.1-8B-Instruct-AWQ,Gaudi 3,1,bfloat16,16,300,400")
+    path.write_text("\ufeff" + "\n".join(asked) + "\n", encoding="utf-8")
+    code, out, _ = hanse(capsys, "predict", "--csv", str(path))
+    known, none, other = csv.DictReader(io.StringIO(out))
+    assert code == 0
+    assert known["method"] == "roofline, calibrated family"
+    assert float(known["expected_error"]) <= 0.15
+    assert none["why"] and not none["method"]
+    assert other["method"] == "roofline, not calibrated"
+    assert float(other["expected_error"]) >= 0.35
+
+
 def test_an_answered_file_can_be_asked_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

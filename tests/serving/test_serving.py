@@ -37,7 +37,9 @@ def test_decode_speed_is_near_what_was_published(
 ) -> None:
     found = of(model, precision, chip, count=count, slots=batch)
     assert found.tpot_ms(batch) == pytest.approx(itl_ms, rel=0.25)
-    assert found.method == "roofline, calibrated family"
+    assert found.method == (
+        "roofline, calibrated family" if chip == "h100-sxm" else "roofline, not calibrated"
+    )
 
 
 @pytest.mark.parametrize(("batch", "joules"), [(16, 0.263), (64, 0.119), (256, 0.077)])

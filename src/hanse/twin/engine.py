@@ -41,7 +41,7 @@ from hanse.twin.arrays import (
     OPTION_TOKEN_S,
     STEP,
 )
-from hanse.twin.queues import free_slot, push, push_now, retime
+from hanse.twin.queues import free_slot, next_change_s, push, push_now, retime
 
 INF: Final = float("inf")
 CACHE_WAYS: Final = 8
@@ -390,7 +390,7 @@ def share_cores(w: Any, e: int, demand: float, t: float) -> None:
         if engine.granted == granted:
             continue
         if engine.mode == STEP:
-            retime(w, i, t + (w.next_s[i] - t) * engine.granted / granted)
+            retime(w, i, t + (next_change_s(w, i) - t) * engine.granted / granted)
         elif engine.mode == BULK:
             interrupt(w, i, t)
         engine.granted = granted

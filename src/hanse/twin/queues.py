@@ -86,6 +86,13 @@ def pop(w: Any) -> int:
 
 
 @njit(**HOT)
+def next_change_s(w: Any, engine: int) -> float:
+    """When an engine changes next; never: infinite."""
+    at_s: float = w.tree_s[(w.tree_s.shape[0] >> 1) + engine]
+    return at_s
+
+
+@njit(**HOT)
 def retime(w: Any, engine: int, at_s: float) -> None:
     """An engine's next change is at `at_s` (infinity: none): play its matches again, up to the first that ends as before."""
     tree_s, tree_engine = w.tree_s, w.tree_engine
