@@ -96,8 +96,7 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
-                the policy's originals do.
+            engine_affinity: Sites choose engines as live ones do, else by the fewest requests. None: as the policy's originals do.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
@@ -122,8 +121,7 @@ class Simulation:
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         self._choose_by(self.policy, world)
-        held = self.policy.engines_held if engine_affinity is None else engine_affinity
-        world.options[ar.OPTION_AFFINITY] = float(held)
+        self._choose_engines_by(engine_affinity, world)
         _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
@@ -146,6 +144,10 @@ class Simulation:
         digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
         at_s = self.start_at_s + now_s
         self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
+
+    def _choose_engines_by(self, asked: bool | None, world: World) -> None:
+        held = self.policy.engines_held if asked is None else asked
+        world.options[ar.OPTION_AFFINITY] = float(held)
 
     def _choose_by(self, policy: Policy, world: World) -> None:
         world.options[ar.OPTION_POLICY] = float(policy.number)
