@@ -17,8 +17,8 @@ from hanse.dispatch.patience import first_byte_s
 from hanse.twin.affinity import (
     answered,
     believe_site,
-    look_up_engines,
     look_up_prefixes,
+    pick_engine,
     remember_engine,
 )
 from hanse.twin.arrays import (
@@ -30,7 +30,6 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
-    OPTION_AFFINITY,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
@@ -110,32 +109,6 @@ def ask_once(w: Any, a: int, t: float) -> int:
         w.options[OPTION_STALE_S], w.scratch_tried, w.cached, w.out,
     )  # fmt: skip
     return chosen
-
-
-@njit(**KERNEL)
-def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
-    """`choose_engine` at a site: global number of the engine, or the reason."""
-    attempt = w.attempts[a]
-    first, end = w.engine_first[s], w.engine_first[s + 1]
-    states = w.engine_state[first:end]
-    if excluded != 0:
-        scratch = w.scratch_state[first:end]
-        for i in range(end - first):
-            scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
-        states = scratch
-    look_up_engines(w, a, s, t)
-    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
-    if w.options[OPTION_AFFINITY] != 0.0:
-        found = kernels.choose_engine(
-            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
-        )  # fmt: skip
-    else:
-        found = kernels.least_requests(
-            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
-        )  # fmt: skip
-    return first + found if found >= 0 else found
 
 
 @njit(**KERNEL)
