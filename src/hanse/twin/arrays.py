@@ -221,6 +221,9 @@ FRAME_DTYPE: Final = np.dtype(
 )
 """[RING, O] a site's frames."""
 
+HEARD_DTYPE: Final = np.dtype([("count", "i8")], align=True)
+"""[S, S] a record, so that it can lie beside others."""
+
 CLOCK_DTYPE: Final = np.dtype(
     [
         ("now_s", "f8"),
@@ -399,7 +402,7 @@ class World(NamedTuple):
     frame_count: Any
     """[S] frames made."""
     heard: Any
-    """[S, S] frames of a site (column) that a gateway (row) has taken in."""
+    """[S, S] `HEARD_DTYPE`: frames of a site (column) that a gateway (row) has taken in."""
     refreshed_s: Any
     """[S] when a gateway last looked at its own site."""
     tick_site: Any
