@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.plan import forms
+from hanse.plan.capital import recovery_factor
 
 
 @pytest.mark.parametrize(("years", "percent"), [(3, 8), (5, 16), (10, 38)])
@@ -17,13 +18,13 @@ def test_a_linear_ramp_at_eight_percent_pays_for_dearer_units(years: int, percen
 @given(st.floats(0, 0.5), st.floats(1, 50))
 def test_recovered_capital_is_worth_what_was_spent(rate: float, life: float) -> None:
     life = round(life)
-    yearly = float(forms.capital_recovery_factor(rate, life))
+    yearly = float(recovery_factor(np.array(rate), np.array(float(life))))
     worth = sum(yearly * (1 + rate) ** -t for t in range(1, life + 1))
     assert worth == pytest.approx(1.0, rel=1e-9)
 
 
 def test_capital_without_interest_is_spread_evenly() -> None:
-    assert forms.capital_recovery_factor(np.array([0.0, 0.08]), 10.0) == pytest.approx(
+    assert recovery_factor(np.array([0.0, 0.08]), np.array(10.0)) == pytest.approx(
         [0.1, 0.14903], rel=1e-4
     )
 
@@ -74,6 +75,6 @@ def test_no_hour_lends_to_another() -> None:
 
 def test_draws_go_through_together() -> None:
     rates, lives = np.array([[0.05], [0.1]]), np.array([5.0, 10.0, 20.0])
-    table = forms.capital_recovery_factor(rates, lives)
+    table = recovery_factor(rates, lives)
     assert table.shape == (2, 3) and (np.diff(table, axis=1) < 0).all()
     assert forms.staged_build_premium(np.ones((2, 5)), rates[:, 0]).shape == (2,)

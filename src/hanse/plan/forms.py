@@ -1,6 +1,6 @@
 """Closed forms a planner can check by hand: capital, staged building, pooling, availability, carbon per unit of work.
 
-Here: one formula a function, with source and valid range, element by element over arrays (draws, sites, years). Not here:
+Here (capital recovered over a life: `capital`): one formula a function, with source and valid range, element by element over arrays (draws, sites, years). Not here:
 prices and their doubt, optimisation (`candidates`, `renewables`); no function brings a figure of its own.
 """
 
@@ -12,17 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-
-
-def capital_recovery_factor(rate: ArrayLike, life_years: ArrayLike) -> Floats:
-    """Yearly payment that returns 1 of capital over its life: r (1 + r)^n / ((1 + r)^n - 1), and 1/n at r = 0.
-
-    Annuity formula (Short, Packey, Holt, NREL/TP-462-5173, 1995). Valid for r >= 0 and n > 0; payments at each year's end.
-    """
-    r, n = _floats(rate), _floats(life_years)
-    # expm1 and log1p: at tiny rates the plain form divides two roundings.
-    growth = np.expm1(n * np.log1p(r))
-    return np.where(r > 0.0, r * (1.0 + growth) / np.where(r > 0.0, growth, 1.0), 1.0 / n)
 
 
 def present_worth(rate: ArrayLike, years: ArrayLike) -> Floats:

@@ -2,7 +2,7 @@
 
 Here: `size_own_power` for many sites at once, `own_power_year` for given sizes; figures of the program and of the year side by
 side. The year is the house's own physics at five minutes (`energy.run_year`): its figures are the ones that count. Not here:
-capital turned into yearly cost (`forms.capital_recovery_factor`), which IT load a site has.
+capital turned into yearly cost (`capital.recovery_factor`), which IT load a site has.
 
 Where the battery follows its surplus (`rule` "surplus") the program sees a day ahead and the year does not; where it
 follows a plan, the plan is made month by month with perfect foresight, which flatters it.

@@ -30,6 +30,7 @@ from hanse.plan.figures import Facts, design_answer
 from hanse.plan.fleet_out import fleet_of, trace_of, write_day, write_fleet, write_toml
 from hanse.plan.meter import Meter
 from hanse.plan.operate import expected_meter, first_replicas
+from hanse.plan.own_power import with_own_power
 from hanse.plan.study_file import Study
 from hanse.plan.tco import policy_effects
 from hanse.plan.trainings import training_answers
@@ -89,8 +90,11 @@ def solve(
     tell("demand and law", 0.0)
     demand, figures = demand_of(study), of_study(study)
     designs = designs_of(
-        study, demand, quick=quick, progress=lambda p: tell("siting", 0.05 + 0.4 * p)
+        study, demand, quick=quick, progress=lambda p: tell("siting", 0.05 + 0.35 * p)
     )
+    if not quick:
+        tell("sun, wind and batteries", 0.42)
+        designs = tuple(with_own_power(d, study, demand) for d in designs)
     tell("a year of every site", 0.45)
     x = figures.draws(study.seed, study.draws)
     meters = {d.spec.id: expected_meter(d, study, demand) for d in designs}
