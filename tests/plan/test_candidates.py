@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
 from hanse.plan.candidates import Limits, Siting, SitingAnswer, next_best, site_plan
+from hanse.plan.demand import demand_of
+from hanse.plan.designs import designs_of
+from hanse.plan.quick import QuickOptions, quick_study
 from plan.random_sitings import EXACT, by_trying, problem, problems
 
 
@@ -147,3 +150,14 @@ def test_a_problem_that_does_not_fit_together_is_refused(rng: np.random.Generato
         with pytest.raises(ConfigError, match=name):
             changed(p, **{name: value})
     assert msgspec.structs.asdict(site_plan(p))["usd"] > 0
+
+
+def test_what_the_solver_says_of_its_solution_is_what_it_costs() -> None:
+    """Presolve of HiGHS 1.16 is undone wrongly on this study: it gave three halls too many and said that they cost nothing."""
+    options = QuickOptions(
+        cities=("frankfurt", "lyon", "milan"), tokens_per_day=2e9, data_class="health", growth=0.4, latency_ms=80.0
+    )  # fmt: skip
+    study = quick_study(options)
+    found = {d.spec.id: d for d in designs_of(study, demand_of(study), quick=True)}
+    assert found["mix"].gap <= 0.03
+    assert len(found["mix"].places) <= len(found["edge-region"].places)

@@ -398,7 +398,7 @@ def _design(ground: Ground, spec: DesignSpec, gap: float) -> Design:
     rows, groups = _groups(ground, chosen)
     problem = _problem(ground, spec, chosen, groups)
     answer = site_plan(problem, Limits(gap=gap))
-    return _built(ground, spec, chosen, rows, groups, answer)
+    return _built(ground, spec, chosen, rows, answer)
 
 
 def _groups(
@@ -495,7 +495,6 @@ def _built(
     spec: DesignSpec,
     chosen: Sequence[int],
     group_of: NDArray[np.int64],
-    groups: Sequence[NDArray[np.int64]],
     answer: SitingAnswer,
 ) -> Design:
     """The search's answer as a design."""

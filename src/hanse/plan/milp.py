@@ -8,7 +8,7 @@ answer depend on the machine. Not here: what the columns mean (`candidates`, `re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import highspy
 import numpy as np
@@ -19,6 +19,10 @@ from hanse.model.fleet import Value
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 INF = highspy.kHighsInf
+
+
+COST_ERROR: Final = 1e-5
+"""Relative; sums of thousands of terms agree to 1e-9."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
@@ -197,6 +201,12 @@ class Solver:
 
     def _run(self, otherwise: str) -> Outcome:
         self.highs.run()
+        if not self._consistent():
+            # Seen with HiGHS 1.16: presolve undone wrongly, a solution that costs ten times what is said of it.
+            self.highs.setOptionValue("presolve", "off")
+            self.highs.run()
+            self.highs.setOptionValue("presolve", "choose")
+            assert self._consistent(), "HiGHS contradicts itself without presolve, too"
         status = self.highs.getModelStatus()
         optimal = status == highspy.HighsModelStatus.kOptimal
         # Slacks make every model feasible, and costs keep it bounded: all else is a bug of ours.
@@ -213,4 +223,13 @@ class Solver:
             objective=objective,
             bound=float(info.mip_dual_bound) if whole else objective,
             nodes=max(0, int(info.mip_node_count)) if whole else 0,
+        )
+
+    def _consistent(self) -> bool:
+        """The values cost what the solver says they do."""
+        values = np.array(self.highs.getSolution().col_value)
+        cost = np.array(self.highs.getLp().col_cost_)
+        said = float(self.highs.getInfo().objective_function_value)
+        return len(values) != len(cost) or abs(float(cost @ values) - said) <= COST_ERROR * max(
+            1.0, abs(said)
         )

@@ -229,7 +229,9 @@ DESIGNS: Final = (
     DesignSpec(
         id="edge-region", name="edge plus one region", sizes=("tower", "room", "hyperscale")
     ),
-    DesignSpec(id="mix", name="the best mix of own sites", sizes=("tower", "room", "hall", "hyperscale")),
+    DesignSpec(
+        id="mix", name="the best mix of own sites", sizes=("tower", "room", "hall", "hyperscale")
+    ),
     DesignSpec(id="rent", name="renting from a cloud"),
 )
 
