@@ -77,3 +77,10 @@ def test_a_detour_is_never_shorter(
 def test_the_latency_floor_of_the_atlantic_is_55_ms_in_a_straight_line() -> None:
     assert rtt_ms_floor(5570, path_factor=1.0) == pytest.approx(55.7)
     assert 70 <= rtt_ms_floor(5570) <= 90
+
+
+def test_the_first_words_of_a_name_are_enough_where_no_city_is_called_so():
+    assert city("frankfurt").name == "Frankfurt am Main"
+    assert city("Frankfurt am Main").name == "Frankfurt am Main"
+    with pytest.raises(ConfigError):
+        city("frank")

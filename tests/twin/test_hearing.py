@@ -10,7 +10,7 @@ from numba import njit
 from dispatch.fleets import fleet, site
 from hanse.model.fleet import Fleet
 from hanse.signals.traces.trace import Origin, Requests, Trace, TraceMeta, empty_requests
-from hanse.twin import gateway
+from hanse.twin import hearing
 from hanse.twin.simulate import Simulation
 from twin.fleets import powered_fleet, random_trace
 
@@ -22,7 +22,7 @@ def hear_all(w, t):  # type: ignore[no-untyped-def]
     for g in range(w.site_up.shape[0]):
         for s in range(w.site_up.shape[0]):
             if s != g:
-                gateway.hear(w, g, s, t)
+                hearing.hear(w, g, s, t)
 
 
 def rows(made: Fleet, trace: Trace, *, eager_s: float = 0.0) -> np.ndarray:

@@ -44,9 +44,12 @@ def cities() -> tuple[City, ...]:
 
 
 def city(name: str, *, iso2: str = "", where: str = "city") -> City:
-    """The largest city of a name; accents and case do not matter, `iso2` picks a country."""
-    found = _by_folded_name().get(fold(name), ())
-    for candidate in found:
+    """The largest city of a name; accents and case do not matter, `iso2` picks a country. Where none has it whole, the largest whose name
+    begins with its words: Frankfurt is Frankfurt am Main.
+    """
+    folded = fold(name)
+    found = _by_folded_name().get(folded, ())
+    for candidate in found or _beginning_with(folded):
         if not iso2 or candidate.iso2 == iso2:
             return candidate
     names = [c.name for c in cities() if not iso2 or c.iso2 == iso2]
@@ -82,6 +85,11 @@ def fold(name: str) -> str:
     return (
         "".join(ch for ch in plain if not unicodedata.combining(ch)).replace("\u2019", "'").strip()
     )
+
+
+def _beginning_with(folded: str) -> tuple[City, ...]:
+    """Cities of which these are the first words, largest first."""
+    return tuple(c for c in cities() if folded and fold(c.name).startswith(f"{folded} "))
 
 
 @cache

@@ -39,6 +39,14 @@ COMMANDS = {
         "hanse.cli.compare:compare",
         "Several fleets or policies on the same traffic, with intervals.",
     ),
+    "plan": (
+        "hanse.cli.plan:plan",
+        "Small or big? Designs with full cost, carbon, latency and doubt.",
+    ),
+    "claims": (
+        "hanse.cli.plan:claims",
+        "What is claimed for and against micro data centers, measured.",
+    ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "predict": (
         "hanse.cli.predict:predict",

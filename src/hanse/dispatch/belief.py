@@ -116,7 +116,7 @@ def site_defaults(site: Site) -> SiteBelief:
     declared = site.power.price_usd_per_kwh
     price = declared if declared is not None else price
     return SiteBelief(
-        pue=site.power.pue if site.power.pue is not None else pue_at(site.kind, None),
+        pue=site.power.pue if site.power.pue is not None else pue_at(site.plant_kind, None),
         carbon_g_per_kwh=CARBON_G_PER_KWH_UNKNOWN if carbon is None else carbon,
         price_usd_per_kwh=PRICE_USD_PER_KWH_UNKNOWN if price is None else price,
     )

@@ -41,6 +41,8 @@ SERVER_OVER_CHIP: Final = 1.45
 """IT power over the rated power of data-centre accelerators: CPUs, memory, NICs, fans. A DGX H100 is rated 10.2 kW for
 eight chips of 700 W, which is 1.8; that a server at work draws 0.8 of its rating is an assumption. Edge boxes and CPU
 threads are rated whole."""
+IN_SERVERS: Final = ("datacenter", "workstation", "edge-server")
+"""Tiers of chips that need a server around them."""
 PUE_DESIGN: Final = 1.5
 """Divides the connection where a site has no hall of its own: near the mean PUE of Uptime's surveys of 2023 to 2025."""
 
@@ -204,17 +206,26 @@ PLANTS: Final[dict[SiteKind, Plant]] = {
 
 
 def it_kw_rated(site: Site) -> float:
-    """IT power of a site's chips at full load; without chips, what the connection carries at `PUE_DESIGN`."""
-    chips_w = sum(pool.count * _watts(pool.accelerator) for pool in site.pools)
+    """IT power that a site was built for: as declared, else of its chips at full load, else what the connection carries at
+    `PUE_DESIGN`.
+    """
+    if site.power.it_kw_rated is not None:
+        return site.power.it_kw_rated
+    chips_w = sum(pool.count * chip_rated_w(pool.accelerator) for pool in site.pools)
     if chips_w > 0.0:
         return chips_w / 1000.0
     return max(0.0, site.power.grid_kw_max - site.power.base_kw) / PUE_DESIGN
 
 
-def _watts(chip: str) -> float:
+def chip_rated_w(chip: str) -> float:
+    """IT power to provide for one chip: its rating and the server around it."""
+    return (accelerator(chip).tdp_w or 0.0) + host_w(chip)
+
+
+def host_w(chip: str) -> float:
+    """What the server around one chip draws, taken as constant: fans and CPUs follow the load by little against that."""
     facts = accelerator(chip)
-    around = SERVER_OVER_CHIP if facts.tier in ("datacenter", "workstation") else 1.0
-    return around * (facts.tdp_w or 0.0)
+    return (SERVER_OVER_CHIP - 1.0) * (facts.tdp_w or 0.0) if facts.tier in IN_SERVERS else 0.0
 
 
 def supply_of(site: Site, plant: Plant | None = None) -> Any:
@@ -226,7 +237,7 @@ def supplies(sites: Sequence[Site], plants: Mapping[str, Plant] | None = None) -
     """Parameters of all sites [site]; `plants` by site id, else the default of the site's kind."""
     rows = np.zeros(len(sites), SUPPLY_DTYPE)
     for row, site in zip(rows, sites, strict=True):
-        _fill(row, site, (plants or {}).get(site.id, PLANTS[site.kind]))
+        _fill(row, site, (plants or {}).get(site.id, PLANTS[site.plant_kind]))
     return rows
 
 
@@ -235,7 +246,7 @@ def states(sites: Sequence[Site], plants: Mapping[str, Plant] | None = None) -> 
     (none), UPS full.
     """
     params, rows = supplies(sites, plants), np.zeros(len(sites), STATE_DTYPE)
-    shares = [(plants or {}).get(s.id, PLANTS[s.kind]).storage.start_share for s in sites]
+    shares = [(plants or {}).get(s.id, PLANTS[s.plant_kind]).storage.start_share for s in sites]
     rows["battery_kwh"] = params["battery_kwh"] * shares
     rows["ups_kwh"] = params["ups_kwh"]
     return rows

@@ -84,6 +84,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Power, "wind_kw_rated"): Range(0, 5e6),
     (Power, "battery_kwh"): Range(0, 5e7),
     (Power, "battery_kw_max"): Range(0, 5e6),
+    (Power, "it_kw_rated"): Range(0, 5e6, above=True),
     (Power, "pue"): Range(1, 5),  # below 1 is impossible by definition; 5 is a nearly empty hall
     (Power, "price_usd_per_kwh"): Range(0, 10),
     (Gateway, "port"): Range(0, 65_535),

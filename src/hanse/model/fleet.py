@@ -75,6 +75,8 @@ class Power(Value, frozen=True, kw_only=True):
     wind_kw_rated: float = 0.0
     battery_kwh: float = 0.0
     battery_kw_max: float = 0.0
+    it_kw_rated: float | None = None
+    """IT power that the hall was built for; absent: what its chips are rated for. A half-empty hall wastes more."""
     pue: float | None = None
     """Fixed power usage effectiveness; when absent it follows kind and outdoor temperature."""
     price_usd_per_kwh: float | None = None
@@ -119,9 +121,16 @@ class Site(Value, frozen=True, kw_only=True, rename={"pools": "pool"}):
     grid_zone: str = ""
     """Zone of carbon and weather series; empty means the country's annual mean."""
     weather_zone: str = ""
+    plant: SiteKind | None = None
+    """Whose cooling and UPS it has, where not its kind's: a new hall of a megawatt is a micro site with a region's plant."""
     power: Power
     gateway: Gateway = Gateway()
     pools: tuple[Pool, ...] = ()
+
+    @property
+    def plant_kind(self) -> SiteKind:
+        """Which of `energy.PLANTS` it has."""
+        return self.plant or self.kind
 
 
 class Link(Value, frozen=True, kw_only=True):

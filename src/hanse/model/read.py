@@ -1,7 +1,7 @@
-"""Bytes of a fleet file become a `Fleet`, or one error that says where, what and how to mend it.
+"""Bytes of a TOML file become a value, such as a `Fleet`, or one error that says where, what and how to mend it.
 
 Here: TOML, shapes and field names; decoding stops at the first wrong shape. Not here: wrong meanings, of which
-`model.check` lists all at once.
+`model.check` lists all at once for a fleet.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, Value
 
-FLEET_BYTES_MAX: Final = 16 * 1024 * 1024
+V = TypeVar("V", bound=Value)
+FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 """A fleet of 1,000 sites with all their links is under 2 MB; more than this is another file by mistake."""
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
@@ -35,16 +36,7 @@ def read_fleet(path: Path) -> Fleet:
     Raises:
         ConfigError: where it cannot be read, is no TOML, or has a field of a wrong name or shape.
     """
-    try:
-        size = path.stat().st_size
-        if size > FLEET_BYTES_MAX:
-            raise ConfigError(str(path), got=f"{size} bytes", allowed=f"at most {FLEET_BYTES_MAX}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            str(path), got=error.strerror or str(error), fix="name a fleet file that can be read"
-        ) from error
-    return parse_fleet(content, source=str(path))
+    return read_toml(path, Fleet, noun="fleet")
 
 
 def parse_fleet(content: bytes, *, source: str) -> Fleet:
@@ -53,6 +45,33 @@ def parse_fleet(content: bytes, *, source: str) -> Fleet:
     Raises:
         ConfigError: as `read_fleet`.
     """
+    return parse_toml(content, Fleet, source=source, noun="fleet")
+
+
+def read_toml(path: Path, kind: type[V], *, noun: str) -> V:
+    """Read and decode a file that an operator writes; `noun` names it in errors about the whole.
+
+    Raises:
+        ConfigError: where it cannot be read, is no TOML, or has a field of a wrong name or shape.
+    """
+    try:
+        size = path.stat().st_size
+        if size > FILE_BYTES_MAX:
+            raise ConfigError(str(path), got=f"{size} bytes", allowed=f"at most {FILE_BYTES_MAX}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            str(path), got=error.strerror or str(error), fix=f"name a {noun} file that can be read"
+        ) from error
+    return parse_toml(content, kind, source=str(path), noun=noun)
+
+
+def parse_toml(content: bytes, kind: type[V], *, source: str, noun: str) -> V:
+    """Decode a text; `source` names it where the error is about the whole.
+
+    Raises:
+        ConfigError: as `read_toml`.
+    """
     try:
         document = tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -60,32 +79,32 @@ def parse_fleet(content: bytes, *, source: str) -> Fleet:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from error
     try:
-        return msgspec.convert(document, Fleet)
+        return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), document) from error
+        raise _explained(str(error), document, kind, noun) from error
 
 
-def _explained(message: str, document: dict[str, Any]) -> ConfigError:
-    """What msgspec found, in the words of a fleet file."""
+def _explained(message: str, document: dict[str, Any], kind: type, noun: str) -> ConfigError:
+    """What msgspec found, in the words of the file."""
     match = _AT.match(message)
     assert match is not None, message
     what, path = match["what"], match["path"] or ""
     if unknown := _UNKNOWN.match(what):
-        return _unknown_field(unknown["field"], path)
+        return _unknown_field(unknown["field"], path, kind)
     if missing := _MISSING.match(what):
         where = _joined(path, missing["field"])
         return ConfigError(where, got="nothing", allowed="a value", fix=f"add {missing['field']}")
     got = _value_at(document, path)
     if what.startswith("Invalid enum value"):
-        return _not_a_choice(path, got)
+        return _not_a_choice(path, got, kind)
     allowed = what.split(", got `")[0].removeprefix("Expected ").replace("`", "")
     for pattern, words in _PATTERNS.items():
         allowed = allowed.replace(f"str matching regex {pattern}", words)
-    return ConfigError(path or "fleet", got=repr(got), allowed=allowed)
+    return ConfigError(path or noun, got=repr(got), allowed=allowed)
 
 
-def _unknown_field(field: str, path: str) -> ConfigError:
-    names = [known.encode_name for known in _fields_at(path)]
+def _unknown_field(field: str, path: str, kind: type) -> ConfigError:
+    names = [known.encode_name for known in _fields_at(path, kind)]
     near = difflib.get_close_matches(field, names, n=1, cutoff=0.6)
     fix = f"did you mean {near[0]!r}?" if near else "remove it"
     return ConfigError(
@@ -93,10 +112,10 @@ def _unknown_field(field: str, path: str) -> ConfigError:
     )
 
 
-def _not_a_choice(path: str, got: object) -> ConfigError:
+def _not_a_choice(path: str, got: object, root: type) -> ConfigError:
     head, _, last = path.rpartition(".")
     name = re.sub(r"\[\d+\]$", "", last)
-    kind = next((f.type for f in _fields_at(head) if f.encode_name == name), None)
+    kind = next((f.type for f in _fields_at(head, root) if f.encode_name == name), None)
     if last.endswith("]"):
         kind = _item(kind)
     choices = [str(choice) for choice in get_args(kind)]
@@ -109,9 +128,8 @@ def _not_a_choice(path: str, got: object) -> ConfigError:
     )
 
 
-def _fields_at(path: str) -> tuple[msgspec.structs.FieldInfo, ...]:
+def _fields_at(path: str, kind: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
     """Fields of the table at a path such as `site[3].power`."""
-    kind: Any = Fleet
     for step in path.split(".") if path else ():
         name = step.split("[")[0]
         field = next((f for f in msgspec.structs.fields(kind) if f.encode_name == name), None)

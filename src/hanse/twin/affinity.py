@@ -1,4 +1,4 @@
-"""Which sites and which engines are believed to hold a prompt's prefix.
+"""Which sites and which engines are believed to hold a prompt's prefix, and which engine a site picks.
 
 Here: digests of an attempt's prefix blocks, looking them up in a gateway's table of sites and in a site's table of engines. Not here: the
 tables (`dispatch.prefix`), what a held prefix is worth (`dispatch.choose`), what engines really hold (`engine`).
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from hanse.compiled import HOT
+from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import prefix as prefixes
 from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
@@ -77,6 +77,32 @@ def believe_site(w: Any, a: int, s: int, count: int, t: float) -> None:
     if count > 0:
         table = w.prefix[attempt.gateway]
         attempt.believed_site = prefixes.believed(table, w.digests, w.digest_tokens, count, s, t)
+
+
+@njit(**KERNEL)
+def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
+    """`choose_engine` at a site: global number of the engine, or the reason."""
+    attempt = w.attempts[a]
+    first, end = w.engine_first[s], w.engine_first[s + 1]
+    states = w.engine_state[first:end]
+    if excluded != 0:
+        scratch = w.scratch_state[first:end]
+        for i in range(end - first):
+            scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
+        states = scratch
+    look_up_engines(w, a, s, t)
+    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
+    if w.options[OPTION_AFFINITY] != 0.0:
+        found = kernels.choose_engine(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
+        )  # fmt: skip
+    else:
+        found = kernels.least_requests(
+            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
+            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
+        )  # fmt: skip
+    return first + found if found >= 0 else found
 
 
 @njit(**HOT)

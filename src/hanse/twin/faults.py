@@ -12,6 +12,7 @@ from numba import njit
 
 from hanse.compiled import KERNEL
 from hanse.dispatch import choose as kernels
+from hanse.twin.affinity import pick_engine
 from hanse.twin.arrays import (
     ARRIVE,
     AT_ENGINE,
@@ -27,7 +28,7 @@ from hanse.twin.arrays import (
 )
 from hanse.twin.books import book
 from hanse.twin.engine import drop, halt, interrupt, leave_batch, leave_engine, resume, waste
-from hanse.twin.gateway import answer_back, execute, failed, pick_engine, settle
+from hanse.twin.gateway import answer_back, execute, failed, settle
 from hanse.twin.queues import push
 
 

@@ -1,11 +1,7 @@
 """A gateway of the simulation: hears load, chooses, sends, retries, and books how requests end.
 
 Here: what `live.gateway` does around the same kernels of `dispatch`: `choose`, `choose_engine`, `load.*`, `prefix.*`. Not here: engines
-(`engine`), what each result is summed into (`books`), when any of this happens (`loop`).
-
-Load is heard late, never known: a frame is made by each site twice a second and reaches a gateway half a round trip later, and the head of
-every answer from another site tells the load of its offer as it was when the answer began. Frames are taken in when a gateway is about to
-choose among the sites they speak of, or to change its own count there, which is as good as when they came: nothing looks at them before.
+(`engine`), how load is heard (`hearing`), what each result is summed into (`books`), when any of this happens (`loop`).
 """
 
 from __future__ import annotations
@@ -21,8 +17,8 @@ from hanse.dispatch.patience import first_byte_s
 from hanse.twin.affinity import (
     answered,
     believe_site,
-    look_up_engines,
     look_up_prefixes,
+    pick_engine,
     remember_engine,
 )
 from hanse.twin.arrays import (
@@ -34,17 +30,16 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     LOST,
-    OPTION_AFFINITY,
     OPTION_POLICY,
     OPTION_STALE_S,
     REFUSED,
     REFUSED_OUT,
-    RING,
     TO_SITE,
     TRIED_MAX,
 )
 from hanse.twin.books import book
 from hanse.twin.engine import drop, enqueue, waste
+from hanse.twin.hearing import hear, hear_head, refresh
 from hanse.twin.picking import pick
 from hanse.twin.queues import free_slot, push, take_slot, unwatch, watch
 
@@ -53,106 +48,9 @@ WAIT_AGAIN_S: Final = 1.0
 """As `live.gateway.entry`: how long a late attempt is waited for once more when nothing else would take the request."""
 EXPIRE_SWEEPS: Final = 50
 """Every 5 s all streams' deadlines are looked at: a live gateway does it twice a second, of deadlines of a minute."""
-REFRESH_S: Final = 0.02
-"""A live gateway looks at its own site's engines every 20 ms."""
 BYTES_PER_TOKEN: Final = 4.0
 BODY_BYTES: Final = 200.0
 """JSON around a prompt."""
-
-
-@njit(**KERNEL)
-def hear(w: Any, g: int, s: int, t: float) -> None:
-    """Take in the newest frame of site `s` that has reached gateway `g`."""
-    if g == s:
-        refresh(w, g, t)
-        return
-    count = w.frame_count[s]
-    known = w.heard[g, s].count
-    if count == known:
-        return
-    reached_s = t - 0.0005 * w.ways[s, g].rtt_ms
-    at = count
-    while at > known and at > count - RING:
-        slot = (at - 1) % RING
-        if w.frame_at_s[s, slot] <= reached_s and w.frame_open[s, slot, g] != 0:
-            break
-        at -= 1
-    if at == known or at <= count - RING:
-        return
-    slot = (at - 1) % RING
-    w.heard[g, s].count = at
-    take_in(w, g, s, w.frame_at_s[s, slot], w.frame_power[s, slot], slot)
-
-
-@njit(**KERNEL)
-def take_in(w: Any, g: int, s: int, sampled_at_s: float, power: int, slot: int) -> None:
-    """What `Load.heard` does with a frame."""
-    row = w.load_sites[g, s]
-    elapsed_s = sampled_at_s - row.sampled_at_s if row.sampled_at_s > -1e300 else 0.0
-    row.sampled_at_s = sampled_at_s
-    row.reachable = 1
-    row.power_ok = power
-    for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
-        o = w.site_offers[i]
-        frame = w.frames[slot, o]
-        loads.heard(
-            w.load_offers[g], w.load_services[g], w.own[g], o, w.offers[w.version[g], o].service,
-            frame.replicas, frame.requests, frame.tokens, frame.prefill_tokens, frame.rate_rps, elapsed_s,
-        )  # fmt: skip
-
-
-@njit(**KERNEL)
-def replicas_alive(w: Any, s: int, o: int) -> int:
-    """Engines of an offer that the site believes alive."""
-    alive = 0
-    for e in range(w.engine_first[s], w.engine_first[s + 1]):
-        if w.engine_offer[e] == o and w.engine_state[e] == 1:
-            alive += 1
-    return alive
-
-
-@njit(**KERNEL)
-def refresh(w: Any, g: int, t: float) -> None:
-    """A gateway's own site, as it is: every 20 ms at most."""
-    if t - w.refreshed_s[g] < REFRESH_S:
-        return
-    w.refreshed_s[g] = t
-    row = w.load_sites[g, g]
-    elapsed_s = t - row.sampled_at_s if row.sampled_at_s > -1e300 else 0.0
-    row.sampled_at_s = t
-    row.reachable = 1
-    row.power_ok = w.power_ok[g]
-    last = (w.frame_count[g] - 1) % RING
-    for i in range(w.site_offer_first[g], w.site_offer_first[g + 1]):
-        o = w.site_offers[i]
-        site_load = w.site_load[o]
-        rate_rps = w.frames[last, o].rate_rps if w.frame_count[g] > 0 else 0.0
-        loads.heard(
-            w.load_offers[g], w.load_services[g], w.own[g], o, w.offers[w.version[g], o].service,
-            float(replicas_alive(w, g, o)), float(site_load.requests), float(site_load.tokens),
-            float(site_load.prefill_tokens), rate_rps, elapsed_s,
-        )  # fmt: skip
-
-
-@njit(**KERNEL)
-def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
-    """A site notes its load for its peers."""
-    slot = w.frame_count[s] % RING
-    w.frame_count[s] += 1
-    w.frame_at_s[s, slot] = t
-    w.frame_power[s, slot] = w.power_ok[s]
-    for g in range(w.site_up.shape[0]):
-        w.frame_open[s, slot, g] = w.link_both[s, g]
-    factor = w.telemetry[s]
-    for i in range(w.site_offer_first[s], w.site_offer_first[s + 1]):
-        o = w.site_offers[i]
-        site_load, frame = w.site_load[o], w.frames[slot, o]
-        frame.replicas = float(replicas_alive(w, s, o))
-        frame.requests = factor * site_load.requests
-        frame.tokens = factor * site_load.tokens
-        frame.prefill_tokens = factor * site_load.prefill_tokens
-        frame.rate_rps = site_load.begun / every_s
-        site_load.begun = 0
 
 
 @njit(**HOT)
@@ -211,32 +109,6 @@ def ask_once(w: Any, a: int, t: float) -> int:
         w.options[OPTION_STALE_S], w.scratch_tried, w.cached, w.out,
     )  # fmt: skip
     return chosen
-
-
-@njit(**KERNEL)
-def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> int:
-    """`choose_engine` at a site: global number of the engine, or the reason."""
-    attempt = w.attempts[a]
-    first, end = w.engine_first[s], w.engine_first[s + 1]
-    states = w.engine_state[first:end]
-    if excluded != 0:
-        scratch = w.scratch_state[first:end]
-        for i in range(end - first):
-            scratch[i] = 0 if (excluded >> min(i, 62)) & 1 else states[i]
-        states = scratch
-    look_up_engines(w, a, s, t)
-    tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
-    if w.options[OPTION_AFFINITY] != 0.0:
-        found = kernels.choose_engine(
-            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-            states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
-        )  # fmt: skip
-    else:
-        found = kernels.least_requests(
-            w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
-            states, w.executing[:, first:end], offer, tokens_in + tokens_out,
-        )  # fmt: skip
-    return first + found if found >= 0 else found
 
 
 @njit(**KERNEL)
@@ -445,20 +317,6 @@ def again(w: Any, a: int, t: float) -> None:
         w.engines[attempt.engine].wasted_j += attempt.joules
     attempt.number += 1
     seek(w, a, t)
-
-
-@njit(**KERNEL)
-def hear_head(w: Any, a: int) -> None:
-    """The load of its offer that an answer from another site begins with; live it speaks of the site's other offers too."""
-    attempt = w.attempts[a]
-    g, o = attempt.gateway, attempt.offer
-    if attempt.head_requests < 0.0:
-        return
-    row = w.load_offers[g, o]
-    loads.heard(
-        w.load_offers[g], w.load_services[g], w.own[g], o, attempt.service, row.replicas, attempt.head_requests,
-        attempt.head_tokens, attempt.head_prefill, row.rate_rps, 0.0,
-    )  # fmt: skip
 
 
 @njit(**HOT)

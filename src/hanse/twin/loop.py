@@ -39,6 +39,7 @@ from hanse.twin.arrays import (
 from hanse.twin.books import book
 from hanse.twin.engine import event as engine_event
 from hanse.twin.engine import waste
+from hanse.twin.hearing import make_frame
 from hanse.twin.queues import KIND_SHIFT, SLOT_MASK, free_slot, pop, take_slot
 
 FRAME_EVERY_S: Final = 0.5
@@ -122,7 +123,7 @@ def frame(w: Any, t: float) -> None:
     sites = w.site_up.shape[0]
     s = w.tick_site[clock.turn]
     if w.site_up[s] != 0 and w.telemetry[s] >= 0.0:
-        gateways.make_frame(w, s, t, FRAME_EVERY_S)
+        make_frame(w, s, t, FRAME_EVERY_S)
     clock.turn = (clock.turn + 1) % sites
     clock.tick += 1
     clock.tick_s = clock.tick * (FRAME_EVERY_S / sites)

@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.dispatch.belief import all_engines
 from hanse.dispatch.events import SignalsObserved
 from hanse.energy import site_signals
-from hanse.energy.plant import states, supplies
+from hanse.energy.plant import host_w, states, supplies
 from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, SUMS_DTYPE
 from hanse.energy.series import SiteSeries, site_series
 from hanse.energy.steps import step_sites
@@ -50,6 +51,10 @@ class SitePower:
         # all of its sun and wind would be surplus, and its requests free.
         self.out["facility_kw"] = [site.power.base_kw for site in fleet.sites]
         self.notes: tuple[tuple[SourceNote, ...], ...] = ()
+        chips = {(s.id, p.id): p.accelerator for s in fleet.sites for p in s.pools}
+        self._host_w = np.array(
+            [e.chips * host_w(chips[e.site, e.pool]) for e in all_engines(fleet, fleet.placements)]
+        )
         self.idle_wh = np.zeros(count)
         self.dynamic_wh = np.zeros(count)
         self._scenario = scenario
@@ -105,7 +110,8 @@ class SitePower:
             self._taken_j = np.zeros(len(engines))
         spent_j = engines["dynamic_j"] - self._taken_j
         self._taken_j = engines["dynamic_j"].copy()
-        idle_j = np.where(engines["mode"] == DOWN, 0.0, engines["idle_w"]) * STEP_S
+        waiting_w = engines["idle_w"] + self._host_w
+        idle_j = np.where(engines["mode"] == DOWN, 0.0, waiting_w) * STEP_S
         dynamic_j = np.bincount(engines["site"], spent_j, sites)
         idle = np.bincount(engines["site"], idle_j, sites)
         self.idle_wh += idle / SECONDS_PER_HOUR

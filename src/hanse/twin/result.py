@@ -96,7 +96,7 @@ class EnergyUse(Value, frozen=True, kw_only=True):
     prefill_kwh: float
     decode_kwh: float
     idle_kwh: float
-    """Engines loaded and waiting, and what they draw anyway beside work."""
+    """Engines loaded and waiting, what they draw anyway beside work, and the servers around the chips."""
     cooling_kwh: float
     ups_kwh: float
     other_kwh: float

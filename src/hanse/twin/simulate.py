@@ -121,9 +121,7 @@ class Simulation:
         )  # fmt: skip
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
-        self._choose_by(self.policy, world)
-        held = self.policy.engines_held if engine_affinity is None else engine_affinity
-        world.options[ar.OPTION_AFFINITY] = float(held)
+        self._choose_by(self.policy, world, engine_affinity)
         _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
@@ -147,7 +145,9 @@ class Simulation:
         at_s = self.start_at_s + now_s
         self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
 
-    def _choose_by(self, policy: Policy, world: World) -> None:
+    def _choose_by(self, policy: Policy, world: World, affinity: bool | None) -> None:
+        held = policy.engines_held if affinity is None else affinity
+        world.options[ar.OPTION_AFFINITY] = float(held)
         world.options[ar.OPTION_POLICY] = float(policy.number)
         world.options[ar.OPTION_SCORE] = float(policy.address)
         if policy.name == "central_only" and self.fleet.central is None:

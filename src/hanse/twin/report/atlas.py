@@ -1,6 +1,6 @@
-"""A map of who was served where: land outlines, origins, sites, and a line for each flow, as inline SVG.
+"""Maps as inline SVG: land outlines with marks on them; who was served where: origins, sites, and a line for each flow.
 
-Here: decoding the dashboard's world atlas (TopoJSON, the specification at github.com/topojson/topojson-specification), a plain
+Here: `world`, `flow_map`, decoding the dashboard's world atlas (TopoJSON, the specification at github.com/topojson/topojson-specification), a plain
 equirectangular projection stretched to keep shapes at the middle latitude. Not here: other charts (`charts`).
 """
 
@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from hanse import web
 from hanse.twin.report.charts import WIDTH
-from hanse.twin.result import Flows, Place
+from hanse.twin.result import Flows
 from hanse.web.figures import count
 
 ATLAS: Final = "static/vendor/world-atlas-2.0.2-countries-110m.json"
@@ -26,43 +26,64 @@ NAMES_MAX: Final = 12
 FLOWS_MAX: Final = 60
 """Lines drawn, the busiest: more would be a tangle."""
 Line = list[tuple[float, float]]
+Frame = tuple[float, float, float, float]
+"""West, east, south, north in degrees."""
+Projection = Callable[[float, float], tuple[float, float]]
+"""Longitude and latitude to a point of the picture."""
 
 
 def flow_map(flows: Flows) -> str:
     """The map; empty where the trace does not say where its users are."""
-    places = (*flows.origins, *flows.sites)
     if not flows.origins:
         return ""
-    west, east, south, north = _frame(places)
+    places = [(p.lon_deg, p.lat_deg) for p in (*flows.origins, *flows.sites)]
+
+    def marks(at: Projection) -> list[str]:
+        return [*_lines(flows, at), *_marks(flows, at)]
+
+    return world(frame_of(places), marks, key="frame", label="map of flows")
+
+
+def world(
+    frame: Frame,
+    marks: Callable[[Projection], list[str]],
+    *,
+    key: str,
+    label: str,
+    width_px: float = WIDTH,
+) -> str:
+    """Land and sea within a frame, and marks on it; `key` is an id that no other picture of the page has."""
+    west, east, south, north = frame
     shrink = math.cos(math.radians((south + north) / 2.0))
-    unit = min(WIDTH / ((east - west) * shrink), HEIGHT_MAX / (north - south))
+    unit = min(width_px / ((east - west) * shrink), HEIGHT_MAX / (north - south))
     width, height = (east - west) * shrink * unit, (north - south) * unit
-    shift = (WIDTH - width) / 2.0
+    shift = (width_px - width) / 2.0
 
     def at(lon_deg: float, lat_deg: float) -> tuple[float, float]:
         return shift + (lon_deg - west) * shrink * unit, (north - lat_deg) * unit
 
     parts = [
-        f'<clipPath id="frame"><rect x="{shift:.1f}" width="{width:.1f}" height="{height:.1f}"/></clipPath>'
+        f'<clipPath id="{key}"><rect x="{shift:.1f}" width="{width:.1f}" height="{height:.1f}"/></clipPath>'
     ]
     parts.append(
-        f'<g clip-path="url(#frame)"><rect class="sea" x="{shift:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+        f'<g clip-path="url(#{key})"><rect class="sea" x="{shift:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
     )
-    parts += _land(at, (west, east, south, north))
-    parts += _lines(flows, at)
-    parts += _marks(flows, at)
+    parts += _land(at, frame)
+    parts += marks(at)
     parts.append("</g>")
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="map of flows">{"".join(parts)}</svg>'
+    named = escape(label, {chr(34): "&quot;"})
+    return f'<svg viewBox="0 0 {width_px:g} {height:.0f}" role="img" aria-label="{named}">{"".join(parts)}</svg>'
 
 
-def _frame(places: Sequence[Place]) -> tuple[float, float, float, float]:
-    lons, lats = [p.lon_deg for p in places], [p.lat_deg for p in places]
+def frame_of(places: Sequence[tuple[float, float]]) -> Frame:
+    """West, east, south, north in degrees, with a margin, of places given as longitude and latitude."""
+    lons, lats = [p[0] for p in places], [p[1] for p in places]
     west, east = min(lons) - MARGIN_DEG, max(lons) + MARGIN_DEG
     south, north = max(min(lats) - MARGIN_DEG, -85.0), min(max(lats) + MARGIN_DEG, 85.0)
     return west, east, south, north
 
 
-def _land(at: Callable[[float, float], tuple[float, float]], frame: tuple[float, ...]) -> list[str]:
+def _land(at: Projection, frame: Frame) -> list[str]:
     west, east, south, north = frame
     parts = []
     for ring in _rings():
@@ -75,7 +96,7 @@ def _land(at: Callable[[float, float], tuple[float, float]], frame: tuple[float,
     return parts
 
 
-def _lines(flows: Flows, at: Callable[[float, float], tuple[float, float]]) -> list[str]:
+def _lines(flows: Flows, at: Projection) -> list[str]:
     pairs = [
         (n, o, s)
         for o, row in zip(flows.origins, flows.served, strict=True)
@@ -97,7 +118,7 @@ def _lines(flows: Flows, at: Callable[[float, float], tuple[float, float]]) -> l
     return parts
 
 
-def _marks(flows: Flows, at: Callable[[float, float], tuple[float, float]]) -> list[str]:
+def _marks(flows: Flows, at: Projection) -> list[str]:
     parts = []
     for origin in flows.origins:
         x, y = at(origin.lon_deg, origin.lat_deg)

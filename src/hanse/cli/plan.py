@@ -1,0 +1,191 @@
+"""`hanse plan` and `hanse claims`: how to build AI capacity, with the full cost and its doubts.
+
+Here: arguments, progress, files, output. Not here: the answer (`plan.solve`), its table (`plan.show`), its report (`plan.report`).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from hanse.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from hanse.plan.answer import Answer
+    from hanse.plan.study_file import Study
+
+
+def plan(
+    study: Path | None = None,
+    /,
+    *,
+    quick: bool = False,
+    cities: str = "",
+    tokens_per_day: float = 2e9,
+    data_class: Annotated[str, Parameter(name="--class")] = "personal",
+    growth: float = 0.3,
+    latency_ms: float | None = None,
+    out: Path | None = None,
+    draws: int | None = None,
+    seed: int | None = None,
+    json: bool = False,
+) -> int:
+    """Say how to build AI capacity: small sites, a big one, a mix, or rent; with cost, carbon, latency and doubt.
+
+    Without a study file it answers the embedded one. Example: `hanse plan --quick --cities frankfurt,lyon,milan --tokens-per-day 2e9 --class health`
+
+    Parameters
+    ----------
+    study
+        Path of the study file (docs/plan.md).
+    quick
+        A study made of the options below, or a study file without the twin: an answer within half a minute.
+    cities
+        With --quick: where users are, with commas.
+    tokens_per_day
+        With --quick: prompts and answers together, in the first year.
+    data_class
+        With --quick: class of law: non_personal, personal, health, payment, government ...
+    growth
+        With --quick: of demand, per year; 0.4 is 40 %.
+    latency_ms
+        With --quick: longest round trip from a user to a site.
+    out
+        Folder for the report, fleet files, a day's trace and the study; default plan-NAME.
+    draws
+        Random draws of all figures; default as the study says.
+    seed
+        Of everything that is drawn; default as the study says.
+    json
+        Print the answer as one JSON document on standard output.
+    """
+    from hanse.plan.solve import solve
+
+    found = _study(study, quick, cities, tokens_per_day, data_class, growth, latency_ms)
+    found = _with(found, draws, seed)
+    folder = out or Path(f"plan-{found.name}")
+    command = "hanse " + shlex.join(sys.argv[1:])
+    with _progress(f"planning {found.name}") as told:
+        answer = solve(found, out=folder, quick=quick, command=command, progress=told)
+        _report(answer, folder, quick)
+    print_json(answer) if json else _show(answer)
+    say(f"written to {folder}/: {', '.join(sorted(p.name for p in folder.iterdir()))}")
+    return 0
+
+
+def claims(study: Path | None = None, /, *, draws: int | None = None, json: bool = False) -> int:
+    """Hold what is usually claimed for and against micro data centers against a study.
+
+    Parameters
+    ----------
+    study
+        Path of the study file; default the embedded one.
+    draws
+        Random draws of all figures; default as the study says.
+    json
+        Print the claims as one JSON document on standard output.
+    """
+    from hanse.plan.read import read_study
+    from hanse.plan.solve import solve
+
+    found = _with(read_study(study), draws, None)
+    with _progress(f"planning {found.name}") as told:
+        answer = solve(found, quick=True, progress=told)
+    if json:
+        print_json(answer.claims)
+    else:
+        _show_claims(answer)
+    return 0
+
+
+def _study(
+    path: Path | None,
+    quick: bool,
+    cities: str,
+    tokens_per_day: float,
+    data_class: str,
+    growth: float,
+    latency_ms: float | None,
+) -> Study:
+    from hanse.errors import ConfigError
+    from hanse.plan.quick import QuickOptions, quick_study
+    from hanse.plan.read import read_study
+
+    if not cities:
+        return read_study(path)
+    if path is not None or not quick:
+        raise ConfigError(
+            "--cities",
+            got="beside a study file" if path else "without --quick",
+            allowed="either a study file, or --quick with --cities",
+        )
+    return quick_study(
+        QuickOptions(
+            cities=tuple(cities.split(",")),
+            tokens_per_day=tokens_per_day,
+            data_class=data_class,
+            growth=growth,
+            latency_ms=latency_ms,
+        )
+    )
+
+
+def _with(study: Study, draws: int | None, seed: int | None) -> Study:
+    from msgspec.structs import replace
+
+    from hanse.errors import ConfigError
+
+    if draws is not None and draws < 1:
+        raise ConfigError("--draws", got=draws, allowed="1 or more")
+    return replace(
+        study,
+        draws=study.draws if draws is None else draws,
+        seed=study.seed if seed is None else seed,
+    )
+
+
+def _report(answer: Answer, folder: Path, quick: bool) -> None:
+    from hanse.plan.report import write_report
+
+    write_report(answer, folder)
+
+
+def _show(answer: Answer) -> None:
+    from rich.console import Console
+
+    from hanse.plan.show import show
+
+    show(answer, Console(highlight=False))
+
+
+def _show_claims(answer: Answer) -> None:
+    from rich.console import Console
+
+    from hanse.plan.show import show_claims
+
+    show_claims(answer, Console(highlight=False))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on standard error, with what is being done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(what, total=1.0)
+        yield lambda doing, share: bars.update(
+            task, completed=share, description=f"{what}: {doing}"
+        )

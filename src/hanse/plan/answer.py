@@ -1,0 +1,199 @@
+"""`Answer`: what a study came to, as one frozen value: what `--json` prints, Python gets and the report shows.
+
+Here: the types, with what each figure means. Not here: computing them (`plan.solve`), drawing them (`plan.report`).
+
+Ranges over draws are quantiles 5, 50 and 95 %. None: not known, or of nothing. Location-based, market-based and marginal carbon answer three
+questions about the same energy and are never added; embodied carbon stands beside each.
+"""
+
+from __future__ import annotations
+
+from hanse.model.fleet import Value
+from hanse.plan.doubt import Flip, Swing
+from hanse.plan.validate import Round
+
+
+class Range(Value, frozen=True, kw_only=True):
+    """A figure over all draws."""
+
+    p5: float
+    p50: float
+    p95: float
+
+
+class SiteAnswer(Value, frozen=True, kw_only=True):
+    """One site of a design, as planned."""
+
+    id: str
+    city: str
+    country: str
+    lat_deg: float
+    lon_deg: float
+    size: str
+    kind: str
+    it_kw: tuple[float, ...]
+    """Plant by year."""
+    chips: dict[str, int]
+    """Accelerators in the last year."""
+    pv_kw: float
+    wind_kw: float
+    battery_kwh: float
+    battery_kw: float
+    pue: float | None
+    """Of the first year; a hall that fills up gets better."""
+    wue_l_per_kwh: float | None
+    carbon_free_share: float | None
+    """Hour by hour."""
+    carbon_free_hours: tuple[float, ...]
+    """[hour of the UTC day] of the year's mean, for the heat map."""
+    price_usd_per_kwh: float
+    usd_per_year: float
+    """What belongs to the site, median of draws, mean of years."""
+    next_best: str
+    """What leaving it out would cost."""
+
+
+class DesignAnswer(Value, frozen=True, kw_only=True):
+    """One way to build."""
+
+    id: str
+    name: str
+    sites: tuple[SiteAnswer, ...]
+    rented_share: float
+    """Of demand, always rented; busy hours that are rented come on top."""
+    served_share: float
+    """Of the tokens asked for, delivered within the SLO, median of draws."""
+    usd_per_mtoken: Range
+    usd_npv: Range
+    usd_by_group: dict[str, float]
+    """A year, median of draws and mean of years."""
+    usd_by_item: dict[str, float]
+    kwh_per_mtoken: Range
+    water_l_per_mtoken: Range
+    location_g_per_mtoken: Range
+    market_g_per_mtoken: Range
+    marginal_g_per_mtoken: Range | None
+    embodied_g_per_mtoken: Range
+    win_share: float
+    """Share of draws in which it costs least per delivered token."""
+    win_share_carbon: float
+    """Share of draws in which it emits least (location-based and embodied)."""
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    """Planned, interactive requests of the first year."""
+    ttft_curve_ms: tuple[float, ...]
+    """Quantiles 0, 1, ... 100 %."""
+    rtt_ms_p95: float | None
+    idle_share: float | None
+    """Of installed chips' work, mean of years, median of draws."""
+    stranded_usd_per_year: float
+    """Capital of chips and plant times what stands idle."""
+    pooling_extra_share: float | None
+    """Slots that separate sites need over one pool of the same demand, less 1."""
+    pue: float | None
+    ups_loss_share: float | None
+    """Of IT energy."""
+    carbon_free_share: float | None
+    """Hour by hour."""
+    annual_match_share: float | None
+    """Own generation over use, summed over the year: what annual matching would claim."""
+    own_power_used_share: float | None
+    wan_gb_per_year: float
+    available: float
+    """Expected share of interactive demand that can be served, all sites' availabilities together."""
+    served_without: tuple[float, ...]
+    """Share of interactive demand that is served when the k largest sites are gone, k = 0, 1, 2, 3."""
+    staff_fte: float
+    operator_actions_per_month: float
+    jurisdictions: int
+    duties: tuple[str, ...]
+    """Sites that had to be mended to be lawful."""
+    rounds: tuple[Round, ...]
+    """What the twin said; empty: not asked."""
+    fleet_file: str
+    trace_file: str
+    gap: float
+    notes: tuple[str, ...]
+
+
+class TrainingAnswer(Value, frozen=True, kw_only=True):
+    """One training job: in one place or across sites."""
+
+    id: str
+    choice: str
+    why: str
+    days_central: float | None
+    days_across: float | None
+    utilisation_across: float | None
+    loss_penalty_pct: float | None
+    usd_central: float | None
+    usd_across: float | None
+    kwh_central: float | None
+    kwh_across: float | None
+    wan_gbit_s: float | None
+    notes: tuple[str, ...]
+
+
+class PolicyAnswer(Value, frozen=True, kw_only=True):
+    """What a rule with dates does: present value of each design's cost with it less without it, median of draws, by design."""
+
+    id: str
+    kind: str
+    source: str
+    usd_by_design: dict[str, float]
+
+
+class ClaimAnswer(Value, frozen=True, kw_only=True):
+    """A claim that is usually made, and what was found."""
+
+    id: str
+    claim: str
+    by_design: dict[str, str]
+    """Measured value with its unit, by design."""
+    condition: str
+    verdict: str
+    """`holds`, `does not hold` or `depends on X`, with the break-even of X."""
+
+
+class AssumptionAnswer(Value, frozen=True, kw_only=True):
+    """A figure that the answer rests on."""
+
+    id: str
+    group: str
+    unit: str
+    low: float
+    mid: float
+    high: float
+    basis: str
+    source: str
+    note: str
+
+
+class Answer(Value, frozen=True, kw_only=True):
+    """All of it."""
+
+    schema: str = "hanse-plan/1"
+    study: str
+    start: str
+    years: int
+    draws: int
+    seed: int
+    software: str
+    command: str
+    """Repeats the study."""
+    tokens_per_day: float
+    """Asked for in the first year."""
+    designs: tuple[DesignAnswer, ...]
+    """Cheapest first, by the median."""
+    swings: tuple[Swing, ...]
+    """Of the difference between the first two designs."""
+    flips: tuple[Flip, ...]
+    trainings: tuple[TrainingAnswer, ...]
+    policies: tuple[PolicyAnswer, ...]
+    claims: tuple[ClaimAnswer, ...]
+    assumptions: tuple[AssumptionAnswer, ...]
+    notes: tuple[str, ...]
+
+    def design(self, id: str) -> DesignAnswer:
+        """A design by id."""
+        return next(d for d in self.designs if d.id == id)

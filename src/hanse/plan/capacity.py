@@ -1,0 +1,268 @@
+"""What a chip serves of a workload within its SLO, and what it draws: from the same step model that the twin's engines run.
+
+Here: `fit_of`, the best replica of a workload on an accelerator; how many slots a peak needs so that requests seldom wait. Not here:
+where replicas stand (`designs`), formulas of the steady state (`serving.steady`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+from hanse.catalogue import accelerator_named, ai_model_named
+from hanse.energy.plant import chip_rated_w, host_w
+from hanse.errors import ConfigError
+from hanse.model.fleet import Value
+from hanse.plan.study_file import Workload
+from hanse.serving.precisions import arithmetic
+from hanse.serving.predict import Prediction, predict
+from hanse.serving.steady import pace_of
+from hanse.serving.steps import step_model
+from hanse.units import s_from_ms
+
+COUNTS: Final = (1, 2, 4, 8)
+"""Chips of one replica: inside one server, where tensor parallelism has fast links."""
+SLOTS_MAX: Final = 256
+"""vLLM's default `max_num_seqs`; more requests at once than this gain little and wait longer."""
+BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Where power over load is asked for; in between it is taken as straight."""
+TUNING_MFU: Final = 0.35
+"""Share of the rated 16-bit operations: 0.3 to 0.45 in published fine-tuning runs on one server."""
+WAIT_SHARE: Final = 0.01
+"""Share of a peak's time in which a request may find all slots taken."""
+Z_WAIT: Final = 2.326
+"""Quantile of the normal distribution that leaves `WAIT_SHARE`."""
+
+
+class Fit(Value, frozen=True, kw_only=True):
+    """One replica of a workload within its SLO."""
+
+    accelerator: str
+    chips: int
+    slots: int
+    """Requests at once at which TPOT and TTFT are just met."""
+    tokens_per_s: float
+    """Prompt and answer tokens a second with all slots taken."""
+    e2e_s: float
+    """Of a request, with all slots taken."""
+    ttft_ms: float
+    tpot_ms: float
+    idle_w: float
+    """Of all its chips, loaded and waiting."""
+    busy_w: float
+    """With all slots taken."""
+    rated_w: float
+    """IT power it needs, server included."""
+    host_w: float
+    """Of that, what the servers around the chips draw, whatever the load."""
+    loads: tuple[float, ...]
+    """Tokens a second at 0, 1, 2, 4 ... `slots` requests at once; the next two at the same."""
+    watts: tuple[float, ...]
+    """Mean power of all its chips."""
+    waits_ms: tuple[float, ...]
+    """From a request's coming to its first token, without reading its prompt: the rest of a step, one of its own, what is fixed."""
+    prompt_ms: float
+    """Reading a prompt of mean length."""
+    method: str
+    error: float
+    """Expected of times and throughput (median)."""
+
+    @property
+    def watts_per_token_s(self) -> float:
+        """IT power to install for one token a second."""
+        return self.rated_w / self.tokens_per_s
+
+
+def fit_of(work: Workload, chip: str) -> Fit:
+    """The replica that serves most tokens for its rated power.
+
+    Raises:
+        ConfigError: no replica of up to 8 chips holds the model and meets the SLO.
+    """
+    if work.kind == "finetune":
+        return _tuning(work.model, chip)
+    return _fit(
+        work.model,
+        work.precision,
+        chip,
+        work.tokens_in,
+        work.tokens_out,
+        work.ttft_ms,
+        work.tpot_ms,
+    )
+
+
+@cache
+def _tuning(model: str, chip: str) -> Fit:
+    """Fine-tuning with low-rank adapters on one server: the weights in 16 bit, activations checkpointed.
+
+    tokens/s = MFU x dense 16-bit rate / (6 N) (Kaplan et al., arXiv 2001.08361); adapters save the gradients of weights, but recomputing
+    activations costs about as much again. Power is near the rating all the time.
+    """
+    facts, shape = accelerator_named(chip), ai_model_named(model)
+    rate = arithmetic(facts, "bf16").wide_tflops
+    held_gb = 2.0 * shape.params_b * 1.3
+    counts = [n for n in COUNTS if n * (facts.memory_gb or 0.0) >= held_gb]
+    if rate is None or not counts or not facts.tdp_w:
+        raise ConfigError(
+            f"fine-tuning {model} on {chip}",
+            got="too little memory" if rate else "no published rate",
+            allowed=f"{held_gb:.0f} GB on at most {COUNTS[-1]} chips",
+            fix="name another accelerator",
+        )
+    count = counts[0]
+    active_b = shape.params_active_computed_b or shape.params_active_b or shape.params_b
+    tokens_per_s = count * TUNING_MFU * rate * 1e12 / (6.0 * active_b * 1e9)
+    watts = 0.9 * count * facts.tdp_w
+    return Fit(
+        accelerator=facts.id,
+        chips=count,
+        slots=1,
+        tokens_per_s=tokens_per_s,
+        e2e_s=1.0,
+        ttft_ms=0.0,
+        tpot_ms=0.0,
+        idle_w=count * (facts.idle_w or 0.1 * facts.tdp_w),
+        busy_w=watts,
+        rated_w=count * chip_rated_w(facts.id),
+        host_w=count * host_w(facts.id),
+        loads=(0.0, tokens_per_s),
+        watts=(count * (facts.idle_w or 0.1 * facts.tdp_w), watts),
+        waits_ms=(0.0, 0.0),
+        prompt_ms=0.0,
+        method="closed form",
+        error=0.3,
+    )
+
+
+@cache
+def _fit(
+    model: str,
+    precision: str,
+    chip: str,
+    tokens_in: float,
+    tokens_out: float,
+    ttft_ms: float,
+    tpot_ms: float,
+) -> Fit:
+    best: Fit | None = None
+    why = ""
+    for count in COUNTS:
+        try:
+            slots = _slots(model, precision, chip, count, tokens_in, tokens_out, ttft_ms, tpot_ms)
+        except ConfigError as error:
+            why = why or str(error)
+            continue
+        if slots == 0:
+            why = f"{count} chips: one request alone takes longer than TTFT {ttft_ms:g} or TPOT {tpot_ms:g} ms"
+            continue
+        batches = sorted({*(b for b in BATCHES if b < slots), slots})
+        found = _described(
+            [_said(model, precision, chip, count, b, tokens_in, tokens_out) for b in batches]
+        )
+        if best is None or found.watts_per_token_s < best.watts_per_token_s * 0.98:
+            best = found
+    if best is None:
+        raise ConfigError(
+            f"{model} {precision} on {chip}",
+            got=why,
+            allowed=f"a replica of at most {COUNTS[-1]} chips that meets the SLO",
+            fix="name another accelerator, a smaller precision or a longer SLO",
+        )
+    return best
+
+
+def slots_needed(mean_running: float, peakedness: float = 1.0) -> float:
+    """Slots so that a Poisson number of running requests seldom (`WAIT_SHARE`) exceeds them: m + z sqrt(m c).
+
+    Normal approximation of the offered load, good from about 5 running requests on; below it is generous. `peakedness` c is variance
+    over mean of the number running; above 1 for bursts.
+    """
+    return mean_running + Z_WAIT * math.sqrt(mean_running * peakedness)
+
+
+def _slots(
+    model: str,
+    precision: str,
+    chip: str,
+    count: int,
+    tokens_in: float,
+    tokens_out: float,
+    ttft_ms: float,
+    tpot_ms: float,
+) -> int:
+    """Most requests at once within the SLO; 0: not even one. TPOT and TTFT grow with the batch."""
+
+    def meets(slots: int) -> bool:
+        said = _said(model, precision, chip, count, slots, tokens_in, tokens_out)
+        whole = said.running >= slots
+        return whole and said.ttft_ms <= ttft_ms and said.tpot_ms <= tpot_ms
+
+    if not meets(1):
+        return 0
+    low, high = 1, SLOTS_MAX
+    if meets(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if meets(middle) else (low, middle)
+    return low
+
+
+def _said(
+    model: str,
+    precision: str,
+    chip: str,
+    count: int,
+    slots: int,
+    tokens_in: float,
+    tokens_out: float,
+) -> Prediction:
+    return predict(
+        ai_model_named(model),
+        precision,
+        accelerator_named(chip),
+        count=count,
+        batch=slots,
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+    )
+
+
+def _described(course: Sequence[Prediction]) -> Fit:
+    """From predictions at rising batches, the last of them full."""
+    said = course[-1]
+    facts = accelerator_named(said.accelerator)
+    step = step_model(
+        ai_model_named(said.model),
+        said.precision,
+        facts,
+        count=said.count,
+        slots=int(said.batch),
+        context_tokens_mean=said.input_tokens + said.output_tokens / 2.0,
+    )
+    both = (said.input_tokens + said.output_tokens) / said.output_tokens
+    loads = tuple(p.output_tok_s * both for p in course)
+    paces = [pace_of(step, p.running, p.input_tokens, p.output_tokens) for p in course]
+    waits = [p.ttft_ms_fixed + 1.5 * p.decode_ms for p in paces]
+    return Fit(
+        accelerator=facts.id,
+        chips=said.count,
+        slots=int(said.batch),
+        tokens_per_s=loads[-1],
+        e2e_s=s_from_ms(said.ttft_ms + (said.output_tokens - 1.0) * said.tpot_ms),
+        ttft_ms=said.ttft_ms,
+        tpot_ms=said.tpot_ms,
+        idle_w=step.idle_w,
+        busy_w=said.power_w,
+        rated_w=said.count * chip_rated_w(facts.id),
+        host_w=said.count * host_w(facts.id),
+        loads=(0.0, *loads),
+        watts=(step.idle_w, *(p.power_w for p in course)),
+        waits_ms=(waits[0], *waits),
+        prompt_ms=pace_of(step, 1.0, said.input_tokens, said.output_tokens).prompt_ms,
+        method=said.method,
+        error=said.expected_error,
+    )

@@ -1,0 +1,223 @@
+"""What is usually claimed for micro data centers, and against them, held against a study.
+
+Here: the claims, the figure that decides each, a verdict. Not here: the figures (`figures`).
+
+Small is the design with most sites that it builds, big the one with fewest. A claim holds where small's figure is better by `MARGIN`, or, of claims
+of equality, within it; it depends on a figure where another value in that figure's range turns it, and then the break-even is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from hanse.plan.answer import ClaimAnswer, DesignAnswer, TrainingAnswer
+from hanse.plan.assumptions import Assumptions
+from hanse.plan.demand import Demand
+from hanse.plan.design import Design
+from hanse.plan.doubt import Score, distance, flips, scorer
+from hanse.plan.meter import Meter
+from hanse.plan.study_file import Study
+
+MARGIN: Final = 0.02
+"""Differences below it are within what the models can tell."""
+COST_IDS: Final = (
+    "build_exponent",
+    "room_build_factor",
+    "module_premium_share",
+    "demand_growth_factor",
+    "delivered_price_factor",
+    "staff_fte_at_1mw",
+    "truck_rolls_per_site_year",
+    "carbon_usd_per_t",
+    "build_usd_per_w",
+    "outage_usd_per_kwh",
+    "audit_usd_per_site_year",
+)
+"""Figures whose break-even is looked for where cost decides."""
+Value = Callable[[DesignAnswer], float | None]
+
+
+def claims_of(
+    study: Study,
+    ranked: Sequence[DesignAnswer],
+    designs: Sequence[Design],
+    meters: Mapping[str, Meter],
+    figures: Assumptions,
+    demand: Demand,
+    trainings: Sequence[TrainingAnswer] = (),
+) -> tuple[ClaimAnswer, ...]:
+    """All claims; none where fewer than two designs build something."""
+    building = [d for d in ranked if d.sites]
+    if len(building) < 2:
+        return ()
+    small = max(building, key=lambda d: len(d.sites))
+    big = min(building, key=lambda d: len(d.sites))
+    score = scorer(study, demand, meters)
+    pair = [next(d for d in designs if d.spec.id == one.id) for one in (small, big)]
+    return (
+        *_for_small(ranked, small, big),
+        _cost(ranked, small, big, pair, figures, score),
+        *_against(ranked, small, big, trainings),
+    )
+
+
+def _for_small(
+    ranked: Sequence[DesignAnswer], small: DesignAnswer, big: DesignAnswer
+) -> tuple[ClaimAnswer, ...]:
+    return (
+        _claim(
+            "per-accelerator",
+            "A chip serves as much in a small site as in a large one",
+            "kWh of IT and overhead per million tokens",
+            ranked,
+            lambda d: d.kwh_per_mtoken.p50,
+            small,
+            big,
+            equal=True,
+        ),
+        _claim(
+            "idle", "Less capacity stands idle", "share of chips' work that stands idle",
+            ranked, lambda d: d.idle_share, small, big,
+        ),
+        _claim(
+            "conversion", "Less is lost on the way to the chip", "facility over IT energy (PUE)",
+            ranked, lambda d: d.pue, small, big,
+        ),
+        _claim(
+            "sun-and-wind", "Local sun and wind fit small loads", "share of hours' energy that is carbon-free",
+            ranked, lambda d: d.carbon_free_share, small, big, more=True,
+        ),
+        _claim(
+            "law", "Data stays where law wants it", "share of what is asked for that is delivered lawfully, in time",
+            ranked, lambda d: d.served_share, small, big, more=True,
+        ),
+        _claim(
+            "latency", "Users wait less", "TTFT p95 in ms, way included",
+            ranked, lambda d: d.ttft_ms_p95, small, big,
+        ),
+        _claim(
+            "resilience", "A lost site hurts less", "share served when the largest site is gone",
+            ranked, lambda d: d.served_without[1], small, big, more=True,
+        ),
+        _claim(
+            "staged", "Building in small steps strands less capital", "USD a year of capital that stands idle, per million USD a year of cost",
+            ranked, lambda d: 1e6 * d.stranded_usd_per_year / max(sum(d.usd_by_group.values()), 1e-9), small, big,
+        ),
+    )  # fmt: skip
+
+
+def _cost(
+    ranked: Sequence[DesignAnswer],
+    small: DesignAnswer,
+    big: DesignAnswer,
+    pair: Sequence[Design],
+    figures: Assumptions,
+    score: Score,
+) -> ClaimAnswer:
+    found = _claim(
+        "total-cost", "The total cost is lower", "USD per million tokens, median of draws",
+        ranked, lambda d: d.usd_per_mtoken.p50, small, big,
+    )  # fmt: skip
+    ids = tuple(i for i in COST_IDS if i in figures.figures)
+    turning = flips(pair, figures, score, ids)
+    if not turning:
+        return found
+    nearest = min(turning, key=lambda f: distance(f, figures))
+    now = "small" if found.verdict == "holds" else "big"
+    verdict = f"depends on {nearest.id}: {now} is cheaper at {nearest.mid:.3g}, {nearest.winner} from {nearest.at:.3g}"
+    return ClaimAnswer(
+        id=found.id,
+        claim=found.claim,
+        by_design=found.by_design,
+        condition="; ".join(f"{f.winner} from {f.id} = {f.at:.3g}" for f in turning),
+        verdict=verdict,
+    )
+
+
+def _against(
+    ranked: Sequence[DesignAnswer],
+    small: DesignAnswer,
+    big: DesignAnswer,
+    trainings: Sequence[TrainingAnswer],
+) -> tuple[ClaimAnswer, ...]:
+    found = [
+        _claim(
+            "operations", "Many sites are harder to run", "operator actions a month",
+            ranked, lambda d: d.operator_actions_per_month, small, big, more=True,
+        ),
+        _claim(
+            "pooling", "Separate sites need more room for the same peaks", "slots over one pool, less 1",
+            ranked, lambda d: d.pooling_extra_share, small, big, more=True,
+        ),
+        _claim(
+            "unit-cost", "Small plant costs more per kW", "USD a year of plant, building and land per kW",
+            ranked, _plant_usd_per_kw, small, big, more=True,
+        ),
+    ]  # fmt: skip
+    for t in trainings:
+        across = t.choice == "across sites"
+        figures = {
+            "central": "-" if t.days_central is None else f"{t.days_central:.1f} days",
+            "across sites": "-" if t.days_across is None else f"{t.days_across:.1f} days",
+        }
+        found.append(
+            ClaimAnswer(
+                id=f"training-{t.id}",
+                claim="Training wants one large place",
+                by_design=figures,
+                condition=t.why,
+                verdict="does not hold" if across else "holds",
+            )
+        )
+        sent = "-" if t.wan_gbit_s is None else f"{t.wan_gbit_s:.2f} Gbit/s per site"
+        found.append(
+            ClaimAnswer(
+                id=f"wan-{t.id}",
+                claim="Training across sites fills the WAN",
+                by_design={"across sites": sent},
+                condition="of a port of 10 Gbit/s",
+                verdict="holds" if (t.wan_gbit_s or 0.0) > 5.0 else "does not hold",
+            )
+        )
+    return tuple(found)
+
+
+def _claim(
+    id: str,
+    text: str,
+    unit: str,
+    ranked: Sequence[DesignAnswer],
+    value: Value,
+    small: DesignAnswer,
+    big: DesignAnswer,
+    *,
+    more: bool = False,
+    equal: bool = False,
+) -> ClaimAnswer:
+    """`more`: the claim says that small's figure is larger."""
+    a, b = value(small), value(big)
+    if a is None or b is None:
+        verdict = "not known"
+    else:
+        scale = max(abs(a), abs(b), 1e-12)
+        better = (a - b if more else b - a) / scale
+        holds = abs(better) <= 5.0 * MARGIN if equal else better > MARGIN
+        verdict = "holds" if holds or (equal and better > 0.0) else "does not hold"
+    return ClaimAnswer(
+        id=id,
+        claim=text,
+        by_design={d.id: _said(value(d)) for d in ranked},
+        condition=unit,
+        verdict=verdict,
+    )
+
+
+def _plant_usd_per_kw(d: DesignAnswer) -> float | None:
+    kw = sum(s.it_kw[-1] for s in d.sites)
+    cost = d.usd_by_group.get("plant", 0.0) + d.usd_by_group.get("land and rent", 0.0)
+    return cost / kw if kw > 0.0 else None
+
+
+def _said(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"

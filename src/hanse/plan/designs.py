@@ -1,0 +1,591 @@
+"""Designs of a study: each way to build that its file names, as the cheapest structure that way allows.
+
+Here: `designs_of`: the study's demand, prices, law and sizes as a siting problem (`candidates`), solved once a design, and the answer as a
+`Design`. Not here: the search itself, years and draws (`operate`), full cost (`tco`).
+
+What the search sees: demand of the last year, so that what is built in steps ends in the right places; each size class at a few stages of being
+built; figures at their most likely values. Cost of what stands is fixed, cost of chips and energy goes with use. Rows of one city that may go to the
+same places are one. Capacity is IT power; a size class whose chips need more of it for the study's mix holds less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from hanse.catalogue import City, city, country_electricity
+from hanse.errors import ConfigError
+from hanse.plan.assumptions import of_study
+from hanse.plan.candidates import Limits, Siting, SitingAnswer, site_plan
+from hanse.plan.capacity import Fit, fit_of
+from hanse.plan.demand import Demand
+from hanse.plan.design import Design
+from hanse.plan.inventory import Inventory, Place
+from hanse.plan.operate import growth_of, traffic_gb
+from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
+from hanse.plan.policy import localised
+from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
+from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
+from hanse.plan.tco import costs
+from hanse.units import SECONDS_PER_HOUR
+
+Floats = NDArray[np.float64]
+Progress = Callable[[float], None]
+STAGE_RATIO: Final = 3.0
+"""From one stage of being built to the next; finer ones make the search longer and its answer hardly cheaper."""
+STAGES_MAX: Final = 8
+"""From a module of a row to a campus a thousand times as large."""
+NEAR_MAX: Final = 12
+"""Places of one size class that a row is offered: the nearest; a further one is seldom the cheapest, and never the quickest."""
+REGIONS_MAX: Final = 10
+"""Places for a size class of 10 MW and more: the cheapest to build and run in; nobody looks at sixty."""
+LARGE_KW: Final = 10_000.0
+PRICE_USD_PER_KWH: Final = 0.15
+"""Where nobody publishes an industrial price: the mean of European countries' in the catalogue."""
+HEADROOM: Final = 1.15
+"""Plant over mean need that the search provides: rounding to whole replicas, and the spread that its straight lines leave out."""
+GAP: Final = 0.01
+GAP_QUICK: Final = 0.03
+
+
+class Spot(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A place in one size class."""
+
+    city: City
+    size: SizeClass
+    price_usd_per_kwh: float
+    candidate: Candidate | None
+
+    @property
+    def id(self) -> str:
+        """Of the site, if it is built."""
+        return f"{self.size.id}-{_slug(self.city)}"
+
+    def place(self) -> Place:
+        """As the cost model knows it."""
+        return Place(
+            id=self.id,
+            city=self.city.name,
+            country=self.city.iso2,
+            size=self.size,
+            price_usd_per_kwh=self.price_usd_per_kwh,
+        )
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What all designs of a study share."""
+
+    study: Study
+    demand: Demand
+    spots: tuple[Spot, ...]
+    fits: tuple[tuple[Fit | None, ...], ...]
+    """[workload][spot]"""
+    refusal: NDArray[np.int64]
+    """[row, spot]"""
+    rtt_ms: Floats
+    """[row, spot]"""
+    unit_usd: Floats
+    """[row, spot]: a kW of need served for a year."""
+    need_kw: Floats
+    """[row]: IT power in the last year, on the chip that takes least."""
+    stretch: Floats
+    """[spot]: IT power that the study's mix takes on the spot's chips, over what it takes on the best."""
+    fixed_usd: Floats
+    """[spot, stage]"""
+    stages_kw: Floats
+    """[spot, stage]"""
+    cloud: tuple[Fit | None, ...]
+    cloud_rtt_ms: Floats
+    """[row]; infinite where law forbids every place with rented chips."""
+    cloud_ok: NDArray[np.bool_]
+    """[row]"""
+
+
+def designs_of(
+    study: Study, demand: Demand, *, quick: bool = False, progress: Progress | None = None
+) -> tuple[Design, ...]:
+    """One design for each way that the study names.
+
+    Raises:
+        ConfigError: a workload that no size class's chips hold.
+    """
+    tell = progress or (lambda share: None)
+    if not study.workloads:
+        return ()
+    ground = ground_of(study, demand)
+    found = []
+    for number, spec in enumerate(study.designs):
+        tell(0.2 + 0.8 * number / len(study.designs))
+        found.append(_design(ground, spec, GAP_QUICK if quick else GAP))
+    tell(1.0)
+    return tuple(found)
+
+
+def ground_of(study: Study, demand: Demand) -> Ground:
+    """Places, chips, law, prices."""
+    spots = _spots(study)
+    fits = _fits(study, spots)
+    refusal, rtt = _refusals(study, demand, spots, fits)
+    need, stretch = _needs(study, demand, spots, fits)
+    stages = np.stack([_stages_kw(s.size) for s in spots])
+    fixed, usd_per_kw = _prices(study, spots, fits, stages)
+    cloud, cloud_rtt, cloud_ok = _cloud(study, demand)
+    unit = np.zeros(refusal.shape)
+    for i, row in enumerate(demand.rows):
+        unit[i] = usd_per_kw[row.workload] * stretch
+    return Ground(
+        study=study,
+        demand=demand,
+        spots=spots,
+        fits=fits,
+        refusal=refusal,
+        rtt_ms=rtt,
+        unit_usd=unit,
+        need_kw=need,
+        stretch=stretch,
+        fixed_usd=fixed,
+        stages_kw=stages,
+        cloud=cloud,
+        cloud_rtt_ms=cloud_rtt,
+        cloud_ok=cloud_ok,
+    )
+
+
+def _spots(study: Study) -> tuple[Spot, ...]:
+    named = study.candidates or tuple(
+        Candidate(city=c.city, country=c.country) for c in study.cities
+    )
+    found = []
+    for size in study.sizes:
+        here = [c for c in named if not c.sizes or size.id in c.sizes]
+        places = [(city(c.city, iso2=c.country or ""), c) for c in here]
+        spots = [
+            Spot(city=place, size=size, price_usd_per_kwh=_price(place, c), candidate=c)
+            for place, c in places
+        ]
+        if size.it_kw >= LARGE_KW:
+            # Energy decides where a region stands; of equals the larger city.
+            spots.sort(key=lambda s: (s.price_usd_per_kwh, -s.city.population))
+            by_country: dict[str, int] = {}
+            kept = []
+            for spot in spots:
+                by_country[spot.city.iso2] = by_country.get(spot.city.iso2, 0) + 1
+                if by_country[spot.city.iso2] == 1:
+                    kept.append(spot)
+            spots = (kept + [s for s in spots if s not in kept])[:REGIONS_MAX]
+        found += spots
+    return tuple(found)
+
+
+def _price(place: City, candidate: Candidate) -> float:
+    if candidate.price_usd_per_kwh is not None:
+        return candidate.price_usd_per_kwh
+    try:
+        known = country_electricity(place.iso2).price_usd_per_kwh
+    except ConfigError:
+        known = None
+    return known or PRICE_USD_PER_KWH
+
+
+def _fits(study: Study, spots: Sequence[Spot]) -> tuple[tuple[Fit | None, ...], ...]:
+    """[workload][spot]: the chip of the size class that takes least power, and a replica small enough for the site."""
+    found = []
+    for work in study.workloads:
+        by_size: dict[str, Fit | None] = {}
+        why = ""
+        for size in study.sizes:
+            chips = (work.accelerator,) if work.accelerator else size.accelerators
+            options = []
+            for chip in chips:
+                try:
+                    fit = fit_of(work, chip)
+                except ConfigError as error:
+                    why = str(error)
+                    continue
+                if fit.rated_w / 1000.0 <= size.it_kw:
+                    options.append(fit)
+                else:
+                    why = f"one replica takes {fit.rated_w / 1000.0:.1f} kW, {size.id} has {size.it_kw:g}"
+            by_size[size.id] = min(options, key=lambda f: f.watts_per_token_s, default=None)
+        if not any(by_size.values()):
+            raise ConfigError(
+                f"workload {work.id}",
+                got=why,
+                allowed="a model and an SLO that chips of one size class at least can meet",
+                fix="name other accelerators, a smaller precision or a longer SLO",
+            )
+        found.append(tuple(by_size[s.size.id] for s in spots))
+    return tuple(found)
+
+
+def _refusals(
+    study: Study, demand: Demand, spots: Sequence[Spot], fits: Sequence[Sequence[Fit | None]]
+) -> tuple[NDArray[np.int64], Floats]:
+    cities = [s.city for s in spots]
+    allowed = lawful(study, demand.places, cities, study.start)
+    rtt = round_trips_ms(demand.places, cities)[demand.city].reshape(len(demand.rows), len(spots))
+    out = np.full((len(demand.rows), len(spots)), OK, np.int64)
+    countries = np.array([s.city.iso2 for s in spots])
+    for i, row in enumerate(demand.rows):
+        work, origin = study.workloads[row.workload], demand.places[row.city]
+        out[i, [f is None for f in fits[row.workload]]] = FIT
+        if work.rtt_ms_max is not None:
+            out[i, rtt[i] > work.rtt_ms_max] = RTT
+        out[i, ~allowed[row.workload, row.city]] = LAW
+        bound = localised(study.policies, work.law, origin.iso2, study)
+        if work.own_country or bool(np.any(bound)):
+            out[i, countries != origin.iso2] = LAW
+    return out, rtt
+
+
+def _needs(
+    study: Study, demand: Demand, spots: Sequence[Spot], fits: Sequence[Sequence[Fit | None]]
+) -> tuple[Floats, Floats]:
+    """kW of each row in the last year, on the best chip; and what each spot's chips take of the mix over that."""
+    last = study.years - 1
+    need = np.zeros(len(demand.rows))
+    best = [min((f.watts_per_token_s for f in row if f), default=0.0) for row in fits]
+    of_work = np.zeros(len(study.workloads))
+    for i, row in enumerate(demand.rows):
+        grown = (1.0 + growth_of(study, row.workload)) ** last
+        peak = demand.tokens_per_s[i] * demand.peak[i] * grown
+        need[i] = peak * best[row.workload] / 1000.0 * HEADROOM
+        of_work[row.workload] += need[i]
+    stretch = np.ones(len(spots))
+    for s in range(len(spots)):
+        held = [w for w in range(len(study.workloads)) if fits[w][s] is not None]
+        total = sum(of_work[w] for w in held)
+        if total > 0.0:
+            taken = sum(of_work[w] * fits[w][s].watts_per_token_s / best[w] for w in held)  # type: ignore[union-attr]
+            stretch[s] = taken / total
+    return need, stretch
+
+
+def _stages_kw(size: SizeClass) -> Floats:
+    """[stage] in whole modules, the full size first; padded with it."""
+    kw = [size.it_kw]
+    while kw[-1] > size.module_kw * 1.0001 and len(kw) < STAGES_MAX:
+        less = max(kw[-1] / STAGE_RATIO, size.module_kw)
+        kw.append(float(np.ceil(less / size.module_kw - 1e-9) * size.module_kw))
+        if kw[-1] >= kw[-2]:
+            kw.pop()
+            break
+    return np.array(kw + [size.it_kw] * (STAGES_MAX - len(kw)))
+
+
+def _prices(
+    study: Study,
+    spots: Sequence[Spot],
+    fits: Sequence[Sequence[Fit | None]],
+    stages_kw: Floats,
+) -> tuple[Floats, Floats]:
+    """Yearly USD of what stands [spot, stage], and of a kW of IT in use [workload, spot]: chips, energy, carbon, traffic."""
+    x = of_study(study).mid()
+    years = replace(study, years=1)
+    nothing = _bare(spots, {})
+    fixed = np.stack(
+        [
+            costs(replace(nothing, it_kw=stages_kw[:, k].reshape(-1, 1, 1)), x, years)
+            .by_site()
+            .mean(axis=(1, 2))
+            for k in range(stages_kw.shape[1])
+        ],
+        axis=1,
+    )
+    meters = _meters(study, spots, stages_kw[:, 0])
+    usd = np.zeros((len(study.workloads), len(spots)))
+    for w, row in enumerate(fits):
+        chips: dict[str, Floats] = {}
+        tokens = np.zeros(len(spots))
+        for s, fit in enumerate(row):
+            if fit is not None:
+                count = stages_kw[s, 0] / (fit.rated_w / 1000.0)
+                held = chips.setdefault(fit.accelerator, np.zeros((len(spots), 1, 1)))
+                held[s] = count * fit.chips
+                tokens[s] = 0.5 * count * fit.tokens_per_s * SECONDS_PER_HOUR * HOURS_OF_YEAR
+        gb = traffic_gb(study, w, tokens).reshape(-1, 1, 1)
+        full = replace(
+            nothing, it_kw=stages_kw[:, :1].reshape(-1, 1, 1), chips=chips, wan_gb=gb, **meters
+        )
+        whole = costs(full, x, years).by_site().mean(axis=(1, 2))
+        usd[w] = np.maximum(whole - fixed[:, 0], 0.0) / stages_kw[:, 0]
+    return np.maximum(fixed, 0.0), usd
+
+
+def _bare(spots: Sequence[Spot], chips: Mapping[str, Floats]) -> Inventory:
+    none = np.zeros((len(spots), 1, 1))
+    return Inventory(
+        places=tuple(s.place() for s in spots), years=1, it_kw=none, chips=dict(chips), chips_used={},
+        it_kwh=none, facility_kwh=none, import_kwh=none, export_kwh=none, peak_kw=none, water_l=none,
+        pv_kw=none, wind_kw=none, battery_kwh=none, battery_kw=none, location_t=none, market_t=none,
+        marginal_t=none, own_t=none, wan_gb=none, tokens=np.ones((1, 1, 1)),
+        tokens_lost=np.zeros((1, 1, 1)), rented_chip_h={}, personal=False,
+    )  # fmt: skip
+
+
+def _meters(study: Study, spots: Sequence[Spot], it_kw: Floats) -> dict[str, Floats]:
+    """A year of every spot at six tenths of its plant: near what chips, servers and hours of the day leave of the rating."""
+    from datetime import UTC, datetime, time
+
+    sites = [
+        site_of(
+            f"spot-{i}",
+            s.city,
+            s.size,
+            operator_hq=study.operator_hq,
+            rated_kw=float(kw),
+            price_usd_per_kwh=s.price_usd_per_kwh,
+        )
+        for i, (s, kw) in enumerate(zip(spots, it_kw, strict=True))
+    ]
+    start_s = datetime.combine(study.start.replace(month=1, day=1), time(), UTC).timestamp()
+    result = years_of(sites, np.repeat(0.6 * it_kw[:, None], 24, axis=1), start_s)
+    names: dict[str, tuple[str, float]] = {
+        "it_kwh": ("it_kwh", 1.0),
+        "facility_kwh": ("facility_kwh", 1.0),
+        "import_kwh": ("import_kwh", 1.0),
+        "water_l": ("water_l", 1.0),
+        "location_t": ("carbon_location_g", 1e-6),
+        "peak_kw": ("demand_kw_months", 1.0 / 12.0),
+    }
+    sums: Any = result.sums
+    return {n: (sums[f] * unit).reshape(-1, 1, 1) for n, (f, unit) in names.items()}
+
+
+def _cloud(
+    study: Study, demand: Demand
+) -> tuple[tuple[Fit | None, ...], Floats, NDArray[np.bool_]]:
+    """Rented replicas [workload], round trip to the nearest lawful place [row], and whether there is one in time."""
+    fits = []
+    for work in study.workloads:
+        options = []
+        for chip in (work.accelerator,) if work.accelerator else ("h100-sxm", "l40s", "l4"):
+            try:
+                options.append(fit_of(work, chip))
+            except ConfigError:
+                continue
+        fits.append(min(options, key=lambda f: f.watts_per_token_s, default=None))
+    places = [city(c.city, iso2=c.country or "") for c in study.clouds]
+    rtt = np.full(len(demand.rows), np.inf)
+    ok = np.zeros(len(demand.rows), np.bool_)
+    if places:
+        theirs = replace(study, operator_hq=study.clouds[0].operator_hq)
+        allowed = lawful(theirs, demand.places, places, study.start)
+        ways = round_trips_ms(demand.places, places)[demand.city]
+        for i, row in enumerate(demand.rows):
+            work, origin = study.workloads[row.workload], demand.places[row.city]
+            may = allowed[row.workload, row.city].copy()
+            if work.own_country or bool(
+                np.any(localised(study.policies, work.law, origin.iso2, study))
+            ):
+                may &= np.array([p.iso2 == origin.iso2 for p in places])
+            if work.rtt_ms_max is not None:
+                may &= ways[i] <= work.rtt_ms_max
+            if may.any() and fits[row.workload] is not None:
+                ok[i], rtt[i] = True, float(ways[i][may].min())
+    return tuple(fits), rtt, ok
+
+
+def _design(ground: Ground, spec: DesignSpec, gap: float) -> Design:
+    if not spec.sizes:
+        return _rented(ground, spec)
+    chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
+    rows, groups = _groups(ground, chosen)
+    problem = _problem(ground, spec, chosen, groups)
+    answer = site_plan(problem, Limits(gap=gap))
+    return _built(ground, spec, chosen, rows, groups, answer)
+
+
+def _groups(
+    ground: Ground, chosen: Sequence[int]
+) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Rows of one city with the same refusals are one row of the search: [row] group, and each group's rows."""
+    by_key: dict[tuple[int, bytes, bool], list[int]] = {}
+    for i, row in enumerate(ground.demand.rows):
+        live = ground.study.workloads[row.workload].kind == "interactive"
+        key = (row.city, ground.refusal[i, list(chosen)].tobytes(), live)
+        by_key.setdefault(key, []).append(i)
+    groups = [np.array(rows, np.int64) for rows in by_key.values()]
+    of_row = np.zeros(len(ground.demand.rows), np.int64)
+    for g, rows in enumerate(groups):
+        of_row[rows] = g
+    return of_row, groups
+
+
+def _problem(
+    ground: Ground,
+    spec: DesignSpec,
+    chosen: Sequence[int],
+    groups: Sequence[NDArray[np.int64]],
+) -> Siting:
+    """The siting problem: capacity in kW of the best chips, a size for each stage of each class."""
+    spots = [ground.spots[i] for i in chosen]
+    at = np.array(chosen, np.int64)
+    levels, index = _levels(ground, chosen)
+    fixed = np.zeros((len(spots), len(levels)))
+    allowed = np.zeros(fixed.shape, np.bool_)
+    for row, i in enumerate(chosen):
+        for stage in range(STAGES_MAX):
+            k = index[row, stage]
+            allowed[row, k] = True
+            fixed[row, k] = ground.fixed_usd[i, stage]
+    need = np.array([ground.need_kw[g].sum() for g in groups])
+    weight = [ground.need_kw[g] / max(ground.need_kw[g].sum(), 1e-12) for g in groups]
+    unit = np.stack([w @ ground.unit_usd[g][:, at] for g, w in zip(groups, weight, strict=True)])
+    refusal = np.stack([ground.refusal[g[0], at] for g in groups])
+    _prune(ground, spots, groups, refusal)
+    live = [
+        ground.study.workloads[ground.demand.rows[int(g[0])].workload].kind == "interactive"
+        for g in groups
+    ]
+    survive = None
+    if ground.study.sites_lost and spec.sites_max != 1:
+        survive = np.array([1.0 if one else 0.0 for one in live])
+    return Siting(
+        demand_ids=tuple(f"g{n}" for n in range(len(groups))),
+        site_ids=tuple(s.id for s in spots),
+        size_ids=tuple(f"k{n}" for n in range(len(levels))),
+        demand=need[None, :],
+        unit_usd=unit,
+        capacity=levels,
+        fixed_usd=fixed,
+        refusal=refusal,
+        reasons=(*NAMES, "further than others"),
+        allowed=allowed,
+        sites_max=spec.sites_max,
+        survive_share=survive,
+    )
+
+
+def _levels(ground: Ground, chosen: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
+    """Capacities that occur, rising, in kW of the best chips; and which of them each (spot, stage) has."""
+    at = np.array(chosen, np.int64)
+    held = ground.stages_kw[at] / ground.stretch[at][:, None]
+    levels = np.unique(np.round(held, 6))
+    return levels, np.searchsorted(levels, np.round(held, 6))
+
+
+def _prune(
+    ground: Ground,
+    spots: Sequence[Spot],
+    groups: Sequence[NDArray[np.int64]],
+    refusal: NDArray[np.int64],
+) -> None:
+    """Offer each row the `NEAR_MAX` nearest places of a size class only."""
+    far = len(NAMES)
+    by_size: dict[str, list[int]] = {}
+    for s, spot in enumerate(spots):
+        by_size.setdefault(spot.size.id, []).append(s)
+    ways = round_trips_ms(ground.demand.places, [s.city for s in spots])
+    for g, rows in enumerate(groups):
+        origin = ground.demand.rows[int(rows[0])].city
+        for members in by_size.values():
+            open_ = [s for s in members if refusal[g, s] == OK]
+            open_.sort(key=lambda s: (ways[origin, s], s))
+            refusal[g, open_[NEAR_MAX:]] = far
+
+
+def _built(
+    ground: Ground,
+    spec: DesignSpec,
+    chosen: Sequence[int],
+    group_of: NDArray[np.int64],
+    groups: Sequence[NDArray[np.int64]],
+    answer: SitingAnswer,
+) -> Design:
+    """The search's answer as a design."""
+    stand = np.flatnonzero(answer.size[-1] >= 0)
+    spots = [ground.spots[chosen[int(s)]] for s in stand]
+    columns = [chosen[int(s)] for s in stand]
+    share = answer.shares[-1][group_of][:, stand]
+    unserved = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
+    unserved[unserved < 1e-6] = 0.0
+    rented = np.where(ground.cloud_ok, unserved, 0.0)
+    fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
+    design = Design(
+        spec=spec,
+        places=tuple(s.place() for s in spots),
+        cities=tuple(s.city for s in spots),
+        share=share,
+        rented=rented,
+        lost=unserved - rented,
+        fits=fits,
+        cloud=ground.cloud,
+        cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
+        reserve=np.zeros((len(fits), len(spots))),
+        spare=np.ones(len(spots)),
+        own=(Own(),) * len(spots),
+        rtt_ms=ground.rtt_ms[:, columns],
+        may=ground.refusal[:, columns] == OK,
+        regret=("",) * len(spots),
+        gap=float(answer.gap),
+        notes=tuple(f"{v.where}: {v.why}; {v.cure}" for v in answer.violations[:10]),
+    )
+    return _with_reserve(design, ground, answer.size[-1][stand], _levels(ground, chosen)[0])
+
+
+def _with_reserve(
+    design: Design, ground: Ground, level: NDArray[np.int64], levels: Floats
+) -> Design:
+    """Capacity that stands by for the loss of any one site.
+
+    Interactive work of a lost site goes to those that may serve it, in proportion to the plant that the search gave them; each site keeps
+    the most that any one loss brings it.
+    """
+    sites = len(design.places)
+    if not ground.study.sites_lost or sites < 2:
+        return design
+    plant = levels[level]
+    reserve = np.zeros((len(ground.study.workloads), sites))
+    demand = ground.demand
+    peak = demand.tokens_per_s * demand.day.max(axis=1)
+    for lost in range(sites):
+        moved = np.zeros_like(reserve)
+        for i in np.flatnonzero(design.share[:, lost] > 0.0):
+            w = demand.rows[int(i)].workload
+            others = design.may[i] & (np.arange(sites) != lost)
+            if ground.study.workloads[w].kind != "interactive" or not others.any():
+                continue
+            part = np.where(others, plant, 0.0)
+            moved[w] += peak[i] * design.share[i, lost] * part / part.sum()
+        reserve = np.maximum(reserve, moved)
+    return replace(design, reserve=reserve)
+
+
+def _rented(ground: Ground, spec: DesignSpec) -> Design:
+    rows = len(ground.demand.rows)
+    ok = ground.cloud_ok.astype(np.float64)
+    lost = int((~ground.cloud_ok).sum())
+    note = f"{lost} of {rows} rows may not be rented: law, or no cloud near enough" if lost else ""
+    return Design(
+        spec=spec,
+        places=(),
+        cities=(),
+        share=np.zeros((rows, 0)),
+        rented=ok,
+        lost=1.0 - ok,
+        fits=tuple(() for _ in ground.study.workloads),
+        cloud=ground.cloud,
+        cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
+        reserve=np.zeros((len(ground.study.workloads), 0)),
+        spare=np.zeros(0),
+        own=(),
+        rtt_ms=np.zeros((rows, 0)),
+        may=np.zeros((rows, 0), np.bool_),
+        regret=(),
+        gap=0.0,
+        notes=(note,) if note else (),
+    )
+
+
+def _slug(place: City) -> str:
+    """Of a city's name: lower-case letters, digits, hyphens."""
+    from hanse.catalogue.cities import fold
+
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in fold(place.name))
+    return f"{'-'.join(p for p in kept.split('-') if p)}-{place.iso2.lower()}"

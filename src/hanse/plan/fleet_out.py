@@ -1,0 +1,279 @@
+"""A design as files that run: a fleet for `hanse simulate` or `hanse up`, and a day's trace to try it on.
+
+Here: `fleet_of`, `trace_of`, writing both. Not here: what the twin says of them (`validate`).
+
+Work with slack is spread evenly over the day, since the planner built for that; the twin does not put requests off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from hanse.catalogue import City, distance_km, rtt_ms_floor
+from hanse.model.fleet import (
+    DataClass,
+    Fleet,
+    Key,
+    Link,
+    Placement,
+    Pool,
+    Service,
+    Site,
+    Slo,
+    Tenant,
+    Value,
+    Variant,
+)
+from hanse.plan.design import Design
+from hanse.plan.physics import site_of
+from hanse.plan.study_file import Study, Workload
+from hanse.signals.traces import Trace
+from hanse.signals.traces.generate import generate
+from hanse.signals.traces.spec import (
+    HOURS_DEFAULT,
+    ClassShare,
+    Lognormal,
+    OriginShare,
+    ServiceShare,
+    TenantShare,
+    TraceSpec,
+)
+from hanse.signals.traces.trace import write_trace
+from hanse.signals.traces.transform import merged
+from hanse.units import SECONDS_PER_DAY
+
+Replicas = Mapping[tuple[int, int], int]
+"""(workload, site) -> replicas that stand."""
+TENANT: Final = "users"
+PROMPT_SIGMA: Final = 0.9
+ANSWER_SIGMA: Final = 0.6
+"""Of the logarithm of tokens: near the conversation service of Azure's trace of 2023."""
+LONGEST: Final = 8.0
+"""Longest request over the mean one."""
+MESH_MAX: Final = 40
+"""Sites that are all joined pairwise; beyond it a file would hold more links than anything else."""
+NEAR: Final = 6
+SITE_ACCESS_MS: Final = 2.0
+"""Two metro networks; light in fibre comes on top."""
+WAN_MBIT_S: Final = 10_000.0
+"""A port of a small data center."""
+WAN_USD_PER_GB: Final = 0.005
+"""Between sites: the middle of transit prices in `assumptions` (`micro_transit_usd_per_gb`)."""
+BROKEN_AFTER: Final = 6.0
+"""Deadline over the time that a request takes at its SLO."""
+
+
+def fleet_of(
+    design: Design, study: Study, replicas: Replicas, rated_kw: Mapping[int, float]
+) -> Fleet:
+    """The design as it stands in one year: sites with replicas, services, users."""
+    sites: list[tuple[Site, int]] = []
+    placements: list[Placement] = []
+    for s, place in enumerate(design.places):
+        mine = {w: n for (w, at), n in replicas.items() if at == s and n > 0}
+        if not mine:
+            continue
+        pools: dict[str, int] = {}
+        for w, count in mine.items():
+            fit = design.fits[w][s]
+            assert fit is not None, "only served workloads have replicas"
+            pools[fit.accelerator] = pools.get(fit.accelerator, 0) + count * fit.chips
+            work = study.workloads[w]
+            placements.append(
+                Placement(
+                    service=work.id,
+                    variant=_variant_id(work),
+                    site=place.id,
+                    pool=fit.accelerator,
+                    replicas=count,
+                    slots=fit.slots,
+                    context_tokens=int(fit.slots * _longest(work)),
+                )
+            )
+        site = site_of(
+            place.id,
+            design.cities[s],
+            place.size,
+            operator_hq=study.operator_hq,
+            rated_kw=rated_kw[s],
+            own=design.own[s],
+            price_usd_per_kwh=place.price_usd_per_kwh,
+            certifications=study.certifications,
+        )
+        made = tuple(Pool(id=chip, accelerator=chip, count=n) for chip, n in pools.items())
+        sites.append((msgspec.structs.replace(site, pools=made), s))
+    return Fleet(
+        schema="hanse-fleet/1",
+        name=f"{study.name[:40]}-{design.spec.id[:20]}",
+        classes=tuple(DataClass(id=_class_id(law), law=law) for law in _laws(study)),  # type: ignore[arg-type]
+        sites=tuple(site for site, _ in sites),
+        services=tuple(_service(work) for work in study.workloads),
+        tenants=(
+            Tenant(
+                id=TENANT,
+                classes=tuple(_class_id(law) for law in _laws(study)),
+                mechanisms=study.mechanisms,
+                keys=(Key(id="key", countries=_countries(study)),),
+            ),
+        ),
+        links=_links([(site, design.cities[s]) for site, s in sites]),
+        placements=tuple(placements),
+    )
+
+
+def _links(sites: Sequence[tuple[Site, City]]) -> tuple[Link, ...]:
+    """Every pair up to `MESH_MAX` sites; of more, each with its nearest and with the first, so that all are joined."""
+    near = len(sites) - 1 if len(sites) <= MESH_MAX else NEAR
+    pairs = set()
+    for i, (_, here) in enumerate(sites):
+        order = sorted(
+            (distance_km(here.lat, here.lon, there.lat, there.lon), k)
+            for k, (_, there) in enumerate(sites)
+            if k != i
+        )
+        pairs |= {(min(i, k), max(i, k)) for _, k in order[:near]}
+        if i:
+            pairs.add((0, i))
+    found = []
+    for i, k in sorted(pairs):
+        (a, here), (b, there) = sites[i], sites[k]
+        km = distance_km(here.lat, here.lon, there.lat, there.lon)
+        found.append(
+            Link(
+                a=a.id,
+                b=b.id,
+                rtt_ms=round(rtt_ms_floor(km) + SITE_ACCESS_MS, 3),
+                mbit_s=WAN_MBIT_S,
+                usd_per_gb=WAN_USD_PER_GB,
+            )
+        )
+    return tuple(found)
+
+
+def trace_of(study: Study, year: int, *, hours: float = 24.0, share: float = 1.0) -> Trace:
+    """Requests of a working day of a year, every workload from its own cities; `share` of the demand."""
+    parts = [generate(spec_of(study, work, year, hours, share)) for work in study.workloads]
+    return parts[0] if len(parts) == 1 else merged(parts, name=study.name)
+
+
+def spec_of(study: Study, work: Workload, year: int, hours: float, share: float) -> TraceSpec:
+    """How a workload's trace is made."""
+    growth = study.growth_per_year if work.growth_per_year is None else work.growth_per_year
+    per_day = work.tokens_per_day * (1.0 + growth) ** year / (work.tokens_in + work.tokens_out)
+    start = datetime.combine(study.start.replace(year=study.start.year + year), time(), UTC)
+    named = [c for c in study.cities if not work.cities or c.city in work.cities]
+    return TraceSpec(
+        schema="hanse-trace-spec/1",
+        name=work.id,
+        seed=study.seed,
+        start=start,
+        duration_h=hours,
+        requests_per_s=per_day * share / SECONDS_PER_DAY,
+        hours=HOURS_DEFAULT if work.slack_h == 0.0 else (1.0,) * 24,
+        origins=tuple(OriginShare(city=c.city, country=c.country, weight=c.weight) for c in named),
+        services=(
+            ServiceShare(
+                id=work.id,
+                tokens_in=_lengths(work.tokens_in, PROMPT_SIGMA),
+                tokens_out=_lengths(work.tokens_out, ANSWER_SIGMA),
+            ),
+        ),
+        classes=(ClassShare(id=_class_id(work.law)),),
+        tenants=(TenantShare(id=TENANT),),
+        note=f"a day of {study.name}, workload {work.id}, year {year + 1}",
+    )
+
+
+def write_fleet(path: Path, fleet: Fleet, heading: str) -> None:
+    """A fleet file that `hanse check` accepts; `heading` becomes comments at its top."""
+    write_toml(path, fleet, heading)
+
+
+def write_toml(path: Path, value: Value, heading: str) -> None:
+    """A value as TOML, without what has its default."""
+    text = msgspec.toml.encode(_bare(value)).decode()
+    comments = "".join(f"# {line}\n" for line in heading.splitlines())
+    path.write_text(comments + text, encoding="utf-8")
+
+
+def write_day(path: Path, trace: Trace) -> None:
+    """The trace as Parquet."""
+    write_trace(path, trace.meta, trace.chunks())
+
+
+def _bare(value: Any) -> Any:
+    """Structs as tables, defaults left out: what a person would have written."""
+    if isinstance(value, msgspec.Struct):
+        out = {}
+        for field in msgspec.structs.fields(value):
+            held = getattr(value, field.name)
+            if field.default is not msgspec.NODEFAULT and held == field.default:
+                continue
+            if field.default_factory is not msgspec.NODEFAULT and held == field.default_factory():
+                continue
+            if held is not None:
+                out[field.encode_name] = _bare(held)
+        return out
+    if isinstance(value, tuple | list):
+        return [_bare(part) for part in value]
+    if isinstance(value, dict):
+        return {k: _bare(v) for k, v in value.items()}
+    return value
+
+
+def _service(work: Workload) -> Service:
+    whole_ms = work.ttft_ms + work.tokens_out * work.tpot_ms
+    return Service(
+        id=work.id,
+        slo=Slo(
+            ttft_ms=work.ttft_ms,
+            tpot_ms=work.tpot_ms,
+            deadline_s=max(60.0, BROKEN_AFTER * whole_ms / 1000.0),
+        ),
+        output_tokens_max=int(np.ceil(LONGEST * work.tokens_out)),
+        variants=(
+            Variant(
+                id=_variant_id(work),
+                model=work.model,
+                precision=work.precision,
+                quality=1.0,
+                quality_source="the only one planned with",
+            ),
+        ),
+    )
+
+
+def _lengths(mean: float, sigma: float) -> Lognormal:
+    """Of that mean: the median of a lognormal is its mean over exp(sigma^2 / 2). The cut at the longest takes under 1 % off."""
+    median = mean / float(np.exp(sigma**2 / 2.0))
+    return Lognormal(median=median, sigma=sigma, max=max(int(LONGEST * mean), 2))
+
+
+def _longest(work: Workload) -> float:
+    """KV room of a slot: the longest prompt and answer that the trace has. Engines stop at what their memory holds."""
+    return 2.0 + LONGEST * (work.tokens_in + work.tokens_out)
+
+
+def _laws(study: Study) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(work.law for work in study.workloads))
+
+
+def _countries(study: Study) -> tuple[str, ...]:
+    from hanse.catalogue import city
+
+    found = (city(c.city, iso2=c.country or "").iso2 for c in study.cities)
+    return tuple(dict.fromkeys(found))
+
+
+def _class_id(law: str) -> str:
+    return law.replace("_", "-")
+
+
+def _variant_id(work: Workload) -> str:
+    return work.id

@@ -1,0 +1,216 @@
+"""A linear or mixed-integer model in named blocks of columns and rows, and HiGHS under the house's rules.
+
+Here: `Model` (blocks in, one sparse matrix out), `Solver` (one HiGHS object that keeps its basis while rows are added and
+bounds and costs change), limits by gap and nodes, one thread, a fixed seed; never a wall time, which would make the
+answer depend on the machine. Not here: what the columns mean (`candidates`, `renewables`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import highspy
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.model.fleet import Value
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+INF = highspy.kHighsInf
+
+
+class Limits(Value, frozen=True, kw_only=True):
+    """When a search may stop."""
+
+    gap: float = 0.01
+    """Of the objective. Costs of sites are not known to 1 % years ahead."""
+    nodes_max: int = 20_000
+    """About ten times what the benchmark's instances need; reached, the incumbent and its gap are the answer."""
+
+
+class Outcome(Value, frozen=True, kw_only=True, eq=False):
+    """A solution and what is proven of it."""
+
+    status: str
+    """`optimal` (within the gap) or `nodes`."""
+    values: Floats
+    """[column]."""
+    row_duals: Floats
+    """[row]; zeros after an integer search."""
+    objective: float
+    bound: float
+    """No solution is cheaper; of a linear program the objective itself."""
+    nodes: int
+
+
+class Model:
+    """Columns and rows in named blocks, each an array of indices of any shape."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Ints] = {}
+        self.rows: dict[str, Ints] = {}
+        self._columns: list[tuple[Floats, Floats, Floats, bool]] = []
+        self._rows: list[tuple[Floats, Floats]] = []
+        self._entries: list[tuple[Ints, Ints, Floats]] = []
+        self.column_count = 0
+        self.row_count = 0
+
+    def add_columns(
+        self,
+        name: str,
+        cost: Any,
+        *,
+        lower: Any = 0.0,
+        upper: Any = INF,
+        integer: bool = False,
+        shape: tuple[int, ...] | None = None,
+    ) -> Ints:
+        """A block of columns in the shape of `cost` (or `shape`); their indices."""
+        assert name not in self.columns, name
+        shape = np.shape(cost) if shape is None else shape
+        arrays = [
+            np.broadcast_to(np.asarray(a, float), shape).ravel() for a in (cost, lower, upper)
+        ]
+        index = self.column_count + np.arange(arrays[0].size).reshape(shape)
+        self._columns.append((arrays[0], arrays[1], arrays[2], integer))
+        self.column_count += index.size
+        self.columns[name] = index
+        return index
+
+    def add_rows(self, name: str, lower: Any, upper: Any, shape: tuple[int, ...]) -> Ints:
+        """A block of rows between two bounds; their indices."""
+        assert name not in self.rows, name
+        bounds = [np.broadcast_to(np.asarray(a, float), shape).ravel() for a in (lower, upper)]
+        index = self.row_count + np.arange(bounds[0].size).reshape(shape)
+        self._rows.append((bounds[0], bounds[1]))
+        self.row_count += index.size
+        self.rows[name] = index
+        return index
+
+    def put(self, rows: Any, columns: Any, values: Any) -> None:
+        """Coefficients, broadcast against each other; each place at most once."""
+        r, c, v = np.broadcast_arrays(rows, columns, np.asarray(values, float))
+        self._entries.append((r.ravel(), c.ravel(), v.ravel()))
+
+    def lp(self) -> Any:
+        """The model as HiGHS takes it."""
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = self.column_count, self.row_count
+        cost, lower, upper = (
+            np.concatenate([block[i] for block in self._columns]) for i in range(3)
+        )
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, lower, upper
+        lp.row_lower_ = np.concatenate([low for low, _ in self._rows])
+        lp.row_upper_ = np.concatenate([high for _, high in self._rows])
+        r, c, v = (np.concatenate([e[i] for e in self._entries]) for i in range(3))
+        kept = v != 0.0
+        order = np.lexsort((r[kept], c[kept]))
+        starts = np.zeros(self.column_count + 1, np.int64)
+        starts[1:] = np.cumsum(np.bincount(c[kept], minlength=self.column_count))
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+        lp.a_matrix_.start_ = starts.astype(np.int32)
+        lp.a_matrix_.index_ = r[kept][order].astype(np.int32)
+        lp.a_matrix_.value_ = v[kept][order]
+        return lp
+
+    def integer_columns(self) -> Ints:
+        """Columns that take whole numbers only."""
+        kinds = np.concatenate([np.full(block[0].size, block[3]) for block in self._columns])
+        return np.flatnonzero(kinds)
+
+
+class Quiet(highspy.Highs):
+    """HiGHS that says nothing, from its making on: standard output belongs to documents."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802
+        """The constructor's last act, which would print who it is."""
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()  # type: ignore[no-untyped-call]
+
+
+class Solver:
+    """HiGHS around one model. Solved again after a change it starts from where it was."""
+
+    def __init__(self, model: Model, *, options: Mapping[str, Any] | None = None) -> None:
+        self.highs: Any = Quiet()  # type: ignore[no-untyped-call]
+        fixed = {"output_flag": False, "threads": 1, "random_seed": 0, "parallel": "off"}
+        for name, value in {**fixed, **(options or {})}.items():
+            self.highs.setOptionValue(name, value)
+        status = self.highs.passModel(model.lp())
+        assert status != highspy.HighsStatus.kError, "a malformed model"
+        self.integers = model.integer_columns()
+        self.column_count, self.row_count = model.column_count, model.row_count
+
+    def set_columns(self, columns: Ints, lower: Any, upper: Any) -> None:
+        """New bounds of columns."""
+        index = columns.ravel().astype(np.int32)
+        low, high = (np.broadcast_to(np.asarray(a, float), columns.shape) for a in (lower, upper))
+        self.highs.changeColsBounds(len(index), index, low.ravel().copy(), high.ravel().copy())
+
+    def set_costs(self, columns: Ints, cost: Any) -> None:
+        """New costs of columns."""
+        index = columns.ravel().astype(np.int32)
+        given = np.broadcast_to(np.asarray(cost, float), columns.shape)
+        self.highs.changeColsCost(len(index), index, given.ravel().copy())
+
+    def set_rows(self, rows: Ints, lower: Any, upper: Any) -> None:
+        """New bounds of rows."""
+        index = rows.ravel().astype(np.int32)
+        low, high = (np.broadcast_to(np.asarray(a, float), rows.shape) for a in (lower, upper))
+        self.highs.changeRowsBounds(len(index), index, low.ravel().copy(), high.ravel().copy())
+
+    def add_row(self, lower: float, upper: float, columns: Ints, values: Floats) -> None:
+        """One more row."""
+        index = columns.astype(np.int32)
+        self.highs.addRow(lower, upper, len(index), index, values)
+        self.row_count += 1
+
+    def relaxed(self) -> Outcome:
+        """The linear program, integers taken as fractions."""
+        self._set_kind(highspy.HighsVarType.kContinuous)
+        return self._run("optimal")
+
+    def search(
+        self,
+        limits: Limits,
+        start: tuple[Ints, Floats] | None = None,
+        gap_absolute: float | None = None,
+    ) -> Outcome:
+        """The integer program; `start` gives some columns' values to begin with. An absolute gap replaces the relative one."""
+        self._set_kind(highspy.HighsVarType.kInteger)
+        self.highs.setOptionValue("mip_rel_gap", limits.gap if gap_absolute is None else 0.0)
+        # HiGHS' own absolute default: only rounding.
+        self.highs.setOptionValue("mip_abs_gap", 1e-6 if gap_absolute is None else gap_absolute)
+        self.highs.setOptionValue("mip_max_nodes", limits.nodes_max)
+        if start is not None:
+            index = start[0].astype(np.int32)
+            self.highs.setSolution(len(index), index, np.asarray(start[1], float))
+        return self._run("nodes")
+
+    def _set_kind(self, kind: Any) -> None:
+        if len(self.integers):
+            index = self.integers.astype(np.int32)
+            kinds = np.full(len(index), int(kind), np.uint8)
+            self.highs.changeColsIntegrality(len(index), index, kinds)
+
+    def _run(self, otherwise: str) -> Outcome:
+        self.highs.run()
+        status = self.highs.getModelStatus()
+        optimal = status == highspy.HighsModelStatus.kOptimal
+        # Slacks make every model feasible, and costs keep it bounded: all else is a bug of ours.
+        limit = highspy.HighsModelStatus.kSolutionLimit, highspy.HighsModelStatus.kIterationLimit
+        assert optimal or status in limit, self.highs.modelStatusToString(status)
+        solution, info = self.highs.getSolution(), self.highs.getInfo()
+        objective = float(info.objective_function_value)
+        whole = otherwise == "nodes" and len(self.integers) > 0
+        duals = solution.row_dual
+        return Outcome(
+            status="optimal" if optimal else otherwise,
+            values=np.array(solution.col_value),
+            row_duals=np.array(duals) if len(duals) == self.row_count else np.zeros(self.row_count),
+            objective=objective,
+            bound=float(info.mip_dual_bound) if whole else objective,
+            nodes=max(0, int(info.mip_node_count)) if whole else 0,
+        )

@@ -1,0 +1,101 @@
+"""Sun, wind and batteries of a design's sites: as much as pays, site by site.
+
+Here: `with_own_power`, prices from the assumptions and room from the study, around `renewables.size_own_power`. Not here: that sizing, and what a
+year with it comes to (`meter`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+from typing import Final
+
+import numpy as np
+from msgspec.structs import replace
+
+from hanse.plan.assumptions import Values, of_study
+from hanse.plan.capital import recovery_factor
+from hanse.plan.demand import Demand
+from hanse.plan.design import Design
+from hanse.plan.operate import growth_paths, worked
+from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of
+from hanse.plan.renewables import Case, Prices, Room, World, size_own_power
+from hanse.plan.study_file import Study
+from hanse.signals import StepAxis
+
+PV_OVER_IT: Final = 5.0
+"""Roof and land where the study says nothing: 25 to 35 m2 of modules per kW of IT, which a hall in a suburb can find."""
+TOO_SMALL_KW: Final = 0.5
+"""Below it a site gets none: an inverter's visit costs more than the sun brings."""
+
+
+def with_own_power(design: Design, study: Study, demand: Demand) -> Design:
+    """The design with own generation and batteries where they lower yearly cost, carbon price included; its load is that of the last year."""
+    if not design.places or not design.spec.own_power:
+        return design
+    x = of_study(study).mid()
+    work = worked(design, study, demand, growth_paths(study, x))
+    it_kw = work.it_kwh[:, -1, 0] / HOURS_OF_YEAR
+    stands = [
+        s for s in range(len(design.places)) if not _tower(design, s) and it_kw[s] > TOO_SMALL_KW
+    ]
+    if not stands:
+        return design
+    cases = [
+        _case(design, study, x, s, float(it_kw[s]), float(work.it_kw[s, -1, 0])) for s in stands
+    ]
+    start = datetime.combine(study.start.replace(month=1, day=1), time(), UTC)
+    world = World(axis=StepAxis(start_s=start.timestamp(), count=365 * 288))
+    own = list(design.own)
+    for s, sized in zip(stands, size_own_power(cases, world), strict=True):
+        found = sized.own
+        own[s] = Own(
+            pv_kw=found.pv_kw,
+            wind_kw=found.wind_kw,
+            battery_kwh=found.battery_kwh,
+            battery_kw=found.battery_kw,
+        )
+    return replace(design, own=tuple(own))
+
+
+def _tower(design: Design, s: int) -> bool:
+    """A cabinet on somebody's mast has no roof."""
+    return design.places[s].size.kind == "edge"
+
+
+def _case(design: Design, study: Study, x: Values, s: int, it_kw: float, rated_kw: float) -> Case:
+    place = design.places[s]
+    here = next((c for c in study.candidates if c.city == design.cities[s].name), None)
+    pv_max = PV_OVER_IT * rated_kw if here is None or here.pv_kw_max is None else here.pv_kw_max
+    site = site_of(
+        place.id,
+        design.cities[s],
+        place.size,
+        operator_hq=study.operator_hq,
+        rated_kw=rated_kw,
+        price_usd_per_kwh=place.price_usd_per_kwh,
+    )
+    wind_max = 0.0 if here is None else here.wind_kw_max
+    return Case(
+        site=site,
+        it_kw=it_kw,
+        prices=_prices(x, region=place.size.kind == "region"),
+        room=Room(pv_kw_max=pv_max, wind_kw_max=wind_max),
+    )
+
+
+def _prices(x: Values, *, region: bool) -> Prices:
+    """Yearly USD a unit: capital recovered over its life, and upkeep."""
+    money = x["eur_usd"] * x["eur_price_level"]
+
+    def yearly(capital: str, name: str, upkeep: str) -> float:
+        factor = recovery_factor(x["discount_rate"], x[f"{name}_life_years"])
+        return float(np.asarray(x[capital] * money * (factor + x[upkeep]))[0])
+
+    pv = "pv_utility_eur_per_kw" if region else "pv_rooftop_eur_per_kw"
+    return Prices(
+        pv_usd_per_kw=yearly(pv, "pv", "pv_fom_share_per_year"),
+        wind_usd_per_kw=yearly("wind_eur_per_kw", "wind", "wind_fom_share_per_year"),
+        battery_usd_per_kwh=yearly("battery_eur_per_kwh", "battery", "battery_fom_share_per_year"),
+        battery_usd_per_kw=yearly("inverter_eur_per_kw", "inverter", "battery_fom_share_per_year"),
+        carbon_usd_per_t=float(x["carbon_usd_per_t"][0]),
+    )

@@ -1,0 +1,159 @@
+"""The twin judges a design: one day of its requests on the fleet file it writes, and what was planned for that very day.
+
+Here: `tried`, at most three rounds of plan, simulate, tighten. Not here: the twin (`hanse.twin`), what is written (`fleet_out`).
+
+What the plan says beforehand: IT energy from the step model's power over mean load, hour by hour; the meter, money and carbon by the same
+balance as the twin's, on the same day's weather. What it cannot know is how requests meet: queues, batches, retries, other sites' help. A round
+that misses the SLO makes all sites larger by `TIGHTEN`; the ratio of IT energy found corrects the plan's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, time
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.model.fleet import Fleet, Value
+from hanse.plan.demand import HOURS, Demand
+from hanse.plan.design import Design
+from hanse.plan.fleet_out import fleet_of, trace_of
+from hanse.plan.operate import first_replicas, hourly_watts, loads_of
+from hanse.plan.physics import years_of
+from hanse.plan.study_file import Study
+from hanse.signals.traces import Trace
+from hanse.twin.inputs import read_inputs
+from hanse.twin.power import STEP_S
+from hanse.twin.result import Result
+from hanse.twin.runs import run_inputs
+from hanse.units import kwh_from_wh
+
+Floats = NDArray[np.float64]
+ROUNDS: Final = 3
+TIGHTEN: Final = 1.15
+GOOD: Final = 0.95
+"""Share of requests that must meet TTFT and TPOT: what a p95 objective means."""
+REQUESTS_MAX: Final = 2_000_000
+"""Simulated at most: some ten seconds. Of busier studies the day is cut after its peak."""
+
+
+class Round(Value, frozen=True, kw_only=True):
+    """One try, planned beside simulated."""
+
+    number: int
+    spare: float
+    """Capacity over what the formulas asked for."""
+    requests: int
+    hours: float
+    good_share: float
+    ttft_ms_p50: float | None
+    ttft_ms_p95: float | None
+    e2e_ms_p95: float | None
+    it_kwh: float
+    it_kwh_planned: float
+    facility_kwh: float
+    facility_kwh_planned: float
+    energy_usd: float
+    energy_usd_planned: float
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """A design after the twin has judged it."""
+
+    design: Design
+    fleet: Fleet
+    trace: Trace
+    rounds: tuple[Round, ...]
+    result: Result
+
+    @property
+    def confirmed(self) -> bool:
+        """The last round met the SLO."""
+        return self.rounds[-1].good_share >= GOOD
+
+
+def tried(
+    design: Design,
+    study: Study,
+    demand: Demand,
+    *,
+    year: int = 0,
+    rounds: int = ROUNDS,
+    requests_max: int = REQUESTS_MAX,
+    progress: Callable[[int, float], None] | None = None,
+) -> Tried:
+    """Simulate the design's day; enlarge it while it misses the SLO, `rounds` times at most."""
+    hours = hours_of(study, year, requests_max)
+    own_share = 1.0
+    trace = trace_of(study, year, hours=hours, share=own_share)
+    found: list[Round] = []
+    for number in range(1, rounds + 1):
+        replicas, rated_kw = first_replicas(design, study, demand, year)
+        fleet = fleet_of(design, study, replicas, rated_kw)
+        inputs = read_inputs(fleet, trace, seed=study.seed)
+        said = (lambda n: lambda part: progress(n, part))(number) if progress else None
+        result = run_inputs(inputs, progress=said)
+        found.append(_round(number, design, study, demand, year, hours, fleet, result))
+        if found[-1].good_share >= GOOD or number == rounds:
+            return Tried(
+                design=design, fleet=fleet, trace=trace, rounds=tuple(found), result=result
+            )
+        design = msgspec.structs.replace(design, spare=design.spare * TIGHTEN)
+    raise AssertionError("the last round returns")
+
+
+def hours_of(study: Study, year: int, requests_max: int) -> float:
+    """Whole hours of the day that are simulated, so that a run stays small."""
+    rate = 0.0
+    for work in study.workloads:
+        growth = study.growth_per_year if work.growth_per_year is None else work.growth_per_year
+        rate += work.tokens_per_day * (1.0 + growth) ** year / (work.tokens_in + work.tokens_out)
+    return float(np.clip(np.floor(HOURS * requests_max / max(rate, 1.0)), 1.0, HOURS))
+
+
+def _round(
+    number: int,
+    design: Design,
+    study: Study,
+    demand: Demand,
+    year: int,
+    hours: float,
+    fleet: Fleet,
+    result: Result,
+) -> Round:
+    replicas, _ = first_replicas(design, study, demand, year)
+    rate, day, _ = loads_of(design, study, demand)
+    sites = sorted({s for _, s in replicas})
+    it_kw = np.zeros((len(sites), HOURS))
+    for (w, s), count in replicas.items():
+        fit = design.fits[w][s]
+        assert fit is not None, "only served workloads have replicas"
+        growth = study.workloads[w].growth_per_year
+        level = (1.0 + (study.growth_per_year if growth is None else growth)) ** year
+        shape = day[w, s] if study.workloads[w].slack_h == 0.0 else np.ones(HOURS)
+        load = rate[w, s] * level * shape / count
+        it_kw[sites.index(s)] += kwh_from_wh(count * (hourly_watts(fit, load) + fit.host_w))
+    start = datetime.combine(study.start.replace(year=study.start.year + year), time(), UTC)
+    planned = years_of(fleet.sites, it_kw, start.timestamp(), hours=int(hours), step_s=STEP_S)
+    site = result.fleet
+    group = result.group("all")
+    it_kwh = site.energy.prefill_kwh + site.energy.decode_kwh + site.energy.idle_kwh
+    return Round(
+        number=number,
+        spare=float(np.mean(design.spare)),
+        requests=group.requests,
+        hours=hours,
+        good_share=group.goodput_share or 0.0,
+        ttft_ms_p50=group.ttft_ms.p50,
+        ttft_ms_p95=group.ttft_ms.p95,
+        e2e_ms_p95=group.e2e_ms.p95,
+        it_kwh=it_kwh,
+        it_kwh_planned=float(planned.sums["it_kwh"].sum()),
+        facility_kwh=site.energy.facility_kwh,
+        facility_kwh_planned=float(planned.sums["facility_kwh"].sum()),
+        energy_usd=site.cost.energy_usd,
+        energy_usd_planned=float(planned.sums["usd_import"].sum()),
+    )
