@@ -7,7 +7,9 @@ from numba import njit
 
 from dispatch.fleets import fleet, site, table_of
 from hanse.signals.traces.trace import TraceMeta
+from hanse.twin import arrays as ar
 from hanse.twin.arrays import World
+from hanse.twin.gateway import first_byte
 from hanse.twin.handle import Handle
 from hanse.twin.world import build_world
 
@@ -50,3 +52,33 @@ def test_every_array_lies_where_its_descriptor_says() -> None:
         assert tuple(shape) == array.shape
         at += 5 + 2 * array.ndim
     assert at == len(words)
+
+
+def test_a_first_byte_that_comes_too_late_touches_nobody() -> None:
+    """Its attempt is over: the slot is free, or another request waits there for a first byte of its own."""
+    world = made_world()
+    handle = Handle(world)
+    free, waiting = world.attempts[0], world.attempts[1]
+    free["gateway"] = free["site"] = free["offer"] = -1
+    free["first_at_s"] = 1.0
+    waiting["stage"], waiting["counted_prefill"] = ar.AT_ENGINE, 9
+    for a in (0, 1):
+        first_byte(handle, a, 2.0)
+    assert not world.attempts["answering"].any() and not world.own["prefill_tokens"].any()
+    waiting["first_at_s"] = 1.0
+    first_byte(handle, 1, 2.0)
+    assert waiting["answering"] == 1 and world.own[0, 0, 0]["prefill_tokens"] == -9
+
+
+def test_arrays_that_are_read_together_lie_in_the_same_cache_lines() -> None:
+    world = made_world()
+    for one, two, bytes_between in (
+        ("load_offers", "own", 80), ("load_sites", "paths", 24), ("load_sites", "heard", 48)
+    ):  # fmt: skip
+        first, second = getattr(world, one), getattr(world, two)
+        assert first.ctypes.data % 64 == 0 and first.itemsize == second.itemsize
+        assert second.ctypes.data - first.ctypes.data == bytes_between
+    world.own["tokens"] = 5
+    world.paths["rtt_ms"] = 7.0
+    assert not world.load_offers["requests"].any() and (world.load_sites["reachable"] == 1).all()
+    assert (world.load_offers["tpot_factor"] == 1.0).all() and not world.heard["count"].any()

@@ -321,9 +321,9 @@ def again(w: Any, a: int, t: float) -> None:
 
 @njit(**HOT)
 def first_byte(w: Any, a: int, t: float) -> None:
-    """The first token has reached the gateway."""
+    """The first token has reached the gateway; of an attempt that is over by now, or whose slot is another's, nothing is taken."""
     attempt = w.attempts[a]
-    if attempt.dropped != 0:
+    if attempt.stage == FREE or attempt.dropped != 0 or attempt.first_at_s == 0.0:
         return
     attempt.answering = 1
     if attempt.site != attempt.gateway:
