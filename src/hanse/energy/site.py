@@ -46,7 +46,11 @@ def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> Sit
     assert load_kw >= 0.0, "flows are unsigned"
     weather = site_weather(site, feed, now_s)
     power = site.power
-    pue = power.pue if power.pue is not None else pue_at(site.plant_kind, weather.temp_c, weather.rh_pct)
+    pue = (
+        power.pue
+        if power.pue is not None
+        else pue_at(site.plant_kind, weather.temp_c, weather.rh_pct)
+    )
     solar = pv_kw(
         pv_kw_peak=power.pv_kw_peak,
         lat_deg=site.lat_deg,
