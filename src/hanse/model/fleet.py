@@ -14,6 +14,18 @@ SiteKind = Literal["micro", "edge", "region"]
 DriverKind = Literal["process", "external", "kubernetes"]
 Protocol = Literal["openai"]
 Endpoint = Literal["chat", "completions", "embeddings"]
+LawClass = Literal[
+    "non_personal",
+    "personal",
+    "sensitive",
+    "health",
+    "payment",
+    "telecom",
+    "government",
+    "important",
+    "ci_operator",
+]
+"""Classes of data that the catalogue of law tells apart."""
 
 Id = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Lower-case letters, digits, hyphens: safe in NATS subjects, file names and DNS labels."""
@@ -47,17 +59,7 @@ class DataClass(Value, frozen=True, kw_only=True):
     """A class of data a request may carry, and which class of law governs it."""
 
     id: Id
-    law: Literal[
-        "non_personal",
-        "personal",
-        "sensitive",
-        "health",
-        "payment",
-        "telecom",
-        "government",
-        "important",
-        "ci_operator",
-    ]
+    law: LawClass
     quality_min: float = 0.0
     """Lowest quality score (0 to 1) of a variant that may serve this class."""
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.catalogue.jurisdictions import jurisdiction_rules
+from hanse.model.fleet import LawClass
 from hanse.plan.inventory import Inventory, Place
-from hanse.plan.study_file import LawClass, PolicyEntry, Study
+from hanse.plan.study_file import PolicyEntry, Study
 
 Floats = NDArray[np.float64]
 Asset = Literal["pv", "wind", "battery", "plant", "servers"]

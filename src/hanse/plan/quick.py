@@ -11,9 +11,9 @@ from typing import Final, get_args
 
 from hanse.catalogue import City, city
 from hanse.errors import ConfigError
-from hanse.model.fleet import Value
+from hanse.model.fleet import LawClass, Value
 from hanse.plan.read import checked
-from hanse.plan.study_file import LawClass, Study, StudyCity, Workload
+from hanse.plan.study_file import Study, StudyCity, Workload
 
 START: Final = date(2027, 1, 1)
 """The first full year after this version's figures of cost."""

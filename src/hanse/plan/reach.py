@@ -16,9 +16,8 @@ from hanse.catalogue import City, distance_km, rtt_ms_floor
 from hanse.dispatch.law import compile_law, subject
 from hanse.model.fleet import DataClass, Fleet, Key, Power, Service, Site, Slo, Tenant, Variant
 from hanse.plan.study_file import Study
+from hanse.twin.world import USER_ACCESS_MS
 
-ACCESS_MS: Final = 10.0
-"""Last mile: 2 to 10 ms by fibre, 15 to 30 ms by 5G."""
 OK: Final = 0
 LAW: Final = 1
 RTT: Final = 2
@@ -55,7 +54,7 @@ def round_trips_ms(origins: Sequence[City], places: Sequence[City]) -> NDArray[n
     """[origin, place] ms: light in fibre over the usual detour, and the last mile. A floor: real paths take up to twice as long."""
     return np.array(
         [
-            [rtt_ms_floor(distance_km(o.lat, o.lon, p.lat, p.lon)) + ACCESS_MS for p in places]
+            [rtt_ms_floor(distance_km(o.lat, o.lon, p.lat, p.lon)) + USER_ACCESS_MS for p in places]
             for o in origins
         ]
     ).reshape(len(origins), len(places))

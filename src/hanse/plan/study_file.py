@@ -11,19 +11,8 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from hanse.model.fleet import CountryCode, Id, SiteKind, Value
+from hanse.model.fleet import CountryCode, Id, LawClass, SiteKind, Value
 
-LawClass = Literal[
-    "non_personal",
-    "personal",
-    "sensitive",
-    "health",
-    "payment",
-    "telecom",
-    "government",
-    "important",
-    "ci_operator",
-]
 WorkloadKind = Literal["interactive", "batch", "finetune"]
 PolicyKind = Literal[
     "investment_credit", "feed_in_tariff", "carbon_tax", "localisation", "efficiency_duty"

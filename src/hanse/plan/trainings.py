@@ -17,6 +17,7 @@ from hanse.energy.plant import chip_rated_w
 from hanse.plan.answer import TrainingAnswer
 from hanse.plan.design import Design
 from hanse.plan.doubt import Outcome
+from hanse.plan.fleet_out import WAN_MBIT_S
 from hanse.plan.meter import Meter
 from hanse.plan.physics import HOURS_OF_YEAR
 from hanse.plan.study_file import Study, Training
@@ -36,8 +37,6 @@ MFU: Final = 0.4
 """Inside one site: INTELLECT-1 reached 0.433 on H100 (arXiv 2412.01152); large dense runs publish 0.38 to 0.43."""
 SITES_MAX: Final = 8
 """Replicas across sites: the most for which losses are published (arXiv 2503.09799, Table 4)."""
-WAN_MBIT_S: Final = 10_000.0
-"""A port of a small data center."""
 PER_SERVER: Final = 8
 METHODS: Final = (
     DataParallel(),
