@@ -10,18 +10,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
-from hanse.model.check import check_fleet
+from hanse.model.check import ENGINES_PER_SITE_MAX, check_fleet
 from hanse.model.read import read_fleet
 from hanse.plan.answer import Answer
 from hanse.plan.demand import demand_of
 from hanse.plan.designs import designs_of
+from hanse.plan.fleet_out import cells, trace_of
 from hanse.plan.quick import QuickOptions, quick_study
 from hanse.plan.read import parse_toml, problems, read_study
 from hanse.plan.solve import solve
 from hanse.plan.study_file import Study, Training
-from hanse.plan.validate import tried
+from hanse.plan.validate import busiest_hour, tried
 from plan import hand
 
 QUICK = QuickOptions(
@@ -109,7 +112,7 @@ def test_fleets_that_are_written_are_in_order_and_the_study_reads_back(
 def test_the_twin_confirms_a_design_and_its_energy() -> None:
     study = hand.study()
     demand = demand_of(study)
-    found = tried(hand.design(study, demand, (0, 1, 2)), study, demand, requests_max=100_000)
+    found = tried(hand.design(study, demand, (0, 1, 2)), study, demand, requests_max=1_000_000)
     last = found.rounds[-1]
     assert found.confirmed
     assert last.it_kwh_planned == pytest.approx(last.it_kwh, rel=0.15)
@@ -195,3 +198,32 @@ def _hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(0, 3), st.integers(0, 4)), st.integers(0, 700), min_size=1
+    )
+)
+def test_cells_hold_every_replica_and_no_more_than_one_site_can_watch(replicas) -> None:
+    made = cells(replicas)
+    for (w, s), count in replicas.items():
+        assert sum(held.get(w, 0) for at, held in made if at == s) == count
+    assert all(0 < sum(held.values()) <= ENGINES_PER_SITE_MAX for _, held in made)
+
+
+def test_the_twin_sees_the_busiest_hours_at_their_own_rate() -> None:
+    study = hand.study()
+    demand = demand_of(study)
+    first_h = busiest_hour(demand, 2)
+    trace = trace_of(study, 0, hours=2, first_h=first_h)
+    day = demand.tokens_per_s @ demand.day
+    assert day[first_h] == pytest.approx(day.max(), rel=0.15)
+    tokens = sum(
+        float((c.requests["tokens_in"] + c.requests["tokens_out"]).sum()) for c in trace.chunks()
+    )
+    at = (first_h + np.arange(2)) % 24
+    chat = demand.workload == 0
+    live = (demand.tokens_per_s[chat] @ demand.day[chat])[at].sum() * 3600
+    waiting = demand.tokens_per_s[~chat].sum() * 2 * 3600
+    assert tokens == pytest.approx(live + waiting, rel=0.1)

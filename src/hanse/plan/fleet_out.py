@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from hanse.catalogue import City, distance_km, rtt_ms_floor
+from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import (
     DataClass,
     Fleet,
@@ -30,6 +31,7 @@ from hanse.model.fleet import (
     Value,
     Variant,
 )
+from hanse.plan.demand import HOURS, demand_of
 from hanse.plan.design import Design
 from hanse.plan.physics import site_of
 from hanse.plan.study_file import Study, Workload
@@ -46,7 +48,7 @@ from hanse.signals.traces.spec import (
 )
 from hanse.signals.traces.trace import write_trace
 from hanse.signals.traces.transform import merged
-from hanse.units import SECONDS_PER_DAY
+from hanse.units import s_from_hours
 
 Replicas = Mapping[tuple[int, int], int]
 """(workload, site) -> replicas that stand."""
@@ -69,45 +71,48 @@ BROKEN_AFTER: Final = 6.0
 """Deadline over the time that a request takes at its SLO."""
 
 
+def cells(replicas: Replicas) -> tuple[tuple[int, dict[int, int]], ...]:
+    """(site, workload -> replicas) of each site of the fleet file: a place with more engines than one site can watch becomes several beside each
+    other, with its replicas dealt out evenly.
+    """
+    out = []
+    for s in sorted({s for _, s in replicas}):
+        mine = {w: n for (w, at), n in replicas.items() if at == s and n > 0}
+        parts = -(-sum(mine.values()) // ENGINES_PER_SITE_MAX)
+        while parts and any(
+            sum(n // parts + (k < n % parts) for n in mine.values()) > ENGINES_PER_SITE_MAX
+            for k in range(parts)
+        ):
+            parts += 1
+        for k in range(parts):
+            dealt = {w: n // parts + (k < n % parts) for w, n in mine.items()}
+            out.append((s, {w: n for w, n in dealt.items() if n > 0}))
+    return tuple(out)
+
+
+def rated_w(design: Design, s: int, held: Mapping[int, int]) -> float:
+    """IT power that some replicas at a place are rated for."""
+    fits = {w: design.fits[w][s] for w in held}
+    return sum(n * fit.rated_w for w, n in held.items() if (fit := fits[w]) is not None)
+
+
 def fleet_of(
     design: Design, study: Study, replicas: Replicas, rated_kw: Mapping[int, float]
 ) -> Fleet:
     """The design as it stands in one year: sites with replicas, services, users."""
     sites: list[tuple[Site, int]] = []
     placements: list[Placement] = []
-    for s, place in enumerate(design.places):
-        mine = {w: n for (w, at), n in replicas.items() if at == s and n > 0}
-        if not mine:
-            continue
-        pools: dict[str, int] = {}
-        for w, count in mine.items():
-            fit = design.fits[w][s]
-            assert fit is not None, "only served workloads have replicas"
-            pools[fit.accelerator] = pools.get(fit.accelerator, 0) + count * fit.chips
-            work = study.workloads[w]
-            placements.append(
-                Placement(
-                    service=work.id,
-                    variant=_variant_id(work),
-                    site=place.id,
-                    pool=fit.accelerator,
-                    replicas=count,
-                    slots=fit.slots,
-                    context_tokens=int(fit.slots * _longest(work)),
-                )
-            )
-        site = site_of(
-            place.id,
-            design.cities[s],
-            place.size,
-            operator_hq=study.operator_hq,
-            rated_kw=rated_kw[s],
-            own=design.own[s],
-            price_usd_per_kwh=place.price_usd_per_kwh,
-            certifications=study.certifications,
-        )
-        made = tuple(Pool(id=chip, accelerator=chip, count=n) for chip, n in pools.items())
-        sites.append((msgspec.structs.replace(site, pools=made), s))
+    made = cells(replicas)
+    whole_w = {s: sum(rated_w(design, s, held) for at, held in made if at == s) for s, _ in made}
+    number: dict[int, int] = {}
+    for s, held in made:
+        number[s] = number.get(s, 0) + 1
+        alone = sum(at == s for at, _ in made) == 1
+        name = design.places[s].id if alone else f"{design.places[s].id}-{number[s]}"
+        part = rated_w(design, s, held) / whole_w[s]
+        site = _site(design, study, s, name, held, rated_kw[s] * part, part)
+        sites.append((site, s))
+        placements += _placements(design, study, s, name, held)
     return Fleet(
         schema="hanse-fleet/1",
         name=f"{study.name[:40]}-{design.spec.id[:20]}",
@@ -125,6 +130,56 @@ def fleet_of(
         links=_links([(site, design.cities[s]) for site, s in sites]),
         placements=tuple(placements),
     )
+
+
+def _site(
+    design: Design,
+    study: Study,
+    s: int,
+    name: str,
+    held: Mapping[int, int],
+    rated_kw: float,
+    part: float,
+) -> Site:
+    place, own = design.places[s], design.own[s]
+    pools: dict[str, int] = {}
+    for w, count in held.items():
+        fit = design.fits[w][s]
+        assert fit is not None, "only served workloads have replicas"
+        pools[fit.accelerator] = pools.get(fit.accelerator, 0) + count * fit.chips
+    site = site_of(
+        name,
+        design.cities[s],
+        place.size,
+        operator_hq=study.operator_hq,
+        rated_kw=rated_kw,
+        own=own.scaled(part),
+        price_usd_per_kwh=place.price_usd_per_kwh,
+        certifications=study.certifications,
+    )
+    made = tuple(Pool(id=chip, accelerator=chip, count=n) for chip, n in pools.items())
+    return msgspec.structs.replace(site, pools=made)
+
+
+def _placements(
+    design: Design, study: Study, s: int, name: str, held: Mapping[int, int]
+) -> list[Placement]:
+    found = []
+    for w, count in held.items():
+        fit, work = design.fits[w][s], study.workloads[w]
+        assert fit is not None, "only served workloads have replicas"
+        found.append(
+            Placement(
+                service=work.id,
+                variant=_variant_id(work),
+                site=name,
+                pool=fit.accelerator,
+                replicas=count,
+                slots=fit.slots,
+                context_tokens=int(fit.slots * _longest(work)),
+            )
+        )
+    return found
 
 
 def _links(sites: Sequence[tuple[Site, City]]) -> tuple[Link, ...]:
@@ -156,25 +211,31 @@ def _links(sites: Sequence[tuple[Site, City]]) -> tuple[Link, ...]:
     return tuple(found)
 
 
-def trace_of(study: Study, year: int, *, hours: float = 24.0, share: float = 1.0) -> Trace:
-    """Requests of a working day of a year, every workload from its own cities; `share` of the demand."""
-    parts = [generate(spec_of(study, work, year, hours, share)) for work in study.workloads]
+def trace_of(study: Study, year: int, *, hours: int = 24, first_h: int = 0) -> Trace:
+    """Requests of some hours of a day of a year from a UTC hour on, every workload from its own cities."""
+    parts = [generate(spec_of(study, work, year, hours, first_h)) for work in study.workloads]
     return parts[0] if len(parts) == 1 else merged(parts, name=study.name)
 
 
-def spec_of(study: Study, work: Workload, year: int, hours: float, share: float) -> TraceSpec:
+def start_of(study: Study, year: int, first_h: int) -> datetime:
+    """That hour of the first day of a year of the study, UTC."""
+    return datetime.combine(study.start.replace(year=study.start.year + year), time(first_h), UTC)
+
+
+def spec_of(study: Study, work: Workload, year: int, hours: int, first_h: int) -> TraceSpec:
     """How a workload's trace is made."""
     growth = study.growth_per_year if work.growth_per_year is None else work.growth_per_year
     per_day = work.tokens_per_day * (1.0 + growth) ** year / (work.tokens_in + work.tokens_out)
-    start = datetime.combine(study.start.replace(year=study.start.year + year), time(), UTC)
+    start = start_of(study, year, first_h)
     named = [c for c in study.cities if not work.cities or c.city in work.cities]
+    share = window_share(work, study, hours, first_h)
     return TraceSpec(
         schema="hanse-trace-spec/1",
         name=work.id,
         seed=study.seed,
         start=start,
         duration_h=hours,
-        requests_per_s=per_day * share / SECONDS_PER_DAY,
+        requests_per_s=per_day * share / s_from_hours(hours),
         hours=HOURS_DEFAULT if work.slack_h == 0.0 else (1.0,) * 24,
         origins=tuple(OriginShare(city=c.city, country=c.country, weight=c.weight) for c in named),
         services=(
@@ -188,6 +249,16 @@ def spec_of(study: Study, work: Workload, year: int, hours: float, share: float)
         tenants=(TenantShare(id=TENANT),),
         note=f"a day of {study.name}, workload {work.id}, year {year + 1}",
     )
+
+
+def window_share(work: Workload, study: Study, hours: int, first_h: int) -> float:
+    """Share of a workload's day that falls into the hours: a generated trace is told its own mean, not the day's."""
+    if work.slack_h > 0.0:
+        return hours / HOURS
+    demand = demand_of(msgspec.structs.replace(study, workloads=(work,)))
+    day = demand.tokens_per_s @ demand.day
+    at = (first_h + np.arange(hours)) % HOURS
+    return float(day[at].sum() / day.sum())
 
 
 def write_fleet(path: Path, fleet: Fleet, heading: str) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hanse.plan.assumptions import Values
 from hanse.plan.demand import HOURS
 from hanse.plan.design import Design
-from hanse.plan.physics import HOURS_OF_YEAR, Own, peak_kw, site_of, years_of
+from hanse.plan.physics import HOURS_OF_YEAR, peak_kw, site_of, years_of
 from hanse.plan.study_file import Study
 
 Floats = NDArray[np.float64]
@@ -141,19 +141,10 @@ def _run(design: Design, study: Study, it_kw: Floats, full_kw: Floats, it_kwh: F
                     place.size,
                     operator_hq=study.operator_hq,
                     rated_kw=max(float(it_kw[s, year]), 1e-6),
-                    own=_scaled(design.own[s], part),
+                    own=design.own[s].scaled(part),
                     price_usd_per_kwh=place.price_usd_per_kwh,
                 )
             )
     mean_kw = (it_kwh / HOURS_OF_YEAR).reshape(-1, 1)
     start_s = datetime.combine(study.start.replace(month=1, day=1), time(), UTC).timestamp()
     return years_of(sites, np.repeat(mean_kw, HOURS, axis=1), start_s)
-
-
-def _scaled(own: Own, part: float) -> Own:
-    return Own(
-        pv_kw=own.pv_kw * part,
-        wind_kw=own.wind_kw * part,
-        battery_kwh=own.battery_kwh * part,
-        battery_kw=own.battery_kw * part,
-    )

@@ -34,6 +34,15 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     battery_kwh: float = 0.0
     battery_kw: float = 0.0
 
+    def scaled(self, part: float) -> Own:
+        """As much of all of it."""
+        return Own(
+            pv_kw=self.pv_kw * part,
+            wind_kw=self.wind_kw * part,
+            battery_kwh=self.battery_kwh * part,
+            battery_kw=self.battery_kw * part,
+        )
+
 
 def site_of(
     id: str,

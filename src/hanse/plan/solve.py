@@ -34,7 +34,7 @@ from hanse.plan.own_power import with_own_power
 from hanse.plan.study_file import Study
 from hanse.plan.tco import policy_effects
 from hanse.plan.trainings import training_answers
-from hanse.plan.validate import REQUESTS_MAX, Tried, hours_of, tried
+from hanse.plan.validate import REQUESTS_MAX, Tried, busiest_hour, hours_of, tried
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -101,7 +101,7 @@ def solve(
     tell(f"{study.draws} draws", 0.55)
     outcomes = tuple(outcome(d, study, demand, x, meters[d.spec.id]) for d in designs)
     judged: dict[str, Tried] = {}
-    if not quick:
+    if not quick and hours_of(study, 0) > 0:
         names = _to_try(outcomes) if twin is None else tuple(twin)
         for number, name in enumerate(names):
             design = next(d for d in designs if d.spec.id == name)
@@ -231,10 +231,12 @@ def _assumptions(figures: Assumptions) -> tuple[AssumptionAnswer, ...]:
 
 
 def _notes(study: Study) -> tuple[str, ...]:
+    large = f"an hour is more than {REQUESTS_MAX:,} requests: the twin was not asked, and no trace is written"
     return (
         f"weather, carbon and prices of recorded years, replayed from {study.start.year}; carbon and price then move with their assumptions",
         "round trips are floors: light in fibre over 1.3 times the great circle, and 10 ms of last mile",
         "users' demand beyond what stands is rented by the hour where law lets it, else lost",
+        *((large,) if study.workloads and hours_of(study, 0) == 0 else ()),
     )
 
 
@@ -242,10 +244,12 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
     """Files to go on from: a fleet per design that builds, a day to try them on, the study."""
     out.mkdir(parents=True, exist_ok=True)
     study = found.study
-    hours = hours_of(study, 0, REQUESTS_MAX)
-    day = "day.parquet"
-    if study.workloads:
-        write_day(out / day, trace_of(study, 0, hours=hours))
+    hours = hours_of(study, 0)
+    day = "day.parquet" if study.workloads and hours > 0 else ""
+    if day:
+        write_day(
+            out / day, trace_of(study, 0, hours=hours, first_h=busiest_hour(found.demand, hours))
+        )
     write_toml(out / "study.toml", study, f"The study {study.name} as it was solved.")
     designs: list[DesignAnswer] = []
     for made in answer.designs:
@@ -260,7 +264,7 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
         name = f"fleet-{made.id}.toml"
         heading = (
             f"{made.name}, the first year of {study.name}: {len(design.places)} sites\n"
-            f"hanse simulate {name} --trace {day}"
+            f"hanse simulate {name} --trace {day or 'TRACE'}"
         )
         write_fleet(out / name, fleet_of(design, study, replicas, rated_kw), heading)
         designs.append(msgspec.structs.replace(made, fleet_file=name, trace_file=day))

@@ -10,18 +10,18 @@ that misses the SLO makes all sites larger by `TIGHTEN`; the ratio of IT energy 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, time
 from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.plan.demand import HOURS, Demand
 from hanse.plan.design import Design
-from hanse.plan.fleet_out import fleet_of, trace_of
-from hanse.plan.operate import first_replicas, hourly_watts, loads_of
+from hanse.plan.fleet_out import cells, fleet_of, start_of, trace_of
+from hanse.plan.operate import first_replicas, growth_of, hourly_watts, loads_of
 from hanse.plan.physics import years_of
 from hanse.plan.study_file import Study
 from hanse.signals.traces import Trace
@@ -37,7 +37,7 @@ TIGHTEN: Final = 1.15
 GOOD: Final = 0.95
 """Share of requests that must meet TTFT and TPOT: what a p95 objective means."""
 REQUESTS_MAX: Final = 2_000_000
-"""Simulated at most: some ten seconds. Of busier studies the day is cut after its peak."""
+"""Simulated at most: some ten seconds. Of busier studies the busiest hours of the day."""
 
 
 class Round(Value, frozen=True, kw_only=True):
@@ -85,10 +85,20 @@ def tried(
     requests_max: int = REQUESTS_MAX,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tried:
-    """Simulate the design's day; enlarge it while it misses the SLO, `rounds` times at most."""
+    """Simulate the design's day; enlarge it while it misses the SLO, `rounds` times at most.
+
+    Raises:
+        ConfigError: an hour of the study is more than `requests_max` requests.
+    """
     hours = hours_of(study, year, requests_max)
-    own_share = 1.0
-    trace = trace_of(study, year, hours=hours, share=own_share)
+    if hours < 1:
+        raise ConfigError(
+            "study",
+            got=f"more than {requests_max:,} requests an hour",
+            allowed="an hour that the twin simulates within half a minute",
+            fix="try a tenth of tokens_per_day; large studies are not tried",
+        )
+    trace = trace_of(study, year, hours=hours, first_h=busiest_hour(demand, hours))
     found: list[Round] = []
     for number in range(1, rounds + 1):
         replicas, rated_kw = first_replicas(design, study, demand, year)
@@ -105,13 +115,24 @@ def tried(
     raise AssertionError("the last round returns")
 
 
-def hours_of(study: Study, year: int, requests_max: int) -> float:
-    """Whole hours of the day that are simulated, so that a run stays small."""
-    rate = 0.0
-    for work in study.workloads:
-        growth = study.growth_per_year if work.growth_per_year is None else work.growth_per_year
-        rate += work.tokens_per_day * (1.0 + growth) ** year / (work.tokens_in + work.tokens_out)
-    return float(np.clip(np.floor(HOURS * requests_max / max(rate, 1.0)), 1.0, HOURS))
+def hours_of(study: Study, year: int, requests_max: int = REQUESTS_MAX) -> int:
+    """Whole hours of the day that are simulated, so that a run stays small; 0: not even one is."""
+    per_day = sum(
+        work.tokens_per_day
+        * (1.0 + growth_of(study, w)) ** year
+        / (work.tokens_in + work.tokens_out)
+        for w, work in enumerate(study.workloads)
+    )
+    return min(HOURS, int(HOURS * requests_max / max(per_day, 1.0)))
+
+
+def busiest_hour(demand: Demand, hours: int) -> int:
+    """First UTC hour of the busiest so many; 0 for a whole day."""
+    if hours >= HOURS:
+        return 0
+    day = demand.tokens_per_s @ demand.day
+    sums = [day[(h + np.arange(hours)) % HOURS].sum() for h in range(HOURS)]
+    return int(np.argmax(sums))
 
 
 def _round(
@@ -120,24 +141,24 @@ def _round(
     study: Study,
     demand: Demand,
     year: int,
-    hours: float,
+    hours: int,
     fleet: Fleet,
     result: Result,
 ) -> Round:
     replicas, _ = first_replicas(design, study, demand, year)
     rate, day, _ = loads_of(design, study, demand)
-    sites = sorted({s for _, s in replicas})
+    sites = cells(replicas)
     it_kw = np.zeros((len(sites), HOURS))
-    for (w, s), count in replicas.items():
-        fit = design.fits[w][s]
-        assert fit is not None, "only served workloads have replicas"
-        growth = study.workloads[w].growth_per_year
-        level = (1.0 + (study.growth_per_year if growth is None else growth)) ** year
-        shape = day[w, s] if study.workloads[w].slack_h == 0.0 else np.ones(HOURS)
-        load = rate[w, s] * level * shape / count
-        it_kw[sites.index(s)] += kwh_from_wh(count * (hourly_watts(fit, load) + fit.host_w))
-    start = datetime.combine(study.start.replace(year=study.start.year + year), time(), UTC)
-    planned = years_of(fleet.sites, it_kw, start.timestamp(), hours=int(hours), step_s=STEP_S)
+    for k, (s, held) in enumerate(sites):
+        for w, count in held.items():
+            fit = design.fits[w][s]
+            assert fit is not None, "only served workloads have replicas"
+            level = (1.0 + growth_of(study, w)) ** year
+            shape = day[w, s] if study.workloads[w].slack_h == 0.0 else np.ones(HOURS)
+            load = rate[w, s] * level * shape / replicas[w, s]
+            it_kw[k] += kwh_from_wh(count * (hourly_watts(fit, load) + fit.host_w))
+    start = start_of(study, year, busiest_hour(demand, hours))
+    planned = years_of(fleet.sites, it_kw, start.timestamp(), hours=hours, step_s=STEP_S)
     site = result.fleet
     group = result.group("all")
     it_kwh = site.energy.prefill_kwh + site.energy.decode_kwh + site.energy.idle_kwh
