@@ -52,6 +52,10 @@ HEADROOM: Final = 1.15
 GAP: Final = 0.02
 """Figures of cost are not known to 2 %; half of it takes the search several times as long."""
 GAP_QUICK: Final = 0.03
+UNCOVERED_USD: Final = 1e6
+"""A year of a kW that would not survive a failure: fifty times what one costs, so that it is a last resort, and no more, since solvers lose
+their footing over twelve decades of prices.
+"""
 NODES_MAX: Final = 1_000
 """What is not proven by then is the answer, with its gap beside it."""
 
@@ -462,6 +466,7 @@ def _problem(
         allowed=allowed,
         sites_max=spec.sites_max,
         survive_share=survive,
+        uncovered_usd=UNCOVERED_USD,
     )
 
 
