@@ -4,8 +4,8 @@ Here: `designs_of`: the study's demand, prices, law and sizes as a siting proble
 `Design`. Not here: the search itself, years and draws (`operate`), full cost (`tco`).
 
 What the search sees: demand of the last year, so that what is built in steps ends in the right places; each size class at a few stages of being
-built; figures at their most likely values. Cost of what stands is fixed, cost of chips and energy goes with use. Rows of one city that may go to the
-same places are one. Capacity is IT power; a size class whose chips need more of it for the study's mix holds less.
+built; figures at their most likely values. Cost of what stands is fixed, cost of chips and energy goes with use. Rows that may go to the same places
+are one; who is served where is decided when sizes stand (`assign`). Capacity is IT power; a size class whose chips need more of it for the study's mix holds less.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import City, city, country_electricity
 from hanse.errors import ConfigError
+from hanse.plan.assign import assigned
 from hanse.plan.assumptions import of_study
 from hanse.plan.candidates import Limits, Siting, SitingAnswer, site_plan
 from hanse.plan.capacity import Fit, fit_of
@@ -40,8 +41,6 @@ STAGE_RATIO: Final = 3.0
 """From one stage of being built to the next; finer ones make the search longer and its answer hardly cheaper."""
 STAGES_MAX: Final = 8
 """From a module of a row to a campus a thousand times as large."""
-NEAR_MAX: Final = 12
-"""Places of one size class that a row is offered: the nearest; a further one is seldom the cheapest, and never the quickest."""
 REGIONS_MAX: Final = 10
 """Places for a size class of 10 MW and more: the cheapest to build and run in; nobody looks at sixty."""
 LARGE_KW: Final = 10_000.0
@@ -56,7 +55,7 @@ UNCOVERED_USD: Final = 1e6
 """A year of a kW that would not survive a failure: fifty times what one costs, so that it is a last resort, and no more, since solvers lose
 their footing over twelve decades of prices.
 """
-NODES_MAX: Final = 1_000
+NODES_MAX: Final = 300
 """What is not proven by then is the answer, with its gap beside it."""
 
 
@@ -402,26 +401,20 @@ def _design(ground: Ground, spec: DesignSpec, gap: float) -> Design:
     if not spec.sizes:
         return _rented(ground, spec)
     chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
-    rows, groups = _groups(ground, chosen)
+    groups = _groups(ground, chosen)
     problem = _problem(ground, spec, chosen, groups)
     answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
-    return _built(ground, spec, chosen, rows, answer)
+    return _built(ground, spec, chosen, answer)
 
 
-def _groups(
-    ground: Ground, chosen: Sequence[int]
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Rows of one city with the same refusals are one row of the search: [row] group, and each group's rows."""
-    by_key: dict[tuple[int, bytes, bool], list[int]] = {}
+def _groups(ground: Ground, chosen: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Rows that may go to the same places are one row of the search, wherever they come from: each such group."""
+    by_key: dict[tuple[bytes, bool], list[int]] = {}
     for i, row in enumerate(ground.demand.rows):
         live = ground.study.workloads[row.workload].kind == "interactive"
-        key = (row.city, ground.refusal[i, list(chosen)].tobytes(), live)
+        key = (ground.refusal[i, list(chosen)].tobytes(), live)
         by_key.setdefault(key, []).append(i)
-    groups = [np.array(rows, np.int64) for rows in by_key.values()]
-    of_row = np.zeros(len(ground.demand.rows), np.int64)
-    for g, rows in enumerate(groups):
-        of_row[rows] = g
-    return of_row, groups
+    return [np.array(rows, np.int64) for rows in by_key.values()]
 
 
 def _problem(
@@ -445,7 +438,6 @@ def _problem(
     weight = [ground.need_kw[g] / max(ground.need_kw[g].sum(), 1e-12) for g in groups]
     unit = np.stack([w @ ground.unit_usd[g][:, at] for g, w in zip(groups, weight, strict=True)])
     refusal = np.stack([ground.refusal[g[0], at] for g in groups])
-    _prune(ground, spots, groups, refusal)
     live = [
         ground.study.workloads[ground.demand.rows[int(g[0])].workload].kind == "interactive"
         for g in groups
@@ -454,7 +446,7 @@ def _problem(
     if ground.study.sites_lost and spec.sites_max != 1:
         survive = np.array([1.0 if one else 0.0 for one in live])
     return Siting(
-        demand_ids=tuple(f"g{n}" for n in range(len(groups))),
+        demand_ids=tuple(_named(ground, rows) for rows in groups),
         site_ids=tuple(s.id for s in spots),
         size_ids=tuple(f"k{n}" for n in range(len(levels))),
         demand=need[None, :],
@@ -462,12 +454,22 @@ def _problem(
         capacity=levels,
         fixed_usd=fixed,
         refusal=refusal,
-        reasons=(*NAMES, "further than others"),
+        reasons=NAMES,
         allowed=allowed,
         sites_max=spec.sites_max,
         survive_share=survive,
         uncovered_usd=UNCOVERED_USD,
     )
+
+
+def _named(ground: Ground, rows: NDArray[np.int64]) -> str:
+    """What a group of rows is, in words."""
+    mine = [ground.demand.rows[int(i)] for i in rows]
+    work = sorted({ground.study.workloads[r.workload].id for r in mine})
+    places = sorted({r.city for r in mine}, key=lambda c: -ground.demand.places[c].population)
+    names = [ground.demand.places[c].name for c in places[:3]]
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"{', '.join(work)} of {', '.join(names)}{more}"
 
 
 def _levels(ground: Ground, chosen: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
@@ -478,42 +480,33 @@ def _levels(ground: Ground, chosen: Sequence[int]) -> tuple[Floats, NDArray[np.i
     return levels, np.searchsorted(levels, np.round(held, 6))
 
 
-def _prune(
-    ground: Ground,
-    spots: Sequence[Spot],
-    groups: Sequence[NDArray[np.int64]],
-    refusal: NDArray[np.int64],
-) -> None:
-    """Offer each row the `NEAR_MAX` nearest places of a size class only."""
-    far = len(NAMES)
-    by_size: dict[str, list[int]] = {}
-    for s, spot in enumerate(spots):
-        by_size.setdefault(spot.size.id, []).append(s)
-    ways = round_trips_ms(ground.demand.places, [s.city for s in spots])
-    for g, rows in enumerate(groups):
-        origin = ground.demand.rows[int(rows[0])].city
-        for members in by_size.values():
-            open_ = [s for s in members if refusal[g, s] == OK]
-            open_.sort(key=lambda s: (ways[origin, s], s))
-            refusal[g, open_[NEAR_MAX:]] = far
-
-
 def _built(
     ground: Ground,
     spec: DesignSpec,
     chosen: Sequence[int],
-    group_of: NDArray[np.int64],
     answer: SitingAnswer,
 ) -> Design:
     """The search's answer as a design."""
     stand = np.flatnonzero(answer.size[-1] >= 0)
     spots = [ground.spots[chosen[int(s)]] for s in stand]
     columns = [chosen[int(s)] for s in stand]
-    share = answer.shares[-1][group_of][:, stand]
+    level, (levels, _) = answer.size[-1][stand], _levels(ground, chosen)
+    fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
+    share = assigned(
+        ground.need_kw,
+        ground.unit_usd[:, columns],
+        ground.rtt_ms[:, columns],
+        ground.refusal[:, columns] == OK,
+        levels[level],
+        ground.demand.workload,
+        np.array([[f.rated_w / 1000.0 if f else 0.0 for f in row] for row in fits]).reshape(
+            len(fits), len(columns)
+        )
+        / ground.stretch[columns],
+    )
     unserved = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
     unserved[unserved < 1e-6] = 0.0
     rented = np.where(ground.cloud_ok, unserved, 0.0)
-    fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
     design = Design(
         spec=spec,
         places=tuple(s.place() for s in spots),
@@ -533,12 +526,10 @@ def _built(
         gap=float(answer.gap),
         notes=tuple(f"{v.where}: {v.why}; {v.cure}" for v in answer.violations[:10]),
     )
-    return _with_reserve(design, ground, answer.size[-1][stand], _levels(ground, chosen)[0])
+    return _with_reserve(design, ground, levels[level])
 
 
-def _with_reserve(
-    design: Design, ground: Ground, level: NDArray[np.int64], levels: Floats
-) -> Design:
+def _with_reserve(design: Design, ground: Ground, plant: Floats) -> Design:
     """Capacity that stands by for the loss of any one site.
 
     Interactive work of a lost site goes to those that may serve it, in proportion to the plant that the search gave them; each site keeps
@@ -547,7 +538,6 @@ def _with_reserve(
     sites = len(design.places)
     if not ground.study.sites_lost or sites < 2:
         return design
-    plant = levels[level]
     reserve = np.zeros((len(ground.study.workloads), sites))
     demand = ground.demand
     peak = demand.tokens_per_s * demand.day.max(axis=1)
