@@ -9,7 +9,7 @@ questions about the same energy and are never added; embodied carbon stands besi
 from __future__ import annotations
 
 from hanse.model.fleet import Value
-from hanse.plan.doubt import Flip, Swing
+from hanse.plan.doubt import Curve, Flip, Swing
 from hanse.plan.validate import Round
 
 
@@ -188,6 +188,9 @@ class Answer(Value, frozen=True, kw_only=True):
     swings: tuple[Swing, ...]
     """Of the difference between the first two designs."""
     flips: tuple[Flip, ...]
+    """Of figures with a range, nearest first."""
+    curves: tuple[Curve, ...] = ()
+    """Break-even curves: premium, growth, carbon price, latency limit, size of demand."""
     trainings: tuple[TrainingAnswer, ...]
     policies: tuple[PolicyAnswer, ...]
     claims: tuple[ClaimAnswer, ...]
