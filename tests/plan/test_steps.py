@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -233,6 +236,47 @@ def test_who_computes_is_a_matter_of_options() -> None:
     with workers() as every:
         count = len(os.sched_getaffinity(0))
         assert isinstance(every, Here if count == 1 else Cores)
+
+
+CLUSTER = """
+import subprocess, sys, ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=100_000_000, _temp_dir=sys.argv[1])
+address = ray.get_runtime_context().gcs_address
+done = subprocess.run([*sys.argv[2:], "--ray", address], stderr=sys.stderr, stdout=subprocess.DEVNULL)
+ray.shutdown()
+print(address)
+sys.exit(done.returncode)
+"""
+
+
+@pytest.mark.long
+def test_a_ray_cluster_comes_to_the_same_bytes(
+    tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("no package ray here: pip install 'hanse[ray]'")
+    (tmp_path / "s.toml").write_text(STUDY)
+    with tempfile.TemporaryDirectory(
+        prefix="ray"
+    ) as short:  # the path of a socket is 107 bytes at most
+        command = (sys.executable, "-c", CLUSTER, short, *RUN)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = content(tmp_path)
+    more = f" --ray {done.stdout.split()[-1]}".encode()
+    for name in ("index.html", "answer.json"):
+        assert more in found[name]
+        found[name] = found[name].replace(more, b"")
+    assert found == undisturbed
+
+
+def test_a_ray_cluster_that_is_not_there_is_said_at_once() -> None:
+    pytest.importorskip("ray", reason="no package ray here: pip install 'hanse[ray]'")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="running Ray cluster"), workers(ray=address):
+            pass
 
 
 def test_without_ray_the_option_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hanse.errors import ConfigError
 
 Function = Callable[..., Any]
 Task = tuple[Any, ...]
 """Arguments of one call."""
+REACH_S: Final = 3.0
+"""A cluster's head across an ocean answers within a tenth of it."""
 
 
 class Workers(Protocol):
@@ -99,8 +102,9 @@ class Ray:
             ) from error
         self.ray: Any = ray
         try:
+            _reach(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"--ray {address}",
                 got=str(error).strip().splitlines()[0] if str(error).strip() else repr(error),
@@ -151,6 +155,14 @@ def workers(*, processes: int | None = None, ray: str | None = None) -> Iterator
             cores.close(at_once=True)
             raise
         cores.close(at_once=False)
+
+
+def _reach(address: str) -> None:
+    """Of an address with a port: whether anybody listens there. Ray itself tries for two minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        with socket.create_connection((host, int(port)), timeout=REACH_S):
+            pass
 
 
 def _begin() -> None:
