@@ -15,7 +15,7 @@ from hanse.plan.answer import (
     TrainingAnswer,
 )
 from hanse.plan.assumptions import read
-from hanse.plan.doubt import Flip, Swing
+from hanse.plan.doubt import Curve, Flip, Swing
 from hanse.plan.tco import GROUPS
 from hanse.plan.validate import Round
 
@@ -152,6 +152,29 @@ def designs() -> tuple[DesignAnswer, ...]:
     )  # fmt: skip
 
 
+def curves(ids: list[str]) -> tuple[Curve, ...]:
+    limits, prices = (10.5, 21.0, 40.0, 80.0, 200.0), (0.0, 40.0, 85.0, 190.0)
+
+    def costs(count: int) -> dict[str, tuple[float | None, ...]]:
+        return {
+            d: tuple(0.4 + 0.05 * n + 0.02 * k * (n - 2) for k in range(count))
+            for n, d in enumerate(ids)
+        }
+
+    latency = costs(5) | {"rent": (None, 0.9, 0.9, 0.9, 0.9)}
+    return (
+        Curve(
+            id="carbon_usd_per_t", name="carbon price", unit="USD/t", at=85.0, low=0.0, high=190.0, resited=False, values=prices,
+            usd_per_mtoken=costs(4), served_share=dict.fromkeys(ids, (1.0,) * 4), winners=("mix",) * 4, flips=(), note="",
+        ),
+        Curve(
+            id="rtt_ms_max", name="latency limit, round trip", unit="ms", at=80.0, low=10.5, high=200.0, resited=True, values=limits,
+            usd_per_mtoken=latency, served_share=dict.fromkeys(ids, (0.8, 0.9, 1.0, 1.0, 1.0)),
+            winners=("micro", "mix", "mix", "mix", "mix"), flips=(Flip(id="rtt_ms_max", mid=80.0, at=10.5, winner="micro"),), note="",
+        ),
+    )  # fmt: skip
+
+
 def rich() -> Answer:
     made = designs()
     ids = [d.id for d in made]
@@ -176,6 +199,7 @@ def rich() -> Answer:
             Flip(id="build_exponent", mid=0.85, at=0.742, winner="region"),
             Flip(id="h100-sxm_chip_usd", mid=30_000.0, at=38_900.0, winner="region"),
         ),
+        curves=curves(ids),
         trainings=(
             TrainingAnswer(
                 id="base-70b", choice="across", why="cheaper power outweighs 4 % lost steps", days_central=61.2, days_across=66.9,

@@ -20,7 +20,8 @@ from hanse.errors import ConfigError
 from hanse.plan.answer import Answer
 from hanse.plan.doubt import Flip
 from hanse.plan.report import write_report
-from hanse.plan.report.figures import Figure, figures
+from hanse.plan.report.figure import Figure
+from hanse.plan.report.figures import figures
 from hanse.plan.report.methods import METHODS
 from hanse.plan.report.page import page
 from hanse.plan.report.table import MISSING, Column, Table, csv_text, large, missing, shown
@@ -197,7 +198,7 @@ def test_the_headline_says_who_wins_how_often_and_what_flips_it() -> None:
     assert "The optimal mix" in first and "0.412 USD" in first and "61.0%" in first
     assert "one hyperscale region" in second and "h100-sxm_chip_usd rises" in second
     assert nearest_flip(RICH) == RICH.flips[1]
-    assert "No single figure" in headline(replace(RICH, flips=()))[1]
+    assert "No single figure or input" in headline(replace(RICH, flips=(), curves=()))[1]
     assert "only design" in headline(LEAST)[0] and "nothing can flip" in headline(LEAST)[1]
     often = replace(RICH.designs[1], win_share=0.9)
     other = replace(RICH, designs=(RICH.designs[0], often))
@@ -211,7 +212,7 @@ def test_the_nearest_flip_takes_the_smallest_part_of_its_range(parts: list[float
         Flip(id=a.id, mid=a.mid, at=a.mid + part * (a.high - a.mid), winner="region")
         for a, part in zip(figures, parts, strict=True)
     )
-    nearest = nearest_flip(replace(RICH, flips=found))
+    nearest = nearest_flip(replace(RICH, flips=found, curves=()))
     assert nearest is not None
     chosen = parts[[f.id for f in found].index(nearest.id)]
     assert chosen == pytest.approx(min(parts), rel=1e-6)

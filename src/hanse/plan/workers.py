@@ -6,6 +6,7 @@ of its own, so that neither order nor place can change a number. Not here: what 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -103,7 +104,7 @@ class Ray:
         self.ray: Any = ray
         try:
             _reach(address)
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"--ray {address}",

@@ -189,7 +189,9 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "flip": Method(
         title="Break-even",
-        text="The value nearest to the most likely one, inside the figure's range, at which another design becomes cheapest, all others most likely.",
+        text="The value nearest to the most likely one, inside the figure's range, at which another design becomes cheapest, all others most likely. "
+        "Latency limit and demand: the sites are searched anew for each value (to a gap of 3 %), without own power, and the step in which the winner "
+        "changes is halved twice.",
         groups=MONEY,
     ),
     "policy": Method(

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from hanse.plan.answer import Answer
 from hanse.plan.report.charts import KINDS
-from hanse.plan.report.figures import Figure
+from hanse.plan.report.figure import Figure
 from hanse.plan.report.methods import METHODS, Method
 from hanse.plan.report.table import Cell, Column, Table, anchor, chunks, missing, shown
 from hanse.plan.report.verdict import (

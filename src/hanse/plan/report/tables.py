@@ -261,13 +261,19 @@ def flips(answer: Answer) -> Table:
         figure = known.get(f.id)
         ends = (figure.unit, figure.low, figure.high) if figure else ("", None, None)
         rows.append((f.id, ends[0], f.mid, f.at, ends[1], ends[2], names.get(f.winner, f.winner)))
+    inputs = [c for c in answer.curves if c.resited]
+    rows += [
+        (c.name, c.unit, f.mid, f.at, c.low, c.high, names.get(f.winner, f.winner))
+        for c in inputs
+        for f in c.flips
+    ]
     columns = (
         Column(key="figure", head="figure", kind="figure"),
-        Column(key="unit", head="unit", kind="text"),
-        Column(key="most_likely", head="most likely", method="flip"),
-        Column(key="flips_at", head="flips at", method="flip"),
-        Column(key="low", head="range from", method="flip"),
-        Column(key="high", head="to", method="flip"),
+        Column(key="unit", head="unit", kind="text", why="a plain number"),
+        Column(key="most_likely", head="most likely", method="flip", kind="usd"),
+        Column(key="flips_at", head="flips at", method="flip", kind="usd"),
+        Column(key="low", head="range from", method="flip", kind="usd"),
+        Column(key="high", head="to", method="flip", kind="usd"),
         Column(key="winner", head="then cheapest", kind="text"),
     )
     return Table(key="flips", title="Break-even: where another design becomes the cheapest", columns=columns, rows=tuple(rows))  # fmt: skip
