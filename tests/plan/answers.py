@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hanse.plan.answer import (
     Answer,
@@ -178,6 +179,10 @@ def curves(ids: list[str]) -> tuple[Curve, ...]:
 def rich() -> Answer:
     made = designs()
     ids = [d.id for d in made]
+    without: dict[str, Any] = {
+        "usd_per_mtoken_without": {d.id: 1.01 * d.usd_per_mtoken.p50 for d in made},
+        "win_share_without": {d.id: d.win_share for d in made}, "winner_without": "mix", "resited": False,
+    }  # fmt: skip
     return Answer(
         study="europe",
         start="2027-01-01",
@@ -213,8 +218,8 @@ def rich() -> Answer:
             ),
         ),
         policies=(
-            PolicyAnswer(id="itc", kind="investment_credit", source="Act 12 of 2024", usd_by_design=dict.fromkeys(ids, -20000000.0)),
-            PolicyAnswer(id="tax", kind="carbon_tax", source="Act 3 of 2025", usd_by_design=dict.fromkeys(ids, 44000000.0)),
+            PolicyAnswer(id="itc", kind="investment_credit", source="Act 12 of 2024", usd_by_design=dict.fromkeys(ids, -20000000.0), **without),
+            PolicyAnswer(id="tax", kind="carbon_tax", source="Act 3 of 2025", usd_by_design=dict.fromkeys(ids, 44000000.0), **without),
         ),
         claims=(
             ClaimAnswer(id="pue", claim="small sites have a worse PUE", by_design={"region": "1.12", "micro": "1.43"}, condition="first year", verdict="holds"),

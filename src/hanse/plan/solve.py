@@ -26,6 +26,7 @@ from hanse.plan.figures import Facts, design_answer
 from hanse.plan.fleet_out import fleet_of, trace_of, write_day, write_fleet, write_toml
 from hanse.plan.meter import Meter
 from hanse.plan.operate import first_replicas
+from hanse.plan.policies import policy_answers
 from hanse.plan.sited import metered, powered, sited
 from hanse.plan.steps import Steps, Store
 from hanse.plan.study_file import Study
@@ -62,6 +63,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[design]"""
     tried: dict[str, Tried]
     curves: tuple[Curve, ...]
+    policies: tuple[PolicyAnswer, ...]
 
 
 def solve(
@@ -106,6 +108,8 @@ def solve(
             tell(f"the twin tries {name}", 0.6 + 0.15 * number / max(len(names), 1))
             design = next(d for d in designs if d.spec.id == name)
             judged[name] = _judged(design, study, demand, steps)
+    tell("policies", 0.72)
+    policies = policy_answers(study, designs, drawn, steps, quick)
     tell("doubt", 0.75)
     found = Found(
         study=study,
@@ -116,6 +120,7 @@ def solve(
         meters=meters,
         drawn=drawn,
         tried=judged,
+        policies=policies,
         curves=curves_of(
             study, designs, meters, steps, quick=quick, progress=lambda p: tell("break-even", 0.75 + 0.2 * p)
         ),
@@ -228,7 +233,7 @@ def _answer(found: Found, command: str) -> Answer:
         flips=turning,
         curves=found.curves,
         trainings=trainings,
-        policies=_policies(found),
+        policies=found.policies,
         claims=claims_of(
             study, ranked, found.designs, found.meters, found.figures, found.demand, trainings
         ),
@@ -252,22 +257,6 @@ def _doubt(found: Found, ranked: Sequence[Design]) -> tuple[tuple[Swing, ...], t
 def _carbon_g(r: Drawn) -> Floats:
     total = r.per_mtoken["location_g"] + r.per_mtoken["embodied_g"]
     return np.where(np.isnan(total), np.inf, total)
-
-
-def _policies(found: Found) -> tuple[PolicyAnswer, ...]:
-    ids = [d.spec.id for d in found.designs]
-    return tuple(
-        PolicyAnswer(
-            id=policy.id,
-            kind=policy.kind,
-            source=policy.source,
-            usd_by_design={
-                id: float(np.median(r.policies[policy.id]))
-                for id, r in zip(ids, found.drawn, strict=True)
-            },
-        )
-        for policy in found.study.policies
-    )
 
 
 def _assumptions(figures: Assumptions) -> tuple[AssumptionAnswer, ...]:

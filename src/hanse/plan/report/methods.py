@@ -196,8 +196,8 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "policy": Method(
         title="Policies with and without",
-        text="Present value of a design's cost with all policies less that without this one, median of draws. The cost without is the median with all "
-        "less that effect: medians do not add up exactly.",
+        text="Each draw with all policies of the study, and again without this one: medians, and shares of draws won. What it adds: median of the difference of "
+        "present values. A rule of law moves sites, which are then searched anew; own generation is sized without looking at credits and tariffs.",
         groups=MONEY,
     ),
     "training": Method(

@@ -26,6 +26,7 @@ from hanse.plan.report.verdict import (
     nearest_flip,
     opened,
     tokens,
+    without_policies,
 )
 from hanse.twin import report as twin_report
 from hanse.twin.report.tables import percent
@@ -200,6 +201,7 @@ def page(answer: Answer, tables: dict[str, Table], figures: dict[str, Figure]) -
         breakable=_breakable,
         opened=opened,
         titles=_titles(),
+        without_policies=without_policies(answer),
     )
 
 

@@ -282,23 +282,30 @@ def flips(answer: Answer) -> Table:
 def policies(answer: Answer) -> Table:
     """With and without each rule."""
     names = names_of(answer)
-    cost = {d.id: d.usd_npv.p50 for d in answer.designs}
+    with_all = {d.id: d.usd_per_mtoken.p50 for d in answer.designs}
+    wins = {d.id: d.win_share for d in answer.designs}
     rows: list[tuple[Cell, ...]] = []
     for p in answer.policies:
         for id, effect in p.usd_by_design.items():
-            with_all = cost.get(id)
-            without = None if with_all is None else with_all - effect
-            rows.append((p.id, p.kind.replace("_", " "), names.get(id, id), with_all, without, effect, p.source))  # fmt: skip
+            rows.append((
+                p.id, p.kind.replace("_", " "), names.get(id, id), with_all.get(id), p.usd_per_mtoken_without.get(id), effect,
+                wins.get(id), p.win_share_without.get(id), p.source,
+            ))  # fmt: skip
+    per, why = "USD per million tokens", "nothing is delivered"
     columns = (
         Column(key="policy", head="policy", kind="text"),
         Column(key="kind", head="kind", kind="text"),
         Column(key="design", head="design", kind="text"),
-        Column(key="usd_with", head="with all policies", unit="USD, present value", kind="usd", method="policy"),
-        Column(key="usd_without", head="without this one", unit="USD, present value", kind="usd", method="policy"),
-        Column(key="usd_effect", head="effect", unit="USD, present value", kind="usd", method="policy"),
+        Column(key="usd_per_mtoken_with", head="with all policies", unit=per, method="policy", why=why),
+        Column(key="usd_per_mtoken_without", head="without this one", unit=per, method="policy", why=why),
+        Column(key="usd_effect", head="what it adds", unit="USD, present value", kind="usd", method="policy"),
+        Column(key="win_share_with", head="cheapest in, with", unit="share of draws", kind="percent", method="policy"),
+        Column(key="win_share_without", head="without", unit="share of draws", kind="percent", method="policy"),
         Column(key="source", head="source", kind="text", why="the study gives none"),
     )  # fmt: skip
-    return Table(key="policies", title="Policies, with and without", columns=columns, rows=tuple(rows))  # fmt: skip
+    resited = [p.id for p in answer.policies if p.resited]
+    notes = (f"without {', '.join(resited)} the sites were searched anew",) if resited else ()
+    return Table(key="policies", title="Policies, with and without", columns=columns, rows=tuple(rows), notes=notes)  # fmt: skip
 
 
 def trainings(answer: Answer) -> Table:

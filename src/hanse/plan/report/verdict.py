@@ -131,6 +131,23 @@ def _flips(answer: Answer, names: dict[str, str]) -> str:
     )
 
 
+def without_policies(answer: Answer) -> tuple[str, ...]:
+    """A sentence for each policy: what the answer would be without it."""
+    names = names_of(answer)
+    first = answer.designs[0].id
+    found = []
+    for p in answer.policies:
+        same = p.winner_without == first
+        verb = "stays" if same else "would be"
+        effect = p.usd_by_design.get(first, 0.0)
+        does = f"it {'adds' if effect >= 0.0 else 'takes'} {large(abs(effect))} USD {'to' if effect >= 0.0 else 'off'} {names[first]}"
+        found.append(
+            f"without {p.id} ({p.kind.replace('_', ' ')}) the cheapest {verb} {names.get(p.winner_without, p.winner_without)}, "
+            f"in {percent(p.win_share_without.get(p.winner_without))} of draws; {does}"
+        )
+    return tuple(found)
+
+
 def _only(answer: Answer) -> str:
     served = answer.designs[0].served_share
     return f"It delivers {percent(served)} of what is asked for within the SLO; with nothing to compare, nothing can flip."
