@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hanse.plan.answer import (
     Answer,
@@ -15,7 +16,7 @@ from hanse.plan.answer import (
     TrainingAnswer,
 )
 from hanse.plan.assumptions import read
-from hanse.plan.doubt import Flip, Swing
+from hanse.plan.doubt import Curve, Flip, Swing
 from hanse.plan.tco import GROUPS
 from hanse.plan.validate import Round
 
@@ -152,9 +153,36 @@ def designs() -> tuple[DesignAnswer, ...]:
     )  # fmt: skip
 
 
+def curves(ids: list[str]) -> tuple[Curve, ...]:
+    limits, prices = (10.5, 21.0, 40.0, 80.0, 200.0), (0.0, 40.0, 85.0, 190.0)
+
+    def costs(count: int) -> dict[str, tuple[float | None, ...]]:
+        return {
+            d: tuple(0.4 + 0.05 * n + 0.02 * k * (n - 2) for k in range(count))
+            for n, d in enumerate(ids)
+        }
+
+    latency = costs(5) | {"rent": (None, 0.9, 0.9, 0.9, 0.9)}
+    return (
+        Curve(
+            id="carbon_usd_per_t", name="carbon price", unit="USD/t", at=85.0, low=0.0, high=190.0, resited=False, values=prices,
+            usd_per_mtoken=costs(4), served_share=dict.fromkeys(ids, (1.0,) * 4), winners=("mix",) * 4, flips=(), note="",
+        ),
+        Curve(
+            id="rtt_ms_max", name="latency limit, round trip", unit="ms", at=80.0, low=10.5, high=200.0, resited=True, values=limits,
+            usd_per_mtoken=latency, served_share=dict.fromkeys(ids, (0.8, 0.9, 1.0, 1.0, 1.0)),
+            winners=("micro", "mix", "mix", "mix", "mix"), flips=(Flip(id="rtt_ms_max", mid=80.0, at=10.5, winner="micro"),), note="",
+        ),
+    )  # fmt: skip
+
+
 def rich() -> Answer:
     made = designs()
     ids = [d.id for d in made]
+    without: dict[str, Any] = {
+        "usd_per_mtoken_without": {d.id: 1.01 * d.usd_per_mtoken.p50 for d in made},
+        "win_share_without": {d.id: d.win_share for d in made}, "winner_without": "mix", "resited": False,
+    }  # fmt: skip
     return Answer(
         study="europe",
         start="2027-01-01",
@@ -176,6 +204,7 @@ def rich() -> Answer:
             Flip(id="build_exponent", mid=0.85, at=0.742, winner="region"),
             Flip(id="h100-sxm_chip_usd", mid=30_000.0, at=38_900.0, winner="region"),
         ),
+        curves=curves(ids),
         trainings=(
             TrainingAnswer(
                 id="base-70b", choice="across", why="cheaper power outweighs 4 % lost steps", days_central=61.2, days_across=66.9,
@@ -189,8 +218,8 @@ def rich() -> Answer:
             ),
         ),
         policies=(
-            PolicyAnswer(id="itc", kind="investment_credit", source="Act 12 of 2024", usd_by_design=dict.fromkeys(ids, -20000000.0)),
-            PolicyAnswer(id="tax", kind="carbon_tax", source="Act 3 of 2025", usd_by_design=dict.fromkeys(ids, 44000000.0)),
+            PolicyAnswer(id="itc", kind="investment_credit", source="Act 12 of 2024", usd_by_design=dict.fromkeys(ids, -20000000.0), **without),
+            PolicyAnswer(id="tax", kind="carbon_tax", source="Act 3 of 2025", usd_by_design=dict.fromkeys(ids, 44000000.0), **without),
         ),
         claims=(
             ClaimAnswer(id="pue", claim="small sites have a worse PUE", by_design={"region": "1.12", "micro": "1.43"}, condition="first year", verdict="holds"),

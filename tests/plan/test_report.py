@@ -8,6 +8,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,7 +21,8 @@ from hanse.errors import ConfigError
 from hanse.plan.answer import Answer
 from hanse.plan.doubt import Flip
 from hanse.plan.report import write_report
-from hanse.plan.report.figures import Figure, figures
+from hanse.plan.report.figure import Figure
+from hanse.plan.report.figures import figures
 from hanse.plan.report.methods import METHODS
 from hanse.plan.report.page import page
 from hanse.plan.report.table import MISSING, Column, Table, csv_text, large, missing, shown
@@ -197,7 +199,7 @@ def test_the_headline_says_who_wins_how_often_and_what_flips_it() -> None:
     assert "The optimal mix" in first and "0.412 USD" in first and "61.0%" in first
     assert "one hyperscale region" in second and "h100-sxm_chip_usd rises" in second
     assert nearest_flip(RICH) == RICH.flips[1]
-    assert "No single figure" in headline(replace(RICH, flips=()))[1]
+    assert "No single figure or input" in headline(replace(RICH, flips=(), curves=()))[1]
     assert "only design" in headline(LEAST)[0] and "nothing can flip" in headline(LEAST)[1]
     often = replace(RICH.designs[1], win_share=0.9)
     other = replace(RICH, designs=(RICH.designs[0], often))
@@ -211,7 +213,7 @@ def test_the_nearest_flip_takes_the_smallest_part_of_its_range(parts: list[float
         Flip(id=a.id, mid=a.mid, at=a.mid + part * (a.high - a.mid), winner="region")
         for a, part in zip(figures, parts, strict=True)
     )
-    nearest = nearest_flip(replace(RICH, flips=found))
+    nearest = nearest_flip(replace(RICH, flips=found, curves=()))
     assert nearest is not None
     chosen = parts[[f.id for f in found].index(nearest.id)]
     assert chosen == pytest.approx(min(parts), rel=1e-6)
@@ -365,3 +367,100 @@ def test_what_is_earned_stands_left_of_nothing() -> None:
     assert after == pytest.approx(first + p, abs=0.11)
     assert p / earned == pytest.approx(3.0, rel=0.01) and q / earned == pytest.approx(2.0, rel=0.01)
     assert 'class="zero"' in drawn and ">4.0<" in drawn
+
+
+CELLS = "section:not(#methods):not(#assumptions) td.n"
+LINKS = """cell => {
+  const row = cell.closest('tr'), table = cell.closest('table');
+  const heads = [...table.tHead.rows[0].cells];
+  const at = [...row.cells].indexOf(cell);
+  const mine = [...row.cells].filter(c => c.tagName === 'TH').concat([cell, heads[at]]);
+  return mine.flatMap(c => [...c.querySelectorAll('a[href^="#"]')]).map(a => a.getAttribute('href'));
+}"""
+"""Addresses on the page at a figure: in its own cell, at the head of its row, at the head of its column."""
+
+
+@pytest.mark.browser
+def test_from_any_figure_of_a_table_its_source_is_at_most_two_clicks_away(
+    tmp_path: Path, chromium_path: str
+) -> None:
+    """Head, then row of the assumptions: each address is really clicked, once."""
+    from playwright.sync_api import sync_playwright
+
+    address = write_report(RICH, tmp_path).as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1150, "height": 900})
+        tab.goto(address)
+        cells = tab.query_selector_all(CELLS)
+        links = [tab.evaluate(LINKS, cell) for cell in cells]
+        assert len(cells) > 1000
+        blind = [c.inner_text() for c, found in zip(cells, links, strict=True) if not found]
+        assert not blind, blind[:5]
+        reached = {}
+        for first in sorted({link for found in links for link in found}):
+            tab.evaluate("scrollTo(0, 0)")
+            tab.locator(f'section:not(#methods):not(#assumptions) a[href="{first}"]').first.click()
+            assert tab.evaluate("location.hash") == first
+            reached[first] = sources(tab, first)
+        browser.close()
+    assert all(reached.values()), [link for link, found in reached.items() if not found]
+    for found in links:
+        assert any(reached[link] for link in found)
+
+
+def sources(tab: Any, at: str) -> bool:
+    """Whether a source is read where one has come to, or after one more click."""
+    if at.startswith("#a-"):
+        return has_source(tab, at)
+    method = tab.locator(f'dt[id="{at[1:]}"] + dd')
+    tab.evaluate("at => document.getElementById(at).scrollIntoView()", at[1:])
+    where = method.locator("a").first
+    if where.count() == 0:
+        # Physics and law need no assumption: the method itself names the page that derives it.
+        return "docs/" in method.inner_text()
+    next_at = where.get_attribute("href")
+    where.click()
+    assert tab.evaluate("location.hash") == next_at
+    return has_source(tab, next_at)
+
+
+def has_source(tab: Any, at: str) -> bool:
+    """The row, or every row below the heading, says where it comes from, and it is on the screen."""
+    row = tab.evaluate(
+        """at => {
+          const found = document.getElementById(at);
+          const box = found.getBoundingClientRect();
+          const rows = found.tagName === 'TR' ? [found] : [...found.nextElementSibling.querySelectorAll('tbody tr')];
+          const texts = rows.map(r => r.cells[6].innerText.trim());
+          return {seen: box.top >= -1 && box.top < innerHeight, texts};
+        }""",
+        at[1:],
+    )
+    return row["seen"] and row["texts"] and all(len(text) > 5 for text in row["texts"])
+
+
+@pytest.mark.browser
+def test_a_print_cuts_nothing_off(tmp_path: Path, chromium_path: str) -> None:
+    """On A4 less its margins no table is wider than the paper."""
+    from playwright.sync_api import sync_playwright
+
+    address = write_report(RICH, tmp_path).as_uri()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": A4_PX, "height": 1000})
+        tab.goto(address)
+        tab.emulate_media(media="print")
+        wide = tab.evaluate(
+            "most => [...document.querySelectorAll('table, svg, p, li')].filter(e => e.getBoundingClientRect().right > most + 1).map(e => e.outerHTML.slice(0, 80))",
+            A4_PX,
+        )
+        pdf = tab.pdf(format="A4")
+        browser.close()
+    assert wide == [] and pdf.startswith(b"%PDF")
+    pages = len(re.findall(rb"/Type\s*/Page\b", pdf))
+    assert 10 <= pages <= 30
+
+
+A4_PX = round((210 - 2 * 12) / 25.4 * 96)
+"""Width that margins of 12 mm leave, in CSS pixels."""

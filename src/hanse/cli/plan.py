@@ -18,7 +18,11 @@ from hanse.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from hanse.plan.answer import Answer
+    from hanse.plan.steps import Store
     from hanse.plan.study_file import Study
+
+INTERRUPTED = 130
+"""Exit code of what a person stopped, as shells have it: 128 and the number of SIGINT."""
 
 
 def plan(
@@ -34,6 +38,8 @@ def plan(
     out: Path | None = None,
     draws: int | None = None,
     seed: int | None = None,
+    processes: int | None = None,
+    ray: str | None = None,
     json: bool = False,
 ) -> int:
     """Say how to build AI capacity: small sites, a big one, a mix, or rent; with cost, carbon, latency and doubt.
@@ -62,19 +68,35 @@ def plan(
         Random draws of all figures; default as the study says.
     seed
         Of everything that is drawn; default as the study says.
+    processes
+        How many compute; default one for each core, with --quick one. The numbers are the same.
+    ray
+        Address of a Ray cluster that computes instead, e.g. auto or 10.0.0.1:6379 (needs the extra `ray`). The numbers are the same.
     json
         Print the answer as one JSON document on standard output.
     """
     from hanse.plan.solve import solve
+    from hanse.plan.workers import workers
 
     found = _study(study, quick, cities, tokens_per_day, data_class, growth, latency_ms)
     found = _with(found, draws, seed)
     folder = out or Path(f"plan-{found.name}")
     command = "hanse " + shlex.join(sys.argv[1:])
-    with _progress(f"planning {found.name}") as told:
-        answer = solve(found, out=folder, quick=quick, command=command, progress=told)
-        _report(answer, folder, quick)
-    print_json(answer) if json else _show(answer)
+    store = _store(found, folder, quick)
+    try:
+        with (
+            workers(processes=_processes(processes, quick), ray=ray) as who,
+            _progress(f"planning {found.name}") as told,
+        ):
+            answer = solve(
+                found, out=folder, quick=quick, command=command, progress=told, workers=who, store=store
+            )  # fmt: skip
+            _report(answer, folder)
+    except KeyboardInterrupt:
+        say(f"interrupted with {store.count()} steps done; the same command goes on from there")
+        return INTERRUPTED
+    store.clear()
+    print_json(answer) if json else _show(answer, quick)
     say(f"written to {folder}/: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
 
@@ -150,18 +172,37 @@ def _with(study: Study, draws: int | None, seed: int | None) -> Study:
     )
 
 
-def _report(answer: Answer, folder: Path, quick: bool) -> None:
+def _store(study: Study, folder: Path, quick: bool) -> Store:
+    """What an interrupted run of the same study left, and where this one leaves it."""
+    from hanse.plan.steps import Store, digest_of
+
+    store = Store(folder, digest_of(study, [quick]))
+    if left := store.count():
+        say(f"going on with {left} steps of an interrupted run; delete {store.root} to begin anew")
+    return store
+
+
+def _processes(asked: int | None, quick: bool) -> int | None:
+    """Starting processes takes as long as a first look."""
+    from hanse.errors import ConfigError
+
+    if asked is not None and asked < 1:
+        raise ConfigError("--processes", got=asked, allowed="1 or more")
+    return 1 if asked is None and quick else asked
+
+
+def _report(answer: Answer, folder: Path) -> None:
     from hanse.plan.report import write_report
 
     write_report(answer, folder)
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: Answer, quick: bool) -> None:
     from rich.console import Console
 
     from hanse.plan.show import show
 
-    show(answer, Console(highlight=False))
+    show(answer, Console(highlight=False), quick=quick)
 
 
 def _show_claims(answer: Answer) -> None:

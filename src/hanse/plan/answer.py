@@ -9,7 +9,7 @@ questions about the same energy and are never added; embodied carbon stands besi
 from __future__ import annotations
 
 from hanse.model.fleet import Value
-from hanse.plan.doubt import Flip, Swing
+from hanse.plan.doubt import Curve, Flip, Swing
 from hanse.plan.validate import Round
 
 
@@ -135,12 +135,21 @@ class TrainingAnswer(Value, frozen=True, kw_only=True):
 
 
 class PolicyAnswer(Value, frozen=True, kw_only=True):
-    """What a rule with dates does: present value of each design's cost with it less without it, median of draws, by design."""
+    """The answer without a rule with dates; all other rules hold."""
 
     id: str
     kind: str
     source: str
     usd_by_design: dict[str, float]
+    """What the rule does: present value of each design's cost with it less without it, median of draws."""
+    usd_per_mtoken_without: dict[str, float | None]
+    """Median of draws, by design; None: nothing is delivered."""
+    win_share_without: dict[str, float]
+    """Share of draws in which a design is the cheapest."""
+    winner_without: str
+    """The cheapest design, by the median."""
+    resited: bool
+    """The rule says where one may build: without it the sites were searched anew."""
 
 
 class ClaimAnswer(Value, frozen=True, kw_only=True):
@@ -188,6 +197,9 @@ class Answer(Value, frozen=True, kw_only=True):
     swings: tuple[Swing, ...]
     """Of the difference between the first two designs."""
     flips: tuple[Flip, ...]
+    """Of figures with a range, nearest first."""
+    curves: tuple[Curve, ...] = ()
+    """Break-even curves: premium, growth, carbon price, latency limit, size of demand."""
     trainings: tuple[TrainingAnswer, ...]
     policies: tuple[PolicyAnswer, ...]
     claims: tuple[ClaimAnswer, ...]

@@ -31,6 +31,8 @@ from hanse.plan.operate import growth_of, traffic_gb
 from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
+from hanse.plan.regret import regrets
+from hanse.plan.rented import cloud_of
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
 from hanse.units import SECONDS_PER_HOUR
@@ -127,7 +129,7 @@ def designs_of(
     found = []
     for number, spec in enumerate(study.designs):
         tell(0.2 + 0.8 * number / len(study.designs))
-        found.append(_design(ground, spec, GAP_QUICK if quick else GAP))
+        found.append(design_of(ground, spec, GAP_QUICK if quick else GAP))
     tell(1.0)
     return tuple(found)
 
@@ -140,7 +142,7 @@ def ground_of(study: Study, demand: Demand) -> Ground:
     need, stretch = _needs(study, demand, spots, fits)
     stages = np.stack([_stages_kw(s.size) for s in spots])
     fixed, usd_per_kw = _prices(study, spots, fits, stages)
-    cloud, cloud_rtt, cloud_ok = _cloud(study, demand)
+    cloud, cloud_rtt, cloud_ok = cloud_of(study, demand)
     unit = np.zeros(refusal.shape)
     for i, row in enumerate(demand.rows):
         unit[i] = usd_per_kw[row.workload] * stretch
@@ -363,48 +365,15 @@ def _meters(study: Study, spots: Sequence[Spot], it_kw: Floats) -> dict[str, Flo
     return {n: (sums[f] * unit).reshape(-1, 1, 1) for n, (f, unit) in names.items()}
 
 
-def _cloud(
-    study: Study, demand: Demand
-) -> tuple[tuple[Fit | None, ...], Floats, NDArray[np.bool_]]:
-    """Rented replicas [workload], round trip to the nearest lawful place [row], and whether there is one in time."""
-    fits = []
-    for work in study.workloads:
-        options = []
-        for chip in (work.accelerator,) if work.accelerator else ("h100-sxm", "l40s", "l4"):
-            try:
-                options.append(fit_of(work, chip))
-            except ConfigError:
-                continue
-        fits.append(min(options, key=lambda f: f.watts_per_token_s, default=None))
-    places = [city(c.city, iso2=c.country or "") for c in study.clouds]
-    rtt = np.full(len(demand.rows), np.inf)
-    ok = np.zeros(len(demand.rows), np.bool_)
-    if places:
-        theirs = replace(study, operator_hq=study.clouds[0].operator_hq)
-        allowed = lawful(theirs, demand.places, places, study.start)
-        ways = round_trips_ms(demand.places, places)[demand.city]
-        for i, row in enumerate(demand.rows):
-            work, origin = study.workloads[row.workload], demand.places[row.city]
-            may = allowed[row.workload, row.city].copy()
-            if work.own_country or bool(
-                np.any(localised(study.policies, work.law, origin.iso2, study))
-            ):
-                may &= np.array([p.iso2 == origin.iso2 for p in places])
-            if work.rtt_ms_max is not None:
-                may &= ways[i] <= work.rtt_ms_max
-            if may.any() and fits[row.workload] is not None:
-                ok[i], rtt[i] = True, float(ways[i][may].min())
-    return tuple(fits), rtt, ok
-
-
-def _design(ground: Ground, spec: DesignSpec, gap: float) -> Design:
+def design_of(ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False) -> Design:
+    """One way to build; `regret`: with what each of its sites is worth, which takes a search a site."""
     if not spec.sizes:
         return _rented(ground, spec)
     chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
-    groups = _groups(ground, chosen)
-    problem = _problem(ground, spec, chosen, groups)
+    problem = _problem(ground, spec, chosen, _groups(ground, chosen))
     answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
-    return _built(ground, spec, chosen, answer)
+    design = _built(ground, spec, chosen, answer)
+    return replace(design, regret=regrets(problem, answer)) if regret else design
 
 
 def _groups(ground: Ground, chosen: Sequence[int]) -> list[NDArray[np.int64]]:

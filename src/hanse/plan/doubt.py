@@ -19,7 +19,7 @@ from hanse.plan.demand import Demand
 from hanse.plan.design import Design
 from hanse.plan.inventory import Inventory
 from hanse.plan.meter import Meter
-from hanse.plan.operate import operate
+from hanse.plan.operate import growth_paths, operate
 from hanse.plan.study_file import Study
 from hanse.plan.tco import Costs, costs
 
@@ -69,9 +69,44 @@ class Flip(Value, frozen=True, kw_only=True):
     """Design that wins beyond."""
 
 
-def outcome(design: Design, study: Study, demand: Demand, x: Values, meter: Meter) -> Outcome:
-    """The design, operated and paid for."""
-    inventory = operate(design, study, demand, x, meter)
+class Curve(Value, frozen=True, kw_only=True):
+    """Cost of every design over one figure or input, all else most likely, and where the cheapest changes."""
+
+    id: str
+    """Of a figure of the assumptions, or `rtt_ms_max`, `tokens_per_day`."""
+    name: str
+    unit: str
+    at: float
+    """As the study has it."""
+    low: float
+    high: float
+    resited: bool
+    """Each point is a search of its own; else the designs stay as they are."""
+    values: tuple[float, ...]
+    """Rising."""
+    usd_per_mtoken: dict[str, tuple[float | None, ...]]
+    """[value] by design; None: nothing is delivered."""
+    served_share: dict[str, tuple[float, ...]]
+    """[value] by design; of what is asked."""
+    winners: tuple[str, ...]
+    """[value]"""
+    flips: tuple[Flip, ...]
+    """Nearest to the study's own value, below and above it."""
+    note: str
+
+
+def outcome(
+    design: Design,
+    study: Study,
+    demand: Demand,
+    x: Values,
+    meter: Meter,
+    part: slice = slice(None),
+) -> Outcome:
+    """The design, operated and paid for, under some of the draws; demand of a draw is the same whatever the others are."""
+    paths = growth_paths(study, x)[:, :, part]
+    x = {id: values[part] for id, values in x.items()}
+    inventory = operate(design, study, demand, x, meter, paths)
     return Outcome(design=design, inventory=inventory, costs=costs(inventory, x, study))
 
 

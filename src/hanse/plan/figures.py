@@ -14,7 +14,7 @@ from hanse.plan.assumptions import Values
 from hanse.plan.capacity import slots_needed
 from hanse.plan.demand import Demand, levelled_peak
 from hanse.plan.design import Design
-from hanse.plan.doubt import Outcome
+from hanse.plan.drawn import Drawn
 from hanse.plan.latency import samples, weighted_quantile
 from hanse.plan.meter import Meter
 from hanse.plan.operate import capacity_tokens_s, first_replicas, loads_of
@@ -31,13 +31,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     study: Study
     demand: Demand
     meter: Meter
-    outcome: Outcome
+    design: Design
+    drawn: Drawn
     x: Values
-
-    @property
-    def design(self) -> Design:
-        """The structure."""
-        return self.outcome.design
 
 
 def range_of(values: Floats) -> Range:
@@ -48,24 +44,26 @@ def range_of(values: Floats) -> Range:
 
 def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) -> DesignAnswer:
     """All figures of a design; what the twin says is added later."""
-    design, inventory, cost = facts.design, facts.outcome.inventory, facts.outcome.costs
-    per = cost.per_mtoken()
+    design, drawn = facts.design, facts.drawn
+    per = drawn.per_mtoken
     ttft_ms, weight = samples(design, facts.study, facts.demand, 0)
     curve = [weighted_quantile(ttft_ms, weight, k / 100.0) for k in range(101)]
     known = len(ttft_ms) > 0
     marginal = per["marginal_g"]
-    asked = inventory.tokens.sum(axis=(0, 1)) + inventory.tokens_lost.sum(axis=(0, 1))
-    groups = cost.by_group()
+    asked = drawn.tokens + drawn.tokens_lost
+    groups = {name: drawn.annual(*items) for name, items in GROUPS.items()}
     return DesignAnswer(
         id=design.spec.id,
         name=design.spec.name,
         sites=site_answers(facts),
         rented_share=_of_demand(facts, design.rented),
-        served_share=float(np.median(inventory.tokens.sum(axis=(0, 1)) / asked)),
-        usd_per_mtoken=range_of(facts.outcome.usd_per_mtoken),
-        usd_npv=range_of(cost.npv()),
-        usd_by_group={name: _yearly(v) for name, v in groups.items()},
-        usd_by_item={n: _yearly(cost.annual(n)) for names in GROUPS.values() for n in names},
+        served_share=float(np.median(drawn.tokens / asked)),
+        usd_per_mtoken=range_of(drawn.usd_per_mtoken),
+        usd_npv=range_of(drawn.npv),
+        usd_by_group={name: float(np.median(v)) for name, v in groups.items()},
+        usd_by_item={
+            n: float(np.median(drawn.items[n])) for names in GROUPS.values() for n in names
+        },
         kwh_per_mtoken=range_of(per["facility_kwh"]),
         water_l_per_mtoken=range_of(per["water_l"]),
         location_g_per_mtoken=range_of(per["location_g"]),
@@ -80,7 +78,7 @@ def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) ->
         rtt_ms_p95=_rtt_p95(facts),
         idle_share=idle_share(facts),
         stranded_usd_per_year=(idle_share(facts) or 0.0)
-        * (_yearly(groups["servers"]) + _yearly(groups["plant"])),
+        * float(np.median(groups["servers"]) + np.median(groups["plant"])),
         pooling_extra_share=pooling_extra(facts),
         pue=_over(facts.meter.lines["facility_kwh"].value[:, 0].sum(), _mid_it(facts)),
         ups_loss_share=_over(facts.meter.ups_kwh[:, 0].sum(), _mid_it(facts)),
@@ -89,7 +87,7 @@ def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) ->
             facts.meter.made_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
         ),
         own_power_used_share=_over(facts.meter.used_kwh.sum(), facts.meter.made_kwh.sum()),
-        wan_gb_per_year=_yearly(inventory.wan_gb.sum(axis=0) + inventory.rented_gb[0]),
+        wan_gb_per_year=float(np.median(drawn.wan_gb)),
         available=available(facts),
         served_without=served_without(facts),
         staff_fte=staff_fte(facts),
@@ -107,8 +105,7 @@ def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) ->
 
 def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
     """[site]"""
-    design, inventory = facts.design, facts.outcome.inventory
-    by_site = facts.outcome.costs.by_site()
+    design, drawn = facts.design, facts.drawn
     out = []
     for s, place in enumerate(design.places):
         own, city = design.own[s], design.cities[s]
@@ -124,11 +121,11 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
                 lon_deg=city.lon,
                 size=place.size.id,
                 kind=place.size.kind,
-                it_kw=tuple(float(v) for v in np.median(inventory.it_kw[s], axis=-1)),
+                it_kw=tuple(float(v) for v in np.median(drawn.it_kw[s], axis=-1)),
                 chips={
-                    chip: round(float(np.median(held[s, -1])))
-                    for chip, held in inventory.chips.items()
-                    if held[s, -1].max() > 0.0
+                    chip: round(float(np.median(held[s])))
+                    for chip, held in drawn.chips_last.items()
+                    if held[s].max() > 0.0
                 },
                 pv_kw=own.pv_kw,
                 wind_kw=own.wind_kw,
@@ -139,7 +136,7 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
                 carbon_free_share=_known(facts.meter.carbon_free[s, 0]),
                 carbon_free_hours=tuple(float(v) for v in facts.meter.carbon_free_day[s]),
                 price_usd_per_kwh=place.price_usd_per_kwh,
-                usd_per_year=_yearly(by_site[s]),
+                usd_per_year=float(np.median(drawn.by_site[s])),
                 next_best=design.regret[s],
             )
         )
@@ -148,12 +145,12 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
 
 def idle_share(facts: Facts) -> float | None:
     """Of the work that installed chips could do, by their rated power, median of draws."""
-    inventory = facts.outcome.inventory
-    if not inventory.chips:
+    drawn = facts.drawn
+    if not drawn.chip_years:
         return None
     rated = {f.accelerator: f.rated_w / f.chips for row in facts.design.fits for f in row if f}
-    held = sum(rated[c] * v.sum(axis=(0, 1)) for c, v in inventory.chips.items())
-    used = sum(rated[c] * v.sum(axis=(0, 1)) for c, v in inventory.chips_used.items())
+    held = sum(rated[c] * v for c, v in drawn.chip_years.items())
+    used = sum(rated[c] * v for c, v in drawn.chip_years_used.items())
     return float(np.median(1.0 - np.asarray(used) / np.maximum(np.asarray(held), 1e-12)))
 
 
@@ -267,9 +264,8 @@ def design_share(facts: Facts) -> Floats:
 
 def staff_fte(facts: Facts) -> float:
     """People, from what staff costs over what one costs."""
-    cost = facts.outcome.costs
-    people = cost.annual("staff", "central_staff") / facts.x["staff_usd_per_fte_year"]
-    return _yearly(np.asarray(people))
+    people = facts.drawn.annual("staff", "central_staff") / facts.x["staff_usd_per_fte_year"]
+    return float(np.median(people))
 
 
 def _rtt_p95(facts: Facts) -> float | None:
@@ -291,10 +287,9 @@ def _carbon_free(facts: Facts) -> float | None:
 
 
 def _duties(facts: Facts) -> tuple[str, ...]:
-    duty = facts.outcome.costs.duty
     if not facts.design.places:
         return ()
-    hit = np.asarray(duty.pue_excess).reshape(len(facts.design.places), -1).max(axis=1) > 0.0
+    hit = facts.drawn.pue_excess.max(axis=1) > 0.0
     return tuple(p.id for p, breached in zip(facts.design.places, hit, strict=True) if breached)
 
 
@@ -305,11 +300,6 @@ def _of_demand(facts: Facts, share: Floats) -> float:
 
 def _mid_it(facts: Facts) -> float:
     return float(facts.meter.lines["facility_kwh"].at[:, 0].sum())
-
-
-def _yearly(by_year: Floats) -> float:
-    """Median of draws of the mean of years."""
-    return float(np.median(np.asarray(by_year).mean(axis=0)))
 
 
 def _over(part: float, whole: float) -> float | None:

@@ -57,9 +57,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[workload, year, draw] asked of own sites in busy hours, and too much for them."""
 
 
-def operate(design: Design, study: Study, demand: Demand, x: Values, meter: Meter) -> Inventory:
-    """What the design has and uses, [site, year, draw]."""
-    paths = growth_paths(study, x)
+def operate(
+    design: Design,
+    study: Study,
+    demand: Demand,
+    x: Values,
+    meter: Meter,
+    paths: Floats | None = None,
+) -> Inventory:
+    """What the design has and uses, [site, year, draw]; `paths` of demand where `x` is a part of all draws."""
+    paths = growth_paths(study, x) if paths is None else paths
     work = worked(design, study, demand, paths)
     rented = rent(design, study, demand, paths, work.short)
     full = np.maximum(meter.full_kw, 1e-9)[:, None, None]

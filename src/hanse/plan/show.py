@@ -16,13 +16,15 @@ from rich.text import Text
 from hanse.plan.answer import Answer
 from hanse.plan.report.table import Table, shown
 from hanse.plan.report.tables import designs
-from hanse.plan.report.verdict import headline, tokens
+from hanse.plan.report.verdict import headline, tokens, without_policies
 
 NAME_CHARS: Final = 24
 """Of what a row is called, with its unit."""
 DESIGN_CHARS: Final = 11
 """Of a design's column, gap included: five fit on 80."""
 NOTES_MAX: Final = 3
+POLICIES_MAX: Final = 5
+"""One of each kind."""
 QUICK: Final = (
     ("usd_per_mtoken_p50", "USD/Mtoken"),
     ("win_share", "cheapest in"),
@@ -99,6 +101,11 @@ def _grid(table: Table, rows: Sequence[tuple[str, str]], most: int) -> Grid:
 
 def _say_rest(answer: Answer, console: Console) -> None:
     """Notes, and how to do it again; what else flips the answer is in the report."""
+    said = without_policies(answer)
+    for sentence in said[:POLICIES_MAX]:
+        console.print(Text(sentence))
+    if len(said) > POLICIES_MAX:
+        console.print(Text(f"and {len(said) - POLICIES_MAX} policies more in the report"))
     for note in answer.notes[:NOTES_MAX]:
         console.print(Text(f"note: {note}", style="dim"))
     if len(answer.notes) > NOTES_MAX:

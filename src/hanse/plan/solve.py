@@ -14,27 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse import __version__
-from hanse.plan.answer import (
-    Answer,
-    AssumptionAnswer,
-    DesignAnswer,
-    PolicyAnswer,
-)
+from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, PolicyAnswer
 from hanse.plan.assumptions import Assumptions, Values, of_study
 from hanse.plan.claims import claims_of
+from hanse.plan.curves import curves_of
 from hanse.plan.demand import Demand, demand_of
 from hanse.plan.design import Design
-from hanse.plan.designs import designs_of
-from hanse.plan.doubt import Flip, Outcome, Swing, distance, flips, outcome, scorer, tornado, wins
+from hanse.plan.doubt import Curve, Flip, Swing, distance, flips, scorer, tornado, wins
+from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.figures import Facts, design_answer
 from hanse.plan.fleet_out import fleet_of, trace_of, write_day, write_fleet, write_toml
 from hanse.plan.meter import Meter
-from hanse.plan.operate import expected_meter, first_replicas
-from hanse.plan.own_power import with_own_power
+from hanse.plan.operate import first_replicas
+from hanse.plan.policies import policy_answers
+from hanse.plan.sited import metered, powered, sited
+from hanse.plan.steps import Steps, Store
 from hanse.plan.study_file import Study
-from hanse.plan.tco import policy_effects
-from hanse.plan.trainings import training_answers
-from hanse.plan.validate import REQUESTS_MAX, Tried, busiest_hour, hours_of, tried
+from hanse.plan.trainings import Built, training_answers
+from hanse.plan.validate import REQUESTS_MAX, ROUNDS, Round, Tried, busiest_hour, hours_of, tried
+from hanse.plan.workers import Workers
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -61,8 +59,11 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     x: Values
     designs: tuple[Design, ...]
     meters: dict[str, Meter]
-    outcomes: tuple[Outcome, ...]
+    drawn: tuple[Drawn, ...]
+    """[design]"""
     tried: dict[str, Tried]
+    curves: tuple[Curve, ...]
+    policies: tuple[PolicyAnswer, ...]
 
 
 def solve(
@@ -73,52 +74,57 @@ def solve(
     quick: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    workers: Workers | None = None,
+    store: Store | None = None,
 ) -> Answer:
     """Answer a study.
 
     Args:
         out: Folder that gets fleet files, a day's trace and the study as it was solved; None: nothing is written.
         twin: Ids of designs that the twin judges; None: the cheapest that builds anything.
-        quick: No twin, a wider gap; for an answer within seconds.
+        quick: No twin, no own power, a wider gap; for an answer within seconds.
         command: Repeats the study.
         progress: Told what is being done.
+        workers: Who computes; None: this process. The numbers are the same.
+        store: Keeps what is done, and has what was done before an interruption; the caller clears it.
 
     Raises:
         ConfigError: a workload that no size class holds, or what a study file must not say.
     """
     tell = progress or (lambda what, share: None)
     tell("demand and law", 0.0)
+    steps = Steps(workers, store)
     demand, figures = demand_of(study), of_study(study)
-    designs = designs_of(
-        study, demand, quick=quick, progress=lambda p: tell("siting", 0.05 + 0.35 * p)
-    )
-    if not quick:
-        tell("sun, wind and batteries", 0.42)
-        designs = tuple(with_own_power(d, study, demand) for d in designs)
-    tell("a year of every site", 0.45)
-    x = figures.draws(study.seed, study.draws)
-    meters = {d.spec.id: expected_meter(d, study, demand) for d in designs}
-    tell(f"{study.draws} draws", 0.55)
-    outcomes = tuple(outcome(d, study, demand, x, meters[d.spec.id]) for d in designs)
+    designs = _designs(study, steps, quick, tell)
+    tell("a year of every site", 0.4)
+    each = {f"meter-{d.spec.id}": (d, study) for d in designs}
+    made = steps.map(Meter, metered, each)
+    meters = {d.spec.id: m for d, m in zip(designs, made, strict=True)}
+    drawn = _drawn(study, designs, meters, steps, tell)
     judged: dict[str, Tried] = {}
     if not quick and hours_of(study, 0) > 0:
-        names = _to_try(outcomes) if twin is None else tuple(twin)
+        names = _to_try(designs, drawn) if twin is None else tuple(twin)
         for number, name in enumerate(names):
+            tell(f"the twin tries {name}", 0.6 + 0.15 * number / max(len(names), 1))
             design = next(d for d in designs if d.spec.id == name)
-            first = 0.6 + 0.25 * number / max(len(names), 1)
-            tell(f"the twin tries {name}", first)
-            judged[name] = tried(design, study, demand)
+            judged[name] = _judged(design, study, demand, steps)
+    tell("policies", 0.72)
+    policies = policy_answers(study, designs, drawn, steps, quick)
+    tell("doubt", 0.75)
     found = Found(
         study=study,
         demand=demand,
         figures=figures,
-        x=x,
+        x=figures.draws(study.seed, study.draws),
         designs=designs,
         meters=meters,
-        outcomes=outcomes,
+        drawn=drawn,
         tried=judged,
-    )
-    tell("doubt", 0.85)
+        policies=policies,
+        curves=curves_of(
+            study, designs, meters, steps, quick=quick, progress=lambda p: tell("break-even", 0.75 + 0.2 * p)
+        ),
+    )  # fmt: skip
     answer = _answer(found, command)
     if out is not None:
         tell("files", 0.95)
@@ -127,26 +133,80 @@ def solve(
     return answer
 
 
-def _to_try(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    building = [o for o in outcomes if o.design.places]
+def _designs(study: Study, steps: Steps, quick: bool, tell: Progress) -> tuple[Design, ...]:
+    """Sited, and with their own power."""
+    if not study.workloads:
+        return ()
+    tell("siting", 0.02)
+    specs = {f"site-{spec.id}": (study, spec, quick) for spec in study.designs}
+    designs = steps.map(Design, sited, specs, lambda p: tell("siting", 0.02 + 0.28 * p))
+    if quick:
+        return tuple(designs)
+    tell("sun, wind and batteries", 0.3)
+    bare = {f"power-{d.spec.id}": (d, study) for d in designs}
+    return tuple(
+        steps.map(Design, powered, bare, lambda p: tell("sun, wind and batteries", 0.3 + 0.1 * p))
+    )
+
+
+def _drawn(
+    study: Study,
+    designs: Sequence[Design],
+    meters: dict[str, Meter],
+    steps: Steps,
+    tell: Progress,
+) -> tuple[Drawn, ...]:
+    """[design] under all draws, computed in stretches."""
+    what = f"{study.draws:,} draws"
+    tell(what, 0.45)
+    parts = stretches(study)
+    tasks = {
+        f"draws-{d.spec.id}-{first}": (d, study, meters[d.spec.id], first, last)
+        for d in designs
+        for first, last in parts
+    }
+    found = steps.map(Drawn, draw, tasks, lambda p: tell(what, 0.45 + 0.15 * p))
+    n = len(parts)
+    return tuple(together(found[k * n : (k + 1) * n]) for k in range(len(designs)))
+
+
+def _judged(design: Design, study: Study, demand: Demand, steps: Steps) -> Tried:
+    """By the twin; rounds that were run before an interruption stand."""
+    names = [f"twin-{design.spec.id}-{n}" for n in range(1, ROUNDS + 1)]
+    known = []
+    for name in names:
+        found = steps.load(name, Round)
+        if found is None:
+            break
+        known.append(found)
+    steps.found += len(known)
+    return tried(
+        design, study, demand, known=known, told=lambda r: steps.save(names[r.number - 1], r)
+    )
+
+
+def _to_try(designs: Sequence[Design], drawn: Sequence[Drawn]) -> tuple[str, ...]:
+    building = [(d, r) for d, r in zip(designs, drawn, strict=True) if d.places]
     if not building:
         return ()
-    best = min(building, key=lambda o: float(np.median(o.usd_per_mtoken)))
-    return (best.design.spec.id,)
+    best, _ = min(building, key=lambda pair: float(np.median(pair[1].usd_per_mtoken)))
+    return (best.spec.id,)
 
 
 def _answer(found: Found, command: str) -> Answer:
     study = found.study
-    cost_wins = wins([o.usd_per_mtoken for o in found.outcomes])
-    carbon = [_carbon_g(o) for o in found.outcomes]
-    carbon_wins = wins(carbon)
+    cost_wins = wins([r.usd_per_mtoken for r in found.drawn])
+    carbon_wins = wins([_carbon_g(r) for r in found.drawn])
     answers = []
-    for o, by_cost, by_carbon in zip(found.outcomes, cost_wins, carbon_wins, strict=True):
+    for design, r, by_cost, by_carbon in zip(
+        found.designs, found.drawn, cost_wins, carbon_wins, strict=True
+    ):
         facts = Facts(
             study=study,
             demand=found.demand,
-            meter=found.meters[o.design.spec.id],
-            outcome=o,
+            meter=found.meters[design.spec.id],
+            design=design,
+            drawn=r,
             x=found.x,
         )
         made = design_answer(facts, win_share=float(by_cost), win_share_carbon=float(by_carbon))
@@ -157,7 +217,8 @@ def _answer(found: Found, command: str) -> Answer:
     order = sorted(range(len(answers)), key=lambda i: answers[i].usd_per_mtoken.p50)
     ranked = tuple(answers[i] for i in order)
     swings, turning = _doubt(found, [found.designs[i] for i in order])
-    trainings = training_answers(study, found.outcomes, found.meters)
+    built = [Built(design=d, drawn=r) for d, r in zip(found.designs, found.drawn, strict=True)]
+    trainings = training_answers(study, built, found.meters)
     return Answer(
         study=study.name,
         start=study.start.isoformat(),
@@ -170,8 +231,9 @@ def _answer(found: Found, command: str) -> Answer:
         designs=ranked,
         swings=swings,
         flips=turning,
+        curves=found.curves,
         trainings=trainings,
-        policies=_policies(found),
+        policies=found.policies,
         claims=claims_of(
             study, ranked, found.designs, found.meters, found.figures, found.demand, trainings
         ),
@@ -192,25 +254,9 @@ def _doubt(found: Found, ranked: Sequence[Design]) -> tuple[tuple[Swing, ...], t
     return swings, tuple(sorted(turning, key=lambda f: (distance(f, found.figures), f.id)))
 
 
-def _carbon_g(o: Outcome) -> Floats:
-    per = o.costs.per_mtoken()
-    total = per["location_g"] + per["embodied_g"]
+def _carbon_g(r: Drawn) -> Floats:
+    total = r.per_mtoken["location_g"] + r.per_mtoken["embodied_g"]
     return np.where(np.isnan(total), np.inf, total)
-
-
-def _policies(found: Found) -> tuple[PolicyAnswer, ...]:
-    effects = {
-        o.design.spec.id: policy_effects(o.inventory, found.x, found.study) for o in found.outcomes
-    }
-    return tuple(
-        PolicyAnswer(
-            id=policy.id,
-            kind=policy.kind,
-            source=policy.source,
-            usd_by_design={d: float(np.median(e[policy.id])) for d, e in effects.items()},
-        )
-        for policy in found.study.policies
-    )
 
 
 def _assumptions(figures: Assumptions) -> tuple[AssumptionAnswer, ...]:

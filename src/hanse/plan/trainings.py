@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator_named, distance_km, rtt_ms_floor
 from hanse.energy.plant import chip_rated_w
 from hanse.plan.answer import TrainingAnswer
 from hanse.plan.design import Design
-from hanse.plan.doubt import Outcome
+from hanse.plan.drawn import Drawn
 from hanse.plan.fleet_out import WAN_MBIT_S
 from hanse.plan.meter import Meter
 from hanse.plan.physics import HOURS_OF_YEAR
@@ -45,8 +46,15 @@ METHODS: Final = (
 )
 
 
+class Built(Struct, frozen=True, kw_only=True, eq=False):
+    """A design under all draws."""
+
+    design: Design
+    drawn: Drawn
+
+
 def training_answers(
-    study: Study, outcomes: Sequence[Outcome], meters: Mapping[str, Meter]
+    study: Study, outcomes: Sequence[Built], meters: Mapping[str, Meter]
 ) -> tuple[TrainingAnswer, ...]:
     """[training] of the study. Central: at the design with the fewest sites; across: at the largest sites of the one with the most."""
     building = [o for o in outcomes if o.design.places]
@@ -58,10 +66,10 @@ def training_answers(
 
 
 def _one(
-    training: Training, central: Outcome, spread: Outcome, meters: Mapping[str, Meter]
+    training: Training, central: Built, spread: Built, meters: Mapping[str, Meter]
 ) -> TrainingAnswer:
     chips = _chips(training)
-    order = np.argsort(-spread.inventory.it_kw[:, -1].mean(axis=-1), kind="stable")[:SITES_MAX]
+    order = np.argsort(-spread.drawn.it_kw[:, -1].mean(axis=-1), kind="stable")[:SITES_MAX]
     each = max(PER_SERVER, math.ceil(chips / max(len(order), 1) / PER_SERVER) * PER_SERVER)
     one = _site("central", training, chips, _pue(central, meters, 0))
     sites = [
@@ -125,7 +133,7 @@ def _site(id: str, training: Training, chips: int, pue: float) -> TrainingSite:
     )
 
 
-def _pue(o: Outcome, meters: Mapping[str, Meter], site: int) -> float:
+def _pue(o: Built, meters: Mapping[str, Meter], site: int) -> float:
     line = meters[o.design.spec.id].lines["facility_kwh"]
     return max(1.0, float(line.value[site, -1] / max(line.at[site, -1], 1e-9)))
 
@@ -140,12 +148,13 @@ def _one_way_ms(design: Design, order: NDArray[np.int64]) -> float:
     return max(hops, default=0.0)
 
 
-def _usd(found: TrainingForecast | None, chips: int, o: Outcome) -> float | None:
+def _usd(found: TrainingForecast | None, chips: int, o: Built) -> float | None:
     """Chip-hours at what a chip-hour of the design costs, all items together."""
     if found is None or found.wall_s.value is None:
         return None
-    held = sum(v.sum(axis=(0, 1)) for v in o.inventory.chips.values())
-    a_year = o.costs.annual().sum(axis=0) - o.costs.annual("lost_work", "cloud_rent").sum(axis=0)
+    held = sum(o.drawn.chip_years.values())
+    years = o.drawn.it_kw.shape[1]
+    a_year = years * (o.drawn.annual() - o.drawn.annual("lost_work", "cloud_rent"))
     per_hour = np.median(a_year / np.maximum(np.asarray(held), 1e-9)) / HOURS_OF_YEAR
     return float(per_hour * chips * hours_from_s(found.wall_s.value))
 

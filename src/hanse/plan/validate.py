@@ -9,7 +9,7 @@ that misses the SLO makes all sites larger by `TIGHTEN`; the ratio of IT energy 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -64,10 +64,8 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """A design after the twin has judged it."""
 
     design: Design
-    fleet: Fleet
-    trace: Trace
+    """As large as the last round found it needs to be."""
     rounds: tuple[Round, ...]
-    result: Result
 
     @property
     def confirmed(self) -> bool:
@@ -83,9 +81,15 @@ def tried(
     year: int = 0,
     rounds: int = ROUNDS,
     requests_max: int = REQUESTS_MAX,
+    known: Sequence[Round] = (),
+    told: Callable[[Round], None] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tried:
     """Simulate the design's day; enlarge it while it misses the SLO, `rounds` times at most.
+
+    Args:
+        known: Rounds of the same study and design that were run before; they are not run again.
+        told: Given each round as it ends.
 
     Raises:
         ConfigError: an hour of the study is more than `requests_max` requests.
@@ -98,21 +102,39 @@ def tried(
             allowed="an hour that the twin simulates within half a minute",
             fix="try a tenth of tokens_per_day; large studies are not tried",
         )
-    trace = trace_of(study, year, hours=hours, first_h=busiest_hour(demand, hours))
+    trace: Trace | None = None
     found: list[Round] = []
     for number in range(1, rounds + 1):
-        replicas, rated_kw = first_replicas(design, study, demand, year)
-        fleet = fleet_of(design, study, replicas, rated_kw)
-        inputs = read_inputs(fleet, trace, seed=study.seed)
-        said = (lambda n: lambda part: progress(n, part))(number) if progress else None
-        result = run_inputs(inputs, progress=said)
-        found.append(_round(number, design, study, demand, year, hours, fleet, result))
+        if number <= len(known):
+            found.append(known[number - 1])
+        else:
+            if trace is None:
+                trace = trace_of(study, year, hours=hours, first_h=busiest_hour(demand, hours))
+            said = (lambda n: lambda part: progress(n, part))(number) if progress else None
+            found.append(_simulated(number, design, study, demand, year, hours, trace, said))
+            if told is not None:
+                told(found[-1])
         if found[-1].good_share >= GOOD or number == rounds:
-            return Tried(
-                design=design, fleet=fleet, trace=trace, rounds=tuple(found), result=result
-            )
+            return Tried(design=design, rounds=tuple(found))
         design = msgspec.structs.replace(design, spare=design.spare * TIGHTEN)
     raise AssertionError("the last round returns")
+
+
+def _simulated(
+    number: int,
+    design: Design,
+    study: Study,
+    demand: Demand,
+    year: int,
+    hours: int,
+    trace: Trace,
+    progress: Callable[[float], None] | None,
+) -> Round:
+    """One round: the design's fleet file, run."""
+    replicas, rated_kw = first_replicas(design, study, demand, year)
+    fleet = fleet_of(design, study, replicas, rated_kw)
+    result = run_inputs(read_inputs(fleet, trace, seed=study.seed), progress=progress)
+    return _round(number, design, study, demand, year, hours, fleet, result)
 
 
 def hours_of(study: Study, year: int, requests_max: int = REQUESTS_MAX) -> int:

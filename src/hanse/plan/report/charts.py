@@ -78,14 +78,18 @@ def lines(
     unit: str,
     *,
     high: float | None = None,
+    span: bool = False,
 ) -> str:
-    """A line with points for each name; every point stands over a tick."""
+    """A line with points for each name; every point stands over a tick, or, with `span`, anywhere between the outermost points."""
     points = [p for line in series.values() for p in line]
     if not points or len(ticks) < 1:
         return ""
     height = 230
     y = scale(0.0, high or nice_top(max(v for _, v in points)), height - BOTTOM, TOP)
     first, last = ticks[0][0], max(ticks[-1][0], ticks[0][0] + 1.0)
+    if span:
+        first, last = min(at for at, _ in points), max(at for at, _ in points)
+        last = last if last > first else first + 1.0
     x = scale(first, last, LEFT + 100, WIDTH - RIGHT - 60)
     parts = value_axis(y, high or nice_top(max(v for _, v in points)), unit)
     parts += [words(x(at), height - 12, label, "middle") for at, label in ticks]

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hanse.model.fleet import Value
 from hanse.plan.answer import Answer, DesignAnswer, Range, SiteAnswer
+from hanse.plan.report.break_even import break_even
 from hanse.plan.report.charts import lines, ranges, site_map, tornado
+from hanse.plan.report.figure import DESIGN, Figure
 from hanse.plan.report.table import Cell, Column, Table, large
 from hanse.plan.report.verdict import names_of
 from hanse.twin.report.atlas import frame_of
@@ -23,35 +24,13 @@ ROWS_MAX: Final = 12
 """Sites of a design whose hours are drawn, the largest; the CSV has all."""
 
 
-class Figure(Value, frozen=True, kw_only=True):
-    """One figure; `panels` are (heading, SVG), none where there is nothing to draw."""
-
-    table: Table
-    panels: tuple[tuple[str, str], ...]
-    caption: str
-    """With the unit."""
-    methods: tuple[str, ...]
-    empty: str
-    """Why there may be nothing to draw."""
-    narrow: bool = False
-    """Panels stand two beside each other."""
-
-    @property
-    def key(self) -> str:
-        """Name of the CSV."""
-        return self.table.key
-
-
 def figures(answer: Answer, tables: dict[str, Table]) -> dict[str, Figure]:
     """All figures by key."""
     made = [
         _cost(answer), _map(answer), _stack(tables["cost-stack"]), _latency(answer), _carbon(answer), _hours(answer),
-        _gone(answer), _building(tables["building"]), _wins(answer), _tornado(answer),
+        _gone(answer), _building(tables["building"]), _wins(answer), _tornado(answer), break_even(answer),
     ]  # fmt: skip
     return {figure.key: figure for figure in made}
-
-
-DESIGN: Final = Column(key="design", head="design", kind="text")
 
 
 def _columns(*heads: tuple[str, str]) -> tuple[Column, ...]:

@@ -189,13 +189,15 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "flip": Method(
         title="Break-even",
-        text="The value nearest to the most likely one, inside the figure's range, at which another design becomes cheapest, all others most likely.",
+        text="The value nearest to the most likely one, inside the figure's range, at which another design becomes cheapest, all others most likely. "
+        "Latency limit and demand: the sites are searched anew for each value (to a gap of 3 %), without own power, and the step in which the winner "
+        "changes is halved twice.",
         groups=MONEY,
     ),
     "policy": Method(
         title="Policies with and without",
-        text="Present value of a design's cost with all policies less that without this one, median of draws. The cost without is the median with all "
-        "less that effect: medians do not add up exactly.",
+        text="Each draw with all policies of the study, and again without this one: medians, and shares of draws won. What it adds: median of the difference of "
+        "present values. A rule of law moves sites, which are then searched anew; own generation is sized without looking at credits and tariffs.",
         groups=MONEY,
     ),
     "training": Method(

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from hanse.plan.answer import Answer
 from hanse.plan.report.charts import KINDS
-from hanse.plan.report.figures import Figure
+from hanse.plan.report.figure import Figure
 from hanse.plan.report.methods import METHODS, Method
 from hanse.plan.report.table import Cell, Column, Table, anchor, chunks, missing, shown
 from hanse.plan.report.verdict import (
@@ -26,6 +26,7 @@ from hanse.plan.report.verdict import (
     nearest_flip,
     opened,
     tokens,
+    without_policies,
 )
 from hanse.twin import report as twin_report
 from hanse.twin.report.tables import percent
@@ -200,6 +201,7 @@ def page(answer: Answer, tables: dict[str, Table], figures: dict[str, Figure]) -
         breakable=_breakable,
         opened=opened,
         titles=_titles(),
+        without_policies=without_policies(answer),
     )
 
 

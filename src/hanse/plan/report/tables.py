@@ -261,13 +261,19 @@ def flips(answer: Answer) -> Table:
         figure = known.get(f.id)
         ends = (figure.unit, figure.low, figure.high) if figure else ("", None, None)
         rows.append((f.id, ends[0], f.mid, f.at, ends[1], ends[2], names.get(f.winner, f.winner)))
+    inputs = [c for c in answer.curves if c.resited]
+    rows += [
+        (c.name, c.unit, f.mid, f.at, c.low, c.high, names.get(f.winner, f.winner))
+        for c in inputs
+        for f in c.flips
+    ]
     columns = (
         Column(key="figure", head="figure", kind="figure"),
-        Column(key="unit", head="unit", kind="text"),
-        Column(key="most_likely", head="most likely", method="flip"),
-        Column(key="flips_at", head="flips at", method="flip"),
-        Column(key="low", head="range from", method="flip"),
-        Column(key="high", head="to", method="flip"),
+        Column(key="unit", head="unit", kind="text", why="a plain number"),
+        Column(key="most_likely", head="most likely", method="flip", kind="usd"),
+        Column(key="flips_at", head="flips at", method="flip", kind="usd"),
+        Column(key="low", head="range from", method="flip", kind="usd"),
+        Column(key="high", head="to", method="flip", kind="usd"),
         Column(key="winner", head="then cheapest", kind="text"),
     )
     return Table(key="flips", title="Break-even: where another design becomes the cheapest", columns=columns, rows=tuple(rows))  # fmt: skip
@@ -276,23 +282,30 @@ def flips(answer: Answer) -> Table:
 def policies(answer: Answer) -> Table:
     """With and without each rule."""
     names = names_of(answer)
-    cost = {d.id: d.usd_npv.p50 for d in answer.designs}
+    with_all = {d.id: d.usd_per_mtoken.p50 for d in answer.designs}
+    wins = {d.id: d.win_share for d in answer.designs}
     rows: list[tuple[Cell, ...]] = []
     for p in answer.policies:
         for id, effect in p.usd_by_design.items():
-            with_all = cost.get(id)
-            without = None if with_all is None else with_all - effect
-            rows.append((p.id, p.kind.replace("_", " "), names.get(id, id), with_all, without, effect, p.source))  # fmt: skip
+            rows.append((
+                p.id, p.kind.replace("_", " "), names.get(id, id), with_all.get(id), p.usd_per_mtoken_without.get(id), effect,
+                wins.get(id), p.win_share_without.get(id), p.source,
+            ))  # fmt: skip
+    per, why = "USD per million tokens", "nothing is delivered"
     columns = (
         Column(key="policy", head="policy", kind="text"),
         Column(key="kind", head="kind", kind="text"),
         Column(key="design", head="design", kind="text"),
-        Column(key="usd_with", head="with all policies", unit="USD, present value", kind="usd", method="policy"),
-        Column(key="usd_without", head="without this one", unit="USD, present value", kind="usd", method="policy"),
-        Column(key="usd_effect", head="effect", unit="USD, present value", kind="usd", method="policy"),
+        Column(key="usd_per_mtoken_with", head="with all policies", unit=per, method="policy", why=why),
+        Column(key="usd_per_mtoken_without", head="without this one", unit=per, method="policy", why=why),
+        Column(key="usd_effect", head="what it adds", unit="USD, present value", kind="usd", method="policy"),
+        Column(key="win_share_with", head="cheapest in, with", unit="share of draws", kind="percent", method="policy"),
+        Column(key="win_share_without", head="without", unit="share of draws", kind="percent", method="policy"),
         Column(key="source", head="source", kind="text", why="the study gives none"),
     )  # fmt: skip
-    return Table(key="policies", title="Policies, with and without", columns=columns, rows=tuple(rows))  # fmt: skip
+    resited = [p.id for p in answer.policies if p.resited]
+    notes = (f"without {', '.join(resited)} the sites were searched anew",) if resited else ()
+    return Table(key="policies", title="Policies, with and without", columns=columns, rows=tuple(rows), notes=notes)  # fmt: skip
 
 
 def trainings(answer: Answer) -> Table:

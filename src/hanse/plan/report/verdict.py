@@ -11,7 +11,7 @@ from typing import Final
 
 from hanse.model.fleet import Value
 from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer
-from hanse.plan.doubt import Flip
+from hanse.plan.doubt import Curve, Flip
 from hanse.plan.report.table import Column, Kind, large, shown
 from hanse.twin.report.tables import percent
 from hanse.web.figures import number
@@ -76,14 +76,19 @@ def opened(name: str) -> str:
 
 
 def nearest_flip(answer: Answer) -> Flip | None:
-    """The break-even that takes the smallest part of its figure's range to reach."""
+    """The break-even that takes the smallest part of its figure's or input's range to reach."""
     known = {a.id: a for a in answer.assumptions}
+    inputs = {c.id: c for c in answer.curves if c.resited}
 
     def part(flip: Flip) -> tuple[float, str]:
+        if flip.id in inputs:
+            return _part_of_input(inputs[flip.id], flip), flip.id
         figure = known.get(flip.id)
         return (_part(figure, flip) if figure else math.inf), flip.id
 
-    return min(answer.flips, key=part) if answer.flips else None
+    return min(
+        (*answer.flips, *(f for c in inputs.values() for f in c.flips)), key=part, default=None
+    )
 
 
 def _part(figure: AssumptionAnswer, flip: Flip) -> float:
@@ -92,16 +97,27 @@ def _part(figure: AssumptionAnswer, flip: Flip) -> float:
     return abs(flip.at - flip.mid) / way if way > 0.0 else math.inf
 
 
+def _part_of_input(curve: Curve, flip: Flip) -> float:
+    """Same of an input, whose range is what was tried: in steps of its logarithm, since twice and half are equally far."""
+    end = curve.high if flip.at > flip.mid else curve.low
+    way = abs(math.log(end / flip.mid))
+    return abs(math.log(flip.at / flip.mid)) / way if way > 0.0 else math.inf
+
+
 def _flips(answer: Answer, names: dict[str, str]) -> str:
     flip = nearest_flip(answer)
     if flip is None:
         return (
-            "No single figure that was tried, moved alone within its range, makes another design the cheapest; "
+            "No single figure or input that was tried, moved alone within its range, makes another design the cheapest; "
             "draws in which another one wins take several at once."
         )
-    unit = next((a.unit for a in answer.assumptions if a.id == flip.id), "")
+    curve = next((c for c in answer.curves if c.resited and c.id == flip.id), None)
+    unit = next(
+        (a.unit for a in answer.assumptions if a.id == flip.id), curve.unit if curve else ""
+    )
     way = "rises" if flip.at > flip.mid else "falls"
-    more = len({f.id for f in answer.flips}) - 1
+    ids = {f.id for f in answer.flips} | {c.id for c in answer.curves if c.resited and c.flips}
+    more = len(ids) - 1
     others = (
         f"; {more} more figures can do that"
         if more > 1
@@ -110,9 +126,26 @@ def _flips(answer: Answer, names: dict[str, str]) -> str:
         else ""
     )
     return (
-        f"The answer flips to {names.get(flip.winner, flip.winner)} where {flip.id} {way} from {number(flip.mid)} to "
-        f"{number(flip.at)} {unit}, all else most likely{others}."
+        f"The answer flips to {names.get(flip.winner, flip.winner)} where {curve.name if curve else flip.id} {way} from "
+        f"{large(flip.mid)} to {large(flip.at)} {unit}, all else most likely{others}."
     )
+
+
+def without_policies(answer: Answer) -> tuple[str, ...]:
+    """A sentence for each policy: what the answer would be without it."""
+    names = names_of(answer)
+    first = answer.designs[0].id
+    found = []
+    for p in answer.policies:
+        same = p.winner_without == first
+        verb = "stays" if same else "would be"
+        effect = p.usd_by_design.get(first, 0.0)
+        does = f"it {'adds' if effect >= 0.0 else 'takes'} {large(abs(effect))} USD {'to' if effect >= 0.0 else 'off'} {names[first]}"
+        found.append(
+            f"without {p.id} ({p.kind.replace('_', ' ')}) the cheapest {verb} {names.get(p.winner_without, p.winner_without)}, "
+            f"in {percent(p.win_share_without.get(p.winner_without))} of draws; {does}"
+        )
+    return tuple(found)
 
 
 def _only(answer: Answer) -> str:
