@@ -9,7 +9,8 @@ from hanse.plan.assumptions import of_study
 from hanse.plan.capacity import fit_of, slots_needed
 from hanse.plan.demand import demand_of
 from hanse.plan.doubt import corners, most_likely, outcome, scorer, tornado, wins
-from hanse.plan.latency import ttft_quantiles_ms, weighted_quantile
+from hanse.plan.latency import ttft_quantiles_ms
+from hanse.plan.open_loop import weighted_quantile
 from hanse.plan.operate import (
     SECONDS_PER_YEAR,
     _replicas,

@@ -216,7 +216,8 @@ def test_the_twin_sees_the_busiest_hours_at_their_own_rate() -> None:
     study = hand.study()
     demand = demand_of(study)
     first_h = busiest_hour(demand, 2)
-    trace = trace_of(study, 0, hours=2, first_h=first_h)
+    design = designs_of(study, demand, quick=True)[0]
+    trace = trace_of(design, study, demand, 0, hours=2, first_h=first_h)
     day = demand.tokens_per_s @ demand.day
     assert day[first_h] == pytest.approx(day.max(), rel=0.15)
     tokens = sum(
@@ -224,6 +225,7 @@ def test_the_twin_sees_the_busiest_hours_at_their_own_rate() -> None:
     )
     at = (first_h + np.arange(2)) % 24
     chat = demand.workload == 0
-    live = (demand.tokens_per_s[chat] @ demand.day[chat])[at].sum() * 3600
-    waiting = demand.tokens_per_s[~chat].sum() * 2 * 3600
+    served = demand.tokens_per_s * design.share.sum(axis=1)
+    live = (served[chat] @ demand.day[chat])[at].sum() * 3600
+    waiting = served[~chat].sum() * 2 * 3600
     assert tokens == pytest.approx(live + waiting, rel=0.1)

@@ -1,26 +1,27 @@
 """What a chip serves of a workload within its SLO, and what it draws: from the same step model that the twin's engines run.
 
 Here: `fit_of`, the best replica of a workload on an accelerator; how many slots a peak needs so that requests seldom wait. Not here:
-where replicas stand (`designs`), formulas of the steady state (`serving.steady`).
+where replicas stand (`designs`), formulas of a replica's load (`open_loop`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 from typing import Final
+
+import numpy as np
 
 from hanse.catalogue import accelerator_named, ai_model_named
 from hanse.energy.plant import chip_rated_w, host_w
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
+from hanse.plan.open_loop import ANSWER_SIGMA, loaded
 from hanse.plan.study_file import Workload
-from hanse.serving.precisions import arithmetic
-from hanse.serving.predict import Prediction, predict
-from hanse.serving.steady import pace_of
-from hanse.serving.steps import step_model
-from hanse.units import s_from_ms
+from hanse.serving.linear import expected_errors
+from hanse.serving.precisions import arithmetic, known_precision
+from hanse.serving.steady import running_of
+from hanse.serving.steps import StepModel, step_model
 
 COUNTS: Final = (1, 2, 4, 8)
 """Chips of one replica: inside one server, where tensor parallelism has fast links."""
@@ -61,10 +62,12 @@ class Fit(Value, frozen=True, kw_only=True):
     """Tokens a second at 0, 1, 2, 4 ... `slots` requests at once; the next two at the same."""
     watts: tuple[float, ...]
     """Mean power of all its chips."""
-    waits_ms: tuple[float, ...]
-    """From a request's coming to its first token, without reading its prompt: the rest of a step, one of its own, what is fixed."""
-    prompt_ms: float
-    """Reading a prompt of mean length."""
+    decodes_ms: tuple[float, ...]
+    """A step in which all running requests decode."""
+    fixed_ms: float
+    """Of TTFT, whatever the load."""
+    readings_ms: tuple[float, ...]
+    """Reading a prompt, from short to long ones, equally likely."""
     method: str
     error: float
     """Expected of times and throughput (median)."""
@@ -130,8 +133,9 @@ def _tuning(model: str, chip: str) -> Fit:
         host_w=count * host_w(facts.id),
         loads=(0.0, tokens_per_s),
         watts=(count * (facts.idle_w or 0.1 * facts.tdp_w), watts),
-        waits_ms=(0.0, 0.0),
-        prompt_ms=0.0,
+        decodes_ms=(0.0, 0.0),
+        fixed_ms=0.0,
+        readings_ms=(0.0,),
         method="closed form",
         error=0.3,
     )
@@ -147,6 +151,7 @@ def _fit(
     ttft_ms: float,
     tpot_ms: float,
 ) -> Fit:
+    precision = known_precision(precision, where="workload.precision")
     best: Fit | None = None
     why = ""
     for count in COUNTS:
@@ -158,10 +163,7 @@ def _fit(
         if slots == 0:
             why = f"{count} chips: one request alone takes longer than TTFT {ttft_ms:g} or TPOT {tpot_ms:g} ms"
             continue
-        batches = sorted({*(b for b in BATCHES if b < slots), slots})
-        found = _described(
-            [_said(model, precision, chip, count, b, tokens_in, tokens_out) for b in batches]
-        )
+        found = _described(model, precision, chip, count, slots, tokens_in, tokens_out)
         if best is None or found.watts_per_token_s < best.watts_per_token_s * 0.98:
             best = found
     if best is None:
@@ -193,12 +195,15 @@ def _slots(
     ttft_ms: float,
     tpot_ms: float,
 ) -> int:
-    """Most requests at once within the SLO; 0: not even one. TPOT and TTFT grow with the batch."""
+    """Most requests at once within the SLO for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
+    step = _step(model, precision, chip, count, SLOTS_MAX, tokens_in, tokens_out)
+    room = running_of(step, SLOTS_MAX, tokens_in, tokens_out * float(np.exp(ANSWER_SIGMA**2)))
 
     def meets(slots: int) -> bool:
-        said = _said(model, precision, chip, count, slots, tokens_in, tokens_out)
-        whole = said.running >= slots
-        return whole and said.ttft_ms <= ttft_ms and said.tpot_ms <= tpot_ms
+        if slots > room:
+            return False
+        said = loaded(step, slots, tokens_in, tokens_out)
+        return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
 
     if not meets(1):
         return 0
@@ -211,7 +216,7 @@ def _slots(
     return low
 
 
-def _said(
+def _step(
     model: str,
     precision: str,
     chip: str,
@@ -219,50 +224,50 @@ def _said(
     slots: int,
     tokens_in: float,
     tokens_out: float,
-) -> Prediction:
-    return predict(
+) -> StepModel:
+    return step_model(
         ai_model_named(model),
         precision,
         accelerator_named(chip),
         count=count,
-        batch=slots,
-        input_tokens=tokens_in,
-        output_tokens=tokens_out,
+        slots=slots,
+        context_tokens_mean=tokens_in + tokens_out / 2.0,
     )
 
 
-def _described(course: Sequence[Prediction]) -> Fit:
-    """From predictions at rising batches, the last of them full."""
-    said = course[-1]
-    facts = accelerator_named(said.accelerator)
-    step = step_model(
-        ai_model_named(said.model),
-        said.precision,
-        facts,
-        count=said.count,
-        slots=int(said.batch),
-        context_tokens_mean=said.input_tokens + said.output_tokens / 2.0,
-    )
-    both = (said.input_tokens + said.output_tokens) / said.output_tokens
-    loads = tuple(p.output_tok_s * both for p in course)
-    paces = [pace_of(step, p.running, p.input_tokens, p.output_tokens) for p in course]
-    waits = [p.ttft_ms_fixed + 1.5 * p.decode_ms for p in paces]
+def _described(
+    model: str,
+    precision: str,
+    chip: str,
+    count: int,
+    slots: int,
+    tokens_in: float,
+    tokens_out: float,
+) -> Fit:
+    """A replica at rising numbers of running requests, the last of them full."""
+    facts = accelerator_named(chip)
+    step = _step(model, precision, chip, count, slots, tokens_in, tokens_out)
+    batches = sorted({*(b for b in BATCHES if b < slots), slots})
+    course = [loaded(step, b, tokens_in, tokens_out) for b in batches]
+    full = course[-1]
+    method, _, error, _ = expected_errors(ai_model_named(model), precision, facts)
     return Fit(
         accelerator=facts.id,
-        chips=said.count,
-        slots=int(said.batch),
-        tokens_per_s=loads[-1],
-        e2e_s=s_from_ms(said.ttft_ms + (said.output_tokens - 1.0) * said.tpot_ms),
-        ttft_ms=said.ttft_ms,
-        tpot_ms=said.tpot_ms,
+        chips=count,
+        slots=slots,
+        tokens_per_s=full.tokens_per_s,
+        e2e_s=full.e2e_s,
+        ttft_ms=full.ttft_ms,
+        tpot_ms=full.tpot_ms,
         idle_w=step.idle_w,
-        busy_w=said.power_w,
-        rated_w=said.count * chip_rated_w(facts.id),
-        host_w=said.count * host_w(facts.id),
-        loads=(0.0, *loads),
-        watts=(step.idle_w, *(p.power_w for p in course)),
-        waits_ms=(waits[0], *waits),
-        prompt_ms=pace_of(step, 1.0, said.input_tokens, said.output_tokens).prompt_ms,
-        method=said.method,
-        error=said.expected_error,
+        busy_w=full.power_w,
+        rated_w=count * chip_rated_w(facts.id),
+        host_w=count * host_w(facts.id),
+        loads=(0.0, *(c.tokens_per_s for c in course)),
+        watts=(step.idle_w, *(c.power_w for c in course)),
+        decodes_ms=(course[0].decode_ms, *(c.decode_ms for c in course)),
+        fixed_ms=full.fixed_ms,
+        readings_ms=full.readings_ms,
+        method=method,
+        error=error,
     )

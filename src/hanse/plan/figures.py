@@ -15,8 +15,9 @@ from hanse.plan.capacity import slots_needed
 from hanse.plan.demand import Demand, levelled_peak
 from hanse.plan.design import Design
 from hanse.plan.drawn import Drawn
-from hanse.plan.latency import samples, weighted_quantile
+from hanse.plan.latency import samples
 from hanse.plan.meter import Meter
+from hanse.plan.open_loop import weighted_quantile
 from hanse.plan.operate import capacity_tokens_s, first_replicas, loads_of
 from hanse.plan.study_file import Study
 from hanse.plan.tco import GROUPS

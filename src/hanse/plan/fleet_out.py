@@ -2,7 +2,9 @@
 
 Here: `fleet_of`, `trace_of`, writing both. Not here: what the twin says of them (`validate`).
 
-Work with slack is spread evenly over the day, since the planner built for that; the twin does not put requests off.
+Both hold what the design's own sites serve: neither demand that the plan rents out or loses, nor fine-tuning, which is no request. Work with slack is
+spread evenly over the day, since the planner built for that; the twin does not put requests off. Work bound to its country is so by a Cedar policy
+beside the fleet file.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from hanse.model.fleet import (
     Key,
     Link,
     Placement,
+    Policy,
     Pool,
     Service,
     Site,
@@ -31,8 +34,9 @@ from hanse.model.fleet import (
     Value,
     Variant,
 )
-from hanse.plan.demand import HOURS, demand_of
+from hanse.plan.demand import HOURS, Demand
 from hanse.plan.design import Design
+from hanse.plan.open_loop import ANSWER_SIGMA, PROMPT_SIGMA
 from hanse.plan.physics import site_of
 from hanse.plan.study_file import Study, Workload
 from hanse.signals.traces import Trace
@@ -53,9 +57,6 @@ from hanse.units import s_from_hours
 Replicas = Mapping[tuple[int, int], int]
 """(workload, site) -> replicas that stand."""
 TENANT: Final = "users"
-PROMPT_SIGMA: Final = 0.9
-ANSWER_SIGMA: Final = 0.6
-"""Of the logarithm of tokens: near the conversation service of Azure's trace of 2023."""
 LONGEST: Final = 8.0
 """Longest request over the mean one."""
 MESH_MAX: Final = 40
@@ -69,6 +70,13 @@ WAN_USD_PER_GB: Final = 0.005
 """Between sites: the middle of transit prices in `assumptions` (`micro_transit_usd_per_gb`)."""
 BROKEN_AFTER: Final = 6.0
 """Deadline over the time that a request takes at its SLO."""
+OWN_COUNTRY_FILE: Final = "own-country.cedar"
+OWN_COUNTRY: Final = """// Work that its study binds to the country of its users (own_country).
+@id("own-country")
+forbid (principal, action == Action::"process", resource)
+when {{ [{classes}].contains(principal.class) }}
+unless {{ principal.country == resource.country }};
+"""
 
 
 def cells(replicas: Replicas) -> tuple[tuple[int, dict[int, int]], ...]:
@@ -116,20 +124,33 @@ def fleet_of(
     return Fleet(
         schema="hanse-fleet/1",
         name=f"{study.name[:40]}-{design.spec.id[:20]}",
-        classes=tuple(DataClass(id=_class_id(law), law=law) for law in _laws(study)),  # type: ignore[arg-type]
+        classes=tuple(DataClass(id=id, law=law) for id, law in _classes(study).items()),  # type: ignore[arg-type]
         sites=tuple(site for site, _ in sites),
-        services=tuple(_service(work) for work in study.workloads),
+        services=tuple(_service(work) for work in study.workloads if asked(work)),
         tenants=(
             Tenant(
                 id=TENANT,
-                classes=tuple(_class_id(law) for law in _laws(study)),
+                classes=tuple(_classes(study)),
                 mechanisms=study.mechanisms,
                 keys=(Key(id="key", countries=_countries(study)),),
             ),
         ),
         links=_links([(site, design.cities[s]) for site, s in sites]),
         placements=tuple(placements),
+        policy=Policy(cedar_files=(OWN_COUNTRY_FILE,) if own_country(study) else ()),
     )
+
+
+def asked(work: Workload) -> bool:
+    """Whether it comes as requests."""
+    return work.kind != "finetune"
+
+
+def own_country(study: Study) -> str:
+    """The policy that binds work to its users' country; empty where none is bound."""
+    bound = [_class_id(work) for work in study.workloads if work.own_country and asked(work)]
+    classes = ", ".join(f'"{id}"' for id in dict.fromkeys(bound))
+    return OWN_COUNTRY.format(classes=classes) if classes else ""
 
 
 def _site(
@@ -142,11 +163,12 @@ def _site(
     part: float,
 ) -> Site:
     place, own = design.places[s], design.own[s]
-    pools: dict[str, int] = {}
+    pools: dict[tuple[str, int], int] = {}
     for w, count in held.items():
         fit = design.fits[w][s]
         assert fit is not None, "only served workloads have replicas"
-        pools[fit.accelerator] = pools.get(fit.accelerator, 0) + count * fit.chips
+        kind = (fit.accelerator, fit.chips)
+        pools[kind] = pools.get(kind, 0) + count * fit.chips
     site = site_of(
         name,
         design.cities[s],
@@ -157,7 +179,10 @@ def _site(
         price_usd_per_kwh=place.price_usd_per_kwh,
         certifications=study.certifications,
     )
-    made = tuple(Pool(id=chip, accelerator=chip, count=n) for chip, n in pools.items())
+    made = tuple(
+        Pool(id=_pool_id(chip, chips), accelerator=chip, count=n)
+        for (chip, chips), n in pools.items()
+    )
     return msgspec.structs.replace(site, pools=made)
 
 
@@ -173,7 +198,7 @@ def _placements(
                 service=work.id,
                 variant=_variant_id(work),
                 site=name,
-                pool=fit.accelerator,
+                pool=_pool_id(fit.accelerator, fit.chips),
                 replicas=count,
                 slots=fit.slots,
                 context_tokens=int(fit.slots * _longest(work)),
@@ -211,9 +236,16 @@ def _links(sites: Sequence[tuple[Site, City]]) -> tuple[Link, ...]:
     return tuple(found)
 
 
-def trace_of(study: Study, year: int, *, hours: int = 24, first_h: int = 0) -> Trace:
-    """Requests of some hours of a day of a year from a UTC hour on, every workload from its own cities."""
-    parts = [generate(spec_of(study, work, year, hours, first_h)) for work in study.workloads]
+def trace_of(
+    design: Design, study: Study, demand: Demand, year: int, *, hours: int = 24, first_h: int = 0
+) -> Trace:
+    """Requests that own sites serve in some hours of a day of a year from a UTC hour on, every workload from its own cities."""
+    specs = [
+        spec_of(design, study, demand, w, year, hours, first_h)
+        for w, work in enumerate(study.workloads)
+        if asked(work) and (design.share[demand.workload == w] > 0.0).any()
+    ]
+    parts = [generate(spec) for spec in specs]
     return parts[0] if len(parts) == 1 else merged(parts, name=study.name)
 
 
@@ -222,22 +254,34 @@ def start_of(study: Study, year: int, first_h: int) -> datetime:
     return datetime.combine(study.start.replace(year=study.start.year + year), time(first_h), UTC)
 
 
-def spec_of(study: Study, work: Workload, year: int, hours: int, first_h: int) -> TraceSpec:
+def spec_of(
+    design: Design, study: Study, demand: Demand, w: int, year: int, hours: int, first_h: int
+) -> TraceSpec:
     """How a workload's trace is made."""
+    work = study.workloads[w]
     growth = study.growth_per_year if work.growth_per_year is None else work.growth_per_year
-    per_day = work.tokens_per_day * (1.0 + growth) ** year / (work.tokens_in + work.tokens_out)
-    start = start_of(study, year, first_h)
-    named = [c for c in study.cities if not work.cities or c.city in work.cities]
-    share = window_share(work, study, hours, first_h)
+    mine = np.flatnonzero(demand.workload == w)
+    served = demand.tokens_per_s[mine] * design.share[mine].sum(axis=1)
+    # A generated trace is told the mean of its own hours, not the day's.
+    level = 1.0
+    if work.slack_h == 0.0:
+        at = (first_h + np.arange(hours)) % HOURS
+        level = float((served @ demand.day[mine][:, at]).mean() / served.sum())
+    tokens = work.tokens_in + work.tokens_out
     return TraceSpec(
         schema="hanse-trace-spec/1",
         name=work.id,
         seed=study.seed,
-        start=start,
+        start=start_of(study, year, first_h),
         duration_h=hours,
-        requests_per_s=per_day * share / s_from_hours(hours),
+        requests_per_s=float(served.sum()) * (1.0 + growth) ** year * level / tokens,
         hours=HOURS_DEFAULT if work.slack_h == 0.0 else (1.0,) * 24,
-        origins=tuple(OriginShare(city=c.city, country=c.country, weight=c.weight) for c in named),
+        origins=tuple(
+            OriginShare(city=place.name, country=place.iso2, weight=float(rate))
+            for i, rate in zip(mine, served, strict=True)
+            if rate > 0.0
+            for place in [demand.places[demand.rows[int(i)].city]]
+        ),
         services=(
             ServiceShare(
                 id=work.id,
@@ -245,25 +289,17 @@ def spec_of(study: Study, work: Workload, year: int, hours: int, first_h: int) -
                 tokens_out=_lengths(work.tokens_out, ANSWER_SIGMA),
             ),
         ),
-        classes=(ClassShare(id=_class_id(work.law)),),
+        classes=(ClassShare(id=_class_id(work)),),
         tenants=(TenantShare(id=TENANT),),
         note=f"a day of {study.name}, workload {work.id}, year {year + 1}",
     )
 
 
-def window_share(work: Workload, study: Study, hours: int, first_h: int) -> float:
-    """Share of a workload's day that falls into the hours: a generated trace is told its own mean, not the day's."""
-    if work.slack_h > 0.0:
-        return hours / HOURS
-    demand = demand_of(msgspec.structs.replace(study, workloads=(work,)))
-    day = demand.tokens_per_s @ demand.day
-    at = (first_h + np.arange(hours)) % HOURS
-    return float(day[at].sum() / day.sum())
-
-
-def write_fleet(path: Path, fleet: Fleet, heading: str) -> None:
-    """A fleet file that `hanse check` accepts; `heading` becomes comments at its top."""
+def write_fleet(path: Path, fleet: Fleet, heading: str, policy: str = "") -> None:
+    """A fleet file that `hanse check` accepts, and its policy beside it; `heading` becomes comments at its top."""
     write_toml(path, fleet, heading)
+    if policy:
+        (path.parent / OWN_COUNTRY_FILE).write_text(policy, encoding="utf-8")
 
 
 def write_toml(path: Path, value: Value, heading: str) -> None:
@@ -305,7 +341,7 @@ def _service(work: Workload) -> Service:
         slo=Slo(
             ttft_ms=work.ttft_ms,
             tpot_ms=work.tpot_ms,
-            deadline_s=max(60.0, BROKEN_AFTER * whole_ms / 1000.0),
+            deadline_s=max(60.0, BROKEN_AFTER * whole_ms / 1000.0, s_from_hours(work.slack_h)),
         ),
         output_tokens_max=int(np.ceil(LONGEST * work.tokens_out)),
         variants=(
@@ -331,8 +367,9 @@ def _longest(work: Workload) -> float:
     return 2.0 + LONGEST * (work.tokens_in + work.tokens_out)
 
 
-def _laws(study: Study) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(work.law for work in study.workloads))
+def _classes(study: Study) -> dict[str, str]:
+    """Class of data -> class of law."""
+    return {_class_id(work): work.law for work in study.workloads if asked(work)}
 
 
 def _countries(study: Study) -> tuple[str, ...]:
@@ -342,8 +379,13 @@ def _countries(study: Study) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _class_id(law: str) -> str:
-    return law.replace("_", "-")
+def _class_id(work: Workload) -> str:
+    return work.law.replace("_", "-") + ("-own-country" if work.own_country else "")
+
+
+def _pool_id(chip: str, chips: int) -> str:
+    """A pool of a fleet deals its chips out evenly to replicas: those of another size have their own."""
+    return chip if chips == 1 else f"{chip}-x{chips}"
 
 
 def _variant_id(work: Workload) -> str:

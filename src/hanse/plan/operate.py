@@ -36,6 +36,8 @@ GRID: Final = np.linspace(0.0, 4.0, 161)
 PERSONAL: Final = frozenset(
     ("personal", "sensitive", "health", "payment", "telecom", "government", "important")
 )
+SLACK_BUSY: Final = 0.95
+"""Of the slots of work that may wait: its queue is long, but it ends."""
 SECONDS_PER_YEAR: Final = HOURS_OF_YEAR * SECONDS_PER_HOUR
 BYTES_PER_TOKEN: Final = 4.0
 """Of text, in UTF-8; English is near it."""
@@ -261,14 +263,14 @@ def _replicas(fit: Fit, study: Study, w: int, peak_tokens_s: Floats) -> Floats:
     """Replicas (not rounded) so that a peak finds a free slot."""
     work = study.workloads[w]
     running = peak_tokens_s / (work.tokens_in + work.tokens_out) * fit.e2e_s
-    needed = running if work.slack_h > 0.0 else running + Z_WAIT * np.sqrt(running)
+    needed = running / SLACK_BUSY if work.slack_h > 0.0 else running + Z_WAIT * np.sqrt(running)
     return np.asarray(needed / fit.slots)
 
 
 def capacity_tokens_s(fit: Fit, study: Study, w: int, replicas: Floats) -> Floats:
     """The peak that `replicas` serve: `_replicas` turned round."""
     work = study.workloads[w]
-    slots = replicas * fit.slots
+    slots = replicas * fit.slots * (SLACK_BUSY if work.slack_h > 0.0 else 1.0)
     if work.slack_h == 0.0:
         slots = ((np.sqrt(Z_WAIT**2 + 4.0 * slots) - Z_WAIT) / 2.0) ** 2
     return np.asarray(slots * (work.tokens_in + work.tokens_out) / fit.e2e_s)

@@ -23,15 +23,23 @@ from hanse.plan.design import Design
 from hanse.plan.doubt import Curve, Flip, Swing, distance, flips, scorer, tornado, wins
 from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.figures import Facts, design_answer
-from hanse.plan.fleet_out import fleet_of, trace_of, write_day, write_fleet, write_toml
+from hanse.plan.fleet_out import own_country, trace_of, write_day, write_fleet, write_toml
 from hanse.plan.meter import Meter
-from hanse.plan.operate import first_replicas
 from hanse.plan.policies import policy_answers
 from hanse.plan.sited import metered, powered, sited
 from hanse.plan.steps import Steps, Store
 from hanse.plan.study_file import Study
 from hanse.plan.trainings import Built, training_answers
-from hanse.plan.validate import REQUESTS_MAX, ROUNDS, Round, Tried, busiest_hour, hours_of, tried
+from hanse.plan.validate import (
+    REQUESTS_MAX,
+    ROUNDS,
+    Round,
+    Tried,
+    busiest_hour,
+    fleet_at,
+    hours_of,
+    tried,
+)
 from hanse.plan.workers import Workers
 
 Floats = NDArray[np.float64]
@@ -291,13 +299,9 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
     out.mkdir(parents=True, exist_ok=True)
     study = found.study
     hours = hours_of(study, 0)
-    day = "day.parquet" if study.workloads and hours > 0 else ""
-    if day:
-        write_day(
-            out / day, trace_of(study, 0, hours=hours, first_h=busiest_hour(found.demand, hours))
-        )
     write_toml(out / "study.toml", study, f"The study {study.name} as it was solved.")
     designs: list[DesignAnswer] = []
+    with_day = found.tried or _to_try(found.designs, found.drawn)
     for made in answer.designs:
         judged = found.tried.get(made.id)
         design = next(d for d in found.designs if d.spec.id == made.id)
@@ -306,12 +310,17 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
         if not design.places:
             designs.append(made)
             continue
-        replicas, rated_kw = first_replicas(design, study, found.demand, 0)
-        name = f"fleet-{made.id}.toml"
+        name, day = f"fleet-{made.id}.toml", ""
+        if hours > 0 and made.id in with_day:
+            day = f"day-{made.id}.parquet"
+            first_h = busiest_hour(found.demand, hours)
+            trace = trace_of(design, study, found.demand, 0, hours=hours, first_h=first_h)
+            write_day(out / day, trace)
         heading = (
             f"{made.name}, the first year of {study.name}: {len(design.places)} sites\n"
             f"hanse simulate {name} --trace {day or 'TRACE'}"
         )
-        write_fleet(out / name, fleet_of(design, study, replicas, rated_kw), heading)
+        fleet = fleet_at(design, study, found.demand, 0)
+        write_fleet(out / name, fleet, heading, own_country(study))
         designs.append(msgspec.structs.replace(made, fleet_file=name, trace_file=day))
     return msgspec.structs.replace(answer, designs=tuple(designs))

@@ -10,7 +10,9 @@ that misses the SLO makes all sites larger by `TIGHTEN`; the ratio of IT energy 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,11 +22,20 @@ from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
 from hanse.plan.demand import HOURS, Demand
 from hanse.plan.design import Design
-from hanse.plan.fleet_out import cells, fleet_of, start_of, trace_of
+from hanse.plan.fleet_out import (
+    asked,
+    cells,
+    fleet_of,
+    own_country,
+    start_of,
+    trace_of,
+    write_fleet,
+)
 from hanse.plan.operate import first_replicas, growth_of, hourly_watts, loads_of
 from hanse.plan.physics import years_of
 from hanse.plan.study_file import Study
 from hanse.signals.traces import Trace
+from hanse.twin.arrays import ANSWERED
 from hanse.twin.inputs import read_inputs
 from hanse.twin.power import STEP_S
 from hanse.twin.result import Result
@@ -49,6 +60,7 @@ class Round(Value, frozen=True, kw_only=True):
     requests: int
     hours: float
     good_share: float
+    """Of interactive requests: answered within their TTFT and TPOT; so the next three."""
     ttft_ms_p50: float | None
     ttft_ms_p95: float | None
     e2e_ms_p95: float | None
@@ -109,7 +121,8 @@ def tried(
             found.append(known[number - 1])
         else:
             if trace is None:
-                trace = trace_of(study, year, hours=hours, first_h=busiest_hour(demand, hours))
+                first_h = busiest_hour(demand, hours)
+                trace = trace_of(design, study, demand, year, hours=hours, first_h=first_h)
             said = (lambda n: lambda part: progress(n, part))(number) if progress else None
             found.append(_simulated(number, design, study, demand, year, hours, trace, said))
             if told is not None:
@@ -131,10 +144,53 @@ def _simulated(
     progress: Callable[[float], None] | None,
 ) -> Round:
     """One round: the design's fleet file, run."""
+    fleet = fleet_at(design, study, demand, year)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "fleet.toml"
+        write_fleet(file, fleet, "", own_country(study))
+        inputs = read_inputs(file, trace, seed=study.seed)
+    waits = _Waits(fleet, study)
+    result = run_inputs(inputs, progress=progress, rows=waits.take)
+    return _round(number, design, study, demand, year, hours, fleet, result, waits)
+
+
+class _Waits:
+    """What users of interactive work waited; work that may wait has no share in it."""
+
+    def __init__(self, fleet: Fleet, study: Study) -> None:
+        live = {work.id for work in study.workloads if work.kind == "interactive"}
+        self.services = [k for k, s in enumerate(fleet.services) if s.id in live]
+        self.slo = np.array([[s.slo.ttft_ms, s.slo.tpot_ms] for s in fleet.services])
+        self.ttft_ms: list[Floats] = []
+        self.e2e_ms: list[Floats] = []
+        self.asked = 0
+        self.good = 0
+
+    def take(self, rows: Any) -> None:
+        """Finished requests of `ROW_DTYPE`."""
+        mine = rows[np.isin(rows["service"], self.services)]
+        self.asked += len(mine)
+        done = mine[mine["outcome"] == ANSWERED]
+        slo = self.slo[done["service"]]
+        self.good += int(((done["ttft_ms"] <= slo[:, 0]) & (done["tpot_ms"] <= slo[:, 1])).sum())
+        self.ttft_ms.append(done["ttft_ms"].astype(np.float64))
+        self.e2e_ms.append(done["e2e_ms"].astype(np.float64))
+
+    def quantile_ms(self, values: list[Floats], share: float) -> float | None:
+        """None where nothing was answered."""
+        whole = np.concatenate([np.zeros(0), *values])
+        return float(np.quantile(whole, share)) if len(whole) else None
+
+
+def fleet_at(design: Design, study: Study, demand: Demand, year: int) -> Fleet:
+    """The design as it stands in a year, as a fleet file has it."""
     replicas, rated_kw = first_replicas(design, study, demand, year)
-    fleet = fleet_of(design, study, replicas, rated_kw)
-    result = run_inputs(read_inputs(fleet, trace, seed=study.seed), progress=progress)
-    return _round(number, design, study, demand, year, hours, fleet, result)
+    return fleet_of(design, study, requested(study, replicas), rated_kw)
+
+
+def requested(study: Study, replicas: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """Replicas of what comes as requests."""
+    return {(w, s): n for (w, s), n in replicas.items() if asked(study.workloads[w])}
 
 
 def hours_of(study: Study, year: int, requests_max: int = REQUESTS_MAX) -> int:
@@ -144,6 +200,7 @@ def hours_of(study: Study, year: int, requests_max: int = REQUESTS_MAX) -> int:
         * (1.0 + growth_of(study, w)) ** year
         / (work.tokens_in + work.tokens_out)
         for w, work in enumerate(study.workloads)
+        if asked(work)
     )
     return min(HOURS, int(HOURS * requests_max / max(per_day, 1.0)))
 
@@ -166,10 +223,11 @@ def _round(
     hours: int,
     fleet: Fleet,
     result: Result,
+    waits: _Waits,
 ) -> Round:
     replicas, _ = first_replicas(design, study, demand, year)
     rate, day, _ = loads_of(design, study, demand)
-    sites = cells(replicas)
+    sites = cells(requested(study, replicas))
     it_kw = np.zeros((len(sites), HOURS))
     for k, (s, held) in enumerate(sites):
         for w, count in held.items():
@@ -189,10 +247,10 @@ def _round(
         spare=float(np.mean(design.spare)),
         requests=group.requests,
         hours=hours,
-        good_share=group.goodput_share or 0.0,
-        ttft_ms_p50=group.ttft_ms.p50,
-        ttft_ms_p95=group.ttft_ms.p95,
-        e2e_ms_p95=group.e2e_ms.p95,
+        good_share=waits.good / waits.asked if waits.asked else 1.0,
+        ttft_ms_p50=waits.quantile_ms(waits.ttft_ms, 0.5),
+        ttft_ms_p95=waits.quantile_ms(waits.ttft_ms, 0.95),
+        e2e_ms_p95=waits.quantile_ms(waits.e2e_ms, 0.95),
         it_kwh=it_kwh,
         it_kwh_planned=float(planned.sums["it_kwh"].sum()),
         facility_kwh=site.energy.facility_kwh,
