@@ -31,7 +31,7 @@ from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
 from hanse.plan.regret import regrets
-from hanse.plan.rented import cloud_of
+from hanse.plan.rented import cloud_of, rent_usd_per_kw, standby_kw, with_rented
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
 from hanse.units import SECONDS_PER_HOUR
@@ -366,26 +366,42 @@ def _meters(study: Study, spots: Sequence[Spot], it_kw: Floats) -> dict[str, Flo
     return {n: (sums[f] * unit).reshape(-1, 1, 1) for n, (f, unit) in names.items()}
 
 
-def design_of(ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False) -> Design:
-    """One way to build; `regret`: with what each of its sites is worth, which takes a search a site."""
+def design_of(
+    ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False, rent_times: float = 1.0
+) -> Design:
+    """One way to build; `regret`: with what each of its sites is worth, which takes a search a site; `rent_times`: on the price of rented chips."""
     if not spec.sizes:
         return _rented(ground, spec)
     chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
     rows, groups = _groups(ground, chosen)
     problem = _problem(ground, spec, chosen, groups)
+    if spec.rent:
+        usd = rent_usd_per_kw(ground.study, ground.demand, ground.cloud, ground.fits)
+        mean = [
+            np.average(
+                [usd[ground.demand.rows[int(i)].workload] for i in g], weights=ground.need_kw[g]
+            )
+            for g in groups
+        ]
+        ok = np.array([bool(ground.cloud_ok[g[0]]) for g in groups])
+        problem = with_rented(problem, rent_times * np.array(mean), ok)
     answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
-    design = _built(ground, spec, chosen, rows, answer)
-    return replace(design, regret=regrets(problem, answer)) if regret else design
+    design = _built(ground, spec, chosen, rows, problem, answer)
+    if not regret:
+        return design
+    said = regrets(problem, answer)
+    own, more = said[: len(design.places)], said[len(design.places) :]
+    return replace(design, regret=own, notes=(*design.notes, *(f"rented chips: {s}" for s in more)))
 
 
 def _groups(
     ground: Ground, chosen: Sequence[int]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Rows of one city with the same refusals are one row of the search: [row] group, and each group's rows."""
-    by_key: dict[tuple[int, bytes, bool], list[int]] = {}
+    by_key: dict[tuple[int, bytes, bool, bool], list[int]] = {}
     for i, row in enumerate(ground.demand.rows):
         live = ground.study.workloads[row.workload].kind == "interactive"
-        key = (row.city, ground.refusal[i, list(chosen)].tobytes(), live)
+        key = (row.city, ground.refusal[i, list(chosen)].tobytes(), live, bool(ground.cloud_ok[i]))
         by_key.setdefault(key, []).append(i)
     groups = [np.array(rows, np.int64) for rows in by_key.values()]
     of_row = np.zeros(len(ground.demand.rows), np.int64)
@@ -473,16 +489,19 @@ def _built(
     spec: DesignSpec,
     chosen: Sequence[int],
     group_of: NDArray[np.int64],
+    problem: Siting,
     answer: SitingAnswer,
 ) -> Design:
     """The search's answer as a design."""
-    stand = np.flatnonzero(answer.size[-1] >= 0)
+    stand = np.flatnonzero(answer.size[-1, : len(chosen)] >= 0)
     spots = [ground.spots[chosen[int(s)]] for s in stand]
     columns = [chosen[int(s)] for s in stand]
     share = answer.shares[-1][group_of][:, stand]
-    unserved = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
-    unserved[unserved < 1e-6] = 0.0
-    rented = np.where(ground.cloud_ok, unserved, 0.0)
+    share[share < 1e-6] = 0.0
+    chosen_rent = np.clip(answer.shares[-1][group_of][:, len(chosen) :].sum(axis=1), 0.0, 1.0)
+    left = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
+    left[left < 1e-6] = 0.0
+    rented = np.where(ground.cloud_ok, left, np.minimum(chosen_rent, left))
     fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
     design = Design(
         spec=spec,
@@ -490,11 +509,13 @@ def _built(
         cities=tuple(s.city for s in spots),
         share=share,
         rented=rented,
-        lost=unserved - rented,
+        lost=left - rented,
         fits=fits,
         cloud=ground.cloud,
+        cloud_may=ground.cloud_ok,
         cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
         reserve=np.zeros((len(fits), len(spots))),
+        standby=np.zeros(len(fits)),
         spare=np.ones(len(spots)),
         own=(Own(),) * len(spots),
         rtt_ms=ground.rtt_ms[:, columns],
@@ -503,35 +524,35 @@ def _built(
         gap=float(answer.gap),
         notes=tuple(f"{v.where}: {v.why}; {v.cure}" for v in answer.violations[:10]),
     )
-    return _with_reserve(design, ground, answer.size[-1][stand], _levels(ground, chosen)[0])
+    plant_kw = problem.capacity[answer.size[-1][stand]]
+    return _with_reserve(design, ground, plant_kw, standby_kw(problem, answer, len(chosen)))
 
 
-def _with_reserve(
-    design: Design, ground: Ground, level: NDArray[np.int64], levels: Floats
-) -> Design:
-    """Capacity that stands by for the loss of any one site.
+def _with_reserve(design: Design, ground: Ground, plant_kw: Floats, rented_kw: float) -> Design:
+    """Capacity that stands by for the loss of any one site, own and rented.
 
     Interactive work of a lost site goes to those that may serve it, in proportion to the plant that the search gave them; each site keeps
     the most that any one loss brings it.
     """
     sites = len(design.places)
-    if not ground.study.sites_lost or sites < 2:
+    if not ground.study.sites_lost or sites + (rented_kw > 0.0) < 2:
         return design
-    plant = levels[level]
-    reserve = np.zeros((len(ground.study.workloads), sites))
+    plant = np.append(plant_kw, rented_kw)
+    reserve = np.zeros((len(ground.study.workloads), sites + 1))
     demand = ground.demand
     peak = demand.tokens_per_s * demand.day.max(axis=1)
     for lost in range(sites):
         moved = np.zeros_like(reserve)
         for i in np.flatnonzero(design.share[:, lost] > 0.0):
             w = demand.rows[int(i)].workload
-            others = design.may[i] & (np.arange(sites) != lost)
+            others = np.append(design.may[i] & (np.arange(sites) != lost), ground.cloud_ok[i])
+            others &= plant > 0.0
             if ground.study.workloads[w].kind != "interactive" or not others.any():
                 continue
             part = np.where(others, plant, 0.0)
             moved[w] += peak[i] * design.share[i, lost] * part / part.sum()
         reserve = np.maximum(reserve, moved)
-    return replace(design, reserve=reserve)
+    return replace(design, reserve=reserve[:, :sites], standby=reserve[:, sites])
 
 
 def _rented(ground: Ground, spec: DesignSpec) -> Design:
@@ -548,8 +569,10 @@ def _rented(ground: Ground, spec: DesignSpec) -> Design:
         lost=1.0 - ok,
         fits=tuple(() for _ in ground.study.workloads),
         cloud=ground.cloud,
+        cloud_may=ground.cloud_ok,
         cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
         reserve=np.zeros((len(ground.study.workloads), 0)),
+        standby=np.zeros(len(ground.study.workloads)),
         spare=np.zeros(0),
         own=(),
         rtt_ms=np.zeros((rows, 0)),
