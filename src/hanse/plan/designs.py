@@ -4,8 +4,8 @@ Here: `designs_of`: the study's demand, prices, law and sizes as a siting proble
 `Design`. Not here: the search itself, years and draws (`operate`), full cost (`tco`).
 
 What the search sees: demand of the last year, so that what is built in steps ends in the right places; each size class at a few stages of being
-built; figures at their most likely values. Cost of what stands is fixed, cost of chips and energy goes with use. Rows of one city that may go to the
-same places are one. Capacity is IT power; a size class whose chips need more of it for the study's mix holds less.
+built; figures at their most likely values. Cost of what stands is fixed, cost of chips and energy goes with use. Rows that may go to the same places
+are one; who is served where is decided when sizes stand (`assign`). Capacity is IT power; a size class whose chips need more of it for the study's mix holds less.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hanse.catalogue import City, city, country_electricity
 from hanse.errors import ConfigError
+from hanse.plan.assign import assigned
 from hanse.plan.assumptions import of_study
 from hanse.plan.candidates import Limits, Siting, SitingAnswer, site_plan
 from hanse.plan.capacity import Fit, fit_of
@@ -31,7 +32,8 @@ from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
 from hanse.plan.regret import regrets
-from hanse.plan.rented import cloud_of, rent_usd_per_kw, standby_kw, with_rented
+from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
+from hanse.plan.reserve import with_reserve
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
 from hanse.units import SECONDS_PER_HOUR
@@ -42,8 +44,6 @@ STAGE_RATIO: Final = 3.0
 """From one stage of being built to the next; finer ones make the search longer and its answer hardly cheaper."""
 STAGES_MAX: Final = 8
 """From a module of a row to a campus a thousand times as large."""
-NEAR_MAX: Final = 12
-"""Places of one size class that a row is offered: the nearest; a further one is seldom the cheapest, and never the quickest."""
 REGIONS_MAX: Final = 10
 """Places for a size class of 10 MW and more: the cheapest to build and run in; nobody looks at sixty."""
 LARGE_KW: Final = 10_000.0
@@ -58,7 +58,7 @@ UNCOVERED_USD: Final = 1e6
 """A year of a kW that would not survive a failure: fifty times what one costs, so that it is a last resort, and no more, since solvers lose
 their footing over twelve decades of prices.
 """
-NODES_MAX: Final = 1_000
+NODES_MAX: Final = 300
 """What is not proven by then is the answer, with its gap beside it."""
 
 
@@ -373,7 +373,7 @@ def design_of(
     if not spec.sizes:
         return _rented(ground, spec)
     chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
-    rows, groups = _groups(ground, chosen)
+    groups = _groups(ground, chosen, spec.rent)
     problem = _problem(ground, spec, chosen, groups)
     if spec.rent:
         usd = rent_usd_per_kw(ground.study, ground.demand, ground.cloud, ground.fits)
@@ -386,7 +386,7 @@ def design_of(
         ok = np.array([bool(ground.cloud_ok[g[0]]) for g in groups])
         problem = with_rented(problem, rent_times * np.array(mean), ok)
     answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
-    design = _built(ground, spec, chosen, rows, problem, answer)
+    design = _built(ground, spec, chosen, problem, answer)
     if not regret:
         return design
     said = regrets(problem, answer)
@@ -394,20 +394,15 @@ def design_of(
     return replace(design, regret=own, notes=(*design.notes, *(f"rented chips: {s}" for s in more)))
 
 
-def _groups(
-    ground: Ground, chosen: Sequence[int]
-) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Rows of one city with the same refusals are one row of the search: [row] group, and each group's rows."""
-    by_key: dict[tuple[int, bytes, bool, bool], list[int]] = {}
+def _groups(ground: Ground, chosen: Sequence[int], rent: bool) -> list[NDArray[np.int64]]:
+    """Rows that may go to the same places are one row of the search, wherever they come from: each such group."""
+    by_key: dict[tuple[bytes, bool, bool], list[int]] = {}
     for i, row in enumerate(ground.demand.rows):
         live = ground.study.workloads[row.workload].kind == "interactive"
-        key = (row.city, ground.refusal[i, list(chosen)].tobytes(), live, bool(ground.cloud_ok[i]))
+        rentable = rent and bool(ground.cloud_ok[i])
+        key = (ground.refusal[i, list(chosen)].tobytes(), live, rentable)
         by_key.setdefault(key, []).append(i)
-    groups = [np.array(rows, np.int64) for rows in by_key.values()]
-    of_row = np.zeros(len(ground.demand.rows), np.int64)
-    for g, rows in enumerate(groups):
-        of_row[rows] = g
-    return of_row, groups
+    return [np.array(rows, np.int64) for rows in by_key.values()]
 
 
 def _problem(
@@ -431,7 +426,6 @@ def _problem(
     weight = [ground.need_kw[g] / max(ground.need_kw[g].sum(), 1e-12) for g in groups]
     unit = np.stack([w @ ground.unit_usd[g][:, at] for g, w in zip(groups, weight, strict=True)])
     refusal = np.stack([ground.refusal[g[0], at] for g in groups])
-    _prune(ground, spots, groups, refusal)
     live = [
         ground.study.workloads[ground.demand.rows[int(g[0])].workload].kind == "interactive"
         for g in groups
@@ -440,7 +434,7 @@ def _problem(
     if ground.study.sites_lost and spec.sites_max != 1:
         survive = np.array([1.0 if one else 0.0 for one in live])
     return Siting(
-        demand_ids=tuple(f"g{n}" for n in range(len(groups))),
+        demand_ids=tuple(_named(ground, rows) for rows in groups),
         site_ids=tuple(s.id for s in spots),
         size_ids=tuple(f"k{n}" for n in range(len(levels))),
         demand=need[None, :],
@@ -448,12 +442,22 @@ def _problem(
         capacity=levels,
         fixed_usd=fixed,
         refusal=refusal,
-        reasons=(*NAMES, "further than others"),
+        reasons=NAMES,
         allowed=allowed,
         sites_max=spec.sites_max,
         survive_share=survive,
         uncovered_usd=UNCOVERED_USD,
     )
+
+
+def _named(ground: Ground, rows: NDArray[np.int64]) -> str:
+    """What a group of rows is, in words."""
+    mine = [ground.demand.rows[int(i)] for i in rows]
+    work = sorted({ground.study.workloads[r.workload].id for r in mine})
+    places = sorted({r.city for r in mine}, key=lambda c: -ground.demand.places[c].population)
+    names = [ground.demand.places[c].name for c in places[:3]]
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"{', '.join(work)} of {', '.join(names)}{more}"
 
 
 def _levels(ground: Ground, chosen: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
@@ -464,31 +468,10 @@ def _levels(ground: Ground, chosen: Sequence[int]) -> tuple[Floats, NDArray[np.i
     return levels, np.searchsorted(levels, np.round(held, 6))
 
 
-def _prune(
-    ground: Ground,
-    spots: Sequence[Spot],
-    groups: Sequence[NDArray[np.int64]],
-    refusal: NDArray[np.int64],
-) -> None:
-    """Offer each row the `NEAR_MAX` nearest places of a size class only."""
-    far = len(NAMES)
-    by_size: dict[str, list[int]] = {}
-    for s, spot in enumerate(spots):
-        by_size.setdefault(spot.size.id, []).append(s)
-    ways = round_trips_ms(ground.demand.places, [s.city for s in spots])
-    for g, rows in enumerate(groups):
-        origin = ground.demand.rows[int(rows[0])].city
-        for members in by_size.values():
-            open_ = [s for s in members if refusal[g, s] == OK]
-            open_.sort(key=lambda s: (ways[origin, s], s))
-            refusal[g, open_[NEAR_MAX:]] = far
-
-
 def _built(
     ground: Ground,
     spec: DesignSpec,
     chosen: Sequence[int],
-    group_of: NDArray[np.int64],
     problem: Siting,
     answer: SitingAnswer,
 ) -> Design:
@@ -496,13 +479,14 @@ def _built(
     stand = np.flatnonzero(answer.size[-1, : len(chosen)] >= 0)
     spots = [ground.spots[chosen[int(s)]] for s in stand]
     columns = [chosen[int(s)] for s in stand]
-    share = answer.shares[-1][group_of][:, stand]
-    share[share < 1e-6] = 0.0
-    chosen_rent = np.clip(answer.shares[-1][group_of][:, len(chosen) :].sum(axis=1), 0.0, 1.0)
+    fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
+    plant_kw = problem.capacity[answer.size[-1][stand]]
+    share, chosen_rent = _shares(
+        ground, columns, fits, plant_kw, rented_kw(problem, answer, len(chosen))
+    )
     left = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
     left[left < 1e-6] = 0.0
     rented = np.where(ground.cloud_ok, left, np.minimum(chosen_rent, left))
-    fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
     design = Design(
         spec=spec,
         places=tuple(s.place() for s in spots),
@@ -524,35 +508,36 @@ def _built(
         gap=float(answer.gap),
         notes=tuple(f"{v.where}: {v.why}; {v.cure}" for v in answer.violations[:10]),
     )
-    plant_kw = problem.capacity[answer.size[-1][stand]]
-    return _with_reserve(design, ground, plant_kw, standby_kw(problem, answer, len(chosen)))
+    spare_kw = standby_kw(problem, answer, len(chosen))
+    return with_reserve(design, ground.study, ground.demand, plant_kw, spare_kw)
 
 
-def _with_reserve(design: Design, ground: Ground, plant_kw: Floats, rented_kw: float) -> Design:
-    """Capacity that stands by for the loss of any one site, own and rented.
-
-    Interactive work of a lost site goes to those that may serve it, in proportion to the plant that the search gave them; each site keeps
-    the most that any one loss brings it.
-    """
-    sites = len(design.places)
-    if not ground.study.sites_lost or sites + (rented_kw > 0.0) < 2:
-        return design
-    plant = np.append(plant_kw, rented_kw)
-    reserve = np.zeros((len(ground.study.workloads), sites + 1))
-    demand = ground.demand
-    peak = demand.tokens_per_s * demand.day.max(axis=1)
-    for lost in range(sites):
-        moved = np.zeros_like(reserve)
-        for i in np.flatnonzero(design.share[:, lost] > 0.0):
-            w = demand.rows[int(i)].workload
-            others = np.append(design.may[i] & (np.arange(sites) != lost), ground.cloud_ok[i])
-            others &= plant > 0.0
-            if ground.study.workloads[w].kind != "interactive" or not others.any():
-                continue
-            part = np.where(others, plant, 0.0)
-            moved[w] += peak[i] * design.share[i, lost] * part / part.sum()
-        reserve = np.maximum(reserve, moved)
-    return replace(design, reserve=reserve[:, :sites], standby=reserve[:, sites])
+def _shares(
+    ground: Ground,
+    columns: Sequence[int],
+    fits: Sequence[Sequence[Fit | None]],
+    plant_kw: Floats,
+    rent_kw: float,
+) -> tuple[Floats, Floats]:
+    """[row, site] of a row's demand in own sites, and [row] in rented chips, which are one place more."""
+    rows = len(ground.need_kw)
+    replica = np.array([[f.rated_w / 1000.0 if f else 0.0 for f in row] for row in fits])
+    replica = replica.reshape(len(fits), len(columns)) / ground.stretch[columns]
+    places = 1 if rent_kw > 0.0 else 0
+    cloud_ms = np.where(ground.cloud_ok, ground.cloud_rtt_ms, 0.0)
+    # Rented chips are paid whether they serve or not.
+    share = assigned(
+        ground.need_kw,
+        np.hstack([ground.unit_usd[:, columns], np.zeros((rows, places))]),
+        np.hstack([ground.rtt_ms[:, columns], np.repeat(cloud_ms[:, None], places, axis=1)]),
+        np.hstack(
+            [ground.refusal[:, columns] == OK, np.repeat(ground.cloud_ok[:, None], places, axis=1)]
+        ),
+        np.append(plant_kw, [rent_kw] * places),
+        ground.demand.workload,
+        np.hstack([replica, np.zeros((len(fits), places))]),
+    )
+    return share[:, : len(columns)], share[:, len(columns) :].sum(axis=1)
 
 
 def _rented(ground: Ground, spec: DesignSpec) -> Design:

@@ -25,6 +25,10 @@ COST_ERROR: Final = 1e-5
 """Relative; sums of thousands of terms agree to 1e-9."""
 
 
+COST_MAX: Final = 1e4
+"""Solvers' tolerances are absolute: dearer columns make all costs smaller by a power of two, inside."""
+
+
 class Limits(Value, frozen=True, kw_only=True):
     """When a search may stop."""
 
@@ -142,7 +146,12 @@ class Solver:
         fixed = {"output_flag": False, "threads": 1, "random_seed": 0, "parallel": "off"}
         for name, value in {**fixed, **(options or {})}.items():
             self.highs.setOptionValue(name, value)
-        status = self.highs.passModel(model.lp())
+        lp = model.lp()
+        dearest = float(np.abs(lp.col_cost_).max(initial=0.0))
+        self.unit = 2.0 ** max(0.0, np.ceil(np.log2(max(dearest, 1.0) / COST_MAX)))
+        """What one unit of HiGHS' objective costs."""
+        lp.col_cost_ = np.array(lp.col_cost_) / self.unit
+        status = self.highs.passModel(lp)
         assert status != highspy.HighsStatus.kError, "a malformed model"
         self.integers = model.integer_columns()
         self.column_count, self.row_count = model.column_count, model.row_count
@@ -157,13 +166,19 @@ class Solver:
         """New costs of columns."""
         index = columns.ravel().astype(np.int32)
         given = np.broadcast_to(np.asarray(cost, float), columns.shape)
-        self.highs.changeColsCost(len(index), index, given.ravel().copy())
+        self.highs.changeColsCost(len(index), index, given.ravel() / self.unit)
 
     def set_rows(self, rows: Ints, lower: Any, upper: Any) -> None:
         """New bounds of rows."""
         index = rows.ravel().astype(np.int32)
         low, high = (np.broadcast_to(np.asarray(a, float), rows.shape) for a in (lower, upper))
         self.highs.changeRowsBounds(len(index), index, low.ravel().copy(), high.ravel().copy())
+
+    def add_column(self, cost: float, lower: float, upper: float) -> int:
+        """One more column, in no row yet; its index."""
+        self.highs.addCol(cost / self.unit, lower, upper, 0, np.zeros(0, np.int32), np.zeros(0))
+        self.column_count += 1
+        return self.column_count - 1
 
     def add_row(self, lower: float, upper: float, columns: Ints, values: Floats) -> None:
         """One more row."""
@@ -186,7 +201,9 @@ class Solver:
         self._set_kind(highspy.HighsVarType.kInteger)
         self.highs.setOptionValue("mip_rel_gap", limits.gap if gap_absolute is None else 0.0)
         # HiGHS' own absolute default: only rounding.
-        self.highs.setOptionValue("mip_abs_gap", 1e-6 if gap_absolute is None else gap_absolute)
+        self.highs.setOptionValue(
+            "mip_abs_gap", 1e-6 if gap_absolute is None else gap_absolute / self.unit
+        )
         self.highs.setOptionValue("mip_max_nodes", limits.nodes_max)
         if start is not None:
             index = start[0].astype(np.int32)
@@ -213,15 +230,17 @@ class Solver:
         limit = highspy.HighsModelStatus.kSolutionLimit, highspy.HighsModelStatus.kIterationLimit
         assert optimal or status in limit, self.highs.modelStatusToString(status)
         solution, info = self.highs.getSolution(), self.highs.getInfo()
-        objective = float(info.objective_function_value)
+        objective = float(info.objective_function_value) * self.unit
         whole = otherwise == "nodes" and len(self.integers) > 0
         duals = solution.row_dual
         return Outcome(
             status="optimal" if optimal else otherwise,
             values=np.array(solution.col_value),
-            row_duals=np.array(duals) if len(duals) == self.row_count else np.zeros(self.row_count),
+            row_duals=np.array(duals) * self.unit
+            if len(duals) == self.row_count
+            else np.zeros(self.row_count),
             objective=objective,
-            bound=float(info.mip_dual_bound) if whole else objective,
+            bound=float(info.mip_dual_bound) * self.unit if whole else objective,
             nodes=max(0, int(info.mip_node_count)) if whole else 0,
         )
 

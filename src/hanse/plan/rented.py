@@ -159,11 +159,18 @@ def with_rented(problem: Siting, usd_per_kw: Floats, ok: NDArray[np.bool_]) -> S
     )
 
 
-def standby_kw(problem: Siting, answer: SitingAnswer, own: int) -> float:
-    """Rented capacity that serves nobody while all `own` sites work."""
+def rented_kw(problem: Siting, answer: SitingAnswer, own: int) -> float:
+    """Rented capacity in all."""
     if len(problem.site_ids) == own or answer.size[-1, own] < 0:
         return 0.0
-    held = float(problem.capacity[answer.size[-1, own]])
+    return float(problem.capacity[answer.size[-1, own]])
+
+
+def standby_kw(problem: Siting, answer: SitingAnswer, own: int) -> float:
+    """Rented capacity that serves nobody while all `own` sites work."""
+    held = rented_kw(problem, answer, own)
+    if held <= 0.0:
+        return 0.0
     left = held - float(problem.demand[-1] @ answer.shares[-1][:, own])
     return left if left > STANDBY_MIN * held else 0.0
 

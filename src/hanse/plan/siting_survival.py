@@ -53,7 +53,7 @@ class Rescue:
 
 
 class Survival:
-    """Failures of one problem, and the rows that its model has for them."""
+    """Failures of one problem, the sets of rows that are known to run short, and the rows that its model has for them."""
 
     def __init__(self, problem: Siting, model: SitingModel) -> None:
         self.problem, self.model = problem, model
@@ -69,51 +69,93 @@ class Survival:
         self.may, self.group = np.unique(may, axis=0, return_inverse=True)
         self.group = self.group.ravel()
         self.rescue = Rescue(self.may)
-        self.known: set[tuple[int, int, bytes]] = set()
+        self.most: dict[bytes, list[int]] = {}
+        """Columns [year] of the sets of groups that the model knows: the most that a failure takes of what they may use."""
+        self.known: set[tuple[bytes, int, int]] = set()
+        """Set, year and failure of the `loss` rows that it has."""
 
     def grouped(self, must: Floats) -> Floats:
         """Sums over rows [kept row] that may use the same sites [group]."""
         return np.bincount(self.group, must, len(self.may)).astype(float)
 
     def add_first(self, solver: Solver) -> None:
-        """All demand together, for every failure and year."""
-        for year in range(len(self.must)):
-            for failure in range(len(self.failures)):
-                self._add(solver, year, failure, np.ones(len(self.may), bool))
+        """All demand together, and each group alone: the sets that most failures leave short."""
+        self._add(solver, np.ones(len(self.may), bool))
+        for group in range(len(self.may)):
+            self._add(solver, np.arange(len(self.may)) == group)
 
     def add_missing(self, solver: Solver, values: Floats) -> bool:
-        """Add the rows that a solution breaks; whether there were any."""
+        """Add the sets that a solution leaves short; whether there were any."""
         if not self.failures or not len(self.kept):
             return False
-        before = self.cuts
-        if before == 0:
+        if not self.most:
             self.add_first(solver)
-        capacity = values[self.model.y] @ self.problem.capacity
+            return True
+        before = self.cuts
+        capacity = np.maximum(values[self.model.y] @ self.problem.capacity, 0.0)
         for year, must in enumerate(self.must):
             grouped = self.grouped(must)
+            small = SHORT_MIN * self.problem.demand[year].sum()
             for failure, gone in enumerate(self.failures):
-                left = np.maximum(capacity[year], 0.0)
+                left = capacity[year].copy()
                 left[list(gone)] = 0.0
                 short, worst = self.rescue.short(grouped, left)
-                covered = short - values[self.model.v[year, failure]]
-                if covered > SHORT_MIN * self.problem.demand[year].sum():
-                    # A set that one failure leaves short is short of room: other failures meet it next.
-                    for other in range(len(self.failures)):
-                        self._add(solver, year, other, worst)
+                if short - values[self.model.v[year, failure]] > small:
+                    self._add(solver, worst)
+                    self._add_loss(solver, worst, year, failure)
         return self.cuts > before
 
-    def _add(self, solver: Solver, year: int, failure: int, worst: NDArray[np.bool_]) -> None:
-        key = (year, failure, worst.tobytes())
+    def _add(self, solver: Solver, worst: NDArray[np.bool_]) -> None:
+        """Rows of a set of groups for all years and the failures that take of what the set may use.
+
+        With m the most that any failure takes of it, less what is left out for that failure:
+        `hold`  sum cap_j y_j - m >= need;
+        `loss`  m >= sum over j in f cap_j y_j - v_f, for each failure f;
+        `count` since a whole number of sites stands, one more than the fewest largest ones that hold the need.
+        """
+        if worst.tobytes() in self.most:
+            return
+        usable = np.asarray(self.may[worst].any(axis=0))
+        taking = [f for f, gone in enumerate(self.failures) if usable[list(gone)].any()]
+        all_fail = set(np.flatnonzero(usable)) <= {j for f in taking for j in self.failures[f]}
+        years = range(len(self.must))
+        self.most[worst.tobytes()] = [
+            solver.add_column(0.0, -INF if taking else 0.0, INF) for _ in years
+        ]
+        for year in years:
+            need = float(self.grouped(self.must[year])[worst].sum())
+            if need <= 0.0:
+                continue
+            y = self.model.y[year, usable]
+            held = np.broadcast_to(self.problem.capacity, y.shape).ravel()
+            most = self.most[worst.tobytes()][year]
+            solver.add_row(need, INF, np.append(y.ravel(), most), np.append(held, -1.0))
+            self.cuts += 1
+            for failure in taking:
+                self._add_loss(solver, worst, year, failure)
+            if len(taking) > 1 and all_fail:
+                self._add_count(solver, year, usable, need)
+
+    def _add_loss(self, solver: Solver, worst: NDArray[np.bool_], year: int, failure: int) -> None:
+        key = (worst.tobytes(), year, failure)
         if key in self.known:
             return
         self.known.add(key)
         usable = np.asarray(self.may[worst].any(axis=0))
-        usable[list(self.failures[failure])] = False
-        y = self.model.y[year, usable]
-        columns = np.append(y.ravel(), self.model.v[year, failure])
-        values = np.append(np.broadcast_to(self.problem.capacity, y.shape).ravel(), 1.0)
-        need = float(self.grouped(self.must[year])[worst].sum())
-        solver.add_row(need, INF, columns, values)
+        y = self.model.y[year][[j for j in self.failures[failure] if usable[j]]]
+        lost = np.broadcast_to(-self.problem.capacity, y.shape).ravel()
+        columns = np.append(y.ravel(), [self.model.v[year, failure], self.most[key[0]][year]])
+        solver.add_row(0.0, INF, columns.astype(np.int64), np.append(lost, [1.0, 1.0]))
+        self.cuts += 1
+
+    def _add_count(self, solver: Solver, year: int, usable: NDArray[np.bool_], need: float) -> None:
+        largest = float((self.problem.sizes_allowed[usable] * self.problem.capacity).max())
+        # With n sites, too few by q + 1 - n >= 1: a failure of one leaves out rest + (q - n) largest; with none, each of two failures all.
+        fewest = np.ceil(need / largest - 1e-9)
+        rest = need - (fewest - 1.0) * largest
+        y, v = self.model.y[year, usable].ravel(), self.model.v[year]
+        values = np.append(np.ones(len(y)), np.full(len(v), 1.0 / rest))
+        solver.add_row(fewest + 1.0, INF, np.append(y, v), values)
         self.cuts += 1
 
 
