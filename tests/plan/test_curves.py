@@ -16,7 +16,6 @@ from hanse.plan.curves import (
     Point,
     Points,
     _curve,
-    cells,
     curves_of,
     limit_of,
     limited,
@@ -29,6 +28,7 @@ from hanse.plan.doubt import most_likely, scorer
 from hanse.plan.operate import expected_meter
 from hanse.plan.quick import QuickOptions, quick_study
 from hanse.plan.report.verdict import headline, nearest_flip
+from hanse.plan.sited import cells, sited
 from hanse.plan.solve import solve
 from hanse.plan.study_file import Study, StudyCity
 from plan import hand
@@ -48,7 +48,7 @@ def by_hand(study: Study) -> dict[str, float]:
     """USD per million tokens of each design of a study, the long way round."""
     demand = demand_of(study)
     x = most_likely(of_study(study), 1)
-    found = designs_of(study, demand, quick=True)
+    found = [sited(study, spec, True) for spec in study.designs]
     meters = {d.spec.id: expected_meter(d, study, demand) for d in found}
     score = scorer(study, demand, meters)
     return {d.spec.id: float(score(d, x)[0]) for d in found}
@@ -64,7 +64,8 @@ def test_a_point_of_the_latency_curve_is_the_study_with_that_limit(
     for design, usd in expected.items():
         found = curve.usd_per_mtoken[design][k]
         assert (np.inf if found is None else found) == pytest.approx(usd, rel=1e-9)
-    assert curve.winners[k] == min(expected, key=expected.__getitem__)
+    assert expected[curve.winners[k]] <= min(expected.values()) * 1.005
+    assert curve.winners[k] != "mix" or expected["mix"] < 0.995 * expected["rent"]
 
 
 def test_a_point_of_the_demand_curve_is_the_study_with_that_demand(answer: Answer) -> None:

@@ -75,23 +75,12 @@ def plan(
     json
         Print the answer as one JSON document on standard output.
     """
-    from hanse.plan.solve import solve
-    from hanse.plan.workers import workers
-
     found = _study(study, quick, cities, tokens_per_day, data_class, growth, latency_ms)
     found = _with(found, draws, seed)
     folder = out or Path(f"plan-{found.name}")
-    command = "hanse " + shlex.join(sys.argv[1:])
     store = _store(found, folder, quick)
     try:
-        with (
-            workers(processes=_processes(processes, quick), ray=ray) as who,
-            _progress(f"planning {found.name}") as told,
-        ):
-            answer = solve(
-                found, out=folder, quick=quick, command=command, progress=told, workers=who, store=store
-            )  # fmt: skip
-            _report(answer, folder)
+        answer = _solved(found, folder, quick, _processes(processes, quick), ray, store)
     except KeyboardInterrupt:
         say(f"interrupted with {store.count()} steps done; the same command goes on from there")
         return INTERRUPTED
@@ -99,6 +88,25 @@ def plan(
     print_json(answer) if json else _show(answer, quick)
     say(f"written to {folder}/: {', '.join(sorted(p.name for p in folder.iterdir()))}")
     return 0
+
+
+def _solved(
+    study: Study, folder: Path, quick: bool, processes: int | None, ray: str | None, store: Store
+) -> Answer:
+    """The answer, with all its files written."""
+    from hanse.plan.solve import solve
+    from hanse.plan.workers import workers
+
+    command = "hanse " + shlex.join(sys.argv[1:])
+    with (
+        workers(processes=processes, ray=ray) as who,
+        _progress(f"planning {study.name}") as told,
+    ):
+        answer = solve(
+            study, out=folder, quick=quick, command=command, progress=told, workers=who, store=store
+        )
+        _report(answer, folder)
+    return answer
 
 
 def claims(study: Path | None = None, /, *, draws: int | None = None, json: bool = False) -> int:

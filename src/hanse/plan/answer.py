@@ -8,6 +8,8 @@ questions about the same energy and are never added; embodied carbon stands besi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hanse.model.fleet import Value
 from hanse.plan.doubt import Curve, Flip, Swing
 from hanse.plan.validate import Round
@@ -114,6 +116,15 @@ class DesignAnswer(Value, frozen=True, kw_only=True):
     trace_file: str
     gap: float
     notes: tuple[str, ...]
+
+
+def unlike(ranked: Sequence[DesignAnswer]) -> tuple[DesignAnswer, ...]:
+    """Without those that cost the very same as one before them: a mix may come to a design of one kind."""
+    found: list[DesignAnswer] = []
+    for design in ranked:
+        if all(design.usd_per_mtoken != other.usd_per_mtoken for other in found):
+            found.append(design)
+    return tuple(found)
 
 
 class TrainingAnswer(Value, frozen=True, kw_only=True):

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from hanse.catalogue import city
 from hanse.model.fleet import Value
 from hanse.plan.assumptions import of_study
-from hanse.plan.demand import cities_of, demand_of
-from hanse.plan.design import Design
+from hanse.plan.demand import demand_of
+from hanse.plan.design import Design, freedom
 from hanse.plan.doubt import Curve, Flip, most_likely, outcome
 from hanse.plan.meter import Meter
 from hanse.plan.operate import expected_meter
 from hanse.plan.reach import round_trips_ms
-from hanse.plan.sited import sited
+from hanse.plan.sited import CELLS_MAX, cells, sited
 from hanse.plan.steps import Steps
 from hanse.plan.study_file import Study, Workload
 
@@ -45,10 +45,10 @@ LIMITS_MS_QUICK: Final = LIMITS_MS[::2]
 TIMES: Final = (0.1, 0.2, 0.5, 2.0, 5.0, 10.0)
 """Of the study's tokens a day."""
 TIMES_QUICK: Final = (0.2, 5.0)
-CELLS_MAX: Final = 20_000
-"""Rows of demand times places of the largest siting problem that is solved again for every point of both inputs: a second or two a point."""
 CELLS_MAX_QUICK: Final = 600
 """Same for a first look: ten cities and one kind of work."""
+TIE: Final = 0.005
+"""Costs nearer than this are one: a search ends within 3 % of the best."""
 FINER: Final = 2
 """Halvings of the step in which an input flips the answer."""
 
@@ -61,15 +61,18 @@ class Point(Value, frozen=True, kw_only=True):
 
 
 class Points(Value, frozen=True, kw_only=True):
-    """All designs."""
+    """All designs, those first that leave least open: a mix that comes to a design of one kind is no answer of its own."""
 
     by_design: dict[str, Point]
 
     @property
     def winner(self) -> str:
-        """The cheapest, among equals the first of the study."""
-        priced = {d: p.usd_per_mtoken for d, p in self.by_design.items()}
-        return min(priced, key=lambda d: np.inf if priced[d] is None else float(priced[d] or 0.0))
+        """The cheapest; among those that are within `TIE` of it the one that leaves least open."""
+        priced = {
+            d: np.inf if p.usd_per_mtoken is None else p.usd_per_mtoken
+            for d, p in self.by_design.items()
+        }
+        return next(d for d, usd in priced.items() if usd <= min(priced.values()) * (1.0 + TIE))
 
 
 def curves_of(
@@ -100,18 +103,12 @@ def curves_of(
     return (*found, *((limits,) if limits else ()), tokens)
 
 
-def cells(study: Study) -> int:
-    """Rows of demand times places, all size classes."""
-    rows = sum(len(cities_of(work, study)) for work in study.workloads)
-    return rows * len(study.candidates or study.cities) * len(study.sizes)
-
-
 def resited(study: Study) -> Points:
     """Every design of a study, sited, operated and paid for at the most likely figures; without own power."""
     demand = demand_of(study)
     x = most_likely(of_study(study), 1)
     found = {}
-    for spec in study.designs:
+    for spec in sorted(study.designs, key=freedom):
         design = sited(study, spec, True)
         meter = expected_meter(design, study, demand)
         made = outcome(design, study, demand, x, meter)
@@ -164,6 +161,7 @@ def _figure_curve(
     x = most_likely(assumed, len(values))
     x[id][:] = values
     points = []
+    designs = sorted(designs, key=lambda d: freedom(d.spec))
     for design in designs:
         made = outcome(design, study, demand, x, meters[design.spec.id])
         points.append(_point(made.usd_per_mtoken, made.inventory.tokens, made.inventory.tokens_lost))  # fmt: skip

@@ -18,6 +18,11 @@ from hanse.plan.study_file import DesignSpec
 Floats = NDArray[np.float64]
 
 
+def freedom(spec: DesignSpec) -> tuple[bool, int]:
+    """How much a way to build leaves open: of two that come to the same, the answer names the one that leaves less."""
+    return spec.rent, len(spec.sizes)
+
+
 class Design(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Structure of a design; it holds for all years, only how much of it stands changes."""
 
@@ -36,10 +41,14 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[workload][site]; None: the workload is not served there."""
     cloud: tuple[Fit | None, ...]
     """[workload]: the replica rented where the own ones do not suffice; None: law forbids or nothing is for rent."""
+    cloud_may: NDArray[np.bool_]
+    """[row]: law and round trip allow rented chips."""
     cloud_rtt_ms: Floats
     """[row]: to the place of the rented chips."""
     reserve: Floats
     """[workload, site] tokens/s of the first year that stand by for the loss of another site; they grow with demand."""
+    standby: Floats
+    """[workload] tokens/s of the first year, rented to stand by for the loss of an own site; they grow with demand."""
     spare: Floats
     """[site]: capacity over what the formulas ask for, as the twin found it needs; at least 1."""
     own: tuple[Own, ...]

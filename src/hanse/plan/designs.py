@@ -32,7 +32,8 @@ from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
 from hanse.plan.regret import regrets
-from hanse.plan.rented import cloud_of
+from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
+from hanse.plan.reserve import with_reserve
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
 from hanse.units import SECONDS_PER_HOUR
@@ -365,23 +366,41 @@ def _meters(study: Study, spots: Sequence[Spot], it_kw: Floats) -> dict[str, Flo
     return {n: (sums[f] * unit).reshape(-1, 1, 1) for n, (f, unit) in names.items()}
 
 
-def design_of(ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False) -> Design:
-    """One way to build; `regret`: with what each of its sites is worth, which takes a search a site."""
+def design_of(
+    ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False, rent_times: float = 1.0
+) -> Design:
+    """One way to build; `regret`: with what each of its sites is worth, which takes a search a site; `rent_times`: on the price of rented chips."""
     if not spec.sizes:
         return _rented(ground, spec)
     chosen = [i for i, s in enumerate(ground.spots) if s.size.id in spec.sizes]
-    problem = _problem(ground, spec, chosen, _groups(ground, chosen))
+    groups = _groups(ground, chosen, spec.rent)
+    problem = _problem(ground, spec, chosen, groups)
+    if spec.rent:
+        usd = rent_usd_per_kw(ground.study, ground.demand, ground.cloud, ground.fits)
+        mean = [
+            np.average(
+                [usd[ground.demand.rows[int(i)].workload] for i in g], weights=ground.need_kw[g]
+            )
+            for g in groups
+        ]
+        ok = np.array([bool(ground.cloud_ok[g[0]]) for g in groups])
+        problem = with_rented(problem, rent_times * np.array(mean), ok)
     answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
-    design = _built(ground, spec, chosen, answer)
-    return replace(design, regret=regrets(problem, answer)) if regret else design
+    design = _built(ground, spec, chosen, problem, answer)
+    if not regret:
+        return design
+    said = regrets(problem, answer)
+    own, more = said[: len(design.places)], said[len(design.places) :]
+    return replace(design, regret=own, notes=(*design.notes, *(f"rented chips: {s}" for s in more)))
 
 
-def _groups(ground: Ground, chosen: Sequence[int]) -> list[NDArray[np.int64]]:
+def _groups(ground: Ground, chosen: Sequence[int], rent: bool) -> list[NDArray[np.int64]]:
     """Rows that may go to the same places are one row of the search, wherever they come from: each such group."""
-    by_key: dict[tuple[bytes, bool], list[int]] = {}
+    by_key: dict[tuple[bytes, bool, bool], list[int]] = {}
     for i, row in enumerate(ground.demand.rows):
         live = ground.study.workloads[row.workload].kind == "interactive"
-        key = (ground.refusal[i, list(chosen)].tobytes(), live)
+        rentable = rent and bool(ground.cloud_ok[i])
+        key = (ground.refusal[i, list(chosen)].tobytes(), live, rentable)
         by_key.setdefault(key, []).append(i)
     return [np.array(rows, np.int64) for rows in by_key.values()]
 
@@ -453,40 +472,34 @@ def _built(
     ground: Ground,
     spec: DesignSpec,
     chosen: Sequence[int],
+    problem: Siting,
     answer: SitingAnswer,
 ) -> Design:
     """The search's answer as a design."""
-    stand = np.flatnonzero(answer.size[-1] >= 0)
+    stand = np.flatnonzero(answer.size[-1, : len(chosen)] >= 0)
     spots = [ground.spots[chosen[int(s)]] for s in stand]
     columns = [chosen[int(s)] for s in stand]
-    level, (levels, _) = answer.size[-1][stand], _levels(ground, chosen)
     fits = tuple(tuple(row[c] for c in columns) for row in ground.fits)
-    share = assigned(
-        ground.need_kw,
-        ground.unit_usd[:, columns],
-        ground.rtt_ms[:, columns],
-        ground.refusal[:, columns] == OK,
-        levels[level],
-        ground.demand.workload,
-        np.array([[f.rated_w / 1000.0 if f else 0.0 for f in row] for row in fits]).reshape(
-            len(fits), len(columns)
-        )
-        / ground.stretch[columns],
+    plant_kw = problem.capacity[answer.size[-1][stand]]
+    share, chosen_rent = _shares(
+        ground, columns, fits, plant_kw, rented_kw(problem, answer, len(chosen))
     )
-    unserved = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
-    unserved[unserved < 1e-6] = 0.0
-    rented = np.where(ground.cloud_ok, unserved, 0.0)
+    left = np.clip(1.0 - share.sum(axis=1), 0.0, 1.0)
+    left[left < 1e-6] = 0.0
+    rented = np.where(ground.cloud_ok, left, np.minimum(chosen_rent, left))
     design = Design(
         spec=spec,
         places=tuple(s.place() for s in spots),
         cities=tuple(s.city for s in spots),
         share=share,
         rented=rented,
-        lost=unserved - rented,
+        lost=left - rented,
         fits=fits,
         cloud=ground.cloud,
+        cloud_may=ground.cloud_ok,
         cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
         reserve=np.zeros((len(fits), len(spots))),
+        standby=np.zeros(len(fits)),
         spare=np.ones(len(spots)),
         own=(Own(),) * len(spots),
         rtt_ms=ground.rtt_ms[:, columns],
@@ -495,32 +508,36 @@ def _built(
         gap=float(answer.gap),
         notes=tuple(f"{v.where}: {v.why}; {v.cure}" for v in answer.violations[:10]),
     )
-    return _with_reserve(design, ground, levels[level])
+    spare_kw = standby_kw(problem, answer, len(chosen))
+    return with_reserve(design, ground.study, ground.demand, plant_kw, spare_kw)
 
 
-def _with_reserve(design: Design, ground: Ground, plant: Floats) -> Design:
-    """Capacity that stands by for the loss of any one site.
-
-    Interactive work of a lost site goes to those that may serve it, in proportion to the plant that the search gave them; each site keeps
-    the most that any one loss brings it.
-    """
-    sites = len(design.places)
-    if not ground.study.sites_lost or sites < 2:
-        return design
-    reserve = np.zeros((len(ground.study.workloads), sites))
-    demand = ground.demand
-    peak = demand.tokens_per_s * demand.day.max(axis=1)
-    for lost in range(sites):
-        moved = np.zeros_like(reserve)
-        for i in np.flatnonzero(design.share[:, lost] > 0.0):
-            w = demand.rows[int(i)].workload
-            others = design.may[i] & (np.arange(sites) != lost)
-            if ground.study.workloads[w].kind != "interactive" or not others.any():
-                continue
-            part = np.where(others, plant, 0.0)
-            moved[w] += peak[i] * design.share[i, lost] * part / part.sum()
-        reserve = np.maximum(reserve, moved)
-    return replace(design, reserve=reserve)
+def _shares(
+    ground: Ground,
+    columns: Sequence[int],
+    fits: Sequence[Sequence[Fit | None]],
+    plant_kw: Floats,
+    rent_kw: float,
+) -> tuple[Floats, Floats]:
+    """[row, site] of a row's demand in own sites, and [row] in rented chips, which are one place more."""
+    rows = len(ground.need_kw)
+    replica = np.array([[f.rated_w / 1000.0 if f else 0.0 for f in row] for row in fits])
+    replica = replica.reshape(len(fits), len(columns)) / ground.stretch[columns]
+    places = 1 if rent_kw > 0.0 else 0
+    cloud_ms = np.where(ground.cloud_ok, ground.cloud_rtt_ms, 0.0)
+    # Rented chips are paid whether they serve or not.
+    share = assigned(
+        ground.need_kw,
+        np.hstack([ground.unit_usd[:, columns], np.zeros((rows, places))]),
+        np.hstack([ground.rtt_ms[:, columns], np.repeat(cloud_ms[:, None], places, axis=1)]),
+        np.hstack(
+            [ground.refusal[:, columns] == OK, np.repeat(ground.cloud_ok[:, None], places, axis=1)]
+        ),
+        np.append(plant_kw, [rent_kw] * places),
+        ground.demand.workload,
+        np.hstack([replica, np.zeros((len(fits), places))]),
+    )
+    return share[:, : len(columns)], share[:, len(columns) :].sum(axis=1)
 
 
 def _rented(ground: Ground, spec: DesignSpec) -> Design:
@@ -537,8 +554,10 @@ def _rented(ground: Ground, spec: DesignSpec) -> Design:
         lost=1.0 - ok,
         fits=tuple(() for _ in ground.study.workloads),
         cloud=ground.cloud,
+        cloud_may=ground.cloud_ok,
         cloud_rtt_ms=np.where(np.isfinite(ground.cloud_rtt_ms), ground.cloud_rtt_ms, 0.0),
         reserve=np.zeros((len(ground.study.workloads), 0)),
+        standby=np.zeros(len(ground.study.workloads)),
         spare=np.zeros(0),
         own=(),
         rtt_ms=np.zeros((rows, 0)),

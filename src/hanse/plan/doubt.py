@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hanse.model.fleet import Value
 from hanse.plan.assumptions import Assumptions, Values
 from hanse.plan.demand import Demand
-from hanse.plan.design import Design
+from hanse.plan.design import Design, freedom
 from hanse.plan.inventory import Inventory
 from hanse.plan.meter import Meter
 from hanse.plan.operate import growth_paths, operate
@@ -125,6 +125,17 @@ def wins(scores: Sequence[Floats]) -> Floats:
     table = np.stack(scores)
     best = table == table.min(axis=0)
     return np.asarray((best / best.sum(axis=0)).mean(axis=1))
+
+
+def apart(designs: Sequence[Design], scores: Sequence[Floats]) -> list[Floats]:
+    """Scores in which, of designs that come to the very same, only the one that leaves least open can win; nothing delivered never wins."""
+    known = [np.where(np.isnan(s), np.inf, s) for s in scores]
+    out = list(known)
+    for k, design in enumerate(designs):
+        for j, other in enumerate(designs):
+            if freedom(other.spec) < freedom(design.spec) and np.array_equal(known[j], known[k]):
+                out[k] = np.full_like(known[k], np.inf)
+    return out
 
 
 def tornado(first: Design, second: Design, figures: Assumptions, score: Score) -> tuple[Swing, ...]:

@@ -178,7 +178,8 @@ def pooling_extra(facts: Facts) -> float | None:
 def served_without(facts: Facts) -> tuple[float, ...]:
     """Share of interactive demand served in a busy hour when the k largest sites are gone, k = 0 to 3.
 
-    What a lost site served goes to the nearest sites that may serve it, as far as their capacity lasts; rented chips are not conjured up.
+    What a lost site served goes to the nearest sites that may serve it, as far as their capacity lasts, then to chips that
+    are rented to stand by; others are not conjured up.
     """
     design, study, demand = facts.design, facts.study, facts.demand
     sites = len(design.places)
@@ -198,7 +199,7 @@ def served_without(facts: Facts) -> tuple[float, ...]:
                 if fit is not None and s not in gone and (w, s) in replicas:
                     count = np.array(float(replicas[w, s]))
                     room[s] = float(capacity_tokens_s(fit, study, w, count))
-            done, whole = _routed(design, demand, mine, room, gone)
+            done, whole = _routed(design, demand, mine, room, gone, float(design.standby[w]))
             served += done
             asked += whole
         out.append(float(served / asked) if asked > 0.0 else 1.0)
@@ -211,8 +212,9 @@ def _routed(
     rows: NDArray[np.int64],
     room: Floats,
     gone: set[int],
+    standby: float,
 ) -> tuple[float, float]:
-    """Tokens/s served and asked for in each row's busiest hour."""
+    """Tokens/s served and asked for in each row's busiest hour; `standby` is rented for the loss of a site."""
     room = room.copy()
     served, asked = 0.0, 0.0
     waiting = []
@@ -235,6 +237,10 @@ def _routed(
                 room[s] -= done
                 part -= done
                 served += done
+        if design.cloud_may[i]:
+            done = min(part, standby)
+            standby -= done
+            served += done
     return served, asked
 
 

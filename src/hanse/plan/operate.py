@@ -323,7 +323,7 @@ class Rent(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 def rent(design: Design, study: Study, demand: Demand, paths: Floats, short: Floats) -> Rent:
-    """Rows that are always rented, for their peak all year, and what was too much for own sites, by the hour."""
+    """Rows that are always rented, for their peak all year, with what stands by; and what was too much for own sites, by the hour."""
     kinds, years, draws = paths.shape
     out = Rent(
         chip_h={},
@@ -344,8 +344,9 @@ def rent(design: Design, study: Study, demand: Demand, paths: Floats, short: Flo
         out.gb[0] += traffic_gb(study, w, out.tokens[w])
         day = ((base * design.rented[mine])[:, None] * demand.day[mine]).sum(axis=0)
         level = levelled_peak(day, study.workloads[w].slack_h) if day.sum() > 0.0 else 1.0
-        replicas = np.ceil(_replicas(fit, study, w, always * level) - 1e-9)
+        held = always * level + float(design.standby[w]) * paths[w]
+        replicas = np.ceil(_replicas(fit, study, w, held) - 1e-9)
         hours = replicas * HOURS_OF_YEAR + short[w] / (fit.tokens_per_s * SECONDS_PER_HOUR)
-        held = out.chip_h.setdefault(fit.accelerator, np.zeros((1, years, draws)))
-        held[0] += fit.chips * hours
+        rented_h = out.chip_h.setdefault(fit.accelerator, np.zeros((1, years, draws)))
+        rented_h[0] += fit.chips * hours
     return out

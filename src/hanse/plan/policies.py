@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.plan.answer import PolicyAnswer
-from hanse.plan.design import Design
-from hanse.plan.doubt import wins
+from hanse.plan.design import Design, freedom
+from hanse.plan.doubt import apart, wins
 from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.meter import Meter
 from hanse.plan.sited import metered, powered, sited
@@ -37,6 +37,7 @@ def policy_answers(
 ) -> tuple[PolicyAnswer, ...]:
     """One for each policy of the study."""
     ids = [d.spec.id for d in designs]
+    order = [d.spec.id for d in sorted(designs, key=lambda d: freedom(d.spec))]
     found = []
     for policy in study.policies:
         resited = policy.kind == "localisation"
@@ -48,7 +49,7 @@ def policy_answers(
         cost = [w.usd_per_mtoken for w in without]
         median = {id: _median(c) for id, c in zip(ids, cost, strict=True)}
         priced = {id: np.inf if usd is None else usd for id, usd in median.items()}
-        share = wins([np.where(np.isnan(c), np.inf, c) for c in cost])
+        share = wins(apart(designs, cost))
         found.append(
             PolicyAnswer(
                 id=policy.id,
@@ -60,7 +61,7 @@ def policy_answers(
                 },
                 usd_per_mtoken_without=median,
                 win_share_without={id: float(s) for id, s in zip(ids, share, strict=True)},
-                winner_without=min(ids, key=priced.__getitem__),
+                winner_without=min(order, key=priced.__getitem__),
                 resited=resited,
             )
         )

@@ -10,8 +10,8 @@ from typing import Final
 from hanse.plan.candidates import next_best
 from hanse.plan.siting_problem import Siting, SitingAnswer
 
-SITES_MAX: Final = 40
-"""A search of at most 50 nodes each; of more sites one more or less is no decision."""
+SITES_MAX: Final = 20
+"""A search of at most 50 nodes each, seconds in a continent of places; of more sites one more or less is seldom a decision."""
 LAST_RESORT_PCT: Final = 1000.0
 """Dearer than ten times the plan: not money, but the price of what is not done."""
 NAMES_MAX: Final = 2

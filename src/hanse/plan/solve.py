@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse import __version__
-from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, PolicyAnswer
+from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, PolicyAnswer, unlike
 from hanse.plan.assumptions import Assumptions, Values, of_study
 from hanse.plan.claims import claims_of
 from hanse.plan.curves import curves_of
 from hanse.plan.demand import Demand, demand_of
-from hanse.plan.design import Design
-from hanse.plan.doubt import Curve, Flip, Swing, distance, flips, scorer, tornado, wins
+from hanse.plan.design import Design, freedom
+from hanse.plan.doubt import Curve, Flip, Swing, apart, distance, flips, scorer, tornado, wins
 from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.figures import Facts, design_answer
 from hanse.plan.fleet_out import own_country, trace_of, write_day, write_fleet, write_toml
@@ -45,6 +45,8 @@ from hanse.plan.workers import Workers
 Floats = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of the whole that is over."""
+RENTED_MAX: Final = 0.01
+"""Share of a row's demand that a design may rent for good and still be judged by the twin."""
 FLIP_IDS: Final = (
     "demand_growth_factor",
     "carbon_usd_per_t",
@@ -194,7 +196,12 @@ def _judged(design: Design, study: Study, demand: Demand, steps: Steps) -> Tried
 
 
 def _to_try(designs: Sequence[Design], drawn: Sequence[Drawn]) -> tuple[str, ...]:
-    building = [(d, r) for d, r in zip(designs, drawn, strict=True) if d.places]
+    # The twin has no rented chips: what rents a part for good would be judged by work that it does not do.
+    building = [
+        (d, r)
+        for d, r in zip(designs, drawn, strict=True)
+        if d.places and d.rented.max() < RENTED_MAX
+    ]
     if not building:
         return ()
     best, _ = min(building, key=lambda pair: float(np.median(pair[1].usd_per_mtoken)))
@@ -203,8 +210,8 @@ def _to_try(designs: Sequence[Design], drawn: Sequence[Drawn]) -> tuple[str, ...
 
 def _answer(found: Found, command: str) -> Answer:
     study = found.study
-    cost_wins = wins([r.usd_per_mtoken for r in found.drawn])
-    carbon_wins = wins([_carbon_g(r) for r in found.drawn])
+    cost_wins = wins(apart(found.designs, [r.usd_per_mtoken for r in found.drawn]))
+    carbon_wins = wins(apart(found.designs, [_carbon_g(r) for r in found.drawn]))
     answers = []
     for design, r, by_cost, by_carbon in zip(
         found.designs, found.drawn, cost_wins, carbon_wins, strict=True
@@ -222,9 +229,15 @@ def _answer(found: Found, command: str) -> Answer:
         if judged is not None:
             made = msgspec.structs.replace(made, rounds=judged.rounds)
         answers.append(made)
-    order = sorted(range(len(answers)), key=lambda i: answers[i].usd_per_mtoken.p50)
+    order = sorted(
+        range(len(answers)),
+        key=lambda i: (answers[i].usd_per_mtoken.p50, freedom(found.designs[i].spec)),
+    )
     ranked = tuple(answers[i] for i in order)
-    swings, turning = _doubt(found, [found.designs[i] for i in order])
+    apart_ids = [d.id for d in unlike(ranked)]
+    ranked = tuple(_likened(d, ranked, apart_ids) for d in ranked)
+    by_id = {d.spec.id: d for d in found.designs}
+    swings, turning = _doubt(found, [by_id[id] for id in apart_ids])
     built = [Built(design=d, drawn=r) for d, r in zip(found.designs, found.drawn, strict=True)]
     trainings = training_answers(study, built, found.meters)
     return Answer(
@@ -248,6 +261,14 @@ def _answer(found: Found, command: str) -> Answer:
         assumptions=_assumptions(found.figures),
         notes=_notes(study),
     )
+
+
+def _likened(d: DesignAnswer, ranked: Sequence[DesignAnswer], kept: Sequence[str]) -> DesignAnswer:
+    """With a note where it comes to the same as another."""
+    if d.id in kept:
+        return d
+    same = next(o for o in ranked if o.id in kept and o.usd_per_mtoken == d.usd_per_mtoken)
+    return msgspec.structs.replace(d, notes=(*d.notes, f"comes to the same as {same.name}, which is counted for both"))  # fmt: skip
 
 
 def _doubt(found: Found, ranked: Sequence[Design]) -> tuple[tuple[Swing, ...], tuple[Flip, ...]]:
@@ -319,6 +340,11 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
         heading = (
             f"{made.name}, the first year of {study.name}: {len(design.places)} sites\n"
             f"hanse simulate {name} --trace {day or 'TRACE'}"
+            + (
+                f"\nIt rents {made.rented_share:.0%} of demand for good, which is not in this file."
+                if made.rented_share > RENTED_MAX
+                else ""
+            )
         )
         fleet = fleet_at(design, study, found.demand, 0)
         write_fleet(out / name, fleet, heading, own_country(study))

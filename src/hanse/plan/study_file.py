@@ -162,6 +162,8 @@ class DesignSpec(Value, frozen=True, kw_only=True):
     sites_max: Annotated[int, Meta(ge=1)] | None = None
     own_power: bool = True
     """PV, wind and batteries where they pay."""
+    rent: bool = False
+    """A part is rented for good where that costs less than own sites for it; a design without sizes rents all."""
 
 
 SIZES: Final = (
@@ -219,7 +221,10 @@ DESIGNS: Final = (
         id="edge-region", name="edge plus one region", sizes=("tower", "room", "hyperscale")
     ),
     DesignSpec(
-        id="mix", name="the best mix of own sites", sizes=("tower", "room", "hall", "hyperscale")
+        id="mix",
+        name="the best mix, own and rented",
+        sizes=("tower", "room", "hall", "hyperscale"),
+        rent=True,
     ),
     DesignSpec(id="rent", name="renting from a cloud"),
 )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hanse.plan.answer import Answer, DesignAnswer, Range, SiteAnswer
+from hanse.plan.answer import Answer, DesignAnswer, Range, SiteAnswer, unlike
 from hanse.plan.report.break_even import break_even
 from hanse.plan.report.charts import lines, ranges, site_map, tornado
 from hanse.plan.report.figure import DESIGN, Figure
@@ -292,7 +292,8 @@ def _tornado(answer: Answer) -> Figure:
         Column(key="usd_per_mtoken_at_high", head="difference at high", unit="USD per million tokens", method="tornado", why="a design delivers nothing there"),
     )  # fmt: skip
     rows = tuple((s.id, units.get(s.id, ""), s.low, s.high, s.at_low, s.at_high) for s in answer.swings)  # fmt: skip
-    names = list(names_of(answer).values())
+    called = names_of(answer)
+    names = [called[d.id] for d in unlike(answer.designs)]
     svg = tornado(answer.swings, units, names[0], names[1]) if len(names) > 1 else ""
     pair = f" of {names[0]} less that of {names[1]}" if len(names) > 1 else ""
     return Figure(

@@ -19,6 +19,8 @@ from hanse.web.figures import MISSING, count, number
 Cell = str | float | None
 Kind = Literal["text", "number", "percent", "count", "usd", "nines", "figure"]
 """`usd`: large amounts in words. `nines`: a share near one. `figure`: id of a figure in the table of assumptions, shown as a link to its row."""
+TINY: Final = 1e-4
+"""Below it zeros fill the cell."""
 STEPS: Final = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
 
 
@@ -80,6 +82,8 @@ def shown(column: Column, value: Cell) -> str:
         return count(value)
     if column.kind == "nines":
         return f"{value:.3%}"
+    if 0.0 < abs(value) < TINY:
+        return f"{value:.1e}"
     return usd(value) if column.kind == "usd" else number(value)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hanse.model.fleet import Value
-from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer
+from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, unlike
 from hanse.plan.doubt import Curve, Flip
 from hanse.plan.report.table import Column, Kind, large, shown
 from hanse.twin.report.tables import percent
@@ -59,7 +59,8 @@ def headline(answer: Answer) -> tuple[str, str]:
     )
     if len(answer.designs) == 1:
         return f"{said}; it is the only design of this study.", _only(answer)
-    second = answer.designs[1]
+    others = unlike(answer.designs)[1:]
+    second = others[0] if others else answer.designs[1]
     said += (
         f", and it is the cheapest in {percent(first.win_share)} of {answer.draws:,} draws; "
         f"second is {names[second.id]} with {number(second.usd_per_mtoken.p50)} USD."
