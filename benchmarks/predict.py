@@ -153,6 +153,8 @@ POWER_ELSEWHERE = {
     "small": (0.75, 0.02, -0.05, 0.95), "llama-small": (0.85, 0.01, -0.05, 0.95), "llama-apple": (0.78, 0.02, 0.0, 0.95),
     "llama-cpu": (0.95, 0.005, 0.0, 1.0), "llama-workstation": (0.62, 0.03, -0.05, 0.95), "llama-datacenter": (0.55, 0.04, -0.1, 0.9),
 }  # fmt: skip
+POWER_PREFILL = {"hopper": 0.97}
+"""Of TDP, reading prompts of 8,192 tokens: 675 to 693 W of 700 on an H100 and an H200 (`kernel_shares.csv`)."""
 IDLE_LOADED_W = {
     "hopper": 45.0,
     "blackwell": 38.0,
@@ -190,7 +192,7 @@ def write(found: Any, errors: Any, powers: Any, rows: Rows) -> None:
         llama = name.startswith("llama")
         values = found.get(name) or (found["llama"] if llama else found["common"])
         (base, doubling, routed), power_error = powers.get(name, (powers["all"][0], 0.35))
-        prefill = 0.9
+        prefill = POWER_PREFILL.get(name, 0.9)
         if name in POWER_ELSEWHERE:
             base, doubling, routed, prefill = POWER_ELSEWHERE[name]
         mine = rows.text["family"] == name
