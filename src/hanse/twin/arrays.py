@@ -99,6 +99,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("cut", "i4"),
         ("lost_kind", "i4"),
         ("block_count", "i4"),
+        ("blocks_held", "i4"),
+        ("block_last", "i4"),
         ("block_at", "i8"),
         ("excluded", "i8"),
         ("request", "i8"),
@@ -176,6 +178,9 @@ ENGINE_DTYPE: Final = np.dtype(
         ("steps", "i8"),
         ("context", "i8"),
         ("kv_used", "i8"),
+        ("blocks_made", "i4"),
+        ("blocks_spare", "i4"),
+        ("blocks_idle", "i8"),
         ("speed", "f8"),
         ("granted", "f8"),
         ("demand", "f8"),
@@ -347,9 +352,9 @@ class World(NamedTuple):
     """[E]"""
     engine_first: Any
     """[S + 1] where a site's engines begin."""
-    cache_block: Any
-    cache_stamp: Any
-    """[E, sets * ways] prefix blocks held by each engine and when they were last used."""
+    kv_blocks: Any
+    kv_buckets: Any
+    """[E, 1 + most] `blocks.BLOCK_DTYPE`, [E, a power of two]: whole blocks of prompts that each engine has, and where their chains begin."""
     offers: Any
     sites: Any
     law: Any

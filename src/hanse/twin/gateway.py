@@ -458,6 +458,7 @@ def copy_request(a: Any, b: Any) -> None:
     b.switches = a.switches
     b.block_at = a.block_at
     b.block_count = a.block_count
+    b.blocks_held = b.block_last = 0
     b.request = a.request
     b.user_ms = a.user_ms
     b.started_at_s = a.started_at_s

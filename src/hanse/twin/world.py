@@ -34,7 +34,7 @@ from hanse.serving.steps import StepModel, step_model
 from hanse.signals.traces.trace import REQUEST_DTYPE, TraceMeta
 from hanse.twin import arrays as ar
 from hanse.twin.arrays import World
-from hanse.twin.engine import CACHE_WAYS
+from hanse.twin.blocks import no_blocks
 from hanse.twin.policies import FEATURE_DTYPE
 
 USER_ACCESS_MS: Final = 10.0
@@ -50,7 +50,6 @@ PROFILES_SPARE: Final = 32
 """Rows of law that a change of law during the run may add."""
 PREFIX_SLOTS: Final = 8192
 """Of each gateway: a live one has 65,536 for itself; here a hundred gateways share a machine."""
-CACHE_BLOCKS_MAX: Final = 4096
 SLOTS_SPARE: Final = 4096
 LINE_BYTES: Final = 64
 
@@ -296,10 +295,6 @@ def _engines(
     engines["queue_head"] = engines["queue_tail"] = -1
     engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
-    held = 1
-    if block_tokens > 0:
-        most = int(engines["kv_max"].max()) // block_tokens
-        held = max(1, min(most, CACHE_BLOCKS_MAX) // CACHE_WAYS) * CACHE_WAYS
     records = table.offers[engines["offer"]]
     at_site = np.bincount(engines["site"], minlength=len(fleet.sites))
     return {
@@ -314,8 +309,7 @@ def _engines(
         "executing": np.zeros((1, count), OWN_DTYPE),
         "scratch_state": np.zeros(count, np.int64),
         "engine_first": np.concatenate([[0], np.cumsum(at_site)]).astype(np.int64),
-        "cache_block": np.full((count, held), -1, np.int64),
-        "cache_stamp": np.full((count, held), -np.inf),
+        **no_blocks(count, int(engines["kv_max"].max()), block_tokens),
     }
 
 
