@@ -453,6 +453,8 @@ class World(NamedTuple):
     """[O] `policies.FEATURE_DTYPE`: scratch of a choice by a policy."""
     turns: Any
     """[S, Q] place among a service's offers of the one that a gateway chose last by a policy."""
+    engine_turns: Any
+    """[S] place among a site's engines of the one that it chose last in turn."""
     hist: Any
     """[K, 3, BINS] TTFT, TPOT, E2E."""
     sums: Any
@@ -476,9 +478,15 @@ OPTION_CENTRAL: Final = 4
 OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTION_AFFINITY: Final = 6
-"""1: sites choose engines by `choose_engine`, 0: by the fewest requests."""
+"""How sites choose engines."""
+ENGINES_FEWEST: Final = 0
+ENGINES_HELD: Final = 1
+"""By `choose_engine`, as live sites do."""
+ENGINES_IN_TURN: Final = 2
 OPTION_CORES: Final = 7
 """Cores of one machine that all engines share with what carries their tokens; 0: each engine has its own."""
 OPTION_TOKEN_S: Final = 8
 """CPU seconds that gateways, links and users of that machine take for each token of an answer."""
-OPTIONS: Final = 9
+OPTION_ENTRY: Final = 9
+"""1 + the one gateway at which all requests enter that law lets in there; 0: they enter at the nearest."""
+OPTIONS: Final = 10

@@ -116,11 +116,12 @@ class Simulation:
         self.tables = 0
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
-        world = build_world(
-            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured
-        )  # fmt: skip
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
+        world = build_world(
+            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured,
+            one_entry=self.policy.one_entry,
+        )  # fmt: skip
         self._choose_by(self.policy, world, engine_affinity)
         _run_on(machine, world)
         self.table = table
@@ -146,13 +147,12 @@ class Simulation:
         self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
 
     def _choose_by(self, policy: Policy, world: World, affinity: bool | None) -> None:
-        held = policy.engines_held if affinity is None else affinity
-        world.options[ar.OPTION_AFFINITY] = float(held)
+        world.options[ar.OPTION_AFFINITY] = policy.engines if affinity is None else float(affinity)
         world.options[ar.OPTION_POLICY] = float(policy.number)
         world.options[ar.OPTION_SCORE] = float(policy.address)
-        if policy.name == "central_only" and self.fleet.central is None:
+        if policy.needs_central and self.fleet.central is None:
             raise ConfigError(
-                "policy central_only",
+                f"policy {policy.name}",
                 got="a fleet without [central]",
                 allowed="a fleet that names its central site",
             )

@@ -63,6 +63,7 @@ def build_world(
     rows: int = 0,
     start_s: float = 0.0,
     measured: MeasuredTable | None = None,
+    one_entry: bool = False,
 ) -> World:
     """An empty fleet at `start_s`, every engine loaded and idle, with the table in force everywhere.
 
@@ -74,6 +75,7 @@ def build_world(
         rows: Finished requests that are kept between two calls of the loop; 0: none.
         start_s: Simulated instant of the start.
         measured: Steps that engines take where it has their replica.
+        one_entry: All requests enter at the fleet's central site.
 
     Raises:
         ConfigError: the trace names a service or class that the fleet does not have.
@@ -99,6 +101,7 @@ def build_world(
     w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
     central = table.site_index[fleet.central.site] if fleet.central else -1
     w.options[ar.OPTION_CENTRAL] = float(central)
+    w.options[ar.OPTION_ENTRY] = float(central + 1) if one_entry else 0.0
     clock = w.clock[0]
     clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
     write_table(w, 0, table, fleet, trace)
@@ -187,10 +190,12 @@ def write_entries(w: World, table: Table, fleet: Fleet, trace: TraceMeta) -> Non
     w.subject_of[:] = subject_numbers(fleet, table, trace, w.subject_of.shape)
     order = np.argsort(w.user_ms, axis=1, kind="stable")
     w.entry[:] = -1
+    only = int(w.options[ar.OPTION_ENTRY]) - 1
     for subject in range(1, len(table.subjects)):
         lawful = table.law[table.subjects[subject]["profile"]] != 0
         for origin in range(w.entry.shape[0]):
-            near = order[origin][lawful[order[origin]]][:ENTRIES]
+            near = order[origin][lawful[order[origin]]]
+            near = near[near == only][:1] if only >= 0 else near[:ENTRIES]
             w.entry[origin, subject, : len(near)] = near
 
 
@@ -366,6 +371,7 @@ def _gateways(
         "out": np.zeros(OUT_COUNT),
         "features": np.zeros(offers, FEATURE_DTYPE),
         "turns": np.full((sites, services), -1, np.int64),
+        "engine_turns": np.full(sites, -1, np.int64),
     }
 
 
