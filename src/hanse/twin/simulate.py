@@ -96,8 +96,7 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
-                the policy's originals do.
+            engine_affinity: Sites choose engines as live ones do, else by the fewest requests. None: as the policy's originals.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
