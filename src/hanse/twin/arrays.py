@@ -128,6 +128,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("started_at_s", "f8"),
         ("began_at_s", "f8"),
         ("first_at_s", "f8"),
+        ("heard_at_s", "f8"),
         ("expires_at_s", "f8"),
         ("deadline_at_s", "f8"),
         ("ttft_ms_predicted", "f8"),
@@ -139,7 +140,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[A]: one try of a request at one engine; a retry is a new row with the request's fields copied."""
+"""[A]: one try of a request at one engine; a retry is a new row with the request's fields copied. `heard_at_s` is when its first token
+reaches its gateway; 0: not sent."""
 
 ENGINE_DTYPE: Final = np.dtype(
     [

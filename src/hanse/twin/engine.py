@@ -219,9 +219,11 @@ def send_first_byte(w: Any, a: int, t: float) -> None:
     """Tell the gateway; a cut link loses it."""
     attempt = w.attempts[a]
     if attempt.site == attempt.gateway:
+        attempt.heard_at_s = t
         push_now(w, FIRST_BYTE, a)
     elif w.link_up[attempt.site, attempt.gateway] != 0:
-        push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
+        attempt.heard_at_s = t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms
+        push(w, attempt.heard_at_s, FIRST_BYTE, a)
 
 
 @njit(**HOT)
