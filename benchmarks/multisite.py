@@ -290,6 +290,19 @@ def measure_crowd(
     }
 
 
+def measure_crowds(
+    kind: str, policy: str, load: float, seeds: list[int], usd: float, duration_s: float
+) -> dict[str, Any]:
+    """Means over seeds."""
+    rows = [measure_crowd(kind, policy, load, seed, usd, duration_s) for seed in seeds]
+    means = {
+        key: float(np.mean([row[key] for row in rows]))
+        for key, value in rows[0].items()
+        if not isinstance(value, str)
+    }
+    return rows[0] | means
+
+
 def figures(simulation: Simulation, policy: str, rps: float, elapsed_s: float) -> dict[str, Any]:
     """What a run came to."""
     world = simulation.world
@@ -349,13 +362,14 @@ def crowds(args: argparse.Namespace) -> None:
         CROWD_LOADS[1:2] if args.quick else CROWD_LOADS
     )
     duration_s = args.hours * 3600.0 or (180.0 if args.quick else CROWD_S)
+    seeds = [int(x) for x in args.seeds.split(",") if x] or [args.seed]
     rows = []
     print(CROWD_HEAD)
     for kind in args.crowd.split(","):
         for load in loads:
             for policy in args.policies.split(","):
                 rows.append(
-                    measure_crowd(kind, policy, load, args.seed, args.usd_per_latency_s, duration_s)
+                    measure_crowds(kind, policy, load, seeds, args.usd_per_latency_s, duration_s)
                 )
                 print(crowd_line(rows[-1]), flush=True)
     own = {(r["crowd"], r["rps"]): r for r in rows if r["policy"] == OURS}
@@ -455,6 +469,7 @@ def main() -> None:
     parser.add_argument("--loads", default="")
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", default="", help="closed loop: means over these, as 101,102,103")
     parser.add_argument("--usd-per-latency-s", type=float, default=Weights().usd_per_latency_s)
     parser.add_argument(
         "--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told"
