@@ -9,6 +9,8 @@ arXiv 2505.24095). Two workloads:
 
     --crowd wildchat,tree2,...   closed loop, as that evaluation (`multisite_clients`): clients wait for their answers, ten minutes, bf16, and
                                  memory as there: 0.8 of 24 GB less the weights. Loads are clients, as multiples of the authors' per replica.
+    --mooncake                   an hour of Kimi's conversations (Mooncake, FAST 2025; prompts of 12,000 tokens on average), two H100 a region, which
+                                 together hold a twenty-fifth of all blocks; read from the folder of data beside the repository.
     (without)                    open loop: an hour in which it is evening in Frankfurt and night in Tokyo and Sydney, FP8, larger caches.
 """
 
@@ -40,6 +42,7 @@ from hanse.model.fleet import (
     Variant,
     Weights,
 )
+from hanse.signals.traces.formats import read_mooncake
 from hanse.signals.traces.generate import generate
 from hanse.signals.traces.spec import (
     ClassShare,
@@ -88,12 +91,19 @@ CROWD_SCALES = {
     "tree4": 20 / 12 * 6 / 10,
 }
 """Times the clients of `multisite_clients.CROWDS`, which are five regions', to have as many for each of twenty replicas."""
+MOONCAKE = Path(__file__).parents[2] / "shared/data/llm_trace_mooncake_2024/conversation.jsonl.gz"
+H100_KV_TOKENS = 400_000
+"""0.85 of 80 GB less 16.06 GB of weights, at 131,072 bytes a token: 396 k."""
 L4_KV_TOKENS = 24_576
 """0.8 of 24 GB (their `--mem-fraction-static`) less 16.06 GB of weights, at 131,072 bytes a token: 23.9 k."""
 
 
 def fleet(
-    usd_per_latency_s: float, precision: str = "fp8", context_tokens: int = CONTEXT_TOKENS
+    usd_per_latency_s: float,
+    precision: str = "fp8",
+    context_tokens: int = CONTEXT_TOKENS,
+    accelerator: str = "l4",
+    replicas: int = REPLICAS,
 ) -> Fleet:
     """Equal sites in five regions."""
     sites = tuple(
@@ -102,8 +112,8 @@ def fleet(
             operator_hq="DE", grid_zone=zone, power=Power(grid_kw_max=60.0),
             pools=(
                 Pool(
-                    id="gpu", accelerator="l4", count=REPLICAS, driver="external",
-                    urls=("http://127.0.0.1:8081",) * REPLICAS,
+                    id="gpu", accelerator=accelerator, count=replicas, driver="external",
+                    urls=("http://127.0.0.1:8081",) * replicas,
                 ),
             ),
         )
@@ -129,7 +139,7 @@ def fleet(
         ),
         placements=tuple(
             Placement(
-                service="chat", variant="v", site=site.id, pool="gpu", replicas=REPLICAS,
+                service="chat", variant="v", site=site.id, pool="gpu", replicas=replicas,
                 slots=SLOTS, context_tokens=context_tokens,
             )
             for site in sites
@@ -165,6 +175,51 @@ def trace(rps: float, hours: float, seed: int) -> Trace:
             tenants=(TenantShare(id="t"),),
         )
     )  # fmt: skip
+
+
+def mooncake() -> Trace:
+    """The trace with its conversations dealt to the regions: half to the first, as `CROWDS` of trees.
+
+    It says neither where people are nor which requests are one conversation; all share their first block of 512 tokens, so the second says.
+    """
+    chunk = next(iter(read_mooncake(MOONCAKE, service="chat").trace.chunks()))
+    requests = chunk.requests.copy()
+    second = chunk.blocks[requests["block_at"] + (requests["block_count"] > 1)]
+    dealt = (second.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)) % np.uint64(
+        6
+    )
+    requests["origin"] = np.maximum(dealt.astype(np.int64) - 1, 0)
+    requests["cls"] = requests["tenant"] = requests["service"] = 0
+    duration_s = float(requests["at_s"][-1]) + 1.0
+    meta = msgspec.structs.replace(
+        trace(1.0, duration_s / 3600.0, 1).meta,
+        block_tokens=512, duration_s=duration_s, count=len(requests),
+    )  # fmt: skip
+    return Trace.of(meta, requests, chunk.blocks)
+
+
+def measure_mooncake(policy: str, usd_per_latency_s: float) -> dict[str, Any]:
+    """One run of the hour."""
+    made = mooncake()
+    name, engines = _named(policy)
+    there = fleet(usd_per_latency_s, "bf16", H100_KV_TOKENS, "h100-sxm", 2)
+    simulation = Simulation(there, made, policy=name, engine_affinity=engines)
+    simulation.run()
+    rps = made.meta.count / made.meta.duration_s
+    sums = simulation.world.sums[0]
+    return figures(simulation, policy, rps, made.meta.duration_s) | {
+        "ttft_ms_mean": float(sums[ar.SUM_TTFT_MS] / sums[ar.SUM_SERVED])
+    }
+
+
+def mooncakes(args: argparse.Namespace) -> None:
+    print(f"{HEAD}{'TTFT mean':>11}")
+    rows = []
+    for policy in args.policies.split(","):
+        rows.append(measure_mooncake(policy, args.usd_per_latency_s))
+        print(f"{line(rows[-1])}{rows[-1]['ttft_ms_mean']:11.0f}", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def quantile(histogram: Any, share: float) -> float:
@@ -235,6 +290,19 @@ def measure_crowd(
     }
 
 
+def measure_crowds(
+    kind: str, policy: str, load: float, seeds: list[int], usd: float, duration_s: float
+) -> dict[str, Any]:
+    """Means over seeds."""
+    rows = [measure_crowd(kind, policy, load, seed, usd, duration_s) for seed in seeds]
+    means = {
+        key: float(np.mean([row[key] for row in rows]))
+        for key, value in rows[0].items()
+        if not isinstance(value, str)
+    }
+    return rows[0] | means
+
+
 def figures(simulation: Simulation, policy: str, rps: float, elapsed_s: float) -> dict[str, Any]:
     """What a run came to."""
     world = simulation.world
@@ -294,13 +362,14 @@ def crowds(args: argparse.Namespace) -> None:
         CROWD_LOADS[1:2] if args.quick else CROWD_LOADS
     )
     duration_s = args.hours * 3600.0 or (180.0 if args.quick else CROWD_S)
+    seeds = [int(x) for x in args.seeds.split(",") if x] or [args.seed]
     rows = []
     print(CROWD_HEAD)
     for kind in args.crowd.split(","):
         for load in loads:
             for policy in args.policies.split(","):
                 rows.append(
-                    measure_crowd(kind, policy, load, args.seed, args.usd_per_latency_s, duration_s)
+                    measure_crowds(kind, policy, load, seeds, args.usd_per_latency_s, duration_s)
                 )
                 print(crowd_line(rows[-1]), flush=True)
     own = {(r["crowd"], r["rps"]): r for r in rows if r["policy"] == OURS}
@@ -400,14 +469,19 @@ def main() -> None:
     parser.add_argument("--loads", default="")
     parser.add_argument("--hours", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", default="", help="closed loop: means over these, as 101,102,103")
     parser.add_argument("--usd-per-latency-s", type=float, default=Weights().usd_per_latency_s)
     parser.add_argument(
         "--speed", type=float, default=1.0, help="of the engines in Virginia, which nobody is told"
     )
     parser.add_argument("--crowd", default="", help="closed loop: wildchat, arena, tree2, tree4")
+    parser.add_argument("--mooncake", action="store_true", help="an hour of Kimi's conversations")
     args = parser.parse_args()
     if args.crowd:
         crowds(args)
+        return
+    if args.mooncake:
+        mooncakes(args)
         return
     loads = [float(x) for x in args.loads.split(",") if x] or (
         QUICK_RPS if args.quick else LOADS_RPS

@@ -149,11 +149,13 @@ class Case:
         batch = min(mine + 1.0, row["slots"])
         step_ms = row["tpot_ms_base"] + row["tpot_ms_per_running"] * batch
         uncached = max(tokens_in - cached, 1.0)
-        queue_ms = 0.0
-        if mine + share > row["slots"]:
-            full_ms = row["tpot_ms_base"] + row["tpot_ms_per_running"] * row["slots"]
-            service_ms = row["prefill_ms_per_token"] * tokens_in + full_ms * tokens_out
-            queue_ms = (mine + share - row["slots"]) * service_ms / row["slots"]
+        by_slots = max((mine + share - row["slots"]) / row["slots"], 0.0)
+        kv_tokens = row["tokens_max"] * 0.25
+        short = (tokens + tokens_in - cached + tokens_out) * share - kv_tokens
+        waiting = prefill * share * (1.0 + tokens_out / max(tokens_in, 1.0))
+        over = max(by_slots, min(short, waiting) / kv_tokens) if short > 0.0 else by_slots
+        service_ms = row["prefill_ms_per_token"] * tokens_in + step_ms * tokens_out
+        queue_ms = over * service_ms
         ahead_ms = prefill * share * row["prefill_ms_per_token"]
         prompt_ms = row["prefill_ms_per_token"] * uncached
         engine_ms = row["ttft_ms_fixed"] + queue_ms + ahead_ms + prompt_ms + step_ms
@@ -499,12 +501,33 @@ def test_what_peers_may_have_sent_makes_an_offer_dearer_but_not_full() -> None:
     assert router.predicted().ttft_ms > alone_ms
 
 
-def test_what_cannot_be_in_time_stays_at_home_unless_elsewhere_takes_half_as_long() -> None:
+def test_what_cannot_be_in_time_stays_at_home_unless_elsewhere_takes_a_quarter_as_long() -> None:
     table = table_of(fleet((site("a"), site("b")), services=(service(usd_per_latency_s=1.0),)))
     router = ready(table)
     router.load.offers["ttft_factor"] = 100.0
     router.load.offers["tpot_factor"] = 100.0
     assert ask(router) == 0 and router.predicted().slo_missed
-    for factor, home in ((150.0, True), (250.0, False)):
+    for factor, home in ((150.0, True), (350.0, True), (450.0, False)):
         router.load.offers["ttft_factor"][0] = router.load.offers["tpot_factor"][0] = factor
         assert (ask(router) == 0) is home
+
+
+def test_who_waits_for_memory_makes_the_next_one_wait() -> None:
+    """Tokens beyond memory are a queue only as far as somebody has no first token: else prompts are shared."""
+    table = table_of(fleet((site("a"),)))
+    router = ready(table)
+    offer, known = table.offers[0], router.load.offers
+    kv = float(offer["tokens_max"]) / kernels.QUEUE_PER_SLOT_MAX
+    known["requests"][0], known["tokens"][0] = 2.0, 2.0 * kv
+    assert ask(router, deadline_ms=1e9) == 0
+    shared_ms = router.predicted().ttft_ms
+    known["prefill_tokens"][0] = 400.0
+    ask(router, deadline_ms=1e9)
+    waited_ms = router.predicted().ttft_ms
+    known["tokens"][0] = 0.5 * kv
+    ask(router, deadline_ms=1e9)
+    read_ms = router.predicted().ttft_ms - shared_ms
+    assert read_ms == pytest.approx(400.0 * float(offer["prefill_ms_per_token"]), rel=1e-6)
+    batch_ms = offer["tpot_ms_base"] + 3.0 * offer["tpot_ms_per_running"]
+    service_ms = 200.0 * offer["prefill_ms_per_token"] + 100.0 * batch_ms
+    assert waited_ms - shared_ms - read_ms == pytest.approx(400.0 * 1.5 / kv * service_ms, rel=1e-6)

@@ -40,9 +40,17 @@ def powered_fleet(rng: np.random.Generator) -> Fleet:
 
 
 def random_trace(
-    made: Fleet, rng: np.random.Generator, *, count: int = 400, rate_rps: float = 8.0
+    made: Fleet,
+    rng: np.random.Generator,
+    *,
+    count: int = 400,
+    rate_rps: float = 8.0,
+    texts: int = 0,
 ) -> Trace:
-    """Poisson arrivals from every site's city; services, classes and tenants at random."""
+    """Poisson arrivals from every site's city; services, classes and tenants at random.
+
+    Each request is the beginning of one of `texts` texts, in blocks of 16 tokens; 0: nothing is said of prefixes.
+    """
     requests = np.zeros(count, REQUEST_DTYPE)
     requests["at_s"] = np.cumsum(rng.exponential(1.0 / rate_rps, count))
     requests["service"] = rng.integers(0, len(made.services), count)
@@ -64,8 +72,18 @@ def random_trace(
         tenants=tuple(t.id for t in made.tenants),
         count=count,
         duration_s=float(requests["at_s"][-1]) + 1.0,
+        block_tokens=16 if texts else 0,
     )
-    return Trace.of(meta, requests)
+    if not texts:
+        return Trace.of(meta, requests)
+    requests["block_count"] = (requests["tokens_in"] + requests["tokens_out"]) // 16
+    requests["block_at"] = np.cumsum(requests["block_count"]) - requests["block_count"]
+    begins = rng.integers(0, texts, count) * 4096
+    blocks = [
+        np.arange(begin, begin + n)
+        for begin, n in zip(begins, requests["block_count"].tolist(), strict=True)
+    ]
+    return Trace.of(meta, requests, np.concatenate(blocks).astype(np.int64))
 
 
 def random_faults(made: Fleet, rng: np.random.Generator, duration_s: float, count: int) -> Scenario:

@@ -65,8 +65,10 @@ def test_a_first_byte_that_comes_too_late_touches_nobody() -> None:
     for a in (0, 1):
         first_byte(handle, a, 2.0)
     assert not world.attempts["answering"].any() and not world.own["prefill_tokens"].any()
-    waiting["first_at_s"] = 1.0
+    waiting["first_at_s"], waiting["heard_at_s"] = 1.0, 2.5
     first_byte(handle, 1, 2.0)
+    assert waiting["answering"] == 0, "its own is still on the way"
+    first_byte(handle, 1, 2.5)
     assert waiting["answering"] == 1 and world.own[0, 0, 0]["prefill_tokens"] == -9
 
 

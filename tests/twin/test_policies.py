@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, site, tenant
 from hanse.errors import ConfigError
-from hanse.model.fleet import Central, Fleet
+from hanse.model.fleet import Central, Fleet, Placement
 from hanse.signals.traces.trace import REQUEST_DTYPE, Origin, Trace, TraceMeta
 from hanse.twin import arrays as ar
 from hanse.twin import policies
@@ -119,6 +119,39 @@ def test_central_only_refuses_what_may_not_go_there() -> None:
 def test_central_only_needs_a_central_site() -> None:
     with pytest.raises(ConfigError, match="central"):
         Simulation(made(), asked(), policy="central_only")
+
+
+@pytest.mark.parametrize("name", policies.ONE_ENTRY)
+def test_one_balancer_is_everybodys_entry_where_law_lets_it(name: str) -> None:
+    trace = asked(200)
+    run = Simulation(made("fr"), trace, policy=name, rows=lambda rows: kept.append(rows.copy()))
+    kept: list[np.ndarray] = []
+    run.run()
+    rows = np.concatenate(kept)
+    assert len(rows) == 200 and set(rows["entry"].tolist()) == {1}
+    assert served(run.world)[0] > 0, "it sends to all sites"
+    world = Simulation(made("us"), asked(50, cls=1), policy=name)
+    world.run()
+    assert world.world.sums[0, ar.SUM_REFUSED] == 50, "no other gateway stands in for it"
+
+
+def test_round_robin_takes_a_sites_engines_in_turn() -> None:
+    one = site("de", "DE")
+    many = fleet(
+        (one,),
+        placements=(Placement(service="chat", variant="v0", site="de", pool="gpu", replicas=4, slots=4),),
+        tenants=(tenant("t", ("DE",)),),
+    )  # fmt: skip
+    trace = asked(400, 0.2)
+    run = Simulation(many, trace, policy="round_robin")
+    run.run()
+    steps = run.world.engines["tokens_decoded"]
+    fewest = Simulation(many, trace, policy="least_load")
+    fewest.run()
+    assert steps.max() < 1.3 * steps.min(), "each has had a hundred requests"
+    assert fewest.world.engines["tokens_decoded"].min() == 0, (
+        "an idle fleet's first is always the idlest"
+    )
 
 
 def test_least_load_spreads_by_requests_a_replica() -> None:
@@ -271,7 +304,9 @@ def test_compiled_or_not_the_same_function_chooses_the_same(tmp_path: Path) -> N
     np.testing.assert_array_equal(run(fast, trace=trace).sums, run(slow, trace=trace).sums)
 
 
-@pytest.mark.parametrize("name", [f.__name__ for f in BUILT_IN if f.__name__ != "central_only"])
+@pytest.mark.parametrize(
+    "name", [f.__name__ for f in BUILT_IN if not resolve(f.__name__).needs_central]
+)
 def test_runs_repeat_and_a_copy_of_a_built_in_policy_does_the_same(name: str) -> None:
     trace = asked(500, 40.0)
     one = run(name, trace=trace)
@@ -295,7 +330,7 @@ def test_a_package_may_name_policies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_are_found_and_others_are_told_what_there_is(tmp_path: Path) -> None:
-    assert [resolve(n).number for n in names()[:11]] == list(range(11))
+    assert [resolve(n).number for n in names()[:14]] == list(range(14))
     assert resolve("least-load").name == "least_load"
     with pytest.raises(ConfigError, match="shipped, nearest, round_robin"):
         resolve("best")
@@ -325,5 +360,5 @@ def test_every_example_of_the_page_compiles_and_runs(tmp_path: Path) -> None:
 
 def test_the_page_lists_every_feature_and_every_policy() -> None:
     text = PAGE.read_text()
-    for name in (*Features._fields, *names()[:11]):
+    for name in (*Features._fields, *names()[:14]):
         assert f"`{name}`" in text, name

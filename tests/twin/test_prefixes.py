@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 from dispatch.fleets import fleet, service, site
@@ -24,6 +23,7 @@ from hanse.signals.traces.spec import (
 )
 from hanse.signals.traces.trace import Chunk, Origin, Trace
 from hanse.twin import arrays as ar
+from hanse.twin.blocks import no_blocks
 from hanse.twin.handle import Handle
 from hanse.twin.simulate import Simulation
 
@@ -105,10 +105,7 @@ def test_an_engine_that_forgets_nothing_finds_the_published_share_again() -> Non
             yield Chunk(requests, chunk.blocks)
 
     run = Simulation(made(1, 8_000_000, 32), Trace(meta, pieces))  # type: ignore[arg-type]
-    slots = 1 << 21
-    world = run.world._replace(
-        cache_block=np.full((1, slots), -1, np.int64), cache_stamp=np.full((1, slots), -np.inf)
-    )
+    world = run.world._replace(**no_blocks(1, 512 << 20, 512))
     world.engines["kv_max"] = 10**12
     world.engines["speed"] = 10_000.0
     run.handle = Handle(world)

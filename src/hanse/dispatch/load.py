@@ -188,6 +188,29 @@ def observed(load: Any, offer: int, ttft_ratio: float, tpot_ratio: float) -> Non
 
 
 @njit(**HOT)
+def ratios(
+    ttft_ms_predicted: float,
+    tpot_ms_predicted: float,
+    path_ms: float,
+    ttft_ms: float,
+    e2e_ms: float,
+    tokens_out: int,
+) -> tuple[float, float]:
+    """What `observed` takes, of an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""
+    engine_ms = ttft_ms_predicted - path_ms
+    first = each = 0.0
+    if tokens_out <= 0 or engine_ms <= 0.0 or tpot_ms_predicted <= 0.0:
+        return first, each
+    if ttft_ms > 0.0:
+        first = (ttft_ms - path_ms) / engine_ms
+        if tokens_out > 1:
+            each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms_predicted
+    else:  # one ratio for both: the whole over the whole
+        first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms_predicted * tokens_out)
+    return max(first, 0.0), max(each, 0.0)
+
+
+@njit(**HOT)
 def learned(
     load: Any,
     offer: int,
@@ -198,18 +221,9 @@ def learned(
     e2e_ms: float,
     tokens_out: int,
 ) -> None:
-    """Learn from an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""
-    engine_ms = ttft_ms_predicted - path_ms
-    if tokens_out <= 0 or engine_ms <= 0.0 or tpot_ms_predicted <= 0.0:
-        return
-    if ttft_ms > 0.0:
-        first = (ttft_ms - path_ms) / engine_ms
-        each = 0.0
-        if tokens_out > 1:
-            each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms_predicted
-    else:  # one ratio for both: the whole over the whole
-        first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms_predicted * tokens_out)
-    observed(load, offer, max(first, 0.0), max(each, 0.0))
+    """Learn from an answer."""
+    first, each = ratios(ttft_ms_predicted, tpot_ms_predicted, path_ms, ttft_ms, e2e_ms, tokens_out)
+    observed(load, offer, first, each)
 
 
 class Ticket:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -303,11 +302,6 @@ def choose_engine(
         float(tokens_out), held,
     )  # fmt: skip
     return engine
-
-
-def to_json(verdicts: list[OfferVerdict]) -> bytes:
-    """Verdicts as JSON, for `--json` and the explain endpoint."""
-    return msgspec.json.encode(verdicts)
 
 
 def warm() -> None:

@@ -14,7 +14,12 @@ from numba import njit
 from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import prefix as prefixes
-from hanse.twin.arrays import OPTION_AFFINITY, OPTION_BLOCK_TOKENS
+from hanse.twin.arrays import (
+    ENGINES_HELD,
+    ENGINES_IN_TURN,
+    OPTION_AFFINITY,
+    OPTION_BLOCK_TOKENS,
+)
 
 DIGESTS_MAX: Final = prefixes.DIGESTS_MAX
 
@@ -61,7 +66,7 @@ def look_up_prefixes(w: Any, a: int, t: float) -> int:
 def look_up_engines(w: Any, a: int, s: int, t: float) -> None:
     """Fill `held_engines` with the engines of a site that hold it, where the run wants that."""
     clear(w.held_engines)
-    if w.options[OPTION_AFFINITY] != 0.0 and w.engine_first[s + 1] - w.engine_first[s] > 1:
+    if w.options[OPTION_AFFINITY] == ENGINES_HELD and w.engine_first[s + 1] - w.engine_first[s] > 1:
         count = digest(w, a)
         if count > 0:
             table = w.engine_prefix[s]
@@ -92,11 +97,13 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
         states = scratch
     look_up_engines(w, a, s, t)
     tokens_in, tokens_out = float(attempt.guess_in), float(attempt.guess_out)
-    if w.options[OPTION_AFFINITY] != 0.0:
+    if w.options[OPTION_AFFINITY] == ENGINES_HELD:
         found = kernels.choose_engine(
             w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
             states, w.executing[:, first:end], w.offers[w.version[s]], offer, tokens_in, tokens_out, w.held_engines,
         )  # fmt: skip
+    elif w.options[OPTION_AFFINITY] == ENGINES_IN_TURN:
+        found = next_in_turn(w, s, states, offer, tokens_in + tokens_out)
     else:
         found = kernels.least_requests(
             w.engine_offer[first:end], w.engine_requests_max[first:end], w.engine_tokens_max[first:end],
@@ -105,13 +112,35 @@ def pick_engine(w: Any, a: int, t: float, s: int, offer: int, excluded: int) -> 
     return first + found if found >= 0 else found
 
 
+@njit(**KERNEL)
+def next_in_turn(w: Any, s: int, states: Any, offer: int, tokens: float) -> int:
+    """The engine of a site after the one that was chosen last, if it is the offer's, alive and has room, else the next; or the reason."""
+    first, count = w.engine_first[s], w.engine_first[s + 1] - w.engine_first[s]
+    reason = kernels.DEAD
+    for step in range(1, count + 1):
+        i = (w.engine_turns[s] + step) % count
+        e = first + i
+        if w.engine_offer[e] != offer or states[i] != 1:
+            continue
+        mine = w.executing[0, e]
+        if (
+            mine.requests + 1 > w.engine_requests_max[e]
+            or mine.tokens + tokens > w.engine_tokens_max[e]
+        ):
+            reason = kernels.ROOM
+            continue
+        w.engine_turns[s] = i
+        return int(i)
+    return reason
+
+
 @njit(**HOT)
 def remember_engine(w: Any, a: int, e: int, t: float) -> None:
     """An engine of a site reads this prompt: note what it is believed to hold of it, and that it will hold it."""
     attempt = w.attempts[a]
     attempt.believed_engine = 0
     s = w.engines[e].site
-    if w.options[OPTION_AFFINITY] != 0.0 and w.engine_first[s + 1] - w.engine_first[s] > 1:
+    if w.options[OPTION_AFFINITY] == ENGINES_HELD and w.engine_first[s + 1] - w.engine_first[s] > 1:
         count = digest(w, a)
         if count > 0:
             table = w.engine_prefix[s]

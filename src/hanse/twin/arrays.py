@@ -99,6 +99,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("cut", "i4"),
         ("lost_kind", "i4"),
         ("block_count", "i4"),
+        ("blocks_held", "i4"),
+        ("block_last", "i4"),
         ("block_at", "i8"),
         ("excluded", "i8"),
         ("request", "i8"),
@@ -126,6 +128,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("started_at_s", "f8"),
         ("began_at_s", "f8"),
         ("first_at_s", "f8"),
+        ("heard_at_s", "f8"),
         ("expires_at_s", "f8"),
         ("deadline_at_s", "f8"),
         ("ttft_ms_predicted", "f8"),
@@ -137,7 +140,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
     ],
     align=True,
 )
-"""[A]: one try of a request at one engine; a retry is a new row with the request's fields copied."""
+"""[A]: one try of a request at one engine; a retry is a new row with the request's fields copied. `heard_at_s` is when its first token
+reaches its gateway; 0: not sent."""
 
 ENGINE_DTYPE: Final = np.dtype(
     [
@@ -176,6 +180,9 @@ ENGINE_DTYPE: Final = np.dtype(
         ("steps", "i8"),
         ("context", "i8"),
         ("kv_used", "i8"),
+        ("blocks_made", "i4"),
+        ("blocks_spare", "i4"),
+        ("blocks_idle", "i8"),
         ("speed", "f8"),
         ("granted", "f8"),
         ("demand", "f8"),
@@ -347,9 +354,9 @@ class World(NamedTuple):
     """[E]"""
     engine_first: Any
     """[S + 1] where a site's engines begin."""
-    cache_block: Any
-    cache_stamp: Any
-    """[E, sets * ways] prefix blocks held by each engine and when they were last used."""
+    kv_blocks: Any
+    kv_buckets: Any
+    """[E, 1 + most] `blocks.BLOCK_DTYPE`, [E, a power of two]: whole blocks of prompts that each engine has, and where their chains begin."""
     offers: Any
     sites: Any
     law: Any
@@ -448,6 +455,8 @@ class World(NamedTuple):
     """[O] `policies.FEATURE_DTYPE`: scratch of a choice by a policy."""
     turns: Any
     """[S, Q] place among a service's offers of the one that a gateway chose last by a policy."""
+    engine_turns: Any
+    """[S] place among a site's engines of the one that it chose last in turn."""
     hist: Any
     """[K, 3, BINS] TTFT, TPOT, E2E."""
     sums: Any
@@ -471,9 +480,15 @@ OPTION_CENTRAL: Final = 4
 OPTION_SCORE: Final = 5
 """Address of the scoring function of a policy of the user's; below 2^53, which a float holds exactly."""
 OPTION_AFFINITY: Final = 6
-"""1: sites choose engines by `choose_engine`, 0: by the fewest requests."""
+"""How sites choose engines."""
+ENGINES_FEWEST: Final = 0
+ENGINES_HELD: Final = 1
+"""By `choose_engine`, as live sites do."""
+ENGINES_IN_TURN: Final = 2
 OPTION_CORES: Final = 7
 """Cores of one machine that all engines share with what carries their tokens; 0: each engine has its own."""
 OPTION_TOKEN_S: Final = 8
 """CPU seconds that gateways, links and users of that machine take for each token of an answer."""
-OPTIONS: Final = 9
+OPTION_ENTRY: Final = 9
+"""1 + the one gateway at which all requests enter that law lets in there; 0: they enter at the nearest."""
+OPTIONS: Final = 10

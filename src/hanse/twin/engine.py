@@ -1,6 +1,6 @@
 """An engine at the level of its iterations: continuous batching as vLLM v1 does it.
 
-Here: admission, chunked prefill, decoding in bulk, KV memory with preemption, the prefix cache, energy of each step. Not here: how
+Here: admission, chunked prefill, decoding in bulk, KV memory with preemption, energy of each step. Not here: what prompts share (`blocks`), how
 long a step takes (`serving.kernels`), who sends requests (`gateway`), when engines are looked at (`loop`).
 
 Theory of operation. An engine's state is true at a step boundary, `at_s`. At a boundary it admits what has come (first come, first
@@ -36,15 +36,14 @@ from hanse.twin.arrays import (
     IDLE,
     LOST,
     NEVER,
-    OPTION_BLOCK_TOKENS,
     OPTION_CORES,
     OPTION_TOKEN_S,
     STEP,
 )
+from hanse.twin.blocks import hold, let_go, look
 from hanse.twin.queues import free_slot, next_change_s, push, push_now, retime
 
 INF: Final = float("inf")
-CACHE_WAYS: Final = 8
 
 
 @njit(**KERNEL)
@@ -200,8 +199,6 @@ def prefilled(w: Any, e: int, a: int, t: float) -> None:
     attempt.finish_step = engine.steps + (attempt.tokens_out - attempt.generated)
     engine.kv_used += 1
     attempt.share_mark_j = engine.share_j
-    if w.options[OPTION_BLOCK_TOKENS] > 0.0:
-        hold_blocks(w, e, a, attempt.tokens_in)
     if attempt.first_at_s == 0.0:
         attempt.first_at_s = t
         site_load = w.site_load[attempt.offer]
@@ -222,15 +219,17 @@ def send_first_byte(w: Any, a: int, t: float) -> None:
     """Tell the gateway; a cut link loses it."""
     attempt = w.attempts[a]
     if attempt.site == attempt.gateway:
+        attempt.heard_at_s = t
         push_now(w, FIRST_BYTE, a)
     elif w.link_up[attempt.site, attempt.gateway] != 0:
-        push(w, t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms, FIRST_BYTE, a)
+        attempt.heard_at_s = t + 0.0005 * w.ways[attempt.site, attempt.gateway].rtt_ms
+        push(w, attempt.heard_at_s, FIRST_BYTE, a)
 
 
 @njit(**HOT)
 def finish_due(w: Any, e: int, t: float) -> None:
     """Take out of the batch what has all its tokens; the others close ranks."""
-    engine, attempts, running, due = w.engines[e], w.attempts, w.running, w.due
+    engine, running, due = w.engines[e], w.running, w.due
     kept = 0
     for i in range(engine.running):
         a = running[e, i]
@@ -240,27 +239,29 @@ def finish_due(w: Any, e: int, t: float) -> None:
             due[e, kept] = step
             kept += 1
         else:
-            leave_batch(engine, attempts[a])
-            if attempts[a].block_count > 0:
-                # Its memory is free now, and the last of all to be given to others.
-                hold_blocks(w, e, a, attempts[a].tokens_in + attempts[a].tokens_out)
+            leave_batch(w, e, a)
             leave_engine(w, e, a)
             send_end(w, a, t)
     engine.running = kept
 
 
 @njit(**HOT)
-def leave_batch(engine: Any, attempt: Any) -> None:
+def leave_batch(w: Any, e: int, a: int) -> None:
     """Give back what an attempt holds of the engine; its decoding energy is booked."""
-    if attempt.prefill_left > 0:
+    engine, attempt = w.engines[e], w.attempts[a]
+    read = attempt.prefill_left == 0
+    if read:
+        attempt.generated = attempt.tokens_out - (attempt.finish_step - engine.steps)
+        engine.context -= attempt.tokens_in + attempt.generated
+        attempt.joules += engine.share_j - attempt.share_mark_j
+    else:
         engine.prefilling -= 1
-        engine.kv_used -= attempt.tokens_in + attempt.generated
-        return
-    done = attempt.tokens_out - (attempt.finish_step - engine.steps)
-    attempt.generated = done
-    engine.context -= attempt.tokens_in + done
-    engine.kv_used -= attempt.tokens_in + done
-    attempt.joules += engine.share_j - attempt.share_mark_j
+    tokens = attempt.tokens_in + attempt.generated
+    still = 0
+    if attempt.block_count > 0:
+        computed = tokens if read else attempt.cached + attempt.prefill_done
+        still = let_go(w, e, a, tokens, computed)
+    engine.kv_used -= tokens - still
 
 
 @njit(**HOT)
@@ -411,12 +412,16 @@ def admit(w: Any, e: int) -> None:
         need = attempt.tokens_in + attempt.generated
         if engine.running >= engine.slots:
             break
-        if engine.running > 0 and engine.kv_used + need + engine.running + 1 > engine.kv_max:
+        found, shared = 0, 0
+        if attempt.block_count > 0:
+            found, shared = look(w, e, a, need)
+        room = engine.kv_max - engine.kv_used - engine.running - 1
+        if engine.running > 0 and need - shared > room:
             break
         engine.queue_head = attempt.queued_next
-        attempt.cached = 0
-        if w.options[OPTION_BLOCK_TOKENS] > 0.0 and attempt.block_count > 0:
-            attempt.cached = min(held_tokens(w, e, a), need - 1)
+        attempt.cached = found
+        if attempt.block_count > 0:
+            hold(w, e, a, need)
         attempt.prefill_done = 0
         attempt.prefill_left = need - attempt.cached
         attempt.take = 0
@@ -424,7 +429,7 @@ def admit(w: Any, e: int) -> None:
         w.due[e, engine.running] = NEVER
         engine.running += 1
         engine.prefilling += 1
-        engine.kv_used += need
+        engine.kv_used += need - shared
     if engine.queue_head < 0:
         engine.queue_tail = -1
 
@@ -436,7 +441,7 @@ def preempt(w: Any, e: int) -> None:
     engine.running -= 1
     a = w.running[e, engine.running]
     attempt = attempts[a]
-    leave_batch(engine, attempt)
+    leave_batch(w, e, a)
     attempt.prefill_left = attempt.prefill_done = attempt.take = 0
     attempt.queued_next = engine.queue_head
     engine.queue_head = a
@@ -458,7 +463,7 @@ def purge(w: Any, e: int) -> None:
             w.due[e, kept] = w.due[e, i]
             kept += 1
         else:
-            leave_batch(engine, attempts[a])
+            leave_batch(w, e, a)
             leave_engine(w, e, a)
             waste(w, a)
     engine.running = kept
@@ -509,53 +514,3 @@ def resume(w: Any, e: int, t: float) -> None:
     if engine.mode == FROZEN or engine.mode == DOWN:
         finish_due(w, e, t)
         compose(w, e, t)
-
-
-# --- the prefix cache: set-associative over block ids, least recently used gives way
-
-
-@njit(**KERNEL)
-def held_tokens(w: Any, e: int, a: int) -> int:
-    """Leading prompt tokens whose blocks the engine still holds."""
-    attempt, blocks = w.attempts[a], w.cache_block
-    sets = blocks.shape[1] // CACHE_WAYS
-    size = w.blocks.shape[0]
-    tokens = 0
-    block_tokens = int(w.options[OPTION_BLOCK_TOKENS])
-    for i in range(min(attempt.block_count, attempt.tokens_in // block_tokens)):
-        block = w.blocks[(attempt.block_at + i) % size]
-        first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
-        found = False
-        for way in range(first, first + CACHE_WAYS):
-            if blocks[e, way] == block:
-                w.cache_stamp[e, way] = w.engines[e].at_s
-                found = True
-                break
-        if not found:
-            break
-        tokens += block_tokens
-    return tokens
-
-
-@njit(**KERNEL)
-def hold_blocks(w: Any, e: int, a: int, tokens: int) -> None:
-    """The engine keeps whole blocks of the first tokens, in the memory that running requests leave free."""
-    attempt, blocks, stamps = w.attempts[a], w.cache_block, w.cache_stamp
-    engine = w.engines[e]
-    sets = blocks.shape[1] // CACHE_WAYS
-    size = w.blocks.shape[0]
-    free_share = max(0.0, 1.0 - float(engine.kv_used) / float(engine.kv_max))
-    ways = max(1, int(CACHE_WAYS * free_share + 0.5))
-    whole = tokens // int(w.options[OPTION_BLOCK_TOKENS])
-    for i in range(min(attempt.block_count, whole)):
-        block = w.blocks[(attempt.block_at + i) % size]
-        first = (block * 0x9E3779B1 & 0x7FFFFFFF) % sets * CACHE_WAYS
-        place = first
-        for way in range(first, first + ways):
-            if blocks[e, way] == block:
-                place = way
-                break
-            if stamps[e, way] < stamps[e, place]:
-                place = way
-        blocks[e, place] = block
-        stamps[e, place] = engine.at_s

@@ -26,6 +26,7 @@ from hanse.twin.arrays import (
     LOST,
     TO_SITE,
 )
+from hanse.twin.blocks import lose
 from hanse.twin.books import book
 from hanse.twin.engine import drop, halt, interrupt, leave_batch, leave_engine, resume, waste
 from hanse.twin.gateway import answer_back, execute, failed, settle
@@ -37,11 +38,11 @@ def empty_engine(w: Any, e: int, t: float, told: bool) -> None:
     """Everything at the engine is gone. `told`: its site lives and passes the news on, after trying its other engines."""
     engine = w.engines[e]
     for i in range(engine.running):
-        leave_batch(engine, w.attempts[w.running[e, i]])
+        leave_batch(w, e, w.running[e, i])
     engine.running = engine.prefilling = 0
     engine.context = engine.kv_used = 0
     engine.queue_head = engine.queue_tail = -1
-    w.cache_block[e, :] = -1
+    lose(w, e)
     for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage != AT_ENGINE or attempt.engine != e:

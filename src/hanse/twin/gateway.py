@@ -161,7 +161,7 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     attempt.site = s
     attempt.engine = -1
     attempt.began_at_s = t
-    attempt.first_at_s = 0.0
+    attempt.first_at_s = attempt.heard_at_s = 0.0
     attempt.joules = 0.0
     attempt.generated = 0
     attempt.dropped = attempt.late = attempt.answering = attempt.cut = 0
@@ -323,7 +323,7 @@ def again(w: Any, a: int, t: float) -> None:
 def first_byte(w: Any, a: int, t: float) -> None:
     """The first token has reached the gateway; of an attempt that is over by now, or whose slot is another's, nothing is taken."""
     attempt = w.attempts[a]
-    if attempt.stage == FREE or attempt.dropped != 0 or attempt.first_at_s == 0.0:
+    if attempt.stage == FREE or attempt.dropped != 0 or attempt.heard_at_s != t:
         return
     attempt.answering = 1
     if attempt.site != attempt.gateway:
@@ -458,6 +458,7 @@ def copy_request(a: Any, b: Any) -> None:
     b.switches = a.switches
     b.block_at = a.block_at
     b.block_count = a.block_count
+    b.blocks_held = b.block_last = 0
     b.request = a.request
     b.user_ms = a.user_ms
     b.started_at_s = a.started_at_s

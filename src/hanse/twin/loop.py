@@ -153,7 +153,7 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.cached = 0
     attempt.ttft_ms_predicted = attempt.e2e_ms_predicted = 0.0
     attempt.user_ms = 0.0
-    attempt.block_count = 0
+    attempt.block_count = attempt.blocks_held = attempt.block_last = 0
     subject = w.subject_of[request.tenant + 1, attempt.cls, attempt.origin]
     attempt.subject = max(subject, 0)
     g = entry_gateway(w, attempt.origin, attempt.subject) if subject >= 0 else -1

@@ -31,6 +31,7 @@ from numba.np.numpy_support import carray, from_dtype
 
 from hanse.compiled import KERNEL
 from hanse.errors import ConfigError
+from hanse.twin.arrays import ENGINES_FEWEST, ENGINES_HELD, ENGINES_IN_TURN
 
 INF: Final = float("inf")
 GROUP: Final = "hanse.policies"
@@ -191,10 +192,32 @@ def central_only(f: Any) -> float:
     return 0.0 if f.is_central != 0.0 else INF
 
 
-FEWEST_REQUESTS: Final = ("round_robin", "least_load")
-"""Know nothing of prefixes, so a site picks the replica with the fewest requests; under all others it picks as live sites do."""
+@njit(**KERNEL)
+def central_round_robin(f: Any) -> float:
+    """`round_robin` by one balancer at the central site, through which all requests go."""
+    return float(f.after_last)
+
+
+@njit(**KERNEL)
+def central_least_load(f: Any) -> float:
+    """`least_load` by one balancer at the central site, through which all requests go."""
+    return float(f.load)
+
+
+@njit(**KERNEL)
+def central_prefix_affinity(f: Any) -> float:
+    """`prefix_affinity` by one router at the central site, through which all requests go."""
+    return prefix_affinity(f)
+
+
+IN_TURN: Final = ("round_robin", "central_round_robin")
+FEWEST_REQUESTS: Final = ("least_load", "central_least_load")
+"""Know nothing of prefixes, so a site picks the next replica in turn, or the one with the fewest requests; under all others it picks as
+live sites do."""
+ONE_ENTRY: Final = ("central_round_robin", "central_least_load", "central_prefix_affinity")
+"""As these were measured against selective pushing: one balancer in one region before the replicas of all."""
 SHIPPED: Final = 0
-OWN: Final = 11
+OWN: Final = 14
 """Number of a function that the user brought."""
 BUILT_IN: Final[tuple[Any, ...]] = (
     nearest,
@@ -207,6 +230,9 @@ BUILT_IN: Final[tuple[Any, ...]] = (
     selective_pushing,
     latency_terms,
     central_only,
+    central_round_robin,
+    central_least_load,
+    central_prefix_affinity,
 )
 """Number 1 and so on."""
 
@@ -232,7 +258,13 @@ def score_built_in(policy: int, f: Any) -> float:
         return selective_pushing(f)
     if policy == 9:
         return latency_terms(f)
-    return central_only(f)
+    if policy == 10:
+        return central_only(f)
+    if policy == 11:
+        return central_round_robin(f)
+    if policy == 12:
+        return central_least_load(f)
+    return central_prefix_affinity(f)
 
 
 class Policy:
@@ -257,9 +289,21 @@ class Policy:
             self._prepare()
 
     @property
-    def engines_held(self) -> bool:
-        """Whether sites choose engines as live ones do."""
-        return self.name not in FEWEST_REQUESTS
+    def engines(self) -> int:
+        """How sites choose engines: `arrays.ENGINES_HELD` and so on."""
+        if self.name in IN_TURN:
+            return ENGINES_IN_TURN
+        return ENGINES_FEWEST if self.name in FEWEST_REQUESTS else ENGINES_HELD
+
+    @property
+    def one_entry(self) -> bool:
+        """Whether all requests enter at the central site."""
+        return self.name in ONE_ENTRY
+
+    @property
+    def needs_central(self) -> bool:
+        """Whether the fleet has to name a central site."""
+        return self.one_entry or self.name == "central_only"
 
     @property
     def speed_note(self) -> str:

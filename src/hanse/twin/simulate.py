@@ -96,8 +96,7 @@ class Simulation:
             feed: Carbon, price and weather.
             start_at_s: Unix seconds UTC of the start, a full hour; 0: as the trace says, else the first hour of 2026.
             policy: How gateways choose (`policies.resolve`).
-            engine_affinity: Sites choose engines as live ones do, by load and held prefix; else by the fewest requests. None: as
-                the policy's originals do.
+            engine_affinity: Sites choose engines as live ones do, else by the fewest requests. None: as the policy's originals.
             rows: Gets finished requests (`ROW_DTYPE`) some ten thousand at a time; None: nobody wants them.
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
@@ -116,11 +115,12 @@ class Simulation:
         self.tables = 0
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
-        world = build_world(
-            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured
-        )  # fmt: skip
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
+        world = build_world(
+            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured,
+            one_entry=self.policy.one_entry,
+        )  # fmt: skip
         self._choose_by(self.policy, world, engine_affinity)
         _run_on(machine, world)
         self.table = table
@@ -146,13 +146,12 @@ class Simulation:
         self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
 
     def _choose_by(self, policy: Policy, world: World, affinity: bool | None) -> None:
-        held = policy.engines_held if affinity is None else affinity
-        world.options[ar.OPTION_AFFINITY] = float(held)
+        world.options[ar.OPTION_AFFINITY] = policy.engines if affinity is None else float(affinity)
         world.options[ar.OPTION_POLICY] = float(policy.number)
         world.options[ar.OPTION_SCORE] = float(policy.address)
-        if policy.name == "central_only" and self.fleet.central is None:
+        if policy.needs_central and self.fleet.central is None:
             raise ConfigError(
-                "policy central_only",
+                f"policy {policy.name}",
                 got="a fleet without [central]",
                 allowed="a fleet that names its central site",
             )

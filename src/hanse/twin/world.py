@@ -34,7 +34,7 @@ from hanse.serving.steps import StepModel, step_model
 from hanse.signals.traces.trace import REQUEST_DTYPE, TraceMeta
 from hanse.twin import arrays as ar
 from hanse.twin.arrays import World
-from hanse.twin.engine import CACHE_WAYS
+from hanse.twin.blocks import no_blocks
 from hanse.twin.policies import FEATURE_DTYPE
 
 USER_ACCESS_MS: Final = 10.0
@@ -50,7 +50,6 @@ PROFILES_SPARE: Final = 32
 """Rows of law that a change of law during the run may add."""
 PREFIX_SLOTS: Final = 8192
 """Of each gateway: a live one has 65,536 for itself; here a hundred gateways share a machine."""
-CACHE_BLOCKS_MAX: Final = 4096
 SLOTS_SPARE: Final = 4096
 LINE_BYTES: Final = 64
 
@@ -64,6 +63,7 @@ def build_world(
     rows: int = 0,
     start_s: float = 0.0,
     measured: MeasuredTable | None = None,
+    one_entry: bool = False,
 ) -> World:
     """An empty fleet at `start_s`, every engine loaded and idle, with the table in force everywhere.
 
@@ -75,6 +75,7 @@ def build_world(
         rows: Finished requests that are kept between two calls of the loop; 0: none.
         start_s: Simulated instant of the start.
         measured: Steps that engines take where it has their replica.
+        one_entry: All requests enter at the fleet's central site.
 
     Raises:
         ConfigError: the trace names a service or class that the fleet does not have.
@@ -100,6 +101,7 @@ def build_world(
     w.options[ar.OPTION_BLOCK_TOKENS] = float(trace.block_tokens)
     central = table.site_index[fleet.central.site] if fleet.central else -1
     w.options[ar.OPTION_CENTRAL] = float(central)
+    w.options[ar.OPTION_ENTRY] = float(central + 1) if one_entry else 0.0
     clock = w.clock[0]
     clock["now_s"] = clock["tick_s"] = clock["sweep_s"] = start_s
     write_table(w, 0, table, fleet, trace)
@@ -188,10 +190,12 @@ def write_entries(w: World, table: Table, fleet: Fleet, trace: TraceMeta) -> Non
     w.subject_of[:] = subject_numbers(fleet, table, trace, w.subject_of.shape)
     order = np.argsort(w.user_ms, axis=1, kind="stable")
     w.entry[:] = -1
+    only = int(w.options[ar.OPTION_ENTRY]) - 1
     for subject in range(1, len(table.subjects)):
         lawful = table.law[table.subjects[subject]["profile"]] != 0
         for origin in range(w.entry.shape[0]):
-            near = order[origin][lawful[order[origin]]][:ENTRIES]
+            near = order[origin][lawful[order[origin]]]
+            near = near[near == only][:1] if only >= 0 else near[:ENTRIES]
             w.entry[origin, subject, : len(near)] = near
 
 
@@ -296,10 +300,6 @@ def _engines(
     engines["queue_head"] = engines["queue_tail"] = -1
     engines["speed"] = engines["granted"] = 1.0
     count = len(specs)
-    held = 1
-    if block_tokens > 0:
-        most = int(engines["kv_max"].max()) // block_tokens
-        held = max(1, min(most, CACHE_BLOCKS_MAX) // CACHE_WAYS) * CACHE_WAYS
     records = table.offers[engines["offer"]]
     at_site = np.bincount(engines["site"], minlength=len(fleet.sites))
     return {
@@ -314,8 +314,7 @@ def _engines(
         "executing": np.zeros((1, count), OWN_DTYPE),
         "scratch_state": np.zeros(count, np.int64),
         "engine_first": np.concatenate([[0], np.cumsum(at_site)]).astype(np.int64),
-        "cache_block": np.full((count, held), -1, np.int64),
-        "cache_stamp": np.full((count, held), -np.inf),
+        **no_blocks(count, int(engines["kv_max"].max()), block_tokens),
     }
 
 
@@ -372,6 +371,7 @@ def _gateways(
         "out": np.zeros(OUT_COUNT),
         "features": np.zeros(offers, FEATURE_DTYPE),
         "turns": np.full((sites, services), -1, np.int64),
+        "engine_turns": np.full(sites, -1, np.int64),
     }
 
 

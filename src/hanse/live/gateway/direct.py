@@ -97,3 +97,4 @@ class DirectLoad:
         self.end = direct(load_kernels.end, own, 0, 0, 0, 0)
         self.arrived = direct(load_kernels.arrived, load.services, 0, 1.0, 1.0)
         self.observed = direct(load_kernels.observed, load.offers, 0, 1.0, 1.0)
+        self.ratios = direct(load_kernels.ratios, 1.0, 1.0, 1.0, 1.0, 1.0, 1)

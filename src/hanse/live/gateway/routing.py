@@ -325,24 +325,14 @@ class Routing:
             return
         figures = attempt.figures
         path_ms, tpot_ms = figures[OUT_PATH_MS], figures[OUT_TPOT_MS]
-        engine_ms = figures[OUT_TTFT_MS] - path_ms
-        if engine_ms <= 0.0 or tpot_ms <= 0.0:
+        predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
+        if predicted[0] <= path_ms or tpot_ms <= 0.0:
             return
+        index = attempt.offer.index
         if self.log is not None:
-            predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
-            index = attempt.offer.index
             self.log.recorder.learned(index, predicted, ttft_ms, e2e_ms, tokens_out)
-        if ttft_ms > 0.0:
-            first = (ttft_ms - path_ms) / engine_ms
-            each = (e2e_ms - ttft_ms) / (tokens_out - 1) / tpot_ms if tokens_out > 1 else 0.0
-        else:  # one ratio for both: the whole over the whole
-            first = each = (e2e_ms - path_ms) / (engine_ms + tpot_ms * tokens_out)
-        self.kernels.observed(
-            self.load.offers,
-            attempt.offer.index,
-            first if first > 0.0 else 0.0,
-            each if each > 0.0 else 0.0,
-        )
+        ratios = self.kernels.ratios(*predicted, ttft_ms, e2e_ms, tokens_out)
+        self.kernels.observed(self.load.offers, index, *ratios)
 
     def local_wh(self, attempt: Attempt, tokens_in: int, cached: int, tokens_out: int) -> float:
         """Modelled Wh of an attempt at one of this site's engines."""
