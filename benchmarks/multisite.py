@@ -10,7 +10,7 @@ arXiv 2505.24095). Two workloads:
     --crowd wildchat,tree2,...   closed loop, as that evaluation (`multisite_clients`): clients wait for their answers, ten minutes, bf16, and
                                  memory as there: 0.8 of 24 GB less the weights. Loads are clients, as multiples of the authors' per replica.
     --mooncake                   an hour of Kimi's conversations (Mooncake, FAST 2025; prompts of 12,000 tokens on average), two H100 a region, which
-                                 together hold a twenty-fifth of all blocks; read from the folder of data beside the repository.
+                                 together hold a twenty-third of its different blocks; read from the folder of data beside the repository.
     (without)                    open loop: an hour in which it is evening in Frankfurt and night in Tokyo and Sydney, FP8, larger caches.
 """
 
@@ -178,7 +178,7 @@ def trace(rps: float, hours: float, seed: int) -> Trace:
 
 
 def mooncake() -> Trace:
-    """The trace with its conversations dealt to the regions: half to the first, as `CROWDS` of trees.
+    """The trace with its conversations dealt to the regions: a third to the first, as `CROWDS` of trees.
 
     It says neither where people are nor which requests are one conversation; all share their first block of 512 tokens, so the second says.
     """
