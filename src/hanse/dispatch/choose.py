@@ -57,6 +57,9 @@ CACHED_MAX: Final = 4
 QUEUE_PER_SLOT_MAX: Final = 4.0
 """Requests in flight at a replica per decoding slot, the running one included: three service times of waiting are
 more than any SLO here survives, and far less than what an engine would hold."""
+FIRST_WORTH: Final = 10.0
+"""A second of waiting for the first token, over one of writing the answer: of what an SLO allows, TTFT is about a tenth. At 1, long prompts
+gathered at whichever engine had the fewest requests beside them, waited there for each other, and were given up and read twice."""
 LATE_AT_HOME: Final = 0.25
 """What cannot be in time stays where it came in, unless it would take less than a quarter of the time elsewhere: in an overload, regions
 that still keep the SLO go on doing so, instead of all missing it together. At a half, `benchmarks/multisite.py` had 24 to 30 % of overloaded
@@ -500,11 +503,12 @@ def added_ms(
 ) -> float:
     """What one more request at a replica costs itself and those beside it, but for what it costs at any replica.
 
-    It waits for the prompts before its own. While its own is read, everyone in the batch waits with it. Each of its tokens makes the
+    It waits for the prompts before its own, and longer for a first token is worse than as long somewhere in the answer (`FIRST_WORTH`). While its own is read, everyone in the batch waits with it. Each of its tokens makes the
     step longer for everyone, as each of them makes it longer for this one. Beyond slots or memory it waits for others to end.
     """
     beside = min(requests, offer.slots)
-    read_ms = offer.prefill_ms_per_token * (prefill_tokens + unread * (1.0 + beside))
+    ahead = FIRST_WORTH * prefill_tokens
+    read_ms = offer.prefill_ms_per_token * (ahead + unread * (1.0 + beside))
     write_ms = offer.tpot_ms_per_running * tokens_out * (1.0 + 2.0 * beside)
     over = max(requests + 1.0 - offer.slots, 0.0) / offer.slots
     over = max(over, (tokens + tokens_in + tokens_out - kv_tokens) / kv_tokens)

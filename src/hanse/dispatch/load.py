@@ -211,6 +211,27 @@ def ratios(
 
 
 @njit(**HOT)
+def as_now(
+    load: Any,
+    offer: int,
+    ttft_ms: float,
+    tpot_ms: float,
+    path_ms: float,
+    ttft_factor: float,
+    tpot_factor: float,
+) -> tuple[float, float]:
+    """TTFT and TPOT that were predicted under these factors, as those of now would have them.
+
+    An answer teaches seconds after it was predicted, and a thousand others may have taught meanwhile. Were each to correct what the factor has
+    become since by an error of what it was, all would correct the same error again: a loop with a delay, which swings.
+    """
+    row = load[offer]
+    first = path_ms + (ttft_ms - path_ms) * (row.ttft_factor / ttft_factor)
+    each = tpot_ms * (row.tpot_factor / tpot_factor)
+    return first, each
+
+
+@njit(**HOT)
 def learned(
     load: Any,
     offer: int,

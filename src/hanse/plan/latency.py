@@ -32,14 +32,24 @@ def ttft_quantiles_ms(
     *,
     year: int = 0,
     hours: Sequence[int] = DAY,
+    rented: bool = True,
 ) -> Floats:
-    """[share] TTFT of interactive requests in some hours of a year's day, over all that are answered; NaN where none is."""
-    ms, weight = samples(design, study, demand, year, hours)
+    """[share] TTFT of interactive requests in some hours of a year's day, over all that are answered; NaN where none is.
+
+    Args:
+        rented: With those that rented chips answer.
+    """
+    ms, weight = samples(design, study, demand, year, hours, rented)
     return np.array([weighted_quantile(ms, weight, share) for share in shares])
 
 
 def samples(
-    design: Design, study: Study, demand: Demand, year: int, hours: Sequence[int] = DAY
+    design: Design,
+    study: Study,
+    demand: Demand,
+    year: int,
+    hours: Sequence[int] = DAY,
+    rented: bool = True,
 ) -> tuple[Floats, Floats]:
     """TTFT in ms and weight (requests/s) of every row, site, hour, wait and quantile of the prompt."""
     rate, day, _ = loads_of(design, study, demand)
@@ -75,7 +85,7 @@ def samples(
                 add(design.rtt_ms[mine[here], s], at_hour, fit, load, tokens, replicas[w, s])
         cloud = design.cloud[w]
         away = np.flatnonzero(design.rented[mine] > 0.0)
-        if cloud is not None and len(away):
+        if rented and cloud is not None and len(away):
             part = per_s[away] * design.rented[mine[away]] * len(hours)
             add(design.cloud_rtt_ms[mine[away]], part, cloud, 0.5 * cloud.tokens_per_s, tokens, 1.0)
     return np.concatenate(found_ms), np.concatenate(found)

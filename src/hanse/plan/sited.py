@@ -35,12 +35,23 @@ def sited(study: Study, spec: DesignSpec, quick: bool) -> Design:
     if not (spec.rent and spec.sizes):
         return design_of(ground, spec, gap, regret=not quick)
     times = RENT_TIMES if cells(study) <= CELLS_MAX else (RENT_TIMES[0], RENT_TIMES[-1])
-    found = [design_of(ground, spec, gap, rent_times=t) for t in times]
+    tries = [(spec, t) for t in times] + [(other, 1.0) for other in narrower(study, spec)]
+    found = [design_of(ground, one, gap, rent_times=t) for one, t in tries]
     usd = [full_usd_per_mtoken(design, study) for design in found]
     best = min(range(len(found)), key=usd.__getitem__)
-    if quick:
-        return found[best]
-    return design_of(ground, spec, gap, regret=True, rent_times=times[best])
+    if not quick:
+        one, t = tries[best]
+        found[best] = design_of(ground, one, gap, regret=True, rent_times=t)
+    return msgspec.structs.replace(found[best], spec=spec)
+
+
+def narrower(study: Study, spec: DesignSpec) -> list[DesignSpec]:
+    """Designs of the study that a mix could be, too: what the search sees of cost is not all, so the mix is never dearer than they."""
+    return [
+        msgspec.structs.replace(d, own_power=spec.own_power)
+        for d in study.designs
+        if d.sizes and not d.rent and set(d.sizes) <= set(spec.sizes)
+    ]
 
 
 def full_usd_per_mtoken(design: Design, study: Study) -> float:

@@ -46,7 +46,7 @@ Floats = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 """Told what is being done and the share of the whole that is over."""
 RENTED_MAX: Final = 0.01
-"""Share of a row's demand that a design may rent for good and still be judged by the twin."""
+"""Share of demand above which a fleet file says that it is not all: rented chips are not in it."""
 FLIP_IDS: Final = (
     "demand_growth_factor",
     "carbon_usd_per_t",
@@ -91,7 +91,7 @@ def solve(
 
     Args:
         out: Folder that gets fleet files, a day's trace and the study as it was solved; None: nothing is written.
-        twin: Ids of designs that the twin judges; None: the cheapest that builds anything.
+        twin: Ids of designs that the twin judges; None: all that build anything.
         quick: No twin, no own power, a wider gap; for an answer within seconds.
         command: Repeats the study.
         progress: Told what is being done.
@@ -106,18 +106,20 @@ def solve(
     steps = Steps(workers, store)
     demand, figures = demand_of(study), of_study(study)
     designs = _designs(study, steps, quick, tell)
-    tell("a year of every site", 0.4)
+    judged: dict[str, Tried] = {}
+    if not quick and hours_of(study, 0) > 0:
+        names = [d.spec.id for d in designs if d.places] if twin is None else list(twin)
+        for number, name in enumerate(names):
+            tell(f"the twin tries {name}", 0.38 + 0.17 * number / max(len(names), 1))
+            design = next(d for d in designs if d.spec.id == name)
+            judged[name] = _judged(design, study, demand, steps)
+        # What the twin found to be too small is paid for as large as it must be.
+        designs = tuple(judged[d.spec.id].design if d.spec.id in judged else d for d in designs)
+    tell("a year of every site", 0.55)
     each = {f"meter-{d.spec.id}": (d, study) for d in designs}
     made = steps.map(Meter, metered, each)
     meters = {d.spec.id: m for d, m in zip(designs, made, strict=True)}
     drawn = _drawn(study, designs, meters, steps, tell)
-    judged: dict[str, Tried] = {}
-    if not quick and hours_of(study, 0) > 0:
-        names = _to_try(designs, drawn) if twin is None else tuple(twin)
-        for number, name in enumerate(names):
-            tell(f"the twin tries {name}", 0.6 + 0.15 * number / max(len(names), 1))
-            design = next(d for d in designs if d.spec.id == name)
-            judged[name] = _judged(design, study, demand, steps)
     tell("policies", 0.72)
     policies = policy_answers(study, designs, drawn, steps, quick)
     tell("doubt", 0.75)
@@ -149,13 +151,13 @@ def _designs(study: Study, steps: Steps, quick: bool, tell: Progress) -> tuple[D
         return ()
     tell("siting", 0.02)
     specs = {f"site-{spec.id}": (study, spec, quick) for spec in study.designs}
-    designs = steps.map(Design, sited, specs, lambda p: tell("siting", 0.02 + 0.28 * p))
+    designs = steps.map(Design, sited, specs, lambda p: tell("siting", 0.02 + 0.26 * p))
     if quick:
         return tuple(designs)
-    tell("sun, wind and batteries", 0.3)
+    tell("sun, wind and batteries", 0.28)
     bare = {f"power-{d.spec.id}": (d, study) for d in designs}
     return tuple(
-        steps.map(Design, powered, bare, lambda p: tell("sun, wind and batteries", 0.3 + 0.1 * p))
+        steps.map(Design, powered, bare, lambda p: tell("sun, wind and batteries", 0.28 + 0.1 * p))
     )
 
 
@@ -168,14 +170,14 @@ def _drawn(
 ) -> tuple[Drawn, ...]:
     """[design] under all draws, computed in stretches."""
     what = f"{study.draws:,} draws"
-    tell(what, 0.45)
+    tell(what, 0.58)
     parts = stretches(study)
     tasks = {
         f"draws-{d.spec.id}-{first}": (d, study, meters[d.spec.id], first, last)
         for d in designs
         for first, last in parts
     }
-    found = steps.map(Drawn, draw, tasks, lambda p: tell(what, 0.45 + 0.15 * p))
+    found = steps.map(Drawn, draw, tasks, lambda p: tell(what, 0.58 + 0.12 * p))
     n = len(parts)
     return tuple(together(found[k * n : (k + 1) * n]) for k in range(len(designs)))
 
@@ -195,13 +197,9 @@ def _judged(design: Design, study: Study, demand: Demand, steps: Steps) -> Tried
     )
 
 
-def _to_try(designs: Sequence[Design], drawn: Sequence[Drawn]) -> tuple[str, ...]:
-    # The twin has no rented chips: what rents a part for good would be judged by work that it does not do.
-    building = [
-        (d, r)
-        for d, r in zip(designs, drawn, strict=True)
-        if d.places and d.rented.max() < RENTED_MAX
-    ]
+def _cheapest(designs: Sequence[Design], drawn: Sequence[Drawn]) -> tuple[str, ...]:
+    """Of those that build anything."""
+    building = [(d, r) for d, r in zip(designs, drawn, strict=True) if d.places]
     if not building:
         return ()
     best, _ = min(building, key=lambda pair: float(np.median(pair[1].usd_per_mtoken)))
@@ -322,12 +320,9 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
     hours = hours_of(study, 0)
     write_toml(out / "study.toml", study, f"The study {study.name} as it was solved.")
     designs: list[DesignAnswer] = []
-    with_day = found.tried or _to_try(found.designs, found.drawn)
+    with_day = found.tried or _cheapest(found.designs, found.drawn)
     for made in answer.designs:
-        judged = found.tried.get(made.id)
         design = next(d for d in found.designs if d.spec.id == made.id)
-        if judged is not None:
-            design = judged.design
         if not design.places:
             designs.append(made)
             continue

@@ -135,6 +135,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("tpot_ms_predicted", "f8"),
         ("e2e_ms_predicted", "f8"),
         ("path_ms", "f8"),
+        ("ttft_factor", "f8"),
+        ("tpot_factor", "f8"),
         ("joules", "f8"),
         ("share_mark_j", "f8"),
     ],

@@ -169,6 +169,8 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     attempt.tpot_ms_predicted = out[kernels.OUT_TPOT_MS]
     attempt.e2e_ms_predicted = out[kernels.OUT_E2E_MS]
     attempt.path_ms = out[kernels.OUT_PATH_MS]
+    attempt.ttft_factor = w.load_offers[g, o].ttft_factor
+    attempt.tpot_factor = w.load_offers[g, o].tpot_factor
     attempt.deadline_at_s = t + first_byte_s(attempt.ttft_ms_predicted, attempt.switches)
     attempt.counted_prefill = attempt.guess_in
     attempt.counted_tokens = attempt.guess_in + attempt.guess_out
@@ -335,6 +337,17 @@ def first_byte(w: Any, a: int, t: float) -> None:
 
 
 @njit(**HOT)
+def as_now(w: Any, a: int) -> tuple[float, float]:
+    """TTFT and TPOT of an attempt as they would be predicted now."""
+    attempt = w.attempts[a]
+    first, each = loads.as_now(
+        w.load_offers[attempt.gateway], attempt.offer, attempt.ttft_ms_predicted, attempt.tpot_ms_predicted,
+        attempt.path_ms, attempt.ttft_factor, attempt.tpot_factor,
+    )  # fmt: skip
+    return first, each
+
+
+@njit(**HOT)
 def ended(w: Any, a: int, t: float) -> None:
     """The last token has reached the gateway."""
     attempt = w.attempts[a]
@@ -347,10 +360,10 @@ def ended(w: Any, a: int, t: float) -> None:
     back_s = 0.0005 * w.ways[attempt.site, g].rtt_ms
     ttft_ms = (attempt.first_at_s + back_s - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
     e2e_ms = (t - attempt.began_at_s) * 1000.0 + engine.ttft_ms_fixed
+    first_ms, each_ms = as_now(w, a)
     loads.learned(
-        w.load_offers[g], o, attempt.ttft_ms_predicted, attempt.tpot_ms_predicted, attempt.path_ms,
-        ttft_ms, e2e_ms, attempt.tokens_out,
-    )  # fmt: skip
+        w.load_offers[g], o, first_ms, each_ms, attempt.path_ms, ttft_ms, e2e_ms, attempt.tokens_out
+    )
     guess = w.guess_out[g, attempt.service]
     w.guess_out[g, attempt.service] = guess + loads.GUESS_SHARE * (attempt.tokens_out - guess)
     answered(w, a, t)
@@ -412,7 +425,7 @@ def overdue(w: Any, a: int, t: float) -> None:
     attempt = w.attempts[a]
     if attempt.late == 0:
         attempt.late = 1
-        engine_ms = attempt.ttft_ms_predicted - attempt.path_ms
+        engine_ms = as_now(w, a)[0] - attempt.path_ms
         if engine_ms > 0.0:
             least = ((t - attempt.began_at_s) * 1000.0 - attempt.path_ms) / engine_ms
             if least > 1.0:

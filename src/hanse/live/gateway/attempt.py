@@ -53,6 +53,8 @@ class Attempt(msgspec.Struct, eq=False):
     prefill_counted: int = 0
     prefill_told: int = 0
     share_wh: float = 0.0
+    factors: tuple[float, float] = (1.0, 1.0)
+    """Learned corrections of TTFT and TPOT that its prediction was made with."""
     believed_site: int = 0
     believed_engine: int = 0
     """What site and engine were believed to have of the prompt when it was sent: see `dispatch.prefix.believed`."""

@@ -98,3 +98,4 @@ class DirectLoad:
         self.arrived = direct(load_kernels.arrived, load.services, 0, 1.0, 1.0)
         self.observed = direct(load_kernels.observed, load.offers, 0, 1.0, 1.0)
         self.ratios = direct(load_kernels.ratios, 1.0, 1.0, 1.0, 1.0, 1.0, 1)
+        self.as_now = direct(load_kernels.as_now, load.offers, 0, 1.0, 1.0, 1.0, 1.0, 1.0)

@@ -274,6 +274,8 @@ class Routing:
         load = self.load
         tokens = tokens_in + tokens_out
         attempt.load = load
+        row = load.offers[attempt.offer.index]
+        attempt.factors = float(row["ttft_factor"]), float(row["tpot_factor"])
         attempt.prefill_counted = tokens_in
         attempt.tokens_counted = tokens
         self.kernels.begin(load.own, self.worker, attempt.offer.index, tokens_in, tokens)
@@ -323,10 +325,8 @@ class Routing:
         """Learn from an answer; `ttft_ms` 0 where only the whole was seen (a plain answer)."""
         if tokens_out <= 0 or attempt.load is not self.load:
             return
-        figures = attempt.figures
-        path_ms, tpot_ms = figures[OUT_PATH_MS], figures[OUT_TPOT_MS]
-        predicted = figures[OUT_TTFT_MS], tpot_ms, path_ms
-        if predicted[0] <= path_ms or tpot_ms <= 0.0:
+        predicted = self._as_now(attempt)
+        if predicted[0] <= predicted[2] or predicted[1] <= 0.0:
             return
         index = attempt.offer.index
         if self.log is not None:
@@ -351,12 +351,27 @@ class Routing:
 
     def late(self, attempt: Attempt, waited_ms: float) -> None:
         """Learn that a first byte takes at least so long; else an offer that is always given up would never seem slow."""
-        figures = attempt.figures
-        engine_ms = figures[OUT_TTFT_MS] - figures[OUT_PATH_MS]
-        if attempt.load is self.load and engine_ms > 0.0:
-            at_least = (waited_ms - figures[OUT_PATH_MS]) / engine_ms
+        if attempt.load is not self.load:
+            return
+        ttft_ms, _, path_ms = self._as_now(attempt)
+        if ttft_ms > path_ms:
+            at_least = (waited_ms - path_ms) / (ttft_ms - path_ms)
             if at_least > 1.0:
                 self.kernels.observed(self.load.offers, attempt.offer.index, at_least, 0.0)
+
+    def _as_now(self, attempt: Attempt) -> tuple[float, float, float]:
+        """TTFT and TPOT of an attempt as they would be predicted now, and its path."""
+        f = attempt.figures
+        path_ms = f[OUT_PATH_MS]
+        first, each = self.kernels.as_now(
+            self.load.offers,
+            attempt.offer.index,
+            f[OUT_TTFT_MS],
+            f[OUT_TPOT_MS],
+            path_ms,
+            *attempt.factors,
+        )
+        return first, each, path_ms
 
     # --- load of this site and of others
 

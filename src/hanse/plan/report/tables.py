@@ -366,7 +366,7 @@ def rounds(answer: Answer) -> Table:
     names = names_of(answer)
     heads: tuple[tuple[str, str, str, Kind], ...] = (
         ("number", "round", "", "count"), ("spare", "capacity over formula", "", "number"), ("requests", "requests", "", "count"),
-        ("hours", "simulated", "h", "number"), ("good_share", "within SLO", "share", "percent"), ("ttft_ms_p95", "TTFT p95", "ms", "number"),
+        ("hours", "simulated", "h", "number"), ("good_share", "within SLO", "share", "percent"), ("ttft_ms_p95_planned", "TTFT p95 planned", "ms", "number"), ("ttft_ms_p95", "TTFT p95 simulated", "ms", "number"),
         ("e2e_ms_p95", "E2E p95", "ms", "number"), ("it_kwh_planned", "IT planned", "kWh", "number"), ("it_kwh", "IT simulated", "kWh", "number"),
         ("facility_kwh_planned", "meter planned", "kWh", "number"), ("facility_kwh", "meter simulated", "kWh", "number"),
         ("energy_usd_planned", "energy planned", "USD", "number"), ("energy_usd", "energy simulated", "USD", "number"),
@@ -376,7 +376,7 @@ def rounds(answer: Answer) -> Table:
         *(Column(key=k, head=h, unit=u, kind=c, method="twin", why="no request was answered") for k, h, u, c in heads),
     )  # fmt: skip
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (names[d.id], *(float(getattr(r, key)) for key, *_ in heads))
+        (names[d.id], *(_or_none(getattr(r, key)) for key, *_ in heads))
         for d in answer.designs
         for r in d.rounds
     )
@@ -426,3 +426,7 @@ def assumptions(answer: Answer) -> Table:
         for a in answer.assumptions
     )
     return Table(key="assumptions", title="Assumptions", columns=columns, rows=rows)
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None else float(value)
