@@ -44,6 +44,7 @@ from hanse.signals.traces.generate import generate
 from hanse.signals.traces.spec import (
     HOURS_DEFAULT,
     ClassShare,
+    Conversation,
     Lognormal,
     OriginShare,
     ServiceShare,
@@ -287,6 +288,7 @@ def spec_of(
                 id=work.id,
                 tokens_in=_lengths(work.tokens_in, PROMPT_SIGMA),
                 tokens_out=_lengths(work.tokens_out, ANSWER_SIGMA),
+                conversation=Conversation(context_tokens_max=int(_longest(work))),
             ),
         ),
         classes=(ClassShare(id=_class_id(work)),),

@@ -34,9 +34,9 @@ Floats = NDArray[np.float64]
 PROMPT_SIGMA: Final = 0.9
 ANSWER_SIGMA: Final = 0.6
 """Of the logarithm of tokens: near the conversation service of Azure's trace of 2023."""
-POINTS: Final = 32
+POINTS: Final = 64
 """Prompt lengths that stand for all, equally likely."""
-FEW: Final = slice(2, None, 4)
+FEW: Final = slice(4, None, 8)
 """Of those, where prompts of others are meant: each for an eighth."""
 RESTS: Final = (1 / 6, 1 / 2, 5 / 6)
 """Of the step that is met: what is left of it, equally likely."""

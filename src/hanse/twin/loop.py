@@ -156,7 +156,7 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.block_count = attempt.blocks_held = attempt.block_last = 0
     subject = w.subject_of[request.tenant + 1, attempt.cls, attempt.origin]
     attempt.subject = max(subject, 0)
-    g = entry_gateway(w, attempt.origin, attempt.subject) if subject >= 0 else -1
+    g = entry_gateway(w, attempt.origin, attempt.subject, clock.requests) if subject >= 0 else -1
     if g < 0:
         # The nearest gateway answers 403 or 451 itself; nothing of the request is read.
         book(w, a, t, REFUSED_OUT, -REASON_NOT_ALLOWED if subject < 0 else -REASON_NO_ENTRY)
@@ -176,12 +176,22 @@ def enter(w: Any, at: int, t: float) -> None:
 
 
 @njit(**HOT)
-def entry_gateway(w: Any, origin: int, subject: int) -> int:
-    """The nearest lawful gateway that is up, of the four nearest; -1: none."""
-    for i in range(w.entry.shape[2]):
+def entry_gateway(w: Any, origin: int, subject: int, number: int) -> int:
+    """The nearest lawful gateway that is up, of the four nearest; those of one place take turns, as names with several addresses do. -1: none."""
+    count = w.entry.shape[2]
+    for i in range(count):
         g = w.entry[origin, subject, i]
-        if g >= 0 and w.site_up[g] != 0:
-            return g
+        if g < 0 or w.site_up[g] == 0:
+            continue
+        alike = 1
+        while (
+            i + alike < count
+            and w.entry[origin, subject, i + alike] >= 0
+            and (w.user_ms[origin, w.entry[origin, subject, i + alike]] == w.user_ms[origin, g])
+        ):
+            alike += 1
+        turn = w.entry[origin, subject, i + number % alike]
+        return turn if w.site_up[turn] != 0 else g
     return -1
 
 
