@@ -127,6 +127,7 @@ def design(
 def judged(number: int, good: float, ttft_ms: float) -> Round:
     return Round(
         number=number, spare=1.15**number, requests=1_834_220, hours=17.0, good_share=good, ttft_ms_p50=0.5 * ttft_ms, ttft_ms_p95=ttft_ms, e2e_ms_p95=9120.0,
+        ttft_ms_p50_planned=0.4 * ttft_ms, ttft_ms_p95_planned=0.97 * ttft_ms,
         it_kwh=181_200.0, it_kwh_planned=176_010.0, facility_kwh=214_000.0, facility_kwh_planned=209_400.0, energy_usd=27_400.0,
         energy_usd_planned=26_900.0,
     )  # fmt: skip

@@ -109,7 +109,14 @@ def _solved(
     return answer
 
 
-def claims(study: Path | None = None, /, *, draws: int | None = None, json: bool = False) -> int:
+def claims(
+    study: Path | None = None,
+    /,
+    *,
+    draws: int | None = None,
+    into: Path | None = None,
+    json: bool = False,
+) -> int:
     """Hold what is usually claimed for and against micro data centers against a study.
 
     Parameters
@@ -118,6 +125,8 @@ def claims(study: Path | None = None, /, *, draws: int | None = None, json: bool
         Path of the study file; default the embedded one.
     draws
         Random draws of all figures; default as the study says.
+    into
+        Markdown page whose table of claims, between two markers, is made anew.
     json
         Print the claims as one JSON document on standard output.
     """
@@ -127,6 +136,10 @@ def claims(study: Path | None = None, /, *, draws: int | None = None, json: bool
     found = _with(read_study(study), draws, None)
     with _progress(f"planning {found.name}") as told:
         answer = solve(found, quick=True, progress=told)
+    if into is not None:
+        from hanse.plan.claims_page import written_into
+
+        written_into(into, answer)
     if json:
         print_json(answer.claims)
     else:

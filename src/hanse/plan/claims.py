@@ -220,4 +220,6 @@ def _plant_usd_per_kw(d: DesignAnswer) -> float | None:
 
 
 def _said(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:,.4g}"

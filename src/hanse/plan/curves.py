@@ -84,7 +84,7 @@ def curves_of(
     quick: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Curve, ...]:
-    """All curves of a study; inputs only where its siting problem is small enough to be solved that often."""
+    """All curves of a study; for a first look, inputs only where its siting problem is small."""
     tell = progress or (lambda share: None)
     if not designs:
         return ()
@@ -95,11 +95,12 @@ def curves_of(
         if id in figures and figures[id].low < figures[id].high
     ]
     tell(0.1)
-    if cells(study) > (CELLS_MAX_QUICK if quick else CELLS_MAX):
+    if quick and cells(study) > CELLS_MAX_QUICK:
         return tuple(found)
-    limits = _latency_curve(study, steps, LIMITS_MS_QUICK if quick else LIMITS_MS)
+    few = quick or cells(study) > CELLS_MAX
+    limits = _latency_curve(study, steps, LIMITS_MS_QUICK if few else LIMITS_MS)
     tell(0.6)
-    tokens = _tokens_curve(study, steps, TIMES_QUICK if quick else TIMES)
+    tokens = _tokens_curve(study, steps, TIMES_QUICK if few else TIMES)
     return (*found, *((limits,) if limits else ()), tokens)
 
 
@@ -109,7 +110,7 @@ def resited(study: Study) -> Points:
     x = most_likely(of_study(study), 1)
     found = {}
     for spec in sorted(study.designs, key=freedom):
-        design = sited(study, spec, True)
+        design = sited(study, spec, True, cells(study) > CELLS_MAX)
         meter = expected_meter(design, study, demand)
         made = outcome(design, study, demand, x, meter)
         found[spec.id] = _point(made.usd_per_mtoken, made.inventory.tokens, made.inventory.tokens_lost)[0]  # fmt: skip

@@ -367,7 +367,13 @@ def _meters(study: Study, spots: Sequence[Spot], it_kw: Floats) -> dict[str, Flo
 
 
 def design_of(
-    ground: Ground, spec: DesignSpec, gap: float, *, regret: bool = False, rent_times: float = 1.0
+    ground: Ground,
+    spec: DesignSpec,
+    gap: float,
+    *,
+    nodes_max: int = NODES_MAX,
+    regret: bool = False,
+    rent_times: float = 1.0,
 ) -> Design:
     """One way to build; `regret`: with what each of its sites is worth, which takes a search a site; `rent_times`: on the price of rented chips."""
     if not spec.sizes:
@@ -385,7 +391,7 @@ def design_of(
         ]
         ok = np.array([bool(ground.cloud_ok[g[0]]) for g in groups])
         problem = with_rented(problem, rent_times * np.array(mean), ok)
-    answer = site_plan(problem, Limits(gap=gap, nodes_max=NODES_MAX))
+    answer = site_plan(problem, Limits(gap=gap, nodes_max=nodes_max))
     design = _built(ground, spec, chosen, problem, answer)
     if not regret:
         return design

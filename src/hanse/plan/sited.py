@@ -14,7 +14,7 @@ import numpy as np
 from hanse.plan.assumptions import of_study
 from hanse.plan.demand import cities_of, demand_of
 from hanse.plan.design import Design
-from hanse.plan.designs import GAP, GAP_QUICK, Ground, design_of, ground_of
+from hanse.plan.designs import GAP, GAP_QUICK, NODES_MAX, Ground, design_of, ground_of
 from hanse.plan.doubt import most_likely, outcome
 from hanse.plan.meter import Meter
 from hanse.plan.operate import expected_meter
@@ -25,23 +25,37 @@ RENT_TIMES: Final = (1.0, 0.65, 0.0)
 """Prices of rent at which a mix is searched; the plan that costs least in full is taken. The search prices chips by use and knows none that stand by
 for a failure, so that own sites look up to a third cheaper to it than they are; at no price all is rented that may be.
 """
+GAP_COARSE, NODES_COARSE = 0.05, 3
+"""Of a point of a curve in a large study: the root's heuristics find what costs a few percent more; all points are alike in that."""
 CELLS_MAX: Final = 20_000
-"""Of larger problems one search more is minutes: the middle price is left out."""
+"""Of larger problems one search more is minutes: the middle price is left out, and points of curves are fewer and coarse."""
 
 
-def sited(study: Study, spec: DesignSpec, quick: bool) -> Design:
-    """One way to build, as the cheapest structure that it allows; unless `quick`, with what its sites are worth."""
-    gap, ground = GAP_QUICK if quick else GAP, ground_for(study)
+def sited(study: Study, spec: DesignSpec, quick: bool, coarse: bool = False) -> Design:
+    """One way to build, as the cheapest structure that it allows; unless `quick`, with what its sites are worth.
+
+    Args:
+        coarse: The first structure that the search finds good, for a point of a curve.
+    """
+    ground = ground_for(study)
+    if coarse:
+        gap, nodes_max = GAP_COARSE, NODES_COARSE
+    else:
+        gap, nodes_max = GAP_QUICK if quick else GAP, NODES_MAX
+
+    def made(one: DesignSpec, times: float = 1.0, regret: bool = False) -> Design:
+        return design_of(ground, one, gap, nodes_max=nodes_max, regret=regret, rent_times=times)
+
     if not (spec.rent and spec.sizes):
-        return design_of(ground, spec, gap, regret=not quick)
+        return made(spec, regret=not quick)
     times = RENT_TIMES if cells(study) <= CELLS_MAX else (RENT_TIMES[0], RENT_TIMES[-1])
     tries = [(spec, t) for t in times] + [(other, 1.0) for other in narrower(study, spec)]
-    found = [design_of(ground, one, gap, rent_times=t) for one, t in tries]
+    found = [made(one, t) for one, t in tries]
     usd = [full_usd_per_mtoken(design, study) for design in found]
     best = min(range(len(found)), key=usd.__getitem__)
     if not quick:
         one, t = tries[best]
-        found[best] = design_of(ground, one, gap, regret=True, rent_times=t)
+        found[best] = made(one, t, regret=True)
     return msgspec.structs.replace(found[best], spec=spec)
 
 

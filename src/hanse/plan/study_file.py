@@ -217,9 +217,7 @@ SIZES: Final = (
 DESIGNS: Final = (
     DesignSpec(id="region", name="one hyperscale region", sizes=("hyperscale",), sites_max=1),
     DesignSpec(id="micro", name="many micro sites", sizes=("tower", "room", "hall")),
-    DesignSpec(
-        id="edge-region", name="edge plus one region", sizes=("tower", "room", "hyperscale")
-    ),
+    DesignSpec(id="edge-region", name="edge plus regions", sizes=("tower", "room", "hyperscale")),
     DesignSpec(
         id="mix",
         name="the best mix, own and rented",

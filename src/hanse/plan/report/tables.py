@@ -367,7 +367,7 @@ def rounds(answer: Answer) -> Table:
     heads: tuple[tuple[str, str, str, Kind], ...] = (
         ("number", "round", "", "count"), ("spare", "capacity over formula", "", "number"), ("requests", "requests", "", "count"),
         ("hours", "simulated", "h", "number"), ("good_share", "within SLO", "share", "percent"), ("ttft_ms_p95_planned", "TTFT p95 planned", "ms", "number"), ("ttft_ms_p95", "TTFT p95 simulated", "ms", "number"),
-        ("e2e_ms_p95", "E2E p95", "ms", "number"), ("it_kwh_planned", "IT planned", "kWh", "number"), ("it_kwh", "IT simulated", "kWh", "number"),
+        ("it_kwh_planned", "IT planned", "kWh", "number"), ("it_kwh", "IT simulated", "kWh", "number"),
         ("facility_kwh_planned", "meter planned", "kWh", "number"), ("facility_kwh", "meter simulated", "kWh", "number"),
         ("energy_usd_planned", "energy planned", "USD", "number"), ("energy_usd", "energy simulated", "USD", "number"),
     )  # fmt: skip
