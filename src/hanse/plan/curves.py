@@ -98,9 +98,10 @@ def curves_of(
     if quick and cells(study) > CELLS_MAX_QUICK:
         return tuple(found)
     few = quick or cells(study) > CELLS_MAX
-    limits = _latency_curve(study, steps, LIMITS_MS_QUICK if few else LIMITS_MS)
+    finer = 0 if few and not quick else FINER
+    limits = _latency_curve(study, steps, LIMITS_MS_QUICK if few else LIMITS_MS, finer)
     tell(0.6)
-    tokens = _tokens_curve(study, steps, TIMES_QUICK if few else TIMES)
+    tokens = _tokens_curve(study, steps, TIMES_QUICK if few else TIMES, finer)
     return (*found, *((limits,) if limits else ()), tokens)
 
 
@@ -182,7 +183,9 @@ def _point(usd: Floats, tokens: Floats, lost: Floats) -> list[Point]:
     ]
 
 
-def _latency_curve(study: Study, steps: Steps, limits_ms: Sequence[float]) -> Curve | None:
+def _latency_curve(
+    study: Study, steps: Steps, limits_ms: Sequence[float], finer: int
+) -> Curve | None:
     """Over the limit of the round trip; None where nothing is interactive."""
     own = limit_of(study)
     if own <= 0.0:
@@ -192,21 +195,30 @@ def _latency_curve(study: Study, steps: Steps, limits_ms: Sequence[float]) -> Cu
     if all(w.rtt_ms_max is None for w in study.workloads if w.kind == "interactive"):
         note += "; the study has no limit, so its own value is that way"
     return _resited_curve(
-        "rtt_ms_max", "latency limit, round trip", "ms", own, values, study, limited, steps, note
+        "rtt_ms_max",
+        "latency limit, round trip",
+        "ms",
+        own,
+        values,
+        study,
+        limited,
+        steps,
+        note,
+        finer,
     )
 
 
-def _tokens_curve(study: Study, steps: Steps, times: Sequence[float]) -> Curve:
+def _tokens_curve(study: Study, steps: Steps, times: Sequence[float], finer: int) -> Curve:
     own = sum(w.tokens_per_day for w in study.workloads)
     return _resited_curve(
         "tokens_per_day", "demand of the first year", "tokens a day", own, [own * t for t in times],
-        study, scaled, steps, "all workloads in proportion",
+        study, scaled, steps, "all workloads in proportion", finer,
     )  # fmt: skip
 
 
 def _resited_curve(
     id: str, name: str, unit: str, own: float, values: Sequence[float], study: Study,
-    changed: Changed, steps: Steps, note: str,
+    changed: Changed, steps: Steps, note: str, finer: int,
 ) -> Curve:  # fmt: skip
     """Each value sited; between two neighbours with different winners, nearest to the study's own, finer."""
     found: dict[float, Points] = {}
@@ -220,7 +232,7 @@ def _resited_curve(
         found.update({v: alike[keys[v]] for v in asked})
 
     solve(sorted({own, *values}))
-    for _ in range(FINER):
+    for _ in range(finer):
         between = [float(np.sqrt(near * far)) for near, far in _turns(own, found) if near and far]
         solve(between)
     order = sorted(found)

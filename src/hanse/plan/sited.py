@@ -25,7 +25,7 @@ RENT_TIMES: Final = (1.0, 0.65, 0.0)
 """Prices of rent at which a mix is searched; the plan that costs least in full is taken. The search prices chips by use and knows none that stand by
 for a failure, so that own sites look up to a third cheaper to it than they are; at no price all is rented that may be.
 """
-GAP_COARSE, NODES_COARSE = 0.05, 3
+GAP_COARSE, NODES_COARSE = 0.05, 1
 """Of a point of a curve in a large study: the root's heuristics find what costs a few percent more; all points are alike in that."""
 CELLS_MAX: Final = 20_000
 """Of larger problems one search more is minutes: the middle price is left out, and points of curves are fewer and coarse."""

@@ -263,7 +263,7 @@ def _round(
         number=number,
         spare=float(np.mean(design.spare)),
         requests=group.requests,
-        hours=hours,
+        hours=float(hours),
         good_share=waits.good / waits.asked if waits.asked else 1.0,
         ttft_ms_p50=waits.quantile_ms(waits.ttft_ms, 0.5),
         ttft_ms_p95=waits.quantile_ms(waits.ttft_ms, 0.95),
