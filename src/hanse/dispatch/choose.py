@@ -503,8 +503,9 @@ def added_ms(
 ) -> float:
     """What one more request at a replica costs itself and those beside it, but for what it costs at any replica.
 
-    It waits for the prompts before its own, and longer for a first token is worse than as long somewhere in the answer (`FIRST_WORTH`). While its own is read, everyone in the batch waits with it. Each of its tokens makes the
-    step longer for everyone, as each of them makes it longer for this one. Beyond slots or memory it waits for others to end.
+    It waits for the prompts before its own; as long for a first token is worse than somewhere in the answer (`FIRST_WORTH`). While its own
+    is read, everyone in the batch waits with it. Each of its tokens makes the step longer for everyone, as each of them makes it longer for
+    this one. Beyond slots or memory it waits for others to end.
     """
     beside = min(requests, offer.slots)
     ahead = FIRST_WORTH * prefill_tokens

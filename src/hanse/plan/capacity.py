@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -156,14 +156,15 @@ def _fit(
     why = ""
     for count in COUNTS:
         try:
-            slots = _slots(model, precision, chip, count, tokens_in, tokens_out, ttft_ms, tpot_ms)
+            replica = _Replica(model, precision, chip, count, tokens_in, tokens_out)
+            slots = replica.slots(ttft_ms, tpot_ms)
         except ConfigError as error:
             why = why or str(error)
             continue
         if slots == 0:
             why = f"{count} chips: one request alone takes longer than TTFT {ttft_ms:g} or TPOT {tpot_ms:g} ms"
             continue
-        found = _described(model, precision, chip, count, slots, tokens_in, tokens_out)
+        found = replica.described(slots)
         if best is None or found.watts_per_token_s < best.watts_per_token_s * 0.98:
             best = found
     if best is None:
@@ -185,89 +186,73 @@ def slots_needed(mean_running: float, peakedness: float = 1.0) -> float:
     return mean_running + Z_WAIT * math.sqrt(mean_running * peakedness)
 
 
-def _slots(
-    model: str,
-    precision: str,
-    chip: str,
-    count: int,
-    tokens_in: float,
-    tokens_out: float,
-    ttft_ms: float,
-    tpot_ms: float,
-) -> int:
-    """Most requests at once within the SLO for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
-    step = _step(model, precision, chip, count, SLOTS_MAX, tokens_in, tokens_out)
-    room = running_of(step, SLOTS_MAX, tokens_in, tokens_out * float(np.exp(ANSWER_SIGMA**2)))
+class _Replica(NamedTuple):
+    """Chips that serve one model together, for requests of such lengths."""
 
-    def meets(slots: int) -> bool:
-        if slots > room:
-            return False
-        said = loaded(step, slots, tokens_in, tokens_out)
-        return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
+    model: str
+    precision: str
+    chip: str
+    chips: int
+    tokens_in: float
+    tokens_out: float
 
-    if not meets(1):
-        return 0
-    low, high = 1, SLOTS_MAX
-    if meets(high):
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if meets(middle) else (low, middle)
-    return low
+    def slots(self, ttft_ms: float, tpot_ms: float) -> int:
+        """Most requests at once within the SLO for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
+        step = self.step(SLOTS_MAX)
+        longest = self.tokens_out * float(np.exp(ANSWER_SIGMA**2))
+        room = running_of(step, SLOTS_MAX, self.tokens_in, longest)
 
+        def meets(slots: int) -> bool:
+            if slots > room:
+                return False
+            said = loaded(step, slots, self.tokens_in, self.tokens_out)
+            return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
 
-def _step(
-    model: str,
-    precision: str,
-    chip: str,
-    count: int,
-    slots: int,
-    tokens_in: float,
-    tokens_out: float,
-) -> StepModel:
-    return step_model(
-        ai_model_named(model),
-        precision,
-        accelerator_named(chip),
-        count=count,
-        slots=slots,
-        context_tokens_mean=tokens_in + tokens_out / 2.0,
-    )
+        if not meets(1):
+            return 0
+        low, high = 1, SLOTS_MAX
+        if meets(high):
+            return high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if meets(middle) else (low, middle)
+        return low
 
+    def step(self, slots: int) -> StepModel:
+        """Its engine, with so many slots."""
+        return step_model(
+            ai_model_named(self.model),
+            self.precision,
+            accelerator_named(self.chip),
+            count=self.chips,
+            slots=slots,
+            context_tokens_mean=self.tokens_in + self.tokens_out / 2.0,
+        )
 
-def _described(
-    model: str,
-    precision: str,
-    chip: str,
-    count: int,
-    slots: int,
-    tokens_in: float,
-    tokens_out: float,
-) -> Fit:
-    """A replica at rising numbers of running requests, the last of them full."""
-    facts = accelerator_named(chip)
-    step = _step(model, precision, chip, count, slots, tokens_in, tokens_out)
-    batches = sorted({*(b for b in BATCHES if b < slots), slots})
-    course = [loaded(step, b, tokens_in, tokens_out) for b in batches]
-    full = course[-1]
-    method, _, error, _ = expected_errors(ai_model_named(model), precision, facts)
-    return Fit(
-        accelerator=facts.id,
-        chips=count,
-        slots=slots,
-        tokens_per_s=full.tokens_per_s,
-        e2e_s=full.e2e_s,
-        ttft_ms=full.ttft_ms,
-        tpot_ms=full.tpot_ms,
-        idle_w=step.idle_w,
-        busy_w=full.power_w,
-        rated_w=count * chip_rated_w(facts.id),
-        host_w=count * host_w(facts.id),
-        loads=(0.0, *(c.tokens_per_s for c in course)),
-        watts=(step.idle_w, *(c.power_w for c in course)),
-        decodes_ms=(course[0].decode_ms, *(c.decode_ms for c in course)),
-        fixed_ms=full.fixed_ms,
-        readings_ms=full.readings_ms,
-        method=method,
-        error=error,
-    )
+    def described(self, slots: int) -> Fit:
+        """At rising numbers of running requests, the last of them full."""
+        facts, step = accelerator_named(self.chip), self.step(slots)
+        batches = sorted({*(b for b in BATCHES if b < slots), slots})
+        course = [loaded(step, b, self.tokens_in, self.tokens_out) for b in batches]
+        full = course[-1]
+        method, _, error, _ = expected_errors(ai_model_named(self.model), self.precision, facts)
+        return Fit(
+            accelerator=facts.id,
+            chips=self.chips,
+            slots=slots,
+            tokens_per_s=full.tokens_per_s,
+            e2e_s=full.e2e_s,
+            ttft_ms=full.ttft_ms,
+            tpot_ms=full.tpot_ms,
+            idle_w=step.idle_w,
+            busy_w=full.power_w,
+            rated_w=self.chips * chip_rated_w(facts.id),
+            host_w=self.chips * host_w(facts.id),
+            loads=(0.0, *(c.tokens_per_s for c in course)),
+            watts=(step.idle_w, *(c.power_w for c in course)),
+            decodes_ms=(course[0].decode_ms, *(c.decode_ms for c in course)),
+            fixed_ms=full.fixed_ms,
+            readings_ms=full.readings_ms,
+            method=method,
+            error=error,
+        )

@@ -112,6 +112,10 @@ class Steps:
             self.store.save(key, value)
 
 
+SOURCES: Final = frozenset((".py", ".toml", ".csv", ".gz"))
+"""Code, and the tables that it reads."""
+
+
 def digest_of(study: Study, options: Sequence[object]) -> str:
     """Of all that results depend on."""
     said = msgspec.json.encode([study, list(options), __version__, _source()])
@@ -123,7 +127,7 @@ def _source() -> str:
     """Of code and its tables: in a checkout the version stays the same from one change to the next."""
     with as_file(files("hanse")) as root:
         found = hashlib.blake2b(digest_size=HASH_BYTES)
-        for path in sorted((*root.rglob("*.py"), *root.rglob("*.toml"))):
+        for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):
             found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 

@@ -180,11 +180,6 @@ class _Waits:
         self.ttft_ms.append(done["ttft_ms"].astype(np.float64))
         self.e2e_ms.append(done["e2e_ms"].astype(np.float64))
 
-    def quantile_ms(self, values: list[Floats], share: float) -> float | None:
-        """None where nothing was answered."""
-        whole = np.concatenate([np.zeros(0), *values])
-        return float(np.quantile(whole, share)) if len(whole) else None
-
 
 def fleet_at(design: Design, study: Study, demand: Demand, year: int) -> Fleet:
     """The design as it stands in a year, as a fleet file has it."""
@@ -265,9 +260,9 @@ def _round(
         requests=group.requests,
         hours=float(hours),
         good_share=waits.good / waits.asked if waits.asked else 1.0,
-        ttft_ms_p50=waits.quantile_ms(waits.ttft_ms, 0.5),
-        ttft_ms_p95=waits.quantile_ms(waits.ttft_ms, 0.95),
-        e2e_ms_p95=waits.quantile_ms(waits.e2e_ms, 0.95),
+        ttft_ms_p50=_quantile(waits.ttft_ms, 0.5),
+        ttft_ms_p95=_quantile(waits.ttft_ms, 0.95),
+        e2e_ms_p95=_quantile(waits.e2e_ms, 0.95),
         ttft_ms_p50_planned=_known(planned_ms[0]),
         ttft_ms_p95_planned=_known(planned_ms[1]),
         it_kwh=it_kwh,
@@ -277,6 +272,12 @@ def _round(
         energy_usd=site.cost.energy_usd,
         energy_usd_planned=more * float(planned.sums["usd_import"].sum()),
     )
+
+
+def _quantile(values: Sequence[Floats], share: float) -> float | None:
+    """None where nothing was answered."""
+    whole = np.concatenate([np.zeros(0), *values])
+    return float(np.quantile(whole, share)) if len(whole) else None
 
 
 def _known(value: float) -> float | None:
