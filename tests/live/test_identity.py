@@ -276,6 +276,18 @@ def test_any_altered_byte_of_an_envelope_is_refused(
     assert isinstance(opened, EnvelopeRefused) or (at == len(token) - 1 and opened == envelope())
 
 
+@pytest.mark.parametrize(("ours", "others"), [(b"-", b"+"), (b"_", b"/")])
+def test_the_other_alphabet_of_base64_is_refused(
+    tallinn: Identity, riga: Identity, ours: bytes, others: bytes
+) -> None:
+    sending, opening = sessions(tallinn, riga)
+    sealed = (seal_envelope(sending, envelope(request_id=bytes([k] * 16))) for k in range(256))
+    token = next(t for t in sealed if ours in t)
+    changed = token.replace(ours, others, 1)
+    assert isinstance(open_envelope(opening, changed, NOW_S, ReplayGuard()), EnvelopeRefused)
+    assert not isinstance(open_envelope(opening, token, NOW_S, ReplayGuard()), EnvelopeRefused)
+
+
 @given(token=st.binary(max_size=300))
 def test_garbage_is_a_refusal_not_an_exception(
     tallinn: Identity, riga: Identity, token: bytes

@@ -509,7 +509,8 @@ _DAY_BYTES: Final = 4
 _MAC_BYTES: Final = 16
 _PERSON: Final = b"hanse-envelope/1"
 _STANDARD_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
-_URL_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+_URL_TO_STANDARD: Final = bytes.maketrans(b"-_+/", b"+/-_")
+"""The other two stand for nothing, or one message would have several forms."""
 _ENVELOPE_BYTES_MAX: Final = 4096
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Envelope).decode
