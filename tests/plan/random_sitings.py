@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from hanse.plan.milp import Limits, Model, Solver
+from hanse.milp import Limits, Model, Solver
 from hanse.plan.siting_problem import Siting
 from hanse.plan.siting_survival import Rescue
 

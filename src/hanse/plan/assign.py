@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.plan.milp import INF, Model, Solver
+from hanse.milp import INF, Model, Solver
 
 Floats = NDArray[np.float64]
 NEARNESS_PER_MS: Final = 0.001

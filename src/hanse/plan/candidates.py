@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.milp import Limits, Outcome, Solver
 from hanse.model.fleet import Value
 from hanse.plan import siting_model
-from hanse.plan.milp import Limits, Outcome, Solver
 from hanse.plan.siting_cures import violations
 from hanse.plan.siting_problem import ChosenSite, Siting, SitingAnswer, Violation
 from hanse.plan.siting_survival import Survival

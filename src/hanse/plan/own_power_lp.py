@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.milp import INF, Floats, Model, Solver
 from hanse.model.fleet import Value
-from hanse.plan.milp import INF, Floats, Model, Solver
 
 UNSERVED_USD_PER_KWH = 10.0
 """Far above any energy price, so that load is left out only where the connection and all own power are too small."""

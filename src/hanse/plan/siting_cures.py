@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.plan.milp import Floats
+from hanse.milp import Floats
 from hanse.plan.siting_model import forced_usd
 from hanse.plan.siting_problem import Siting, Violation
 from hanse.plan.siting_survival import shortfalls

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.plan.milp import INF, Floats, Model
+from hanse.milp import INF, Floats, Model
 from hanse.plan.siting_problem import Siting
 
 UNSERVED_TIMES, UNCOVERED_TIMES = 100.0, 1000.0

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.plan.milp import INF, Floats, Model, Solver
+from hanse.milp import INF, Floats, Model, Solver
 from hanse.plan.siting_model import SitingModel
 from hanse.plan.siting_problem import Siting
 

@@ -2,7 +2,7 @@
 
 Here: `Model` (blocks in, one sparse matrix out), `Solver` (one HiGHS object that keeps its basis while rows are added and
 bounds and costs change), limits by gap and nodes, one thread, a fixed seed; never a wall time, which would make the
-answer depend on the machine. Not here: what the columns mean (`candidates`, `renewables`).
+answer depend on the machine. Not here: what the columns mean (`plan`, `dispatch.place`, `dispatch.defer`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""What the next hours are expected to bring, as one value: demand by subject and entry, and each site's power.
+
+Here: `Outlook`, which forecasts make and the slow loop decides from; an event of the decision core carries it, so that a replay
+needs no forecast. Not here: how anything is forecast (`forecast`), what is decided (`dispatch`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hanse.model.fleet import CountryCode, Id, Value
+
+CarbonSignal = Literal["average_location", "average_market", "marginal"]
+
+
+class DemandOutlook(Value, frozen=True, kw_only=True):
+    """Requests of one service from one subject of law at one entry; all tuples [step]."""
+
+    service: Id
+    tenant: Id
+    data_class: Id
+    country: CountryCode
+    """Of legal origin; with tenant and class it names the subject (`LawTable.find`)."""
+    origin: Id
+    """Site whose gateway users of this demand are nearest to."""
+    requests_per_s: tuple[float, ...]
+    """Expected means of the steps."""
+    requests_per_s_high: tuple[float, ...]
+    """What nineteen of twenty steps stay under, at equal `issued_at_s`."""
+    input_tokens: float
+    """Mean of a request."""
+    output_tokens: float
+    cached_share: float = 0.0
+    """Of prompt tokens, found again in a prefix cache."""
+
+
+class SiteOutlook(Value, frozen=True, kw_only=True):
+    """Power at one site; all tuples [step]. Own generation is at the site's terminals, before any use."""
+
+    site: Id
+    price_usd_per_kwh: tuple[float, ...]
+    carbon_g_per_kwh: tuple[float, ...]
+    carbon_signal: CarbonSignal
+    """Kind of `carbon_g_per_kwh`: sums over sites need equal kinds."""
+    pue: tuple[float, ...]
+    pv_kw: tuple[float, ...]
+    wind_kw: tuple[float, ...]
+    grid_kw_max: tuple[float, ...]
+    """What may be imported: the connection, less a brownout or a grid operator's target."""
+
+
+class Outlook(Value, frozen=True, kw_only=True):
+    """All forecasts of one instant on one axis of steps."""
+
+    issued_at_s: float
+    """Unix seconds UTC: nothing later was known."""
+    start_s: float
+    step_s: float
+    demand: tuple[DemandOutlook, ...]
+    sites: tuple[SiteOutlook, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {len(d.requests_per_s) for d in self.demand} | {
+            len(d.requests_per_s_high) for d in self.demand
+        }
+        for site in self.sites:
+            lengths |= {
+                len(site.price_usd_per_kwh), len(site.carbon_g_per_kwh), len(site.pue),
+                len(site.pv_kw), len(site.wind_kw), len(site.grid_kw_max),
+            }  # fmt: skip
+        assert len(lengths) <= 1 and 0 not in lengths, "one axis for all"
+        assert len({site.carbon_signal for site in self.sites}) <= 1, "one kind of carbon in a sum"
+
+    @property
+    def count(self) -> int:
+        """Steps."""
+        return len(self.sites[0].pue) if self.sites else 0
