@@ -1,0 +1,153 @@
+"""Demand as it was counted: requests by service, subject of law and entry, in equal bins of time.
+
+Here: `DemandHistory`, which live and simulated fleets fill alike, and its bytes for a restart. Not here: forecasting (`forecast`), who
+counts (`live.demand`, `twin`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse.model.fleet import CountryCode, Id, Value
+
+BIN_S: Final = 300.0
+"""Five minutes: ten requests of a small service, and finer than any placement moves."""
+KEEP_S: Final = 28.0 * 86_400.0
+"""Four weeks: what a weekly pattern needs; a thousand kinds of demand take 65 MB."""
+
+
+class DemandKey(Value, frozen=True, kw_only=True, order=True):
+    """One kind of demand."""
+
+    service: Id
+    tenant: Id
+    data_class: Id
+    country: CountryCode
+    """Of legal origin."""
+    origin: Id
+    """Site whose gateway was asked first."""
+
+
+class DemandCount(Value, frozen=True, kw_only=True):
+    """What one entry counted of one kind of demand in a stretch of time."""
+
+    key: DemandKey
+    requests: float
+    """More than were looked at where rows are a sample."""
+    tokens_in: float
+    """All of these requests together."""
+    tokens_out: float
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    bin_s: float
+    first: int
+    keys: tuple[DemandKey, ...]
+    counts: tuple[bytes, ...]
+
+
+class DemandHistory:
+    """Counts [bin, (requests, tokens in, tokens out)] of every kind of demand, on one axis of bins."""
+
+    def __init__(self, *, bin_s: float = BIN_S, keep_s: float = KEEP_S) -> None:
+        assert bin_s > 0.0 and keep_s >= bin_s
+        self.bin_s = bin_s
+        self._keep = int(keep_s // bin_s)
+        self._first = -1
+        """Number of the first bin since 1970; -1: nothing was counted."""
+        self._length = 0
+        self._counts: dict[DemandKey, NDArray[np.float64]] = {}
+
+    @property
+    def start_s(self) -> float:
+        """Unix seconds of the first bin."""
+        return max(self._first, 0) * self.bin_s
+
+    def keys(self) -> tuple[DemandKey, ...]:
+        """Every kind that was counted, in a fixed order."""
+        return tuple(sorted(self._counts))
+
+    def add(self, at_s: float, counts: tuple[DemandCount, ...]) -> None:
+        """Put counts into the bin that holds an instant; what is older than all that is kept is dropped."""
+        number = int(at_s // self.bin_s)
+        if self._first < 0:
+            self._first = number
+        if number < self._first:
+            return
+        self._reach(number)
+        for one in counts:
+            rows = self._rows(one.key)
+            rows[number - self._first] += (one.requests, one.tokens_in, one.tokens_out)
+
+    def requests_per_s(self, key: DemandKey, until_s: float) -> NDArray[np.float64]:
+        """[bin] mean rates from `start_s` on, of bins that ended by `until_s`: nothing of a bin that still counts."""
+        count = self._closed(until_s)
+        rates = np.zeros(count)
+        known = self._counts.get(key)
+        if known is not None:
+            seen = min(count, len(known))
+            rates[:seen] = known[:seen, 0] / self.bin_s
+        return rates
+
+    def tokens(self, key: DemandKey, until_s: float) -> tuple[float, float]:
+        """Mean tokens in and out of the kept requests of closed bins; 0, 0 where there were none."""
+        known = self._counts.get(key)
+        if known is None:
+            return 0.0, 0.0
+        total = known[: self._closed(until_s)].sum(axis=0)
+        if total[0] <= 0.0:
+            return 0.0, 0.0
+        return float(total[1] / total[0]), float(total[2] / total[0])
+
+    def to_bytes(self) -> bytes:
+        """For a restart."""
+        keys = self.keys()
+        counts = tuple(self._rows(key)[: self._length].astype("<f8").tobytes() for key in keys)
+        kept = _Kept(bin_s=self.bin_s, first=self._first, keys=keys, counts=counts)
+        return msgspec.msgpack.encode(kept)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, keep_s: float = KEEP_S) -> DemandHistory:
+        """What `to_bytes` wrote.
+
+        Raises:
+            msgspec.MsgspecError: it is something else.
+        """
+        kept = msgspec.msgpack.decode(content, type=_Kept)
+        found = cls(bin_s=kept.bin_s, keep_s=keep_s)
+        found._first = kept.first
+        for key, raw in zip(kept.keys, kept.counts, strict=True):
+            rows = np.frombuffer(raw, "<f8").reshape(-1, 3).astype(np.float64)
+            found._counts[key] = rows
+            found._length = max(found._length, len(rows))
+        return found
+
+    def _closed(self, until_s: float) -> int:
+        if self._first < 0:
+            return 0
+        return max(0, int(until_s // self.bin_s) - self._first)
+
+    def _rows(self, key: DemandKey) -> NDArray[np.float64]:
+        rows = self._counts.get(key)
+        if rows is None or len(rows) < self._length:
+            # By halves more than is needed: a bin every five minutes must not copy all of them.
+            grown = np.zeros((self._length + self._length // 2 + 16, 3))
+            if rows is not None:
+                grown[: len(rows)] = rows
+            rows = self._counts[key] = grown
+        return rows
+
+    def _reach(self, number: int) -> None:
+        self._length = max(self._length, number - self._first + 1)
+        if self._length <= 2 * self._keep:
+            return
+        gone = self._length - self._keep
+        self._first += gone
+        self._length = self._keep
+        self._counts = {
+            key: rows[gone:].copy() for key, rows in self._counts.items() if rows[gone:].any()
+        }
