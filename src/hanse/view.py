@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Literal
 
-from hanse.model.fleet import Fleet, Value
+from hanse.model.fleet import Fleet, Placement, Value
 
 DECISIONS_KEPT_MAX = 200
 """Rows of the decision list: about a screen's worth of scrolling."""
@@ -73,10 +73,18 @@ class EngineStatus(Value, frozen=True, kw_only=True):
     name: str
     service: str
     variant: str
-    state: Literal["starting", "up", "dead", "draining"]
+    state: Literal["starting", "up", "dead", "draining", "resting", "failing"]
+    """`failing`: dead three times in a row or more, and tried again ever more rarely. `resting`: stopped to save power."""
     pid: int = 0
     restarts: int = 0
     cpu_w: float = 0.0
+    pool: str = ""
+    attempts: int = 0
+    """Deaths in a row."""
+    why: str = ""
+    """Of the last death."""
+    leaving: bool = False
+    """Placed here no more; gone when its requests have ended."""
 
 
 class PowerStatus(Value, frozen=True, kw_only=True):
@@ -108,6 +116,12 @@ class SiteStatus(Value, frozen=True, kw_only=True):
     waiting: float
     power: PowerStatus
     shed_level: int = 0
+    """Steps in force of the order in docs/actuation.md."""
+    shed: tuple[str, ...] = ()
+    """What is given up, and why, one a step."""
+    placement_version: int = 0
+    serving: tuple[Placement, ...] = ()
+    """Replicas that are up."""
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):

@@ -14,16 +14,10 @@ from dispatch.fleets import NOW_S, fleet, site
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action, action_from_bytes, action_to_bytes
-from hanse.dispatch.dispatcher import (
-    BACK_OFF_S_MAX,
-    PROBE_MISSES_MAX,
-    PUBLISH_EVERY_S,
-    RAN_WELL_S,
-    START_S_MAX,
-    Dispatcher,
-)
+from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.events import Event, event_from_bytes, event_to_bytes
 from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.site_scope import BACK_OFF_S_MAX, PROBE_MISSES_MAX, RAN_WELL_S, START_S_MAX
 from hanse.dispatch.table import Table
 from hanse.model.fleet import Fleet, Placement
 
@@ -118,8 +112,10 @@ def test_the_order_of_events_within_an_instant_does_not_matter() -> None:
         dispatcher = at_fleet()
         for i in rng.permutation(len(batch)):
             dispatcher.handle(batch[i])
-        (publish,) = dispatcher.handle(ev.Ticked(at_s=NOW_S))
-        contents.add(msgspec.msgpack.encode(publish))
+        publish, send = dispatcher.handle(ev.Ticked(at_s=NOW_S))
+        assert isinstance(publish, act.PublishTable)
+        assert isinstance(send, act.SendPlacement)
+        contents.add(msgspec.msgpack.encode((publish, send)))
     assert len(contents) == 1
 
 
@@ -272,22 +268,25 @@ def test_a_drained_site_marks_its_engines_and_takes_them_back() -> None:
     assert mark.state == "up"
 
 
-def test_power_sheds_others_work_first_then_all_and_does_not_flap() -> None:
+def test_power_sheds_in_order_and_does_not_flap() -> None:
     dispatcher, _ = at_site()
 
-    def draw(drawn_kw: float) -> list[str]:
-        actions = dispatcher.handle(
-            ev.PowerChanged(at_s=NOW_S, available_kw=10.0, drawn_kw=drawn_kw)
-        )
+    def draw(at_s: float, drawn_kw: float) -> list[str]:
+        event = ev.PowerChanged(at_s=NOW_S + at_s, available_kw=10.0, drawn_kw=drawn_kw)
+        actions = dispatcher.handle(event)
         return [f"Shed {a.level}" if isinstance(a, act.Shed) else kinds([a])[0] for a in actions]
 
-    assert draw(9.9) == []
-    assert draw(10.5) == ["Shed 1"]
-    assert draw(9.5) == [], "not yet: it would flap"
-    assert draw(12.0) == ["Shed 2"]
-    assert draw(10.5) == []
-    assert draw(9.5) == ["Shed 1"]
-    assert draw(8.0) == ["Unshed"]
+    assert draw(0, 9.9) == []
+    assert draw(1, 10.5) == ["Shed 1"]
+    assert draw(2, 10.5) == [], "what runs is not ended: wait for it"
+    assert draw(3, 9.5) == [], "not yet: it would flap"
+    assert draw(7, 10.5) == ["Shed 2"]
+    assert draw(8, 12.0) == ["Shed 4"], "there is no time to wait"
+    assert draw(12, 8.0) == []
+    assert draw(19, 8.0) == ["Shed 3"]
+    assert draw(30, 8.0) == ["Shed 2"]
+    assert draw(41, 8.0) == ["Shed 1"]
+    assert draw(52, 8.0) == ["Unshed"]
 
 
 events = st.one_of(

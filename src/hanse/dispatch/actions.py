@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.shed import Cause
 
 
 class _Action(
@@ -25,6 +26,14 @@ class PublishTable(_Action, frozen=True, kw_only=True, tag="publish_table"):
     version: int
     content: bytes
     """`Table.to_bytes()`."""
+
+
+class SendPlacement(_Action, frozen=True, kw_only=True, tag="send_placement"):
+    """Send a placement to all sites (fleet scope)."""
+
+    version: int
+    content: bytes
+    """A `PlacementDecided`, as `events.event_to_bytes` makes it."""
 
 
 class StepDown(_Action, frozen=True, kw_only=True, tag="step_down"):
@@ -61,9 +70,13 @@ class MarkEngine(_Action, frozen=True, kw_only=True, tag="mark_engine"):
 
 
 class Shed(_Action, frozen=True, kw_only=True, tag="shed"):
-    """Take less work: 1 = none from other sites, 2 = none at all (site scope)."""
+    """Take less work (site scope)."""
 
-    level: Literal[1, 2]
+    level: int
+    """Steps of `shed.shed_steps` in force, from the first."""
+    cause: Cause
+    reasons: tuple[str, ...]
+    """For people, one a step."""
 
 
 class Unshed(_Action, frozen=True, kw_only=True, tag="unshed"):
@@ -79,6 +92,7 @@ class Log(_Action, frozen=True, kw_only=True, tag="log"):
 
 Action = (
     PublishTable
+    | SendPlacement
     | StepDown
     | StartEngine
     | RestartEngine

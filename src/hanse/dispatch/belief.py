@@ -14,14 +14,24 @@ from hanse.dispatch.law import LawTable
 from hanse.dispatch.policies import PolicyText
 from hanse.energy import pue_at
 from hanse.errors import ConfigError
-from hanse.model.fleet import DriverKind, Fleet, Placement, Site, Value
+from hanse.model.fleet import DriverKind, Fleet, Id, Placement, Site, Value
 
-EngineState = Literal["starting", "up", "dead", "draining"]
+EngineState = Literal["starting", "up", "dead", "draining", "resting"]
+FailingKey = tuple[str, str, str]
+"""(service, variant, pool)."""
 
 PRICE_USD_PER_KWH_UNKNOWN: Final = 0.15
 """Where neither the fleet file nor the country's figures say: middle of industrial prices of 2024, 0.08 to 0.25."""
 CARBON_G_PER_KWH_UNKNOWN: Final = 480.0
 """Where the country has no figure: the world's mean of 2023 (Ember, Global Electricity Review 2024)."""
+
+
+class Floor(Value, frozen=True, kw_only=True):
+    """Replicas of a service, whatever the variant, that a site keeps up."""
+
+    site: Id
+    service: Id
+    replicas_min: int
 
 
 class EngineSpec(Value, frozen=True, kw_only=True):
@@ -46,6 +56,8 @@ class EngineSpec(Value, frozen=True, kw_only=True):
     slots: int
     context_tokens: int
     embedding: bool
+    alone: bool = False
+    """Its chips are placed for itself; else it shares its pool's with the other replicas there."""
 
     @property
     def offer(self) -> str:
@@ -65,6 +77,12 @@ class SiteBelief:
     heard_at_s: float = float("-inf")
     table_version: int = 0
     shed_level: int = 0
+    placement_version: int = 0
+    """Of the placement that the site works towards."""
+    serving: tuple[Placement, ...] = ()
+    """Replicas that are up there now, placed or not yet gone."""
+    failing: dict[FailingKey, str] = field(default_factory=dict)
+    """What does not start there, and why; to be placed elsewhere."""
 
 
 @dataclass
@@ -76,7 +94,18 @@ class EngineBelief:
     since_s: float = 0.0
     misses: int = 0
     attempts: int = 0
+    """Deaths in a row."""
     restart_at_s: float = float("inf")
+    why: str = ""
+    """Of the last death."""
+    leaving: bool = False
+    """Placed here no more: it drains, then it is stopped."""
+    adopted: bool = False
+    """It ran before this dispatcher did, and may be at work although nothing of it was heard yet."""
+    emptied: bool = False
+    """It drains, and no request is at it any more."""
+    rests: bool = False
+    """It drains, or has been stopped, to save power; it is started again when there is enough."""
 
 
 @dataclass
@@ -98,6 +127,9 @@ class Belief:
     offer_keys: list[str]
     epoch: int = 0
     version: int = 0
+    floors: tuple[Floor, ...] = ()
+    placement_version: tuple[int, int] = (0, 0)
+    """Epoch and version of the placement in force."""
     engines: dict[str, EngineBelief] = field(default_factory=dict)
 
 
@@ -138,7 +170,7 @@ def all_engines(fleet: Fleet, placements: tuple[Placement, ...]) -> list[EngineS
 def engines_of(
     fleet: Fleet, placements: tuple[Placement, ...], site_id: str
 ) -> tuple[EngineSpec, ...]:
-    """Engines a site is to run, in the order of placements; a replica gets an equal share of its pool's chips."""
+    """Engines a site is to run, in the order of placements; a replica gets the chips it is placed on, else an equal share of its pool's."""
     site = next(s for s in fleet.sites if s.id == site_id)
     return _engines_at(fleet, tuple(p for p in placements if p.site == site_id), site)
 
@@ -170,10 +202,11 @@ def _engines_at(fleet: Fleet, mine: tuple[Placement, ...], site: Site) -> tuple[
                     pool=pool.id,
                     driver=pool.driver,
                     url=pool.urls[position % len(pool.urls)] if pool.urls else "",
-                    chips=max(pool.count // max(in_pool, 1), 1),
+                    chips=placement.chips or max(pool.count // max(in_pool, 1), 1),
                     slots=placement.slots,
                     context_tokens=placement.context_tokens,
                     embedding=service.endpoints == ("embeddings",),
+                    alone=placement.chips is not None,
                 )
             )
     return tuple(specs)

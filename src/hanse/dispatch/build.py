@@ -15,6 +15,7 @@ from hanse.catalogue import accelerator, ai_model
 from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of, offer_key
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.law import LawTable, subject
+from hanse.dispatch.rolling import routable
 from hanse.dispatch.table import (
     OFFER_DTYPE,
     SERVICE_DTYPE,
@@ -49,6 +50,7 @@ def build_table(belief: Belief, now_s: float) -> Table:
     """The table that a belief amounts to at `now_s`."""
     fleet, law = belief.fleet, belief.law
     specs = all_engines(fleet, belief.placements)
+    specs += all_engines(fleet, routable(belief.placements, belief.sites))
     central_specs = _central_specs(fleet, belief.placements)
     central_keys = tuple(dict.fromkeys(s.offer for s in central_specs))
     subjects, rows = _subjects(fleet, law)

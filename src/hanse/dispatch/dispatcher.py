@@ -1,15 +1,13 @@
 """Events in, actions out: the slow path of the decision core, at the scope of a fleet or of one site.
 
-Here: `Dispatcher`. Not here: routing one request (`choose`), solving for a placement, doing what actions say.
+Here: `Dispatcher`. Not here: routing one request (`choose`), solving for a placement, what a site decides for itself
+(`site_scope`), doing what actions say.
 
 Theory of operation. `handle` is the one door to the belief, and the event's instant is the only clock. At `fleet`
 scope whatever changes the belief marks the table stale; a tick publishes a stale table, at most every
-`PUBLISH_EVERY_S`, and a fresh one early enough that it never expires. At `site` scope engines live through
-
-    starting --probe answered--> up --3 misses or died--> dead --tick after back-off--> starting
-
-and power moves the shed level. A site needs nobody's answer for either. Fleet wins on placement, site on power and
-health. Anything that must wait is done by a tick, so the order of events within one instant does not matter.
+`PUBLISH_EVERY_S`, and a fresh one early enough that it never expires. At `site` scope `site_scope` has the engines and the
+power. Fleet wins on placement, site on power and health. Anything that must wait is done by a tick, so the order of events
+within one instant does not matter.
 """
 
 from __future__ import annotations
@@ -19,10 +17,12 @@ from typing import Final, Literal
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
-from hanse.dispatch.belief import Belief, EngineBelief, engines_of, site_defaults
+from hanse.dispatch.belief import Belief, SiteBelief, site_defaults
 from hanse.dispatch.build import build_table, known_offers, possible_offers
 from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law
+from hanse.dispatch.rolling import known_placements, league_floors, league_problem, routable
+from hanse.dispatch.site_scope import SiteScope
 from hanse.dispatch.table import Table
 
 Scope = Literal["fleet", "site"]
@@ -33,18 +33,6 @@ REPUBLISH_SHARE: Final = 0.5
 """Of a table's validity: a day's table is renewed twice a day, so a cut of half a day expires nothing."""
 SIGNAL_CHANGE_MIN: Final = 0.01
 """Relative; smaller changes of price, carbon and PUE are below what the figures are good for."""
-PROBE_MISSES_MAX: Final = 3
-"""Of probes 250 ms apart: 0.75 s tells a stall from a death."""
-START_S_MAX: Final = 300.0
-"""A starting engine that answers no probe for so long is dead; 140 GB of weights take more than a minute to read."""
-BACK_OFF_S_MIN: Final = 1.0
-BACK_OFF_S_MAX: Final = 60.0
-RAN_WELL_S: Final = 60.0
-"""After so long up, the next death counts as the first."""
-UNSHED_SHARE: Final = 0.9
-"""Work comes back only below this share of the available power, else it would flap."""
-SHED_ALL_SHARE: Final = 1.1
-"""Above this share of the available power even local work is refused; between 1 and this, work of other sites."""
 
 
 class Dispatcher:
@@ -58,8 +46,11 @@ class Dispatcher:
         self.table: Table | None = None
         self.stale = False
         self.published_at_s = float("-inf")
-        self.shed_level = 0
+        self.at_site = SiteScope(site)
         self._epoch = 0
+        self._placed_by = ""
+        """Whose placement is to be sent; empty: the fleet file's, which sites have."""
+        self._told: tuple[object, ...] = ()
 
     @property
     def epoch(self) -> int:
@@ -78,7 +69,7 @@ class Dispatcher:
             return [self._log("warning", f"{type(event).__name__} of epoch {event.epoch}: refused")]
         if self.scope == "fleet":
             return self._handle_fleet(self.belief, event)
-        return self._handle_site(self.belief, event)
+        return self.at_site.handle(self.belief, event, self._epoch)
 
     # --- both scopes
 
@@ -90,26 +81,37 @@ class Dispatcher:
         # Indices of what is gone mean nothing any more; gateways notice and count anew.
         known = known if set(known) <= possible_offers(fleet) else []
         law = compile_law(fleet, event.policies, event.at_s)
+        placements, misfit = fleet.placements, ""
+        if event.placements is not None:
+            misfit = league_problem(fleet, event.placements)
+            placements = fleet.placements if misfit else event.placements
         sites = {s.id: site_defaults(s) for s in fleet.sites}
         if old is not None:
             sites |= {name: known_site for name, known_site in old.sites.items() if name in sites}
+            for name, known_site in sites.items():
+                known_site.serving = known_placements(fleet, name, known_site.serving)
         self.belief = Belief(
             fleet=fleet,
             policies=event.policies,
             law=law,
             law_at_s=event.at_s,
-            placements=fleet.placements,
+            placements=placements,
             digests=dict(event.digests),
             sites=sites,
-            offer_keys=known_offers(known, fleet, fleet.placements),
+            offer_keys=known_offers(known, fleet, placements),
             epoch=self._epoch,
             version=max(event.version_known, old.version if old else 0),
+            placement_version=(event.placement_epoch, event.placement_version),
             engines=old.engines if old else {},
         )
         self.stale = True
         done: list[Action] = [self._log("warning", str(problem)) for problem in law.problems]
+        if misfit:
+            done.append(self._log("warning", f"the fleet file's placement holds again: {misfit}"))
+        elif event.placements is not None:
+            self._placed_by = "an earlier leader"
         if self.scope == "site":
-            done += self._place(self.belief, event.at_s)
+            done += self.at_site.load(self.belief, event, self._epoch)
         return done
 
     def _grant(self, event: ev.EpochGranted) -> list[Action]:
@@ -137,8 +139,9 @@ class Dispatcher:
 
     def _handle_fleet(self, belief: Belief, event: Event) -> list[Action]:
         if isinstance(event, ev.Ticked):
-            return self._publish(belief, event.at_s)
+            return self._publish(belief, event.at_s) + self._tell_sites(belief, event.at_s)
         if isinstance(event, ev.PlacementDecided):
+            self._placed_by = event.source
             if event.placements != belief.placements:
                 belief.placements = event.placements
                 known = belief.offer_keys
@@ -149,14 +152,21 @@ class Dispatcher:
             self.stale |= event.digests != belief.digests
             belief.digests = dict(event.digests)
             return []
-        if isinstance(event, ev.SignalsObserved | ev.SiteHeard | ev.SiteLost | ev.DrainRequested):
+        if isinstance(
+            event,
+            ev.SignalsObserved | ev.SiteHeard | ev.SiteLost | ev.DrainRequested | ev.EngineFailing,
+        ):
             return self._hear(belief, event)
         return [self._log("warning", f"{type(event).__name__} at fleet scope: ignored")]
 
     def _hear(
         self,
         belief: Belief,
-        event: ev.SignalsObserved | ev.SiteHeard | ev.SiteLost | ev.DrainRequested,
+        event: ev.SignalsObserved
+        | ev.SiteHeard
+        | ev.SiteLost
+        | ev.DrainRequested
+        | ev.EngineFailing,
     ) -> list[Action]:
         site = belief.sites.get(event.site)
         if site is None:
@@ -172,14 +182,60 @@ class Dispatcher:
             self.stale |= site.drained != event.drained
             site.drained = event.drained
             return []
+        if isinstance(event, ev.EngineFailing):
+            return self._failing(site, event)
         was_up, site.up = site.up, isinstance(event, ev.SiteHeard)
         if isinstance(event, ev.SiteLost):
             return [self._log("warning", f"site {event.site} is silent")] if was_up else []
         site.heard_at_s = max(site.heard_at_s, event.at_s)
         site.table_version, site.shed_level = event.table_version, event.shed_level
+        site.placement_version = event.placement_version
+        before = routable(belief.placements, belief.sites)
+        site.serving = known_placements(belief.fleet, event.site, event.serving)
+        self.stale |= routable(belief.placements, belief.sites) != before
         if event.epoch > self._epoch:
             return [act.StepDown(epoch=self._epoch, epoch_seen=event.epoch)]
         return [] if was_up else [self._log("info", f"site {event.site} reports")]
+
+    def _tell_sites(self, belief: Belief, at_s: float) -> list[Action]:
+        """The placement once, and again whenever what sites have to keep up for each other changes."""
+        if not self._placed_by:
+            return []
+        floors = league_floors(belief.fleet, belief.placements, belief.sites)
+        told = self._epoch, belief.placements, floors
+        if told == self._told:
+            return []
+        self._told = told
+        epoch, version = belief.placement_version
+        version = version + 1 if epoch == self._epoch else 1
+        belief.floors, belief.placement_version = floors, (self._epoch, version)
+        decided = ev.PlacementDecided(
+            at_s=at_s,
+            source=self._placed_by,
+            placements=belief.placements,
+            epoch=self._epoch,
+            version=version,
+            floors=floors,
+        )
+        content = ev.event_to_bytes(decided)
+        return [act.SendPlacement(epoch=self._epoch, version=version, content=content)]
+
+    def _failing(self, site: SiteBelief, event: ev.EngineFailing) -> list[Action]:
+        """Noted for whoever places next; nothing here is started or stopped for it."""
+        key = event.service, event.variant, event.pool
+        known = site.failing.get(key, "")
+        if not event.why:
+            site.failing.pop(key, None)
+        else:
+            site.failing[key] = event.why
+        if event.why == known:
+            return []
+        what = f"{event.site}: {event.service}/{event.variant} in pool {event.pool}"
+        return [
+            self._log("warning", f"{what} does not start: {event.why}")
+            if event.why
+            else self._log("info", f"{what} starts again")
+        ]
 
     def _publish(self, belief: Belief, now_s: float) -> list[Action]:
         renew_s = REPUBLISH_SHARE * belief.fleet.policy.valid_s
@@ -197,117 +253,3 @@ class Dispatcher:
         self.published_at_s = now_s
         content = self.table.to_bytes()
         return [act.PublishTable(epoch=self._epoch, version=belief.version, content=content)]
-
-    # --- site scope
-
-    def _handle_site(self, belief: Belief, event: Event) -> list[Action]:
-        if isinstance(event, ev.Ticked):
-            return self._tick_engines(belief, event.at_s)
-        if isinstance(event, ev.PlacementDecided):
-            belief.placements = event.placements
-            return self._place(belief, event.at_s)
-        if isinstance(event, ev.PowerChanged):
-            return self._power(event)
-        if isinstance(event, ev.DrainRequested):
-            return self._drain(belief, event) if event.site == self.site else []
-        if isinstance(event, ev.EngineStarted | ev.EngineProbed | ev.EngineDied):
-            engine = belief.engines.get(event.engine)
-            if engine is None:
-                return []  # a late word of an engine that is placed here no more
-            return self._engine(engine, event)
-        return []
-
-    def _place(self, belief: Belief, now_s: float) -> list[Action]:
-        wanted = {s.name: s for s in engines_of(belief.fleet, belief.placements, self.site)}
-        done: list[Action] = []
-        for name, engine in list(belief.engines.items()):
-            if wanted.get(name) != engine.spec:
-                done.append(act.MarkEngine(epoch=self._epoch, engine=engine.spec, state="dead"))
-                done.append(act.StopEngine(epoch=self._epoch, engine=engine.spec))
-                del belief.engines[name]
-        for name, spec in wanted.items():
-            if name not in belief.engines:
-                belief.engines[name] = EngineBelief(spec=spec, since_s=now_s)
-                done.append(act.StartEngine(epoch=self._epoch, engine=spec))
-        return done
-
-    def _engine(
-        self, engine: EngineBelief, event: ev.EngineStarted | ev.EngineProbed | ev.EngineDied
-    ) -> list[Action]:
-        if isinstance(event, ev.EngineStarted):
-            if engine.state == "starting":
-                engine.since_s = event.at_s  # its time to answer begins now
-            return []
-        if isinstance(event, ev.EngineDied):
-            return self._bury(engine, event.at_s, event.why or "process ended")
-        if event.answered:
-            engine.misses = 0
-            if engine.state != "starting":
-                return []
-            state: Literal["up", "draining"] = "draining" if self._drained() else "up"
-            engine.state, engine.since_s = state, event.at_s
-            return [act.MarkEngine(epoch=self._epoch, engine=engine.spec, state=state)]
-        if engine.state in ("up", "draining"):
-            engine.misses += 1
-            if engine.misses >= PROBE_MISSES_MAX:
-                return self._bury(engine, event.at_s, f"{engine.misses} probes unanswered")
-        return []
-
-    def _bury(self, engine: EngineBelief, now_s: float, why: str) -> list[Action]:
-        if engine.state == "dead":
-            return []
-        ran_well = engine.state != "starting" and now_s - engine.since_s >= RAN_WELL_S
-        engine.attempts = 1 if ran_well else engine.attempts + 1
-        wait_s = min(BACK_OFF_S_MAX, BACK_OFF_S_MIN * 2.0 ** min(engine.attempts - 1, 30))
-        engine.state, engine.since_s, engine.misses = "dead", now_s, 0
-        engine.restart_at_s = now_s + wait_s
-        text = f"engine {engine.spec.name}: {why}; restart in {wait_s:.0f} s"
-        return [
-            act.MarkEngine(epoch=self._epoch, engine=engine.spec, state="dead"),
-            self._log("warning", text),
-        ]
-
-    def _tick_engines(self, belief: Belief, now_s: float) -> list[Action]:
-        done: list[Action] = []
-        for engine in belief.engines.values():
-            if engine.state == "starting" and now_s - engine.since_s > START_S_MAX:
-                done += self._bury(engine, now_s, f"no answer {START_S_MAX:.0f} s after its start")
-            if engine.state == "dead" and now_s >= engine.restart_at_s:
-                engine.state, engine.since_s = "starting", now_s
-                engine.restart_at_s = float("inf")
-                done.append(
-                    act.RestartEngine(
-                        epoch=self._epoch, engine=engine.spec, attempt=engine.attempts
-                    )
-                )
-        return done
-
-    def _drained(self) -> bool:
-        assert self.belief is not None
-        return self.belief.sites[self.site].drained
-
-    def _drain(self, belief: Belief, event: ev.DrainRequested) -> list[Action]:
-        belief.sites[self.site].drained = event.drained
-        state: Literal["up", "draining"] = "draining" if event.drained else "up"
-        done: list[Action] = []
-        for engine in belief.engines.values():
-            if engine.state in ("up", "draining") and engine.state != state:
-                engine.state = state
-                done.append(act.MarkEngine(epoch=self._epoch, engine=engine.spec, state=state))
-        return done
-
-    def _power(self, event: ev.PowerChanged) -> list[Action]:
-        if event.drawn_kw > SHED_ALL_SHARE * event.available_kw:
-            level = 2
-        elif event.drawn_kw > event.available_kw:
-            level = max(self.shed_level, 1)
-        elif event.drawn_kw > UNSHED_SHARE * event.available_kw:
-            level = min(self.shed_level, 1)
-        else:
-            level = 0
-        if level == self.shed_level:
-            return []
-        self.shed_level = level
-        if level == 0:
-            return [act.Unshed(epoch=self._epoch)]
-        return [act.Shed(epoch=self._epoch, level=2 if level == 2 else 1)]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
+from hanse.dispatch.belief import EngineSpec, Floor
 from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.shed import Cause, Draw
 from hanse.model.fleet import Fleet, Placement
 
 
@@ -29,6 +31,13 @@ class FleetLoaded(_Event, frozen=True, kw_only=True, tag="fleet_loaded"):
     """`TableMeta.offers` of the newest table on disk, so that offers keep their indices."""
     version_known: int = 0
     """Its version; the next table gets a higher one."""
+    placements: tuple[Placement, ...] | None = None
+    """In force instead of the fleet file's, as last decided (kept by the stream and on each site's disk)."""
+    placement_epoch: int = 0
+    placement_version: int = 0
+    """Of `placements`."""
+    engines_known: tuple[EngineSpec, ...] = ()
+    """Site scope: engines that an earlier dispatcher left running."""
 
 
 class EpochGranted(_Event, frozen=True, kw_only=True, tag="epoch_granted"):
@@ -38,11 +47,18 @@ class EpochGranted(_Event, frozen=True, kw_only=True, tag="epoch_granted"):
 
 
 class PlacementDecided(_Event, frozen=True, kw_only=True, tag="placement_decided"):
-    """Which engines run where, from the fleet file or an optimiser. `epoch` is checked at site scope."""
+    """Which engines run where, all over the league, from the fleet file or an optimiser; travels to the sites as it is.
+
+    Epoch and version are checked at site scope: of two, the site works towards the later one.
+    """
 
     source: str
     placements: tuple[Placement, ...]
     epoch: int = 0
+    version: int = 0
+    """Rises with every placement that an epoch's leader decides."""
+    floors: tuple[Floor, ...] = ()
+    """Replicas that a site keeps up, whatever it is to run, until a later placement says otherwise."""
 
 
 class KeysChanged(_Event, frozen=True, kw_only=True, tag="keys_changed"):
@@ -75,6 +91,19 @@ class SiteHeard(_Event, frozen=True, kw_only=True, tag="site_heard"):
     epoch: int
     table_version: int
     shed_level: int = 0
+    placement_version: int = 0
+    serving: tuple[Placement, ...] = ()
+    """Replicas that are up there now, as placements: also those that are placed no more and not yet replaced."""
+
+
+class EngineFailing(_Event, frozen=True, kw_only=True, tag="engine_failing"):
+    """Fleet scope: replicas of a variant do not start at a site, however often it is tried; or they do again (`why` empty)."""
+
+    site: str
+    service: str
+    variant: str
+    pool: str
+    why: str = ""
 
 
 class SiteLost(_Event, frozen=True, kw_only=True, tag="site_lost"):
@@ -103,11 +132,23 @@ class EngineDied(_Event, frozen=True, kw_only=True, tag="engine_died"):
     why: str = ""
 
 
+class EngineEmptied(_Event, frozen=True, kw_only=True, tag="engine_emptied"):
+    """No request is at a draining engine any more."""
+
+    engine: str
+
+
 class PowerChanged(_Event, frozen=True, kw_only=True, tag="power_changed"):
     """What the site's supply can give now and what the site draws."""
 
     available_kw: float
     drawn_kw: float
+    cause: Cause = "grid cap"
+    """What bounds `available_kw`."""
+    draws: tuple[Draw, ...] = ()
+    """How much of `drawn_kw` each kind of work is; what is not named is not known."""
+    idle: tuple[str, ...] = ()
+    """Engines that had no request for a while."""
 
 
 class Ticked(_Event, frozen=True, kw_only=True, tag="ticked"):
@@ -122,10 +163,12 @@ Event = (
     | DrainRequested
     | SignalsObserved
     | SiteHeard
+    | EngineFailing
     | SiteLost
     | EngineStarted
     | EngineProbed
     | EngineDied
+    | EngineEmptied
     | PowerChanged
     | Ticked
 )

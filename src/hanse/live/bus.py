@@ -47,10 +47,12 @@ TABLES: Final = "TABLES"
 EVIDENCE: Final = "EVIDENCE"
 LEASES: Final = "leases"
 TABLE_SUBJECT: Final = "hanse.table"
+PLACEMENT_SUBJECT: Final = "hanse.placement"
+"""In the stream TABLES too: what comes down to sites comes one way, and is there for a site that starts late."""
 CONTROL_SUBJECT: Final = "hanse.control"
 
 TABLES_KEPT: Final = 8
-"""Enough to see the last changes; each is whole, so one would do."""
+"""Of each subject. Enough to see the last changes; each is whole, so one would do."""
 EVIDENCE_BYTES_MAX: Final = 1024**3
 """Per site and stream. A request leaves about 1 kB of chain: a million requests. The oldest go first;
 the site's own files under `evidence/` still have them."""
@@ -165,9 +167,7 @@ async def connect_leaf(runtime: Runtime, state: StateDir, site: str, *, name: st
 async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
     """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date."""
     js = client.jetstream(timeout=API_S_MAX)
-    await _ensure_stream(
-        js, StreamConfig(name=TABLES, subjects=[TABLE_SUBJECT], max_msgs=TABLES_KEPT)
-    )
+    await _ensure_stream(js, _tables(subjects=[TABLE_SUBJECT, PLACEMENT_SUBJECT]))
     sources = [
         StreamSource(
             name=EVIDENCE,
@@ -186,10 +186,8 @@ async def ensure_leaf_streams(client: Client, site: str, *, hub: bool) -> None:
     source = StreamSource(
         name=TABLES, external=ExternalStream(api=f"$JS.{HUB}.API", deliver=f"hanse.sync.{site}")
     )
-    tables = StreamConfig(name=TABLES, max_msgs=TABLES_KEPT, sources=[source] if hub else None)
-    if not hub:
-        tables.subjects = [TABLE_SUBJECT]
-    await _ensure_stream(js, tables)
+    subjects = None if hub else [TABLE_SUBJECT, PLACEMENT_SUBJECT]
+    await _ensure_stream(js, _tables(subjects=subjects, sources=[source] if hub else None))
     evidence = StreamConfig(
         name=EVIDENCE,
         subjects=[site_subject(site, "evidence")],
@@ -198,6 +196,18 @@ async def ensure_leaf_streams(client: Client, site: str, *, hub: bool) -> None:
         discard=DiscardPolicy.OLD,
     )
     await _ensure_stream(js, evidence)
+
+
+def _tables(
+    *, subjects: list[str] | None = None, sources: list[StreamSource] | None = None
+) -> StreamConfig:
+    return StreamConfig(
+        name=TABLES,
+        subjects=subjects,
+        sources=sources,
+        max_msgs=-1,  # of an earlier release's stream, over both subjects
+        max_msgs_per_subject=TABLES_KEPT,
+    )
 
 
 async def lease_bucket(client: Client) -> KeyValue:
@@ -373,6 +383,7 @@ def _site_user(site: str, password: str) -> dict[str, Any]:
     ]
     subscribe = [
         TABLE_SUBJECT,
+        PLACEMENT_SUBJECT,
         CONTROL_SUBJECT,
         f"hanse.sync.{site}.>",
         f"site.{site}.>",

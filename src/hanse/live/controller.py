@@ -36,9 +36,11 @@ from hanse.live import bus
 from hanse.live.archive import archive_evidence
 from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
+from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
+from hanse.live.placements import newest_placement, send_placement
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
 from hanse.signals import Feed
@@ -73,7 +75,9 @@ class Controller:
         self._feed = Feed()
         self._scenario_changed = asyncio.Event()
         self._unsent: act.PublishTable | None = None
+        self._unsent_placement: act.SendPlacement | None = None
         self._heard_s: dict[str, float] = {}
+        self._failures = Failures()
         self._rule_texts: dict[str, str] = {}
         urls = {site: one.client_url for site, one in prepared.runtime.sites.items()}
         self._view = ViewState(self._fleet, urls)
@@ -123,7 +127,8 @@ class Controller:
             )
             await _until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
         self._lease = Lease(self._client, f"{os.getpid()}-{secrets.token_hex(8)}")
-        self._load(await _until_up(self._newest_table))
+        placed = await _until_up(lambda: newest_placement(self._client))
+        self._load(await _until_up(self._newest_table), placed)
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
 
@@ -135,8 +140,8 @@ class Controller:
             return b""
         return bytes(newest.data or b"")
 
-    def _load(self, newest_table: bytes) -> None:
-        """The fleet, going on from the newest table so that offers keep their indices."""
+    def _load(self, newest_table: bytes, placed: ev.PlacementDecided | None) -> None:
+        """The fleet, going on from the newest table so that offers keep their indices, and from the last placement."""
         offers: tuple[str, ...] = ()
         version = 0
         with contextlib.suppress(HanseError):
@@ -150,6 +155,9 @@ class Controller:
             policies=_policies(self._prepared),
             offers_known=offers,
             version_known=version,
+            placements=None if placed is None else placed.placements,
+            placement_epoch=0 if placed is None else placed.epoch,
+            placement_version=0 if placed is None else placed.version,
         )
         self._carry_out(self._dispatcher.handle(event))
 
@@ -199,8 +207,12 @@ class Controller:
             epoch=status.epoch,
             table_version=status.table_version,
             shed_level=status.shed_level,
+            placement_version=status.placement_version,
+            serving=status.serving,
         )
         self._carry_out(self._dispatcher.handle(heard))
+        for event in self._failures.events(status, time.time()):
+            self._carry_out(self._dispatcher.handle(event))
 
     async def _hear_decisions(self, message: Any) -> None:
         try:
@@ -222,6 +234,7 @@ class Controller:
             return
         self._carry_out(self._dispatcher.handle(ev.Ticked(at_s=now_s)))
         await self._send_table()
+        await self._send_placement()
 
     async def _observe_signals(self) -> None:
         """Every half minute, and at once when the scenario changes."""
@@ -276,6 +289,8 @@ class Controller:
         for action in actions:
             if isinstance(action, act.PublishTable):
                 self._unsent = action  # a newer one replaces one that could not be sent
+            elif isinstance(action, act.SendPlacement):
+                self._unsent_placement = action
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
                 log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")
@@ -285,6 +300,20 @@ class Controller:
                 log_line(f"{action.level}: {action.text}")
             else:
                 raise AssertionError(f"not an action of fleet scope: {action}")
+
+    async def _send_placement(self) -> None:
+        """As with tables. A table comes first: gateways know an offer before a site may have it up."""
+        placement = self._unsent_placement
+        if placement is None or self._unsent is not None:
+            return
+        try:
+            await send_placement(self._client, placement.content)
+        except Exception as error:
+            log_line(f"placement {placement.version} not sent yet: {error!r}")
+            return
+        if self._unsent_placement is placement:
+            self._unsent_placement = None
+        log_line(f"sent placement {placement.version} of epoch {placement.epoch}")
 
     async def _send_table(self) -> None:
         """Publish what is unsent; on any failure it is tried again at the next tick."""

@@ -62,6 +62,9 @@ class DataClass(Value, frozen=True, kw_only=True):
     law: LawClass
     quality_min: float = 0.0
     """Lowest quality score (0 to 1) of a variant that may serve this class."""
+    priority: int = 50
+    """0 to 100. A site short of power refuses classes of lower priority first, those of equal priority together; 50, the
+    middle, leaves room on both sides."""
 
 
 class Power(Value, frozen=True, kw_only=True):
@@ -94,6 +97,18 @@ class Gateway(Value, frozen=True, kw_only=True):
     workers: int = 1
 
 
+class Kubernetes(Value, frozen=True, kw_only=True):
+    """The workload of a `kubernetes` pool, whose replicas are engines. `{service}` and `{variant}` in its name are filled in."""
+
+    kind: Literal["Deployment", "LeaderWorkerSet"] = "Deployment"
+    name: str
+    namespace: str = "default"
+    port: int = 8000
+    """Where the engine in a pod listens; 8000 is what vLLM takes."""
+    kubeconfig: str = ""
+    """File with server, CA and credentials; empty: the service account of the pod that the agent runs in."""
+
+
 class Pool(Value, frozen=True, kw_only=True):
     """Identical engines' hardware at a site."""
 
@@ -105,6 +120,8 @@ class Pool(Value, frozen=True, kw_only=True):
     driver: DriverKind = "process"
     urls: tuple[str, ...] = ()
     """Base URLs of running engines, for `external`."""
+    kubernetes: Kubernetes | None = None
+    """What to scale, for `kubernetes`."""
 
 
 class Site(Value, frozen=True, kw_only=True, rename={"pools": "pool"}):
@@ -222,6 +239,9 @@ class Placement(Value, frozen=True, kw_only=True):
     """Requests one replica decodes at once (llama.cpp `n_parallel`, vLLM `max_num_seqs`)."""
     context_tokens: int = 8192
     """KV capacity of one replica over all slots, in tokens."""
+    chips: int | None = None
+    """Of one replica, for itself alone; absent: an equal share of the pool, which replicas that come or go change and which
+    restarts nothing."""
 
 
 class Policy(Value, frozen=True, kw_only=True):

@@ -1,0 +1,301 @@
+"""How a placement becomes another while requests flow: what a site may start, drain and stop next, and what it must keep.
+
+Here: `Floor`; which engines stay, leave, or are missing (`sort_out`); the next steps at a site (`next_steps`); what the league keeps
+while replicas move between sites (`league_floors`), and what a table lists meanwhile (`routable`). Not here: the life of one engine
+(`site_scope`), which placement is best (`place`).
+
+The rule of a site. New engines start first, wherever chips allow. One that is placed no more gets no new requests once its
+service has as many other replicas up as it is to have; it is stopped when its last request has ended, or after its drain limit.
+Where a pool is full and a new engine waits for room, one old engine goes early and the new one comes up before the next goes:
+a swap one by one. A floor of the league holds even then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
+from hanse.model.fleet import Fleet, Placement, Site, Value
+
+ENGINES_MAX: Final = 64
+"""Engine rows of a site's shared page."""
+DRAIN_SLACK_S: Final = 5.0
+"""Beyond a service's deadline, after which a gateway has ended every request: a clock and a tick apart."""
+
+Recipe = tuple[object, ...]
+
+
+class Step(Value, frozen=True, kw_only=True):
+    """What to do with one engine."""
+
+    kind: Literal["start", "drain", "stop"]
+    engine: EngineSpec
+
+
+def recipe(spec: EngineSpec) -> Recipe:
+    """What a running engine cannot change: replicas of equal recipe are one as good as the other."""
+    return (
+        spec.service,
+        spec.variant,
+        spec.model,
+        spec.precision,
+        spec.served_names,
+        spec.pool,
+        spec.driver,
+        spec.url if spec.driver == "external" else "",
+        spec.slots,
+        spec.context_tokens,
+        spec.embedding,
+        spec.chips if spec.alone else 0,
+    )
+
+
+def chips_held(spec: EngineSpec) -> int:
+    """Chips that nothing else can have while the engine is there; one that shares its pool holds one at least."""
+    return spec.chips if spec.alone else 1
+
+
+def sort_out(
+    engines: Mapping[str, EngineBelief], wanted: Sequence[EngineSpec]
+) -> tuple[set[str], list[EngineSpec]]:
+    """Names of engines that stay, and what is missing, in the order of placements."""
+    at_hand: dict[Recipe, list[str]] = {}
+    for name in sorted(engines, key=lambda name: _worth(engines[name])):
+        at_hand.setdefault(recipe(engines[name].spec), []).append(name)
+    stay: set[str] = set()
+    missing = []
+    for spec in wanted:
+        alike = at_hand.get(recipe(spec), [])
+        if alike:
+            stay.add(alike.pop(0))
+        else:
+            missing.append(spec)
+    return stay, missing
+
+
+def _worth(engine: EngineBelief) -> tuple[int, int, int]:
+    """Low: the one to keep. A workload of Kubernetes is cut from its end, whatever runs there."""
+    number = int(engine.spec.name.rpartition("-")[2])
+    if engine.spec.driver == "kubernetes":
+        return 0, 0, number
+    states = ("up", "draining", "starting", "resting", "dead")
+    return int(engine.leaving), states.index(engine.state), number
+
+
+def next_steps(
+    site: Site,
+    engines: Mapping[str, EngineBelief],
+    wanted: Sequence[EngineSpec],
+    floors: Mapping[str, int],
+    now_s: float,
+    drain_s: Mapping[str, float],
+) -> list[Step]:
+    """What to do now. Engines that leave are marked so already; what is to be started has no name of its own yet.
+
+    Args:
+        floors: Service -> replicas that stay up in any case.
+        drain_s: Service -> how long a request may still run at a draining engine.
+    """
+    _, missing = sort_out({n: e for n, e in engines.items() if not e.leaving}, wanted)
+    steps = [step for e in engines.values() if e.leaving for step in _farewell(e, now_s, drain_s)]
+    gone = {step.engine.name for step in steps}
+    left = {name: engine for name, engine in engines.items() if name not in gone}
+    free = _free(site, left)
+    rows = ENGINES_MAX - len(left)
+    blocked: list[EngineSpec] = []
+    for spec in missing:
+        need = chips_held(spec)
+        waits_for_url = any(e.spec.url == spec.url for e in left.values() if spec.url)
+        # First come first served: a large engine would wait for ever if small ones went round it.
+        behind = any(other.pool == spec.pool for other in blocked)
+        if need <= free[spec.pool] and rows > 0 and not waits_for_url and not behind:
+            free[spec.pool] -= need
+            rows -= 1
+            steps.append(Step(kind="start", engine=spec))
+        else:
+            blocked.append(spec)
+    return steps + _drains(left, wanted, floors, blocked)
+
+
+def _farewell(engine: EngineBelief, now_s: float, drain_s: Mapping[str, float]) -> Iterator[Step]:
+    """The end of an engine that leaves, where nothing has to be waited for any more."""
+    if engine.state == "draining":
+        over = now_s - engine.since_s >= drain_s.get(engine.spec.service, 0.0)
+        ends = over or engine.emptied
+    else:
+        ends = engine.state != "up" and not (engine.state == "starting" and engine.adopted)
+    if ends:
+        yield Step(kind="stop", engine=engine.spec)
+
+
+def _free(site: Site, engines: Mapping[str, EngineBelief]) -> Counter[str]:
+    free = Counter({pool.id: pool.count for pool in site.pools})
+    for engine in engines.values():
+        free[engine.spec.pool] -= chips_held(engine.spec)
+    return free
+
+
+def _drains(
+    engines: Mapping[str, EngineBelief],
+    wanted: Sequence[EngineSpec],
+    floors: Mapping[str, int],
+    blocked: Sequence[EngineSpec],
+) -> list[Step]:
+    """Which of the engines that leave get no new requests from now on."""
+    to_have = Counter(spec.service for spec in wanted)
+    up = Counter(e.spec.service for e in engines.values() if e.state == "up")
+    leaving = [e for e in engines.values() if e.leaving and e.state == "up"]
+    steps = []
+    for engine in sorted(leaving, key=_leaves_first):
+        service = engine.spec.service
+        if up[service] - 1 >= max(to_have[service], floors.get(service, 0)):
+            up[service] -= 1
+            steps.append(Step(kind="drain", engine=engine.spec))
+    drained = {step.engine.name for step in steps}
+    for pool in dict.fromkeys(spec.pool for spec in blocked):
+        here = [e for e in engines.values() if e.spec.pool == pool]
+        if any(_on_its_way(e) or e.spec.name in drained for e in here):
+            continue
+        able = [
+            e for e in here if e in leaving and up[e.spec.service] > floors.get(e.spec.service, 0)
+        ]
+        if able:
+            # The service that has most left gives first.
+            first = min(able, key=lambda e: (-up[e.spec.service], _leaves_first(e)))
+            up[first.spec.service] -= 1
+            steps.append(Step(kind="drain", engine=first.spec))
+    return steps
+
+
+def _on_its_way(engine: EngineBelief) -> bool:
+    """An engine after which there may be room, or on which a swap still waits."""
+    if engine.leaving:
+        return engine.state != "up"
+    return engine.state in ("starting", "dead")
+
+
+def _leaves_first(engine: EngineBelief) -> tuple[str, str, int]:
+    """The highest number of a variant goes first."""
+    spec = engine.spec
+    return spec.service, spec.variant, -int(spec.name.rpartition("-")[2])
+
+
+# --- over the league
+
+
+def routable(
+    placements: Sequence[Placement], sites: Mapping[str, SiteBelief]
+) -> tuple[Placement, ...]:
+    """What is up somewhere although it is placed there no more: a table lists it until it is gone."""
+    placed = {(p.site, p.service, p.variant) for p in placements}
+    return tuple(
+        serving
+        for name in sorted(sites)
+        for serving in sites[name].serving
+        if (serving.site, serving.service, serving.variant) not in placed
+    )
+
+
+def league_floors(
+    fleet: Fleet, placements: Sequence[Placement], sites: Mapping[str, SiteBelief]
+) -> tuple[Floor, ...]:
+    """What sites keep up that are to lose replicas, until as many are up where they are to be.
+
+    A site that waits for room waits for another site's floor, and that may wait for it in turn. So where nothing can start
+    or go anywhere, the first service gives way.
+    """
+    wanted = _by_service(placements)
+    up = _by_service(p for name in sorted(sites) if sites[name].up for p in sites[name].serving)
+    free = _league_room(fleet, sites)
+    floors: dict[str, list[Floor]] = {}
+    moves = False
+    for service in sorted(up):
+        to_be, there = wanted.get(service, Counter()), up[service]
+        short = min(to_be.total(), there.total()) - (to_be & there).total()
+        for site in sorted(there):
+            over = there[site] - to_be[site]
+            kept = min(max(over, 0), short)
+            short -= kept
+            if kept > 0:
+                floor = Floor(site=site, service=service, replicas_min=to_be[site] + kept)
+                floors.setdefault(service, []).append(floor)
+            moves = moves or over > kept
+    for p in placements:
+        if up.get(p.service, Counter())[p.site] < wanted[p.service][p.site]:
+            moves = moves or free.get((p.site, p.pool), 0) >= (p.chips or 1)
+            moves = moves or bool(
+                sites[p.site].failing
+            )  # to be placed elsewhere: nothing goes for its sake
+    if floors and not moves:
+        del floors[min(floors)]
+    return tuple(floor for service in sorted(floors) for floor in floors[service])
+
+
+def _by_service(placements: Sequence[Placement] | Iterator[Placement]) -> dict[str, Counter[str]]:
+    """Service -> site -> replicas."""
+    found: dict[str, Counter[str]] = {}
+    for p in placements:
+        found.setdefault(p.service, Counter())[p.site] += p.replicas
+    return found
+
+
+def _league_room(fleet: Fleet, sites: Mapping[str, SiteBelief]) -> dict[tuple[str, str], int]:
+    free = {(site.id, pool.id): pool.count for site in fleet.sites for pool in site.pools}
+    for belief in sites.values():
+        for p in belief.serving:
+            if (p.site, p.pool) in free:
+                free[p.site, p.pool] -= p.replicas * (p.chips or 1)
+    return free
+
+
+# --- what can be carried out at all
+
+
+def placement_problem(fleet: Fleet, site: Site, placements: Sequence[Placement]) -> str:
+    """Why a site cannot run what is placed there; empty: it can."""
+    pools = {pool.id: pool for pool in site.pools}
+    variants = {(q.id, v.id) for q in fleet.services for v in q.variants}
+    held: Counter[str] = Counter()
+    rows = 0
+    for p in (p for p in placements if p.site == site.id):
+        if p.pool not in pools or (p.service, p.variant) not in variants:
+            return f"no pool {p.pool!r}, or no variant {p.service}/{p.variant}"
+        pool = pools[p.pool]
+        held[p.pool] += p.replicas * (p.chips or 1)
+        rows += p.replicas
+        if held[p.pool] > pool.count:
+            return f"pool {p.pool!r} has {pool.count} chips, placed are {held[p.pool]}"
+        replicas = sum(o.replicas for o in placements if (o.site, o.pool) == (site.id, p.pool))
+        if pool.urls and replicas > len(pool.urls):
+            return f"pool {p.pool!r} names {len(pool.urls)} engines, placed are {replicas}"
+        if pool.driver == "kubernetes" and pool.kubernetes is None:
+            return f"pool {p.pool!r} names no workload of Kubernetes"
+    return f"{rows} engines, a site has rows for {ENGINES_MAX}" if rows > ENGINES_MAX else ""
+
+
+def league_problem(fleet: Fleet, placements: Sequence[Placement]) -> str:
+    """The first site that cannot run what is placed there; empty: all can."""
+    sites = {site.id: site for site in fleet.sites}
+    lost = [p.site for p in placements if p.site not in sites]
+    if lost:
+        return f"no site {lost[0]!r}"
+    for name in dict.fromkeys(p.site for p in placements):
+        problem = placement_problem(fleet, sites[name], placements)
+        if problem:
+            return f"{name}: {problem}"
+    return ""
+
+
+def known_placements(
+    fleet: Fleet, site_id: str, placements: Sequence[Placement]
+) -> tuple[Placement, ...]:
+    """Those of a site whose pool and variant the fleet has: a report may be of an older fleet file."""
+    pools = {pool.id for site in fleet.sites if site.id == site_id for pool in site.pools}
+    variants = {(q.id, v.id) for q in fleet.services for v in q.variants}
+    return tuple(
+        p
+        for p in placements
+        if p.site == site_id and p.pool in pools and (p.service, p.variant) in variants
+    )
