@@ -1,17 +1,21 @@
-"""How a site brings its engines back: the site's own Dispatcher, fed with what its agent would see.
+"""What a site does with its engines: the site's own Dispatcher, fed with what its agent would see.
 
-Here: `Keeper`: probes every 250 ms while an engine is not well, and the Dispatcher's actions on the simulated engines. Not here: the
-rules (`dispatch.dispatcher`: three misses, back-off), what a dying engine does to requests (`faults`).
+Here: `Keeper`: probes every 250 ms while an engine is not well or a placement is not yet reached, and the Dispatcher's actions on the
+simulated engines; `Berths`, which place in the arrays an engine has. Not here: the rules (`dispatch.site_scope`: three misses, back-off,
+who comes before who goes), what a dying engine does to requests (`faults`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, Placement
 from hanse.twin import faults
 from hanse.twin.arrays import DOWN, FROZEN
 from hanse.twin.handle import Handle
@@ -22,45 +26,107 @@ LOAD_BYTES_PER_S: Final = 2e9
 START_S: Final = 5.0
 """Process start and warm-up of an inference server beside reading its weights."""
 
+Kind = tuple[str, str, str, str]
+"""(site, service, variant, pool): engines of one kind are alike."""
+
+
+def kind_of(spec: EngineSpec) -> Kind:
+    """What must be equal for an engine to stand where another stood."""
+    return spec.site, spec.service, spec.variant, spec.pool
+
+
+class Berths:
+    """Places of engines in the arrays, of which each holds one kind."""
+
+    def __init__(self, specs: Sequence[EngineSpec]) -> None:
+        """All engines that could ever be, in the order of the arrays."""
+        self.specs = tuple(specs)
+        self._free: dict[Kind, list[int]] = {}
+        for number, spec in enumerate(specs):
+            self._free.setdefault(kind_of(spec), []).append(number)
+
+    def take(self, spec: EngineSpec) -> int | None:
+        """The lowest free place for an engine; None: all are taken, so that it cannot start."""
+        free = self._free.get(kind_of(spec), [])
+        return free.pop(0) if free else None
+
+    def give(self, number: int) -> None:
+        """An engine is gone."""
+        free = self._free[kind_of(self.specs[number])]
+        free.append(number)
+        free.sort()
+
 
 class Keeper:
     """The agent of one site."""
 
-    def __init__(self, fleet: Fleet, site: str, number: int, handle: Handle, now_s: float) -> None:
-        self._first = int(handle.world.engine_first[number])
+    def __init__(
+        self, fleet: Fleet, site: str, number: int, berths: Berths, handle: Handle, now_s: float
+    ) -> None:
+        """A site all of whose engines run."""
+        self.site = site
+        self._number = number
+        self._berths = berths
+        self._index: dict[str, int] = {}
         self._loading: dict[str, float] = {}
         """Engines that are being loaded, and when they will answer."""
+        self._known_dead: set[str] = set()
         self.dispatcher = Dispatcher("site", site=site)
-        self.dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet))
-        assert self.dispatcher.belief is not None
-        self._index = {
-            name: self._first + engine.spec.index
-            for name, engine in self.dispatcher.belief.engines.items()
-        }
-        for name in self._index:  # before the fault all of them ran
+        for action in self.dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet)):
+            if isinstance(action, act.StartEngine):
+                berth = berths.take(action.engine)
+                assert berth is not None, "the arrays hold what the fleet file places"
+                self._index[action.engine.name] = berth
+        for name in self._index:
             self.dispatcher.handle(ev.EngineStarted(at_s=now_s, engine=name))
             self.dispatcher.handle(ev.EngineProbed(at_s=now_s, engine=name, answered=True))
-        self._known_dead: set[str] = set()
 
     def busy(self, handle: Handle) -> bool:
-        """Whether any engine still has to come back."""
+        """Whether any engine still has to come or to go."""
         belief = self.dispatcher.belief
         assert belief is not None
         modes = handle.world.engines["mode"]
         return any(
-            belief.engines[name].state != "up" or modes[e] in (FROZEN, DOWN)
-            for name, e in self._index.items()
+            engine.leaving
+            or name not in self._index
+            or engine.state not in ("up", "resting")
+            or (engine.state == "up" and modes[self._index[name]] in (FROZEN, DOWN))
+            for name, engine in belief.engines.items()
         )
+
+    def serving(self) -> tuple[Placement, ...]:
+        """What is up here, as the agent reports it."""
+        belief = self.dispatcher.belief
+        assert belief is not None
+        up = [e.spec for e in belief.engines.values() if e.state in ("up", "draining")]
+        kinds = Counter(
+            (s.service, s.variant, s.pool, s.slots, s.context_tokens, s.chips if s.alone else None)
+            for s in up
+        )
+        return tuple(
+            Placement(
+                service=service, variant=variant, site=self.site, pool=pool, replicas=count, slots=slots,
+                context_tokens=context, chips=chips,
+            )
+            for (service, variant, pool, slots, context, chips), count in kinds.items()
+        )  # fmt: skip
+
+    def place(self, decided: ev.PlacementDecided, handle: Handle, now_s: float) -> None:
+        """A placement reached the site."""
+        self._tell(decided, handle, now_s)
 
     def tick(self, handle: Handle, now_s: float) -> None:
         """One round of probes."""
         modes = handle.world.engines["mode"]
-        for name, e in self._index.items():
+        for name, e in list(self._index.items()):
+            if self._index.get(name) != e:
+                continue  # gone meanwhile
             ready_at_s = self._loading.get(name)
             if ready_at_s is not None:
                 if now_s < ready_at_s:
                     continue
                 del self._loading[name]
+                self._known_dead.discard(name)
                 faults.start_engine(handle, e, now_s)
                 self._tell(ev.EngineStarted(at_s=now_s, engine=name), handle, now_s)
             mode = int(modes[e])
@@ -74,7 +140,17 @@ class Keeper:
                 self._tell(
                     ev.EngineProbed(at_s=now_s, engine=name, answered=answered), handle, now_s
                 )
+                if self._drained(handle, name):
+                    self._tell(ev.EngineEmptied(at_s=now_s, engine=name), handle, now_s)
         self._tell(ev.Ticked(at_s=now_s), handle, now_s)
+
+    def _drained(self, handle: Handle, name: str) -> bool:
+        assert self.dispatcher.belief is not None
+        engine = self.dispatcher.belief.engines.get(name)
+        if engine is None or engine.state != "draining":
+            return False
+        row = handle.world.engines[self._index[name]]
+        return int(row["running"]) == 0 and int(row["queue_head"]) < 0
 
     def _tell(self, event: ev.Event, handle: Handle, now_s: float) -> None:
         self._act(self.dispatcher.handle(event), handle, now_s)
@@ -83,15 +159,37 @@ class Keeper:
         world = handle.world
         for action in actions:
             if isinstance(action, act.MarkEngine):
-                world.engine_state[self._first + action.engine.index] = int(action.state == "up")
-            elif isinstance(action, act.RestartEngine):
-                e = self._first + action.engine.index
-                faults.kill_engine(handle, e, now_s, True)
-                self._known_dead.discard(action.engine.name)
-                self._known_dead.add(action.engine.name)
-                load_s = float(world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S
-                self._loading[action.engine.name] = now_s + START_S + load_s
+                e = self._index.get(action.engine.name)
+                if e is not None:
+                    world.engine_state[e] = int(action.state == "up")
+            elif isinstance(action, act.StartEngine | act.RestartEngine):
+                self._start(action.engine, handle, now_s)
+            elif isinstance(action, act.StopEngine):
+                self._stop(action.engine, handle, now_s)
             elif isinstance(action, act.Shed):
-                world.power_ok[world.engines[self._first]["site"]] = 0
+                world.power_ok[self._number] = 0
             elif isinstance(action, act.Unshed):
-                world.power_ok[world.engines[self._first]["site"]] = 1
+                world.power_ok[self._number] = 1
+
+    def _start(self, spec: EngineSpec, handle: Handle, now_s: float) -> None:
+        """Its weights are read; an engine that is restarted loses what it had."""
+        e = self._index.get(spec.name)
+        if e is None:
+            e = self._berths.take(spec)
+            if e is None:
+                return  # never answers: found dead, tried again, told to the league
+            self._index[spec.name] = e
+        faults.kill_engine(handle, e, now_s, True)
+        self._known_dead.add(spec.name)
+        load_s = float(handle.world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S
+        self._loading[spec.name] = now_s + START_S + load_s
+
+    def _stop(self, spec: EngineSpec, handle: Handle, now_s: float) -> None:
+        e = self._index.pop(spec.name, None)
+        if e is None:
+            return
+        faults.kill_engine(handle, e, now_s, True)
+        handle.world.engine_state[e] = 0
+        self._loading.pop(spec.name, None)
+        self._known_dead.discard(spec.name)
+        self._berths.give(e)

@@ -6,13 +6,14 @@ report it. Not here: physics (`energy`), series (`signals`), what routing makes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.belief import all_engines
+from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.events import SignalsObserved
 from hanse.energy import site_signals
 from hanse.energy.plant import host_w, states, supplies
@@ -36,7 +37,13 @@ class SitePower:
     """The energy side of a run; `step` is called at the end of every five minutes."""
 
     def __init__(
-        self, fleet: Fleet, feed: Feed, scenario: Scenario, start_s: float, duration_s: float
+        self,
+        fleet: Fleet,
+        specs: Sequence[EngineSpec],
+        feed: Feed,
+        scenario: Scenario,
+        start_s: float,
+        duration_s: float,
     ) -> None:
         self.fleet = fleet
         self.feed = feed
@@ -52,9 +59,7 @@ class SitePower:
         self.out["facility_kw"] = [site.power.base_kw for site in fleet.sites]
         self.notes: tuple[tuple[SourceNote, ...], ...] = ()
         chips = {(s.id, p.id): p.accelerator for s in fleet.sites for p in s.pools}
-        self._host_w = np.array(
-            [e.chips * host_w(chips[e.site, e.pool]) for e in all_engines(fleet, fleet.placements)]
-        )
+        self._host_w = np.array([e.chips * host_w(chips[e.site, e.pool]) for e in specs])
         self.idle_wh = np.zeros(count)
         self.dynamic_wh = np.zeros(count)
         self._scenario = scenario

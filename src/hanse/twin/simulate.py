@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,13 @@ import numpy as np
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.belief import all_engines
+from hanse.dispatch.build import build_table, known_offers
 from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet, Value
+from hanse.model.fleet import Fleet, Placement, Value
 from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed, Override
 from hanse.signals.traces.trace import Chunk, Trace
@@ -30,7 +33,7 @@ from hanse.twin import arrays as ar
 from hanse.twin import faults
 from hanse.twin.arrays import World
 from hanse.twin.handle import Handle
-from hanse.twin.keeper import PROBE_EVERY_S, Keeper
+from hanse.twin.keeper import PROBE_EVERY_S, Berths, Keeper
 from hanse.twin.loop import run
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.power import STEP_S, SitePower
@@ -84,6 +87,7 @@ class Simulation:
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
         machine: Machine | None = None,
+        room: tuple[Placement, ...] = (),
     ) -> None:
         """Prepare a run.
 
@@ -101,6 +105,7 @@ class Simulation:
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
             machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
+            room: All that may be placed while it runs, each kind of replica as often as it could ever be; empty: nothing but what is.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
@@ -110,6 +115,9 @@ class Simulation:
         self.policies = policies
         self._dir = scenario_dir
         self._rows = rows
+        room = room or fleet.placements
+        self.berths = Berths(all_engines(fleet, room))
+        self._offers = tuple(known_offers([], fleet, room))
         self.dispatcher = Dispatcher("fleet")
         self._load_fleet(0.0)
         self.tables = 0
@@ -118,19 +126,23 @@ class Simulation:
         self.measured = measured
         self.policy = policy if isinstance(policy, Policy) else resolve(policy)
         world = build_world(
-            fleet, fleet.placements, table, trace.meta, rows=rows_max if rows else 0, measured=measured,
+            fleet, room, self._table_of(room), trace.meta, rows=rows_max if rows else 0, measured=measured,
             one_entry=self.policy.one_entry,
         )  # fmt: skip
+        write_table(world, 0, table, fleet, trace.meta)
         self._choose_by(self.policy, world, engine_affinity)
         _run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
-        self.power = SitePower(fleet, self.feed, scenario, self.start_at_s, horizon_s)
+        self.power = SitePower(
+            fleet, self.berths.specs, self.feed, scenario, self.start_at_s, horizon_s
+        )
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
         self._outages: set[int] = set()
         self._unpowered: set[int] = set()
         self._keepers: dict[str, Keeper] = {}
+        self._probing: set[str] = set()
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
         self._hub_up = True
@@ -143,7 +155,21 @@ class Simulation:
         fleet = self.fleet
         digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
         at_s = self.start_at_s + now_s
-        self._tell(ev.FleetLoaded(at_s=at_s, fleet=fleet, policies=self.policies, digests=digests))
+        event = ev.FleetLoaded(
+            at_s=at_s,
+            fleet=fleet,
+            policies=self.policies,
+            digests=digests,
+            offers_known=self._offers,
+        )
+        self._tell(event)
+
+    def _table_of(self, room: tuple[Placement, ...]) -> Table:
+        """The table of a fleet that has all its room in use: what engines can hold stands in offers with a replica only."""
+        belief = self.dispatcher.belief
+        assert belief is not None
+        full = replace(belief, placements=room, sites=dict(belief.sites))
+        return _relative(build_table(full, self.start_at_s), self.start_at_s)
 
     def _choose_by(self, policy: Policy, world: World, affinity: bool | None) -> None:
         world.options[ar.OPTION_AFFINITY] = policy.engines if affinity is None else float(affinity)
@@ -328,11 +354,20 @@ class Simulation:
 
     def _keep(self, site: str, now_s: float) -> None:
         """The site's agent notices and acts, four times a second until all is well."""
-        if site in self._keepers:
+        if site in self._probing:
             return
-        keeper = Keeper(self.fleet, site, self.index[site], self.handle, self.start_at_s + now_s)
-        self._keepers[site] = keeper
+        self._probing.add(site)
+        self.keeper(site, now_s)
         self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
+
+    def keeper(self, site: str, now_s: float) -> Keeper:
+        """The agent of a site, who is there from when he is first needed."""
+        found = self._keepers.get(site)
+        if found is None:
+            number = self.index[site]
+            found = Keeper(self.fleet, site, number, self.berths, self.handle, now_s)
+            self._keepers[site] = found
+        return found
 
     def _probe(self, site: str, now_s: float) -> None:
         keeper = self._keepers[site]
@@ -340,7 +375,7 @@ class Simulation:
         if keeper.busy(self.handle):
             self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
         else:
-            del self._keepers[site]
+            self._probing.discard(site)
 
     def _begin_engine_kill(self, fault: Fault, now_s: float) -> None:
         self._keep(fault.site, now_s)
