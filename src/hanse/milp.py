@@ -54,16 +54,21 @@ class Outcome(Value, frozen=True, kw_only=True, eq=False):
 
 
 class Model:
-    """Columns and rows in named blocks, each an array of indices of any shape."""
+    """Columns and rows in named blocks, each an array of indices of any shape.
 
-    def __init__(self) -> None:
+    `after` a solver: blocks to be added to it (`Solver.extend`); coefficients may also stand in its rows.
+    """
+
+    def __init__(self, after: Solver | None = None) -> None:
         self.columns: dict[str, Ints] = {}
         self.rows: dict[str, Ints] = {}
         self._columns: list[tuple[Floats, Floats, Floats, bool]] = []
         self._rows: list[tuple[Floats, Floats]] = []
         self._entries: list[tuple[Ints, Ints, Floats]] = []
-        self.column_count = 0
-        self.row_count = 0
+        self.first_column, self.first_row = (
+            (0, 0) if after is None else (after.column_count, after.row_count)
+        )
+        self.column_count, self.row_count = self.first_column, self.first_row
 
     def add_columns(
         self,
@@ -106,22 +111,36 @@ class Model:
         """The model as HiGHS takes it."""
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = self.column_count, self.row_count
-        cost, lower, upper = (
-            np.concatenate([block[i] for block in self._columns]) for i in range(3)
-        )
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, lower, upper
-        lp.row_lower_ = np.concatenate([low for low, _ in self._rows])
-        lp.row_upper_ = np.concatenate([high for _, high in self._rows])
-        r, c, v = (np.concatenate([e[i] for e in self._entries]) for i in range(3))
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.column_arrays()
+        lp.row_lower_, lp.row_upper_ = self.row_arrays()
+        starts, index, values = self.matrix()
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
+        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = starts, index, values
+        return lp
+
+    def column_arrays(self) -> tuple[Floats, Floats, Floats]:
+        """Cost, lower and upper bound, [column]."""
+        blocks = [block[:3] for block in self._columns]
+        return tuple(np.concatenate([np.zeros(0), *(b[i] for b in blocks)]) for i in range(3))  # type: ignore[return-value]
+
+    def row_arrays(self) -> tuple[Floats, Floats]:
+        """Lower and upper bound, [row]."""
+        return tuple(np.concatenate([np.zeros(0), *(b[i] for b in self._rows)]) for i in range(2))  # type: ignore[return-value]
+
+    def matrix(self) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
+        """Starts [column + 1], rows and values, column by column."""
+        if not self._entries:
+            r = c = np.zeros(0, np.int64)
+            v = np.zeros(0)
+        else:
+            r, c, v = (np.concatenate([e[i] for e in self._entries]) for i in range(3))
+        c = c - self.first_column
         kept = v != 0.0
         order = np.lexsort((r[kept], c[kept]))
-        starts = np.zeros(self.column_count + 1, np.int64)
-        starts[1:] = np.cumsum(np.bincount(c[kept], minlength=self.column_count))
-        lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lp.a_matrix_.start_ = starts.astype(np.int32)
-        lp.a_matrix_.index_ = r[kept][order].astype(np.int32)
-        lp.a_matrix_.value_ = v[kept][order]
-        return lp
+        count = self.column_count - self.first_column
+        starts = np.zeros(count + 1, np.int32)
+        starts[1:] = np.cumsum(np.bincount(c[kept], minlength=count))
+        return starts, r[kept][order].astype(np.int32), v[kept][order]
 
     def integer_columns(self) -> Ints:
         """Columns that take whole numbers only."""
@@ -185,6 +204,28 @@ class Solver:
         index = columns.astype(np.int32)
         self.highs.addRow(lower, upper, len(index), index, values)
         self.row_count += 1
+
+    def extend(self, model: Model) -> None:
+        """The blocks of a `Model(after=self)`; the basis stays, new columns at a bound."""
+        assert (model.first_column, model.first_row) == (self.column_count, self.row_count)
+        low, high = model.row_arrays()
+        none = np.zeros(0, np.int32)
+        # HiGHS wants a start a row even of rows without entries.
+        self.highs.addRows(len(low), low, high, 0, np.zeros(len(low), np.int32), none, np.zeros(0))
+        cost, lower, upper = model.column_arrays()
+        starts, index, values = model.matrix()
+        self.highs.addCols(
+            len(cost), cost / self.unit, lower, upper, len(values), starts[:-1], index, values
+        )
+        self.column_count, self.row_count = model.column_count, model.row_count
+
+    def set_entries(self, rows: Any, columns: Any, values: Any) -> None:
+        """Other coefficients in the matrix; one call of HiGHS each."""
+        r, c, v = np.broadcast_arrays(rows, columns, np.asarray(values, float))
+        for row, column, value in zip(
+            r.ravel().tolist(), c.ravel().tolist(), v.ravel().tolist(), strict=True
+        ):
+            self.highs.changeCoeff(row, column, value)
 
     def relaxed(self) -> Outcome:
         """The linear program, integers taken as fractions."""
