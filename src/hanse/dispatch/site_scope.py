@@ -49,6 +49,7 @@ class SiteScope:
         self._epoch = 0
         self._drain_s: dict[str, float] = {}
         self._steps: tuple[ShedStep, ...] = ()
+        self._wanted: tuple[EngineSpec, ...] = ()
 
     def load(self, belief: Belief, event: ev.FleetLoaded, epoch: int) -> list[Action]:
         """A fleet, and what an earlier agent left running."""
@@ -108,7 +109,8 @@ class SiteScope:
 
     def _work_towards(self, belief: Belief, now_s: float) -> list[Action]:
         """Mark who stays and who leaves; an engine that is wanted again stays as if nothing had been."""
-        stay, _ = sort_out(belief.engines, self._wanted(belief))
+        self._wanted = engines_of(belief.fleet, belief.placements, self.site)
+        stay, _ = sort_out(belief.engines, self._wanted)
         done: list[Action] = []
         for name, engine in belief.engines.items():
             if engine.leaving and name in stay and engine.state == "draining":
@@ -117,11 +119,10 @@ class SiteScope:
         return done + self._roll(belief, now_s)
 
     def _roll(self, belief: Belief, now_s: float) -> list[Action]:
-        wanted = self._wanted(belief)
         floors = {f.service: f.replicas_min for f in belief.floors if f.site == self.site}
         done: list[Action] = []
         for step in next_steps(
-            self._at(belief), belief.engines, wanted, floors, now_s, self._drain_s
+            self._at(belief), belief.engines, self._wanted, floors, now_s, self._drain_s
         ):
             if step.kind == "start":
                 done.append(self._start(belief, step.engine, now_s))
@@ -158,9 +159,6 @@ class SiteScope:
         state: Literal["up", "draining"] = "draining" if drained else "up"
         engine.state, engine.since_s, engine.emptied, engine.rests = state, now_s, False, False
         return act.MarkEngine(epoch=self._epoch, engine=engine.spec, state=state)
-
-    def _wanted(self, belief: Belief) -> tuple[EngineSpec, ...]:
-        return engines_of(belief.fleet, belief.placements, self.site)
 
     def _at(self, belief: Belief) -> Site:
         return next(site for site in belief.fleet.sites if site.id == self.site)
