@@ -11,6 +11,8 @@ from typing import Literal
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
+from hanse.dispatch.place_values import PlaceProblem
 from hanse.dispatch.shed import Cause
 
 
@@ -34,6 +36,24 @@ class SendPlacement(_Action, frozen=True, kw_only=True, tag="send_placement"):
     version: int
     content: bytes
     """A `PlacementDecided`, as `events.event_to_bytes` makes it."""
+
+
+class SolvePlacement(_Action, frozen=True, kw_only=True, tag="solve_placement"):
+    """Solve it (`place.solve`) and tell the answer as `PlacementSolved` (fleet scope)."""
+
+    problem: PlaceProblem
+
+
+class SolveSchedule(_Action, frozen=True, kw_only=True, tag="solve_schedule"):
+    """Solve it (`defer.DeferSolver`) and tell the answer as `ScheduleSolved` (fleet scope)."""
+
+    problem: DeferProblem
+
+
+class SendSchedule(_Action, frozen=True, kw_only=True, tag="send_schedule"):
+    """Tell sites which jobs run when, and what their batteries do (fleet scope)."""
+
+    answer: DeferAnswer
 
 
 class StepDown(_Action, frozen=True, kw_only=True, tag="step_down"):
@@ -93,6 +113,9 @@ class Log(_Action, frozen=True, kw_only=True, tag="log"):
 Action = (
     PublishTable
     | SendPlacement
+    | SolvePlacement
+    | SolveSchedule
+    | SendSchedule
     | StepDown
     | StartEngine
     | RestartEngine

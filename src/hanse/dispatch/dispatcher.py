@@ -23,7 +23,9 @@ from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law
 from hanse.dispatch.rolling import known_placements, league_floors, league_problem, routable
 from hanse.dispatch.site_scope import SiteScope
+from hanse.dispatch.slow import SOURCE, SlowScope
 from hanse.dispatch.table import Table
+from hanse.model.fleet import Placement
 
 Scope = Literal["fleet", "site"]
 
@@ -47,6 +49,7 @@ class Dispatcher:
         self.stale = False
         self.published_at_s = float("-inf")
         self.at_site = SiteScope(site)
+        self.slow = SlowScope()
         self._epoch = 0
         self._placed_by = ""
         """Whose placement is to be sent; empty: the fleet file's, which sites have."""
@@ -110,6 +113,7 @@ class Dispatcher:
             done.append(self._log("warning", f"the fleet file's placement holds again: {misfit}"))
         elif event.placements is not None:
             self._placed_by = "an earlier leader"
+        self.slow.note(event, changed=True)
         if self.scope == "site":
             done += self.at_site.load(self.belief, event, self._epoch)
         return done
@@ -118,6 +122,7 @@ class Dispatcher:
         if event.epoch <= self._epoch:
             return []
         self._epoch = event.epoch
+        self.slow.note(event, changed=True)
         if self.belief is not None:
             self.belief.epoch = event.epoch
             self.stale = True
@@ -139,15 +144,19 @@ class Dispatcher:
 
     def _handle_fleet(self, belief: Belief, event: Event) -> list[Action]:
         if isinstance(event, ev.Ticked):
-            return self._publish(belief, event.at_s) + self._tell_sites(belief, event.at_s)
+            asked = self.slow.ask(belief, event.at_s, self._epoch)
+            told = self._publish(belief, event.at_s) + self._tell_sites(belief, event.at_s)
+            return asked + told
         if isinstance(event, ev.PlacementDecided):
-            self._placed_by = event.source
-            if event.placements != belief.placements:
-                belief.placements = event.placements
-                known = belief.offer_keys
-                belief.offer_keys = known_offers(known, belief.fleet, event.placements)
-                self.stale = True
+            self._place(belief, event.placements, event.source)
             return []
+        if isinstance(
+            event, ev.OutlookIssued | ev.JobsChanged | ev.PlacementSolved | ev.ScheduleSolved
+        ):
+            done, placements = self.slow.handle(belief, event, self._epoch)
+            if placements is not None:
+                self._place(belief, placements, SOURCE)
+            return done
         if isinstance(event, ev.KeysChanged):
             self.stale |= event.digests != belief.digests
             belief.digests = dict(event.digests)
@@ -156,8 +165,18 @@ class Dispatcher:
             event,
             ev.SignalsObserved | ev.SiteHeard | ev.SiteLost | ev.DrainRequested | ev.EngineFailing,
         ):
-            return self._hear(belief, event)
+            before = _rests_on(belief, event.site)
+            done = self._hear(belief, event)
+            self.slow.note(event, changed=_rests_on(belief, event.site) != before)
+            return done
         return [self._log("warning", f"{type(event).__name__} at fleet scope: ignored")]
+
+    def _place(self, belief: Belief, placements: tuple[Placement, ...], source: str) -> None:
+        self._placed_by = source
+        if placements != belief.placements:
+            belief.placements = placements
+            belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, placements)
+            self.stale = True
 
     def _hear(
         self,
@@ -253,3 +272,11 @@ class Dispatcher:
         self.published_at_s = now_s
         content = self.table.to_bytes()
         return [act.PublishTable(epoch=self._epoch, version=belief.version, content=content)]
+
+
+def _rests_on(belief: Belief, site_id: str) -> tuple[object, ...]:
+    """What of a site's state a placement rests on."""
+    site = belief.sites.get(site_id)
+    if site is None:
+        return ()
+    return site.up, site.drained, tuple(sorted(site.failing.items()))

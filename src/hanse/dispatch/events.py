@@ -9,9 +9,13 @@ from __future__ import annotations
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec, Floor
+from hanse.dispatch.defer_problem import DeferAnswer
+from hanse.dispatch.place_values import PlaceAnswer
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.shed import Cause, Draw
 from hanse.model.fleet import Fleet, Placement
+from hanse.model.job import JobState
+from hanse.signals.outlook import Outlook
 
 
 class _Event(
@@ -151,6 +155,30 @@ class PowerChanged(_Event, frozen=True, kw_only=True, tag="power_changed"):
     """Engines that had no request for a while."""
 
 
+class OutlookIssued(_Event, frozen=True, kw_only=True, tag="outlook_issued"):
+    """Fleet scope: what the next hours are expected to bring."""
+
+    outlook: Outlook
+
+
+class JobsChanged(_Event, frozen=True, kw_only=True, tag="jobs_changed"):
+    """Fleet scope: all deferrable jobs that are not done, anew, and where each is."""
+
+    jobs: tuple[JobState, ...]
+
+
+class PlacementSolved(_Event, frozen=True, kw_only=True, tag="placement_solved"):
+    """Fleet scope: the answer to a `SolvePlacement`. It is checked before anything is made of it."""
+
+    answer: PlaceAnswer
+
+
+class ScheduleSolved(_Event, frozen=True, kw_only=True, tag="schedule_solved"):
+    """Fleet scope: the answer to a `SolveSchedule`, checked likewise."""
+
+    answer: DeferAnswer
+
+
 class Ticked(_Event, frozen=True, kw_only=True, tag="ticked"):
     """Time passed; the only cause of anything that waits (publishing, restarts)."""
 
@@ -170,6 +198,10 @@ Event = (
     | EngineDied
     | EngineEmptied
     | PowerChanged
+    | OutlookIssued
+    | JobsChanged
+    | PlacementSolved
+    | ScheduleSolved
     | Ticked
 )
 

@@ -255,6 +255,21 @@ class Policy(Value, frozen=True, kw_only=True):
     """Age of heard load after which a peer is no candidate: four missed 2 Hz checks."""
 
 
+class SlowLoop(Value, frozen=True, kw_only=True):
+    """What the controller decides by itself, and how often."""
+
+    places: bool = False
+    """It decides which replicas run where; else `[[placement]]` holds."""
+    place_every_s: float = 900.0
+    """A quarter of an hour: loading a large model takes minutes, demand moves in tens of them."""
+    window_s: float = 3600.0
+    """How long a placement is made for; what switching costs once is spread over it."""
+    schedule_every_s: float = 300.0
+    """Deferrable work and batteries, on the five-minute grid of the balance."""
+    demand_bin_s: float = 300.0
+    """Length of the steps in which demand is counted and forecast."""
+
+
 class Fleet(
     Value,
     frozen=True,
@@ -274,6 +289,7 @@ class Fleet(
     name: Id
     weights: Weights = Weights()
     policy: Policy = Policy()
+    slow_loop: SlowLoop = SlowLoop()
     central: Central | None = None
     classes: tuple[DataClass, ...]
     sites: tuple[Site, ...]

@@ -1,0 +1,162 @@
+"""The slow loop at fleet scope: when placement and schedule are decided anew, and whether an answer may be applied.
+
+Here: `SlowScope`, the half of the fleet's Dispatcher that asks for solutions and takes them. Not here: the problems and their solution
+(`place`, `defer`), forecasts (an `OutlookIssued` brings them), how a placement becomes another (`rolling`), doing any of it (`live`, `twin`).
+
+Solving takes longer than an event may: the dispatcher asks by an action, the shell solves beside it, and the answer comes back as an
+event. By then the world may be another one: an answer is applied only if it answers the question that is open, if a check that shares
+no code with the solver finds nothing wrong with it, and if the fleet can carry it out. At most one question of each kind is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.actions import Action
+from hanse.dispatch.belief import Belief
+from hanse.dispatch.defer import DeferAnswer, DeferProblem
+from hanse.dispatch.defer import check as defer_check
+from hanse.dispatch.defer_build import problem_from as defer_problem
+from hanse.dispatch.place import PlaceAnswer, PlaceProblem
+from hanse.dispatch.place import check as place_check
+from hanse.dispatch.place_problem import problem_from as place_problem
+from hanse.dispatch.rolling import league_problem
+from hanse.model.fleet import Placement
+from hanse.model.job import JobState
+from hanse.signals.outlook import Outlook
+
+SOURCE: Final = "optimiser"
+ANSWER_S_MAX: Final = 300.0
+"""A question open for so long is asked anew: whoever was to answer is gone. The largest instance takes a minute."""
+CALM_S: Final = 5.0
+"""Between two questions asked because something happened: a site that is lost takes its engines with it, one by one."""
+
+
+class SlowScope:
+    """Questions out, answers in."""
+
+    def __init__(self) -> None:
+        self.outlook: Outlook | None = None
+        self.jobs: tuple[JobState, ...] = ()
+        self.placed: PlaceAnswer | None = None
+        """In force, as it was found."""
+        self.scheduled: DeferAnswer | None = None
+        self._place_open: PlaceProblem | None = None
+        self._defer_open: DeferProblem | None = None
+        self._place_due = self._defer_due = False
+        self._asked_at_s = {"place": float("-inf"), "defer": float("-inf")}
+        self._epoch = 0
+
+    def note(self, event: ev.Event, *, changed: bool) -> None:
+        """Something that a placement rests on is not what it was."""
+        if isinstance(event, ev.SiteLost | ev.SiteHeard | ev.EngineFailing | ev.DrainRequested):
+            self._place_due |= changed
+            self._defer_due |= changed
+        elif isinstance(event, ev.FleetLoaded | ev.EpochGranted):
+            # Who was asked under another fleet or leader answers in vain.
+            self._place_open = self._defer_open = None
+            self._place_due = self._defer_due = True
+
+    def handle(
+        self, belief: Belief, event: ev.Event, epoch: int
+    ) -> tuple[list[Action], tuple[Placement, ...] | None]:
+        """What is to be done, and a placement that is to be in force from now on."""
+        self._epoch = epoch
+        if isinstance(event, ev.OutlookIssued):
+            self.outlook = event.outlook
+            self._defer_due |= bool(self.jobs)
+        elif isinstance(event, ev.JobsChanged):
+            self._defer_due |= event.jobs != self.jobs
+            self.jobs = event.jobs
+        elif isinstance(event, ev.PlacementSolved):
+            return self._take_placement(belief, event.answer)
+        elif isinstance(event, ev.ScheduleSolved):
+            return self._take_schedule(event.answer), None
+        return [], None
+
+    def ask(self, belief: Belief, now_s: float, epoch: int) -> list[Action]:
+        """Questions that are due."""
+        self._epoch = epoch
+        done: list[Action] = []
+        loop = belief.fleet.slow_loop
+        if self.outlook is None or not loop.places:
+            return done
+        if self._is_due("place", now_s, self._place_due, self._place_open, loop.place_every_s):
+            self._place_due = False
+            problem = place_problem(belief, self.outlook, window_s=loop.window_s, now_s=now_s)
+            self._place_open = problem
+            done.append(act.SolvePlacement(epoch=epoch, problem=problem))
+        busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
+        if busy and self._is_due(
+            "defer", now_s, self._defer_due, self._defer_open, loop.schedule_every_s
+        ):
+            self._defer_due = False
+            schedule = defer_problem(belief, self.outlook, self.jobs, now_s=now_s)
+            self._defer_open = schedule
+            done.append(act.SolveSchedule(epoch=epoch, problem=schedule))
+        return done
+
+    def _is_due(
+        self,
+        what: Literal["place", "defer"],
+        now_s: float,
+        due: bool,
+        unanswered: object | None,
+        every_s: float,
+    ) -> bool:
+        waited_s = now_s - self._asked_at_s[what]
+        if unanswered is not None and waited_s < ANSWER_S_MAX:
+            return False
+        if waited_s < (CALM_S if due else every_s):
+            return False
+        self._asked_at_s[what] = now_s
+        return True
+
+    def _take_placement(
+        self, belief: Belief, answer: PlaceAnswer
+    ) -> tuple[list[Action], tuple[Placement, ...] | None]:
+        asked, self._place_open = self._place_open, None
+        if asked is None or answer.problem != asked.digest():
+            return [self._log("warning", "an answer to a placement that nobody asks for")], None
+        wrong = place_check(asked, answer)
+        unfit = league_problem(belief.fleet, answer.placements)
+        if wrong or unfit:
+            text = "; ".join([*wrong, unfit] if unfit else wrong)
+            return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
+        self.placed = answer
+        said = _changes(belief.placements, answer.placements)
+        notes = [f"{one.kind} {one.what}: {one.why}; {one.cure}" for one in answer.violated]
+        done: list[Action] = [self._log("warning", note) for note in notes]
+        if said:
+            done.append(self._log("info", f"placement: {said} ({answer.cost.usd:.4g} USD/h)"))
+        return done, answer.placements
+
+    def _take_schedule(self, answer: DeferAnswer) -> list[Action]:
+        asked, self._defer_open = self._defer_open, None
+        if asked is None or answer.problem != asked.digest():
+            return [self._log("warning", "an answer to a schedule that nobody asks for")]
+        wrong = defer_check(asked, answer)
+        if wrong:
+            return [self._log("warning", f"schedule refused: {'; '.join(wrong)}")]
+        self.scheduled = answer
+        return [act.SendSchedule(epoch=self._epoch, answer=answer)]
+
+    def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
+        return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def _changes(before: Sequence[Placement], after: Sequence[Placement]) -> str:
+    """Replicas that come and go, for people; empty: none."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for sign, placements in ((-1, before), (1, after)):
+        for p in placements:
+            key = p.site, p.service, p.variant
+            counts[key] = counts.get(key, 0) + sign * p.replicas
+    return ", ".join(
+        f"{number:+d} {service}/{variant} at {site}"
+        for (site, service, variant), number in sorted(counts.items())
+        if number
+    )
