@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec
-from hanse.dispatch.shed import Cause
+from hanse.energy.limits import Cause
 
 
 class _Action(

@@ -10,7 +10,8 @@ import msgspec
 
 from hanse.dispatch.belief import EngineSpec, Floor
 from hanse.dispatch.policies import PolicyText
-from hanse.dispatch.shed import Cause, Draw
+from hanse.dispatch.shed import Draw
+from hanse.energy.limits import Cause
 from hanse.model.fleet import Fleet, Placement
 
 
