@@ -13,7 +13,7 @@ import msgspec
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
 from hanse.dispatch.place_values import PlaceProblem
-from hanse.dispatch.shed import Cause
+from hanse.energy.limits import Cause
 
 
 class _Action(

@@ -16,11 +16,14 @@ from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of, o
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.rolling import routable
+from hanse.dispatch.shed import shed_rank
 from hanse.dispatch.table import (
     OFFER_DTYPE,
+    RANK_LAST,
     SERVICE_DTYPE,
     SITE_DTYPE,
     SUBJECT_DTYPE,
+    ClassMeta,
     KeyMeta,
     Records,
     ServiceMeta,
@@ -71,6 +74,7 @@ def build_table(belief: Belief, now_s: float) -> Table:
         links=fleet.links,
         central_site=fleet.central.site if fleet.central else "",
         central_offers=central_keys,
+        classes=tuple(ClassMeta(id=c.id, priority=c.priority) for c in fleet.classes),
     )
     arrays = {
         "sites": _sites(belief),
@@ -214,6 +218,8 @@ def _subjects(fleet: Fleet, law: LawTable) -> tuple[Records, dict[SubjectMeta, i
     subjects = np.zeros(len(law.subjects), SUBJECT_DTYPE)
     subjects["profile"] = law.profile
     subjects["quality_min"] = [quality.get(s.data_class, 0.0) for s in law.subjects]
+    rank = shed_rank(fleet.classes)
+    subjects["shed_rank"] = [rank.get(s.data_class, RANK_LAST) for s in law.subjects]
     return subjects, {s: i for i, s in enumerate(law.subjects) if i}
 
 

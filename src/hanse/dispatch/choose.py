@@ -124,7 +124,9 @@ def admit(
         for i in range(TRIED_MAX):
             if tried[i] == offer_index:
                 return TRIED
-    if load_site.power_ok == 0:
+    if load_site.power_ok != 1 and (
+        load_site.power_ok == 0 or subject.shed_rank < -load_site.power_ok
+    ):
         return POWER
     if load_site.reachable == 0 or sites[s].drained != 0 or not path.rtt_ms < PATH_MS_MAX:
         return DEAD

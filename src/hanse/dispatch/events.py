@@ -12,7 +12,8 @@ from hanse.dispatch.belief import EngineSpec, Floor
 from hanse.dispatch.defer_problem import DeferAnswer
 from hanse.dispatch.place_values import PlaceAnswer
 from hanse.dispatch.policies import PolicyText
-from hanse.dispatch.shed import Cause, Draw
+from hanse.dispatch.shed import Draw
+from hanse.energy.limits import Cause
 from hanse.model.fleet import Fleet, Placement
 from hanse.model.job import JobState
 from hanse.signals.outlook import Outlook

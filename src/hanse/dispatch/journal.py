@@ -10,7 +10,7 @@ Here: the form of the log, `Recorder`, which packs events into a buffer that is 
 | kind | bytes | fields |
 |---|---|---|
 | TABLE | 28 | instant f8, digest of the table's bytes 16; flag FRESH: a new `Load` was made, else the load went on |
-| HEARD | 24 + 44 an offer | site i4, instant f8, age f8; offer i4, replicas, requests, tokens, prompt tokens, rate f8; flags POWER_OK, TAKEN |
+| HEARD | 24 + 44 an offer | site i4, instant f8, age f8; offer i4, replicas, requests, tokens, prompt tokens, rate f8; flags POWER_OK, TAKEN; above them what the site itself sheds |
 | LOST | 8 | site i4 |
 | BEGIN, END | 24 | offer i4, prompt tokens i8, tokens i8 |
 | ARRIVED | 24 | service i4, workers f8, instant f8 |
@@ -29,6 +29,7 @@ Here: the form of the log, `Recorder`, which packs events into a buffer that is 
 | NAME | 6 + text | number u2; a tenant, class or country that ENDED speaks of |
 | ENDED | 100 | a request as it ended, see `Ended` |
 | CHECK | 28 | instant f8, digest of the whole load 16 |
+| SEATS | 4 + msgpack | [(service, variant)] of the site's engines by row, from here on; empty names: nobody sits there |
 | CLOSED | 4 | flag FULL: the log reached its limit and the worker went on without |
 
 SLOTS, LOOK_UP, REMEMBER, FORGET and PROVED with flag ENGINES are of the table of this site's engines: "site" is an engine there.
@@ -48,6 +49,7 @@ import numpy as np
 
 from hanse.dispatch.choose import CACHED_MAX, OUT_COUNT, TRIED_MAX
 from hanse.dispatch.prefix import DIGESTS_MAX
+from hanse.dispatch.shed import flags_of_gate
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 
@@ -74,10 +76,11 @@ EXECUTING, CHOICE, ENGINE, SLOTS, LOOK_UP, REMEMBER, FORGET, NAME, ENDED, CHECK,
     11, 22
 )
 PROVED: Final = 22
+SEATS: Final = 23
 KINDS: Final = (
     "", "table", "heard", "lost", "begin", "arrived", "first_byte", "end", "ratio", "learned", "own",
     "executing", "choice", "engine", "slots", "look_up", "remember", "forget", "name", "ended", "check", "closed",
-    "proved",
+    "proved", "seats",
 )  # fmt: skip
 """Names by kind."""
 
@@ -211,19 +214,28 @@ class Recorder:
         age_s: float,
         rows: Sequence[tuple[int, float, float, float, float, float]],
         *,
-        power_ok: bool,
+        power_ok: int,
         taken: bool,
     ) -> None:
         size = HEARD_FORM.size + OFFER_FORM.size * len(rows)
         assert size <= RECORD_BYTES_MAX
         at = self.at if self.at <= FULL_AT else self.flush()
         self.at = at + size
-        flags = (POWER_OK if power_ok else 0) | (TAKEN if taken else 0)
+        flags = flags_of_gate(power_ok) | (TAKEN if taken else 0)
         HEARD_FORM.pack_into(self.buffer, at, HEARD, flags, size, site, now_s, age_s)
         at += HEARD_FORM.size
         for row in rows:
             OFFER_FORM.pack_into(self.buffer, at, *row)
             at += OFFER_FORM.size
+
+    def seats(self, engines: Sequence[tuple[str, str]]) -> None:
+        content = msgspec.msgpack.encode(engines)
+        size = BARE_FORM.size + len(content)
+        assert size <= RECORD_BYTES_MAX
+        at = self.at if self.at <= FULL_AT else self.flush()
+        self.at = at + size
+        BARE_FORM.pack_into(self.buffer, at, SEATS, 0, size)
+        self.buffer[at + BARE_FORM.size : at + size] = content
 
     def lost(self, site: int) -> None:
         at = self.at if self.at <= FULL_AT else self.flush()
@@ -475,6 +487,11 @@ class Journal:
             assert 0 < kind < len(KINDS) and at + size <= len(block), "a block that was written"
             yield Record(kind, flags, block[at : at + size], first + at)
             at += size
+
+
+def seats_of(record: Record) -> tuple[tuple[str, str], ...]:
+    """What a SEATS record says; ValueError where it is damaged."""
+    return msgspec.msgpack.decode(record.raw[BARE_FORM.size :], type=tuple[tuple[str, str], ...])
 
 
 def read_journal(raw: bytes | bytearray | memoryview, where: str) -> Journal:

@@ -55,7 +55,7 @@ LOAD_OFFER_DTYPE: Final = np.dtype(
 LOAD_SITE_DTYPE: Final = np.dtype(
     [("sampled_at_s", "f8"), ("reachable", "i8"), ("power_ok", "i8")], align=True
 )
-"""[site]: when the heard sums were true, whether the site answers, whether it sheds."""
+"""[site]: when the heard sums were true, whether the site answers, and what it sheds (`shed.power_gate`; of peers 0 or 1)."""
 
 LOAD_SERVICE_DTYPE: Final = np.dtype(
     [
@@ -348,7 +348,7 @@ class Load:
         now_s: float,
         *,
         age_s: float,
-        power_ok: bool,
+        power_ok: int,
         offers: Sequence[tuple[int, float, float, float, float, float]],
     ) -> bool:
         """Take a site's frame: (offer, replicas alive, requests, tokens, prefill tokens, arrivals per second).

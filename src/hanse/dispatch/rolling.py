@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
-from hanse.model.fleet import Fleet, Placement, Site, Value
+from hanse.model.fleet import Fleet, Kubernetes, Placement, Site, Value
 
 ENGINES_MAX: Final = 64
 """Engine rows of a site's shared page."""
@@ -36,7 +36,7 @@ class Step(Value, frozen=True, kw_only=True):
 
 def recipe(spec: EngineSpec) -> Recipe:
     """What a running engine cannot change: replicas of equal recipe are one as good as the other."""
-    return (
+    kind = (
         spec.service,
         spec.variant,
         spec.model,
@@ -44,12 +44,11 @@ def recipe(spec: EngineSpec) -> Recipe:
         spec.served_names,
         spec.pool,
         spec.driver,
-        spec.url if spec.driver == "external" else "",
-        spec.slots,
-        spec.context_tokens,
-        spec.embedding,
-        spec.chips if spec.alone else 0,
     )
+    if spec.driver != "process":  # started by others, as they see fit
+        return (*kind, spec.url if spec.driver == "external" else "")
+    chips = spec.chips if spec.alone else 0
+    return (*kind, spec.slots, spec.context_tokens, spec.embedding, chips)
 
 
 def chips_held(spec: EngineSpec) -> int:
@@ -270,9 +269,21 @@ def placement_problem(fleet: Fleet, site: Site, placements: Sequence[Placement])
         replicas = sum(o.replicas for o in placements if (o.site, o.pool) == (site.id, p.pool))
         if pool.urls and replicas > len(pool.urls):
             return f"pool {p.pool!r} names {len(pool.urls)} engines, placed are {replicas}"
-        if pool.driver == "kubernetes" and pool.kubernetes is None:
-            return f"pool {p.pool!r} names no workload of Kubernetes"
+        if pool.driver == "kubernetes":
+            if pool.kubernetes is None:
+                return f"pool {p.pool!r} names no workload of Kubernetes"
+            name = _workload(pool.kubernetes, p)
+            for o in placements:
+                other = (o.site, o.pool) == (site.id, p.pool) and _workload(
+                    pool.kubernetes, o
+                ) == name
+                if other and (o.service, o.variant) != (p.service, p.variant):
+                    return f"{p.service}/{p.variant} and {o.service}/{o.variant} are both workload {name!r}"
     return f"{rows} engines, a site has rows for {ENGINES_MAX}" if rows > ENGINES_MAX else ""
+
+
+def _workload(known: Kubernetes, p: Placement) -> str:
+    return known.name.format(service=p.service, variant=p.variant)
 
 
 def league_problem(fleet: Fleet, placements: Sequence[Placement]) -> str:

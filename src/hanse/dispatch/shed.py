@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
-from hanse.model.fleet import DataClass, Value
+from hanse.energy.limits import Cause
+from hanse.model.fleet import Value
 
-Cause = Literal["grid cap", "battery low", "heat"]
 Work = Literal["deferrable", "others", "class", "idle"]
 
 SHED_ALL_SHARE: Final = 1.1
@@ -90,7 +90,17 @@ class Shedding(Value, frozen=True, kw_only=True):
 NOTHING_SHED: Final = Shedding()
 
 
-def shed_steps(classes: Sequence[DataClass]) -> tuple[ShedStep, ...]:
+class Prioritised(Protocol):
+    """A data class, of a fleet file or of a table."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def priority(self) -> int: ...
+
+
+def shed_steps(classes: Sequence[Prioritised]) -> tuple[ShedStep, ...]:
     """The order for a fleet's data classes."""
     ordered = sorted(classes, key=lambda c: c.priority)
     by_class = [
@@ -105,7 +115,7 @@ def shed_steps(classes: Sequence[DataClass]) -> tuple[ShedStep, ...]:
     return (*before, *by_class[:-1], ShedStep(work="idle"), *last)
 
 
-def shed_rank(classes: Sequence[DataClass]) -> dict[str, int]:
+def shed_rank(classes: Sequence[Prioritised]) -> dict[str, int]:
     """Class -> its place among the steps that are classes, from 1: those with a lower number go first."""
     of_classes = [step for step in shed_steps(classes) if step.work == "class"]
     return {name: rank for rank, step in enumerate(of_classes, 1) for name in step.classes}
@@ -121,6 +131,16 @@ def power_gate(level: int, ranks: int) -> int:
     if level >= ranks + 3:  # the last class, behind the idle engines
         return SHUT
     return -1 - min(level - 2, max(ranks - 1, 0))
+
+
+def flags_of_gate(gate: int) -> int:
+    """A gate in a byte of an input log: bit 0 for 1, bits from 2 on for what is below 0. A peer's gate is 0 or 1."""
+    return int(gate == OPEN) if gate >= SHUT else min(-gate, 63) << 2
+
+
+def gate_of_flags(flags: int) -> int:
+    """The gate again."""
+    return -(flags >> 2) or int(flags & 1)
 
 
 def shed(

@@ -25,7 +25,9 @@ from hanse.model.fleet import Endpoint, Link, Protocol, SiteKind, Slo, Value
 Records = NDArray[Any]
 """A structured array; its dtype is one of those below."""
 
-MAGIC: Final = b"HANSETB1"
+MAGIC: Final = b"HANSETB2"
+MAGIC_BEFORE: Final = b"HANSETB1"
+"""Tables whose subjects have no rank yet: on a site's disk after an update, and beside older input logs."""
 ALIGNMENT_BYTES: Final = 64
 """A cache line, and more than any field needs."""
 
@@ -75,8 +77,13 @@ OFFER_DTYPE: Final = np.dtype(
 """One an offer. `slots`, `requests_max` and `tokens_max` are of one replica; Wh are of the chips, before PUE.
 An offer keeps its index while a fleet lives; one that is no longer placed stays with `replicas` 0."""
 
-SUBJECT_DTYPE: Final = np.dtype([("profile", "i8"), ("quality_min", "f8")], align=True)
-"""One a subject and data class."""
+SUBJECT_DTYPE: Final = np.dtype(
+    [("profile", "i8"), ("quality_min", "f8"), ("shed_rank", "i8")], align=True
+)
+"""One a subject and data class. `shed_rank`: its class's place among those that a site short of power gives up, from 1."""
+SUBJECT_BEFORE_DTYPE: Final = np.dtype([("profile", "i8"), ("quality_min", "f8")], align=True)
+RANK_LAST: Final = 1_000_000
+"""Of a class whose priority is not known: given up with the last."""
 
 ARRAYS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "sites": (SITE_DTYPE, 1),
@@ -99,6 +106,13 @@ class SiteMeta(Value, frozen=True, kw_only=True):
     country: str
     lat_deg: float
     lon_deg: float
+
+
+class ClassMeta(Value, frozen=True, kw_only=True):
+    """A data class, as far as a brownout is concerned."""
+
+    id: str
+    priority: int
 
 
 class VariantMeta(Value, frozen=True, kw_only=True):
@@ -178,6 +192,7 @@ class TableMeta(Value, frozen=True, kw_only=True):
     """Ways between sites are computed from these by whoever needs them (`Table.paths_from`)."""
     central_site: str = ""
     central_offers: tuple[str, ...] = ()
+    classes: tuple[ClassMeta, ...] = ()
 
 
 class Table:
@@ -285,7 +300,8 @@ class Table:
     def from_bytes(cls, buffer: bytes | bytearray | memoryview) -> Table:
         """A table over a buffer, such as a memory map, without copying its arrays."""
         view = memoryview(buffer)
-        if bytes(view[:8]) != MAGIC:
+        magic = bytes(view[:8])
+        if magic not in (MAGIC, MAGIC_BEFORE):
             raise _not_a_table(f"starts with {bytes(view[:8])!r}")
         start = 16 + int.from_bytes(view[8:16], "little")
         try:
@@ -294,6 +310,8 @@ class Table:
             raise _not_a_table(str(error)) from error
         arrays: dict[str, Records] = {}
         for name, (dtype, _) in ARRAYS.items():
+            if magic == MAGIC_BEFORE and name == "subjects":
+                dtype = SUBJECT_BEFORE_DTYPE
             start += -start % ALIGNMENT_BYTES
             shape = head.shapes[name]
             count = int(np.prod(shape))
@@ -301,12 +319,21 @@ class Table:
                 raise _not_a_table(f"{len(view)} bytes, cut off in {name}")
             arrays[name] = np.frombuffer(view, dtype, count, start).reshape(shape)
             start += count * dtype.itemsize
+        if magic == MAGIC_BEFORE:
+            arrays["subjects"] = _with_ranks(arrays["subjects"])
         return cls(head.meta, arrays)
 
 
 class _Head(Value, frozen=True, kw_only=True):
     meta: TableMeta
     shapes: dict[str, tuple[int, ...]]
+
+
+def _with_ranks(before: Records) -> Records:
+    subjects = np.zeros(before.shape, SUBJECT_DTYPE)
+    subjects["profile"], subjects["quality_min"] = before["profile"], before["quality_min"]
+    subjects["shed_rank"] = RANK_LAST
+    return subjects
 
 
 def _checked(name: str, array: Records) -> Records:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from hanse.dispatch.events import event_to_bytes
 from hanse.errors import HanseError
 from hanse.live.agent_engines import EngineKeeper
 from hanse.live.agent_power import PowerKeeper
@@ -40,6 +41,7 @@ from hanse.live.evidence import ChainShipper, Sealer
 from hanse.live.evidence.shipping import Message
 from hanse.live.identity import load_identity
 from hanse.live.logline import log_line
+from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
 from hanse.live.shared import FLAG_AGENT_AT_S, FLAG_SEAL_COUNT, FLAG_TABLE_VERSION, SharedPage
 from hanse.live.site_group import LIFELINE_VARIABLE
@@ -55,6 +57,8 @@ TABLE_S = 0.25
 """A new table is in force within this plus one worker poll; the leaf is on this machine."""
 SEAL_S = 1.0
 SHIP_S = 0.5
+CLUSTERS_S = 1.0
+"""A pod takes seconds to come; a cluster's API should not be asked more often."""
 DECISIONS_S = 0.25
 DECISIONS_BATCH_MAX = 50
 """People cannot read more; counters in /metrics have every request."""
@@ -75,10 +79,19 @@ class Agent:
         self.runtime = state.read_runtime()
         self.page = SharedPage.open(self.home / "shared.mmap")
         self.tables = TableFiles(self.home)
-        address = self.runtime.site(site_id)
+        self.placement = PlacementFile(self.home, state.fleet_toml)
         self.engines = EngineKeeper(
-            self.fleet, address, self.home, default_cache_dir(), self.page, lifeline_fd
+            self.fleet,
+            self.runtime.site(site_id),
+            self.home,
+            default_cache_dir(),
+            self.page,
+            lifeline_fd,
+            placed=self.placement.read(),
+            epoch=self.tables.epoch,
         )
+        self._placement_seen = (0, 0)
+        """The last that came, whether it could be followed or not."""
         self.power = PowerKeeper(self.fleet, site_id)
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self.hub_connected = False
@@ -90,6 +103,7 @@ class Agent:
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
             ("probe engines", PROBE_S, self._probe),
             ("seal", SEAL_S, self._make_seal()),
+            ("act on clusters", CLUSTERS_S, self.engines.act_on_clusters),
         ]
         tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
         tasks.append(asyncio.create_task(_forever("hear decisions", self._hear_decisions)))
@@ -129,6 +143,7 @@ class Agent:
             await self.client.subscribe(CONTROL_SUBJECT, cb=self._hear_control)
             duties = [
                 _every("take tables", TABLE_S, self._take_table),
+                _every("take placements", TABLE_S, self._take_placement),
                 _every("report", STATUS_S, self._report),
                 _every("report decisions", DECISIONS_S, self._report_decisions),
                 _every("see hub", 1.0, self._see_hub),
@@ -149,14 +164,34 @@ class Agent:
             return
         if newest.data and self.tables.accept(bytes(newest.data)):
             self.page.flags[FLAG_TABLE_VERSION] = self.tables.version
+            self.engines.obey(self.tables.epoch)
+
+    async def _take_placement(self) -> None:
+        """The newest placement is worked towards, and kept for a start while cut off."""
+        decided = await newest_placement(self.client)
+        if decided is None or decided.epoch < self.tables.epoch:
+            return
+        version = decided.epoch, decided.version
+        if version == self._placement_seen or version <= self.engines.placement_version:
+            return
+        self._placement_seen = version
+        if self.engines.place(decided):
+            self.tables.see_epoch(decided.epoch)
+            self.placement.write(event_to_bytes(decided))
 
     async def _report(self) -> None:
         now_s = time.time()
         alive = self.page.workers[:, 1] > now_s - WORKER_SILENT_S
         running = float(self.page.exec[:, :, 0].sum())
         slots = self.engines.slots_up()
-        power = self.power.status(now_s, self.engines.it_w())
-        self.engines.see_power(self.power.available_kw, self.power.drawn_kw)
+        meter = self.engines.meter
+        power = self.power.status(now_s, meter.it_w())
+        self.engines.see_power(
+            self.power.available_kw,
+            self.power.drawn_kw,
+            self.power.cause,
+            meter.draws(self._local_offers(), power.pue, now_s),
+        )
         status = SiteStatus(
             site=self.site_id,
             at_s=now_s,
@@ -169,8 +204,15 @@ class Agent:
             waiting=max(0.0, running - slots),
             power=power,
             shed_level=self.engines.shed_level,
+            shed=self.engines.shed_reasons,
+            placement_version=self.engines.placement_version[1],
+            serving=self.engines.serving(),
         )
         await self._publish("status", status)
+
+    def _local_offers(self) -> tuple[int, ...]:
+        offers = () if self.tables.meta is None else self.tables.meta.offers
+        return tuple(i for i, key in enumerate(offers) if key.partition("/")[0] == self.site_id)
 
     async def _report_decisions(self) -> None:
         rows: list[DecisionRow] = []
@@ -215,7 +257,9 @@ class Agent:
             while True:
                 data = await loop.sock_recv(feed, 65_536)
                 with contextlib.suppress(msgspec.DecodeError, asyncio.QueueFull):
-                    self._decisions.put_nowait(msgspec.msgpack.decode(data, type=DecisionRow))
+                    row = msgspec.msgpack.decode(data, type=DecisionRow)
+                    self.engines.meter.answered(row)
+                    self._decisions.put_nowait(row)
 
 
 async def _every(name: str, interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:

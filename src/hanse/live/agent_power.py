@@ -9,7 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
-from hanse.energy.balance import available_kw
+from hanse.energy.limits import Cause, power_limit
+from hanse.energy.plant import it_kw_rated
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
@@ -34,6 +35,9 @@ class PowerKeeper:
         """All the site draws, kW."""
         self.available_kw = self._site.power.grid_kw_max
         """What grid, sun, wind and battery can give, kW."""
+        self.cause: Cause = "grid cap"
+        """What bounds it."""
+        self._battery_low = False
 
     def hear_control(self, data: bytes) -> None:
         """A scenario (overrides of weather, carbon, price) from the controller; anything else is not ours."""
@@ -48,15 +52,25 @@ class PowerKeeper:
         it_kw = it_w / 1000.0
         first = site_signals(self._site, self._feed, now_s, load_kw=base_kw)
         load_kw = base_kw + it_kw * first.pue
-        supply = self._step(load_kw, first.pv_kw, first.wind_kw, now_s)
-        self.drawn_kw = load_kw
-        self.available_kw = available_kw(
-            self._site.power.grid_kw_max + first.pv_kw + first.wind_kw,
-            self._battery.power_kw_max,
-            self._battery.stored_kwh,
-            DISCHARGE_EFFICIENCY,
-            STEP_S_MAX,
+        grid_kw = self._site.power.grid_kw_max * self._feed.grid_factor(self._site.id, now_s)
+        supply = self._step(load_kw, first.pv_kw, first.wind_kw, grid_kw, now_s)
+        limit = power_limit(
+            grid_kw=grid_kw,
+            generated_kw=first.pv_kw + first.wind_kw,
+            load_kw=load_kw,
+            stored_kwh=self._battery.stored_kwh,
+            battery_kwh=self._battery.capacity_kwh,
+            battery_kw_max=self._battery.power_kw_max,
+            efficiency=DISCHARGE_EFFICIENCY,
+            step_s=STEP_S_MAX,
+            outdoor_c=first.weather.temp_c,
+            base_kw=base_kw,
+            it_kw_rated=it_kw_rated(self._site),
+            pue=first.pue,
+            was_low=self._battery_low,
         )
+        self.drawn_kw, self.available_kw = load_kw, limit.available_kw
+        self.cause, self._battery_low = limit.cause, limit.battery_low
         return PowerStatus(
             it_kw=it_kw,
             pue=first.pue,
@@ -69,14 +83,16 @@ class PowerKeeper:
             sources=first.notes,
         )
 
-    def _step(self, load_kw: float, pv_kw: float, wind_kw: float, now_s: float) -> SiteFlows:
+    def _step(
+        self, load_kw: float, pv_kw: float, wind_kw: float, grid_kw: float, now_s: float
+    ) -> SiteFlows:
         """Balance since the last step; the battery carries over."""
         since_s = now_s - self._stepped_at_s if self._stepped_at_s is not None else 1.0
         flows = site_supply(
             load_kw=load_kw,
             pv_kw=pv_kw,
             wind_kw=wind_kw,
-            grid_kw_max=self._site.power.grid_kw_max,
+            grid_kw_max=grid_kw,
             battery=self._battery,
             step_s=min(max(since_s, 0.001), STEP_S_MAX),
         )

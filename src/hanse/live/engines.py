@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec, engines_of
+from hanse.live.drivers import Seen
 from hanse.live.engine import EngineConfig
 from hanse.live.runtime import SiteAddress
 from hanse.model.fleet import Fleet, Placement
@@ -60,11 +61,10 @@ class ProcessDriver:
         self._lifeline_fd = lifeline_fd
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, spec: EngineSpec) -> int:
-        """Start one engine unless it already runs; returns its pid. It listens some seconds later."""
-        running = self.pid(spec)
-        if running:
-            return running
+    def start(self, spec: EngineSpec) -> None:
+        """It listens some seconds later."""
+        if self.pid(spec):
+            return
         config = EngineConfig(
             name=spec.name,
             model=spec.model,
@@ -91,7 +91,27 @@ class ProcessDriver:
             )
         self._children[spec.name] = child
         self._pid_path(spec).write_text(f"{child.pid}\n")
-        return child.pid
+
+    def restart(self, spec: EngineSpec) -> None:
+        """A frozen one does not end by itself."""
+        self.stop(spec)
+        self.start(spec)
+
+    def drain(self, spec: EngineSpec) -> None:
+        """A process needs no preparation for its end."""
+
+    def observe(self, spec: EngineSpec) -> Seen:
+        """Whether the process is there."""
+        pid = self.pid(spec)
+        if pid:
+            return Seen(url=spec.url, pid=pid)
+        child = self._children.get(spec.name)
+        code = "" if child is None else f" (exit status {child.returncode})"
+        return Seen(gone=f"process ended{code}")
+
+    def runs(self, spec: EngineSpec) -> bool:
+        """By its pid file."""
+        return self.pid(spec) > 0
 
     def stop(self, spec: EngineSpec) -> None:
         """End one engine at once: a frozen one would not hear SIGTERM."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -333,6 +333,26 @@ def wan_paths(fleet: Fleet) -> dict[tuple[str, str], WanPath]:
                         mbit_s=min(head.mbit_s, tail.mbit_s),
                     )
     return paths | direct
+
+
+def free_port(
+    host: str, taken: Collection[int], rng: random.Random, preferred: Sequence[int] = ()
+) -> int:
+    """A TCP port that nobody listens on, below the range of outgoing connections, which could take it meanwhile."""
+    for port in preferred:
+        if port not in taken and _is_free(host, port):
+            return port
+    candidates = range(PORT_FIRST, _ephemeral_first())
+    start = rng.randrange(len(candidates))
+    for step in range(len(candidates)):
+        port = candidates[(start + step) % len(candidates)]
+        if port not in taken and _is_free(host, port):
+            return port
+    raise ConfigError(
+        "ports",
+        got=f"none free in {candidates.start} to {candidates.stop - 1}",
+        fix="end other servers on this machine",
+    )
 
 
 class _Ports:

@@ -8,9 +8,9 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 
 | region | axes | writer |
 |---|---|---|
-| flags | power_shed, seal_count, agent_at_s (when the agent last wrote engine states), table_version | agent |
+| flags | power_shed (steps of the order in force), seal_count, agent_at_s (when the agent last wrote engine states), table_version, seats_version, power_cause | agent |
 | engines | [engine] (state, generation, cpu_w, busy_s) | agent |
-| workers | [worker] (pid, alive_at_s, table_version) | that worker |
+| workers | [worker] (pid, alive_at_s, table_version, seats_version) | that worker |
 | own | [worker, offer] (requests, tokens, prefill_tokens): in flight from this site's gateway, by global offer index | that worker |
 | exec | [worker, engine] (requests, tokens, prefill_tokens): in flight at each local engine | that worker |
 | begun | [worker, engine]: requests ever handed to each local engine; its growth is the arrival rate | that worker |
@@ -57,8 +57,11 @@ NOTE_BYTES: Final = 256
 ENGINE_DEAD, ENGINE_ALIVE, ENGINE_DRAINING = 0, 1, 2
 
 FLAG_POWER_SHED, FLAG_SEAL_COUNT, FLAG_AGENT_AT_S, FLAG_TABLE_VERSION = range(4)
+FLAG_SEATS_VERSION, FLAG_POWER_CAUSE = 4, 5
 ENGINE_STATE, ENGINE_GENERATION, ENGINE_CPU_W, ENGINE_BUSY_S = range(4)
-WORKER_PID, WORKER_ALIVE_AT_S, WORKER_TABLE_VERSION = range(3)
+WORKER_PID, WORKER_ALIVE_AT_S, WORKER_TABLE_VERSION, WORKER_SEATS_VERSION = range(4)
+CAUSES: Final = ("grid cap", "battery low", "heat")
+"""Of a brownout, by the number in `power_cause`."""
 
 _HEADER: Final = struct.Struct("<8sIIIIII")
 _HEADER_BYTES: Final = 64

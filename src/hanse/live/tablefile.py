@@ -6,9 +6,10 @@ Here: what the agent writes and a cut-off site starts from. Not here: mapping a 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from hanse.dispatch.table import Table
+from hanse.dispatch.table import Table, TableMeta
 from hanse.errors import HanseError
 from hanse.live.runtime import replace_file
 
@@ -24,6 +25,10 @@ class TableFiles:
         self._epoch_path = home / "epoch"
         self.epoch = int(_text(self._epoch_path) or 0)
         self.version = int(_text(home / "current") or 0)
+        self.meta: TableMeta | None = None
+        """Of the table in force."""
+        with contextlib.suppress(OSError, HanseError):
+            self.meta = Table.from_bytes((home / f"table-{self.version}.tbl").read_bytes()).meta
 
     def accept(self, data: bytes) -> bool:
         """Write a table unless it is older than what is in force; True where it now is in force.
@@ -34,15 +39,21 @@ class TableFiles:
             meta = Table.from_bytes(data).meta
         except HanseError:
             return False
-        if meta.epoch < self.epoch or (meta.epoch, meta.version) <= (self.epoch, self.version):
+        in_force = self.epoch if self.meta is None else self.meta.epoch
+        if meta.epoch < self.epoch or (meta.epoch, meta.version) <= (in_force, self.version):
             return False
-        if meta.epoch > self.epoch:
-            replace_file(self._epoch_path, f"{meta.epoch}\n".encode())
+        self.see_epoch(meta.epoch)
         replace_file(self._home / f"table-{meta.version}.tbl", data)
         replace_file(self._home / "current", f"{meta.version}\n".encode())
-        self.epoch, self.version = meta.epoch, meta.version
+        self.version, self.meta = meta.version, meta
         self._forget_old()
         return True
+
+    def see_epoch(self, epoch: int) -> None:
+        """Keep the highest epoch that anything obeyed came under."""
+        if epoch > self.epoch:
+            replace_file(self._epoch_path, f"{epoch}\n".encode())
+            self.epoch = epoch
 
     def _forget_old(self) -> None:
         files = sorted(self._home.glob("table-*.tbl"), key=lambda path: path.stat().st_mtime)

@@ -23,6 +23,7 @@ from hanse.model.fleet import (
     Fleet,
     Gateway,
     Key,
+    Kubernetes,
     Link,
     Placement,
     Policy,
@@ -77,6 +78,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Weights, "usd_per_tonne_co2e"): Range(0, 10_000),  # published social costs end near 2,000
     (Central, "replicas"): Range(1, 100_000),
     (DataClass, "quality_min"): Range(0, 1),
+    (DataClass, "priority"): Range(0, 100),
     (Power, "grid_kw_max"): Range(0, 5e6),  # 5 GW: the largest campus announced
     (Power, "base_kw"): Range(0, 5e6),
     (Power, "pv_kw_peak"): Range(0, 5e6),
@@ -91,6 +93,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Gateway, "hop_port"): Range(0, 65_535),
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page
     (Pool, "count"): Range(1, 1_000_000),
+    (Kubernetes, "port"): Range(1, 65_535),
     (Site, "lat_deg"): Range(-90, 90),
     (Site, "lon_deg"): Range(-180, 180),
     (Link, "rtt_ms"): Range(0, 10_000, above=True),  # a geostationary hop is 600
@@ -108,6 +111,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Placement, "replicas"): Range(1, 100_000),
     (Placement, "slots"): Range(1, 65_536),
     (Placement, "context_tokens"): Range(1, 1e9),
+    (Placement, "chips"): Range(1, 1_000_000),
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
 }
@@ -119,6 +123,7 @@ RESERVED_SITE_IDS: Final = ("hub",)
 _COUNTRY = re.compile(r"^[A-Z]{2}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _URL = re.compile(r"^https?://[^/\s]+(/\S*)?$")
+_WORKLOAD = re.compile(r"^([a-z0-9-]|\{service\}|\{variant\})+$")
 _NOT_COUNTRIES: Final = {"UK": "GB", "EL": "GR", "EU": "a member state", "EN": "GB"}
 
 
@@ -316,6 +321,18 @@ def _pool(where: str, pool: Pool) -> Iterator[Problem]:
             allowed=f"none with driver {pool.driver!r}",
             fix="set driver = 'external', or remove the URLs",
         )
+    if (pool.driver == "kubernetes") != (pool.kubernetes is not None):
+        yield Problem(
+            where=f"{where}.kubernetes",
+            got="none" if pool.kubernetes is None else "a workload",
+            allowed="the workload to scale, with driver 'kubernetes' and no other",
+        )
+    elif pool.kubernetes is not None and not _WORKLOAD.match(pool.kubernetes.name):
+        yield Problem(
+            where=f"{where}.kubernetes.name",
+            got=repr(pool.kubernetes.name),
+            allowed="a name of lower-case letters, digits and hyphens, with {service} and {variant} where they differ",
+        )
     for u, url in enumerate(pool.urls):
         if not _URL.match(url):
             yield Problem(where=f"{where}.urls[{u}]", got=repr(url), allowed="http://HOST:PORT")
@@ -497,6 +514,7 @@ def _rooms(fleet: Fleet) -> Iterator[Problem]:
     """Replicas against what a pool and a site's shared page hold; the placement that overflows is named."""
     pools = {(s.id, p.id): p for s in fleet.sites for p in s.pools}
     in_pool: Counter[tuple[str, str]] = Counter()
+    chips: Counter[tuple[str, str]] = Counter()
     at_site: Counter[str] = Counter()
     for index, placement in enumerate(fleet.placements):
         where, at = f"placement[{index}].replicas", (placement.site, placement.pool)
@@ -504,16 +522,31 @@ def _rooms(fleet: Fleet) -> Iterator[Problem]:
         if pool is None or placement.replicas < 1:
             continue
         in_pool[at] += placement.replicas
+        held = placement.replicas * (placement.chips or 1)
+        chips[at] += held
         at_site[placement.site] += placement.replicas
-        for got, most, what in (
-            (in_pool[at], pool.count, f"count of pool {pool.id!r}"),
-            (in_pool[at], len(pool.urls) or math.inf, f"number of urls of pool {pool.id!r}"),
-            (at_site[placement.site], ENGINES_PER_SITE_MAX, "engines one site can watch"),
+        replicas = placement.replicas
+        for got, more, noun, most, what in (
+            (chips[at], held, "chips", pool.count, f"count of pool {pool.id!r}"),
+            (
+                in_pool[at],
+                replicas,
+                "replicas",
+                len(pool.urls) or math.inf,
+                f"number of urls of pool {pool.id!r}",
+            ),
+            (
+                at_site[placement.site],
+                replicas,
+                "replicas",
+                ENGINES_PER_SITE_MAX,
+                "engines one site can watch",
+            ),
         ):
-            if most < got <= most + placement.replicas:
+            if most < got <= most + more:
                 yield Problem(
                     where=where,
-                    got=f"{got} replicas there in all",
+                    got=f"{got} {'replicas' if noun == 'chips' and got == in_pool[at] else noun} there in all",
                     allowed=f"at most {most}, the {what} at {placement.site!r}",
                 )
                 break

@@ -72,8 +72,9 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A scenario's change: at one place (a site, a zone or `*`), from one instant until another."""
 
-    kind: Literal["cloud_pct", "carbon_factor", "price_factor"]
-    """`cloud_pct` replaces the recorded cover; the factors multiply the replayed figure."""
+    kind: Literal["cloud_pct", "carbon_factor", "price_factor", "grid_factor", "warmer_k"]
+    """`cloud_pct` replaces the recorded cover; the factors multiply the replayed figure, `grid_factor` what a site's grid connection
+    gives (0: an outage); `warmer_k` is added to the outdoor temperature."""
     place: str
     value: float
     from_s: float
@@ -137,6 +138,11 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         iso2 = country_of(zone_or_country)
         reading = _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
         return self._scaled(reading, "price_factor", now_s, (site, zone_or_country))
+
+    def grid_factor(self, site: str, now_s: float) -> float:
+        """Of a site's grid connection: 1 unless a scenario takes some of it away."""
+        override = self._in_force("grid_factor", now_s, (site,))
+        return 1.0 if override is None else override.value
 
     def weather(self, zone: str, now_s: float, *, site: str = "") -> Weather:
         """Outdoor conditions recorded for a zone."""
@@ -208,6 +214,11 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return msgspec.structs.replace(reading, value=reading.value * override.value, note=note)
 
     def _overcast(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
+        warmer = self._in_force("warmer_k", now_s, places)
+        if warmer is not None and weather.temp_c is not None:
+            note = _joined(weather.note, f"{warmer.value:g} K warmer: {warmer.reason}")
+            temp_c = weather.temp_c + warmer.value
+            weather = msgspec.structs.replace(weather, temp_c=temp_c, note=note)
         override = self._in_force("cloud_pct", now_s, places)
         if override is None:
             return weather

@@ -34,6 +34,7 @@ from hanse.dispatch.journal import KINDS, Choice, Journal, JournalHead, Record, 
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
 from hanse.dispatch.router import NONE_CACHED, NONE_TRIED, candidate_offers, listed_offers
+from hanse.dispatch.shed import gate_of_flags
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
@@ -244,6 +245,8 @@ class Rebuilt:
 
     def __init__(self, head: JournalHead, table_of: Callable[[bytes], Table]) -> None:
         self.head = head
+        self.engines = head.engines
+        """(service, variant) by row, as of now."""
         self.table: Table | None = None
         self._table_of = table_of
         self.executing = np.zeros((head.workers, head.engines_max), OWN_DTYPE)
@@ -254,6 +257,7 @@ class Rebuilt:
         self._scratch = np.zeros(1, loads.LOAD_OFFER_DTYPE)
         self._apply: dict[int, Callable[[Record], None]] = {
             form.TABLE: self._take_table,
+            form.SEATS: self._seats,
             form.HEARD: self._heard,
             form.LOST: self._lost,
             form.BEGIN: self._begin,
@@ -341,19 +345,24 @@ class Rebuilt:
         self._engine_arrays(table)
 
     def _engine_arrays(self, table: Table) -> None:
-        count = len(self.head.engines)
+        count = len(self.engines)
         self.engine_offer = np.full(count, -1, np.int64)
         self.requests_max, self.tokens_max = np.zeros(count), np.zeros(count)
-        for engine, (service, variant) in enumerate(self.head.engines):
+        for engine, (service, variant) in enumerate(self.engines):
             offer = table.offer_index.get(f"{self.head.site}/{service}/{variant}", -1)
             if offer >= 0:
                 self.engine_offer[engine] = offer
                 self.requests_max[engine] = table.offers[offer]["requests_max"]
                 self.tokens_max[engine] = table.offers[offer]["tokens_max"]
 
+    def _seats(self, record: Record) -> None:
+        self.engines = form.seats_of(record)
+        if self.table is not None:
+            self._engine_arrays(self.table)
+
     def _heard(self, record: Record) -> None:
         site, now_s, age_s, rows = form.heard_of(record)
-        power_ok = bool(record.flags & form.POWER_OK)
+        power_ok = gate_of_flags(record.flags)
         taken = self.load.heard(site, now_s, age_s=age_s, power_ok=power_ok, offers=rows)
         if taken != bool(record.flags & form.TAKEN):
             raise ValueError(f"a frame that was {'dropped' if taken else 'taken'}")

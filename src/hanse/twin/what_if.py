@@ -28,6 +28,7 @@ from hanse.dispatch.journal import Choice, Record
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.reasons import Reason
+from hanse.dispatch.shed import gate_of_flags
 from hanse.dispatch.table import Table
 from hanse.model.fleet import Fleet, Value
 from hanse.twin.replay import Asker, Rebuilt, journal_files, records_with_state
@@ -238,7 +239,7 @@ class _Elsewhere:
         told += [
             (offer, replicas, 0.0, 0.0, 0.0, 0.0) for offer, replicas in self._new.get(there, ())
         ]
-        power_ok = bool(record.flags & form.POWER_OK)
+        power_ok = gate_of_flags(record.flags)
         self.load.heard(there, now_s, age_s=age_s, power_ok=power_ok, offers=told)
 
     def _lost(self, record: Record, rebuilt: Rebuilt) -> None:

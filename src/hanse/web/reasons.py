@@ -22,6 +22,7 @@ _OURS = {
     "no_eligible_site": "Law bars every site that could have served it",
     "no_evidence": "The decision could not be written to disk, so nothing was sent on",
     "no_room": "The only sites allowed are full, shedding load or not reached",
+    "power": "The sites allowed are short of power and gave up this class of work first",
     "no_table": "The routing table is missing or too old to admit anything",
     "rate_limit_exceeded": "The key sent more than its limit",
     "upstream_failed": "Every site that may serve it failed",
@@ -29,7 +30,7 @@ _OURS = {
 _GATES = {
     "LAW": "no_eligible_site",
     "LENGTH": "context_length_exceeded",
-    "POWER": "no_room",
+    "POWER": "power",
     "DEAD": "no_room",
     "STALE": "no_room",
     "ROOM": "no_room",

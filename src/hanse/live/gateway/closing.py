@@ -48,6 +48,7 @@ _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
 def refuse(entry: Entry, gate: int, now_s: float) -> None:
     """No offer (left): one answer that says why."""
     reason = Reason(gate)
+    more: dict[str, object] = {}
     if entry.attempts and not entry.refused_only and reason != Reason.TABLE_EXPIRED:
         entry.refusal = "upstream_failed"
         entry.status, message = 502, f"every attempt failed; the last: {entry.last_failure}"
@@ -68,11 +69,20 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
     else:
         entry.refusal, entry.status = "no_room", 503
         message = f"no eligible site can take this request now ({reason.name.lower()})"
+        shed = entry.worker.routing.shed_for(entry.grant.data_class)
+        if shed is not None:
+            step, cause = shed
+            more["shed"] = {"rule": step.rule, "class": entry.grant.data_class, "cause": cause}
+            entry.refusal = "power"
+            message = f"this site is short of power ({cause}) and gives up {step.text}; no other eligible site can take it now"
+        elif reason == Reason.POWER:
+            entry.refusal = "power"
+            message = "the only eligible sites are short of power and take no work of other sites"
     extra = entry.id_line()
     if entry.status == 503:
         extra += b"retry-after: 1\r\n" if reason in RETRY_LATER else b"retry-after: 5\r\n"
     entry.worker.ledger.after(_refused(entry, now_s))
-    _answer(entry, message, extra, reason.name.lower())
+    _answer(entry, message, extra, reason.name.lower(), more)
 
 
 def refuse_unrecorded(entry: Entry) -> None:
@@ -220,13 +230,15 @@ def _result(outcome: str, refusal: str) -> int:
         return SERVED
     if refusal == "no_eligible_site":
         return REFUSED_LAW
-    if refusal in ("no_room", "context_length_exceeded", "no_table"):
+    if refusal in ("no_room", "power", "context_length_exceeded", "no_table"):
         return REFUSED_OTHER
     return -1 if outcome == "cancelled" else LOST
 
 
-def _answer(entry: Entry, message: str, extra: bytes, gate: str) -> None:
-    hanse: dict[str, object] = {"request_id": entry.request_id.hex(), "gate": gate}
+def _answer(
+    entry: Entry, message: str, extra: bytes, gate: str, more: dict[str, object] | None = None
+) -> None:
+    hanse: dict[str, object] = {"request_id": entry.request_id.hex(), "gate": gate} | (more or {})
     if entry.rules:
         hanse["rules"] = list(entry.rules)
     entry.finish("failed")

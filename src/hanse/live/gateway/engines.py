@@ -16,9 +16,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from hanse.live.gateway.outgoing import Question, Target
+from hanse.live.gateway.settings import VACANT
 from hanse.live.shared import (
     ENGINE_ALIVE,
     ENGINE_CPU_W,
+    ENGINE_DEAD,
     ENGINE_GENERATION,
     ENGINE_STATE,
     FLAG_AGENT_AT_S,
@@ -55,7 +57,8 @@ class Engine:
         self.index = index
         self.seat = seat
         self.target = Target(seat.url, loop)
-        self.name = f"{seat.service}-{seat.variant}-{index}"
+        self.name = seat.name or f"{seat.service}-{seat.variant}-{index}"
+        self.vacant = seat == VACANT
         self.share_wh = 0.0
         """Wh per running request since this worker started: the engine's power, shared equally at each instant."""
         self._state = cells(page.engines[index])
@@ -74,8 +77,8 @@ class Engine:
         return self._up(now_s) and now_s >= self._suspect_until_s
 
     def died(self, now_s: float) -> bool:
-        """True once per death or restart: what it has not answered by now it never will."""
-        up, generation = self._up(now_s), self._state[ENGINE_GENERATION]
+        """True once per death or restart: what it has not answered by now it never will. One that drains still answers."""
+        up, generation = self._answers(now_s), self._state[ENGINE_GENERATION]
         gone = self._was_up and (not up or generation != self._was_generation)
         self._was_up, self._was_generation = up, generation
         return gone
@@ -92,7 +95,7 @@ class Engine:
 
     def probe(self, now_s: float) -> None:
         """Called every `PROBE_EVERY_S`; asks only where no agent does."""
-        if not self._agent_feeds(now_s):
+        if not self.vacant and not self._agent_feeds(now_s):
             self._probe.next()
 
     def count(self, requests: int, tokens: int, prefill_tokens: int) -> None:
@@ -134,7 +137,14 @@ class Engine:
     def _agent_feeds(self, now_s: float) -> bool:
         return now_s - self._flags[FLAG_AGENT_AT_S] < AGENT_SILENT_S
 
+    def _answers(self, now_s: float) -> bool:
+        if self._agent_feeds(now_s):
+            return self._state[ENGINE_STATE] != ENGINE_DEAD
+        return self._probe.up
+
     def _up(self, now_s: float) -> bool:
+        if self.vacant:
+            return False
         if self._agent_feeds(now_s):
             return self._state[ENGINE_STATE] == ENGINE_ALIVE
         return self._probe.up

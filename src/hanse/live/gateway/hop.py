@@ -13,6 +13,7 @@ import msgspec
 
 from hanse.dispatch.choose import OUT_BATCH, OUT_COUNT
 from hanse.dispatch.reasons import Reason
+from hanse.dispatch.shed import OPEN
 from hanse.live.evidence.chain import Ended, Executed
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway.affinity import PROMPT_TOKENS_MIN
@@ -79,6 +80,10 @@ class Hop(Exchange, eq=False, kw_only=True):
         index = table.offer_index.get(f"{worker.site}/{envelope.service}/{envelope.variant}")
         if index is None or not routing.offers[index].engines:
             self.refuse("dead")
+            return
+        if routing.gate != OPEN:
+            # It was sent before its sender heard that this site gives up the work of others.
+            self.refuse("power")
             return
         self.offer = routing.offers[index]
         service = routing.service_named[envelope.service]
@@ -249,6 +254,7 @@ REFUSALS = {
     "law": "this site may not process the request by law",
     "table": "this site's routing table has expired",
     "room": "no replica here has room",
+    "power": "this site is short of power and takes no work of other sites",
     "dead": "this site has no living replica of that variant",
 }
 """`x-hanse-refusal` -> what it means."""

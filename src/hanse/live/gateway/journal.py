@@ -122,6 +122,11 @@ class InputLog:
 
         return chosen
 
+    def seats(self, engines: Sequence[tuple[str, str]]) -> None:
+        """Engines came or went; the next routing is made of these."""
+        self._engines = len(engines)
+        self.recorder.seats(engines)
+
     def affinity(self, page: SharedPage, secret_path: Path | None) -> Affinity:
         """The site's prefix table."""
         return RecordedAffinity(page, secret_path, self.recorder)
@@ -225,7 +230,7 @@ class RecordedLoad(Load):
         now_s: float,
         *,
         age_s: float,
-        power_ok: bool,
+        power_ok: int,
         offers: Sequence[tuple[int, float, float, float, float, float]],
     ) -> bool:
         self.sync()

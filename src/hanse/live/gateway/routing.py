@@ -23,11 +23,12 @@ from hanse.dispatch.choose import (
 )
 from hanse.dispatch.load import GUESS_OUT_FIRST, GUESS_SHARE, OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
+from hanse.dispatch.shed import OPEN, ShedStep, power_gate, shed_steps
 from hanse.live.gateway import kernels
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
 from hanse.live.gateway.records import FirstLocal, decided_middle, executed_middle
-from hanse.live.shared import FLAG_POWER_SHED
+from hanse.live.shared import CAUSES, FLAG_POWER_CAUSE, FLAG_POWER_SHED
 
 if TYPE_CHECKING:
     from hanse.dispatch.table import ServiceMeta, Table
@@ -206,6 +207,9 @@ class Routing:
         self._frame = b""
         self._frame_at_s = 0.0
         self._frame_of: LoadFrame | None = None
+        self._ranks = len({one.priority for one in table.meta.classes})
+        self.shed_level, self.gate = -1, OPEN
+        """Steps in force of the order of shedding, and what they leave open (`shed.power_gate`)."""
         self._rates: dict[int, float] = {}
         self._begun_before: NDArray[np.float64] | None = None
         self._rated_at_s = 0.0
@@ -378,7 +382,12 @@ class Routing:
     def refresh(self, now_s: float) -> None:
         """Every tick: what all workers have at the local engines becomes this site's heard load."""
         seen = [(engine.usable(now_s), engine.running) for engine in self.local]
-        if seen == self._seen and now_s - self._refreshed_at_s < REFRESH_S_MAX:
+        level = self.page.flags[FLAG_POWER_SHED]
+        if (
+            seen == self._seen
+            and level == self.shed_level
+            and now_s - self._refreshed_at_s < REFRESH_S_MAX
+        ):
             return  # an idle site's ticks cost next to nothing
         self._seen, self._refreshed_at_s = seen, now_s
         for engine, (usable, _) in zip(self.local, seen, strict=True):
@@ -386,20 +395,21 @@ class Routing:
         if now_s - self._rated_at_s >= RATE_EVERY_S:
             self._rate(now_s)
         rows = []
-        power_ok = self.page.flags[FLAG_POWER_SHED] == 0.0
+        self.shed_level = int(self.page.flags[FLAG_POWER_SHED])
+        self.gate = power_gate(self.shed_level, self._ranks)
         sums = self.page.exec.sum(axis=0)
         for offer in self.local_offers:
             alive = [e for e in offer.engines if self._states[e]]
             requests, tokens, prefill = sums[list(offer.engines)].sum(axis=0).tolist()
             rate = self._rates.get(offer.index, 0.0)
             rows.append((offer.index, len(alive), requests, tokens, prefill, rate))
-        self.load.heard(self.origin, now_s, age_s=0.0, power_ok=bool(power_ok), offers=rows)
+        self.load.heard(self.origin, now_s, age_s=0.0, power_ok=self.gate, offers=rows)
         self._frame_of = LoadFrame(
             site=self.site,
             table_version=self.table.meta.version,
             epoch=self.table.meta.epoch,
             age_ms=0.0,
-            power_ok=bool(power_ok),
+            power_ok=self.gate == OPEN,
             offers=tuple(
                 OfferLoad(row.key, alive, requests, tokens, prefill, rate)
                 for row, (_, alive, requests, tokens, prefill, rate) in zip(
@@ -446,6 +456,14 @@ class Routing:
     def lost(self, site: int) -> None:
         """A peer cannot be reached."""
         self.load.lost(site)
+
+    def shed_for(self, data_class: str) -> tuple[ShedStep, str] | None:
+        """The step by which this site refuses a class now, and the cause; None where it does not."""
+        steps = shed_steps(self.table.meta.classes)
+        for step in steps[: max(self.shed_level, 0)]:
+            if data_class in step.classes:
+                return step, CAUSES[int(self.page.flags[FLAG_POWER_CAUSE])]
+        return None
 
     @property
     def ready(self) -> bool:

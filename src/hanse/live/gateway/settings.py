@@ -7,15 +7,18 @@ which are in the routing table.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
+from hanse.dispatch.belief import EngineSpec
 from hanse.errors import ConfigError
 from hanse.live.engines import engine_specs
 from hanse.live.gateway.incoming import Limits
 from hanse.live.runtime import StateDir
+from hanse.live.seats import SEATS
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
 
 RECORD_VARIABLE: Final = "HANSE_RECORD"
@@ -33,6 +36,12 @@ class EngineSeat(Value, frozen=True, kw_only=True):
     served_model: str = ""
     """What the engine calls the model; empty: the service's id."""
     driver: DriverKind = "external"
+    name: str = ""
+    """Of the engine at its site; empty: service, variant and row."""
+
+
+VACANT: Final = EngineSeat(service="", variant="", url="http://127.0.0.1:9")
+"""A row in which nobody sits. The URL is never asked (port 9 is discard)."""
 
 
 class GatewaySettings(Value, frozen=True, kw_only=True):
@@ -54,6 +63,9 @@ class GatewaySettings(Value, frozen=True, kw_only=True):
     page: str = ""
     """The site's shared page; empty: a page of this process only (one worker, no agent)."""
     engines: tuple[EngineSeat, ...] = ()
+    """At the start, where there are no `seats`."""
+    seats: str = ""
+    """File in which a site's agent says which engines there are; empty: they never change."""
     peers: dict[str, str] = {}
     """Site id -> `host:port` to dial for its hop port."""
     gateway_urls: dict[str, str] = {}
@@ -86,22 +98,28 @@ def read_settings(path: Path) -> GatewaySettings:
         raise ConfigError(str(path), got=str(error), fix="see docs/gateway.md") from error
 
 
+def seats_of(specs: Sequence[EngineSpec]) -> tuple[EngineSeat, ...]:
+    """Seats by row; one without a URL cannot be asked yet."""
+    seats = [VACANT] * (1 + max((spec.index for spec in specs), default=-1))
+    for spec in specs:
+        if spec.url:
+            seats[spec.index] = EngineSeat(
+                service=spec.service,
+                variant=spec.variant,
+                url=spec.url,
+                served_model=spec.served_names[0],
+                driver=spec.driver,
+                name=spec.name,
+            )
+    return tuple(seats)
+
+
 def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> GatewaySettings:
     """The settings of a worker of a site group, from the fleet file and `runtime.json`."""
     state = StateDir(state_path)
     runtime = state.read_runtime()
     address = runtime.site(site)
     home = state.site(site)
-    seats = tuple(
-        EngineSeat(
-            service=spec.service,
-            variant=spec.variant,
-            url=spec.url,
-            served_model=spec.served_names[0],
-            driver=spec.driver,
-        )
-        for spec in engine_specs(fleet, address)
-    )
     return GatewaySettings(
         site=site,
         fleet=fleet.name,
@@ -113,7 +131,8 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         hop_port=address.hop_port,
         table=str(home),
         page=str(home / "shared.mmap"),
-        engines=seats,
+        engines=seats_of(engine_specs(fleet, address)),
+        seats=str(home / SEATS),
         peers=address.peers,
         gateway_urls={name: one.client_url for name, one in runtime.sites.items()},
         identity_dir=str(home / "identity"),

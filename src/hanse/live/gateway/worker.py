@@ -33,10 +33,19 @@ from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, peer_targets
 from hanse.live.gateway.policy import Policy
 from hanse.live.gateway.routing import Routing
+from hanse.live.gateway.settings import VACANT, seats_of
 from hanse.live.gateway.shadow import Shadow
 from hanse.live.gateway.tables import TableFile
 from hanse.live.identity import Identity, ReplayGuard, load_identity, server_context
-from hanse.live.shared import WORKER_ALIVE_AT_S, WORKER_PID, WORKER_TABLE_VERSION, SharedPage
+from hanse.live.seats import read_seats
+from hanse.live.shared import (
+    FLAG_SEATS_VERSION,
+    WORKER_ALIVE_AT_S,
+    WORKER_PID,
+    WORKER_SEATS_VERSION,
+    WORKER_TABLE_VERSION,
+    SharedPage,
+)
 
 if TYPE_CHECKING:
     from hanse.dispatch.table import Table
@@ -82,10 +91,9 @@ class Worker:
         self.waiting: set[Attempt] = set()
         """Attempts without a first byte."""
         self.running: set[Entry | Hop] = set()
-        self.engines = [
-            Engine(i, seat, self.page, settings.worker, settings.workers, loop)
-            for i, seat in enumerate(settings.engines)
-        ]
+        self.engines: list[Engine] = []
+        self._seats_version = 0.0
+        self._take_seats()
         self.identity = self._load_identity()
         self.targets = peer_targets(settings.peers, self.identity, loop)
         self.peers = {
@@ -93,6 +101,8 @@ class Worker:
         }
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
+        if self.log is not None and self._seats_version:
+            self.log.seats([(e.seat.service, e.seat.variant) for e in self.engines])
         affinity = Affinity if self.log is None else self.log.affinity
         self.affinity = affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
@@ -178,17 +188,7 @@ class Worker:
 
     def use_table(self, table: Table) -> None:
         """Requests under way keep what they have; the next ones use this table."""
-        before = self.routing if self.policy_or_none is not None else None
-        self.routing = Routing(
-            table,
-            self.settings,
-            self.page,
-            self.engines,
-            dict(self.targets),
-            before,
-            compiled=self.kernels,
-            log=self.log,
-        )
+        self._route(table)
         self.policy = self.policy_or_none = Policy(table, self.site, self.page)
         self.client_door.heads.clear()
         central = table.central
@@ -197,6 +197,47 @@ class Worker:
         self.body_bytes_max = max(sizes, default=BODY_BYTES_MAX_FIRST)
         self.counts.row[TABLES] += 1.0
         self.page.workers[self.settings.worker, WORKER_TABLE_VERSION] = table.meta.version
+
+    def _route(self, table: Table) -> None:
+        before = self.routing if self.policy_or_none is not None else None
+        self.routing = Routing(
+            table,
+            self.settings,
+            self.page,
+            list(self.engines),
+            dict(self.targets),
+            before,
+            compiled=self.kernels,
+            log=self.log,
+        )
+
+    # --- engines
+
+    def _take_seats(self) -> None:
+        """Engines as the site's agent lists them; what is asked of one that is there no more goes elsewhere."""
+        settings = self.settings
+        listed = read_seats(Path(settings.seats)) if settings.seats else None
+        seats = settings.engines if listed is None else seats_of(listed.engines)
+        if listed is not None:
+            self._seats_version = float(listed.version)
+        seats += (VACANT,) * (len(self.engines) - len(seats))
+        for index, seat in enumerate(seats):
+            made = Engine(index, seat, self.page, settings.worker, settings.workers, self.loop)
+            if index == len(self.engines):
+                self.engines.append(made)
+            elif self.engines[index].seat != seat:
+                self._engine_died(index, time())
+                self.engines[index] = made
+
+    def _follow_seats(self) -> None:
+        """Every tick: the agent has written another list."""
+        before = tuple(engine.seat for engine in self.engines)
+        self._take_seats()
+        if self.policy_or_none is not None and before != tuple(e.seat for e in self.engines):
+            if self.log is not None:
+                self.log.seats([(e.seat.service, e.seat.variant) for e in self.engines])
+            self._route(self.routing.table)
+        self.page.workers[self.settings.worker, WORKER_SEATS_VERSION] = self._seats_version
 
     def gauges(self) -> dict[str, float]:
         """Values of now, for `/metrics`."""
@@ -221,6 +262,8 @@ class Worker:
         self.ledger.flush()
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
+        if self.page.flags[FLAG_SEATS_VERSION] != self._seats_version and self.settings.seats:
+            self._follow_seats()
         if mono_s - self._probed_at_s >= PROBE_EVERY_S:
             self._probed_at_s = mono_s
             for engine in self.engines:
@@ -270,6 +313,7 @@ class Worker:
         self.counts.publish()
         self._slow_at_s = mono_s
         self.page.workers[self.settings.worker, WORKER_PID] = os.getpid()
+        self.page.workers[self.settings.worker, WORKER_SEATS_VERSION] = self._seats_version
         self.page.workers[self.settings.worker, WORKER_ALIVE_AT_S] = now_s
         line = date_line(now_s)
         for door in (self.client_door, self.hop_door):
@@ -311,7 +355,8 @@ class Worker:
         if site < 0:
             return False
         if site == self.routing.origin:
-            return not self.engines or any(engine.usable(now_s) for engine in self.engines)
+            there = [engine for engine in self.engines if not engine.vacant]
+            return not there or any(engine.usable(now_s) for engine in there)
         row = self.routing.load.sites[site]
         age_s = now_s - float(row["sampled_at_s"])
         return bool(row["reachable"]) and age_s <= self.routing.table.meta.heard_stale_s

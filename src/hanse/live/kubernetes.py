@@ -1,0 +1,315 @@
+"""Engines as replicas of a Deployment or a LeaderWorkerSet: the driver `kubernetes`.
+
+Here: `KubernetesDriver`: how many replicas a workload should have, which pod is which engine, why a pod does not come up. Not here:
+the API (`live.kube_api`); what the pods run, which is the workload's own manifest: this driver sets `spec.replicas` (through the
+`scale` subresource, so that it needs no right to change anything else) and nothing else.
+
+An engine is one ready pod; of a LeaderWorkerSet the leader of a group, number n its group n. Which pod a Deployment ends first can be
+said (`controller.kubernetes.io/pod-deletion-cost`); a LeaderWorkerSet ends its last group, and `dispatch.rolling` drains the
+engine of the highest number first. `drain`, `start` and `stop` note what is wanted; `sync`, in a thread, says it to the cluster and
+hears how it stands. A workload that something else scales too (an autoscaler) is scaled back: leave it to one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+from hanse.dispatch.belief import EngineSpec
+from hanse.errors import SiteError
+from hanse.live.drivers import Seen
+from hanse.live.kube_api import KubeApi, KubeError, cluster_of
+from hanse.live.logline import log_line
+from hanse.model.fleet import Fleet, Kubernetes
+
+CONFLICTS_MAX: Final = 5
+"""Tries against others who change the same object; each reads it anew."""
+COST_FIRST: Final = "-1000"
+"""Below the default 0, and far from what other controllers use."""
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
+WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
+SET_NAME: Final = "leaderworkerset.sigs.k8s.io/name"
+PATHS: Final = {
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments/{}",
+    "LeaderWorkerSet": "/apis/leaderworkerset.x-k8s.io/v1/namespaces/{}/leaderworkersets/{}",
+}
+HOPELESS: Final = frozenset(
+    (
+        "CrashLoopBackOff",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RunContainerError",
+    )
+)
+"""Reasons of a waiting container that time alone does not heal (kubelet's names)."""
+
+
+class KubernetesDriver:
+    """All workloads of one site's `kubernetes` pools."""
+
+    def __init__(self, fleet: Fleet, site_id: str) -> None:
+        site = next(site for site in fleet.sites if site.id == site_id)
+        self._pools = {pool.id: pool.kubernetes for pool in site.pools if pool.kubernetes}
+        self._workloads: dict[tuple[str, str], Workload] = {}
+
+    def start(self, spec: EngineSpec) -> None:
+        """One more replica of its workload is wanted."""
+        self._workload(spec).want(spec)
+
+    def restart(self, spec: EngineSpec) -> None:
+        """Its pod goes, and the cluster makes another."""
+        self._workload(spec).renew(spec)
+
+    def drain(self, spec: EngineSpec) -> None:
+        """Its pod is the first to end when there is one less."""
+        self._workload(spec).ending.add(spec.name)
+
+    def stop(self, spec: EngineSpec) -> None:
+        """One less is wanted."""
+        self._workload(spec).release(spec)
+
+    def observe(self, spec: EngineSpec) -> Seen:
+        """As of the last `sync`."""
+        return self._workload(spec).seen(spec.name)
+
+    def runs(self, spec: EngineSpec) -> bool:
+        """A workload goes on without its agent; its pods are found again."""
+        return True
+
+    async def sync(self) -> None:
+        """One round with every cluster; what a workload cannot do now does not keep others from theirs."""
+        for workload in list(self._workloads.values()):
+            await asyncio.to_thread(workload.sync, time.monotonic())
+
+    def _workload(self, spec: EngineSpec) -> Workload:
+        known = self._pools[spec.pool]
+        name = known.name.format(service=spec.service, variant=spec.variant)
+        key = spec.pool, name
+        if key not in self._workloads:
+            self._workloads[key] = Workload(known, name)
+        return self._workloads[key]
+
+
+class Workload:
+    """One Deployment or LeaderWorkerSet and the engines that are its replicas."""
+
+    def __init__(self, known: Kubernetes, name: str) -> None:
+        self.known = known
+        self.path = PATHS[known.kind].format(known.namespace, name)
+        self.name = name
+        self.pods_path = f"/api/v1/namespaces/{known.namespace}/pods"
+        self.wanted: dict[str, EngineSpec] = {}
+        self.ending: set[str] = set()
+        self.pod_of: dict[str, str] = {}
+        """Engine -> pod."""
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.problem = ""
+        """Why the cluster cannot be spoken to, or says no."""
+        self._renewed: set[str] = set()
+        self._marked: set[str] = set()
+        self._version = ""
+        self._selector = ""
+        self._not_before_s = 0.0
+        self._api: KubeApi | None = None
+
+    # --- what the agent wants; on the event loop
+
+    def want(self, spec: EngineSpec) -> None:
+        self.wanted[spec.name] = spec
+
+    def renew(self, spec: EngineSpec) -> None:
+        self.wanted[spec.name] = spec
+        if spec.name in self.pod_of:
+            self._renewed.add(self.pod_of.pop(spec.name))
+
+    def release(self, spec: EngineSpec) -> None:
+        self.wanted.pop(spec.name, None)
+        self.ending.discard(spec.name)
+        self.pod_of.pop(spec.name, None)
+
+    def seen(self, engine: str) -> Seen:
+        pod = self.pods.get(self.pod_of.get(engine, ""))
+        if pod is not None and _ready(pod):
+            return Seen(url=self._url(pod))
+        if self.problem:
+            return Seen(gone=self.problem)
+        reason = next((why for p in self.pods.values() if (why := trouble(p))), "")
+        return Seen(gone=reason if pod is None else trouble(pod))
+
+    def _url(self, pod: dict[str, Any]) -> str:
+        address = pod["status"].get("podIP", "")
+        host = f"[{address}]" if ":" in address else address
+        return f"http://{host}:{self.known.port}"
+
+    # --- one round; in a thread
+
+    def sync(self, now_s: float) -> None:
+        """Scale, mark, renew, look. An error is kept as the reason and tried again at the next round."""
+        if now_s < self._not_before_s:
+            return
+        before = self.problem
+        try:
+            if self._api is None:
+                self._api = KubeApi(cluster_of(self.known.kubeconfig))
+            self._mark(self._api)
+            self._scale(self._api)
+            self._renew(self._api)
+            self._look(self._api)
+            self.problem = ""
+        except KubeError as error:
+            # An overloaded server says when to come again; that is no reason to call engines dead.
+            self._not_before_s = now_s + error.retry_after_s
+            if not error.retry_after_s:
+                self.problem = f"{self.known.kind} {self.name}: {error.got}"
+        except SiteError as error:
+            self.problem = str(error)
+        if self.problem and self.problem != before:
+            log_line(f"kubernetes: {self.problem}")
+
+    def _scale(self, api: KubeApi) -> None:
+        """Optimistic: who changed it in between is read again, for as many tries as are sane."""
+        wanted = len(tuple(self.wanted))
+        for last in (*[False] * (CONFLICTS_MAX - 1), True):
+            scale = api.get(f"{self.path}/scale")
+            if int(scale["spec"].get("replicas", 0)) == wanted:
+                return
+            version = scale["metadata"]["resourceVersion"]
+            patch = {"metadata": {"resourceVersion": version}, "spec": {"replicas": wanted}}
+            try:
+                api.merge(f"{self.path}/scale", patch)
+            except KubeError as error:
+                if error.status != 409 or last:
+                    raise
+            else:
+                return
+
+    def _mark(self, api: KubeApi) -> None:
+        """Say which pods go first, before there is one less."""
+        if self.known.kind != "Deployment":
+            return
+        for engine in sorted(self.ending):
+            pod = self.pod_of.get(engine, "")
+            if not pod or pod in self._marked:
+                continue
+            patch = {"metadata": {"annotations": {DELETION_COST: COST_FIRST}}}
+            try:
+                api.merge(f"{self.pods_path}/{pod}", patch)
+            except KubeError as error:
+                if error.status != 404:
+                    raise
+            self._marked.add(pod)
+
+    def _renew(self, api: KubeApi) -> None:
+        for pod in sorted(self._renewed):
+            try:
+                api.delete(f"{self.pods_path}/{pod}")
+            except KubeError as error:
+                if error.status != 404:
+                    raise
+            self._renewed.discard(pod)
+
+    def _look(self, api: KubeApi) -> None:
+        """A list once, then what changes since; a list again where the server has forgotten since when."""
+        if not self._selector:
+            self._selector = self._selector_of(api.get(self.path))
+        try:
+            if not self._version:
+                self._list(api)
+            else:
+                for event in api.watch(
+                    self.pods_path, self._version, 1, labelSelector=self._selector
+                ):
+                    self._take(event)
+        except KubeError as error:
+            if error.status != 410:
+                raise
+            self._list(api)
+        self._bind()
+
+    def _list(self, api: KubeApi) -> None:
+        self._version = ""
+        found = api.get(self.pods_path, labelSelector=self._selector)
+        self.pods = {pod["metadata"]["name"]: pod for pod in found["items"] if self._counts(pod)}
+        self._version = found["metadata"]["resourceVersion"]
+
+    def _take(self, event: dict[str, Any]) -> None:
+        changed = event["object"]
+        self._version = changed["metadata"]["resourceVersion"]
+        if event["type"] == "BOOKMARK" or not self._counts(changed):
+            return
+        name = changed["metadata"]["name"]
+        if event["type"] == "DELETED":
+            self.pods.pop(name, None)
+            self._marked.discard(name)
+        else:
+            self.pods[name] = changed
+
+    def _counts(self, pod: dict[str, Any]) -> bool:
+        """Of a group only its leader is an engine."""
+        labels = pod["metadata"].get("labels", {})
+        return self.known.kind == "Deployment" or labels.get(WORKER_INDEX) == "0"
+
+    def _selector_of(self, workload: dict[str, Any]) -> str:
+        if self.known.kind == "LeaderWorkerSet":
+            return f"{SET_NAME}={self.name}"
+        labels = workload["spec"]["selector"].get("matchLabels", {})
+        if not labels or workload["spec"]["selector"].get("matchExpressions"):
+            raise SiteError(
+                f"Deployment {self.name}",
+                got="a selector of expressions",
+                allowed="one of matchLabels",
+            )
+        return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+
+    def _bind(self) -> None:
+        """Give every wanted engine without a pod one that is nobody's; who has one keeps it."""
+        alive = {n: p for n, p in self.pods.items() if "deletionTimestamp" not in p["metadata"]}
+        wanted = dict(self.wanted)  # the agent may change it meanwhile
+        pod_of = {e: p for e, p in self.pod_of.items() if p in alive and e in wanted}
+        if self.known.kind == "LeaderWorkerSet":
+            by_group = {
+                int(pod["metadata"]["labels"][GROUP_INDEX]): name for name, pod in alive.items()
+            }
+            pod_of = {e: by_group[n] for e in wanted if (n := _number(e)) in by_group}
+        else:
+            taken = set(pod_of.values())
+            spare = sorted(n for n, pod in alive.items() if n not in taken and _ready(pod))
+            for engine in sorted(wanted, key=_number):
+                if engine not in pod_of and spare:
+                    # After a restart of the agent gateways still send to the pod that it was.
+                    same = (n for n in spare if self._url(alive[n]) == wanted[engine].url)
+                    pod_of[engine] = next(same, spare[0])
+                    spare.remove(pod_of[engine])
+        self.pod_of = pod_of
+
+
+def _number(engine: str) -> int:
+    return int(engine.rpartition("-")[2])
+
+
+def _ready(pod: dict[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def trouble(pod: dict[str, Any]) -> str:
+    """Why a pod will not come up by itself; empty: it may."""
+    status = pod.get("status", {})
+    for container in (
+        *status.get("initContainerStatuses", ()),
+        *status.get("containerStatuses", ()),
+    ):
+        waiting = container.get("state", {}).get("waiting", {})
+        if waiting.get("reason") in HOPELESS:
+            message = waiting.get("message", "")
+            return f"{container['name']}: {waiting['reason']}{': ' if message else ''}{message}"
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return f"Unschedulable: {condition.get('message', '')}"
+    return f"pod failed: {status.get('reason', '')}" if status.get("phase") == "Failed" else ""
