@@ -138,7 +138,9 @@ def all_engines(fleet: Fleet, placements: tuple[Placement, ...]) -> list[EngineS
 def engines_of(
     fleet: Fleet, placements: tuple[Placement, ...], site_id: str
 ) -> tuple[EngineSpec, ...]:
-    """Engines a site is to run, in the order of placements; a replica gets an equal share of its pool's chips."""
+    """Engines a site is to run, in the order of placements; a replica gets the chips it states, else an equal share of
+    its pool's.
+    """
     site = next(s for s in fleet.sites if s.id == site_id)
     return _engines_at(fleet, tuple(p for p in placements if p.site == site_id), site)
 
@@ -170,7 +172,7 @@ def _engines_at(fleet: Fleet, mine: tuple[Placement, ...], site: Site) -> tuple[
                     pool=pool.id,
                     driver=pool.driver,
                     url=pool.urls[position % len(pool.urls)] if pool.urls else "",
-                    chips=max(pool.count // max(in_pool, 1), 1),
+                    chips=placement.chips or max(pool.count // max(in_pool, 1), 1),
                     slots=placement.slots,
                     context_tokens=placement.context_tokens,
                     embedding=service.endpoints == ("embeddings",),

@@ -108,6 +108,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Placement, "replicas"): Range(1, 100_000),
     (Placement, "slots"): Range(1, 65_536),
     (Placement, "context_tokens"): Range(1, 1e9),
+    (Placement, "chips"): Range(0, 1_000_000),  # 0: an equal share
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
 }
@@ -140,6 +141,7 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         _keys,
         _placements,
         _rooms,
+        _failure_groups,
         _policy,
     )
     return [problem for subject in subjects for problem in subject(fleet)]
@@ -493,27 +495,49 @@ def _placements(fleet: Fleet) -> Iterator[Problem]:
         first.setdefault(four, index)
 
 
+def _failure_groups(fleet: Fleet) -> Iterator[Problem]:
+    ids = {site.id for site in fleet.sites}
+    yield from _doubled("failure_group", [g.id for g in fleet.failure_groups])
+    for g, group in enumerate(fleet.failure_groups):
+        if not group.sites:
+            yield Problem(
+                where=f"failure_group[{g}].sites", got="none", allowed="at least one site"
+            )
+        for s, site in enumerate(group.sites):
+            if site not in ids:
+                yield _unknown(f"failure_group[{g}].sites[{s}]", site, ids, "site")
+
+
 def _rooms(fleet: Fleet) -> Iterator[Problem]:
     """Replicas against what a pool and a site's shared page hold; the placement that overflows is named."""
     pools = {(s.id, p.id): p for s in fleet.sites for p in s.pools}
     in_pool: Counter[tuple[str, str]] = Counter()
+    chips_in_pool: Counter[tuple[str, str]] = Counter()
     at_site: Counter[str] = Counter()
     for index, placement in enumerate(fleet.placements):
         where, at = f"placement[{index}].replicas", (placement.site, placement.pool)
         pool = pools.get(at)
         if pool is None or placement.replicas < 1:
             continue
+        chips = placement.replicas * max(placement.chips, 1)
         in_pool[at] += placement.replicas
+        chips_in_pool[at] += chips
         at_site[placement.site] += placement.replicas
-        for got, most, what in (
-            (in_pool[at], pool.count, f"count of pool {pool.id!r}"),
-            (in_pool[at], len(pool.urls) or math.inf, f"number of urls of pool {pool.id!r}"),
-            (at_site[placement.site], ENGINES_PER_SITE_MAX, "engines one site can watch"),
+        engines = "replicas", placement.replicas
+        for (unit, more), got, most, what in (
+            (("chips", chips), chips_in_pool[at], pool.count, f"count of pool {pool.id!r}"),
+            (
+                engines,
+                in_pool[at],
+                len(pool.urls) or math.inf,
+                f"number of urls of pool {pool.id!r}",
+            ),
+            (engines, at_site[placement.site], ENGINES_PER_SITE_MAX, "engines one site can watch"),
         ):
-            if most < got <= most + placement.replicas:
+            if most < got <= most + more:
                 yield Problem(
                     where=where,
-                    got=f"{got} replicas there in all",
+                    got=f"{got} {unit if placement.chips else 'replicas'} there in all",
                     allowed=f"at most {most}, the {what} at {placement.site!r}",
                 )
                 break

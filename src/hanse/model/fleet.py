@@ -222,6 +222,15 @@ class Placement(Value, frozen=True, kw_only=True):
     """Requests one replica decodes at once (llama.cpp `n_parallel`, vLLM `max_num_seqs`)."""
     context_tokens: int = 8192
     """KV capacity of one replica over all slots, in tokens."""
+    chips: int = 0
+    """Of one replica; 0: an equal share of the pool."""
+
+
+class FailureGroup(Value, frozen=True, kw_only=True):
+    """Sites that may fail together: one feeder, one landing station, one flood plain."""
+
+    id: Id
+    sites: tuple[Id, ...]
 
 
 class Policy(Value, frozen=True, kw_only=True):
@@ -246,6 +255,7 @@ class Fleet(
         "services": "service",
         "tenants": "tenant",
         "placements": "placement",
+        "failure_groups": "failure_group",
     },
 ):
     """Everything an operator writes."""
@@ -261,3 +271,5 @@ class Fleet(
     services: tuple[Service, ...]
     tenants: tuple[Tenant, ...]
     placements: tuple[Placement, ...] = ()
+    failure_groups: tuple[FailureGroup, ...] = ()
+    """What a placement has to survive, one at a time; none: any one site."""
