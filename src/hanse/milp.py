@@ -199,6 +199,30 @@ class Solver:
         self.column_count += 1
         return self.column_count - 1
 
+    def add_columns(self, cost: Floats, rows: Ints, values: Floats) -> Ints:
+        """Columns from 0 upwards, each with equally many entries [column, entry]; their indices."""
+        count, each = rows.shape
+        if count:
+            zeros, most = np.zeros(count), np.full(count, INF)
+            starts = (each * np.arange(count)).astype(np.int32)
+            index = rows.ravel().astype(np.int32)
+            entries = np.ascontiguousarray(values, float).ravel()
+            self.highs.addCols(
+                count, cost / self.unit, zeros, most, index.size, starts, index, entries
+            )
+        self.column_count += count
+        return np.arange(self.column_count - count, self.column_count)
+
+    def add_rows(self, lower: Floats, upper: Floats, columns: Ints, values: Floats) -> None:
+        """More rows, each with equally many entries [row, entry]."""
+        count, each = columns.shape
+        if count:
+            starts = (each * np.arange(count)).astype(np.int32)
+            index = columns.ravel().astype(np.int32)
+            entries = np.ascontiguousarray(values, float).ravel()
+            self.highs.addRows(count, lower, upper, index.size, starts, index, entries)
+        self.row_count += count
+
     def add_row(self, lower: float, upper: float, columns: Ints, values: Floats) -> None:
         """One more row."""
         index = columns.astype(np.int32)

@@ -10,7 +10,6 @@ from hanse.plan.capacity import fit_of, slots_needed
 from hanse.plan.demand import demand_of
 from hanse.plan.doubt import corners, most_likely, outcome, scorer, tornado, wins
 from hanse.plan.latency import ttft_quantiles_ms
-from hanse.plan.open_loop import weighted_quantile
 from hanse.plan.operate import (
     SECONDS_PER_YEAR,
     _replicas,
@@ -20,6 +19,7 @@ from hanse.plan.operate import (
     growth_paths,
     operate,
 )
+from hanse.serving.open_loop import weighted_quantile
 from plan import hand
 
 STUDY = hand.study()

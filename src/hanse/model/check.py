@@ -32,6 +32,7 @@ from hanse.model.fleet import (
     Service,
     Site,
     Slo,
+    SlowLoop,
     Value,
     Variant,
     Weights,
@@ -112,6 +113,10 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Placement, "slots"): Range(1, 65_536),
     (Placement, "context_tokens"): Range(1, 1e9),
     (Placement, "chips"): Range(1, 1_000_000),
+    (SlowLoop, "place_every_s"): Range(5, 86_400),
+    (SlowLoop, "window_s"): Range(60, 86_400),
+    (SlowLoop, "schedule_every_s"): Range(5, 86_400),
+    (SlowLoop, "demand_bin_s"): Range(1, 3_600),
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
 }
@@ -145,6 +150,7 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         _keys,
         _placements,
         _rooms,
+        _failure_groups,
         _policy,
     )
     return [problem for subject in subjects for problem in subject(fleet)]
@@ -508,6 +514,19 @@ def _placements(fleet: Fleet) -> Iterator[Problem]:
                 fix="raise its replicas",
             )
         first.setdefault(four, index)
+
+
+def _failure_groups(fleet: Fleet) -> Iterator[Problem]:
+    ids = {site.id for site in fleet.sites}
+    yield from _doubled("failure_group", [g.id for g in fleet.failure_groups])
+    for g, group in enumerate(fleet.failure_groups):
+        if not group.sites:
+            yield Problem(
+                where=f"failure_group[{g}].sites", got="none", allowed="at least one site"
+            )
+        for s, site in enumerate(group.sites):
+            if site not in ids:
+                yield _unknown(f"failure_group[{g}].sites[{s}]", site, ids, "site")
 
 
 def _rooms(fleet: Fleet) -> Iterator[Problem]:

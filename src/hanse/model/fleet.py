@@ -244,6 +244,13 @@ class Placement(Value, frozen=True, kw_only=True):
     restarts nothing."""
 
 
+class FailureGroup(Value, frozen=True, kw_only=True):
+    """Sites that may fail together: one feeder, one landing station, one flood plain."""
+
+    id: Id
+    sites: tuple[Id, ...]
+
+
 class Policy(Value, frozen=True, kw_only=True):
     """The operator's own law on top of the shipped rules."""
 
@@ -281,6 +288,7 @@ class Fleet(
         "services": "service",
         "tenants": "tenant",
         "placements": "placement",
+        "failure_groups": "failure_group",
     },
 ):
     """Everything an operator writes."""
@@ -297,3 +305,5 @@ class Fleet(
     services: tuple[Service, ...]
     tenants: tuple[Tenant, ...]
     placements: tuple[Placement, ...] = ()
+    failure_groups: tuple[FailureGroup, ...] = ()
+    """What a placement has to survive, one at a time; none: any one site."""

@@ -1,7 +1,7 @@
 """What a chip serves of a workload within its SLO, and what it draws: from the same step model that the twin's engines run.
 
 Here: `fit_of`, the best replica of a workload on an accelerator; how many slots a peak needs so that requests seldom wait. Not here:
-where replicas stand (`designs`), formulas of a replica's load (`open_loop`).
+where replicas stand (`designs`), formulas of a replica's load (`serving.open_loop`).
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ import math
 from functools import cache
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from hanse.catalogue import accelerator_named, ai_model_named
 from hanse.energy.plant import chip_rated_w, host_w
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
-from hanse.plan.open_loop import ANSWER_SIGMA, loaded
 from hanse.plan.study_file import Workload
 from hanse.serving.linear import expected_errors
+from hanse.serving.open_loop import loaded
 from hanse.serving.precisions import arithmetic, known_precision
-from hanse.serving.steady import running_of
 from hanse.serving.steps import StepModel, step_model
+from hanse.serving.within_slo import SLOTS_MAX, slots_within
 
 COUNTS: Final = (1, 2, 4, 8)
 """Chips of one replica: inside one server, where tensor parallelism has fast links."""
-SLOTS_MAX: Final = 256
-"""vLLM's default `max_num_seqs`; more requests at once than this gain little and wait longer."""
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 """Where power over load is asked for; in between it is taken as straight."""
 TUNING_MFU: Final = 0.35
@@ -199,24 +195,7 @@ class _Replica(NamedTuple):
     def slots(self, ttft_ms: float, tpot_ms: float) -> int:
         """Most requests at once within the SLO for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
         step = self.step(SLOTS_MAX)
-        longest = self.tokens_out * float(np.exp(ANSWER_SIGMA**2))
-        room = running_of(step, SLOTS_MAX, self.tokens_in, longest)
-
-        def meets(slots: int) -> bool:
-            if slots > room:
-                return False
-            said = loaded(step, slots, self.tokens_in, self.tokens_out)
-            return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
-
-        if not meets(1):
-            return 0
-        low, high = 1, SLOTS_MAX
-        if meets(high):
-            return high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if meets(middle) else (low, middle)
-        return low
+        return slots_within(step, self.tokens_in, self.tokens_out, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
 
     def step(self, slots: int) -> StepModel:
         """Its engine, with so many slots."""

@@ -17,10 +17,10 @@ from hanse.plan.design import Design
 from hanse.plan.drawn import Drawn
 from hanse.plan.latency import samples
 from hanse.plan.meter import Meter
-from hanse.plan.open_loop import weighted_quantile
 from hanse.plan.operate import capacity_tokens_s, first_replicas, loads_of
 from hanse.plan.study_file import Study
 from hanse.plan.tco import GROUPS
+from hanse.serving.open_loop import weighted_quantile
 
 Floats = NDArray[np.float64]
 LOST_MAX = 3

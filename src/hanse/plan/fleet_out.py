@@ -36,9 +36,9 @@ from hanse.model.fleet import (
 )
 from hanse.plan.demand import HOURS, Demand
 from hanse.plan.design import Design
-from hanse.plan.open_loop import ANSWER_SIGMA, PROMPT_SIGMA
 from hanse.plan.physics import site_of
 from hanse.plan.study_file import Study, Workload
+from hanse.serving.open_loop import ANSWER_SIGMA, PROMPT_SIGMA
 from hanse.signals.traces import Trace
 from hanse.signals.traces.generate import generate
 from hanse.signals.traces.spec import (

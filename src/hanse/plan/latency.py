@@ -1,6 +1,6 @@
 """Time to first token that users of a design wait, in closed form: the way there, the step that is met, the prompt's reading.
 
-Here: `ttft_quantiles_ms`. Not here: steps and prompts that meet in them (`open_loop`); waiting for a slot, which planned capacity makes rare
+Here: `ttft_quantiles_ms`. Not here: steps and prompts that meet in them (`serving.open_loop`); waiting for a slot, which planned capacity makes rare
 (`capacity.WAIT_SHARE`), and sites' helping each other, which the twin knows (`validate`).
 """
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from hanse.plan.capacity import Fit
 from hanse.plan.demand import HOURS, Demand
 from hanse.plan.design import Design
-from hanse.plan.open_loop import waits_ms, weighted_quantile
 from hanse.plan.operate import first_replicas, growth_of, loads_of
 from hanse.plan.study_file import Study
+from hanse.serving.open_loop import waits_ms, weighted_quantile
 
 Floats = NDArray[np.float64]
 DAY: Final = tuple(range(0, HOURS, 3))

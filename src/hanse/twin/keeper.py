@@ -16,15 +16,12 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.model.fleet import Fleet, Placement
+from hanse.serving.within_slo import LOAD_BYTES_PER_S, START_S
 from hanse.twin import faults
 from hanse.twin.arrays import DOWN, FROZEN
 from hanse.twin.handle import Handle
 
 PROBE_EVERY_S: Final = 0.25
-LOAD_BYTES_PER_S: Final = 2e9
-"""Weights from a local NVMe disk into accelerator memory; 1 to 3 GB/s are usual, and engines add set-up of their own."""
-START_S: Final = 5.0
-"""Process start and warm-up of an inference server beside reading its weights."""
 
 Kind = tuple[str, str, str, str]
 """(site, service, variant, pool): engines of one kind are alike."""

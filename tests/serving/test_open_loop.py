@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.catalogue import accelerator_named, ai_model_named
-from hanse.plan.open_loop import loaded, prompt_lengths, waits_ms, weighted_quantile
+from hanse.serving.open_loop import loaded, prompt_lengths, waits_ms, weighted_quantile
 from hanse.serving.steps import step_model
 
 STEP = step_model(

@@ -1,0 +1,186 @@
+"""What a placement leaves undone, why, and what would cure it, in words.
+
+Here: `violations` of a plan. Not here: prices of slacks (`place_values`), the plan (`place_answer`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from hanse.dispatch.place_values import Violation, ViolationKind
+
+if TYPE_CHECKING:
+    from hanse.dispatch.place_answer import Plan
+
+NAMES_MAX: Final = 4
+"""A list of all sites helps nobody."""
+
+
+def violations(plan: Plan) -> tuple[Violation, ...]:
+    """Everything the plan does not meet, the gravest kind first."""
+    return (*_unlawful(plan), *_unserved(plan), *_late(plan), *_uncovered(plan), *_power(plan))
+
+
+def _unlawful(plan: Plan) -> list[Violation]:
+    r, p = plan.model.rows, plan.model.problem
+    found: dict[tuple[int, int], float] = {}
+    for i in np.flatnonzero((r.entry < 0) & (r.d["requests_per_s_high"] > 0.0)):
+        key = int(r.d["service"][i]), int(r.d["law"][i])
+        found[key] = found.get(key, 0.0) + float(r.d["requests_per_s_high"][i])
+    return [
+        _violation(
+            "unlawful",
+            p.services[q].id,
+            amount,
+            "requests/s",
+            "law lets no site with a gateway that is up read it"
+            if not p.laws[law]
+            else f"every lawful site is silent: {_names(plan, p.laws[law])}",
+            "add a site where these subjects' data may be processed, or hold a transfer mechanism that opens one (`hanse check --law`)"
+            if not p.laws[law]
+            else "bring one of them back",
+        )
+        for (q, law), amount in sorted(found.items())
+    ]
+
+
+def _unserved(plan: Plan) -> list[Violation]:
+    r, p = plan.model.rows, plan.model.problem
+    found = []
+    for i in np.flatnonzero(plan.u > 0.0):
+        why, cure = _why_unserved(plan, int(i))
+        head = int(r.head[i])
+        what = f"{p.services[int(r.service[i])].id} from {p.sites[int(r.d['origin'][head])].id}"
+        members = int((r.member == i).sum())
+        if members > 1:
+            what += f" and {members - 1} more"
+        found.append(
+            _violation("unserved", what, float(plan.u[i] * r.high[i]), "requests/s", why, cure)
+        )
+    return found
+
+
+def _why_unserved(plan: Plan, row: int) -> tuple[str, str]:
+    r, p = plan.model.rows, plan.model.problem
+    lawful = np.flatnonzero(r.lawful[r.law[row]])
+    mine = (
+        np.flatnonzero((r.offer_service == r.service[row]) & np.isin(r.offer_site, lawful))
+        if len(p.offers)
+        else np.zeros(0, np.int64)
+    )
+    if not len(mine):
+        return (
+            f"no replica fits at a lawful site ({_names(plan, lawful)})",
+            "give one of them chips that hold a variant within the SLO, or offer a smaller variant",
+        )
+    good = mine[r.offer_quality[mine] >= r.quality[row] - 1e-9]
+    if not len(good):
+        return (
+            f"no variant that fits has quality {r.quality[row]:g}",
+            f"offer a better variant, or lower quality_min to {float(r.offer_quality[mine].max()):g}",
+        )
+    usable = good[r.offer_max[good] > 0.0]
+    if not len(usable):
+        sites = np.unique(r.offer_site[good])
+        return f"all its sites are lost or drained: {_names(plan, sites)}", "bring one of them back"
+    pools = np.unique(r.offer_pool[usable])
+    used = np.bincount(r.offer_pool, r.offer_chips * plan.n, len(p.pools))
+    free = np.array([p.pools[k].chips_count for k in pools]) - used[pools]
+    least = np.array([r.offer_chips[usable[r.offer_pool[usable] == k]].min() for k in pools])
+    sites = np.unique(r.offer_site[usable])
+    if (free < least).all():
+        each = float(r.offer_rate[usable].max())
+        count = int(np.ceil(plan.u[row] * r.high[row] / each - 1e-9))
+        return (
+            f"every chip that may serve it is taken at {_names(plan, sites)}",
+            f"add chips for {count} more replica{'s' if count > 1 else ''} at one of them",
+        )
+    if (plan.kw_high[sites] >= 0.98 * _supply(plan)[sites]).any():
+        return "its sites have no power left", f"raise grid_kw_max at {_names(plan, sites)}"
+    return (
+        "another replica costs more than leaving it unserved",
+        f"raise the price of an unserved request, or make one cheaper at {_names(plan, sites)}",
+    )
+
+
+def _late(plan: Plan) -> list[Violation]:
+    m, r, p = plan.model, plan.model.rows, plan.model.problem
+    found = []
+    for q, service in enumerate(p.services):
+        late = (m.pair_late > 0.0) & (plan.x > 0.0) & (r.service[m.pair_row] == q)
+        if not late.any():
+            continue
+        per_s = float((r.mean[m.pair_row] * plan.x)[late].sum())
+        first = np.flatnonzero(late)[0]
+        row, offer = int(m.pair_row[first]), int(m.pair_offer[first])
+        head = int(r.head[row])
+        way = float(r.way_ms[head, r.offer_site[offer]])
+        ttft = way + float(r.offer_ttft[offer])
+        origin, site = p.sites[int(r.d["origin"][head])].id, p.sites[int(r.offer_site[offer])].id
+        found.append(
+            _violation(
+                "late",
+                service.id,
+                per_s,
+                "requests/s",
+                f"from {origin} to {site} the first token of 95 of 100 comes after {ttft:.0f} ms of {service.ttft_ms:.0f} ms, {way:.0f} ms of them on the way",
+                f"give a lawful site nearer to {origin} chips for it, or promise {np.ceil(ttft / 10.0) * 10.0:.0f} ms",
+            )
+        )
+    return found
+
+
+def _uncovered(plan: Plan) -> list[Violation]:
+    r, p = plan.model.rows, plan.model.problem
+    found = []
+    for q, f in zip(*np.nonzero(plan.short > 0.0), strict=True):
+        failure = p.failures[int(f)]
+        offers = (r.offer_service == q) & (r.offer_max > 0.0)
+        others = np.unique(r.offer_site[offers & ~np.isin(r.offer_site, failure.sites)])
+        cure = f"add chips for it at {_names(plan, others)}"
+        if not len(others):
+            cure = f"give a site outside {failure.id} chips that hold a variant of it"
+        found.append(
+            _violation(
+                "uncovered",
+                f"{p.services[int(q)].id} without {failure.id}",
+                float(plan.short[q, f]),
+                "requests/s",
+                "what is left elsewhere does not hold it",
+                cure,
+            )
+        )
+    return found
+
+
+def _power(plan: Plan) -> list[Violation]:
+    p = plan.model.problem
+    return [
+        _violation(
+            "over_power",
+            p.sites[int(s)].id,
+            float(plan.over_kw[s]),
+            "kW",
+            f"{plan.kw_high[s]:.1f} kW with all demand high, {_supply(plan)[s]:.1f} kW of supply",
+            f"raise grid_kw_max by {np.ceil(plan.over_kw[s] * 10.0) / 10.0:g} kW, or let other sites hold more",
+        )
+        for s in np.flatnonzero(plan.over_kw > 0.0)
+    ]
+
+
+def _supply(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array([s.grid_kw_max + s.own_kw_low for s in plan.model.problem.sites], float)
+
+
+def _names(plan: Plan, sites: object) -> str:
+    ids = [plan.model.problem.sites[int(s)].id for s in np.asarray(sites).ravel()]
+    more = f" and {len(ids) - NAMES_MAX} more" if len(ids) > NAMES_MAX else ""
+    return ", ".join(ids[:NAMES_MAX]) + more if ids else "none"
+
+
+def _violation(
+    kind: ViolationKind, what: str, amount: float, unit: str, why: str, cure: str
+) -> Violation:
+    return Violation(kind=kind, what=what, amount=amount, unit=unit, why=why, cure=cure)

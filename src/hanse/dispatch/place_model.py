@@ -1,0 +1,334 @@
+"""Rows and columns of the placement program, in named blocks: one function a family of constraints, its equation above it.
+
+Here: `PlaceModel`. Not here: demand as arrays (`place_rows`), which rows and columns are added while solving (`place_search`),
+HiGHS (`milp`).
+
+Symbols. Row d of demand asks a_d requests/s at most and m_d on average, in the service's mean requests; offer o serves r_o of them a
+replica, at site s(o) in pool p(o). Columns: x_do share of d that o serves; u_d share that nobody does; n_o replicas, b_o of them
+loaded anew; k_p nodes on, w_p of them woken; g_s, f_s, e_s kW from the grid, of own power, and above the supply; v_qf requests/s
+of service q that failure f leaves without a replica; M_c the most that any failure takes of what a set c of rows may use.
+
+    min  sum of USD/h: energy and carbon (g_s), own power at what it would earn (f_s), egress, waiting and lateness (x_do), loading
+         (b_o) and waking (w_p) spread over the window, and prices of what is not met (u_d, v_qf, e_s)
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from hanse.dispatch.place_rows import Bools, Floats, Ints, Rows
+from hanse.milp import INF, Model
+from hanse.units import SECONDS_PER_HOUR
+
+PAIRS_ALL_MAX: Final = 60_000
+"""Up to here every pair of row and offer is a column from the start; beyond, those near, and others as prices call for them."""
+PAIRS_EACH: Final = 24
+"""Of a row, to begin with where there are more: with capacity at all of them a row seldom needs another."""
+
+
+class Cover(NamedTuple):
+    """Rows of one service that must survive together, and what they may use."""
+
+    service: int
+    offers: Ints
+    need: float
+    """Requests/s, kept."""
+
+
+class PlaceModel:
+    """The program of one problem. Attributes are indices of columns and rows by what they stand for."""
+
+    def __init__(self, rows: Rows, *, all_pairs: bool | None = None) -> None:
+        self.rows = rows
+        self.problem = rows.problem
+        self.model = Model()
+        self._candidates()
+        self._columns(all_pairs)
+        for block in (
+            self._serve, self._room, self._nodes, self._memory, self._engines, self._energy,
+            self._cap, self._starts, self._cover, self._count,
+        ):  # fmt: skip
+            block()
+
+    # --- pairs
+
+    def _candidates(self) -> None:
+        """All lawful (row, offer) pairs, with costs and what they take; most are left out of large programs at first."""
+        r = self.rows
+        parts: list[tuple[Ints, Ints, Floats, Floats, Floats]] = []
+        for q in range(len(self.problem.services)):
+            rows, offers, may, usd, late, egress = r.pairs(q)
+            i, j = np.nonzero(may)
+            parts.append((rows[i], offers[j], usd[i, j], late[i, j], egress[i, j]))
+        joined = [np.concatenate(a) if parts else np.zeros(0) for a in zip(*parts, strict=True)]
+        if not joined:
+            joined = [np.zeros(0)] * 5
+        self.pair_row, self.pair_offer = joined[0].astype(np.int64), joined[1].astype(np.int64)
+        self.pair_usd, self.pair_late, self.pair_egress = joined[2], joined[3], joined[4]
+        rate = r.offer_rate[self.pair_offer]
+        self.pair_use = r.high[self.pair_row] / rate
+        """Replicas that a whole row takes."""
+        each_kw = r.offer_kw_per_rps[self.pair_offer]
+        self.pair_kw = r.mean[self.pair_row] * each_kw
+        self.pair_kw_high = r.high[self.pair_row] * each_kw
+
+    def _near(self) -> Bools:
+        """[pair] to begin with: of each row the cheapest, energy and a replica's waiting included."""
+        r = self.rows
+        site = r.offer_site[self.pair_offer]
+        power = r.pue[site] * r.grid_usd[site]
+        rough = self.pair_usd + power * (self.pair_kw + self.pair_use * r.offer_kw[self.pair_offer])
+        order = np.lexsort((rough, self.pair_row))
+        first = np.searchsorted(self.pair_row[order], np.arange(len(r.service)))
+        place = np.arange(len(order)) - first[self.pair_row[order]]
+        keep = np.zeros(len(order), bool)
+        keep[order] = place < PAIRS_EACH
+        # What runs now may go on serving.
+        return keep
+
+    def _columns(self, all_pairs: bool | None) -> None:
+        r, p, m = self.rows, self.problem, self.model
+        everything = len(self.pair_row) <= PAIRS_ALL_MAX if all_pairs is None else all_pairs
+        self.taken = np.ones(len(self.pair_row), bool) if everything else self._near()
+        """[pair] is a column."""
+        now = np.flatnonzero(self.taken)
+        self.pair_column = np.full(len(self.pair_row), -1, np.int64)
+        self.pair_column[now] = m.add_columns("share", self.pair_usd[now])
+        self.u = m.add_columns("unserved", r.unserved_usd, upper=1.0)
+        fresh = np.array([o.start_usd for o in p.offers], float) / r.window_h
+        runs = r.offer_now > 0.0
+        self.n = m.add_columns(
+            "replicas",
+            np.where(runs, 0.0, fresh),
+            lower=np.where(r.offer_fixed, r.offer_max, 0.0),
+            upper=r.offer_max,
+            integer=True,
+        )
+        self.b_offer = np.flatnonzero(runs & ~r.offer_fixed & (r.offer_max > 0.0))
+        self.b = m.add_columns("loaded", fresh[self.b_offer])
+        nodes = np.array([pool.nodes for pool in p.pools], float)
+        hosts = np.array([s.hosts for s in p.sites], bool)
+        nodes = np.where(hosts[r.pool_site], nodes, 0.0) if p.pools else nodes
+        self.k = m.add_columns("nodes", np.zeros(len(nodes)), upper=nodes, integer=True)
+        wake = np.array([pool.wake_usd for pool in p.pools], float) / r.window_h
+        self.w = m.add_columns("woken", wake)
+        self.g = m.add_columns("grid", r.grid_usd)
+        export = np.array([s.export_usd_per_kwh for s in p.sites], float)
+        self.f = m.add_columns("own", export, upper=np.array([s.own_kw for s in p.sites], float))
+        self.e = m.add_columns("over", np.full(len(p.sites), p.over_usd_per_kwh))
+        price = np.array([q.uncovered_usd_per_request for q in p.services], float)
+        self.v = m.add_columns(
+            "uncovered",
+            np.repeat(price[:, None] * SECONDS_PER_HOUR, len(p.failures), axis=1),
+        )
+
+    # --- blocks
+
+    def _serve(self) -> None:
+        """sum_o x_do + u_d = 1: all demand is served at a lawful site, or named."""
+        m = self.model
+        self.serve = m.add_rows("serve", 1.0, 1.0, self.u.shape)
+        now = np.flatnonzero(self.taken)
+        m.put(self.serve[self.pair_row[now]], self.pair_column[now], 1.0)
+        m.put(self.serve, self.u, 1.0)
+
+    def _room(self) -> None:
+        """sum_d a_d / r_o x_do <= n_o: replicas enough that requests seldom wait (`serving.within_slo`)."""
+        m = self.model
+        self.room = m.add_rows("room", -INF, 0.0, self.n.shape)
+        now = np.flatnonzero(self.taken)
+        m.put(self.room[self.pair_offer[now]], self.pair_column[now], self.pair_use[now])
+        m.put(self.room, self.n, -1.0)
+
+    def _nodes(self) -> None:
+        """sum_o chips_o n_o <= chips_p k_p, and <= all chips of p: replicas stand on nodes that are on.
+
+        Replicas and nodes are powers of two, or a node is alone, so that what fits in sum fits (`place_check` packs them).
+        """
+        m, r, pools = self.model, self.rows, self.problem.pools
+        chips = np.array([pool.chips for pool in pools], float)
+        count = np.array([pool.chips_count for pool in pools], float)
+        on = m.add_rows("nodes on", -INF, 0.0, self.k.shape)
+        m.put(on[r.offer_pool], self.n, r.offer_chips)
+        m.put(on, self.k, -chips)
+        short = np.flatnonzero(count < chips * np.array([pool.nodes for pool in pools], float))
+        held = m.add_rows("chips", -INF, count[short], short.shape)
+        place = np.full(len(pools), -1, np.int64)
+        place[short] = held
+        mine = np.flatnonzero(place[r.offer_pool] >= 0) if len(pools) else short
+        m.put(place[r.offer_pool[mine]], self.n[mine], r.offer_chips[mine])
+
+    def _memory(self) -> None:
+        """sum_o memory_o n_o <= memory of the nodes on: where chips do not say it already."""
+        m, r, p = self.model, self.rows, self.problem
+        each = np.array([o.memory_gb for o in p.offers], float)
+        chip_gb = np.array([pool.memory_gb for pool in p.pools], float)
+        tight = each > chip_gb[r.offer_pool] * r.offer_chips + 1e-9 if p.offers else each > 0.0
+        tight &= chip_gb[r.offer_pool] > 0.0 if p.offers else tight
+        pools = np.unique(r.offer_pool[tight])
+        rows = m.add_rows("memory", -INF, 0.0, pools.shape)
+        place = np.full(len(p.pools), -1, np.int64)
+        place[pools] = rows
+        mine = np.flatnonzero(place[r.offer_pool] >= 0) if len(p.pools) else pools
+        m.put(place[r.offer_pool[mine]], self.n[mine], each[mine])
+        node_gb = np.array([p.pools[i].memory_gb * p.pools[i].chips for i in pools], float)
+        m.put(rows, self.k[pools], -node_gb)
+
+    def _engines(self) -> None:
+        """sum over a site of n_o <= what its agent can watch."""
+        m, r, p = self.model, self.rows, self.problem
+        most = np.array([s.engines_max for s in p.sites], float)
+        rows = m.add_rows("engines", -INF, most, most.shape)
+        m.put(rows[r.offer_site], self.n, 1.0)
+
+    def _power(self, name: str, pair_kw: Floats, sign: float, lower: Floats, upper: Floats) -> Ints:
+        """A row a site of `sign` times its IT power at the meter: nodes on, replicas loaded, requests."""
+        m, r, p = self.model, self.rows, self.problem
+        rows = m.add_rows(name, lower, upper, (len(p.sites),))
+        now = np.flatnonzero(self.taken)
+        # Several offers of one site are several columns, so no place is filled twice.
+        site = r.offer_site[self.pair_offer[now]]
+        m.put(rows[site], self.pair_column[now], sign * r.pue[site] * pair_kw[now])
+        m.put(rows[r.offer_site], self.n, sign * r.pue[r.offer_site] * r.offer_kw)
+        on_kw = np.array([(pool.node_on_w - pool.node_off_w) / 1000.0 for pool in p.pools], float)
+        m.put(rows[r.pool_site], self.k, sign * r.pue[r.pool_site] * on_kw)
+        return rows
+
+    def off_kw(self) -> Floats:
+        """[site] at the meter with every node off."""
+        r, p = self.rows, self.problem
+        off = np.array([pool.nodes * pool.node_off_w / 1000.0 for pool in p.pools], float)
+        at = np.bincount(r.pool_site, off, len(p.sites)) if len(off) else np.zeros(len(p.sites))
+        return np.asarray(r.pue * at)
+
+    def _energy(self) -> None:
+        """g_s + f_s >= PUE_s (nodes off and on, replicas loaded, mean demand): own power first where it is cheaper, then the grid."""
+        self.energy = self._power(
+            "energy", self.pair_kw, -1.0, self.off_kw(), np.full(len(self.problem.sites), INF)
+        )
+        self.model.put(self.energy, self.g, 1.0)
+        self.model.put(self.energy, self.f, 1.0)
+
+    def _cap(self) -> None:
+        """PUE_s (... high demand) - e_s <= grid_kw_max_s + own power's least: the supply, or a priced excess."""
+        supply = np.array([s.grid_kw_max + s.own_kw_low for s in self.problem.sites], float)
+        low = np.full(len(supply), -INF)
+        self.cap = self._power("cap", self.pair_kw_high, 1.0, low, supply - self.off_kw())
+        self.model.put(self.cap, self.e, -1.0)
+
+    def _starts(self) -> None:
+        """b_o >= n_o - now_o; w_p >= k_p - on_p: what is loaded or woken is paid once."""
+        m, p = self.model, self.problem
+        rows = m.add_rows("loaded", -INF, self.rows.offer_now[self.b_offer], self.b.shape)
+        m.put(rows, self.n[self.b_offer], 1.0)
+        m.put(rows, self.b, -1.0)
+        on = np.array([pool.nodes_on for pool in p.pools], float)
+        woken = m.add_rows("woken", -INF, on, self.w.shape)
+        m.put(woken, self.k, 1.0)
+        m.put(woken, self.w, -1.0)
+
+    def covers(self) -> list[Cover]:
+        """Sets of rows to survive: each law and need of quality of a service, and each service whole."""
+        r = self.rows
+        found: dict[tuple[int, bytes], Cover] = {}
+        for q in range(len(self.problem.services)):
+            rows = np.flatnonzero((r.service == q) & (r.kept > 0.0))
+            offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))
+            if not len(rows) or not len(offers):
+                continue
+            may = self.usable(rows, offers)
+            kinds, kind = np.unique(may, axis=0, return_inverse=True)
+            sets = [kind.ravel() == i for i in range(len(kinds))]
+            # What may use no more than another set may counts for it, too.
+            within = [(kinds <= kinds[i]).all(axis=1)[kind.ravel()] for i in range(len(kinds))]
+            for chosen in (*sets, *within, np.ones(len(rows), bool)):
+                used = offers[may[chosen].any(axis=0)]
+                if not len(used) or not self.failing[r.offer_site[used]].any():
+                    continue  # nobody serves it, or nothing takes any of it
+                need = float(r.kept[rows[chosen & may.any(axis=1)]].sum())
+                key = q, used.tobytes()
+                if key not in found or found[key].need < need:
+                    found[key] = Cover(q, used, need)
+        return list(found.values())
+
+    def usable(self, rows: Ints, offers: Ints) -> Bools:
+        """[row, offer] lawful and good enough, whatever the way."""
+        r = self.rows
+        may = r.lawful[r.law[rows]][:, r.offer_site[offers]]
+        return np.asarray(
+            may & (r.offer_quality[offers][None, :] >= r.quality[rows][:, None] - 1e-9)
+        )
+
+    def _cover(self) -> None:
+        """For a set c of rows of service q and each failure f (Gale, Pacific J. Math. 7, 1957: what is left holds it all):
+
+        `hold`  sum_o r_o n_o - M_c >= kept demand of c;   `loss`  M_c >= sum_(o in f) r_o n_o - v_qf
+        """
+        m, r, p = self.model, self.rows, self.problem
+        self.failing = np.zeros(len(p.sites), np.int64)
+        for failure in p.failures:
+            self.failing[list(failure.sites)] += 1
+        self.sets = self.covers()
+        self.most = m.add_columns("most", np.zeros(len(self.sets)), lower=-INF)
+        hold = m.add_rows(
+            "hold", np.array([c.need for c in self.sets], float), INF, (len(self.sets),)
+        )
+        gone = np.zeros((len(p.failures), len(p.sites)), bool)
+        for f, failure in enumerate(p.failures):
+            gone[f, list(failure.sites)] = True
+        pairs: list[tuple[int, int, Ints]] = []
+        for c, cover in enumerate(self.sets):
+            m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
+            hit = gone[:, r.offer_site[cover.offers]]
+            pairs += [
+                (c, f, cover.offers[hit[f]]) for f in np.flatnonzero(hit.any(axis=1)).tolist()
+            ]
+        m.put(hold, self.most, -1.0)
+        loss = m.add_rows("loss", 0.0, INF, (len(pairs),))
+        sets = np.array([c for c, _, _ in pairs], np.int64)
+        m.put(loss, self.most[sets], 1.0)
+        of = np.array([self.sets[c].service for c, _, _ in pairs], np.int64)
+        m.put(loss, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        if pairs:
+            lost = np.concatenate([o for _, _, o in pairs])
+            m.put(np.repeat(loss, [len(o) for _, _, o in pairs]), self.n[lost], -r.offer_rate[lost])
+
+    def _count(self) -> None:
+        """sum_o n_o + (v or u) / rest >= fewest: whole replicas, one more where any of them may fail.
+
+        With r the largest rate of the set, fewest = ceil(demand / r) and rest = demand - (fewest - 1) r: the rounding cut of
+        Gomory (Nemhauser and Wolsey, Integer and Combinatorial Optimization, 1988, II.1.7). After a failure that takes one replica
+        at least, `fewest` are still to stand.
+        """
+        m, r = self.model, self.rows
+        for c, cover in enumerate(self.sets):
+            if cover.need > 1e-9:
+                self._fewest(f"count {c}", cover.offers, cover.need, self._all_fail(cover))
+                row = m.rows[f"count {c}"]
+                # Whatever failure leaves most out, it leaves at least what is missing.
+                m.put(row, self.v[cover.service], 1.0 / self._rest(cover.offers, cover.need))
+        for q in range(len(self.problem.services)):
+            rows = np.flatnonzero((r.service == q) & (r.high > 0.0))
+            offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))
+            if len(rows) and len(offers) and self.usable(rows, offers).any(axis=1).all():
+                need = float(r.high[rows].sum())
+                self._fewest(f"fewest {q}", offers, need, 0)
+                rest = self._rest(offers, need)
+                m.put(m.rows[f"fewest {q}"], self.u[rows], r.high[rows] / rest)
+
+    def _fewest(self, name: str, offers: Ints, need: float, more: int) -> None:
+        most = float(self.rows.offer_rate[offers].max())
+        row = self.model.add_rows(name, np.ceil(need / most - 1e-9) + more, INF, ())
+        self.model.put(row, self.n[offers], 1.0)
+
+    def _rest(self, offers: Ints, need: float) -> float:
+        most = float(self.rows.offer_rate[offers].max())
+        return max(float(need - (np.ceil(need / most - 1e-9) - 1.0) * most), 1e-9)
+
+    def _all_fail(self, cover: Cover) -> int:
+        """1 where any replica of the set may fail, and not all by one failure alone."""
+        sites = np.unique(self.rows.offer_site[cover.offers])
+        touching = sum(bool(set(f.sites) & set(sites.tolist())) for f in self.problem.failures)
+        return int(bool((self.failing[sites] > 0).all()) and touching > 1)

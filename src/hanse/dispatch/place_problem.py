@@ -1,0 +1,393 @@
+"""The placement problem that a dispatcher's belief and an outlook amount to.
+
+Here: `problem_from`, pure: names to indices, facts to numbers, prices with their reasons. Not here: the values (`place_values`),
+solving (`place`), forecasts (`signals`), what a replica serves (`place_offers`, `serving.within_slo`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from hanse.catalogue import accelerator
+from hanse.dispatch.belief import Belief, engines_of
+from hanse.dispatch.choose import WIRE_BYTES_PER_TOKEN_OUT
+from hanse.dispatch.law import subject
+from hanse.dispatch.paths import paths_from
+from hanse.dispatch.place_offers import NODE_CHIPS, Power, Work, offers_of, stepped, work_of
+from hanse.dispatch.place_values import (
+    FailureSet,
+    PlaceDemand,
+    PlaceOffer,
+    PlacePool,
+    PlaceProblem,
+    PlaceService,
+    PlaceSite,
+)
+from hanse.dispatch.prefix import BYTES_PER_TOKEN
+from hanse.energy.plant import host_w
+from hanse.model.check import ENGINES_PER_SITE_MAX
+from hanse.model.fleet import Placement, Pool, Site
+from hanse.serving.roofline import IDLE_SHARE_UNKNOWN
+from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
+from hanse.units import (
+    SECONDS_PER_HOUR,
+    bytes_from_gb,
+    gb_from_bytes,
+    hours_from_s,
+    per_g_from_per_t,
+)
+
+NODE_OFF_W: Final = 8.0
+"""A server that is off, its BMC awake: 5 to 10 W."""
+WAKE_S: Final = 180.0
+"""From power-on by a BMC (46 to 60 s until it says so) to a node whose engines can load: 2 to 4 minutes of a server's self-test."""
+LATE_WAIT_S: Final = 20.0
+"""A late first token is priced like so much waiting; beyond it users have left."""
+UNSERVED_WAIT_S: Final = 300.0
+"""A request not served, like so much waiting: it is tried again and again, by hand."""
+LATE_TIMES, UNCOVERED_TIMES, UNSERVED_TIMES = 3.0, 3.0, 20.0
+"""Prices of a row wholly late, of a service short by a replica or by all it has, and of a row not served, at least so many times the
+dearest replica for itself: promises are kept wherever hardware can keep them, however few requests they are about."""
+OVER_TIMES: Final = 3.0
+"""A kW that the supply does not give, over what its requests cost unserved: nothing draws it in the end."""
+BODY_BYTES: Final = 2000.0
+"""Of a request beside its prompt."""
+
+
+class _Names(NamedTuple):
+    site: dict[str, int]
+    service: dict[str, int]
+
+
+def problem_from(
+    belief: Belief, outlook: Outlook, *, window: tuple[int, int] | None = None
+) -> PlaceProblem:
+    """What to decide for steps [first, end) of an outlook; absent: for all of them.
+
+    Capacity is sized by the highest step of the high quantile, energy priced by means, what must survive a failure by the highest
+    mean. Placements at sites that are drained or not heard any more stay as they are.
+    """
+    fleet = belief.fleet
+    first, end = window or (0, outlook.count)
+    steps = slice(first, max(end, first + 1))
+    window_s = outlook.step_s * (max(end, first + 1) - first)
+    names = _Names(
+        {s.id: i for i, s in enumerate(fleet.sites)},
+        {q.id: i for i, q in enumerate(fleet.services)},
+    )
+    works = _works(belief, outlook.demand)
+    usd_per_g = per_g_from_per_t(fleet.weights.usd_per_tonne_co2e)
+    power = {s.site: s for s in outlook.sites}
+    sites = tuple(_site(belief, s, power.get(s.id), steps) for s in fleet.sites)
+    pools, offers = _hardware(belief, sites, works, usd_per_g)
+    replica = _replica_usd(sites, pools, offers, usd_per_g, window_s)
+    laws, demand = _demand(belief, outlook.demand, steps, names, works, offers, replica)
+    services = tuple(
+        _service(belief, i, offers, demand, replica) for i in range(len(fleet.services))
+    )
+    ways = _ways(fleet.sites, belief)
+    groups = fleet.failure_groups
+    return PlaceProblem(
+        issued_at_s=outlook.issued_at_s,
+        start_s=outlook.start_s + first * outlook.step_s,
+        window_s=window_s,
+        usd_per_g=usd_per_g,
+        over_usd_per_kwh=_over_usd(offers, demand),
+        sites=sites,
+        pools=pools,
+        services=services,
+        offers=offers,
+        demand=demand,
+        laws=laws,
+        rtt_ms=ways[0],
+        usd_per_gb=ways[1],
+        gateways=tuple(not _lost(belief, s.id) for s in fleet.sites),
+        failures=tuple(
+            FailureSet(id=g.id, sites=tuple(sorted({names.site[s] for s in g.sites})))
+            for g in groups
+        )
+        if groups
+        else tuple(FailureSet(id=s.id, sites=(i,)) for i, s in enumerate(fleet.sites)),
+        kept=tuple(p for p in belief.placements if not _hosts(belief, p.site)),
+    )
+
+
+def _lost(belief: Belief, site: str) -> bool:
+    """Heard once, and silent since. A site never heard is taken as it stands in the file."""
+    known = belief.sites[site]
+    return not known.up and known.heard_at_s > float("-inf")
+
+
+def _hosts(belief: Belief, site: str) -> bool:
+    return not _lost(belief, site) and not belief.sites[site].drained
+
+
+# --- power
+
+
+def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -> PlaceSite:
+    known, base = belief.sites[site.id], site.power.base_kw
+    if power is None:
+        return PlaceSite(
+            id=site.id,
+            price_usd_per_kwh=known.price_usd_per_kwh,
+            carbon_g_per_kwh=known.carbon_g_per_kwh,
+            pue=known.pue,
+            grid_kw_max=max(site.power.grid_kw_max - base, 0.0),
+            engines_max=ENGINES_PER_SITE_MAX,
+            hosts=_hosts(belief, site.id),
+        )
+    own = np.array(power.pv_kw[steps]) + np.array(power.wind_kw[steps])
+    grid = np.array(power.grid_kw_max[steps])
+    # Others on the site take own power first; what they import is not there for the league.
+    left = np.maximum(own - base, 0.0)
+    supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
+    return PlaceSite(
+        id=site.id,
+        price_usd_per_kwh=float(np.mean(power.price_usd_per_kwh[steps])),
+        carbon_g_per_kwh=float(np.mean(power.carbon_g_per_kwh[steps])),
+        pue=float(np.mean(power.pue[steps])),
+        own_kw=float(left.mean()),
+        own_kw_low=float(left.min()),
+        grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
+        engines_max=ENGINES_PER_SITE_MAX,
+        hosts=_hosts(belief, site.id),
+    )
+
+
+# --- hardware
+
+
+def _hardware(
+    belief: Belief, sites: tuple[PlaceSite, ...], works: Sequence[Work | None], usd_per_g: float
+) -> tuple[tuple[PlacePool, ...], tuple[PlaceOffer, ...]]:
+    fleet = belief.fleet
+    pools: list[PlacePool] = []
+    offers: list[PlaceOffer] = []
+    by_site: dict[str, list[Placement]] = {}
+    for p in belief.placements:
+        by_site.setdefault(p.site, []).append(p)
+    for s, site in enumerate(fleet.sites):
+        placed = _placed(belief, site, tuple(by_site.get(site.id, ())))
+        dear = sites[s].price_usd_per_kwh + sites[s].carbon_g_per_kwh * usd_per_g
+        for pool in site.pools:
+            chip = accelerator(pool.accelerator)
+            empty_w = (
+                chip.idle_w if chip.idle_w is not None else IDLE_SHARE_UNKNOWN * (chip.tdp_w or 0.0)
+            )
+            power = Power(usd_per_kwh=dear * sites[s].pue, empty_w=empty_w)
+            here = [(p, chips) for p, chips in placed if p.pool == pool.id]
+            made = _pool(s, pool, power, sum(p.replicas * c for p, c in here))
+            for q, service in enumerate(fleet.services):
+                work = works[q]
+                mine = tuple((p, c) for p, c in here if p.service == service.id)
+                if work is not None or mine:
+                    offers += offers_of(
+                        q, service, len(pools), pool, chip, work or Work(256.0, 128.0), power, mine
+                    )
+            pools.append(made)
+    return tuple(pools), tuple(offers)
+
+
+def _placed(belief: Belief, site: Site, mine: tuple[Placement, ...]) -> list[tuple[Placement, int]]:
+    """Placements of a site with the chips of one replica of each."""
+    chips = {
+        (e.service, e.variant, e.pool): e.chips for e in engines_of(belief.fleet, mine, site.id)
+    }
+    return [(p, p.chips or chips[p.service, p.variant, p.pool]) for p in mine if p.replicas > 0]
+
+
+def _pool(site: int, pool: Pool, power: Power, chips_used: int) -> PlacePool:
+    chip = accelerator(pool.accelerator)
+    chips = min(pool.count, NODE_CHIPS)
+    nodes = -(-pool.count // chips)
+    on_w = chips * (host_w(chip.id) + power.empty_w)
+    off_w = min(NODE_OFF_W, on_w)
+    return PlacePool(
+        id=pool.id,
+        site=site,
+        accelerator=chip.id,
+        nodes=nodes,
+        chips=chips,
+        chips_count=pool.count,
+        memory_gb=chip.memory_gb or 0.0,
+        node_on_w=on_w,
+        node_off_w=off_w,
+        wake_usd=on_w / 1000.0 * hours_from_s(WAKE_S) * power.usd_per_kwh,
+        nodes_on=min(-(-chips_used // chips), nodes),
+    )
+
+
+def _replica_usd(
+    sites: tuple[PlaceSite, ...],
+    pools: tuple[PlacePool, ...],
+    offers: tuple[PlaceOffer, ...],
+    usd_per_g: float,
+    window_s: float,
+) -> dict[int, float]:
+    """By service: an hour of the dearest replica alone on its node, busy, and loaded for this window."""
+    found: dict[int, float] = {}
+    for o in offers:
+        pool = pools[o.pool]
+        site = sites[pool.site]
+        busy_w = o.wh_per_request * o.requests_per_s * SECONDS_PER_HOUR
+        kw = site.pue * (pool.node_on_w + o.loaded_w + busy_w) / 1000.0
+        usd = kw * (site.price_usd_per_kwh + site.carbon_g_per_kwh * usd_per_g)
+        usd += (o.start_usd + pool.wake_usd) / hours_from_s(window_s)
+        found[o.service] = max(found.get(o.service, 0.0), usd)
+    return found
+
+
+# --- demand
+
+
+def _works(belief: Belief, demand: Sequence[DemandOutlook]) -> list[Work | None]:
+    """[service] tokens of its mean request, to the next step; None: nobody asks for it."""
+    found: list[Work | None] = []
+    for service in belief.fleet.services:
+        mine = [d for d in demand if d.service == service.id]
+        weight = np.array([sum(d.requests_per_s_high) for d in mine])
+        if not mine or weight.sum() <= 0.0:
+            found.append(None)
+            continue
+        tokens_in = np.array([d.input_tokens * (1.0 - d.cached_share) for d in mine])
+        tokens_out = np.array([d.output_tokens for d in mine])
+        means = (float(a @ weight / weight.sum()) for a in (tokens_in, tokens_out))
+        found.append(Work(*(stepped(m) for m in means)))
+    return found
+
+
+def _demand(
+    belief: Belief,
+    outlooks: Sequence[DemandOutlook],
+    steps: slice,
+    names: _Names,
+    works: Sequence[Work | None],
+    offers: tuple[PlaceOffer, ...],
+    replica: dict[int, float],
+) -> tuple[tuple[tuple[int, ...], ...], tuple[PlaceDemand, ...]]:
+    """Laws and rows: subjects of equal law and need of quality at one origin are one."""
+    fleet, law = belief.fleet, belief.law
+    qualities = {c.id: c.quality_min for c in fleet.classes}
+    subjects: dict[tuple[str, str, str], int] = {}
+    laws: dict[tuple[int, ...], int] = {}
+    rows: dict[tuple[int, int, int, float], list[tuple[DemandOutlook, float]]] = {}
+    for d in outlooks:
+        who = d.tenant, d.data_class, d.country
+        if who not in subjects:
+            bits = law.bits[law.profile[_subject_row(belief, *who)]]
+            allowed = tuple(int(i) for i in np.flatnonzero(bits))
+            subjects[who] = laws.setdefault(allowed, len(laws))
+        q = names.service.get(d.service)
+        work = works[q] if q is not None else None
+        if q is None or work is None or d.origin not in names.site:
+            continue  # an outlook of another fleet than this one
+        key = q, names.site[d.origin], subjects[who], qualities.get(d.data_class, 1.0)
+        own = work_of(fleet.services[q], fleet, d, work)
+        rows.setdefault(key, []).append((d, own))
+    made = tuple(
+        _row(belief, key, members, steps, replica.get(key[0], 1.0)) for key, members in rows.items()
+    )
+    return tuple(laws), made
+
+
+def _subject_row(belief: Belief, tenant: str, data_class: str, country: str) -> int:
+    fleet = belief.fleet
+    found = next((t for t in fleet.tenants if t.id == tenant), None)
+    known = next((c for c in fleet.classes if c.id == data_class), None)
+    if found is None or known is None:
+        return 0  # denies everything
+    by_tenant = any(s.tenant for s in belief.law.subjects)
+    return belief.law.find(
+        subject(
+            data_class=data_class,
+            law=known.law,
+            country=country,
+            mechanisms=found.mechanisms,
+            sovereign=found.sovereign,
+            tenant=tenant if by_tenant else "",
+        )
+    )
+
+
+def _row(
+    belief: Belief,
+    key: tuple[int, int, int, float],
+    members: list[tuple[DemandOutlook, float]],
+    steps: slice,
+    replica_usd: float,
+) -> PlaceDemand:
+    q, origin, law, quality = key
+    rates = np.array([d.requests_per_s[steps] for d, _ in members])
+    high = np.array([d.requests_per_s_high[steps] for d, _ in members])
+    weight = np.maximum(rates.mean(axis=1), 1e-12)
+    share = weight / weight.sum()
+    work = float(share @ np.array([own for _, own in members]))
+    body = np.array([BODY_BYTES + BYTES_PER_TOKEN * d.input_tokens for d, _ in members])
+    answer = np.array([WIRE_BYTES_PER_TOKEN_OUT * d.output_tokens for d, _ in members])
+    service = belief.fleet.services[q]
+    second = service.usd_per_latency_s
+    second = belief.fleet.weights.usd_per_latency_s if second is None else second
+    per_h = max(float(rates.mean(axis=1).sum()) * SECONDS_PER_HOUR, 1e-6)
+    return PlaceDemand(
+        service=q,
+        origin=origin,
+        law=law,
+        quality_min=quality,
+        requests_per_s=per_h / SECONDS_PER_HOUR,
+        requests_per_s_high=float(np.maximum(high, rates).sum(axis=0).max()),
+        requests_per_s_kept=float(rates.sum(axis=0).max()),
+        late_usd_per_request=max(LATE_WAIT_S * second, LATE_TIMES * replica_usd / per_h),
+        unserved_usd_per_request=max(
+            UNSERVED_WAIT_S * second, UNSERVED_TIMES * replica_usd / per_h
+        ),
+        work=work,
+        gb_per_request=gb_from_bytes(float(share @ (body + answer))),
+    )
+
+
+def _service(
+    belief: Belief,
+    q: int,
+    offers: tuple[PlaceOffer, ...],
+    demand: tuple[PlaceDemand, ...],
+    replica: dict[int, float],
+) -> PlaceService:
+    service = belief.fleet.services[q]
+    second = service.usd_per_latency_s
+    second = belief.fleet.weights.usd_per_latency_s if second is None else second
+    mine = [d.requests_per_s_kept * d.work for d in demand if d.service == q]
+    least = min((m for m in mine if m > 0.0), default=1.0)
+    rate = max((o.requests_per_s for o in offers if o.service == q), default=1.0)
+    short_per_h = SECONDS_PER_HOUR * min(rate, least)
+    return PlaceService(
+        id=service.id,
+        ttft_ms=service.slo.ttft_ms,
+        usd_per_latency_s=second,
+        uncovered_usd_per_request=max(
+            LATE_WAIT_S * second, UNCOVERED_TIMES * replica.get(q, 1.0) / short_per_h
+        ),
+    )
+
+
+def _over_usd(offers: tuple[PlaceOffer, ...], demand: tuple[PlaceDemand, ...]) -> float:
+    wh: dict[int, float] = {}
+    for o in offers:
+        wh[o.service] = max(wh.get(o.service, 0.0), o.wh_per_request)
+    each = [1000.0 * d.unserved_usd_per_request / max(wh.get(d.service, 1.0), 1e-3) for d in demand]
+    # The middle one: a tiny row's price per request says nothing of a kW.
+    return OVER_TIMES * float(np.median(each)) if each else 1.0
+
+
+def _ways(
+    sites: Sequence[Site], belief: Belief
+) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
+    ids = [s.id for s in sites]
+    places = [(s.lat_deg, s.lon_deg) for s in sites]
+    rows = [paths_from(i, ids, places, belief.fleet.links) for i in range(len(sites))]
+    rtt = tuple(tuple(row["rtt_ms"].tolist()) for row in rows)
+    usd = tuple(tuple((bytes_from_gb(1.0) * row["usd_per_byte"]).tolist()) for row in rows)
+    return rtt, usd

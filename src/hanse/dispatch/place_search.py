@@ -1,0 +1,135 @@
+"""The search for a placement: relaxed program, columns and rows as they are called for, whole numbers, a proven gap.
+
+Here: `search`. Not here: the program's blocks (`place_model`), what comes of its columns (`place_answer`).
+
+Steps. The relaxed program is solved; pairs that its prices call for come in, and rows
+
+    `link`  x_do <= min(1, r_o / a_d) n_o;   `lit`  x_do <= k_p
+
+where it breaks them (Daskin, Network and Discrete Location, 2013: the strong form of opening what serves). When none is missing its
+value is a bound on every placement. Then whole numbers: rounded up and thinned out, and HiGHS from there.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_rows import Floats, Ints
+from hanse.milp import INF, Limits, Outcome, Solver
+
+ROUNDS_MAX: Final = 12
+"""Of rows and columns; the bound moves by under 0.1 % a round after eight."""
+BROKEN_MIN: Final = 1e-4
+LINKS_MAX: Final = 4000
+"""A round: the most broken first."""
+
+
+class Found(NamedTuple):
+    """Values by column of the model, and what is proven."""
+
+    pairs: Floats
+    """[pair] shares."""
+    values: Floats
+    bound: float
+    nodes: int
+    stopped_by: str
+
+
+def search(model: PlaceModel, limits: Limits) -> Found:
+    """A placement within the gap, or the best at the node limit."""
+    solver = Solver(model.model)
+    relaxed = tightened(model, solver)
+    start = model.n, np.ceil(relaxed.values[model.n] - 1e-6)
+    found = solver.search(limits, start=start)
+    return Found(
+        pairs=shares(model, found.values),
+        values=found.values,
+        bound=max(relaxed.objective, found.bound) if model.taken.all() else relaxed.objective,
+        nodes=found.nodes,
+        stopped_by="gap" if found.status == "optimal" else "nodes",
+    )
+
+
+def shares(model: PlaceModel, values: Floats) -> Floats:
+    """[pair] of a solution."""
+    x = np.zeros(len(model.pair_row))
+    x[model.taken] = values[model.pair_column[model.taken]]
+    return x
+
+
+def tightened(model: PlaceModel, solver: Solver) -> Outcome:
+    """The relaxed program with all columns it calls for and most rows that it breaks."""
+    found = solver.relaxed()
+    for _ in range(ROUNDS_MAX):
+        came = _price(model, solver, found)
+        broken = _link(model, solver, found.values)
+        if not came and not broken:
+            break
+        found = solver.relaxed()
+    while _price(model, solver, found):
+        found = solver.relaxed()  # a bound needs every column
+    return found
+
+
+def _price(model: PlaceModel, solver: Solver, found: Outcome) -> int:
+    """Pairs whose reduced cost is below zero become columns."""
+    left = np.flatnonzero(~model.taken)
+    if not len(left):
+        return 0
+    r, dual = model.rows, found.row_duals
+    site = r.offer_site[model.pair_offer[left]]
+    cost = model.pair_usd[left] - dual[model.serve[model.pair_row[left]]]
+    cost -= model.pair_use[left] * dual[model.room[model.pair_offer[left]]]
+    cost += r.pue[site] * model.pair_kw[left] * dual[model.energy[site]]
+    cost -= r.pue[site] * model.pair_kw_high[left] * dual[model.cap[site]]
+    scale = max(1.0, float(np.abs(model.pair_usd).max(initial=0.0)))
+    come = left[cost < -1e-9 * scale]
+    _add_pairs(model, solver, come)
+    return len(come)
+
+
+def _add_pairs(model: PlaceModel, solver: Solver, pairs: Ints) -> None:
+    r = model.rows
+    offer, row = model.pair_offer[pairs], model.pair_row[pairs]
+    site = r.offer_site[offer]
+    rows = np.stack([model.serve[row], model.room[offer], model.energy[site], model.cap[site]], 1)
+    values = np.stack(
+        [
+            np.ones(len(pairs)),
+            model.pair_use[pairs],
+            -r.pue[site] * model.pair_kw[pairs],
+            r.pue[site] * model.pair_kw_high[pairs],
+        ],
+        1,
+    )
+    model.pair_column[pairs] = solver.add_columns(model.pair_usd[pairs], rows, values)
+    model.taken[pairs] = True
+
+
+def _link(model: PlaceModel, solver: Solver, values: Floats) -> int:
+    """Rows for pairs that use more of an offer than stands of it."""
+    r = model.rows
+    pairs = np.flatnonzero(model.taken)
+    column, offer = model.pair_column[pairs], model.pair_offer[pairs]
+    x = values[column]
+    fits = np.minimum(1.0, 1.0 / np.maximum(model.pair_use[pairs], 1e-12))
+    short = x - fits * values[model.n[offer]]
+    worst = np.argsort(-short, kind="stable")[:LINKS_MAX]
+    worst = worst[short[worst] > BROKEN_MIN]
+    pool = r.offer_pool[offer]
+    dark = x - values[model.k[pool]]
+    unlit = np.argsort(-dark, kind="stable")[:LINKS_MAX]
+    unlit = unlit[dark[unlit] > BROKEN_MIN]
+    columns = np.concatenate(
+        [
+            np.stack([column[worst], model.n[offer[worst]]], 1),
+            np.stack([column[unlit], model.k[pool[unlit]]], 1),
+        ]
+    )
+    coefficients = np.ones((len(columns), 2))
+    coefficients[:, 1] = -np.concatenate([fits[worst], np.ones(len(unlit))])
+    solver.add_rows(np.full(len(columns), -INF), np.zeros(len(columns)), columns, coefficients)
+    return len(columns)

@@ -1,0 +1,137 @@
+"""What a replica serves of random arrivals within its service's promise.
+
+Here: how many requests at once 95 of 100 requests bear (`slots_within`), how many a second that makes when they seldom wait
+(`rated`). Not here: formulas of a replica's load (`open_loop`), which replicas stand where (`dispatch.place`, `plan`).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from hanse.catalogue import accelerator, ai_model
+from hanse.errors import ConfigError
+from hanse.model.fleet import Value
+from hanse.serving.open_loop import ANSWER_SIGMA, Z95, Loaded, loaded
+from hanse.serving.precisions import known_precision
+from hanse.serving.steady import running_of
+from hanse.serving.steps import StepModel, decode_w, step_model
+from hanse.units import wh_from_j
+
+SLOTS_MAX: Final = 256
+"""vLLM's default `max_num_seqs`; more requests at once than this gain little and wait longer."""
+LOAD_BYTES_PER_S: Final = 2e9
+"""Weights from a local NVMe disk into accelerator memory; 1 to 3 GB/s are usual, and engines add set-up of their own."""
+START_S: Final = 5.0
+"""Process start and warm-up of an inference server beside reading its weights."""
+
+
+class Rated(Value, frozen=True, kw_only=True):
+    """One replica at the load where requests seldom wait; power and rate are of all its chips."""
+
+    slots: int
+    """Requests at once at which the promise is just kept."""
+    running: float
+    """Of those the mean, so that in nineteen of twenty moments a slot is free."""
+    requests_per_s: float
+    ttft_ms_p95: float
+    tpot_ms_p95: float
+    e2e_s: float
+    idle_w: float
+    """Loaded, nothing to do."""
+    wh_per_request: float
+    """Above idle, at that load."""
+    weights_gb: float
+    start_s: float
+    """From nothing to the first answer."""
+    context_tokens: int
+    """What fits beside the weights, at most what the slots need."""
+
+
+def slots_within(
+    step: StepModel, tokens_in: float, tokens_out: float, *, ttft_ms: float, tpot_ms: float
+) -> int:
+    """Most requests at once within the promise for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
+    longest = tokens_out * float(np.exp(ANSWER_SIGMA**2))
+    room = running_of(step, SLOTS_MAX, tokens_in, longest)
+
+    def meets(slots: int) -> bool:
+        if slots > room:
+            return False
+        said = loaded(step, slots, tokens_in, tokens_out)
+        return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
+
+    if not meets(1):
+        return 0
+    low, high = 1, SLOTS_MAX
+    if meets(high):
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if meets(middle) else (low, middle)
+    return low
+
+
+def running_mean(slots: float) -> float:
+    """Mean of a Poisson number of running requests that stays within `slots` in nineteen of twenty moments: m + 1.645 sqrt(m) = slots.
+
+    Normal approximation, good from about 5 running on; below it is careful.
+    """
+    return ((-Z95 + math.sqrt(Z95**2 + 4.0 * slots)) / 2.0) ** 2
+
+
+@cache
+def rated(
+    model: str,
+    precision: str,
+    chip: str,
+    chips: int,
+    tokens_in: float,
+    tokens_out: float,
+    ttft_ms: float,
+    tpot_ms: float,
+) -> Rated | None:
+    """A replica on `chips` chips under open arrivals; None where it does not fit or one request alone breaks the promise."""
+    tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
+    try:
+        step = step_model(
+            ai_model(model),
+            known_precision(precision),
+            accelerator(chip),
+            count=chips,
+            slots=SLOTS_MAX,
+            context_tokens_mean=tokens_in + tokens_out / 2.0,
+        )
+        slots = slots_within(step, tokens_in, tokens_out, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+    except ConfigError:
+        return None
+    if slots == 0:
+        return None
+    mean = running_mean(slots)
+    return _rated(
+        step, slots, mean, loaded(step, mean, tokens_in, tokens_out), tokens_in + tokens_out
+    )
+
+
+def _rated(step: StepModel, slots: int, mean: float, said: Loaded, tokens: float) -> Rated:
+    per_s = said.tokens_per_s / tokens
+    # Below one running request the formulas stand for one; the rest of the time it idles.
+    watts = (
+        said.power_w if mean >= 1.0 else step.idle_w + mean * (decode_w(step, 1.0) - step.idle_w)
+    )
+    return Rated(
+        slots=slots,
+        running=mean,
+        requests_per_s=per_s,
+        ttft_ms_p95=said.ttft_ms_p95,
+        tpot_ms_p95=said.tpot_ms_p95,
+        e2e_s=said.e2e_s,
+        idle_w=step.idle_w,
+        wh_per_request=wh_from_j(max(watts - step.idle_w, 0.0) / per_s),
+        weights_gb=step.weights_bytes / 1e9,
+        start_s=START_S + step.weights_bytes / LOAD_BYTES_PER_S,
+        context_tokens=int(min(step.kv_tokens_max, slots * 4.0 * tokens)),
+    )
