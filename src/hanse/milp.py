@@ -65,10 +65,10 @@ class Model:
         self._columns: list[tuple[Floats, Floats, Floats, bool]] = []
         self._rows: list[tuple[Floats, Floats]] = []
         self._entries: list[tuple[Ints, Ints, Floats]] = []
-        self.first_column, self.first_row = (
-            (0, 0) if after is None else (after.column_count, after.row_count)
-        )
-        self.column_count, self.row_count = self.first_column, self.first_row
+        self.first_column: int = 0 if after is None else after.column_count
+        self.first_row: int = 0 if after is None else after.row_count
+        self.column_count: int = self.first_column
+        self.row_count: int = self.first_row
 
     def add_columns(
         self,
@@ -173,7 +173,8 @@ class Solver:
         status = self.highs.passModel(lp)
         assert status != highspy.HighsStatus.kError, "a malformed model"
         self.integers = model.integer_columns()
-        self.column_count, self.row_count = model.column_count, model.row_count
+        self.column_count: int = model.column_count
+        self.row_count: int = model.row_count
 
     def set_columns(self, columns: Ints, lower: Any, upper: Any) -> None:
         """New bounds of columns."""

@@ -15,10 +15,11 @@ import numpy as np
 
 from hanse.dispatch.defer_answer import Chosen, answer_of
 from hanse.dispatch.defer_check import check
-from hanse.dispatch.defer_frame import Frame
+from hanse.dispatch.defer_frame import SOON_USD_PER_CHIP_H, Frame
 from hanse.dispatch.defer_model import JobBlock, SiteBlock
 from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
 from hanse.milp import Floats, Ints, Model, Solver
+from hanse.units import hours_from_s
 
 __all__ = ["DeferAnswer", "DeferProblem", "DeferSolver", "check", "solve"]
 
@@ -115,7 +116,7 @@ class DeferSolver:
             hopeless=np.clip(hopeless, 0.0, None),
             charge_kw=self._by_site(frame, v, self.sites.charge),
             discharge_kw=self._by_site(frame, v, self.sites.discharge),
-            bound_usd=found.objective - _sunk_usd(frame),
+            bound_usd=found.objective - _sunk_usd(frame) - _soon_usd(frame, chips),
         )
 
     def _by_site(self, frame: Frame, values: Floats, block: Ints) -> Floats:
@@ -132,6 +133,12 @@ def _keys(frame: Frame) -> dict[str, JobKey]:
         one = frame.problem.jobs[pair.job].job
         found[one.id].append((pair.pool, pair.speed, pair.path, one.restart_s))
     return {name: tuple(key) for name, key in found.items()}
+
+
+def _soon_usd(frame: Frame, chips: Floats) -> float:
+    """What decides between equal schedules and nobody pays."""
+    hours = frame.hours * hours_from_s(frame.starts_s - frame.problem.start_s)
+    return SOON_USD_PER_CHIP_H * float(frame.column("speed") @ (chips @ hours))
 
 
 def _sunk_usd(frame: Frame) -> float:

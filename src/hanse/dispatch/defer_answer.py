@@ -78,9 +78,9 @@ def _job_plan(frame: Frame, chosen: Chosen, chips: Floats, j: int) -> JobPlan:
     runs, share_at = [], np.zeros(len(mine))
     for row, k in enumerate(mine):
         pair = frame.pairs[k]
-        work = pair.speed * (chips[k] * frame.hours - chosen.rise[k] * frame.restart_h[k])
-        done += work
-        share_at[row] = max(0.0, float(work.sum())) / frame.left_h[j]
+        used_h = pair.speed * chips[k] * frame.hours
+        done += used_h - pair.speed * chosen.rise[k] * frame.restart_h[k]
+        share_at[row] = float(used_h.sum()) / frame.left_h[j]
         if chips[k].any():
             site, pool = frame.pool_names[pair.pool]
             runs.append(JobRun(site=site, pool=pool, chips=tuple(chips[k].tolist())))
@@ -92,7 +92,7 @@ def _job_plan(frame: Frame, chosen: Chosen, chips: Floats, j: int) -> JobPlan:
         runs=tuple(runs),
         finish_at_s=finish,
         late_s=max(0.0, end - one.job.deadline_at_s),
-        done_share=min(1.0, float(done.sum()) / frame.left_h[j]) if frame.left_h[j] > 0.0 else 1.0,
+        done_share=min(1.0, float(done.sum() / left)) if (left := frame.left_h[j]) > 0.0 else 1.0,
         moved_gb=float(share_at @ moved) if mine else 0.0,
         move_usd=float(share_at @ [frame.pairs[k].move_usd for k in mine]) if mine else 0.0,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from hanse.dispatch.defer_frame import Frame
 from hanse.dispatch.defer_problem import DeferViolation, JobPlan, ViolationKind
 from hanse.milp import Floats
-from hanse.units import SECONDS_PER_HOUR, hours_from_s
+from hanse.units import hours_from_s
 
 LATE_S_LEAST = 1.0
 """Less is rounding."""

@@ -260,7 +260,8 @@ class DeferAnswer(Value, frozen=True, kw_only=True):
     sites: tuple[SitePlan, ...]
     costs: DeferCosts
     bound_usd: float
-    """No schedule of fractions of chips costs less; equal to `costs.usd` but for negative prices and emergencies (docs/defer.md)."""
+    """No schedule of fractions of chips costs less; equal to `costs.usd` but for negative prices, emergencies and a
+    battery below its reserve (docs/defer.md)."""
     violations: tuple[DeferViolation, ...]
 
     def plan_of(self, job: Id) -> JobPlan | None:

@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from hanse.errors import FeedError
 
 SignalType = Literal[
-    "average_location", "average_market", "marginal", "carbon_free", "price", "weather"
+    "average_location",
+    "average_market",
+    "marginal",
+    "carbon_free",
+    "price",
+    "weather",
+    "demand",
+    "own_power",
 ]
-"""What a value means. Average and marginal carbon give different best sites: never mix them."""
+"""What a value means. Average and marginal carbon give different best sites: never mix them (`kinds`)."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, eq=False):

@@ -45,6 +45,10 @@ REPRODUCTIONS = {
         "splitwise:azure",
         "Are the two LLM services of the Splitwise paper the ones we hold? 28,185 requests.",
     ),
+    "temporal-shift": (
+        "temporal:temporal_shift",
+        "What does a 4 h job save by waiting up to a day, and how much of it with forecasts? 16 grid zones.",
+    ),
 }
 """Name -> (module of this package and function, the question in one line)."""
 
