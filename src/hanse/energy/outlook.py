@@ -31,10 +31,11 @@ from hanse.energy.solar import (
 from hanse.energy.wind import wind_shares
 from hanse.errors import FeedError
 from hanse.model.fleet import Site
-from hanse.signals import Feed, Series, recorded
+from hanse.signals import Feed, Series, recorded, recorded_zones
 from hanse.signals.axis import StepAxis, series_steps
 from hanse.signals.forecast import SHIPPED, Forecast, Method, many, preferred
 from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook, SiteOutlook
+from hanse.signals.recorded import Quantity
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 HISTORY_DAYS: Final = 200.0
@@ -160,14 +161,29 @@ class _Zones:
         series = recorded(name, quantity)  # type: ignore[arg-type]
         if series is None:
             return None
-        first_s = math.floor(self.issued_at_s.min() / SECONDS_PER_DAY) * SECONDS_PER_DAY
-        start_s = first_s - HISTORY_DAYS * SECONDS_PER_DAY
-        count = math.ceil((self.issued_at_s.max() - start_s) / SECONDS_PER_HOUR)
-        axis = StepAxis(start_s=start_s, count=count, step_s=SECONDS_PER_HOUR)
-        values = series_steps(series, axis, offset_s=self.feed.clock_offset_s, linear=False)
-        return msgspec.structs.replace(
-            series, start_s=start_s, step_s=SECONDS_PER_HOUR, values=values
+        span_s = (float(self.issued_at_s.min()), float(self.issued_at_s.max()))
+        return _replayed(series, *span_s, self.feed.clock_offset_s)
+
+
+def replayed_history(zone: str, quantity: Quantity, issued_at_s: float) -> Series:
+    """A recorded year as if it had just happened: the months before an instant, dated up to it."""
+    series = recorded(zone, quantity)
+    if series is None:
+        raise FeedError(
+            f"{quantity} of {zone}",
+            got="no recording",
+            allowed=", ".join(recorded_zones(quantity)),
         )
+    return _replayed(series, issued_at_s, issued_at_s, 0.0)
+
+
+def _replayed(series: Series, first_s: float, last_s: float, offset_s: float) -> Series:
+    day_s = math.floor(first_s / SECONDS_PER_DAY) * SECONDS_PER_DAY
+    start_s = day_s - HISTORY_DAYS * SECONDS_PER_DAY
+    count = math.ceil((last_s - start_s) / SECONDS_PER_HOUR)
+    axis = StepAxis(start_s=start_s, count=count, step_s=SECONDS_PER_HOUR)
+    values = series_steps(series, axis, offset_s=offset_s, linear=False)
+    return msgspec.structs.replace(series, start_s=start_s, step_s=SECONDS_PER_HOUR, values=values)
 
 
 FORMS: Final = {"cloud_factor": cloud_factors, "wind_share": wind_shares}
