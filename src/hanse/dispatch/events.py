@@ -9,13 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec, Floor
+from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_problem import DeferAnswer
 from hanse.dispatch.place_values import PlaceAnswer
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.shed import Draw
 from hanse.energy.limits import Cause
 from hanse.model.fleet import Fleet, Placement
-from hanse.model.job import JobState
+from hanse.model.job import Job
 from hanse.signals.outlook import Outlook
 
 
@@ -163,9 +164,10 @@ class OutlookIssued(_Event, frozen=True, kw_only=True, tag="outlook_issued"):
 
 
 class JobsChanged(_Event, frozen=True, kw_only=True, tag="jobs_changed"):
-    """Fleet scope: all deferrable jobs that are not done, anew, and where each is."""
+    """Fleet scope: all deferrable jobs that are not done, anew, where each is, and what their sites tell of batteries and chips."""
 
-    jobs: tuple[JobState, ...]
+    jobs: tuple[Job, ...]
+    measured: Measured
 
 
 class PlacementSolved(_Event, frozen=True, kw_only=True, tag="placement_solved"):

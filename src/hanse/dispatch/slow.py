@@ -13,22 +13,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import DeferAnswer, DeferProblem
 from hanse.dispatch.defer import check as defer_check
+from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_build import problem_from as defer_problem
-from hanse.dispatch.place import PlaceAnswer, PlaceProblem
-from hanse.dispatch.place import check as place_check
+from hanse.dispatch.place_check import check as place_check
 from hanse.dispatch.place_problem import problem_from as place_problem
+from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
 from hanse.dispatch.rolling import league_problem
 from hanse.model.fleet import Placement
-from hanse.model.job import JobState
+from hanse.model.job import Job
 from hanse.signals.outlook import Outlook
 
 SOURCE: Final = "optimiser"
+SLOTS_ALIKE: Final = 0.5
+"""A replica whose slots were half or twice as many is another one; less is within the error of a forecast of lengths."""
 ANSWER_S_MAX: Final = 300.0
 """A question open for so long is asked anew: whoever was to answer is gone. The largest instance takes a minute."""
 CALM_S: Final = 5.0
@@ -40,9 +45,12 @@ class SlowScope:
 
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
-        self.jobs: tuple[JobState, ...] = ()
+        self.jobs: tuple[Job, ...] = ()
+        self.measured = Measured()
         self.placed: PlaceAnswer | None = None
         """In force, as it was found."""
+        self.asked: PlaceProblem | None = None
+        """To which `placed` or an open question belongs."""
         self.scheduled: DeferAnswer | None = None
         self._place_open: PlaceProblem | None = None
         self._defer_open: DeferProblem | None = None
@@ -70,7 +78,7 @@ class SlowScope:
             self._defer_due |= bool(self.jobs)
         elif isinstance(event, ev.JobsChanged):
             self._defer_due |= event.jobs != self.jobs
-            self.jobs = event.jobs
+            self.jobs, self.measured = event.jobs, event.measured
         elif isinstance(event, ev.PlacementSolved):
             return self._take_placement(belief, event.answer)
         elif isinstance(event, ev.ScheduleSolved):
@@ -84,17 +92,23 @@ class SlowScope:
         loop = belief.fleet.slow_loop
         if self.outlook is None or not loop.places:
             return done
-        if self._is_due("place", now_s, self._place_due, self._place_open, loop.place_every_s):
+        # An outlook without any demand says that nobody has counted yet, not that nobody will come.
+        if self.outlook.demand and self._is_due(
+            "place", now_s, self._place_due, self._place_open, loop.place_every_s
+        ):
             self._place_due = False
-            problem = place_problem(belief, self.outlook, window_s=loop.window_s, now_s=now_s)
-            self._place_open = problem
+            window = steps_of(self.outlook, now_s, loop.window_s)
+            problem = place_problem(belief, self.outlook, window=window)
+            self._place_open = self.asked = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
         if busy and self._is_due(
             "defer", now_s, self._defer_due, self._defer_open, loop.schedule_every_s
         ):
             self._defer_due = False
-            schedule = defer_problem(belief, self.outlook, self.jobs, now_s=now_s)
+            schedule = defer_problem(
+                belief, self.outlook, self.jobs, start_s=now_s, measured=self.measured
+            )
             self._defer_open = schedule
             done.append(act.SolveSchedule(epoch=epoch, problem=schedule))
         return done
@@ -127,12 +141,13 @@ class SlowScope:
             text = "; ".join([*wrong, unfit] if unfit else wrong)
             return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
         self.placed = answer
-        said = _changes(belief.placements, answer.placements)
+        placements = as_running(belief.placements, answer.placements)
+        said = _changes(belief.placements, placements)
         notes = [f"{one.kind} {one.what}: {one.why}; {one.cure}" for one in answer.violated]
         done: list[Action] = [self._log("warning", note) for note in notes]
         if said:
             done.append(self._log("info", f"placement: {said} ({answer.cost.usd:.4g} USD/h)"))
-        return done, answer.placements
+        return done, placements
 
     def _take_schedule(self, answer: DeferAnswer) -> list[Action]:
         asked, self._defer_open = self._defer_open, None
@@ -146,6 +161,28 @@ class SlowScope:
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
         return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def steps_of(outlook: Outlook, now_s: float, window_s: float) -> tuple[int, int]:
+    """[first, end) of an outlook's steps that a window from now on touches; the last ones where the outlook is older than it reaches."""
+    last = outlook.count - 1
+    first = int((now_s - outlook.start_s) // outlook.step_s)
+    end = -int(-(now_s + window_s - outlook.start_s) // outlook.step_s)
+    first = min(max(first, 0), last)
+    return first, min(max(end, first + 1), last + 1)
+
+
+def as_running(before: Sequence[Placement], after: Sequence[Placement]) -> tuple[Placement, ...]:
+    """A placement with slots and context of replicas that are there already: a forecast that is a little longer restarts nothing."""
+    known = {(p.site, p.pool, p.service, p.variant, p.chips): p for p in before}
+    found = []
+    for p in after:
+        old = known.get((p.site, p.pool, p.service, p.variant, p.chips))
+        near = old is not None and SLOTS_ALIKE * p.slots <= old.slots <= p.slots / SLOTS_ALIKE
+        if old is not None and near:
+            p = replace(p, slots=old.slots, context_tokens=old.context_tokens)
+        found.append(p)
+    return tuple(found)
 
 
 def _changes(before: Sequence[Placement], after: Sequence[Placement]) -> str:

@@ -41,17 +41,3 @@ class Job(Value, frozen=True, kw_only=True):
     """Loading weights and state whenever it begins or goes on at a site."""
     weight: float = 1.0
     """Of its lateness against others'."""
-
-
-class JobState(Value, frozen=True, kw_only=True):
-    """A job that is not done, and where it is now."""
-
-    job: Job
-    state_at: Id
-    """Site that holds its newest checkpoint; its home before it first runs."""
-    data_at: tuple[Id, ...] = ()
-    """Sites besides its home that hold its data already."""
-    pool: Id | None = None
-    """Of `state_at`, where it runs now."""
-    chips: int = 0
-    """On which it runs now."""

@@ -14,6 +14,7 @@ from typing import Final
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.model.fleet import Fleet, Placement
 from hanse.serving.within_slo import LOAD_BYTES_PER_S, START_S
@@ -23,13 +24,13 @@ from hanse.twin.handle import Handle
 
 PROBE_EVERY_S: Final = 0.25
 
-Kind = tuple[str, str, str, str]
-"""(site, service, variant, pool): engines of one kind are alike."""
+Kind = tuple[str, str, str, str, int]
+"""(site, service, variant, pool, chips): engines of one kind differ in their slots at most."""
 
 
 def kind_of(spec: EngineSpec) -> Kind:
     """What must be equal for an engine to stand where another stood."""
-    return spec.site, spec.service, spec.variant, spec.pool
+    return spec.site, spec.service, spec.variant, spec.pool, spec.chips
 
 
 class Berths:
@@ -90,6 +91,10 @@ class Keeper:
             or (engine.state == "up" and modes[self._index[name]] in (FROZEN, DOWN))
             for name, engine in belief.engines.items()
         )
+
+    def berths_used(self) -> list[int]:
+        """Places of this site's engines in the arrays."""
+        return list(self._index.values())
 
     def serving(self) -> tuple[Placement, ...]:
         """What is up here, as the agent reports it."""
@@ -177,6 +182,7 @@ class Keeper:
                 return  # never answers: found dead, tried again, told to the league
             self._index[spec.name] = e
         faults.kill_engine(handle, e, now_s, True)
+        _set_up(handle, e, spec)
         self._known_dead.add(spec.name)
         load_s = float(handle.world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S
         self._loading[spec.name] = now_s + START_S + load_s
@@ -190,3 +196,13 @@ class Keeper:
         self._loading.pop(spec.name, None)
         self._known_dead.discard(spec.name)
         self._berths.give(e)
+
+
+def _set_up(handle: Handle, e: int, spec: EngineSpec) -> None:
+    """What a start may change: slots, and memory set aside for them."""
+    world = handle.world
+    row = world.engines[e]
+    held = int(min(spec.context_tokens, row["kv_tokens_max"]))
+    row["slots"], row["kv_max"] = min(spec.slots, world.running.shape[1]), held
+    world.engine_requests_max[e] = QUEUE_PER_SLOT_MAX * spec.slots
+    world.engine_tokens_max[e] = QUEUE_PER_SLOT_MAX * held

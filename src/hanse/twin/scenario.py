@@ -122,3 +122,22 @@ def problems(fault: Fault, at: int, fleet: Fleet) -> list[str]:
         if fault.engine >= count:
             found.append(f"{where}.engine: got {fault.engine}, need 0 to {count - 1}")
     return found
+
+
+def with_overrides(feed: Feed, scenario: Scenario, start_s: float) -> Feed:
+    """A feed in which a scenario's clouds, carbon and prices hold, from a run's start on."""
+    kinds = {"clouds": "cloud_pct", "carbon": "carbon_factor", "price": "price_factor"}
+    for fault in scenario.faults:
+        if fault.kind in kinds:
+            assert fault.factor is not None
+            feed = feed.with_override(
+                Override(
+                    kind=kinds[fault.kind],  # type: ignore[arg-type]
+                    place=fault.site or "*",
+                    value=fault.factor,
+                    from_s=start_s + fault.at_s,
+                    until_s=start_s + fault.at_s + fault.for_s,
+                    reason=scenario.name,
+                )
+            )
+    return feed

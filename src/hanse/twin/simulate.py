@@ -27,7 +27,7 @@ from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Placement, Value
 from hanse.serving.measured import MeasuredTable
-from hanse.signals import Feed, Override
+from hanse.signals import Feed
 from hanse.signals.traces.trace import Chunk, Trace
 from hanse.twin import arrays as ar
 from hanse.twin import faults
@@ -35,9 +35,10 @@ from hanse.twin.arrays import World
 from hanse.twin.handle import Handle
 from hanse.twin.keeper import PROBE_EVERY_S, Berths, Keeper
 from hanse.twin.loop import run
+from hanse.twin.operation import Operation, Operator, room_of
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.power import STEP_S, SitePower
-from hanse.twin.scenario import Fault, Scenario
+from hanse.twin.scenario import Fault, Scenario, with_overrides
 from hanse.twin.world import build_world, write_table
 from hanse.units import SECONDS_PER_HOUR
 
@@ -87,7 +88,7 @@ class Simulation:
         rows_max: int = 65_536,
         measured: MeasuredTable | None = None,
         machine: Machine | None = None,
-        room: tuple[Placement, ...] = (),
+        operation: Operation | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -105,17 +106,18 @@ class Simulation:
             rows_max: How many at a time.
             measured: Steps that engines take where it has their replica.
             machine: What all sites run on, as `hanse up` starts them; None: every engine has its own.
-            room: All that may be placed while it runs, each kind of replica as often as it could ever be; empty: nothing but what is.
+            operation: How placements change while it runs; None: the fleet file's hold.
         """
         self.fleet, self.trace, self.scenario = fleet, trace, scenario
         start_at_s = start_at_s or trace.meta.start_at_s or FIRST_HOUR_S
         self.start_at_s = start_at_s - start_at_s % SECONDS_PER_HOUR
         self.duration_s = trace.meta.duration_s
-        self.feed = _with_overrides(feed, scenario, self.start_at_s)
+        self.feed = with_overrides(feed, scenario, self.start_at_s)
         self.policies = policies
         self._dir = scenario_dir
         self._rows = rows
-        room = room or fleet.placements
+        self.operator: Operator | None = None
+        room = fleet.placements if operation is None else room_of(fleet)
         self.berths = Berths(all_engines(fleet, room))
         self._offers = tuple(known_offers([], fleet, room))
         self.dispatcher = Dispatcher("fleet")
@@ -143,6 +145,8 @@ class Simulation:
         self._unpowered: set[int] = set()
         self._keepers: dict[str, Keeper] = {}
         self._probing: set[str] = set()
+        if operation is not None:
+            self.operator = Operator(self, operation)
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
         self._hub_up = True
@@ -234,6 +238,8 @@ class Simulation:
     def _schedule(self) -> None:
         self.at(0.0, self._signals)
         self.at(STEP_S, self._power_step)
+        if self.operator is not None:
+            self.at(0.0, self.operator.begin)
         for fault in self.scenario.faults:
             self.at(fault.at_s, lambda now_s, fault=fault: self._strike(fault, now_s))  # type: ignore[misc]
 
@@ -270,15 +276,54 @@ class Simulation:
             self.at(now_s + PUBLISH_EVERY_S, self._tick)
 
     def _publish(self, now_s: float) -> Table | None:
-        for action in self._tell(ev.Ticked(at_s=self.start_at_s + now_s)):
-            if isinstance(action, act.PublishTable):
-                self.tables += 1
-                assert self.dispatcher.table is not None
-                table = _relative(self.dispatcher.table, self.start_at_s)
-                if self.tables > 1:
-                    table.share_paths(self.table)
-                return table
-        return None
+        actions = self._tell(ev.Ticked(at_s=self.start_at_s + now_s))
+        table = None
+        if any(isinstance(action, act.PublishTable) for action in actions):
+            self.tables += 1
+            assert self.dispatcher.table is not None
+            table = _relative(self.dispatcher.table, self.start_at_s)
+            if self.tables > 1:
+                table.share_paths(self.table)
+        if self.operator is not None:
+            self.operator.carry_out(actions, now_s)
+        return table
+
+    # --- what an operator does
+
+    def tell_fleet(self, event: ev.Event, now_s: float) -> None:
+        """To the fleet's Dispatcher, if the hub is there."""
+        if self._hub_up and self.operator is not None:
+            self.operator.carry_out(self._tell(event), now_s)
+
+    def tick_fleet(self, now_s: float) -> None:
+        """Let the fleet's Dispatcher act."""
+        self._tick(now_s)
+
+    def grant(self, epoch: int) -> None:
+        """Who places needs an epoch that sites obey."""
+        self._tell(ev.EpochGranted(at_s=self.start_at_s, epoch=epoch))
+
+    def send(self, now_s: float, arrive: Callable[[float], None]) -> None:
+        """Something that sites get from the hub."""
+        if self._hub_up:
+            self.at(now_s + HUB_DELAY_S, arrive)
+
+    def hears_hub(self, site: str) -> bool:
+        """Whether a site and the hub hear each other."""
+        return self._hub_up and bool(self.world.site_up[self.index[site]])
+
+    def keepers(self) -> list[Keeper]:
+        """Agents that are there."""
+        return list(self._keepers.values())
+
+    def take_down(self, e: int, now_s: float) -> None:
+        """An engine that is not placed."""
+        faults.kill_engine(self.handle, e, now_s, True)
+        self.world.engine_state[e] = 0
+
+    def watch(self, site: str, now_s: float) -> None:
+        """A site's agent has something to do."""
+        self._keep(site, now_s)
 
     def _apply(self, table: Table, now_s: float) -> None:
         """Every gateway that can hear the hub takes the table; a cut-off one keeps what it has."""
@@ -308,6 +353,8 @@ class Simulation:
         )
         world.clock[0]["arrived"] = 0
         self.handle = Handle(world)
+        if self.operator is not None:
+            self.operator.count(chunk.requests)
         return True
 
     def _last_s(self) -> float:
@@ -372,6 +419,8 @@ class Simulation:
     def _probe(self, site: str, now_s: float) -> None:
         keeper = self._keepers[site]
         keeper.tick(self.handle, now_s)
+        if self.operator is not None:
+            self.operator.changed(site, now_s)
         if keeper.busy(self.handle):
             self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
         else:
@@ -420,6 +469,8 @@ class Simulation:
                 faults.notice_silence(self.handle, g, s, now_s)
         self.world.site_up[s] = 1
         self.world.engine_state[self.world.engine_first[s] : self.world.engine_first[s + 1]] = 0
+        if self.operator is not None:
+            self.operator.changed(fault.site, now_s)
         self._keep(fault.site, now_s)
 
     def _begin_link_cut(self, fault: Fault, now_s: float) -> None:
@@ -519,24 +570,6 @@ class Simulation:
 
 FIRST_HOUR_S: Final = 1_767_225_600.0
 """1 January 2026, 0:00 UTC."""
-
-
-def _with_overrides(feed: Feed, scenario: Scenario, start_s: float) -> Feed:
-    kinds = {"clouds": "cloud_pct", "carbon": "carbon_factor", "price": "price_factor"}
-    for fault in scenario.faults:
-        if fault.kind in kinds:
-            assert fault.factor is not None
-            feed = feed.with_override(
-                Override(
-                    kind=kinds[fault.kind],  # type: ignore[arg-type]
-                    place=fault.site or "*",
-                    value=fault.factor,
-                    from_s=start_s + fault.at_s,
-                    until_s=start_s + fault.at_s + fault.for_s,
-                    reason=scenario.name,
-                )
-            )
-    return feed
 
 
 def _relative(table: Table, start_s: float) -> Table:

@@ -1,0 +1,5 @@
+"""temporary"""
+
+
+def check(problem, answer):
+    return []

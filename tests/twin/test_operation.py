@@ -1,0 +1,144 @@
+"""Placements that change while requests flow: they follow demand, lose nothing, and never stand below what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from hanse.dispatch.belief import site_defaults
+from hanse.model.fleet import Fleet, Pool, SlowLoop
+from hanse.signals.demand_history import DemandHistory
+from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
+from hanse.signals.traces.trace import Trace
+from hanse.twin import arrays as ar
+from hanse.twin.operation import Operation
+from hanse.twin.scenario import Fault, Scenario
+from hanse.twin.simulate import Simulation
+from twin.fleets import random_trace
+from twin.test_faults import three_sites
+
+STEP_S = 3600.0
+
+
+def small_chips() -> Fleet:
+    """Three sites of eight L4 each, on which the controller decides."""
+    made = three_sites()
+    pools = (Pool(id="gpu", accelerator="l4", count=8),)
+    sites = tuple(msgspec.structs.replace(s, pools=pools) for s in made.sites)
+    placed = tuple(
+        msgspec.structs.replace(p, replicas=1, slots=16, context_tokens=60_000, chips=1)
+        for p in made.placements
+    )
+    slow = SlowLoop(places=True, place_every_s=300.0, window_s=1800.0)
+    return msgspec.structs.replace(made, sites=sites, placements=placed, slow_loop=slow)
+
+
+def as_it_was(fleet: Fleet) -> Callable[[float, DemandHistory], Outlook]:
+    """The next hours are as the last quarter was, and a third more is possible."""
+
+    def foresee(now_s: float, history: DemandHistory) -> Outlook:
+        demand = []
+        for key in history.keys():
+            rates = history.requests_per_s(key, now_s)[-3:]
+            mean = float(rates.mean()) if len(rates) else 0.0
+            tokens = history.tokens(key, now_s)
+            if mean > 0.0:
+                demand.append(
+                    DemandOutlook(
+                        service=key.service, tenant=key.tenant, data_class=key.data_class, country=key.country,
+                        origin=key.origin, requests_per_s=(mean,), requests_per_s_high=(1.33 * mean,),
+                        input_tokens=tokens[0], output_tokens=tokens[1],
+                    )
+                )  # fmt: skip
+        sites = []
+        for site in fleet.sites:
+            known = site_defaults(site)
+            sites.append(
+                SiteOutlook(
+                    site=site.id, price_usd_per_kwh=(known.price_usd_per_kwh,), carbon_g_per_kwh=(known.carbon_g_per_kwh,),
+                    carbon_signal="average_location", pue=(known.pue,), pv_kw=(0.0,), wind_kw=(0.0,),
+                    grid_kw_max=(site.power.grid_kw_max,),
+                )
+            )  # fmt: skip
+        return Outlook(
+            issued_at_s=now_s,
+            start_s=now_s,
+            step_s=STEP_S,
+            demand=tuple(demand),
+            sites=tuple(sites),
+        )
+
+    return foresee
+
+
+def swelling(fleet: Fleet, low_rps: float, high_rps: float, each_s: float) -> Trace:
+    """Few requests, then many, then few."""
+    parts, begun_s = [], 0.0
+    rng = np.random.default_rng(7)
+    for rate in (low_rps, high_rps, low_rps):
+        trace = random_trace(fleet, rng, count=int(rate * each_s), rate_rps=rate)
+        requests = next(trace.chunks()).requests.copy()
+        requests["at_s"] += begun_s
+        requests["cls"] = requests["tenant"] = 0
+        parts.append(requests)
+        begun_s += each_s
+    merged = np.concatenate(parts)
+    merged.sort(order="at_s")
+    return Trace.of(msgspec.structs.replace(trace.meta, duration_s=begun_s), merged)
+
+
+def ran(fleet: Fleet, trace: Trace, *faults: Fault) -> Simulation:
+    run = Simulation(
+        fleet,
+        trace,
+        scenario=Scenario(faults=faults),
+        operation=Operation(foresee=as_it_was(fleet), every_s=300.0),
+    )
+    run.run()
+    return run
+
+
+def replicas_up(run: Simulation) -> int:
+    return int((run.world.engines["mode"] != ar.DOWN).sum())
+
+
+def test_replicas_come_with_demand_and_go_with_it_and_no_request_is_lost() -> None:
+    run = ran(small_chips(), swelling(small_chips(), 2.0, 24.0, 1500.0))
+    assert run.operator is not None
+    placed = [sum(p.replicas for p in a.placements) for _, a in run.operator.answers]
+    print(placed, *run.log, sep="\n")
+    sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
+    assert max(placed) >= 2 * placed[-1]
+    assert replicas_up(run) < max(placed)
+    assert sums[ar.SUM_SERVED] == asked
+    assert sums[ar.SUM_GOOD] >= 0.99 * asked
+
+
+def test_a_site_that_is_lost_is_placed_around() -> None:
+    fleet = small_chips()
+    trace = swelling(fleet, 6.0, 6.0, 900.0)
+    run = ran(fleet, trace, Fault(kind="site_down", at_s=1300.0, for_s=800.0, site="b"))
+    assert run.operator is not None
+    while_down = [a for at_s, a in run.operator.answers if 1400.0 < at_s < 2000.0]
+    assert while_down and not any(
+        f.share > 0 and a_site(run, f.offer) == "b" for a in while_down[-1:] for f in a.flows
+    )
+    sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
+    assert sums[ar.SUM_SERVED] >= asked - 100  # those in flight at the site's gateway
+
+
+def a_site(run: Simulation, offer: int) -> str:
+    """Where an offer of the last problem is."""
+    problem = run.dispatcher.slow.asked
+    assert problem is not None
+    return problem.sites[problem.pools[problem.offers[offer].pool].site].id
+
+
+def test_the_same_run_twice_gives_the_same_placements() -> None:
+    fleet = small_chips()
+    one, two = (ran(fleet, swelling(fleet, 3.0, 9.0, 600.0)) for _ in range(2))
+    assert one.operator is not None and two.operator is not None
+    assert [a for _, a in one.operator.answers] == [a for _, a in two.operator.answers]
+    assert (one.world.sums == two.world.sums).all()
