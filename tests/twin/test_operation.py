@@ -9,7 +9,7 @@ import numpy as np
 
 from hanse.dispatch.belief import site_defaults
 from hanse.model.fleet import Fleet, Pool, SlowLoop
-from hanse.signals.demand_history import DemandHistory
+from hanse.signals.demand_counts import DemandCounts
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
@@ -35,10 +35,10 @@ def small_chips() -> Fleet:
     return msgspec.structs.replace(made, sites=sites, placements=placed, slow_loop=slow)
 
 
-def as_it_was(fleet: Fleet) -> Callable[[float, DemandHistory], Outlook]:
+def as_it_was(fleet: Fleet) -> Callable[[float, DemandCounts], Outlook]:
     """The next hours are as the last quarter was, and a third more is possible."""
 
-    def foresee(now_s: float, history: DemandHistory) -> Outlook:
+    def foresee(now_s: float, history: DemandCounts) -> Outlook:
         demand = []
         for key in history.keys():
             rates = history.requests_per_s(key, now_s)[-3:]

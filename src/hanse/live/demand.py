@@ -1,7 +1,7 @@
 """What a site's users asked for, from the decision rows that its gateways tell anyway.
 
 Here: `DemandMeter`. Rows are at most so many a second (`gateway.feed`); counters count every request, so what was asked is the rows'
-mixture times the counted total. Not here: bins (`signals.demand_history`), forecasts.
+mixture times the counted total. Not here: bins (`signals.demand_counts`), forecasts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hanse.model.fleet import Fleet, Value
-from hanse.signals.demand_history import DemandCount, DemandKey
+from hanse.signals.demand_counts import DemandCount, DemandKey
 from hanse.view import DecisionRow
 
 REPORT_S: Final = 10.0

@@ -20,13 +20,13 @@ from hanse.dispatch.place_offers import COUNTS, NODE_CHIPS, stepped
 from hanse.dispatch.place_values import PlaceAnswer
 from hanse.model.fleet import Fleet, Placement, Value
 from hanse.serving.within_slo import SLOTS_MAX, rated
-from hanse.signals.demand_history import DemandCount, DemandHistory, DemandKey
+from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
 from hanse.signals.outlook import Outlook
 
 if TYPE_CHECKING:
     from hanse.twin.simulate import Simulation
 
-Foresee = Callable[[float, DemandHistory], Outlook]
+Foresee = Callable[[float, DemandCounts], Outlook]
 """What is expected at an instant (Unix seconds), from what was counted by then."""
 
 SOLVE_S: Final = 1.0
@@ -55,7 +55,7 @@ class Operator:
         self._sim = simulation
         self._operation = operation
         fleet = simulation.fleet
-        self.history = DemandHistory(bin_s=fleet.slow_loop.demand_bin_s)
+        self.history = DemandCounts(bin_s=fleet.slow_loop.demand_bin_s)
         self.answers: list[tuple[float, PlaceAnswer]] = []
         """(instant, answer) as they were applied or refused."""
         self._reported: dict[str, tuple[Placement, ...]] = {}

@@ -1,6 +1,6 @@
 """Demand as it was counted: requests by service, subject of law and entry, in equal bins of time.
 
-Here: `DemandHistory`, which live and simulated fleets fill alike, and its bytes for a restart. Not here: forecasting (`forecast`), who
+Here: `DemandCounts`, which live and simulated fleets fill alike, and its bytes for a restart. Not here: forecasting (`forecast`), who
 counts (`live.demand`, `twin`).
 """
 
@@ -50,7 +50,7 @@ class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     counts: tuple[bytes, ...]
 
 
-class DemandHistory:
+class DemandCounts:
     """Counts [bin, (requests, tokens in, tokens out)] of every kind of demand, on one axis of bins."""
 
     def __init__(self, *, bin_s: float = BIN_S, keep_s: float = KEEP_S) -> None:
@@ -111,7 +111,7 @@ class DemandHistory:
         return msgspec.msgpack.encode(kept)
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, keep_s: float = KEEP_S) -> DemandHistory:
+    def from_bytes(cls, content: bytes, *, keep_s: float = KEEP_S) -> DemandCounts:
         """What `to_bytes` wrote.
 
         Raises:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.signals.demand_history import DemandCount, DemandHistory, DemandKey
+from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
 
 
 def key(origin: str = "lyon", service: str = "chat") -> DemandKey:
@@ -21,7 +21,7 @@ def count(requests: float, origin: str = "lyon") -> tuple[DemandCount, ...]:
 
 
 def test_a_bin_that_still_counts_is_not_told() -> None:
-    history = DemandHistory()
+    history = DemandCounts()
     history.add(600.0, count(30.0))
     history.add(899.0, count(30.0))
     assert history.requests_per_s(key(), 899.0).tolist() == []
@@ -42,10 +42,10 @@ def test_what_was_counted_is_all_there_also_after_a_restart(
     events: list[tuple[float, float, str]],
 ) -> None:
     events = sorted(events)
-    history = DemandHistory(keep_s=100 * 300.0)
+    history = DemandCounts(keep_s=100 * 300.0)
     for at_s, requests, origin in events:
         history.add(at_s, count(requests, origin))
-    again = DemandHistory.from_bytes(history.to_bytes())
+    again = DemandCounts.from_bytes(history.to_bytes())
     for origin in ("lyon", "oslo"):
         wanted = sum(requests for _, requests, where in events if where == origin)
         for kept in (history, again):
@@ -54,7 +54,7 @@ def test_what_was_counted_is_all_there_also_after_a_restart(
 
 
 def test_what_is_old_goes_and_the_axis_stays_true() -> None:
-    history = DemandHistory(keep_s=10 * 300.0)
+    history = DemandCounts(keep_s=10 * 300.0)
     for number in range(50):
         history.add(number * 300.0 + 1.0, count(float(number)))
     rates = history.requests_per_s(key(), 50 * 300.0)

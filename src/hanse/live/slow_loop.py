@@ -1,0 +1,116 @@
+"""The slow loop's shell at the controller: demand reports and forecasts in, questions solved beside, answers back as events.
+
+Here: `SlowLoop`. Not here: when to ask and what to apply (`dispatch.slow`), solving (`dispatch.place`, `dispatch.defer`), forecasting
+(`signals.forecast`, `energy.outlook`). A restarted controller goes on from the counts on its disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.defer import DeferSolver
+from hanse.dispatch.place import solve as solve_placement
+from hanse.energy.outlook import outlook_from
+from hanse.live.demand import DemandReport
+from hanse.live.logline import log_line
+from hanse.live.runtime import replace_file
+from hanse.model.fleet import Fleet
+from hanse.signals import Feed
+from hanse.signals.demand_counts import DemandCounts
+from hanse.signals.forecast.expected import expected_demand
+
+OUTLOOK_STEPS: Final = 48
+"""Hours: the schedule's horizon."""
+SAVE_S: Final = 60.0
+"""Counts that a crash of the controller loses are of the last minute at most."""
+
+Tell = Callable[[ev.Event], None]
+
+
+class SlowLoop:
+    """Events for the Dispatcher, made beside it."""
+
+    def __init__(self, fleet: Fleet, home: Path, feed: Callable[[], Feed], tell: Tell) -> None:
+        """A loop that tells its events in the thread of the running event loop.
+
+        Args:
+            fleet: The operator's.
+            home: Directory for the counts.
+            feed: What is known of carbon, price and weather now.
+            tell: Hands an event to the Dispatcher and carries its actions out.
+        """
+        self._fleet = fleet
+        self._path = home / "demand.msgpack"
+        self._feed = feed
+        self._tell = tell
+        self._solver = DeferSolver()
+        self._solving: set[asyncio.Task[None]] = set()
+        self._saved_s = time.monotonic()
+        self.counts = self._read()
+
+    @property
+    def every_s(self) -> float:
+        """Between two outlooks: as often as demand is known anew, and never more often than placements change."""
+        loop = self._fleet.slow_loop
+        return max(1.0, min(loop.place_every_s, loop.demand_bin_s))
+
+    async def hear(self, message: Any) -> None:
+        """A site's report of its demand."""
+        try:
+            report = msgspec.msgpack.decode(bytes(message.data), type=DemandReport)
+        except msgspec.MsgspecError as error:
+            log_line(f"demand report not understood: {error}")
+            return
+        self.counts.add(report.at_s, report.counts)
+
+    async def look(self) -> None:
+        """One outlook."""
+        now_s = time.time()
+        outlook = await asyncio.to_thread(self._outlook, now_s)
+        self._tell(ev.OutlookIssued(at_s=time.time(), outlook=outlook))
+        if time.monotonic() - self._saved_s >= SAVE_S:
+            self._saved_s = time.monotonic()
+            await asyncio.to_thread(replace_file, self._path, self.counts.to_bytes())
+
+    def solve(self, action: act.SolvePlacement | act.SolveSchedule) -> None:
+        """Beside everything else; the answer is told when it is there."""
+        task = asyncio.ensure_future(self._solve(action))
+        self._solving.add(task)
+        task.add_done_callback(self._solving.discard)
+
+    async def _solve(self, action: act.SolvePlacement | act.SolveSchedule) -> None:
+        started_s = time.monotonic()
+        event: ev.Event
+        if isinstance(action, act.SolvePlacement):
+            placed = await asyncio.to_thread(solve_placement, action.problem)
+            event = ev.PlacementSolved(at_s=time.time(), answer=placed)
+        else:
+            planned = await asyncio.to_thread(self._solver.solve, action.problem)
+            event = ev.ScheduleSolved(at_s=time.time(), answer=planned)
+        log_line(f"{type(event).__name__} in {time.monotonic() - started_s:.2f} s")
+        self._tell(event)
+
+    def _outlook(self, now_s: float) -> Any:
+        demand = expected_demand(self.counts, now_s, steps=OUTLOOK_STEPS)
+        return outlook_from(
+            self._fleet.sites, self._feed(), now_s, steps=OUTLOOK_STEPS, demand=demand
+        )
+
+    def _read(self) -> DemandCounts:
+        bin_s = self._fleet.slow_loop.demand_bin_s
+        try:
+            known = DemandCounts.from_bytes(self._path.read_bytes())
+        except FileNotFoundError:
+            return DemandCounts(bin_s=bin_s)
+        except (OSError, msgspec.MsgspecError) as error:
+            log_line(f"{self._path}: {error!r}; demand is counted anew")
+            return DemandCounts(bin_s=bin_s)
+        return known if known.bin_s == bin_s else DemandCounts(bin_s=bin_s)

@@ -1,0 +1,105 @@
+"""What is expected of every kind of demand that was counted: the shipped method where days were seen, the last minutes where not.
+
+Here: `expected_demand`. Not here: counting (`signals.demand_counts`), the method (`make`, `demand`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from hanse.signals.demand_counts import DemandCounts, DemandKey
+from hanse.signals.forecast.demand import DemandHistory, demand_outlook
+from hanse.signals.outlook import DemandOutlook
+from hanse.signals.series import Series
+from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+
+DAYS_MIN: Final = 3.0
+"""A daily shape shows on the third day; before, the last minutes say more."""
+RECENT_BINS: Final = 3
+"""Means over them: a bin alone is a few requests of a small service."""
+Z95: Final = 1.645
+HIGH_MIN: Final = 1.25
+"""Of the mean, where no spread was seen yet: demand grows by about a quarter in the steepest hour of a day (ServeGen, m-small)."""
+IDLE_S: Final = 6.0 * SECONDS_PER_HOUR
+"""A kind of demand that nobody asked for so long is expected no more while nothing is known of days."""
+
+
+def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[DemandOutlook, ...]:
+    """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then."""
+    found = []
+    for key in counts.keys():
+        rates = counts.requests_per_s(key, now_s)
+        if not rates.any():
+            continue
+        tokens = counts.tokens(key, now_s)
+        if len(rates) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
+            history = _history(counts, key, rates, tokens)
+            outlook = demand_outlook(history, now_s, steps=steps)
+        else:
+            outlook = _carrying_on(counts, key, rates, tokens, steps)
+        if outlook is not None and max(outlook.requests_per_s_high) > 0.0:
+            found.append(outlook)
+    return tuple(found)
+
+
+def _history(
+    counts: DemandCounts, key: DemandKey, rates: np.ndarray, tokens: tuple[float, float]
+) -> DemandHistory:
+    """Hourly means, from a full hour on."""
+    each = round(SECONDS_PER_HOUR / counts.bin_s)
+    skip = round((-counts.start_s % SECONDS_PER_HOUR) / counts.bin_s)
+    hours = (len(rates) - skip) // each
+    hourly = rates[skip : skip + hours * each].reshape(hours, each).mean(axis=1)
+    return DemandHistory(
+        service=key.service,
+        tenant=key.tenant,
+        data_class=key.data_class,
+        country=key.country,
+        origin=key.origin,
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        rates=Series(
+            start_s=counts.start_s + skip * counts.bin_s,
+            step_s=SECONDS_PER_HOUR,
+            values=hourly,
+            quantity="demand",
+            unit="requests/s",
+            signal="demand",
+            zone=f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}",
+            source="counted at the gateways",
+            licence="the operator's own",
+        ),
+    )
+
+
+def _carrying_on(
+    counts: DemandCounts,
+    key: DemandKey,
+    rates: np.ndarray,
+    tokens: tuple[float, float],
+    steps: int,
+) -> DemandOutlook | None:
+    """As the last minutes were; high by the chance of a bin's count, which is Poisson, and never less than a quarter above."""
+    recent = rates[-RECENT_BINS:]
+    mean = float(recent.mean())
+    idle_bins = int(IDLE_S // counts.bin_s)
+    if mean <= 0.0:
+        if not rates[-idle_bins:].any():
+            return None
+        mean = float(rates[-idle_bins:].mean())
+    spread = Z95 * math.sqrt(mean / (len(recent) * counts.bin_s))
+    high = max(HIGH_MIN * mean, mean + spread, float(recent.max()))
+    return DemandOutlook(
+        service=key.service,
+        tenant=key.tenant,
+        data_class=key.data_class,
+        country=key.country,
+        origin=key.origin,
+        requests_per_s=(mean,) * steps,
+        requests_per_s_high=(high,) * steps,
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+    )
