@@ -148,9 +148,7 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
                 battery_kwh=own.battery_kwh,
                 battery_kw=own.battery_kw,
                 pue=_over(facility, it_kwh),
-                ups_load_share=_over(
-                    it_kwh, float(facts.meter.ups_rated_kw[s, 0]) * HOURS_OF_YEAR
-                ),
+                ups_load_share=_over(it_kwh, float(facts.meter.ups_rated_kw[s, 0]) * HOURS_OF_YEAR),
                 ups_efficiency=_over(it_kwh, it_kwh + float(facts.meter.ups_kwh[s, 0])),
                 wue_l_per_kwh=_over(water, it_kwh),
                 carbon_free_share=_known(facts.meter.carbon_free[s, 0]),

@@ -106,7 +106,7 @@ def references(study: Study) -> tuple[Workload, ...]:
     if not live:
         return ()
     like = max(live, key=lambda w: w.tokens_per_day)
-    found = []
+    found: list[Workload] = []
     for model in sorted(_generating(), key=lambda m: -m.params_b):
         work = msgspec.structs.replace(
             like, model=model.id, precision=REFERENCE_PRECISION, accelerator=""
@@ -171,7 +171,11 @@ def _fits(work: Workload, chip: str, count: int) -> bool:
         return False
     try:
         step = step_model(
-            ai_model_named(work.model), work.precision, accelerator_named(chip), count=count, slots=1
+            ai_model_named(work.model),
+            work.precision,
+            accelerator_named(chip),
+            count=count,
+            slots=1,
         )
         running_of(step, 1.0, work.tokens_in, work.tokens_out)
     except ConfigError:

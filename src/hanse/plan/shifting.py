@@ -213,9 +213,7 @@ def _per_token(fits: Sequence[Sequence[Fit | None]], use: Floats) -> Floats:
     return out
 
 
-def _series(
-    study: Study, places: Sequence[tuple[City, SizeClass, float]]
-) -> tuple[Floats, Floats]:
+def _series(study: Study, places: Sequence[tuple[City, SizeClass, float]]) -> tuple[Floats, Floats]:
     """Carbon and delivered price [site, hour] of the first calendar year."""
     start = datetime.combine(study.start.replace(month=1, day=1), time(), UTC)
     axis = StepAxis(start_s=start.timestamp(), count=HOURS_OF_YEAR, step_s=SECONDS_PER_HOUR)
@@ -283,4 +281,3 @@ def _costs(sites: _Sites, w: int, grams: float, usd: float) -> Floats:
     per_kwh = usd * sites.price + grams * sites.carbon
     found = sites.kwh_per_token[w][:, None] * per_kwh
     return np.where(np.isnan(found), NEVER, found)
-

@@ -66,9 +66,7 @@ def roomed(
     return float(total[0] * days), float(total[1] * days), float(total[2] * days)
 
 
-def _held(
-    design: Design, study: Study, w: int, replicas: dict[tuple[int, int], int]
-) -> Floats:
+def _held(design: Design, study: Study, w: int, replicas: dict[tuple[int, int], int]) -> Floats:
     """[site] tokens in an hour within the SLO."""
     out = np.zeros(len(design.places))
     for s in range(len(design.places)):

@@ -123,14 +123,7 @@ def solve(
     each = {f"meter-{d.spec.id}": (d, study) for d in designs}
     made = steps.map(Meter, metered, each)
     meters = {d.spec.id: m for d, m in zip(designs, made, strict=True)}
-    moved = {f"shift-{d.spec.id}": (d, study, meters[d.spec.id]) for d in designs if d.places}
-    shifting = dict(
-        zip(
-            (d.spec.id for d in designs if d.places),
-            steps.map(Shifting, shifting_of, moved),
-            strict=True,
-        )
-    )
+    shifting = _shifting(study, designs, meters, steps)
     drawn = _drawn(study, designs, meters, steps, tell)
     tell("policies", 0.72)
     policies = policy_answers(study, designs, drawn, steps, quick)
@@ -193,6 +186,15 @@ def _drawn(
     found = steps.map(Drawn, draw, tasks, lambda p: tell(what, 0.58 + 0.12 * p))
     n = len(parts)
     return tuple(together(found[k * n : (k + 1) * n]) for k in range(len(designs)))
+
+
+def _shifting(
+    study: Study, designs: Sequence[Design], meters: dict[str, Meter], steps: Steps
+) -> dict[str, Shifting]:
+    """By design that builds."""
+    building = [d.spec.id for d in designs if d.places]
+    tasks = {f"shift-{d.spec.id}": (d, study, meters[d.spec.id]) for d in designs if d.places}
+    return dict(zip(building, steps.map(Shifting, shifting_of, tasks), strict=True))
 
 
 def _judged(design: Design, study: Study, demand: Demand, steps: Steps) -> Tried:
