@@ -31,7 +31,7 @@ from hanse.plan.operate import growth_of, traffic_gb
 from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
-from hanse.plan.regret import regrets
+from hanse.plan.regret import UNASKED, regrets
 from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
 from hanse.plan.reserve import with_reserve
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
@@ -397,6 +397,7 @@ def design_of(
         return design
     said = regrets(problem, answer)
     own, more = said[: len(design.places)], said[len(design.places) :]
+    more = tuple(s for s in more if not s.startswith(UNASKED))
     return replace(design, regret=own, notes=(*design.notes, *(f"rented chips: {s}" for s in more)))
 
 

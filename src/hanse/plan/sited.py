@@ -60,11 +60,11 @@ def sited(study: Study, spec: DesignSpec, quick: bool, coarse: bool = False) -> 
 
 
 def narrower(study: Study, spec: DesignSpec) -> list[DesignSpec]:
-    """Designs of the study that a mix could be, too: what the search sees of cost is not all, so the mix is never dearer than they."""
+    """Designs of the study that a mix could be, too, all rented among them: what the search sees of cost is not all, so the mix is never dearer than they."""
     return [
         msgspec.structs.replace(d, own_power=spec.own_power)
         for d in study.designs
-        if d.sizes and not d.rent and set(d.sizes) <= set(spec.sizes)
+        if not d.rent and set(d.sizes) <= set(spec.sizes)
     ]
 
 

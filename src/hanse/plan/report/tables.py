@@ -10,7 +10,7 @@ from typing import Final
 
 from hanse.plan.answer import Answer, DesignAnswer, Range
 from hanse.plan.report import effects
-from hanse.plan.report.table import Cell, Column, Kind, Table
+from hanse.plan.report.table import Cell, Column, Kind, Table, large
 from hanse.plan.report.verdict import (
     EFFECTS,
     actions_per_site,
@@ -302,11 +302,31 @@ def flips(answer: Answer) -> Table:
         for c in inputs
         for f in c.flips
     ]
+    # A range in which nothing flips is an answer too.
+    rows += [
+        (
+            c.name,
+            c.unit,
+            c.at,
+            None,
+            c.low,
+            c.high,
+            f"none other, from {large(c.low)} to {large(c.high)}",
+        )
+        for c in inputs
+        if not c.flips
+    ]
     columns = (
         Column(key="figure", head="figure", kind="figure"),
         Column(key="unit", head="unit", kind="text", why="a plain number"),
         Column(key="most_likely", head="most likely", method="flip", kind="usd"),
-        Column(key="flips_at", head="flips at", method="flip", kind="usd"),
+        Column(
+            key="flips_at",
+            head="flips at",
+            method="flip",
+            kind="usd",
+            why="within this range no other design becomes the cheapest",
+        ),
         Column(key="low", head="range from", method="flip", kind="usd"),
         Column(key="high", head="to", method="flip", kind="usd"),
         Column(key="winner", head="then cheapest", kind="text"),

@@ -109,9 +109,11 @@ def _part_of_input(curve: Curve, flip: Flip) -> float:
 def _flips(answer: Answer, names: dict[str, str]) -> str:
     flip = nearest_flip(answer)
     if flip is None:
+        inputs = [c for c in answer.curves if c.resited]
+        tried = ", ".join(f"{c.name} from {large(c.low)} to {large(c.high)} {c.unit}" for c in inputs)  # fmt: skip
         return (
-            "No single figure or input that was tried, moved alone within its range, makes another design the cheapest; "
-            "draws in which another one wins take several at once."
+            f"No single figure or input that was tried, moved alone within its range{f' ({tried})' if tried else ''}, makes another design the "
+            "cheapest; draws in which another one wins take several at once."
         )
     curve = next((c for c in answer.curves if c.resited and c.id == flip.id), None)
     unit = next(
