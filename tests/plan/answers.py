@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from msgspec.structs import replace
+
 from hanse.plan.answer import (
     Answer,
     AssumptionAnswer,
@@ -17,6 +19,8 @@ from hanse.plan.answer import (
 )
 from hanse.plan.assumptions import read
 from hanse.plan.doubt import Curve, Flip, Swing
+from hanse.plan.held import Away, Held
+from hanse.plan.shifting import Shifting, Ways
 from hanse.plan.tco import GROUPS
 from hanse.plan.validate import Round
 
@@ -59,6 +63,8 @@ def site(number: int, size: str, prefix: str) -> SiteAnswer:
         battery_kwh=it_kw * 0.7,
         battery_kw=it_kw * 0.2,
         pue=1.12 if it_kw > 500.0 else 1.41 + 0.01 * number,
+        ups_load_share=0.5,
+        ups_efficiency=0.96,
         wue_l_per_kwh=0.42,
         carbon_free_share=sum(day) / 24.0,
         carbon_free_hours=day,
@@ -103,6 +109,12 @@ def design(
         "pooling_extra_share": 0.02 + 0.3 * small if owns else None,
         "pue": 1.12 + 0.3 * small if owns else None,
         "ups_loss_share": 0.035 + 0.04 * small if owns else None,
+        "ups_load_share": 0.6 - 0.3 * small if owns else None,
+        "ups_load_share_last": 0.7 - 0.3 * small if owns else None,
+        "ups_efficiency": 0.97 - 0.04 * small if owns else None,
+        "hourly_match_share": 0.4 * small if owns else None,
+        "away": away(owns),
+        "shifting": shifting() if owns else None,
         "carbon_free_share": 0.52 + 0.1 * small if owns else None,
         "annual_match_share": 0.6 * small if owns else None,
         "own_power_used_share": 0.87 if owns and small > 0.3 else None,
@@ -122,6 +134,30 @@ def design(
         "notes": (),
     } | changes
     return DesignAnswer(**figures)  # type: ignore[arg-type]
+
+
+def away(owns: bool) -> tuple[Away, ...]:
+    """A model that a large site takes over, and one for scale that small sites hold."""
+    one = Away(
+        work="chat", model="Llama-3.1-70B", reference=False, held_by=(), share=0.8, requests_per_day=4e6, gb_per_day=210.0, added_ms=11.5,
+        usd_per_year=900.0, unserved_share=0.0,
+    )  # fmt: skip
+    other = replace(one, reference=True, held_by=("hall",), share=0.0, requests_per_day=0.0, gb_per_day=0.0, added_ms=None, usd_per_year=0.0)  # fmt: skip
+    return (one, other) if owns else ()
+
+
+def shifting() -> Shifting:
+    ways = Ways(
+        assigned=4e8, static=3e8, hourly=2.9e8, deferred=3.9e8, sited=2.5e8, sited_hourly=2.4e8, sited_deferred=2.45e8, room_assigned=4e8,
+        room_static=3.5e8, room_hourly=3.3e8,
+    )  # fmt: skip
+    return Shifting(deferrable_share=0.2, carbon_g=ways, usd=replace(ways, room_assigned=None, room_static=None, room_hourly=None))  # fmt: skip
+
+
+HELD = Held(
+    workload="chat", model="Llama-3.1-70B", precision="fp8", weights_gb=71.0, size="tower", chip="l4", replica_gb=192.0, site_gb=1368.0,
+    held=True, in_time=False, why="71 GB of weights, 192 GB in 8 x l4: held, but not within the SLO",
+)  # fmt: skip
 
 
 def judged(number: int, good: float, ttft_ms: float) -> Round:
@@ -218,6 +254,7 @@ def rich() -> Answer:
                 wan_gbit_s=None, notes=(),
             ),
         ),
+        held=(HELD, replace(HELD, workload="", held=False)),
         policies=(
             PolicyAnswer(id="itc", kind="investment_credit", source="Act 12 of 2024", usd_by_design=dict.fromkeys(ids, -20000000.0), **without),
             PolicyAnswer(id="tax", kind="carbon_tax", source="Act 3 of 2025", usd_by_design=dict.fromkeys(ids, 44000000.0), **without),
@@ -241,5 +278,5 @@ def least() -> Answer:
     )  # fmt: skip
     return Answer(
         study="least", start="2027-01-01", years=1, draws=1, seed=0, software="hanse 0.0", command="", tokens_per_day=1.0, designs=(only,),
-        swings=(), flips=(), trainings=(), policies=(), claims=(), assumptions=(), notes=(),
+        swings=(), flips=(), trainings=(), held=(), policies=(), claims=(), assumptions=(), notes=(),
     )  # fmt: skip

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from hanse.plan import regret
 from hanse.plan.candidates import site_plan
-from hanse.plan.regret import SITES_MAX, regrets
+from hanse.plan.regret import regrets, site_usd
 from hanse.plan.sited import sited
 from hanse.plan.solve import solve
 from plan import hand
@@ -44,13 +45,24 @@ def test_a_site_that_nothing_replaces_cannot_be_left_out(rng: np.random.Generato
     assert "cannot be left out" in regrets(p, site_plan(p, EXACT))[0]
 
 
-def test_of_many_sites_none_is_asked() -> None:
-    assert SITES_MAX >= 20
-
-    class Many:
-        sites = (None,) * (SITES_MAX + 1)
-
-    assert regrets(None, Many()) == ("",) * (SITES_MAX + 1)  # type: ignore[arg-type]
+def test_of_many_sites_those_that_cost_most_are_asked_and_the_others_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = (problem(np.random.default_rng(seed), n=8, m=6, k=2, unserved_usd=50.0) for seed in range(50))  # fmt: skip
+    p, answer = next((p, a) for p in made if len((a := site_plan(p, EXACT)).sites) >= 3)
+    all_asked = regrets(p, answer)
+    monkeypatch.setattr(regret, "SITES_MAX", 2)
+    monkeypatch.setattr(regret, "DEAREST", 2)
+    said = regrets(p, answer)
+    cost = site_usd(p, answer)
+    assert cost.sum() == pytest.approx(answer.fixed_usd[-1] + answer.running_usd[-1])
+    chosen = np.flatnonzero(answer.size[-1] >= 0)
+    dearest = set(chosen[np.argsort(-cost[chosen], kind="stable")[:2]].tolist())
+    for site, words, whole in zip(chosen.tolist(), said, all_asked, strict=True):
+        if site in dearest:
+            assert words == whole, "the same search"
+        else:
+            assert words == f"not asked: only of the 2 of {len(chosen)} sites that cost most"
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse.energy import PLANTS, Contracts, Storage
+from hanse.energy import PLANTS, Contracts, Storage, wind
 from hanse.errors import ConfigError
 from hanse.plan.own_power_lp import Hours, OwnPowerModel, Terms
 from hanse.plan.renewables import (
@@ -37,9 +37,9 @@ PRICES = Prices(
 EIGHT = ("DE-LU", "GB", "US-NY-NYIS", "US-TEX-ERCO", "US-CAL-CISO", "JP-TK", "IN-WE", "KR")
 MATCH_PV_PCT = {0: (38, 42), 4: (51, 59), 12: (71, 87)}
 """Published ranges of eight cities; a point of slack for other cities than those."""
-MATCH_HALF_PCT = {0: (46, 58), 4: (59, 71), 12: (71, 80)}
-"""Half PV, half wind by the turbine of `energy.wind`. The ranges measured with other turbines and without losses of the
-battery were 49-60, 64-73 and 78-83 %."""
+MATCH_HALF_PCT = {0: (48, 59), 4: (61, 72), 12: (73, 81)}
+"""Half PV, half wind by the turbine of `energy.wind` and a battery that loses a tenth. Published: 49-60, 64-73 and 78-83 % over eight cities that are not
+named. With a hub at 50 m and a battery without losses it is 48-60, 62-73 and 75-84 here, and without Seoul's 75 the last is 79-84."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,32 @@ def test_own_power_of_the_years_volume_matches_the_hours_it_is_known_to_match(
         for case, year in zip(cases, own_power_year(cases, sizes), strict=True):
             assert year.generated_kwh == pytest.approx(year.load_kwh, rel=1e-3)
             assert low - 1 <= 100 * year.own_share <= high + 1, (case.site.id, battery_h)
+
+
+def test_without_losses_of_the_battery_and_at_a_higher_hub_half_wind_matches_what_is_published(
+    eight: tuple[list[Case], tuple[SiteHours, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wind, "HUB_M", 50.0)
+    lossless = msgspec.structs.replace(
+        PLANTS["micro"],
+        storage=Storage(charge_efficiency=1.0, discharge_efficiency=1.0, self_discharge_per_h=0.0),
+    )
+    cases = [msgspec.structs.replace(case, plant=lossless) for case in eight[0]]
+    hours = site_hours(cases)
+    for battery_h, (low, high) in {0: (49, 60), 4: (64, 73), 12: (78, 83)}.items():
+        sizes = [
+            OwnPower(
+                pv_kw=0.5 * h.load_kw.sum() / h.pv_share.sum(),
+                wind_kw=0.5 * h.load_kw.sum() / h.wind_share.sum(),
+                battery_kwh=100.0 * battery_h,
+                battery_kw=25.0 * battery_h,
+            )
+            for h in hours
+        ]
+        found = [100 * year.own_share for year in own_power_year(cases, sizes)]
+        seoul = found.pop(EIGHT.index("KR"))
+        assert [min(found), max(found)] == pytest.approx([low, high], abs=2.0)
+        assert low - 3.0 < seoul < low + 2.0, "the least of these eight"
 
 
 @pytest.fixture(scope="module")

@@ -464,3 +464,11 @@ def test_a_print_cuts_nothing_off(tmp_path: Path, chromium_path: str) -> None:
 
 A4_PX = round((210 - 2 * 12) / 25.4 * 96)
 """Width that margins of 12 mm leave, in CSS pixels."""
+
+
+def test_an_input_that_flips_nowhere_says_within_which_range() -> None:
+    curve = replace(RICH.curves[0], resited=True, flips=(), low=1e8, high=1e12, name="demand")
+    calm = replace(RICH, flips=(), curves=(curve,))
+    (row,) = tables(calm)["flips"].rows
+    assert row[3] is None and row[-1] == "none other, from 100 million to 1.00 trillion"
+    assert "demand from 100 million to 1.00 trillion" in headline(calm)[1]

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from hanse.model.fleet import Value
 from hanse.plan.doubt import Curve, Flip, Swing
+from hanse.plan.held import Away, Held
+from hanse.plan.shifting import Shifting
 from hanse.plan.validate import Round
 
 
@@ -43,6 +45,10 @@ class SiteAnswer(Value, frozen=True, kw_only=True):
     battery_kw: float
     pue: float | None
     """Of the first year; a hall that fills up gets better."""
+    ups_load_share: float | None
+    """Mean IT load of the first year over the rating of the UPS."""
+    ups_efficiency: float | None
+    """IT energy over what went into the UPS for it, first year: at that load, hour by hour."""
     wue_l_per_kwh: float | None
     carbon_free_share: float | None
     """Hour by hour."""
@@ -95,12 +101,24 @@ class DesignAnswer(Value, frozen=True, kw_only=True):
     pue: float | None
     ups_loss_share: float | None
     """Of IT energy."""
+    ups_load_share: float | None
+    """Mean IT load of the first year over the ratings of all UPS."""
+    ups_load_share_last: float | None
+    """Same of the last year."""
+    ups_efficiency: float | None
+    """IT energy over what went into the UPS for it, first year."""
     carbon_free_share: float | None
     """Hour by hour."""
     annual_match_share: float | None
     """Own generation over use, summed over the year: what annual matching would claim."""
+    hourly_match_share: float | None
+    """Own generation used on the site over use: what is left of `annual_match_share` when hours count, batteries included."""
     own_power_used_share: float | None
     wan_gb_per_year: float
+    away: tuple[Away, ...]
+    """What goes over the WAN because none of its small sites holds the model; and what would, of larger models."""
+    shifting: Shifting | None
+    """The most that moving work by the hour could save; None where nothing is built."""
     available: float
     """Expected share of interactive demand that can be served, all sites' availabilities together."""
     served_without: tuple[float, ...]
@@ -212,6 +230,8 @@ class Answer(Value, frozen=True, kw_only=True):
     curves: tuple[Curve, ...] = ()
     """Break-even curves: premium, growth, carbon price, latency limit, size of demand."""
     trainings: tuple[TrainingAnswer, ...]
+    held: tuple[Held, ...]
+    """Models beside the memory of each size class."""
     policies: tuple[PolicyAnswer, ...]
     claims: tuple[ClaimAnswer, ...]
     assumptions: tuple[AssumptionAnswer, ...]

@@ -89,12 +89,15 @@ def site_plan(problem: Siting, limits: Limits | None = None) -> SitingAnswer:
 
 
 def next_best(
-    problem: Siting, answer: SitingAnswer, limits: Limits | None = None
+    problem: Siting,
+    answer: SitingAnswer,
+    limits: Limits | None = None,
+    sites: NDArray[np.int64] | None = None,
 ) -> tuple[NextBest, ...]:
     """What each chosen site is worth: the plan without it, from a short search among few candidates.
 
     The other chosen sites stay and may become one size larger; the `NEAR_SITES` that the relaxed problem without it uses most
-    may come in at any size. A wider search could only find less.
+    may come in at any size. A wider search could only find less. `sites`: of the chosen ones those that are asked; absent: all.
     """
     limits = limits or Limits()
     short = Limits(
@@ -112,7 +115,7 @@ def next_best(
     # Only built sites stay, and in a staged plan any smaller size may come first.
     stays = (end >= 0) & (steps <= end + 1) & ((steps >= end) | (len(problem.demand) > 1))
     found = []
-    for site in chosen:
+    for site in chosen if sites is None else sites:
         allowed = free.copy()
         allowed[site] = False
         solver.set_columns(model.y, 0.0, np.broadcast_to(allowed.astype(float), model.y.shape))

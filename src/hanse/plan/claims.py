@@ -16,6 +16,7 @@ from hanse.plan.assumptions import Assumptions
 from hanse.plan.demand import Demand
 from hanse.plan.design import Design
 from hanse.plan.doubt import Score, distance, flips, scorer
+from hanse.plan.held import Held
 from hanse.plan.meter import Meter
 from hanse.plan.study_file import Study
 
@@ -46,6 +47,7 @@ def claims_of(
     figures: Assumptions,
     demand: Demand,
     trainings: Sequence[TrainingAnswer] = (),
+    held: Sequence[Held] = (),
 ) -> tuple[ClaimAnswer, ...]:
     """All claims; none where fewer than two designs build something."""
     building = [d for d in ranked if d.sites]
@@ -59,6 +61,9 @@ def claims_of(
         *_for_small(ranked, small, big),
         _cost(ranked, small, big, pair, figures, score),
         *_against(ranked, small, big, trainings),
+        _matching(ranked),
+        _inference_wan(ranked, small, held),
+        *_moving(ranked),
     )
 
 
@@ -154,6 +159,10 @@ def _against(
             "unit-cost", "Small plant costs more per kW", "USD a year of plant, building and land per kW",
             ranked, _plant_usd_per_kw, small, big, more=True,
         ),
+        _claim(
+            "ups", "A small site's UPS works at lower efficiency", "IT over input of the UPS, first year, at its mean load",
+            ranked, lambda d: d.ups_efficiency, small, big,
+        ),
     ]  # fmt: skip
     for t in trainings:
         across = t.choice == "across sites"
@@ -181,6 +190,80 @@ def _against(
             )
         )
     return tuple(found)
+
+
+def _matching(ranked: Sequence[DesignAnswer]) -> ClaimAnswer:
+    """By the year against by the hour, of each design's own generation."""
+    pairs = {d.id: (d.annual_match_share, d.hourly_match_share) for d in ranked}
+    lost = [1.0 - b / a for a, b in pairs.values() if a and b is not None]
+    verdict = "not known" if not lost else "holds" if max(lost) > MARGIN else "does not hold"
+    return ClaimAnswer(
+        id="annual-matching",
+        claim="Matching by the year claims more than the hours give",
+        by_design={
+            id: "–" if a is None or b is None else f"{a:.0%} by the year, {b:.0%} by the hour"
+            for id, (a, b) in pairs.items()
+        },
+        condition="own generation over use",
+        verdict=verdict,
+    )
+
+
+def _inference_wan(
+    ranked: Sequence[DesignAnswer], small: DesignAnswer, held: Sequence[Held]
+) -> ClaimAnswer:
+    """Of work that is asked for; what larger models would do stands in the tables."""
+    gone = {d.id: sum(a.gb_per_day for a in d.away if not a.reference) for d in ranked}
+    asked = [h for h in held if h.workload]
+    largest = max(asked, key=lambda h: (h.weights_gb, h.in_time, -h.replica_gb), default=None)
+    condition = "GB a day that no small site of the design holds in time"
+    if largest is not None:
+        condition += f"; {largest.model} in {largest.size}: {largest.why}"
+    return ClaimAnswer(
+        id="wan-inference",
+        claim="Models too large for small sites go over the WAN",
+        by_design={id: _said(gb) for id, gb in gone.items()},
+        condition=condition,
+        verdict="holds" if gone[small.id] > 0.0 else "does not hold",
+    )
+
+
+def _moving(ranked: Sequence[DesignAnswer]) -> tuple[ClaimAnswer, ...]:
+    """In space and in time, each over the design's sites; upper bounds."""
+    several = [d for d in ranked if d.shifting is not None and len(d.sites) > 1]
+    if not several:
+        return ()
+    space: dict[str, str] = {}
+    most = []
+    for d in several:
+        assert d.shifting is not None
+        ways = d.shifting.carbon_g
+        free = ways.gain("hourly", "static") or 0.0
+        inside = ways.gain("room_hourly", "room_static")
+        most.append(free if inside is None else inside)
+        room = "" if inside is None else f", {inside:.1%} within room"
+        space[d.id] = f"{free:.1%}{room}"
+    time = {d.id: d.shifting.carbon_g.gain("deferred", "assigned") or 0.0 for d in several if d.shifting}  # fmt: skip
+    return (
+        _moved("shift-space", "Routing by the hour cuts carbon below the best fixed sites", space, most),
+        _moved("shift-time", "Waiting for clean hours cuts carbon", {i: f"{v:.1%}" for i, v in time.items()}, list(time.values())),
+    )  # fmt: skip
+
+
+def _moved(id: str, claim: str, said: dict[str, str], gains: Sequence[float]) -> ClaimAnswer:
+    if min(gains) > MARGIN:
+        verdict = "holds"
+    elif max(gains) <= MARGIN:
+        verdict = "does not hold"
+    else:
+        verdict = f"depends on the design: {min(gains):.1%} to {max(gains):.1%}"
+    return ClaimAnswer(
+        id=id,
+        claim=claim,
+        by_design=said,
+        condition="share of gCO2e that perfect foresight saves at most",
+        verdict=verdict,
+    )
 
 
 def _claim(

@@ -45,6 +45,10 @@ LIMITS_MS_QUICK: Final = LIMITS_MS[::2]
 TIMES: Final = (0.1, 0.2, 0.5, 2.0, 5.0, 10.0)
 """Of the study's tokens a day."""
 TIMES_QUICK: Final = (0.2, 5.0)
+DECADES: Final = (1e8, 1e9, 1e10, 1e11, 1e12)
+"""Tokens a day that are tried beyond those: from a company's assistant to what the largest services say they serve. A range of a decade about the study's own
+demand finds nothing to flip where two decades do."""
+DECADES_QUICK: Final = (DECADES[0], DECADES[-1])
 CELLS_MAX_QUICK: Final = 600
 """Same for a first look: ten cities and one kind of work."""
 TIE: Final = 0.005
@@ -210,8 +214,11 @@ def _latency_curve(
 
 def _tokens_curve(study: Study, steps: Steps, times: Sequence[float], finer: int) -> Curve:
     own = sum(w.tokens_per_day for w in study.workloads)
+    values = [own * t for t in times]
+    decades = DECADES if times is TIMES or finer == 0 else DECADES_QUICK
+    beyond = [v for v in decades if v < 0.5 * min(values) or v > 2.0 * max(values)]
     return _resited_curve(
-        "tokens_per_day", "demand of the first year", "tokens a day", own, [own * t for t in times],
+        "tokens_per_day", "demand of the first year", "tokens a day", own, [*values, *beyond],
         study, scaled, steps, "all workloads in proportion", finer,
     )  # fmt: skip
 
@@ -236,6 +243,8 @@ def _resited_curve(
         between = [float(np.sqrt(near * far)) for near, far in _turns(own, found) if near and far]
         solve(between)
     order = sorted(found)
+    if finer == 0:
+        note += "; few points: a flip lies between the value that is named and the one before it"
     return _curve(
         id, name, unit, own, order, [found[v] for v in order], note=note, resited=True
     )  # fmt: skip

@@ -31,7 +31,7 @@ from hanse.plan.operate import growth_of, traffic_gb
 from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
-from hanse.plan.regret import regrets
+from hanse.plan.regret import UNASKED, regrets
 from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
 from hanse.plan.reserve import with_reserve
 from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
@@ -60,6 +60,10 @@ their footing over twelve decades of prices.
 """
 NODES_MAX: Final = 300
 """What is not proven by then is the answer, with its gap beside it."""
+
+
+STANDBY_PAIRS_MAX: Final = 2000
+"""Groups of rows times spots: beyond it a price of what stands by, a maximum, costs the search minutes, so that it goes without."""
 
 
 class Spot(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -108,6 +112,8 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[spot, stage]"""
     stages_kw: Floats
     """[spot, stage]"""
+    standby_usd: float
+    """A year of chips for a kW of need that stand by, on the chips that take least: no energy, no traffic."""
     cloud: tuple[Fit | None, ...]
     cloud_rtt_ms: Floats
     """[row]; infinite where law forbids every place with rented chips."""
@@ -142,7 +148,7 @@ def ground_of(study: Study, demand: Demand) -> Ground:
     refusal, rtt = _refusals(study, demand, spots, fits)
     need, stretch = _needs(study, demand, spots, fits)
     stages = np.stack([_stages_kw(s.size) for s in spots])
-    fixed, usd_per_kw = _prices(study, spots, fits, stages)
+    fixed, usd_per_kw, chips_per_kw = _prices(study, spots, fits, stages)
     cloud, cloud_rtt, cloud_ok = cloud_of(study, demand)
     unit = np.zeros(refusal.shape)
     for i, row in enumerate(demand.rows):
@@ -159,6 +165,7 @@ def ground_of(study: Study, demand: Demand) -> Ground:
         stretch=stretch,
         fixed_usd=fixed,
         stages_kw=stages,
+        standby_usd=_standby_usd(study, demand, fits, need, chips_per_kw),
         cloud=cloud,
         cloud_rtt_ms=cloud_rtt,
         cloud_ok=cloud_ok,
@@ -292,8 +299,8 @@ def _prices(
     spots: Sequence[Spot],
     fits: Sequence[Sequence[Fit | None]],
     stages_kw: Floats,
-) -> tuple[Floats, Floats]:
-    """Yearly USD of what stands [spot, stage], and of a kW of IT in use [workload, spot]: chips, energy, carbon, traffic."""
+) -> tuple[Floats, Floats, Floats]:
+    """Yearly USD of what stands [spot, stage], of a kW of IT in use [workload, spot] (chips, energy, carbon, traffic), and of its chips alone."""
     x = of_study(study).mid()
     years = replace(study, years=1)
     nothing = _bare(spots, {})
@@ -308,6 +315,7 @@ def _prices(
     )
     meters = _meters(study, spots, stages_kw[:, 0])
     usd = np.zeros((len(study.workloads), len(spots)))
+    of_chips = np.zeros(usd.shape)
     for w, row in enumerate(fits):
         chips: dict[str, Floats] = {}
         tokens = np.zeros(len(spots))
@@ -323,7 +331,28 @@ def _prices(
         )
         whole = costs(full, x, years).by_site().mean(axis=(1, 2))
         usd[w] = np.maximum(whole - fixed[:, 0], 0.0) / stages_kw[:, 0]
-    return np.maximum(fixed, 0.0), usd
+        idle = replace(nothing, it_kw=full.it_kw, chips=chips)
+        alone = costs(idle, x, years).by_site().mean(axis=(1, 2))
+        of_chips[w] = np.maximum(alone - fixed[:, 0], 0.0) / stages_kw[:, 0]
+    return np.maximum(fixed, 0.0), usd, of_chips
+
+
+def _standby_usd(
+    study: Study,
+    demand: Demand,
+    fits: Sequence[Sequence[Fit | None]],
+    need_kw: Floats,
+    of_chips: Floats,
+) -> float:
+    """Mean over interactive work by need, each on its best chips, where they are cheapest."""
+    usd, weight = [0.0], [1e-12]
+    for w, work in enumerate(study.workloads):
+        best = min((f.watts_per_token_s for f in fits[w] if f), default=np.inf)
+        at = [s for s, f in enumerate(fits[w]) if f and f.watts_per_token_s <= best * 1.001]
+        if work.kind == "interactive" and at:
+            usd.append(float(of_chips[w, at].min()))
+            weight.append(float(need_kw[demand.workload == w].sum()))
+    return float(np.average(usd, weights=weight))
 
 
 def _bare(spots: Sequence[Spot], chips: Mapping[str, Floats]) -> Inventory:
@@ -397,6 +426,7 @@ def design_of(
         return design
     said = regrets(problem, answer)
     own, more = said[: len(design.places)], said[len(design.places) :]
+    more = tuple(s for s in more if not s.startswith(UNASKED))
     return replace(design, regret=own, notes=(*design.notes, *(f"rented chips: {s}" for s in more)))
 
 
@@ -453,7 +483,25 @@ def _problem(
         sites_max=spec.sites_max,
         survive_share=survive,
         uncovered_usd=UNCOVERED_USD,
+        standby_usd=0.0
+        if survive is None or refusal.size > STANDBY_PAIRS_MAX
+        else ground.standby_usd,
+        standby_class=_standby_classes(spots, refusal, live),
     )
+
+
+def _standby_classes(
+    spots: Sequence[Spot], refusal: NDArray[np.int64], live: Sequence[bool]
+) -> NDArray[np.int64]:
+    """[group] rows that a country keeps have a reserve there; all others share one; work that may wait has none."""
+    countries = np.array([s.city.iso2 for s in spots])
+    names = sorted(set(countries.tolist()))
+    out = np.full(len(refusal), -1, np.int64)
+    for g, row in enumerate(refusal):
+        at = set(countries[row == OK].tolist())
+        if live[g] and at:
+            out[g] = 1 + names.index(next(iter(at))) if len(at) == 1 else 0
+    return out
 
 
 def _named(ground: Ground, rows: NDArray[np.int64]) -> str:

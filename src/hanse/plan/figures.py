@@ -15,9 +15,12 @@ from hanse.plan.capacity import slots_needed
 from hanse.plan.demand import Demand, levelled_peak
 from hanse.plan.design import Design
 from hanse.plan.drawn import Drawn
+from hanse.plan.held import Held, away_of
 from hanse.plan.latency import samples
 from hanse.plan.meter import Meter
 from hanse.plan.operate import capacity_tokens_s, first_replicas, loads_of
+from hanse.plan.physics import HOURS_OF_YEAR
+from hanse.plan.shifting import Shifting
 from hanse.plan.study_file import Study
 from hanse.plan.tco import GROUPS
 from hanse.serving.open_loop import weighted_quantile
@@ -35,6 +38,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     design: Design
     drawn: Drawn
     x: Values
+    held: tuple[Held, ...]
+    shifting: Shifting | None
 
 
 def range_of(values: Floats) -> Range:
@@ -83,12 +88,22 @@ def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) ->
         pooling_extra_share=pooling_extra(facts),
         pue=_over(facts.meter.lines["facility_kwh"].value[:, 0].sum(), _mid_it(facts)),
         ups_loss_share=_over(facts.meter.ups_kwh[:, 0].sum(), _mid_it(facts)),
+        ups_load_share=ups_load(facts, 0),
+        ups_load_share_last=ups_load(facts, -1),
+        ups_efficiency=_over(
+            _mid_it(facts), _mid_it(facts) + float(facts.meter.ups_kwh[:, 0].sum())
+        ),
         carbon_free_share=_carbon_free(facts),
         annual_match_share=_over(
             facts.meter.made_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
         ),
+        hourly_match_share=_over(
+            facts.meter.used_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
+        ),
         own_power_used_share=_over(facts.meter.used_kwh.sum(), facts.meter.made_kwh.sum()),
         wan_gb_per_year=float(np.median(drawn.wan_gb)),
+        away=away_of(design, facts.study, facts.demand, facts.held, facts.x),
+        shifting=facts.shifting,
         available=available(facts),
         served_without=served_without(facts),
         staff_fte=staff_fte(facts),
@@ -133,6 +148,8 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
                 battery_kwh=own.battery_kwh,
                 battery_kw=own.battery_kw,
                 pue=_over(facility, it_kwh),
+                ups_load_share=_over(it_kwh, float(facts.meter.ups_rated_kw[s, 0]) * HOURS_OF_YEAR),
+                ups_efficiency=_over(it_kwh, it_kwh + float(facts.meter.ups_kwh[s, 0])),
                 wue_l_per_kwh=_over(water, it_kwh),
                 carbon_free_share=_known(facts.meter.carbon_free[s, 0]),
                 carbon_free_hours=tuple(float(v) for v in facts.meter.carbon_free_day[s]),
@@ -142,6 +159,12 @@ def site_answers(facts: Facts) -> tuple[SiteAnswer, ...]:
             )
         )
     return tuple(out)
+
+
+def ups_load(facts: Facts, year: int) -> float | None:
+    """Mean IT load over the ratings of all UPS: small plant that is built ahead stands at the left of its loss curve."""
+    load_kwh = float(facts.meter.lines["facility_kwh"].at[:, year].sum())
+    return _over(load_kwh, float(facts.meter.ups_rated_kw[:, year].sum()) * HOURS_OF_YEAR)
 
 
 def idle_share(facts: Facts) -> float | None:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hanse.energy.plant import PLANTS
 from hanse.plan.assumptions import Values
 from hanse.plan.demand import HOURS
 from hanse.plan.design import Design
@@ -69,6 +70,8 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """[site, year] of that, used on the site."""
     ups_kwh: Floats
     """[site, year] lost in the UPS."""
+    ups_rated_kw: Floats
+    """[site, year] rating of the UPS beside the plant that stands; 0 without one."""
 
     def of(self, it_kwh: Floats, x: Values) -> dict[str, Floats]:
         """[site, year, draw] by name: with the draw's overhead (`pue_factor`) and a grid that gets cleaner year by year."""
@@ -99,6 +102,7 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
             made_kwh=nothing,
             used_kwh=nothing,
             ups_kwh=nothing,
+            ups_rated_kw=nothing,
         )
     full_kw = it_kw[:, -1]
     low, high = (_run(design, study, it_kw, full_kw, it_kwh * rise) for rise in (1.0, RISE))
@@ -125,7 +129,13 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
         made_kwh=made.reshape(shape),
         used_kwh=used.reshape(shape),
         ups_kwh=low.sums["ups_loss_kwh"].reshape(shape),
+        ups_rated_kw=it_kw * _ups_share(design)[:, None],
     )
+
+
+def _ups_share(design: Design) -> Floats:
+    """[site] rating of the UPS over the IT power that the plant is built for."""
+    return np.array([PLANTS[place.size.plant].ups.rated_share for place in design.places])
 
 
 def _run(design: Design, study: Study, it_kw: Floats, full_kw: Floats, it_kwh: Floats) -> Any:

@@ -1,4 +1,4 @@
-"""Sun, wind and batteries of a design's sites: as much as pays, site by site.
+"""Sun, wind and batteries of a design's sites: as much as pays, site by site, with the credits, tariffs and carbon taxes of the study's rules.
 
 Here: `with_own_power`, prices from the assumptions and room from the study, around `renewables.size_own_power`. Not here: that sizing, and what a
 year with it comes to (`meter`).
@@ -9,15 +9,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, time
 from typing import Final
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
+from hanse.energy.plant import PLANTS
 from hanse.plan.assumptions import Values, of_study
 from hanse.plan.capital import recovery_factor
 from hanse.plan.demand import Demand
 from hanse.plan.design import Design
+from hanse.plan.inventory import Place
 from hanse.plan.operate import growth_paths, worked
 from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of
+from hanse.plan.policy import Asset, carbon_tax_usd_per_t, credit_share, feed_in_gain
 from hanse.plan.renewables import Case, Prices, Room, World, size_own_power
 from hanse.plan.study_file import Study
 from hanse.signals import StepAxis
@@ -40,9 +45,7 @@ def with_own_power(design: Design, study: Study, demand: Demand) -> Design:
     ]
     if not stands:
         return design
-    cases = [
-        _case(design, study, x, s, float(it_kw[s]), float(work.it_kw[s, -1, 0])) for s in stands
-    ]
+    cases = [_case(design, study, x, s, float(it_kw[s]), work.it_kw[s, :, 0]) for s in stands]
     start = datetime.combine(study.start.replace(month=1, day=1), time(), UTC)
     world = World(axis=StepAxis(start_s=start.timestamp(), count=365 * 288))
     own = list(design.own)
@@ -62,8 +65,12 @@ def _tower(design: Design, s: int) -> bool:
     return design.places[s].size.kind == "edge"
 
 
-def _case(design: Design, study: Study, x: Values, s: int, it_kw: float, rated_kw: float) -> Case:
-    place = design.places[s]
+def _case(
+    design: Design, study: Study, x: Values, s: int, it_kw: float, stands_kw: NDArray[np.float64]
+) -> Case:
+    """`stands_kw` [year] of plant: own power is bought with it."""
+    place, rated_kw = design.places[s], float(stands_kw[-1])
+    bought = np.diff(stands_kw, prepend=0.0) / max(rated_kw, 1e-12)
     here = next((c for c in study.candidates if c.city == design.cities[s].name), None)
     pv_max = PV_OVER_IT * rated_kw if here is None or here.pv_kw_max is None else here.pv_kw_max
     site = site_of(
@@ -75,27 +82,41 @@ def _case(design: Design, study: Study, x: Values, s: int, it_kw: float, rated_k
         price_usd_per_kwh=place.price_usd_per_kwh,
     )
     wind_max = 0.0 if here is None else here.wind_kw_max
+    plant = PLANTS[place.size.plant]
+    sale = msgspec.structs.replace(plant.contracts, export_usd_per_kwh=_sold_usd(study, x, place))
     return Case(
         site=site,
         it_kw=it_kw,
-        prices=_prices(x, region=place.size.kind == "region"),
+        prices=_prices(x, study, place, bought),
         room=Room(pv_kw_max=pv_max, wind_kw_max=wind_max),
+        plant=msgspec.structs.replace(plant, contracts=sale),
     )
 
 
-def _prices(x: Values, *, region: bool) -> Prices:
-    """Yearly USD a unit: capital recovered over its life, and upkeep."""
+def _sold_usd(study: Study, x: Values, place: Place) -> float:
+    """What an exported kWh earns, mean of the study's years: the market's part of the price, or a tariff while it pays more."""
+    market = place.price_usd_per_kwh * x["export_price_share"].reshape(1, 1, -1)
+    drift = (1.0 + x["electricity_drift_per_year"]) ** np.arange(float(study.years))
+    market = market * drift.reshape(1, -1, 1)
+    return float((market + feed_in_gain(study.policies, (place,), study, market)).mean())
+
+
+def _prices(x: Values, study: Study, place: Place, bought: NDArray[np.float64]) -> Prices:
+    """Yearly USD a unit: capital recovered over its life less what a credit pays back of it in the years in which it is `bought` [year], and upkeep."""
     money = x["eur_usd"] * x["eur_price_level"]
 
-    def yearly(capital: str, name: str, upkeep: str) -> float:
+    def yearly(capital: str, name: str, asset: Asset, upkeep: str) -> float:
         factor = recovery_factor(x["discount_rate"], x[f"{name}_life_years"])
-        return float(np.asarray(x[capital] * money * (factor + x[upkeep]))[0])
+        paid = 1.0 - float(bought @ credit_share(study.policies, asset, (place,), study)[0, :, 0])
+        return float(np.asarray(x[capital] * money * (paid * factor + x[upkeep]))[0])
 
-    pv = "pv_utility_eur_per_kw" if region else "pv_rooftop_eur_per_kw"
+    pv = "pv_utility_eur_per_kw" if place.size.kind == "region" else "pv_rooftop_eur_per_kw"
+    store = "battery_fom_share_per_year"
+    taxes = carbon_tax_usd_per_t(study.policies, (place,), study)
     return Prices(
-        pv_usd_per_kw=yearly(pv, "pv", "pv_fom_share_per_year"),
-        wind_usd_per_kw=yearly("wind_eur_per_kw", "wind", "wind_fom_share_per_year"),
-        battery_usd_per_kwh=yearly("battery_eur_per_kwh", "battery", "battery_fom_share_per_year"),
-        battery_usd_per_kw=yearly("inverter_eur_per_kw", "inverter", "battery_fom_share_per_year"),
-        carbon_usd_per_t=float(x["carbon_usd_per_t"][0]),
+        pv_usd_per_kw=yearly(pv, "pv", "pv", "pv_fom_share_per_year"),
+        wind_usd_per_kw=yearly("wind_eur_per_kw", "wind", "wind", "wind_fom_share_per_year"),
+        battery_usd_per_kwh=yearly("battery_eur_per_kwh", "battery", "battery", store),
+        battery_usd_per_kw=yearly("inverter_eur_per_kw", "inverter", "battery", store),
+        carbon_usd_per_t=float(x["carbon_usd_per_t"][0] + taxes.mean()),
     )

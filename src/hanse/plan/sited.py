@@ -6,7 +6,7 @@ Here: `sited`, a design's places; `powered`, its own generation; `metered`, its 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,8 +22,8 @@ from hanse.plan.own_power import with_own_power
 from hanse.plan.study_file import DesignSpec, Study
 
 RENT_TIMES: Final = (1.0, 0.65, 0.0)
-"""Prices of rent at which a mix is searched; the plan that costs least in full is taken. The search prices chips by use and knows none that stand by
-for a failure, so that own sites look up to a third cheaper to it than they are; at no price all is rented that may be.
+"""Prices of rent at which a mix is searched; the plan that costs least in full is taken. The search prices chips by use and not by
+whole replicas and nights, so that own sites look cheaper to it than they are; at no price all is rented that may be.
 """
 GAP_COARSE, NODES_COARSE = 0.05, 1
 """Of a point of a curve in a large study: the root's heuristics find what costs a few percent more; all points are alike in that."""
@@ -43,28 +43,54 @@ def sited(study: Study, spec: DesignSpec, quick: bool, coarse: bool = False) -> 
     else:
         gap, nodes_max = GAP_QUICK if quick else GAP, NODES_MAX
 
-    def made(one: DesignSpec, times: float = 1.0, regret: bool = False) -> Design:
-        return design_of(ground, one, gap, nodes_max=nodes_max, regret=regret, rent_times=times)
+    blind = msgspec.structs.replace(ground, standby_usd=0.0)
 
-    if not (spec.rent and spec.sizes):
-        return made(spec, regret=not quick)
-    times = RENT_TIMES if cells(study) <= CELLS_MAX else (RENT_TIMES[0], RENT_TIMES[-1])
-    tries = [(spec, t) for t in times] + [(other, 1.0) for other in narrower(study, spec)]
-    found = [made(one, t) for one, t in tries]
+    def made(one: Try, regret: bool = False) -> Design:
+        at = ground if one.standby else blind
+        return design_of(
+            at, one.spec, gap, nodes_max=nodes_max, regret=regret, rent_times=one.rent_times
+        )
+
+    tries = _tries(study, spec, quick)
+    if len(tries) == 1:
+        return made(tries[0], regret=not quick)
+    found = [made(one) for one in tries]
     usd = [full_usd_per_mtoken(design, study) for design in found]
     best = min(range(len(found)), key=usd.__getitem__)
     if not quick:
-        one, t = tries[best]
-        found[best] = made(one, t, regret=True)
+        found[best] = made(tries[best], regret=True)
     return msgspec.structs.replace(found[best], spec=spec)
 
 
+class Try(NamedTuple):
+    """One search; of several the plan that costs least in full is taken."""
+
+    spec: DesignSpec
+    rent_times: float = 1.0
+    standby: bool = True
+    """With a price of what stands by."""
+
+
+def _tries(study: Study, spec: DesignSpec, quick: bool) -> list[Try]:
+    """A mix at several prices of rent and as each of the narrower designs; in small problems, but for a first look, each with and without a price of what
+    stands by, since a search is done when it is within its gap and both may be the better one in full.
+    """
+    small = cells(study) <= CELLS_MAX
+    both = small and not quick and bool(spec.sizes) and spec.sites_max != 1
+    found = [Try(spec), Try(spec, standby=False)] if both else [Try(spec)]
+    if spec.rent and spec.sizes:
+        times = RENT_TIMES[1:] if small else RENT_TIMES[-1:]
+        found += [Try(spec, t) for t in times] + [Try(other) for other in narrower(study, spec)]
+        found += [Try(other, standby=False) for other in narrower(study, spec) if both]
+    return found
+
+
 def narrower(study: Study, spec: DesignSpec) -> list[DesignSpec]:
-    """Designs of the study that a mix could be, too: what the search sees of cost is not all, so the mix is never dearer than they."""
+    """Designs of the study that a mix could be, too, all rented among them: what the search sees of cost is not all, so the mix is never dearer than they."""
     return [
         msgspec.structs.replace(d, own_power=spec.own_power)
         for d in study.designs
-        if d.sizes and not d.rent and set(d.sizes) <= set(spec.sizes)
+        if not d.rent and set(d.sizes) <= set(spec.sizes)
     ]
 
 

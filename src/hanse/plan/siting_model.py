@@ -52,6 +52,8 @@ class SitingModel:
         failures = len(problem.failure_sets)
         self.v_usd = worth * np.full((years, failures), self._uncovered_usd())
         self.v = self.model.add_columns("uncovered", self.v_usd)
+        reserves = len(problem.reserves)
+        self.r = self.model.add_columns("standby", worth * np.full((years, reserves), problem.standby_usd))  # fmt: skip
 
     def _unserved_usd(self) -> Floats:
         """[year, demand]: price of leaving a row out for a year, not discounted."""
@@ -94,7 +96,18 @@ class SitingModel:
         """Fixed and running cost [year] of a plan, not discounted."""
         built = np.take_along_axis(self.fixed_usd, np.maximum(size, 0)[:, :, None], axis=2)[:, :, 0]
         fixed = np.where(size >= 0, built, 0.0).sum(axis=1)
-        return fixed, np.einsum("ti,tij,tij->t", self.problem.demand, shares, self.unit_usd)
+        running = np.einsum("ti,tij,tij->t", self.problem.demand, shares, self.unit_usd)
+        return fixed, running + self.problem.standby_usd * self.standby(shares)
+
+    def standby(self, shares: Floats) -> Floats:
+        """[year] units that stand by: of each class the most that one failing site has."""
+        p = self.problem
+        fails = sorted({site for group in p.failure_sets for site in group})
+        total = np.zeros(len(p.demand))
+        for kept in p.reserves:
+            load = np.einsum("ti,tij->tj", p.demand * kept, shares)
+            total += load[:, fails].max(axis=1, initial=0.0)
+        return total
 
     def penalty_usd(self, values: Floats) -> float:
         """What slacks cost, discounted."""
@@ -112,6 +125,7 @@ def build(problem: Siting) -> SitingModel:
     `all`    sum_jk cap_k y_jk + sum_i d_i u_i >= sum_i d_i, implied, and what the solver makes cover cuts of;
     `one`    sum_k y_jk <= 1;
     `grow`   sum_{k' >= k} y_jk't <= sum_{k' >= k} y_jk',t+1: a site only grows;
+    `standby` what stands by for the loss of a site, where that has a price (`_standby`);
     `sites`, `budget` limits; where forced sites alone go beyond, what they need (the answer names it).
     """
     s = SitingModel(problem)
@@ -138,8 +152,23 @@ def build(problem: Siting) -> SitingModel:
         grow = m.add_rows(f"grow {k}", 0.0, INF, (years - 1, sites))
         m.put(grow[:, :, None], s.y[1:, :, k:], 1.0)
         m.put(grow[:, :, None], s.y[:-1, :, k:], -1.0)
+    _standby(s)
     _limit(s)
     return s
+
+
+def _standby(s: SitingModel) -> None:
+    """`standby` r_c >= sum_i s_i d_i x_ij over the rows of class c, for each site j that may fail."""
+    m, p = s.model, s.problem
+    fails = np.zeros(len(p.site_ids), np.bool_)
+    fails[[site for group in p.failure_sets for site in group]] = True
+    for c, kept in enumerate(p.reserves):
+        pairs = np.flatnonzero((kept[s.pair_demand] > 0.0) & fails[s.pair_site])
+        sites, row = np.unique(s.pair_site[pairs], return_inverse=True)
+        rows = m.add_rows(f"standby {c}", -INF, 0.0, (len(p.demand), len(sites)))
+        part = p.demand[:, s.pair_demand[pairs]] * kept[s.pair_demand[pairs]]
+        m.put(rows[:, row.ravel()], s.x[:, pairs], part)
+        m.put(rows, s.r[:, c : c + 1], -1.0)
 
 
 def _limit(s: SitingModel) -> None:

@@ -53,6 +53,11 @@ class Siting(Value, frozen=True, kw_only=True, eq=False):
     at most a hundredth of a row is left out to save a site."""
     uncovered_usd: float | None = None
     """Price of a unit that would not survive a failure, a year; absent: 1,000 times the dearest site over all demand."""
+    standby_usd: float = 0.0
+    """Price of a unit that stands by, a year. What stands by for the loss of any one site is the most that one site has of what must survive; paid for
+    each class of rows."""
+    standby_class: NDArray[np.int64] | None = None
+    """[demand]: rows whose reserve can be one: classes from 0; -1: none stands by. Absent: none for anybody."""
 
     def __post_init__(self) -> None:
         years, n, m, k = (
@@ -68,6 +73,7 @@ class Siting(Value, frozen=True, kw_only=True, eq=False):
             "allowed": (self.allowed, ((m, k),)),
             "survive_share": (self.survive_share, ((n,),)),
             "unserved_usd": (self.unserved_usd, ((), (years, n))),
+            "standby_usd": (self.standby_usd, ((),)),
         }
         for name, (array, fits) in shapes.items():
             if array is not None and np.shape(array) not in fits:
@@ -102,6 +108,14 @@ class Siting(Value, frozen=True, kw_only=True, eq=False):
         """[site, size]."""
         shape = (len(self.site_ids), len(self.size_ids))
         return np.ones(shape, bool) if self.allowed is None else np.asarray(self.allowed, bool)
+
+    @property
+    def reserves(self) -> tuple[Floats, ...]:
+        """Of each class that stands by: [demand] the part that must survive, 0 of other rows."""
+        if self.standby_class is None or self.survive_share is None or self.standby_usd <= 0.0:
+            return ()
+        classes = np.unique(self.standby_class[self.standby_class >= 0])
+        return tuple(np.where(self.standby_class == c, self.survive_share, 0.0) for c in classes)
 
     @property
     def failure_sets(self) -> tuple[tuple[int, ...], ...]:

@@ -24,8 +24,10 @@ from hanse.plan.doubt import Curve, Flip, Swing, apart, distance, flips, scorer,
 from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.figures import Facts, design_answer
 from hanse.plan.fleet_out import own_country, trace_of, write_day, write_fleet, write_toml
+from hanse.plan.held import held_by
 from hanse.plan.meter import Meter
 from hanse.plan.policies import policy_answers
+from hanse.plan.shifting import Shifting, shifting_of
 from hanse.plan.sited import metered, powered, sited
 from hanse.plan.steps import Steps, Store
 from hanse.plan.study_file import Study
@@ -74,6 +76,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     tried: dict[str, Tried]
     curves: tuple[Curve, ...]
     policies: tuple[PolicyAnswer, ...]
+    shifting: dict[str, Shifting]
+    """By design that builds."""
 
 
 def solve(
@@ -119,6 +123,7 @@ def solve(
     each = {f"meter-{d.spec.id}": (d, study) for d in designs}
     made = steps.map(Meter, metered, each)
     meters = {d.spec.id: m for d, m in zip(designs, made, strict=True)}
+    shifting = _shifting(study, designs, meters, steps)
     drawn = _drawn(study, designs, meters, steps, tell)
     tell("policies", 0.72)
     policies = policy_answers(study, designs, drawn, steps, quick)
@@ -133,6 +138,7 @@ def solve(
         drawn=drawn,
         tried=judged,
         policies=policies,
+        shifting=shifting,
         curves=curves_of(
             study, designs, meters, steps, quick=quick, progress=lambda p: tell("break-even", 0.75 + 0.2 * p)
         ),
@@ -182,6 +188,15 @@ def _drawn(
     return tuple(together(found[k * n : (k + 1) * n]) for k in range(len(designs)))
 
 
+def _shifting(
+    study: Study, designs: Sequence[Design], meters: dict[str, Meter], steps: Steps
+) -> dict[str, Shifting]:
+    """By design that builds."""
+    building = [d.spec.id for d in designs if d.places]
+    tasks = {f"shift-{d.spec.id}": (d, study, meters[d.spec.id]) for d in designs if d.places}
+    return dict(zip(building, steps.map(Shifting, shifting_of, tasks), strict=True))
+
+
 def _judged(design: Design, study: Study, demand: Demand, steps: Steps) -> Tried:
     """By the twin; rounds that were run before an interruption stand."""
     names = [f"twin-{design.spec.id}-{n}" for n in range(1, ROUNDS + 1)]
@@ -210,6 +225,7 @@ def _answer(found: Found, command: str) -> Answer:
     study = found.study
     cost_wins = wins(apart(found.designs, [r.usd_per_mtoken for r in found.drawn]))
     carbon_wins = wins(apart(found.designs, [_carbon_g(r) for r in found.drawn]))
+    held = held_by(study)
     answers = []
     for design, r, by_cost, by_carbon in zip(
         found.designs, found.drawn, cost_wins, carbon_wins, strict=True
@@ -221,6 +237,8 @@ def _answer(found: Found, command: str) -> Answer:
             design=design,
             drawn=r,
             x=found.x,
+            held=held,
+            shifting=found.shifting.get(design.spec.id),
         )
         made = design_answer(facts, win_share=float(by_cost), win_share_carbon=float(by_carbon))
         judged = found.tried.get(made.id)
@@ -252,9 +270,10 @@ def _answer(found: Found, command: str) -> Answer:
         flips=turning,
         curves=found.curves,
         trainings=trainings,
+        held=held,
         policies=found.policies,
         claims=claims_of(
-            study, ranked, found.designs, found.meters, found.figures, found.demand, trainings
+            study, ranked, found.designs, found.meters, found.figures, found.demand, trainings, held
         ),
         assumptions=_assumptions(found.figures),
         notes=_notes(study),

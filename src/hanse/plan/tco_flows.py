@@ -138,9 +138,13 @@ def _energy(case: Case) -> Floats:
 
 def _small_share(case: Case) -> Floats:
     """How far a site pays a small user's price, 0 to 1, by the logarithm of its size, [site, 1, 1]."""
+    return small_user_share(case.site(lambda p: p.size.it_kw))
+
+
+def small_user_share(it_kw: Floats) -> Floats:
+    """Same by size."""
     low, high = SMALL_USER_KW
-    size = case.site(lambda p: p.size.it_kw)
-    return np.asarray(np.clip(np.log(high / size) / np.log(high / low), 0.0, 1.0), np.float64)
+    return np.asarray(np.clip(np.log(high / it_kw) / np.log(high / low), 0.0, 1.0), np.float64)
 
 
 def _export_usd_per_kwh(case: Case) -> Floats:

@@ -98,7 +98,8 @@ METHODS: Final[dict[str, Method]] = {
     ),
     "ups": Method(
         title="UPS loss",
-        text="Over IT energy. A UPS at part load loses a larger share (docs/energy.md).",
+        text="Loss over IT energy; load: mean IT power of the year over the ratings of all UPS; efficiency: IT over IT and loss. A UPS loses k0 + k1 L + k2 L^2 of its "
+        "rating at load L (Rasmussen, Schneider Electric WP 113), so the less it carries the larger the share (docs/energy.md).",
         groups=("energy",),
     ),
     "ttft": Method(
@@ -151,7 +152,8 @@ METHODS: Final[dict[str, Method]] = {
     "hours": Method(
         title="Carbon-free, hour by hour and by the year",
         text="By the hour: share of the load met in that hour by carbon-free supply, own or of the grid. By the year: own generation over use, both "
-        "summed over the year, which is what annual matching claims; it counts noon's sun for midnight's load.",
+        "summed over the year, which is what annual matching claims; it counts noon's sun for midnight's load. Own generation hour by hour: what the "
+        "site takes of it when it is made, or later from its battery.",
         groups=("own_power",),
     ),
     "ownpower": Method(
@@ -170,6 +172,29 @@ METHODS: Final[dict[str, Method]] = {
         text="Countries with a site of the design. Duties: sites that had to be mended to be lawful (docs/law.md); the cost of that is in the total.",
         groups=("law",),
         ids=("efficiency_upgrade_usd_per_kw",),
+    ),
+    "away": Method(
+        title="Models that small sites cannot hold",
+        text="A replica stands in one server: weights and the context of one request must fit into at most eight chips of the size class, and the SLO be met. "
+        "What no small size class of a design serves so goes to its large sites and to rented chips; added: mean round trip there less that to the nearest "
+        "city where one could build; traffic at a large site's transit or a cloud's egress. For scale: the largest model of the catalogue, and the "
+        "largest that a size class holds, as if all interactive work asked for it.",
+        groups=("wan",),
+        ids=("region_transit_usd_per_gb", "cloud_egress_usd_per_gb"),
+    ),
+    "held": Method(
+        title="Memory of a size class",
+        text="Largest replica: as many chips as a server (eight) and the site's power allow, times their memory. Whole site: all its power in such chips. "
+        "Weights: parameters times bytes of the precision; facts of chips and models: the catalogue (docs/sources.md), times: docs/predict.md.",
+    ),
+    "shifting": Method(
+        title="Moving work by the hour",
+        text="Upper bounds by the hours of the study's grids, with perfect foresight and no cost of moving, all energy moving along; first year. Static: each city "
+        "at one site all year. By the hour: each hour at the best site that law, latency and chips allow. Waiting: work with slack in the best hour of it. "
+        "Within room: a transport problem for every hour of six days, with the chips that stand. All places: those where sites of these sizes could stand too. "
+        "Cf. Sukprasert et al., EuroSys 2024: simple policies get most of it.",
+        groups=("carbon", "energy"),
+        ids=("carbon_usd_per_t",),
     ),
     "wan": Method(
         title="WAN",
@@ -197,7 +222,7 @@ METHODS: Final[dict[str, Method]] = {
     "policy": Method(
         title="Policies with and without",
         text="Each draw with all policies of the study, and again without this one: medians, and shares of draws won. What it adds: median of the difference of "
-        "present values. A rule of law moves sites, which are then searched anew; own generation is sized without looking at credits and tariffs.",
+        "present values. A rule of law moves sites, which are then searched anew; own generation stays as it was sized with all rules.",
         groups=MONEY,
     ),
     "training": Method(

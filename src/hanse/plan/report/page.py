@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from hanse.plan.answer import Answer
 from hanse.plan.report.charts import KINDS
+from hanse.plan.report.effects import fits_everywhere
 from hanse.plan.report.figure import Figure
 from hanse.plan.report.methods import METHODS, Method
 from hanse.plan.report.table import Cell, Column, Table, anchor, chunks, missing, shown
@@ -193,6 +194,7 @@ def page(answer: Answer, tables: dict[str, Table], figures: dict[str, Figure]) -
         names=context.names,
         headline=headline(answer),
         flip=nearest_flip(answer),
+        fits_everywhere=fits_everywhere(answer),
         contrast=contrast(answer),
         tokens=tokens(answer.tokens_per_day),
         kinds=KINDS,

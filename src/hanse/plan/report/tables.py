@@ -9,8 +9,18 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from hanse.plan.answer import Answer, DesignAnswer, Range
-from hanse.plan.report.table import Cell, Column, Kind, Table
-from hanse.plan.report.verdict import EFFECTS, actions_per_site, names_of, size_kw
+from hanse.plan.report import effects
+from hanse.plan.report.table import Cell, Column, Kind, Table, large
+from hanse.plan.report.verdict import (
+    EFFECTS,
+    actions_per_site,
+    away_gb,
+    away_ms,
+    by_hour,
+    by_waiting,
+    names_of,
+    size_kw,
+)
 from hanse.plan.tco import GROUPS
 
 NO_SITES: Final = "the design builds no site"
@@ -26,6 +36,9 @@ def tables(answer: Answer) -> dict[str, Table]:
         ranking(answer),
         designs(answer),
         counter_effects(answer),
+        effects.shifting(answer),
+        effects.held(answer),
+        effects.wan(answer),
         cost_groups(answer),
         cost_items(answer),
         building(answer),
@@ -134,10 +147,23 @@ def _footprint_fields() -> list[tuple[Column, Get]]:
         *_ranged("kwh_per_mtoken", "energy", "kWh per million tokens", "kwh", lambda d: d.kwh_per_mtoken, e),
         *_ranged("water_l_per_mtoken", "water", "litres per million tokens", "water", lambda d: d.water_l_per_mtoken, e),
         _field(e, "pue", "PUE", "kWh per kWh", "pue", lambda d: d.pue),
+        _field(e, "ups_load_share", "UPS load, mean of first year", "share of rating", "ups", lambda d: d.ups_load_share, "percent"),
+        _field(e, "ups_load_share_last", "UPS load, last year", "share of rating", "ups", lambda d: d.ups_load_share_last, "percent"),
+        _field(e, "ups_efficiency", "UPS efficiency at that load", "IT over input", "ups", lambda d: d.ups_efficiency, "percent"),
         _field(e, "ups_loss_share", "UPS loss", "share of IT energy", "ups", lambda d: d.ups_loss_share, "percent"),
         _field(e, "carbon_free_share", "carbon-free hour by hour", "share of energy", "hours", lambda d: d.carbon_free_share, "percent", "the design builds no site, or nobody publishes its grid's mix"),
         _field(e, "annual_match_share", "own generation over use, by the year", "share", "hours", lambda d: d.annual_match_share, "percent"),
+        _field(e, "hourly_match_share", "own generation over use, hour by hour", "share", "hours", lambda d: d.hourly_match_share, "percent"),
+        *_shift_fields(),
         _field(e, "own_power_used_share", "own generation used on site", "share", "ownpower", lambda d: d.own_power_used_share, "percent", "the design has no generation of its own"),
+    ]  # fmt: skip
+
+
+def _shift_fields() -> list[tuple[Column, Get]]:
+    e, why = "Energy and water", "fewer than two sites"
+    return [
+        _field(e, "shift_space_share", "routing by the hour saves, at most", "share of gCO2e over the best fixed sites", "shifting", by_hour, "percent", why),
+        _field(e, "shift_time_share", "waiting within slack saves, at most", "share of gCO2e", "shifting", by_waiting, "percent"),
     ]  # fmt: skip
 
 
@@ -175,6 +201,8 @@ def _work_fields() -> list[tuple[Column, Get]]:
         _field(s, "idle_share", "idle chips", "share of installed work", "idle", lambda d: d.idle_share, "percent"),
         _field(s, "pooling_extra_share", "pooling loss", "slots over one pool's", "pooling", lambda d: d.pooling_extra_share, "percent"),
         _field(s, "wan_gb_per_year", "WAN traffic", "GB a year", "wan", lambda d: d.wan_gb_per_year, "usd"),
+        _field(s, "away_gb_per_day", "inference that small sites cannot hold", "GB a day", "away", away_gb, "usd"),
+        _field(s, "away_added_ms", "its added round trip", "ms", "away", away_ms, why="nothing goes away for that"),
         _field(p, "staff_fte", "staff", "full-time people", "staff", lambda d: d.staff_fte),
         _field(p, "operator_actions_per_month", "operator actions", "a month", "staff", lambda d: d.operator_actions_per_month),
         _field(p, "operator_actions_per_site_month", "operator actions", "a site and month", "staff", actions_per_site),
@@ -198,9 +226,16 @@ def counter_effects(answer: Answer) -> Table:
     head = (Column(key="design", head="design", kind="text"),)
     size = Column(key="it_kw_per_site", head="IT power a site, mean", unit="kW", method="build", why=NO_SITES)  # fmt: skip
     actions = Column(key="operator_actions_per_site_month", head="operator actions", unit="a site and month", method="staff", why=NO_SITES)  # fmt: skip
-    columns = (*head, size, *(e.column for e in EFFECTS), actions)
+    shift = [column for column, _ in _shift_fields()]
+    columns = (*head, size, *(e.column for e in EFFECTS), actions, *shift)
     rows = tuple(
-        (names[d.id], size_kw(d), *(e.get(d) for e in EFFECTS), actions_per_site(d))
+        (
+            names[d.id],
+            size_kw(d),
+            *(e.get(d) for e in EFFECTS),
+            actions_per_site(d),
+            *(get(d) for _, get in _shift_fields()),
+        )
         for d in by_size
     )
     notes = (
@@ -267,11 +302,31 @@ def flips(answer: Answer) -> Table:
         for c in inputs
         for f in c.flips
     ]
+    # A range in which nothing flips is an answer too.
+    rows += [
+        (
+            c.name,
+            c.unit,
+            c.at,
+            None,
+            c.low,
+            c.high,
+            f"none other, from {large(c.low)} to {large(c.high)}",
+        )
+        for c in inputs
+        if not c.flips
+    ]
     columns = (
         Column(key="figure", head="figure", kind="figure"),
         Column(key="unit", head="unit", kind="text", why="a plain number"),
         Column(key="most_likely", head="most likely", method="flip", kind="usd"),
-        Column(key="flips_at", head="flips at", method="flip", kind="usd"),
+        Column(
+            key="flips_at",
+            head="flips at",
+            method="flip",
+            kind="usd",
+            why="within this range no other design becomes the cheapest",
+        ),
         Column(key="low", head="range from", method="flip", kind="usd"),
         Column(key="high", head="to", method="flip", kind="usd"),
         Column(key="winner", head="then cheapest", kind="text"),

@@ -13,6 +13,7 @@ from hanse.model.fleet import Value
 from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, unlike
 from hanse.plan.doubt import Curve, Flip
 from hanse.plan.report.table import Column, Kind, large, shown
+from hanse.plan.shifting import Ways
 from hanse.twin.report.tables import percent
 from hanse.web.figures import number
 
@@ -108,9 +109,11 @@ def _part_of_input(curve: Curve, flip: Flip) -> float:
 def _flips(answer: Answer, names: dict[str, str]) -> str:
     flip = nearest_flip(answer)
     if flip is None:
+        inputs = [c for c in answer.curves if c.resited]
+        tried = ", ".join(f"{c.name} from {large(c.low)} to {large(c.high)} {c.unit}" for c in inputs)  # fmt: skip
         return (
-            "No single figure or input that was tried, moved alone within its range, makes another design the cheapest; "
-            "draws in which another one wins take several at once."
+            f"No single figure or input that was tried, moved alone within its range{f' ({tried})' if tried else ''}, makes another design the "
+            "cheapest; draws in which another one wins take several at once."
         )
     curve = next((c for c in answer.curves if c.resited and c.id == flip.id), None)
     unit = next(
@@ -170,6 +173,43 @@ def actions_per_site(design: DesignAnswer) -> float | None:
     return design.operator_actions_per_month / len(design.sites) if design.sites else None
 
 
+def moved(design: DesignAnswer) -> tuple[tuple[str, str, Ways], ...]:
+    """What moving work could save, of what and in which unit."""
+    if design.shifting is None:
+        return ()
+    return (
+        ("carbon, location-based", "gCO2e", design.shifting.carbon_g),
+        ("energy and carbon price", "USD", design.shifting.usd),
+    )
+
+
+def by_hour(design: DesignAnswer) -> float | None:
+    """Share of carbon that routing by the hour saves at most over the best fixed sites, within room where that is known."""
+    if design.shifting is None or len(design.sites) < 2:
+        return None
+    inside = design.shifting.carbon_g.gain("room_hourly", "room_static")
+    return design.shifting.carbon_g.gain("hourly", "static") if inside is None else inside
+
+
+def by_waiting(design: DesignAnswer) -> float | None:
+    """Share of carbon that waiting within slack saves at most at the sites that are."""
+    return (
+        None if design.shifting is None else design.shifting.carbon_g.gain("deferred", "assigned")
+    )
+
+
+def away_gb(design: DesignAnswer) -> float:
+    """GB a day of inference that no small site of the design holds."""
+    return sum(a.gb_per_day for a in design.away if not a.reference)
+
+
+def away_ms(design: DesignAnswer) -> float | None:
+    """Mean round trip that is added to those requests."""
+    gone = [a for a in design.away if not a.reference and a.added_ms is not None]
+    whole = sum(a.requests_per_day for a in gone)
+    return sum(a.requests_per_day * (a.added_ms or 0.0) for a in gone) / whole if whole else None
+
+
 def _column(key: str, head: str, unit: str, method: str, kind: Kind = "number") -> Column:
     why = "the design builds no site, or nobody publishes it"
     return Column(key=key, head=head, unit=unit, method=method, kind=kind, why=why)
@@ -189,13 +229,17 @@ EFFECTS: Final = (
     Effect(column=_column("idle_share", "idle chips", "share of installed work", "idle", "percent"), get=lambda d: d.idle_share),
     Effect(column=_column("stranded_usd_per_year", "stranded capital", "USD a year", "idle", "usd"), get=lambda d: d.stranded_usd_per_year if d.sites else None),
     Effect(column=_column("pue", "PUE", "kWh per kWh", "pue"), get=lambda d: d.pue),
+    Effect(column=_column("ups_load_share", "load of the UPS, mean of the first year", "share of its rating", "ups", "percent"), get=lambda d: d.ups_load_share, more_is_better=True),
+    Effect(column=_column("ups_efficiency", "efficiency of the UPS at that load", "IT over input", "ups", "percent"), get=lambda d: d.ups_efficiency, more_is_better=True),
     Effect(column=_column("ups_loss_share", "UPS loss", "share of IT energy", "ups", "percent"), get=lambda d: d.ups_loss_share),
     Effect(column=_column("staff_fte", "staff", "full-time people", "staff"), get=lambda d: d.staff_fte),
     Effect(column=_column("operator_actions_per_month", "operator actions", "a month", "staff"), get=lambda d: d.operator_actions_per_month),
     Effect(column=_column("wan_gb_per_year", "WAN traffic", "GB a year", "wan", "usd"), get=lambda d: d.wan_gb_per_year),
+    Effect(column=_column("away_gb_per_day", "inference over the WAN: no small site holds the model", "GB a day", "away", "usd"), get=away_gb),
     Effect(column=_column("jurisdictions", "jurisdictions", "countries", "law", "count"), get=lambda d: float(d.jurisdictions) if d.sites else None),
     Effect(column=_column("carbon_free_share", "carbon-free hour by hour", "share of energy", "hours", "percent"), get=lambda d: d.carbon_free_share, more_is_better=True),
     Effect(column=_column("annual_match_share", "own generation over use, by the year", "share", "hours", "percent"), get=lambda d: d.annual_match_share, more_is_better=True),
+    Effect(column=_column("hourly_match_share", "own generation over use, hour by hour", "share", "hours", "percent"), get=lambda d: d.hourly_match_share, more_is_better=True),
 )  # fmt: skip
 """What decides between small and large, most asked for first."""
 

@@ -1,0 +1,68 @@
+"""Own power as it pays: with credits, tariffs and taxes of a study's rules."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from hanse.plan.assumptions import of_study
+from hanse.plan.demand import demand_of
+from hanse.plan.design import Design
+from hanse.plan.doubt import most_likely, outcome
+from hanse.plan.operate import expected_meter
+from hanse.plan.own_power import with_own_power
+from hanse.plan.study_file import PolicyEntry, Study
+from plan import hand
+
+
+def rule(kind: str, value: float, **changes: object) -> PolicyEntry:
+    given = {"id": kind.replace("_", "-"), "kind": kind, "from_": date(2020, 1, 1), "value": value, "source": "made up"}  # fmt: skip
+    return PolicyEntry(**(given | changes))  # type: ignore[arg-type]
+
+
+def powered(*policies: PolicyEntry) -> tuple[Study, Design]:
+    study = hand.study(policies=policies)
+    return study, with_own_power(
+        hand.design(study, demand_of(study), (2,)), study, demand_of(study)
+    )
+
+
+def usd(study: Study, design: Design) -> float:
+    demand = demand_of(study)
+    x = most_likely(of_study(study), 1)
+    return float(outcome(design, study, demand, x, expected_meter(design, study, demand)).costs.npv()[0])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bare() -> Design:
+    return powered()[1]
+
+
+def test_a_credit_buys_more_of_what_it_is_paid_on(bare: Design) -> None:
+    _, credited = powered(rule("investment_credit", 0.8, on=("pv", "battery")))
+    assert credited.own[0].battery_kwh > 1.2 * bare.own[0].battery_kwh + 1.0
+    _, sun = powered(rule("investment_credit", 0.6, on=("pv",)))
+    assert sun.own[0].pv_kw >= bare.own[0].pv_kw
+
+
+def test_a_rule_that_ended_before_anything_is_bought_changes_nothing(bare: Design) -> None:
+    _, late = powered(rule("investment_credit", 0.6, until=date(2026, 1, 1)))
+    assert late.own == bare.own
+    _, elsewhere = powered(rule("investment_credit", 0.6, countries=("US",)))
+    assert elsewhere.own == bare.own
+
+
+def test_a_tariff_below_the_market_changes_nothing_and_a_good_one_builds_more(bare: Design) -> None:
+    _, low = powered(rule("feed_in_tariff", 0.001))
+    assert low.own == bare.own
+    _, good = powered(rule("feed_in_tariff", 0.3))
+    assert good.own[0].pv_kw > 1.05 * bare.own[0].pv_kw
+
+
+@pytest.mark.parametrize(("kind", "value"), [("investment_credit", 0.5), ("feed_in_tariff", 0.25)])
+def test_what_is_sized_with_a_rule_costs_less_under_it_than_what_was_sized_without(
+    bare: Design, kind: str, value: float
+) -> None:
+    study, design = powered(rule(kind, value))
+    assert usd(study, design) <= usd(study, bare) * 1.0005
