@@ -52,8 +52,8 @@ def backtest(
     cases = _cases(quantity, zone, data)
     found: list[Score] = []
     with progress_bar(f"{len(cases)} histories") as told:
-        for i, (what, name) in enumerate(cases):
-            found += _scored(what, name, data)
+        for i, (measured, name) in enumerate(cases):
+            found += _scored(measured, name, data)
             told((i + 1) / len(cases))
     if json:
         print_json(found)

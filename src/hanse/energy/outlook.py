@@ -132,10 +132,12 @@ class _Zones:
     def _forecast(self, name: str, quantity: str, form: str) -> Floats | None:
         history = self._history(name, quantity)
         theirs = self._provided.get((name, quantity))
-        if history is None:
-            if theirs is None:
-                return None
+        if history is None and theirs is None:
+            return None
+        if theirs is not None and (history is None or history.unit != theirs.unit):
+            # A provider that counts otherwise than the recording is not continued by it.
             history = _constant(theirs)
+        assert history is not None, "one of the two is there"
         if form:
             history = msgspec.structs.replace(
                 history, values=FORMS[form](history.values), quantity=form

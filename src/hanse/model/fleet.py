@@ -298,6 +298,8 @@ class Fleet(
     weights: Weights = Weights()
     policy: Policy = Policy()
     slow_loop: SlowLoop = SlowLoop()
+    feeds: str = ""
+    """Path, relative to the fleet file, of the file that names live feeds; absent: recorded years are replayed."""
     central: Central | None = None
     classes: tuple[DataClass, ...]
     sites: tuple[Site, ...]
