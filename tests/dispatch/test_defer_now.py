@@ -144,7 +144,8 @@ def test_two_days_in_whole_chips_do_the_planned_work_without_thrash() -> None:
         )
         steps = sum(c > 0.0 for run in plan.runs for c in run.chips)
         assert shell.chip_s[plan.job] >= 0.9 * planned - 600.0
-        assert shell.starts[plan.job] <= steps
+        # Once a planned step, and once more where restarts have eaten the slack and the deadline presses.
+        assert shell.starts[plan.job] <= steps + 1
     assert shell.lost_s == []
 
 
