@@ -51,72 +51,78 @@ def least_usd(p: DeferProblem) -> float:
     hours = [s / 3600.0 for s in p.step_s]
     steps = range(len(hours))
     begin = [p.start_s + sum(p.step_s[:t]) for t in steps]
-    carbon = p.usd_per_tonne_co2e / 1e6
     work_on = {(s.site, q.pool, t): {} for s in p.sites for q in s.pools for t in steps}
     for one in p.jobs:
         add_job(lp, p, one, hours, begin, work_on)
     for s in p.sites:
-        b = s.battery
-        held_before: int | None = None
-        used = {}
-        for q in s.pools:
-            for t in steps:
-                used[q.pool, t] = work_on[s.site, q.pool, t]
-                lp.most.append((used[q.pool, t], q.chips_free[t]))
-        peak = lp.new(s.usd_per_kw_month, s.peak_import_kw)
-        const -= s.usd_per_kw_month * s.peak_import_kw
-        window: dict[int, float] = {}
-        window_h = 0.0
-        for t in steps:
-            usd = s.price_usd_per_kwh[t] + carbon * s.carbon_g_per_kwh[t]
-            load = lp.new(usd * hours[t], 0.0, s.grid_kw_max[t])
-            own = s.pv_kw[t] + s.wind_kw[t]
-            out = lp.new(-s.export_usd_per_kwh * hours[t], 0.0, min(own, s.export_kw_max))
-            spare, short = lp.new(0.0, 0.0, own), lp.new(10.0 * hours[t])
-            draws = s.base_kw[t]
-            row = {load: 1.0, short: 1.0, out: -1.0, spare: -1.0}
-            extra: dict[int, float] = {}
-            for q in s.pools:
-                draws += s.pue[t] * q.chips_free[t] * q.chip_kw_idle
-                for column in used[q.pool, t]:
-                    extra[column] = s.pue[t] * (q.chip_kw_full - q.chip_kw_idle)
-            row |= {column: -kw for column, kw in extra.items()}
-            if b is not None:
-                keep = max(0.0, 1.0 - b.self_discharge_per_h * hours[t])
-                kept = b.held_kwh
-                for k in range(t + 1):
-                    kept *= max(0.0, 1.0 - b.self_discharge_per_h * hours[k])
-                floor = min(max(b.soc_min, b.soc_reserve) * b.kwh, kept)
-                worth = -b.stored_usd_per_kwh if t == steps[-1] else 0.0
-                held = lp.new(worth, floor, max(b.soc_max * b.kwh, kept))
-                into = lp.new(0.0, 0.0, b.kw_max)
-                gives = lp.new(max(b.usd_per_kwh_out, 1e-6) * hours[t], 0.0, b.kw_max)
-                row |= {gives: 1.0, into: -1.0}
-                moves = {
-                    held: 1.0,
-                    into: -b.charge_efficiency * hours[t],
-                    gives: hours[t] / b.discharge_efficiency,
-                }
-                first = 0.0
-                if held_before is None:
-                    first = b.held_kwh * keep
-                else:
-                    moves[held_before] = -keep
-                lp.equal.append((moves, first))
-                held_before = held
-                if not b.export:
-                    lp.most.append(({gives: 1.0} | {c: -kw for c, kw in extra.items()}, draws))
-            lp.equal.append((row, draws - own))
-            # Fine steps three by three, a long one alone.
-            if window_h + hours[t] > 0.25 + 1e-9 and window:
-                lp.most.append(({c: v / window_h for c, v in window.items()} | {peak: -1.0}, 0.0))
-                window, window_h = {}, 0.0
-            window[load] = hours[t]
-            window_h += hours[t]
-        lp.most.append(({c: v / window_h for c, v in window.items()} | {peak: -1.0}, 0.0))
-        if b is not None:
-            const += b.stored_usd_per_kwh * b.held_kwh
+        const += add_site(lp, p, s, hours, work_on)
     return lp.solve() + const
+
+
+def add_site(lp, p, s, hours, work_on) -> float:  # type: ignore[no-untyped-def]
+    """Columns and rows of a site; what its cost begins at."""
+    steps, const, carbon = range(len(hours)), 0.0, p.usd_per_tonne_co2e / 1e6
+    b = s.battery
+    held_before: int | None = None
+    used = {}
+    for q in s.pools:
+        for t in steps:
+            used[q.pool, t] = work_on[s.site, q.pool, t]
+            lp.most.append((used[q.pool, t], q.chips_free[t]))
+    peak = lp.new(s.usd_per_kw_month, s.peak_import_kw)
+    const -= s.usd_per_kw_month * s.peak_import_kw
+    window: dict[int, float] = {}
+    window_h = 0.0
+    for t in steps:
+        usd = s.price_usd_per_kwh[t] + carbon * s.carbon_g_per_kwh[t]
+        load = lp.new(usd * hours[t], 0.0, s.grid_kw_max[t])
+        own = s.pv_kw[t] + s.wind_kw[t]
+        out = lp.new(-s.export_usd_per_kwh * hours[t], 0.0, min(own, s.export_kw_max))
+        spare, short = lp.new(0.0, 0.0, own), lp.new(10.0 * hours[t])
+        draws = s.base_kw[t]
+        row = {load: 1.0, short: 1.0, out: -1.0, spare: -1.0}
+        extra: dict[int, float] = {}
+        for q in s.pools:
+            draws += s.pue[t] * q.chips_free[t] * q.chip_kw_idle
+            for column in used[q.pool, t]:
+                extra[column] = s.pue[t] * (q.chip_kw_full - q.chip_kw_idle)
+        row |= {column: -kw for column, kw in extra.items()}
+        if b is not None:
+            keep = max(0.0, 1.0 - b.self_discharge_per_h * hours[t])
+            kept = b.held_kwh
+            for k in range(t + 1):
+                kept *= max(0.0, 1.0 - b.self_discharge_per_h * hours[k])
+            floor = min(max(b.soc_min, b.soc_reserve) * b.kwh, kept)
+            worth = -b.stored_usd_per_kwh if t == steps[-1] else 0.0
+            held = lp.new(worth, floor, max(b.soc_max * b.kwh, kept))
+            into = lp.new(0.0, 0.0, b.kw_max)
+            gives = lp.new(max(b.usd_per_kwh_out, 1e-6) * hours[t], 0.0, b.kw_max)
+            row |= {gives: 1.0, into: -1.0}
+            moves = {
+                held: 1.0,
+                into: -b.charge_efficiency * hours[t],
+                gives: hours[t] / b.discharge_efficiency,
+            }
+            first = 0.0
+            if held_before is None:
+                first = b.held_kwh * keep
+            else:
+                moves[held_before] = -keep
+            lp.equal.append((moves, first))
+            held_before = held
+            if not b.export:
+                lp.most.append(({gives: 1.0} | {c: -kw for c, kw in extra.items()}, draws))
+        lp.equal.append((row, draws - own))
+        # Fine steps three by three, a long one alone.
+        if window_h + hours[t] > 0.25 + 1e-9 and window:
+            lp.most.append(({c: v / window_h for c, v in window.items()} | {peak: -1.0}, 0.0))
+            window, window_h = {}, 0.0
+        window[load] = hours[t]
+        window_h += hours[t]
+    lp.most.append(({c: v / window_h for c, v in window.items()} | {peak: -1.0}, 0.0))
+    if b is not None:
+        const += b.stored_usd_per_kwh * b.held_kwh
+    return const
 
 
 def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyped-def]
@@ -181,6 +187,13 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
             unit.append(prices)
     for t in steps:
         lp.most.append((by_step[t], float(job.chips_max)))
+    add_left(lp, p, one, hours, begin, work, unit, dearest)
+
+
+def add_left(lp, p, one, hours, begin, work, unit, dearest) -> None:  # type: ignore[no-untyped-def]
+    """Work that is left for later or not done, and the row that counts all work."""
+    job = one.job
+    left = min(job.chip_s.values()) / 3600.0
     end_s = begin[-1] + p.step_s[-1]
     room, guess = 0.0, 0.0
     if job.deadline_at_s > end_s and unit:

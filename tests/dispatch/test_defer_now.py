@@ -21,7 +21,7 @@ from hanse.dispatch.defer_now import (
     now,
     step_at,
 )
-from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
+from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem, JobRun
 
 replace = msgspec.structs.replace
 seeds = st.integers(0, 10_000)
@@ -144,7 +144,8 @@ def test_two_days_in_whole_chips_do_the_planned_work_without_thrash() -> None:
         )
         steps = sum(c > 0.0 for run in plan.runs for c in run.chips)
         assert shell.chip_s[plan.job] >= 0.9 * planned - 600.0
-        assert shell.starts[plan.job] <= steps
+        # Once a planned step, and once more where restarts have eaten the slack and the deadline presses.
+        assert shell.starts[plan.job] <= steps + 1
     assert shell.lost_s == []
 
 
@@ -166,7 +167,6 @@ def half_planned() -> tuple[DeferProblem, DeferAnswer]:
     )  # fmt: skip
     one = replace(one, jobs=(job,))
     answer = solve(one)
-    from hanse.dispatch.defer_problem import JobRun
 
     run = JobRun(site="s0", pool="gpu", chips=(0.5, 0.0, 0.0, 0.0, 0.0, 0.0))
     return one, replace(answer, jobs=(replace(answer.jobs[0], runs=(run,)),))
@@ -218,3 +218,21 @@ def test_a_drained_site_runs_nothing() -> None:
     state = state_of(one, 10.0, done=10.0)
     drained = replace(state, sites=tuple(replace(s, accepts=False) for s in state.sites))
     assert now(one, answer, drained).runs == ()
+
+
+def test_a_job_that_finds_no_room_where_it_was_to_go_runs_on_where_it_is() -> None:
+    one = problem(2, sites=2, jobs=1, restarts=False)
+    job = replace(
+        one.jobs[0], sites=("s0", "s1"), state_at="s0", pool=None, chips=0,
+        job=replace(one.jobs[0].job, home="s0", chips_max=1, deadline_at_s=one.end_s + 1e6),
+    )  # fmt: skip
+    one = replace(one, jobs=(job,))
+    answer = solve(one)
+    there = JobRun(site="s1", pool="gpu", chips=(1.0,) * len(one.step_s))
+    answer = replace(answer, jobs=(replace(answer.jobs[0], runs=(there,)),))
+    state = state_of(one, 10.0, done=10.0)
+    full = replace(state, pools=room(one, {"s1": 0})[0])
+    found = now(one, answer, full)
+    assert [(r.site, r.chips) for r in found.runs] == [("s0", 1)] and found.yields == ()
+    moved = now(one, answer, state)
+    assert [r.site for r in moved.runs] == ["s1"] and moved.yields[0].checkpoint_first

@@ -144,7 +144,8 @@ class _Room:
 
 def now(problem: DeferProblem, answer: DeferAnswer, state: NowState) -> NowPlan:
     """Who runs where with how many whole chips, who yields, who writes a checkpoint."""
-    assert answer.problem == problem.digest(), "a schedule of this problem"
+    # Whoever applied the answer has compared digests (`check`); here once a second that would be most of the work.
+    assert (answer.start_s, answer.step_s) == (problem.start_s, problem.step_s), "its schedule"
     step = step_at(problem, state.at_s)
     room = _Room(problem, state, step)
     running = {one.job: one for one in state.running}
@@ -160,11 +161,17 @@ def now(problem: DeferProblem, answer: DeferAnswer, state: NowState) -> NowPlan:
     runs, yields = [], []
     for name in order:
         wish, mine = wishes[name], running.get(name)
-        chips = 0
-        if wish.chips > 0:
-            chips = room.most((wish.site, wish.pool), wish.chips)
-            chips = chips if chips >= jobs[name].job.chips_min else 0
-            room.take((wish.site, wish.pool), chips)
+        chips = _granted(room, jobs[name], wish)
+        if chips == 0 and _may_stay(jobs[name], mine, wish):
+            assert mine is not None
+            wish = RunNow(
+                job=name,
+                site=mine.site,
+                pool=mine.pool,
+                chips=mine.chips,
+                why="no room yet elsewhere",
+            )
+            chips = _granted(room, jobs[name], wish)
         if chips > 0:
             runs.append(RunNow(job=name, site=wish.site, pool=wish.pool, chips=chips, why=wish.why))
         if mine is not None and mine.chips > 0:
@@ -178,6 +185,24 @@ def now(problem: DeferProblem, answer: DeferAnswer, state: NowState) -> NowPlan:
         yields=tuple(sorted(yields, key=lambda one: one.job)),
         checkpoints=_due(jobs, runs, running, state.at_s),
     )
+
+
+def _granted(room: _Room, one: DeferJob, wish: RunNow) -> int:
+    """Chips that a job gets of what it would like; fewer than its least are none."""
+    if wish.chips <= 0:
+        return 0
+    key = wish.site, wish.pool
+    chips = room.most(key, wish.chips)
+    chips = chips if chips >= one.job.chips_min else 0
+    room.take(key, chips)
+    return chips
+
+
+def _may_stay(one: DeferJob, mine: RunningNow | None, wish: RunNow) -> bool:
+    """Whether a job that was to move runs on where it is, since there is no room where it was to go."""
+    if mine is None or mine.chips <= 0 or wish.chips <= 0 or mine.site not in one.sites:
+        return False
+    return (mine.site, mine.pool) != (wish.site, wish.pool)
 
 
 def _crowded(room: _Room, state: NowState) -> set[tuple[str, str]]:

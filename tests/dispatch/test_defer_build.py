@@ -1,0 +1,159 @@
+"""From belief, outlook and jobs to a problem: law as the table has it, steps as the outlook has them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatch.fleets import NOW_S, fleet, random_fleet, site, tenant
+from hanse.dispatch.belief import Belief
+from hanse.dispatch.defer import check, solve
+from hanse.dispatch.defer_build import Measured, Whereabouts, problem_from
+from hanse.dispatch.defer_problem import DeferProblem
+from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.events import DrainRequested, FleetLoaded
+from hanse.model.fleet import Fleet, Link, Power
+from hanse.model.job import Job
+from hanse.signals.outlook import Outlook, SiteOutlook
+
+HOURS = 50
+
+
+def belief_of(one: Fleet) -> Belief:
+    dispatcher = Dispatcher("fleet")
+    dispatcher.handle(FleetLoaded(at_s=NOW_S, fleet=one))
+    assert dispatcher.belief is not None
+    return dispatcher.belief
+
+
+def outlook_of(one: Fleet, hours: int = HOURS) -> Outlook:
+    def flat(value: float) -> tuple[float, ...]:
+        return (value,) * hours
+
+    return Outlook(
+        issued_at_s=NOW_S,
+        start_s=NOW_S,
+        step_s=3600.0,
+        demand=(),
+        sites=tuple(
+            SiteOutlook(
+                site=s.id,
+                price_usd_per_kwh=tuple(0.1 + 0.01 * (h % 24) for h in range(hours)),
+                carbon_g_per_kwh=flat(300.0),
+                carbon_signal="average_location",
+                pue=flat(1.2),
+                pv_kw=flat(0.0),
+                wind_kw=flat(0.0),
+                grid_kw_max=flat(s.power.grid_kw_max),
+            )
+            for s in one.sites
+        ),
+    )
+
+
+def job(name: str = "j", **fields: object) -> Job:
+    known: dict[str, object] = {
+        "id": name, "kind": "batch", "tenant": "t", "data_class": "personal", "country": "DE",
+        "home": "a", "data_gb": 1.0, "submitted_at_s": NOW_S, "deadline_at_s": NOW_S + 86400.0,
+        "chip_s": {"l4": 7200.0}, "chips_max": 2,
+    }  # fmt: skip
+    return Job(**(known | fields))  # type: ignore[arg-type]
+
+
+def league() -> Fleet:
+    power = Power(grid_kw_max=60.0, battery_kwh=10.0, battery_kw_max=5.0, base_kw=1.0)
+    sites = (site("a", power=power), site("b", power=power), site("c", "CN"))
+    links = (Link(a="a", b="b", rtt_ms=5.0, mbit_s=1000.0, usd_per_gb=0.01),)
+    return fleet(sites, links=links, tenants=(tenant("t", ("DE",)),), placements=())
+
+
+def test_law_decides_where_a_job_may_run_and_says_why_not() -> None:
+    one = league()
+    found = problem_from(belief_of(one), outlook_of(one), (job(),), start_s=NOW_S)
+    assert found.jobs[0].sites == ("a", "b")
+    (refused,) = found.jobs[0].refused
+    assert refused.site == "c" and refused.rules
+    answer = solve(found)
+    assert check(found, answer) == [] and answer.violations == ()
+    assert {run.site for run in answer.jobs[0].runs} <= {"a", "b"}
+
+
+def test_an_unknown_tenant_runs_nowhere() -> None:
+    one = league()
+    found = problem_from(belief_of(one), outlook_of(one), (job(tenant="other"),), start_s=NOW_S)
+    assert found.jobs[0].sites == ()
+    assert [v.kind for v in solve(found).violations] == ["no_site"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 500))
+def test_lawful_sites_are_those_of_the_law_table(seed: int) -> None:
+    one = random_fleet(np.random.default_rng(seed))
+    belief = belief_of(one)
+    who = one.tenants[0]
+    asked = job(
+        tenant=who.id, data_class=who.classes[0], country=who.keys[0].countries[0],
+        home=one.sites[0].id,
+    )  # fmt: skip
+    found = problem_from(belief, outlook_of(one), (asked,), start_s=NOW_S, sites_max=99)
+    sites, law = [s.id for s in one.sites], belief.law
+    rows = [
+        r for r, s in enumerate(law.subjects)
+        if r and (s.data_class, s.country) == (asked.data_class, asked.country)
+        and s.tenant in ("", who.id) and s.sovereign == who.sovereign
+        and s.mechanisms == tuple(sorted(set(who.mechanisms)))
+    ]  # fmt: skip
+    expected = {
+        name for i, name in enumerate(sites) if rows and all(law.lawful(r, i) for r in rows)
+    }
+    assert set(found.jobs[0].sites) == expected
+    assert set(found.jobs[0].sites) | {r.site for r in found.jobs[0].refused} == set(sites)
+
+
+def test_hours_come_onto_five_minute_steps_and_repeat_beyond_the_outlook() -> None:
+    one = league()
+    found = problem_from(belief_of(one), outlook_of(one, 24), (), start_s=NOW_S + 1800.0)
+    price = found.sites[0].price_usd_per_kwh
+    assert price[:6] == pytest.approx((0.1,) * 6) and price[6] == pytest.approx(0.11)
+    # From half past two: the mean of half an hour of each.
+    assert price[24] == pytest.approx(0.125)
+    assert price[24 + 24] == pytest.approx(price[24])
+
+
+def test_placed_pools_and_drained_sites_have_no_free_chips() -> None:
+    one = league()
+    dispatcher = Dispatcher("fleet")
+    dispatcher.handle(FleetLoaded(at_s=NOW_S, fleet=one))
+    dispatcher.handle(DrainRequested(at_s=NOW_S, site="b", drained=True))
+    belief = dispatcher.belief
+    assert belief is not None
+    found = problem_from(belief, outlook_of(one), (), start_s=NOW_S)
+    free = {s.site: s.pools[0].chips_free[0] for s in found.sites}
+    assert free == {"a": 8.0, "b": 0.0, "c": 8.0}
+    placed = fleet((site("a"),))
+    assert problem_from(belief_of(placed), outlook_of(placed), (), start_s=NOW_S).sites[0].pools[
+        0
+    ].chips_free == (0.0,) * len(found.step_s)
+    measured = Measured(
+        chips_free={"a/gpu": (3.0,) * HOURS},
+        held_kwh={"a": 7.0},
+        whereabouts={"j": Whereabouts(state_at="b", pool="gpu", chips=1)},
+    )
+    told = problem_from(belief, outlook_of(one), (job(),), start_s=NOW_S, measured=measured)
+    battery = told.sites[0].battery
+    assert battery is not None and battery.held_kwh == 7.0
+    assert told.sites[0].pools[0].chips_free[0] == 3.0
+    assert told.jobs[0].state_at == "b" and told.jobs[0].chips == 1
+
+
+def test_ways_follow_links_and_a_problem_travels() -> None:
+    one = league()
+    found = problem_from(belief_of(one), outlook_of(one), (job(),), start_s=NOW_S)
+    (way,) = found.paths
+    assert (way.source, way.target) == ("a", "b")
+    assert way.mbit_s == pytest.approx(1000.0) and way.usd_per_gb == pytest.approx(0.01)
+    sent = msgspec.msgpack.encode(found)
+    assert msgspec.msgpack.decode(sent, type=DeferProblem).digest() == found.digest()
