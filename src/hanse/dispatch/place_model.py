@@ -124,6 +124,17 @@ class PlaceModel:
             np.repeat(price[:, None] * SECONDS_PER_HOUR, len(p.failures), axis=1),
         )
 
+    def penalty_usd(self, values: Floats) -> float:
+        """Of a solution: what is not met."""
+        r, p = self.rows, self.problem
+        x = np.zeros(len(self.pair_row))
+        known = self.taken & (self.pair_column < len(values))
+        x[known] = values[self.pair_column[known]]
+        price = np.array([q.uncovered_usd_per_request for q in p.services], float)
+        short = (price[:, None] * values[self.v]).sum() * SECONDS_PER_HOUR
+        over = values[self.e].sum() * p.over_usd_per_kwh
+        return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
+
     # --- blocks
 
     def _serve(self) -> None:
@@ -264,7 +275,7 @@ class PlaceModel:
     def _cover(self) -> None:
         """For a set c of rows of service q and each failure f (Gale, Pacific J. Math. 7, 1957: what is left holds it all):
 
-        `hold`  sum_o r_o n_o - M_c >= kept demand of c;   `loss`  M_c >= sum_(o in f) r_o n_o - v_qf
+        `hold`  sum_o r_o n_o - M_c >= kept demand of c;   `loss`  M_c >= sum_(o in f) r_o n_o - v_cf,   `worst`  v_qf >= v_cf
         """
         m, r, p = self.model, self.rows, self.problem
         self.failing = np.zeros(len(p.sites), np.int64)
@@ -289,14 +300,20 @@ class PlaceModel:
         loss = m.add_rows("loss", 0.0, INF, (len(pairs),))
         sets = np.array([c for c, _, _ in pairs], np.int64)
         m.put(loss, self.most[sets], 1.0)
+        # Each set has its own shortfall: one that nothing can cure must not loosen the counts of others.
+        self.short = m.add_columns("short", np.zeros(len(pairs)))
+        self.short_set = sets
+        m.put(loss, self.short, 1.0)
         of = np.array([self.sets[c].service for c, _, _ in pairs], np.int64)
-        m.put(loss, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        worst = m.add_rows("worst", 0.0, INF, (len(pairs),))
+        m.put(worst, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        m.put(worst, self.short, -1.0)
         if pairs:
             lost = np.concatenate([o for _, _, o in pairs])
             m.put(np.repeat(loss, [len(o) for _, _, o in pairs]), self.n[lost], -r.offer_rate[lost])
 
     def _count(self) -> None:
-        """sum_o n_o + (v or u) / rest >= fewest: whole replicas, one more where any of them may fail.
+        """sum_o n_o + (v_cf or u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
 
         With r the largest rate of the set, fewest = ceil(demand / r) and rest = demand - (fewest - 1) r: the rounding cut of
         Gomory (Nemhauser and Wolsey, Integer and Combinatorial Optimization, 1988, II.1.7). After a failure that takes one replica
@@ -308,7 +325,8 @@ class PlaceModel:
                 self._fewest(f"count {c}", cover.offers, cover.need, self._all_fail(cover))
                 row = m.rows[f"count {c}"]
                 # Whatever failure leaves most out, it leaves at least what is missing.
-                m.put(row, self.v[cover.service], 1.0 / self._rest(cover.offers, cover.need))
+                mine = self.short[self.short_set == c]
+                m.put(row, mine, 1.0 / self._rest(cover.offers, cover.need))
         for q in range(len(self.problem.services)):
             rows = np.flatnonzero((r.service == q) & (r.high > 0.0))
             offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))
