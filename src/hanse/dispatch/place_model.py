@@ -14,6 +14,7 @@ of service q that failure f leaves without a replica; M_c the most that any fail
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,20 +29,33 @@ PAIRS_EACH: Final = 24
 """Of a row, to begin with where there are more: with capacity at all of them a row seldom needs another."""
 
 
+ShortKinds = tuple[int, tuple[tuple[int, float], ...]]
+"""A service, and kinds of its demand (law, quality)."""
+
+
 class Cover(NamedTuple):
     """Rows of one service that must survive together, and what they may use."""
 
     service: int
     offers: Ints
+    rows: Ints
     need: float
-    """Requests/s, kept."""
+    """Requests/s of the rows, kept."""
 
 
 class PlaceModel:
     """The program of one problem. Attributes are indices of columns and rows by what they stand for."""
 
-    def __init__(self, rows: Rows, *, all_pairs: bool | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        all_pairs: bool | None = None,
+        extra: Sequence[ShortKinds] = (),
+    ) -> None:
         self.rows = rows
+        self.extra = extra
+        """Demand that was found short together."""
         self.problem = rows.problem
         self.model = Model()
         self._candidates()
@@ -254,14 +268,20 @@ class PlaceModel:
             sets = [kind.ravel() == i for i in range(len(kinds))]
             # What may use no more than another set may counts for it, too.
             within = [(kinds <= kinds[i]).all(axis=1)[kind.ravel()] for i in range(len(kinds))]
-            for chosen in (*sets, *within, np.ones(len(rows), bool)):
+            named = [
+                np.array([(int(r.law[i]), float(r.quality[i])) in set(kinds_short) for i in rows])
+                for service, kinds_short in self.extra
+                if service == q
+            ]
+            for chosen in (*sets, *within, *named, np.ones(len(rows), bool)):
                 used = offers[may[chosen].any(axis=0)]
                 if not len(used) or not self.failing[r.offer_site[used]].any():
                     continue  # nobody serves it, or nothing takes any of it
-                need = float(r.kept[rows[chosen & may.any(axis=1)]].sum())
+                held = rows[chosen & may.any(axis=1)]
+                need = float(r.kept[held].sum())
                 key = q, used.tobytes()
                 if key not in found or found[key].need < need:
-                    found[key] = Cover(q, used, need)
+                    found[key] = Cover(q, used, held, need)
         return list(found.values())
 
     def usable(self, rows: Ints, offers: Ints) -> Bools:
@@ -275,7 +295,7 @@ class PlaceModel:
     def _cover(self) -> None:
         """For a set c of rows of service q and each failure f (Gale, Pacific J. Math. 7, 1957: what is left holds it all):
 
-        `hold`  sum_o r_o n_o - M_c >= kept demand of c;   `loss`  M_c >= sum_(o in f) r_o n_o - v_cf,   `worst`  v_qf >= v_cf
+        `hold`  sum_o r_o n_o - M_c >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) r_o n_o - v_cf,   `worst`  v_qf >= v_cf
         """
         m, r, p = self.model, self.rows, self.problem
         self.failing = np.zeros(len(p.sites), np.int64)
@@ -292,6 +312,7 @@ class PlaceModel:
         pairs: list[tuple[int, int, Ints]] = []
         for c, cover in enumerate(self.sets):
             m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
+            m.put(hold[c], self.u[cover.rows], r.kept[cover.rows])
             hit = gone[:, r.offer_site[cover.offers]]
             pairs += [
                 (c, f, cover.offers[hit[f]]) for f in np.flatnonzero(hit.any(axis=1)).tolist()
@@ -313,7 +334,7 @@ class PlaceModel:
             m.put(np.repeat(loss, [len(o) for _, _, o in pairs]), self.n[lost], -r.offer_rate[lost])
 
     def _count(self) -> None:
-        """sum_o n_o + (v_cf or u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
+        """sum_o n_o + (sum_f v_cf + sum_d kept_d u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
 
         With r the largest rate of the set, fewest = ceil(demand / r) and rest = demand - (fewest - 1) r: the rounding cut of
         Gomory (Nemhauser and Wolsey, Integer and Combinatorial Optimization, 1988, II.1.7). After a failure that takes one replica
@@ -325,8 +346,9 @@ class PlaceModel:
                 self._fewest(f"count {c}", cover.offers, cover.need, self._all_fail(cover))
                 row = m.rows[f"count {c}"]
                 # Whatever failure leaves most out, it leaves at least what is missing.
-                mine = self.short[self.short_set == c]
-                m.put(row, mine, 1.0 / self._rest(cover.offers, cover.need))
+                rest = self._rest(cover.offers, cover.need)
+                m.put(row, self.short[self.short_set == c], 1.0 / rest)
+                m.put(row, self.u[cover.rows], r.kept[cover.rows] / rest)
         for q in range(len(self.problem.services)):
             rows = np.flatnonzero((r.service == q) & (r.high > 0.0))
             offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))

@@ -134,10 +134,12 @@ class Rows:
         active = (self.entry >= 0) & (d["requests_per_s_high"] > 0.0)
         for q in range(services):
             mine = np.flatnonzero(active & (d["service"] == q))
-            # Same law and equal need, and for equal entries the same ways: one row, exactly.
-            keys = np.stack(
-                [d["law"][mine], d["quality_min"][mine], self.entry[mine], d["origin"][mine]]
-            )
+            # Alike in all that decides: one row, exactly.
+            alike = (
+                "law", "quality_min", "origin", "late_usd_per_request",
+                "unserved_usd_per_request", "gb_per_request",
+            )  # fmt: skip
+            keys = np.stack([d[name][mine] for name in alike])
             _, same = np.unique(keys, axis=1, return_inverse=True)
             same = same.ravel()
             groups = [mine[same == k] for k in range(same.max(initial=-1) + 1)]
