@@ -48,7 +48,7 @@ def random_problem(
         )
         for j in range(services)
     )
-    made_offers = tuple(_offer(services, pools, rng) for _ in range(offers))
+    made_offers = tuple(_offer(f"v{k}", services, pools, rng) for k in range(offers))
     laws = tuple(tuple(int(s) for s in np.flatnonzero(rng.random(sites) < 0.7)) for _ in range(3))
     demand = tuple(_row(sites, services, len(laws), rng) for _ in range(rows))
     ways = rng.uniform(1.0, 200.0, (sites, sites))
@@ -93,13 +93,15 @@ def _pool(site: int, rng: np.random.Generator) -> PlacePool:
     )
 
 
-def _offer(services: int, pools: tuple[PlacePool, ...], rng: np.random.Generator) -> PlaceOffer:
+def _offer(
+    variant: str, services: int, pools: tuple[PlacePool, ...], rng: np.random.Generator
+) -> PlaceOffer:
     pool = int(rng.integers(len(pools)))
     chips = int(rng.choice([c for c in (1, 2, 4) if c <= pools[pool].chips]))
     fixed = bool(rng.random() < 0.1)
     return PlaceOffer(
         service=int(rng.integers(services)),
-        variant="v",
+        variant=variant,
         pool=pool,
         quality=float(rng.choice([0.4, 0.6])),
         chips=chips,

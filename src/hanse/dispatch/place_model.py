@@ -343,12 +343,14 @@ class PlaceModel:
         m, r = self.model, self.rows
         for c, cover in enumerate(self.sets):
             if cover.need > 1e-9:
-                self._fewest(f"count {c}", cover.offers, cover.need, self._all_fail(cover))
+                more = self._all_fail(cover)
+                self._fewest(f"count {c}", cover.offers, cover.need, more)
                 row = m.rows[f"count {c}"]
                 # Whatever failure leaves most out, it leaves at least what is missing.
                 rest = self._rest(cover.offers, cover.need)
                 m.put(row, self.short[self.short_set == c], 1.0 / rest)
-                m.put(row, self.u[cover.rows], r.kept[cover.rows] / rest)
+                # Of what nobody serves nothing need stand, neither the fewest nor the one more.
+                m.put(row, self.u[cover.rows], (1.0 + more) * r.kept[cover.rows] / rest)
         for q in range(len(self.problem.services)):
             rows = np.flatnonzero((r.service == q) & (r.high > 0.0))
             offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))
