@@ -252,6 +252,10 @@ class Solver:
         ):
             self.highs.changeCoeff(row, column, value)
 
+    def reduced_costs(self) -> Floats:
+        """[column] after `relaxed`: what a unit more of it would add at least."""
+        return np.asarray(self.highs.getSolution().col_dual, float) * self.unit
+
     def relaxed(self) -> Outcome:
         """The linear program, integers taken as fractions."""
         self._set_kind(highspy.HighsVarType.kContinuous)

@@ -10,11 +10,15 @@ price, and the answer names it with its cure.
 
 from __future__ import annotations
 
-from hanse.dispatch.place_answer import answer_of
-from hanse.dispatch.place_model import PlaceModel
+from collections.abc import Sequence
+from typing import Final
+
+from hanse.dispatch.place_answer import Plan, answer_of, overlooked
+from hanse.dispatch.place_check import check
+from hanse.dispatch.place_model import PlaceModel, ShortKinds
 from hanse.dispatch.place_problem import problem_from
 from hanse.dispatch.place_rows import Rows
-from hanse.dispatch.place_search import search
+from hanse.dispatch.place_search import Found, search
 from hanse.dispatch.place_values import (
     CostItems,
     Explanation,
@@ -48,14 +52,32 @@ __all__ = [
     "PlacedPool",
     "PlacedReplicas",
     "Violation",
+    "check",
     "problem_from",
     "solve",
 ]
-NODES_MAX = 200
+NODES_MAX: Final = 200
 """Of the search tree: an answer every few minutes, whose gap is reported, beats a proof."""
+SETS_ROUNDS: Final = 3
+"""Of sets of demand that a failure leaves short and the program had not: one is nearly always enough."""
 
 
 def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     """The placement of a problem, with its proven gap."""
-    model = PlaceModel(Rows(problem))
-    return answer_of(model, search(model, limits or Limits(nodes_max=NODES_MAX)))
+    limits = limits or Limits(nodes_max=NODES_MAX)
+    rows = Rows(problem)
+    plan, found = _planned(rows, limits, ())
+    extra: list[ShortKinds] = []
+    for _ in range(SETS_ROUNDS):
+        more = [one for one in overlooked(plan, found) if one not in extra]
+        if not more:
+            break
+        extra += more
+        plan, found = _planned(rows, limits, extra)
+    return answer_of(plan, found)
+
+
+def _planned(rows: Rows, limits: Limits, extra: Sequence[ShortKinds]) -> tuple[Plan, Found]:
+    model = PlaceModel(rows, extra=extra)
+    found = search(model, limits)
+    return Plan(model, found), found

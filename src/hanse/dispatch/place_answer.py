@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 
 from hanse.dispatch.place_cures import violations
-from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_model import PlaceModel, ShortKinds
 from hanse.dispatch.place_rows import Floats, Ints
 from hanse.dispatch.place_search import Found
+from hanse.dispatch.place_survival import Short, shortfalls
 from hanse.dispatch.place_values import (
     CostItems,
     Flow,
@@ -55,7 +56,10 @@ class Plan:
         supply = np.array([s.grid_kw_max + s.own_kw_low for s in p.sites], float)
         self.over_kw = np.maximum(self.kw_high - supply, 0.0)
         self.over_kw[self.over_kw < 1e-6 * np.maximum(supply, 1.0)] = 0.0
-        self.short = self._short()
+        self.shortfalls = self._shortfalls()
+        self.short = np.zeros((len(p.services), len(p.failures)))
+        for short in self.shortfalls:
+            self.short[short.service, short.failure] = short.per_s
         load = r.mean[model.pair_row] / r.offer_rate[model.pair_offer] * self.x
         self.load = np.bincount(model.pair_offer, load, len(self.n)) if len(load) else self.n * 0.0
         """[offer] replicas that expected demand keeps at their rate."""
@@ -69,21 +73,12 @@ class Plan:
         np.add.at(kw, r.offer_site[m.pair_offer], pair_kw * self.x)
         return np.asarray(r.pue * kw + m.off_kw())
 
-    def _short(self) -> Floats:
-        m, r, p = self.model, self.model.rows, self.model.problem
-        short = np.zeros((len(p.services), len(p.failures)))
-        for cover in m.sets:
-            at = np.zeros(len(p.sites))
-            np.add.at(at, r.offer_site[cover.offers], (r.offer_rate * self.n)[cover.offers])
-            for f, failure in enumerate(p.failures):
-                left = at.sum() - at[list(failure.sites)].sum()
-                missing = cover.need - left
-                if (
-                    missing > 1e-6 * max(cover.need, 1e-3)
-                    and np.isin(r.offer_site[cover.offers], failure.sites).any()
-                ):
-                    short[cover.service, f] = max(short[cover.service, f], missing)
-        return short
+    def _shortfalls(self) -> list[Short]:
+        r = self.model.rows
+        served = 1.0 - self.u
+        share = {d: float(served[row]) for d, row in enumerate(r.member.tolist()) if row >= 0}
+        counts = {int(i): int(self.n[i]) for i in np.flatnonzero(self.n > 0)}
+        return shortfalls(self.model.problem, counts, share)
 
     def starts(self) -> Ints:
         """[offer] replicas to load."""
@@ -122,9 +117,21 @@ class Plan:
         return float(((self.kw - self.own_kw) * carbon).sum())
 
 
-def answer_of(model: PlaceModel, found: Found) -> PlaceAnswer:
+def overlooked(plan: Plan, found: Found) -> list[ShortKinds]:
+    """Services and kinds of demand that a failure leaves short by more than the program knew."""
+    known = found.values[plan.model.v]
+    return list(
+        dict.fromkeys(
+            (s.service, s.kinds)
+            for s in plan.shortfalls
+            if s.per_s > known[s.service, s.failure] * (1.0 + 1e-3) + 1e-4
+        )
+    )
+
+
+def answer_of(plan: Plan, found: Found) -> PlaceAnswer:
     """The answer that a solved program stands for."""
-    plan = Plan(model, found)
+    model = plan.model
     cost = plan.cost()
     bound = min(found.bound, cost.usd)
     return PlaceAnswer(

@@ -135,23 +135,22 @@ def _late(plan: Plan) -> list[Violation]:
 def _uncovered(plan: Plan) -> list[Violation]:
     r, p = plan.model.rows, plan.model.problem
     found = []
-    for q, f in zip(*np.nonzero(plan.short > 0.0), strict=True):
-        failure = p.failures[int(f)]
-        offers = (r.offer_service == q) & (r.offer_max > 0.0)
-        others = np.unique(r.offer_site[offers & ~np.isin(r.offer_site, failure.sites)])
-        cure = f"add chips for it at {_names(plan, others)}"
-        if not len(others):
-            cure = f"give a site outside {failure.id} chips that hold a variant of it"
-        found.append(
-            _violation(
-                "uncovered",
-                f"{p.services[int(q)].id} without {failure.id}",
-                float(plan.short[q, f]),
-                "requests/s",
-                "what is left elsewhere does not hold it",
-                cure,
-            )
-        )
+    for short in plan.shortfalls:
+        failure = p.failures[short.failure]
+        lawful = {s for law, _ in short.kinds for s in p.laws[law]} - set(failure.sites)
+        fits = (r.offer_service == short.service) & (r.offer_max > 0.0)
+        others = sorted(lawful & set(r.offer_site[fits].tolist()))
+        if others:
+            why = f"{_names(plan, others)} may help and hold too little"
+            cure = "add chips for it there"
+        elif lawful:
+            why = f"no other lawful site ({_names(plan, sorted(lawful))}) has chips that hold it"
+            cure = "give one of them chips that hold a variant of it"
+        else:
+            why = "law lets no other site read what is left"
+            cure = "add a site under the same law, or hold a transfer mechanism that opens one"
+        what = f"{p.services[short.service].id} without {failure.id}"
+        found.append(_violation("uncovered", what, short.per_s, "requests/s", why, cure))
     return found
 
 

@@ -14,6 +14,7 @@ of service q that failure f leaves without a replica; M_c the most that any fail
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,20 +29,33 @@ PAIRS_EACH: Final = 24
 """Of a row, to begin with where there are more: with capacity at all of them a row seldom needs another."""
 
 
+ShortKinds = tuple[int, tuple[tuple[int, float], ...]]
+"""A service, and kinds of its demand (law, quality)."""
+
+
 class Cover(NamedTuple):
     """Rows of one service that must survive together, and what they may use."""
 
     service: int
     offers: Ints
+    rows: Ints
     need: float
-    """Requests/s, kept."""
+    """Requests/s of the rows, kept."""
 
 
 class PlaceModel:
     """The program of one problem. Attributes are indices of columns and rows by what they stand for."""
 
-    def __init__(self, rows: Rows, *, all_pairs: bool | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        all_pairs: bool | None = None,
+        extra: Sequence[ShortKinds] = (),
+    ) -> None:
         self.rows = rows
+        self.extra = extra
+        """Demand that was found short together."""
         self.problem = rows.problem
         self.model = Model()
         self._candidates()
@@ -123,6 +137,17 @@ class PlaceModel:
             "uncovered",
             np.repeat(price[:, None] * SECONDS_PER_HOUR, len(p.failures), axis=1),
         )
+
+    def penalty_usd(self, values: Floats) -> float:
+        """Of a solution: what is not met."""
+        r, p = self.rows, self.problem
+        x = np.zeros(len(self.pair_row))
+        known = self.taken & (self.pair_column < len(values))
+        x[known] = values[self.pair_column[known]]
+        price = np.array([q.uncovered_usd_per_request for q in p.services], float)
+        short = (price[:, None] * values[self.v]).sum() * SECONDS_PER_HOUR
+        over = values[self.e].sum() * p.over_usd_per_kwh
+        return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
 
     # --- blocks
 
@@ -243,14 +268,20 @@ class PlaceModel:
             sets = [kind.ravel() == i for i in range(len(kinds))]
             # What may use no more than another set may counts for it, too.
             within = [(kinds <= kinds[i]).all(axis=1)[kind.ravel()] for i in range(len(kinds))]
-            for chosen in (*sets, *within, np.ones(len(rows), bool)):
+            named = [
+                np.array([(int(r.law[i]), float(r.quality[i])) in set(kinds_short) for i in rows])
+                for service, kinds_short in self.extra
+                if service == q
+            ]
+            for chosen in (*sets, *within, *named, np.ones(len(rows), bool)):
                 used = offers[may[chosen].any(axis=0)]
                 if not len(used) or not self.failing[r.offer_site[used]].any():
                     continue  # nobody serves it, or nothing takes any of it
-                need = float(r.kept[rows[chosen & may.any(axis=1)]].sum())
+                held = rows[chosen & may.any(axis=1)]
+                need = float(r.kept[held].sum())
                 key = q, used.tobytes()
                 if key not in found or found[key].need < need:
-                    found[key] = Cover(q, used, need)
+                    found[key] = Cover(q, used, held, need)
         return list(found.values())
 
     def usable(self, rows: Ints, offers: Ints) -> Bools:
@@ -264,7 +295,7 @@ class PlaceModel:
     def _cover(self) -> None:
         """For a set c of rows of service q and each failure f (Gale, Pacific J. Math. 7, 1957: what is left holds it all):
 
-        `hold`  sum_o r_o n_o - M_c >= kept demand of c;   `loss`  M_c >= sum_(o in f) r_o n_o - v_qf
+        `hold`  sum_o r_o n_o - M_c >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) r_o n_o - v_cf,   `worst`  v_qf >= v_cf
         """
         m, r, p = self.model, self.rows, self.problem
         self.failing = np.zeros(len(p.sites), np.int64)
@@ -281,6 +312,7 @@ class PlaceModel:
         pairs: list[tuple[int, int, Ints]] = []
         for c, cover in enumerate(self.sets):
             m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
+            m.put(hold[c], self.u[cover.rows], r.kept[cover.rows])
             hit = gone[:, r.offer_site[cover.offers]]
             pairs += [
                 (c, f, cover.offers[hit[f]]) for f in np.flatnonzero(hit.any(axis=1)).tolist()
@@ -289,14 +321,20 @@ class PlaceModel:
         loss = m.add_rows("loss", 0.0, INF, (len(pairs),))
         sets = np.array([c for c, _, _ in pairs], np.int64)
         m.put(loss, self.most[sets], 1.0)
+        # Each set has its own shortfall: one that nothing can cure must not loosen the counts of others.
+        self.short = m.add_columns("short", np.zeros(len(pairs)))
+        self.short_set = sets
+        m.put(loss, self.short, 1.0)
         of = np.array([self.sets[c].service for c, _, _ in pairs], np.int64)
-        m.put(loss, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        worst = m.add_rows("worst", 0.0, INF, (len(pairs),))
+        m.put(worst, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        m.put(worst, self.short, -1.0)
         if pairs:
             lost = np.concatenate([o for _, _, o in pairs])
             m.put(np.repeat(loss, [len(o) for _, _, o in pairs]), self.n[lost], -r.offer_rate[lost])
 
     def _count(self) -> None:
-        """sum_o n_o + (v or u) / rest >= fewest: whole replicas, one more where any of them may fail.
+        """sum_o n_o + (sum_f v_cf + sum_d kept_d u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
 
         With r the largest rate of the set, fewest = ceil(demand / r) and rest = demand - (fewest - 1) r: the rounding cut of
         Gomory (Nemhauser and Wolsey, Integer and Combinatorial Optimization, 1988, II.1.7). After a failure that takes one replica
@@ -305,10 +343,14 @@ class PlaceModel:
         m, r = self.model, self.rows
         for c, cover in enumerate(self.sets):
             if cover.need > 1e-9:
-                self._fewest(f"count {c}", cover.offers, cover.need, self._all_fail(cover))
+                more = self._all_fail(cover)
+                self._fewest(f"count {c}", cover.offers, cover.need, more)
                 row = m.rows[f"count {c}"]
                 # Whatever failure leaves most out, it leaves at least what is missing.
-                m.put(row, self.v[cover.service], 1.0 / self._rest(cover.offers, cover.need))
+                rest = self._rest(cover.offers, cover.need)
+                m.put(row, self.short[self.short_set == c], 1.0 / rest)
+                # Of what nobody serves nothing need stand, neither the fewest nor the one more.
+                m.put(row, self.u[cover.rows], (1.0 + more) * r.kept[cover.rows] / rest)
         for q in range(len(self.problem.services)):
             rows = np.flatnonzero((r.service == q) & (r.high > 0.0))
             offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))

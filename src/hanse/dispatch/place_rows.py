@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-ROWS_MAX: Final = 600
+ROWS_MAX: Final = 400
 """Of all services together. More make the program larger than a minute allows and move few replicas: sites are chosen by regions."""
 ROWS_EACH_MIN: Final = 8
 """Of one service, however many services there are."""
@@ -134,10 +134,12 @@ class Rows:
         active = (self.entry >= 0) & (d["requests_per_s_high"] > 0.0)
         for q in range(services):
             mine = np.flatnonzero(active & (d["service"] == q))
-            # Same law and equal need, and for equal entries the same ways: one row, exactly.
-            keys = np.stack(
-                [d["law"][mine], d["quality_min"][mine], self.entry[mine], d["origin"][mine]]
-            )
+            # Alike in all that decides: one row, exactly.
+            alike = (
+                "law", "quality_min", "origin", "late_usd_per_request",
+                "unserved_usd_per_request", "gb_per_request",
+            )  # fmt: skip
+            keys = np.stack([d[name][mine] for name in alike])
             _, same = np.unique(keys, axis=1, return_inverse=True)
             same = same.ravel()
             groups = [mine[same == k] for k in range(same.max(initial=-1) + 1)]
@@ -225,6 +227,10 @@ class Rows:
         is_late = self.way_ms[members][:, site] > limit[None, :] + 1e-9
         np.add.at(late, place, per_h[:, None] * is_late * late_usd[:, None])
         engine_s = np.array([self.problem.offers[o].e2e_s for o in offers], float)
-        usd = way[:, site] + egress[:, site] + late
-        usd += SECONDS_PER_HOUR * self.mean[rows][:, None] * p.usd_per_latency_s * engine_s[None, :]
+        each = SECONDS_PER_HOUR * self.mean[rows] * p.usd_per_latency_s
+        waiting = way[:, site] + each[:, None] * engine_s[None, :]
+        # What everybody waits wherever they are served decides nothing, and would flatter the gap.
+        least = np.where(may, waiting, np.inf).min(axis=1, initial=np.inf)
+        waiting -= np.where(np.isfinite(least), least, 0.0)[:, None]
+        usd = waiting + egress[:, site] + late
         return rows, offers, may, usd, late, egress[:, site]

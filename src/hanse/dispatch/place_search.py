@@ -22,6 +22,9 @@ from hanse.milp import INF, Limits, Outcome, Solver
 
 ROUNDS_MAX: Final = 12
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
+USED_MIN: Final = 1e-6
+KERNEL_NODES_MAX: Final = 50
+"""Of the small search; it mostly ends at its root."""
 BROKEN_MIN: Final = 1e-4
 LINKS_MAX: Final = 4000
 """A round: the most broken first."""
@@ -39,18 +42,37 @@ class Found(NamedTuple):
 
 
 def search(model: PlaceModel, limits: Limits) -> Found:
-    """A placement within the gap, or the best at the node limit."""
+    """A placement within the gap, or the best at the node limit.
+
+    First among offers that the relaxed program uses (a kernel: Angelelli, Mansini, Speranza, Computers and Operations Research 37,
+    2010), which is small; where its bound leaves more than the gap, among all that reduced costs do not rule out.
+    """
     solver = Solver(model.model)
     relaxed = tightened(model, solver)
-    start = model.n, np.ceil(relaxed.values[model.n] - 1e-6)
-    found = solver.search(limits, start=start)
-    return Found(
-        pairs=shares(model, found.values),
-        values=found.values,
-        bound=max(relaxed.objective, found.bound) if model.taken.all() else relaxed.objective,
-        nodes=found.nodes,
-        stopped_by="gap" if found.status == "optimal" else "nodes",
+    reduced, n = solver.reduced_costs()[model.n], relaxed.values[model.n]
+    lower, upper = np.where(model.rows.offer_fixed, model.rows.offer_max, 0.0), model.rows.offer_max
+    used = (n > USED_MIN) | (model.rows.offer_now > 0.0)
+    solver.set_columns(model.n, lower, np.where(used, upper, lower))
+    own = max(relaxed.objective - model.penalty_usd(relaxed.values), 1e-9)
+    best = solver.search(
+        Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX), gap_absolute=0.5 * limits.gap * own
     )
+    nodes, bound = best.nodes, relaxed.objective
+    stopped_by = "gap"
+    own = max(best.objective - model.penalty_usd(best.values), 1e-9)
+    if best.objective - bound > limits.gap * own and model.taken.all():
+        out = (n < USED_MIN) & (reduced > best.objective - bound)
+        solver.set_columns(model.n, lower, np.where(out, lower, upper))
+        start = np.arange(len(best.values)), best.values
+        better = solver.search(limits, start=start, gap_absolute=limits.gap * own)
+        nodes += better.nodes
+        # What was ruled out costs more than the best known.
+        bound = max(bound, min(better.bound, best.objective))
+        best = better if better.objective <= best.objective else best
+        stopped_by = "gap" if better.status == "optimal" else "nodes"
+    elif best.objective - bound > limits.gap * own:
+        stopped_by = "nodes"
+    return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
 
 
 def shares(model: PlaceModel, values: Floats) -> Floats:
@@ -112,7 +134,8 @@ def _add_pairs(model: PlaceModel, solver: Solver, pairs: Ints) -> None:
 def _link(model: PlaceModel, solver: Solver, values: Floats) -> int:
     """Rows for pairs that use more of an offer than stands of it."""
     r = model.rows
-    pairs = np.flatnonzero(model.taken)
+    # Those that came this moment have no value yet.
+    pairs = np.flatnonzero(model.taken & (model.pair_column < len(values)))
     column, offer = model.pair_column[pairs], model.pair_offer[pairs]
     x = values[column]
     fits = np.minimum(1.0, 1.0 / np.maximum(model.pair_use[pairs], 1e-12))

@@ -200,7 +200,8 @@ class CostItems(Value, frozen=True, kw_only=True):
     carbon_usd: float
     egress_usd: float
     waiting_usd: float
-    """Of users: round trip and engine, at the service's value of a second."""
+    """Of users: round trip and engine, at the service's value of a second, beyond the least that a lawful replica anywhere would let
+    them wait."""
     switching_usd: float
     """Paid once, spread over the window."""
     late_usd: float

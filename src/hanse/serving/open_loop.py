@@ -19,6 +19,7 @@ Valid where step times are linear in tokens and requests wait for no slot.
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 from typing import Final
 
@@ -68,14 +69,13 @@ class Loaded(Value, frozen=True, kw_only=True):
 
 def loaded(step: StepModel, running: float, tokens_in: float, tokens_out: float) -> Loaded:
     """A replica with so many requests running on average."""
-    c_in, c_out = float(np.exp(PROMPT_SIGMA**2)), float(np.exp(ANSWER_SIGMA**2))
+    c_out = float(np.exp(ANSWER_SIGMA**2))
     paces = [_pace(step, running, tokens_in * x, tokens_out * c_out) for x in prompt_lengths()]
     at_mean = _pace(step, running, tokens_in, tokens_out * c_out)
     decode, fixed = at_mean.decode_ms, at_mean.ttft_ms_fixed
     readings = np.array([p.prompt_ms for p in paces])
     prompt = float(readings.mean())
-    others = max(running - 1.0, 0.0)
-    tpot = decode + others * prompt / tokens_out
+    tpot, tpot_p95 = _tpot_ms(decode, prompt, running, tokens_out)
     whole_ms = fixed + 1.5 * decode + prompt + tokens_out * tpot
     waits, weight, wait = np.zeros(1), np.ones(1), 0.0
     for _ in range(ROUNDS):
@@ -93,11 +93,30 @@ def loaded(step: StepModel, running: float, tokens_in: float, tokens_out: float)
         ttft_ms=wait + prompt,
         ttft_ms_p95=weighted_quantile(all_ms.ravel(), every, 0.95),
         tpot_ms=tpot,
-        tpot_ms_p95=tpot + Z95 * prompt / tokens_out * float(np.sqrt(c_in * c_out * others)),
+        tpot_ms_p95=tpot_p95,
         e2e_s=s_from_ms(whole_ms),
         tokens_per_s=(tokens_in + tokens_out) * running / s_from_ms(whole_ms),
         power_w=at_mean.decode_w * (1.0 - reading) + at_mean.prefill_w * reading,
     )
+
+
+def tpot_ms_p95(step: StepModel, running: float, tokens_in: float, tokens_out: float) -> float:
+    """That of `loaded`, without the waits for a first token, which take twenty times as long to tell."""
+    c_out = float(np.exp(ANSWER_SIGMA**2))
+    paces = [_pace(step, running, tokens_in * x, tokens_out * c_out) for x in prompt_lengths()]
+    decode = _pace(step, running, tokens_in, tokens_out * c_out).decode_ms
+    prompt = float(np.array([p.prompt_ms for p in paces]).mean())
+    return _tpot_ms(decode, prompt, running, tokens_out)[1]
+
+
+def _tpot_ms(
+    decode_ms: float, prompt_ms: float, running: float, tokens_out: float
+) -> tuple[float, float]:
+    """Mean, and what 95 of 100 stay below."""
+    c_in, c_out = float(np.exp(PROMPT_SIGMA**2)), float(np.exp(ANSWER_SIGMA**2))
+    others = max(running - 1.0, 0.0)
+    mean = decode_ms + others * prompt_ms / tokens_out
+    return mean, mean + Z95 * prompt_ms / tokens_out * float(np.sqrt(c_in * c_out * others))
 
 
 def waits_ms(
@@ -168,11 +187,12 @@ def _thinned(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
     return mean[total > 0.0], total[total > 0.0]
 
 
-def prompt_lengths() -> list[float]:
+@cache
+def prompt_lengths() -> tuple[float, ...]:
     """[point] prompt lengths over their mean, equally likely, shortest first; their own mean is 1."""
     normal = NormalDist()
     raw = np.exp([PROMPT_SIGMA * normal.inv_cdf((k + 0.5) / POINTS) for k in range(POINTS)])
-    return [float(x) for x in raw / raw.mean()]
+    return tuple(float(x) for x in raw / raw.mean())
 
 
 def _pace(step: StepModel, running: float, tokens_in: float, tokens_out: float) -> Pace:

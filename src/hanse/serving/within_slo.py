@@ -7,6 +7,7 @@ Here: how many requests at once 95 of 100 requests bear (`slots_within`), how ma
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Final
 
@@ -15,7 +16,7 @@ import numpy as np
 from hanse.catalogue import accelerator, ai_model
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
-from hanse.serving.open_loop import ANSWER_SIGMA, Z95, Loaded, loaded
+from hanse.serving.open_loop import ANSWER_SIGMA, Z95, Loaded, loaded, tpot_ms_p95
 from hanse.serving.precisions import known_precision
 from hanse.serving.steady import running_of
 from hanse.serving.steps import StepModel, decode_w, step_model
@@ -58,17 +59,23 @@ def slots_within(
     longest = tokens_out * float(np.exp(ANSWER_SIGMA**2))
     room = running_of(step, SLOTS_MAX, tokens_in, longest)
 
-    def meets(slots: int) -> bool:
-        if slots > room:
-            return False
-        said = loaded(step, slots, tokens_in, tokens_out)
-        return said.ttft_ms_p95 <= ttft_ms and said.tpot_ms_p95 <= tpot_ms
+    def in_time(slots: int) -> bool:
+        return slots <= room and tpot_ms_p95(step, slots, tokens_in, tokens_out) <= tpot_ms
 
+    def prompt(slots: int) -> bool:
+        return loaded(step, slots, tokens_in, tokens_out).ttft_ms_p95 <= ttft_ms
+
+    # The cheaper question first: it usually decides.
+    return _most(_most(SLOTS_MAX, in_time), prompt)
+
+
+def _most(high: int, meets: Callable[[int], bool]) -> int:
+    """The largest number up to `high` that meets what small ones meet; 0: not even one."""
+    if high == 0 or meets(high):
+        return high
     if not meets(1):
         return 0
-    low, high = 1, SLOTS_MAX
-    if meets(high):
-        return high
+    low = 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if meets(middle) else (low, middle)
