@@ -91,7 +91,3 @@ class Keeper:
                 self._known_dead.add(action.engine.name)
                 load_s = float(world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S
                 self._loading[action.engine.name] = now_s + START_S + load_s
-            elif isinstance(action, act.Shed):
-                world.power_ok[world.engines[self._first]["site"]] = 0
-            elif isinstance(action, act.Unshed):
-                world.power_ok[world.engines[self._first]["site"]] = 1
