@@ -28,9 +28,9 @@ from hanse.model.fleet import (
 NOW_S = 1_795_000_000.0
 """November 2026, when the shipped rules were compiled."""
 CLASSES = (
-    DataClass(id="public", law="non_personal"),
+    DataClass(id="public", law="non_personal", priority=10),
     DataClass(id="personal", law="personal"),
-    DataClass(id="health", law="health", quality_min=0.45),
+    DataClass(id="health", law="health", quality_min=0.45, priority=90),
     DataClass(id="payment", law="payment"),
     DataClass(id="sensitive", law="sensitive", quality_min=0.6),
     DataClass(id="government", law="government"),

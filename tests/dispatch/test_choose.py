@@ -54,7 +54,9 @@ class Case:
         heard["tpot_factor"] = rng.choice([0.5, 1.0, 2.0], offers)
         self.load.sites["sampled_at_s"] = NOW_S - rng.choice([0.1, 1.9, 2.0, 2.5], sites)
         self.load.sites["reachable"] = rng.random(sites) < 0.9
-        self.load.sites["power_ok"] = rng.random(sites) < 0.9
+        self.load.sites["power_ok"] = rng.choice(
+            [1, 0, -1, -2, -4], sites, p=[0.8, 0.05, 0.05, 0.05, 0.05]
+        )
         self.load.services["peers_ratio"] = rng.choice([0.0, 3.0], len(self.table.services))
         self.origin = int(rng.integers(sites))
         self.router = Router(self.table, self.load, self.origin)
@@ -96,7 +98,8 @@ class Case:
             return Reason.LENGTH, {}
         if o in self.tried:
             return Reason.TRIED, {}
-        if not heard["power_ok"]:
+        gate = heard["power_ok"]
+        if gate == 0 or (gate < 0 and subject["shed_rank"] < -gate):
             return Reason.POWER, {}
         if not heard["reachable"] or where["drained"]:
             return Reason.DEAD, {}

@@ -24,9 +24,16 @@ STRIKING = (
     "telemetry_wrong",
     "drain",
     "grid_outage",
+    "grid_cap",
     "heat_wave",
 )
-FACTORS = {"engine_slow": 0.2, "link_slow": 4.0, "telemetry_wrong": 0.0, "heat_wave": 15.0}
+FACTORS = {
+    "engine_slow": 0.2,
+    "link_slow": 4.0,
+    "telemetry_wrong": 0.0,
+    "heat_wave": 15.0,
+    "grid_cap": 0.3,
+}
 
 
 def powered_fleet(rng: np.random.Generator) -> Fleet:

@@ -148,13 +148,39 @@ def test_a_law_that_changes_at_noon_moves_what_comes_after_it(tmp_path) -> None:
     assert int(run.world.clock[0]["unlawful"]) == 0
 
 
+def test_a_capped_site_gives_up_its_work_in_order_and_others_do_it() -> None:
+    made = three_sites()
+    fault = Fault(kind="grid_cap", site="a", at_s=600.0, for_s=1800.0, factor=0.0)
+    run, rows = rows_of(made, fault, trace=calm_trace(made, count=60_000))
+    said = [text for _, text in run.log if text.startswith("a: ")]
+    assert said[0].startswith("a: grid cap: no class"), "all at once: there is no time to wait"
+    a = run.index["a"]
+    shut = (rows["at_s"] > 1000.0) & (rows["at_s"] < 2300.0)
+    assert shut.any() and not (rows["site"][shut] == a).any()
+    assert (rows["outcome"] == ar.ANSWERED).all()
+    level = run.brownouts.sites[a].level
+    assert len(said) == 1 or level < len(said), "afterwards work comes back step by step"
+
+
+def test_where_no_site_has_power_requests_are_refused_for_it() -> None:
+    faults = [Fault(kind="grid_cap", site=s, at_s=300.0, factor=0.0) for s in ("a", "b", "c")]
+    made = three_sites()
+    run, rows = rows_of(made, *faults, trace=calm_trace(made, count=20_000))
+    late = rows[rows["at_s"] > 650.0]
+    assert len(late) and (late["outcome"] == ar.REFUSED_OUT).all()
+    assert all(s.level for s in run.brownouts.sites)
+
+
 def test_without_grid_ups_and_battery_carry_a_site_and_then_it_is_dark() -> None:
     fault = Fault(kind="grid_outage", site="a", at_s=600.0, for_s=3000.0)
     long = calm_trace(three_sites(), count=60_000)
     bare, _ = rows_of(three_sites(), fault, trace=long)
     backed, _ = rows_of(three_sites(battery_kwh=80.0, battery_kw_max=40.0), fault, trace=long)
-    assert [text for _, text in bare.log] == ["grid_outage a", "out of power a"]
-    dark_s = bare.log[1][0]
+    shed = [text for _, text in bare.log if text.startswith("a: battery low") or "grid cap" in text]
+    assert shed, "it gives up what it can first"
+    log = [(at_s, text) for at_s, text in bare.log if not text.startswith("a: ")]
+    assert [text for _, text in log] == ["grid_outage a", "out of power a"]
+    dark_s = log[1][0]
     assert 600.0 < dark_s <= 600.0 + 1800.0, "a UPS carries minutes"
     later = [at_s for at_s, text in backed.log if text.startswith("out of power")]
     assert not later or later[0] > dark_s, "a battery carries longer"

@@ -211,7 +211,10 @@ class Dispatcher:
         site.placement_version = event.placement_version
         before = routable(belief.placements, belief.sites)
         site.serving = known_placements(belief.fleet, event.site, event.serving)
-        self.stale |= routable(belief.placements, belief.sites) != before
+        after = routable(belief.placements, belief.sites)
+        if after != before:
+            belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, after)
+            self.stale = True
         if event.epoch > self._epoch:
             return [act.StepDown(epoch=self._epoch, epoch_seen=event.epoch)]
         return [] if was_up else [self._log("info", f"site {event.site} reports")]

@@ -234,7 +234,9 @@ def arrive(w: Any, a: int, t: float) -> None:
     if w.law[v, w.subjects[v, attempt.subject].profile, s] != 0:
         e = kernels.TABLE_EXPIRED
         if t <= w.valid_until_s[v]:
-            e = pick_engine(w, a, t, s, attempt.offer, 0)
+            e = kernels.POWER
+            if w.power_ok[s] == 1:
+                e = pick_engine(w, a, t, s, attempt.offer, 0)
     if e >= 0:
         execute(w, a, e, t)
     else:

@@ -101,7 +101,7 @@ def make_frame(w: Any, s: int, t: float, every_s: float) -> None:
     slot = w.frame_count[s] % RING
     w.frame_count[s] += 1
     w.frame_at_s[s, slot] = t
-    w.frame_power[s, slot] = w.power_ok[s]
+    w.frame_power[s, slot] = 1 if w.power_ok[s] == 1 else 0
     for g in range(w.site_up.shape[0]):
         w.frame_open[s, slot, g] = w.link_both[s, g]
     factor = w.telemetry[s]

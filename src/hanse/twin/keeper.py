@@ -168,10 +168,6 @@ class Keeper:
                 self._start(action.engine, handle, now_s)
             elif isinstance(action, act.StopEngine):
                 self._stop(action.engine, handle, now_s)
-            elif isinstance(action, act.Shed):
-                world.power_ok[self._number] = 0
-            elif isinstance(action, act.Unshed):
-                world.power_ok[self._number] = 1
 
     def _start(self, spec: EngineSpec, handle: Handle, now_s: float) -> None:
         """Its weights are read; an engine that is restarted loses what it had."""

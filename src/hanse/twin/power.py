@@ -17,7 +17,7 @@ from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.events import SignalsObserved
 from hanse.energy import site_signals
 from hanse.energy.plant import host_w, states, supplies
-from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, SUMS_DTYPE
+from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, OUTSIDE_DTYPE, SUMS_DTYPE
 from hanse.energy.series import SiteSeries, site_series
 from hanse.energy.steps import step_sites
 from hanse.energy.year import close_month
@@ -60,6 +60,10 @@ class SitePower:
         self.notes: tuple[tuple[SourceNote, ...], ...] = ()
         chips = {(s.id, p.id): p.accelerator for s in fleet.sites for p in s.pools}
         self._host_w = np.array([e.chips * host_w(chips[e.site, e.pool]) for e in specs])
+        self.dynamic_kw = np.zeros(count)
+        """[site] what requests drew in the last step, before cooling."""
+        self.outside_now: NDArray[np.void] = np.zeros(count, OUTSIDE_DTYPE)
+        """[site] weather, own generation and grid of the last step."""
         self.idle_wh = np.zeros(count)
         self.dynamic_wh = np.zeros(count)
         self._scenario = scenario
@@ -77,6 +81,7 @@ class SitePower:
             close_month(self.params, self.state, self.sums)
         self._month = month
         series, t = self._outside(at_s)
+        self.outside_now = series.outside[:, t]
         hour = int(number * STEP_S // SECONDS_PER_HOUR)
         step_sites(
             self.params, self.state, series.outside, t, it_kw, STEP_S, self.sums, self.hourly, hour,
@@ -118,6 +123,7 @@ class SitePower:
         waiting_w = engines["idle_w"] + self._host_w
         idle_j = np.where(engines["mode"] == DOWN, 0.0, waiting_w) * STEP_S
         dynamic_j = np.bincount(engines["site"], spent_j, sites)
+        self.dynamic_kw = dynamic_j / STEP_S / 1000.0
         idle = np.bincount(engines["site"], idle_j, sites)
         self.idle_wh += idle / SECONDS_PER_HOUR
         self.dynamic_wh += dynamic_j / SECONDS_PER_HOUR

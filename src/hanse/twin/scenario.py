@@ -32,6 +32,7 @@ FaultKind = Literal[
     "link_slow",
     "hub_loss",
     "grid_outage",
+    "grid_cap",
     "telemetry_lost",
     "telemetry_wrong",
     "heat_wave",
@@ -44,7 +45,16 @@ FaultKind = Literal[
 NEEDS_SITE: Final = frozenset(FaultKind.__args__) - {"hub_loss", "law", "carbon", "price"}  # type: ignore[attr-defined]
 NEEDS_OTHER: Final = frozenset(("link_cut", "link_cut_one_way", "link_slow"))
 NEEDS_FACTOR: Final = frozenset(
-    ("engine_slow", "link_slow", "telemetry_wrong", "heat_wave", "clouds", "carbon", "price")
+    (
+        "engine_slow",
+        "link_slow",
+        "telemetry_wrong",
+        "heat_wave",
+        "clouds",
+        "carbon",
+        "price",
+        "grid_cap",
+    )
 )
 
 
@@ -64,7 +74,7 @@ class Fault(Value, frozen=True, kw_only=True):
     """Number of the engine at the site, in the order of placements; -1: all of them (a rack)."""
     factor: float | None = None
     """`engine_slow`: of the speed. `link_slow`: of the round-trip time. `telemetry_wrong`: of the told load. `heat_wave`: degrees
-    added. `clouds`: cover in percent. `carbon`, `price`: of the grid's figure."""
+    added. `clouds`: cover in percent. `carbon`, `price`: of the grid's figure. `grid_cap`: of the connection."""
     policy: str = ""
     """`law`: a Cedar file, relative to the scenario, whose rules hold from then on."""
 

@@ -32,6 +32,7 @@ from hanse.signals.traces.trace import Chunk, Trace
 from hanse.twin import arrays as ar
 from hanse.twin import faults
 from hanse.twin.arrays import World
+from hanse.twin.brownout import Brownouts
 from hanse.twin.handle import Handle
 from hanse.twin.keeper import PROBE_EVERY_S, Berths, Keeper
 from hanse.twin.loop import run
@@ -140,6 +141,7 @@ class Simulation:
         self.power = SitePower(
             fleet, self.berths.specs, self.feed, scenario, self.start_at_s, horizon_s
         )
+        self.brownouts = Brownouts(fleet)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
         self._outages: set[int] = set()
         self._unpowered: set[int] = set()
@@ -246,6 +248,8 @@ class Simulation:
     def _power_step(self, now_s: float) -> None:
         self.power.step(self.handle, self._steps)
         self._steps += 1
+        for s, what in self.brownouts.step(self.world, self.power, now_s):
+            self.log.append((now_s, f"{self.fleet.sites[s].id}: {what}"))
         empty = self.power.unserved() & (self.world.site_up != 0)
         for s in sorted(self._outages & set(np.flatnonzero(empty).tolist())):
             self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
@@ -561,6 +565,18 @@ class Simulation:
         if s in self._unpowered:
             self._unpowered.discard(s)
             self._end_site_down(fault, now_s)
+
+    def _begin_grid_cap(self, fault: Fault, now_s: float) -> None:
+        """The grid's operator takes some of the connection away."""
+        assert fault.factor is not None
+        site = self.fleet.sites[self.index[fault.site]]
+        self.power.params[self.index[fault.site]]["grid_kw_max"] = (
+            site.power.grid_kw_max * fault.factor
+        )
+
+    def _end_grid_cap(self, fault: Fault, now_s: float) -> None:
+        site = self.fleet.sites[self.index[fault.site]]
+        self.power.params[self.index[fault.site]]["grid_kw_max"] = site.power.grid_kw_max
 
     def _begin_heat_wave(self, fault: Fault, now_s: float) -> None:
         """The balance knows of it."""

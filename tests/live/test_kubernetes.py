@@ -1,0 +1,274 @@
+"""Engines as replicas of workloads, against an API server on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatch.fleets import fleet, service, site
+from hanse.dispatch.belief import EngineSpec, engines_of
+from hanse.errors import SiteError
+from hanse.live.kube_api import KubeApi, KubeError, cluster_of
+from hanse.live.kubernetes import KubernetesDriver, trouble
+from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool
+from live.kube_server import DEPLOYMENTS, PODS, SETS, Cluster, serving
+
+CHAT = DEPLOYMENTS + "chat-v0"
+SET = SETS + "chat-v0"
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[tuple[Cluster, Path]]:
+    with serving(tmp_path) as found:
+        yield found
+
+
+def made(config: Path, kind: str = "Deployment", replicas: int = 4) -> Fleet:
+    known = Kubernetes(
+        kind=kind,  # type: ignore[arg-type]
+        name="{service}-{variant}",
+        namespace="llm",
+        kubeconfig=str(config),
+    )
+    pool = Pool(id="k8s", accelerator="l4", count=8, driver="kubernetes", kubernetes=known)
+    placed = Placement(service="chat", variant="v0", site="a", pool="k8s", replicas=replicas)
+    return fleet((site("a", pools=(pool,)),), services=(service(),), placements=(placed,))
+
+
+class Round:
+    """A driver and the engines of its fleet."""
+
+    def __init__(self, cluster: Cluster, config: Path, kind: str = "Deployment") -> None:
+        self.cluster = cluster
+        whole = made(config, kind)
+        self.specs: tuple[EngineSpec, ...] = engines_of(whole, whole.placements, "a")
+        self.driver = KubernetesDriver(whole, "a")
+
+    def sync(self, rounds: int = 1) -> None:
+        for _ in range(rounds):
+            asyncio.run(self.driver.sync())
+
+    def urls(self) -> list[str]:
+        return [self.driver.observe(spec).url for spec in self.specs]
+
+    @property
+    def replicas(self) -> int:
+        return int(next(iter(self.cluster.workloads.values()))["spec"]["replicas"])
+
+
+def test_replicas_follow_what_is_wanted_and_ready_pods_become_engines(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    for spec in here.specs[:2]:
+        here.driver.start(spec)
+    here.sync()
+    assert here.replicas == 2
+    assert here.urls() == ["", "", "", ""], "not ready yet"
+    assert not here.driver.observe(here.specs[0]).gone, "and nothing is wrong"
+    cluster.ready()
+    here.sync()
+    assert here.urls()[:2] == ["http://10.1.0.10:8000", "http://10.1.0.11:8000"]
+    assert here.urls()[2:] == ["", ""]
+
+
+def test_the_drained_pod_is_the_one_that_ends_and_the_others_keep_their_engines(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    for spec in here.specs[:3]:
+        here.driver.start(spec)
+    here.sync()
+    cluster.ready()
+    here.sync()
+    before = here.urls()
+    first = sorted(cluster.pods)[0]  # the oldest, which a Deployment would keep
+    here.driver.drain(here.specs[0])
+    here.sync()
+    assert here.urls() == before, "it answers until it is stopped"
+    here.driver.stop(here.specs[0])
+    here.sync(2)
+    assert cluster.ended == [first]
+    assert here.urls()[1:3] == before[1:3]
+    assert here.replicas == 2
+
+
+def test_an_agent_that_comes_back_finds_its_engines_where_they_were(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    for spec in here.specs[:3]:
+        here.driver.start(spec)
+    here.sync()
+    cluster.ready()
+    here.sync()
+    turned = (here.urls()[2], here.urls()[0], here.urls()[1])
+    import msgspec
+
+    after = Round(cluster, config)
+    after.specs = tuple(
+        msgspec.structs.replace(spec, url=url)
+        for spec, url in zip(after.specs[:3], turned, strict=True)
+    )
+    for spec in after.specs:
+        after.driver.start(spec)
+    after.sync()
+    assert tuple(after.urls()) == turned
+    assert here.replicas == 3, "and none was started or ended"
+
+
+def test_of_a_set_engine_n_is_the_leader_of_group_n(there: tuple[Cluster, Path]) -> None:
+    cluster, config = there
+    cluster.add(SET, 0)
+    here = Round(cluster, config, "LeaderWorkerSet")
+    for spec in here.specs[:3]:
+        here.driver.start(spec)
+    here.sync()
+    cluster.ready()
+    here.sync()
+    addresses = [cluster.pods[f"chat-v0-{n}"]["status"]["podIP"] for n in range(3)]
+    assert here.urls()[:3] == [f"http://{a}:8000" for a in addresses]
+    here.driver.drain(here.specs[2])
+    here.driver.stop(here.specs[2])
+    here.sync(2)
+    assert here.urls()[:3] == [f"http://{a}:8000" for a in addresses[:2]] + [""]
+    assert ("PATCH", f"{PODS}/chat-v0-2") not in cluster.asked, "a set needs no mark"
+
+
+def test_a_frozen_pod_is_deleted_and_its_successor_is_the_engine(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    here.sync()
+    cluster.ready()
+    here.sync()
+    (old,) = cluster.pods
+    here.driver.restart(here.specs[0])
+    here.sync()
+    assert cluster.ended == [old]
+    cluster.ready()
+    here.sync()
+    assert here.urls()[0]
+    assert here.replicas == 1
+
+
+def test_who_changes_the_workload_in_between_costs_another_try(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    cluster.conflicts = 2
+    here.sync()
+    assert here.replicas == 1
+    cluster.conflicts = 1000
+    here.driver.start(here.specs[1])
+    here.sync()
+    assert "409" in here.driver.observe(here.specs[0]).gone
+    cluster.conflicts = 0
+    here.sync()
+    assert here.replicas == 2
+    assert here.driver.observe(here.specs[1]).gone == ""
+
+
+def test_an_overloaded_server_is_left_alone_for_as_long_as_it_asks(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    workload = next(iter(here.driver._workloads.values()))
+    cluster.busy = 1
+    workload.sync(100.0)
+    assert here.driver.observe(here.specs[0]).gone == "", "no engine is dead for it"
+    asked = len(cluster.asked)
+    workload.sync(101.9)
+    assert len(cluster.asked) == asked
+    workload.sync(102.0)
+    assert here.replicas == 1
+
+
+def test_missing_rights_are_said_in_the_servers_words(there: tuple[Cluster, Path]) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    cluster.forbidden = True
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    here.sync()
+    gone = here.driver.observe(here.specs[0]).gone
+    assert "403" in gone and "deployments/scale" in gone
+    cluster.forbidden = False
+    here.sync()
+    assert here.driver.observe(here.specs[0]).gone == ""
+
+
+@pytest.mark.parametrize("as_event", [False, True])
+def test_a_watch_whose_past_is_forgotten_begins_with_a_list_again(
+    there: tuple[Cluster, Path], as_event: bool
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    here.sync()
+    cluster.ready()
+    cluster.oldest, cluster.gone_as_event = cluster.version, as_event
+    cluster.changes.clear()
+    here.sync()
+    assert here.urls()[0], "seen by a list"
+    lists = [path for method, path in cluster.asked if (method, path) == ("GET", PODS)]
+    here.sync()
+    again = [path for method, path in cluster.asked if (method, path) == ("GET", PODS)]
+    assert len(again) == len(lists) + 1, "and then watched as before"
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"])
+def test_a_pod_that_cannot_come_up_says_why(there: tuple[Cluster, Path], reason: str) -> None:
+    cluster, config = there
+    cluster.trouble = reason
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    here.driver.start(here.specs[0])
+    here.sync()
+    assert reason in here.driver.observe(here.specs[0]).gone
+
+
+def test_a_wrong_certificate_or_token_is_no_way_in(there: tuple[Cluster, Path]) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    known = json.loads(config.read_text())
+    known["users"][0]["user"]["token"] = "wrong"
+    config.write_text(json.dumps(known))
+    with pytest.raises(KubeError) as error:
+        KubeApi(cluster_of(str(config))).get(CHAT)
+    assert error.value.status == 401
+    del known["clusters"][0]["cluster"]["certificate-authority-data"]
+    config.write_text(json.dumps(known))
+    with pytest.raises(KubeError) as error:
+        KubeApi(cluster_of(str(config))).get(CHAT)
+    assert "CERTIFICATE_VERIFY_FAILED" in str(error.value)
+    config.write_text("apiVersion: v1\n")
+    with pytest.raises(SiteError, match="JSON"):
+        cluster_of(str(config))
+
+
+def test_a_pod_that_only_waits_is_in_no_trouble() -> None:
+    waiting = {"reason": "ContainerCreating"}
+    status = {"containerStatuses": [{"name": "engine", "state": {"waiting": waiting}}]}
+    assert trouble({"status": status}) == ""
+    assert trouble({}) == ""
