@@ -25,6 +25,7 @@ from hanse.live.batch.api import Api
 from hanse.live.batch.asking import Hops, Lines
 from hanse.live.batch.commits import Commits
 from hanse.live.batch.keeper import Keeper
+from hanse.live.batch.owners import Owners
 from hanse.live.batch.reports import Reports
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.standby import Standby
@@ -57,7 +58,7 @@ async def serve(state: StateDir, site: str) -> None:
         keeper = Keeper(site, store, access, commits, runner, fleet.batch)
         api = Api(keeper, access, hops)
         copies = fleet.batch.home_copies if address.hub_leaf else 1
-        standby = Standby(keeper, runner, access, hops, commits, client, copies)
+        standby = Standby(keeper, runner, access, hops, commits, Owners(client, site), copies)
         standby.join(api)
         reports = Reports(site, store, client)
         async with asyncio.TaskGroup() as group:

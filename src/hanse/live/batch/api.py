@@ -37,6 +37,8 @@ from hanse.live.gateway.answers import error_body
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 LIST_S_MAX: Final = 2.0
+ANSWER_S_MAX: Final = 10.0
+"""To the head of an answer of another home."""
 SMALL_BODY_BYTES: Final = 64 * 1024
 BATCHES_LISTED: Final = (20, 100)
 FILES_LISTED: Final = (10_000, 10_000)
@@ -54,22 +56,20 @@ class Api:
         self.store = keeper.store
         self._access = access
         self._hops = hops
-        self.find: Callable[[Who, str], Awaitable[str]] = _by_name
-        """Which site to ask about an id."""
         self.more: list[Route] = []
 
     def app(self) -> Starlette:
         """The routes; `more` are other modules'."""
         routes = [
-            Route("/v1/files", _told(self.upload), methods=["POST"]),
-            Route("/v1/files", _told(self.list_files), methods=["GET"]),
-            Route("/v1/files/{id}", _told(self.file), methods=["GET"]),
-            Route("/v1/files/{id}", _told(self.delete), methods=["DELETE"]),
-            Route("/v1/files/{id}/content", _told(self.content), methods=["GET"]),
-            Route("/v1/batches", _told(self.create), methods=["POST"]),
-            Route("/v1/batches", _told(self.list_batches), methods=["GET"]),
-            Route("/v1/batches/{id}", _told(self.batch), methods=["GET"]),
-            Route("/v1/batches/{id}/cancel", _told(self.cancel), methods=["POST"]),
+            Route("/v1/files", told(self.upload), methods=["POST"]),
+            Route("/v1/files", told(self.list_files), methods=["GET"]),
+            Route("/v1/files/{id}", told(self.file), methods=["GET"]),
+            Route("/v1/files/{id}", told(self.delete), methods=["DELETE"]),
+            Route("/v1/files/{id}/content", told(self.content), methods=["GET"]),
+            Route("/v1/batches", told(self.create), methods=["POST"]),
+            Route("/v1/batches", told(self.list_batches), methods=["GET"]),
+            Route("/v1/batches/{id}", told(self.batch), methods=["GET"]),
+            Route("/v1/batches/{id}/cancel", told(self.cancel), methods=["POST"]),
         ]
         return Starlette(routes=[*routes, *self.more])
 
@@ -136,10 +136,10 @@ class Api:
             ask = msgspec.json.decode(data, type=Ask)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Problem(400, "invalid_request", str(error)) from None
-        site = await self.find(who, ask.input_file_id)
+        file = self.store.files.get(ask.input_file_id)
+        site = self._where(who, ask.input_file_id, file)
         if site != self.keeper.site:
             return await self._elsewhere(request, who, site, ask.input_file_id, data)
-        file = self.store.files.get(ask.input_file_id)
         if file is None or file.copy_of:
             raise not_found(ask.input_file_id)
         self._access.check(who, file)
@@ -174,30 +174,82 @@ class Api:
 
     async def _thing(self, request: Request, kept: dict[str, T]) -> T | Response:
         who, thing_id = who_of(request), request.path_params["id"]
-        site = await self.find(who, thing_id)
         thing = kept.get(thing_id)
-        if site == self.keeper.site:
-            if thing is None:
-                raise not_found(thing_id)
-            assert isinstance(thing, FileMeta | BatchMeta)
-            self._access.check(who, thing)
-            return thing
-        return await self._elsewhere(request, who, site, thing_id)
+        assert thing is None or isinstance(thing, FileMeta | BatchMeta)
+        site = self._where(who, thing_id, thing)
+        if site != self.keeper.site:
+            return await self._elsewhere(request, who, site, thing_id)
+        if thing is None:
+            raise not_found(thing_id)
+        self._access.check(who, thing)
+        if request.method != "GET" and not self._owned(thing):
+            raise _silent(home_in(thing_id), thing_id)
+        return thing
+
+    def _owned(self, thing: FileMeta | BatchMeta) -> bool:
+        if isinstance(thing, FileMeta):
+            return not thing.copy_of
+        return thing.home == self.keeper.site
+
+    def _where(self, who: Who, thing_id: str, thing: FileMeta | BatchMeta | None) -> str:
+        """The site to ask: the home; a copy here answers peers, which ask only where the home is silent."""
+        if thing is None:
+            return home_in(thing_id)
+        if self._owned(thing):
+            return self.keeper.site
+        moved = isinstance(thing, BatchMeta) and thing.standby != self.keeper.site
+        if who.peer and not moved:
+            return self.keeper.site
+        return thing.home if isinstance(thing, BatchMeta) else thing.copy_of
 
     async def _elsewhere(
         self, request: Request, who: Who, site: str, thing_id: str, body: bytes = b""
     ) -> Response:
         """Ask another home; one hop, never two."""
+        if site and who.peer and site != who.peer:
+            raise Problem(409, "moved", f"{site} has {thing_id}", site=site)
         if not site or who.peer or site not in self._hops.peers:
             raise not_found(thing_id)
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        try:
-            answer = await self._hops.ask(site, request.method, path, who, body)
-        except SiteError as error:
-            message = f"{site}, which has {thing_id}, does not answer; ask again"
-            raise Problem(503, "home_unreachable", message) from error
+        answer = await self._asked(site, request.method, path, who, body)
+        if answer is None or answer.status in (409, 502, 503):
+            other = await self._other_home(who, thing_id, site, answer)
+            if other:
+                if answer is not None:
+                    answer.close()
+                answer = await self._asked(other, request.method, path, who, body)
+        if answer is None:
+            raise _silent(site, thing_id)
         headers = {k: v for k, v in answer.headers.items() if k not in HIDDEN}
         return StreamingResponse(_passed_on(answer), answer.status, headers=headers)
+
+    async def _asked(
+        self, site: str, method: str, path: str, who: Who, body: bytes
+    ) -> Answer | None:
+        """None: it does not answer."""
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await self._hops.ask(site, method, path, who, body)
+        except (SiteError, TimeoutError):
+            return None
+
+    async def _other_home(self, who: Who, thing_id: str, silent: str, answer: Answer | None) -> str:
+        """A site that holds it where its home is silent or has lost it; here, where this is the standby."""
+        sites = [s for s in self._access.lawful_sites(who.names) if s != silent]
+        path = f"/hanse/v1/batch/holds/{thing_id}"
+
+        async def holds(site: str) -> bool:
+            if site not in self._hops.peers:
+                return False
+            with contextlib.suppress(SiteError, Problem):
+                found = await self._hops.whole(site, "GET", path, who, timeout_s=LIST_S_MAX)
+                return found.status == 200 and found.body == b"true"
+            return False
+
+        if answer is not None and answer.status == 409 and b'"moved"' not in await answer.peek():
+            return ""
+        found = await asyncio.gather(*map(holds, sites))
+        return next((site for site, here in zip(sites, found, strict=True) if here), "")
 
     async def _list(
         self, request: Request, who: Who, mine: list[dict[str, Any]], limits: tuple[int, int]
@@ -256,11 +308,12 @@ def who_of(request: Request) -> Who:
     )
 
 
-async def _by_name(_: Who, thing_id: str) -> str:
-    return home_in(thing_id)
+def _silent(site: str, thing_id: str) -> Problem:
+    message = f"{site}, which has {thing_id}, does not answer; ask again"
+    return Problem(503, "home_unreachable", message)
 
 
-def _told(handler: Handler) -> Handler:
+def told(handler: Handler) -> Handler:
     """A `Problem` becomes OpenAI's error; what is no problem of the asker stays a 500."""
 
     async def answer(request: Request) -> Response:

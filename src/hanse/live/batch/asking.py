@@ -48,11 +48,18 @@ class Answer:
         self.headers = headers
         self._reader = reader
         self._writer = writer
+        self._peeked: bytes | None = None
 
     @property
     def keeps(self) -> bool:
         """Whether its connection serves again once the body is read."""
         return self.headers.get("connection", "").lower() != "close"
+
+    async def peek(self) -> bytes:
+        """The body of a small answer, kept for `pieces`."""
+        if self._peeked is None:
+            self._peeked = await self.whole()
+        return self._peeked
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes.
@@ -61,6 +68,9 @@ class Answer:
             asyncio.IncompleteReadError: it ended early.
         """
         reader = self._reader
+        if self._peeked is not None:
+            yield self._peeked
+            return
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await reader.readline()).split(b";")[0], 16):
                 yield await reader.readexactly(size)

@@ -84,6 +84,9 @@ class Keeper:
         self.may_end: Callable[[BatchMeta], Awaitable[bool]] = _always
         """Whether this home may say the last word about a batch; asked where there are two."""
 
+        self.may_begin: Callable[[BatchMeta], Awaitable[bool]] = _always
+        """Whether this home still owns a batch; asked after a restart."""
+
     # --- files
 
     def check_room(self, who: Who, size_bytes: int) -> None:
@@ -248,6 +251,8 @@ class Keeper:
         await self._begin(meta, found)
 
     async def _resume(self, meta: BatchMeta) -> None:
+        if not await self.may_begin(meta):
+            return
         found = await self._index(meta)
         if isinstance(found, tuple):  # a table that knows the model no longer
             self._enter(meta, "failed", errors=found)

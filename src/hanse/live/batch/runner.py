@@ -37,6 +37,8 @@ class Runner:
         self._commits = commits
         self._at_once_max = float(at_once_max)
         self._progressed = progressed
+        self.committed: Callable[[str, int, Note, bytes], None] = lambda *_: None
+        """Told of every commit of this home."""
         self._window = WINDOW_FIRST
         self._quiet_until_s = 0.0
         self._tasks: dict[asyncio.Task[None], Work] = {}
@@ -128,6 +130,8 @@ class Runner:
         work.see(number, stored)
         if stored.run != note.run:
             work.lost(measured_of(answer).get("wh", 0.0))
+        else:
+            self.committed(work.id, number, note, payload)
 
     async def _commit(self, work: Work, number: int, payload: bytes, note: Note) -> Note:
         """Until the stream has it: a bus that restarts costs time, never an answer."""

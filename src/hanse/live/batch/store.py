@@ -10,7 +10,7 @@ import os
 from array import array
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -49,6 +49,21 @@ class Store:
         draft.rename(self.data_path(meta.id))
         write_durably(self.home / "files" / f"{meta.id}.json", _encode(meta))
         self.files[meta.id] = meta
+
+    def keep_copy(self, meta: FileMeta, home: str) -> None:
+        """What a copy is whose bytes are here; again changes nothing."""
+        if meta.id not in self.files and self.data_path(meta.id).exists():
+            copy = msgspec.structs.replace(meta, copy_of=home)
+            write_durably(self.home / "files" / f"{meta.id}.json", _encode(copy))
+            self.files[meta.id] = copy
+
+    def own(self, file_id: str) -> None:
+        """A copy whose home is lost is a file of this home."""
+        meta = self.files.get(file_id)
+        if meta is not None:
+            meta = msgspec.structs.replace(meta, copy_of="")
+            write_durably(self.home / "files" / f"{file_id}.json", _encode(meta))
+            self.files[file_id] = meta
 
     def drop_file(self, file_id: str) -> None:
         """Forget a file: what it is first, then its bytes."""
@@ -132,6 +147,12 @@ class RunLog:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
         os.write(self._fd, array("i", (number,)).tobytes())
+
+
+def fsync_file(file: BinaryIO) -> None:
+    """All of it is on disk when this returns."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def write_durably(path: Path, data: bytes) -> None:
