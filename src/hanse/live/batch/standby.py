@@ -89,6 +89,8 @@ class Standby:
         self._copies = copies
         self._outbox: dict[str, list[Row]] = {}
         """Commits that the standby has not got; a batch is missing until its stream was read once."""
+        self._owed: dict[str, tuple[BatchMeta, tuple[Row, ...]]] = {}
+        """Runs of batches that were taken over, until their home has counted them as extra."""
         self._heard_at_s: dict[str, float] = {}
         self._asked_at_s: dict[str, float] = {}
 
@@ -120,6 +122,10 @@ class Standby:
                 await self._beat(meta)
         elif meta.standby == self.site and not meta.ended:
             await self._watch(meta)
+        elif meta.id in self._owed:
+            told, rows = self._owed[meta.id]
+            await self._tell(meta.home, told, rows=rows)
+            del self._owed[meta.id]
 
     # --- what may be said
 
@@ -156,12 +162,11 @@ class Standby:
         home = owner.site if owner is not None else meta.standby
         epoch = owner.epoch if owner is not None else meta.epoch
         log_line(f"batch {meta.id}: {home} has taken over (epoch {epoch})")
-        lost = [row async for row in self._all_rows(meta.id)]
-        moved = msgspec.structs.replace(meta, home=home, epoch=meta.epoch)
-        with contextlib.suppress(SiteError, Problem):  # counted as lost there, if it hears us
-            await self._tell(home, moved, rows=tuple(self._outbox.get(meta.id, lost)))
+        rows = self._outbox.pop(meta.id, [])
+        if rows:
+            told = msgspec.structs.replace(meta, home=home)
+            self._owed[meta.id] = told, tuple(Row(row.line, row.note, b"") for row in rows)
         self._store.change(meta.id, home=home, standby="", epoch=epoch)
-        self._outbox.pop(meta.id, None)
         with contextlib.suppress(Exception):
             await self._commits.forget(meta.id)
 
