@@ -358,21 +358,39 @@ def test_no_content_of_a_batch_crosses_the_bus(league: League) -> None:
 
 
 def test_lines_give_way_to_people(league: League, mocked: tuple[League, MockFleet]) -> None:
-    """All engines hang on lines; people who come are served at once, and the lines come back later."""
-    with client(league, "virginia", "mill", x_hanse_class="public", x_hanse_country="US") as ask:
+    """Lines hang at all engines; people who come are served at once, and the lines come back later."""
+    with client(league, "frankfurt") as ask:
+        batch = begin(ask, jsonl([row(n) for n in range(500)]))
+        wait_until(lambda: (_completed(league, batch.id) or 0) > 50, "the window is open")
         for site in SITES:
             mocked[1].behave(site, "hang")
-        batch = begin(ask, jsonl([row(n) for n in range(60)]))
-        wait_until(lambda: sum(league.executing(s) for s in SITES) >= 4, "lines run")
-        time.sleep(1.0)
-        for site in SITES:
-            assert league.executing(site) <= 3, "lines take three of four slots at most"
+        wait_until(lambda: league.executing("frankfurt") >= 3, "lines hang")
+        for _ in range(20):
+            assert max(map(league.executing, SITES)) <= 3, "lines take three of four slots at most"
+            time.sleep(0.05)
         mocked[1].all_well()
+        yielded = _yielded(league)
+        for site in SITES:
+            mocked[1].hold(site, 0.5)
         since_s = time.monotonic()
-        going = [
-            league.ask_later("virginia", f"person {n}", key="shop", country="US") for n in range(40)
-        ]
-        assert [one.result().status for one in going] == [200] * 40
+        going = [league.ask_later("frankfurt", f"person {n}") for n in range(24)]
+        assert [one.result().status for one in going] == [200] * 24
         assert time.monotonic() - since_s < 10.0
-        ask.batches.cancel(batch.id)
-        assert ended(ask, batch.id).status == "cancelled"
+        assert _yielded(league) > yielded
+        for site in SITES:
+            mocked[1].hold(site, 0.0)
+        done = ended(ask, batch.id)
+        assert done.status == "completed"
+        assert done.request_counts.completed == 500
+        assert int(done.metadata["hanse:extra_runs"]) > 0
+        assert float(done.metadata["hanse:extra_wh"]) > 0.0
+
+
+def _yielded(league: League) -> float:
+    found = [
+        float(line.split()[-1])
+        for site in SITES
+        for line in league.get(site, "/metrics").body.decode().splitlines()
+        if line.startswith("hanse_gateway_lines_yielded_total")
+    ]
+    return sum(found)
