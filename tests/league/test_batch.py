@@ -394,3 +394,17 @@ def _yielded(league: League) -> float:
         if line.startswith("hanse_gateway_lines_yielded_total")
     ]
     return sum(found)
+
+
+def test_the_command_line_shows_batches(league: League, capsys: pytest.CaptureFixture[str]) -> None:
+    from hanse.cli.batch import list_, show
+
+    with client(league) as ask:
+        done = ended(ask, begin(ask, jsonl([row(0)])).id)
+    where: Any = {"key": "demo", "state": league.state.path}
+    assert list_(**where) == 0
+    assert done.id in capsys.readouterr().err
+    assert show(done.id, **where, json=True) == 0
+    assert json.loads(capsys.readouterr().out)["output_file_id"] == done.output_file_id
+    assert show(done.id, **where) == 0
+    assert "hanse:extra_runs" in capsys.readouterr().err

@@ -43,6 +43,7 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 BATCHES_LISTED: Final = (20, 100)
 FILES_LISTED: Final = (10_000, 10_000)
 """Default and most, as OpenAI's."""
+HOME_SILENT: Final = "home_unreachable"
 HIDDEN: Final = frozenset(("connection", "date", "server", "transfer-encoding", "content-length"))
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -178,7 +179,11 @@ class Api:
         assert thing is None or isinstance(thing, FileMeta | BatchMeta)
         site = self._where(who, thing_id, thing)
         if site != self.keeper.site:
-            return await self._elsewhere(request, who, site, thing_id)
+            try:
+                return await self._elsewhere(request, who, site, thing_id)
+            except Problem as problem:
+                if thing is None or problem.code != HOME_SILENT:
+                    raise
         if thing is None:
             raise not_found(thing_id)
         self._access.check(who, thing)
@@ -218,7 +223,9 @@ class Api:
                 if answer is not None:
                     answer.close()
                 answer = await self._asked(other, request.method, path, who, body)
-        if answer is None:
+        if answer is None or answer.status in (502, 503):
+            if answer is not None:
+                answer.close()
             raise _silent(site, thing_id)
         headers = {k: v for k, v in answer.headers.items() if k not in HIDDEN}
         return StreamingResponse(_passed_on(answer), answer.status, headers=headers)
@@ -310,7 +317,7 @@ def who_of(request: Request) -> Who:
 
 def _silent(site: str, thing_id: str) -> Problem:
     message = f"{site}, which has {thing_id}, does not answer; ask again"
-    return Problem(503, "home_unreachable", message)
+    return Problem(503, HOME_SILENT, message)
 
 
 def told(handler: Handler) -> Handler:
