@@ -211,7 +211,7 @@ class Keeper:
         """Begin the step that a batch's state and the clock ask for."""
         work = self._runner.works.get(meta.id)
         over = time.time() >= meta.expires_at_s
-        if meta.status == "validating":
+        if meta.status == "validating" and not over:
             self._do(meta, self._validate(meta))
         elif meta.status == "cancelling" or over:
             self._do(
@@ -282,20 +282,18 @@ class Keeper:
     # --- the end
 
     async def _end(self, meta: BatchMeta, end: Status) -> None:
-        """Stop, write the files from the stream, say the last word, forget the commits."""
+        """Say the last word, stop, write the files from the stream, forget the commits."""
+        if end == "completed" and meta.status != "finalizing":
+            meta = self._enter(meta, "finalizing")
+        if not await self.may_end(meta):
+            return
         work = await self._runner.remove(meta.id)
+        meta = self.store.batches[meta.id]
         if work is None and meta.lines:
             found = await self._index(meta)
             work = self._work(meta, found) if isinstance(found, Index) else None
             if work is not None:
                 await work.recall(self._commits)
-        if end == "completed" and meta.status != "finalizing":
-            meta = self._enter(meta, "finalizing")
-        if not await self.may_end(meta):
-            if work is not None:
-                work.close(ended=False)
-            return
-        meta = self.store.batches[meta.id]
         if work is None:
             self._enter(meta, end)
             return
@@ -337,6 +335,10 @@ class Keeper:
 
     def _expire_files(self) -> None:
         now_s = time.time()
+        kept_s = self.limits.file_days * SECONDS_PER_DAY
+        for batch in tuple(self.store.batches.values()):
+            if batch.ended and now_s >= batch.expires_at_s + kept_s:
+                self.store.drop_batch(batch.id)
         for meta in tuple(self.store.files.values()):
             if now_s >= meta.expires_at_s and not self.store.in_use(meta.id):
                 self.store.drop_file(meta.id)

@@ -93,6 +93,7 @@ class Standby:
         """Runs of batches that were taken over, until their home has counted them as extra."""
         self._heard_at_s: dict[str, float] = {}
         self._asked_at_s: dict[str, float] = {}
+        self._turns: dict[str, asyncio.Task[None]] = {}
 
     def join(self, api: Api) -> None:
         """Take part in what the others do."""
@@ -107,19 +108,41 @@ class Standby:
 
     async def run(self) -> None:
         """Beat and watch, until cancelled."""
-        while True:
-            await asyncio.sleep(BEAT_S)
-            for meta in tuple(self._store.batches.values()):
-                with contextlib.suppress(Problem):  # no table: later
-                    try:
-                        await self._turn(meta)
-                    except SiteError as error:
-                        log_line(f"batch {meta.id}: {error}")
+        try:
+            while True:
+                await asyncio.sleep(BEAT_S)
+                for meta in tuple(self._store.batches.values()):
+                    if meta.id not in self._turns:
+                        self._begin_turn(meta)
+        finally:
+            for task in self._turns.values():
+                task.cancel()
+            await asyncio.gather(*self._turns.values(), return_exceptions=True)
+
+    def _begin_turn(self, meta: BatchMeta) -> None:
+        """Each batch by itself: a peer that hangs must not silence the others' beats."""
+        if self._idle(meta):
+            return
+
+        async def turn() -> None:
+            try:
+                await self._turn(meta)
+            except (SiteError, Problem) as error:
+                log_line(f"batch {meta.id}: {error}")
+
+        task = asyncio.create_task(turn())
+        self._turns[meta.id] = task
+        task.add_done_callback(lambda _: self._turns.pop(meta.id, None))
+
+    def _idle(self, meta: BatchMeta) -> bool:
+        """Nothing is to be done for it any more, as for most."""
+        if meta.home == self.site:
+            return self._copies < 2 or (meta.ended and ("copied" in meta.at_s or not meta.standby))
+        return meta.id not in self._owed and (meta.ended or meta.standby != self.site)
 
     async def _turn(self, meta: BatchMeta) -> None:
         if meta.home == self.site:
-            if self._copies > 1 and (not meta.ended or "copied" not in meta.at_s):
-                await self._beat(meta)
+            await self._beat(meta)
         elif meta.standby == self.site and not meta.ended:
             await self._watch(meta)
         elif meta.id in self._owed:
@@ -234,7 +257,8 @@ class Standby:
         _expect(await self._tell(site, meta, files=files), site)
 
     async def _last_beat(self, meta: BatchMeta) -> None:
-        """The end and its files."""
+        """The end, and then its files: they may take long, and the standby must not think us dead meanwhile."""
+        _expect(await self._tell(meta.standby, meta), meta.standby)
         await self._send(meta.standby, meta, (meta.output_file_id, meta.error_file_id))
         self._store.change(meta.id, at_s=meta.at_s | {"copied": time.time()})
         self._outbox.pop(meta.id, None)
@@ -331,7 +355,9 @@ class Standby:
         if now_s - heard_at_s < TAKEOVER_S:
             return
         self._heard_at_s[meta.id] = now_s  # whatever comes of it, not at every turn
-        epoch = await self._owners.claim(meta.id, meta.epoch)
+        owner = await self._owners.owner(meta.id)
+        over = owner is None or owner.ended or owner.epoch != meta.epoch
+        epoch = 0 if over else await self._owners.claim(meta.id, meta.epoch)
         if not epoch:
             log_line(f"batch {meta.id}: {meta.home} is silent, but has said its last word")
             return

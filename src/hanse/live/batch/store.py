@@ -93,6 +93,12 @@ class Store:
         """The same with other values."""
         return self.put_batch(msgspec.structs.replace(self.batches[batch_id], **changes))
 
+    def drop_batch(self, batch_id: str) -> None:
+        """Forget a batch."""
+        self.batches.pop(batch_id, None)
+        for kind in ("json", "runs"):
+            (self.home / "batches" / f"{batch_id}.{kind}").unlink(missing_ok=True)
+
     def queued_lines(self, tenant: str) -> int:
         """Of all unfinished batches of a tenant here."""
         unfinished = (meta for meta in self.batches.values() if not meta.ended)

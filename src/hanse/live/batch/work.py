@@ -105,7 +105,8 @@ class Work:
         extra_runs, extra_wh = self._extra.get(number, (0, 0.0))
         request_id = answer.headers.get("x-request-id", token_hex(16))
         try:
-            body = msgspec.Raw(msgspec.json.encode(msgspec.json.decode(answer.body)))
+            msgspec.json.decode(answer.body)  # formatting alone would let wrong UTF-8 through
+            body = msgspec.Raw(msgspec.json.format(answer.body, indent=-1))  # on one line
         except (msgspec.DecodeError, UnicodeDecodeError):
             body = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
         result = {
