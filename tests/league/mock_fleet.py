@@ -42,6 +42,10 @@ class MockFleet:
         """See `MockEngine.mode`."""
         self._engines[site].mode = mode
 
+    def hold(self, site: str, wait_s: float) -> None:
+        """Answers of requests from now on come after so long."""
+        self._engines[site].wait_s = wait_s
+
     def kill(self, site: str) -> None:
         """Every connection is reset, the port refuses."""
         self._run(self._engines[site].stop())

@@ -47,6 +47,7 @@ COMMANDS = {
         "hanse.cli.plan:claims",
         "What is claimed for and against micro data centers, measured.",
     ),
+    "batch": ("hanse.cli.batch:app", "Batches: what runs, what is done, what it took."),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
     "forecast": (
         "hanse.cli.forecast:app",

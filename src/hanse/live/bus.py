@@ -45,6 +45,12 @@ CONTROLLER: Final = "controller"
 """User of the controller at the hub."""
 TABLES: Final = "TABLES"
 EVIDENCE: Final = "EVIDENCE"
+BATCH: Final = "BATCH"
+"""Commits of batches: of one leaf, copied nowhere."""
+BATCH_SUBJECTS: Final = "batch.*.*"
+OWNERS_SUBJECTS: Final = "site.*.own.*"
+OWNERS: Final = "OWNERS"
+"""Who owns a batch of two homes, at the hub; names only."""
 LEASES: Final = "leases"
 TABLE_SUBJECT: Final = "hanse.table"
 PLACEMENT_SUBJECT: Final = "hanse.placement"
@@ -133,7 +139,14 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     conf = _server(site, address.host, address.leaf_port, address.monitor_port, home, users)
     if address.hub_leaf:
         url = f"nats-leaf://{site}:{known.hub}@{address.hub_leaf}"
-        remote = {"urls": [url], "account": ACCOUNT, "first_info_timeout": "5s"}
+        remote = {
+            "urls": [url],
+            "account": ACCOUNT,
+            "first_info_timeout": "5s",
+            # Results of batches are content: neither they nor questions about their stream pass.
+            "deny_exports": ["batch.>"],
+            "deny_imports": ["batch.>", *_batch_api(site)],
+        }
         conf["leafnodes"] = {"reconnect": LEAF_RECONNECT_S, "remotes": [remote]}
     return _write_conf(home / "leaf.conf", conf)
 
@@ -177,6 +190,9 @@ async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
         for site in sorted(site_ids)
     ]
     await _ensure_stream(js, StreamConfig(name=EVIDENCE, sources=sources))
+    await _ensure_stream(
+        js, StreamConfig(name=OWNERS, subjects=[OWNERS_SUBJECTS], allow_direct=True)
+    )
     await lease_bucket(client)
 
 
@@ -365,6 +381,21 @@ def _server(
     }
 
 
+def _batch_api(site: str) -> list[str]:
+    """Every question to a site's JetStream that names its stream of commits."""
+    api = f"$JS.{site}.API"
+    return [
+        f"{api}.STREAM.*.{BATCH}",
+        f"{api}.STREAM.MSG.*.{BATCH}",
+        f"{api}.DIRECT.GET.{BATCH}",
+        f"{api}.DIRECT.GET.{BATCH}.>",
+        f"{api}.CONSUMER.*.{BATCH}",
+        f"{api}.CONSUMER.*.{BATCH}.>",
+        f"{api}.CONSUMER.*.*.{BATCH}",
+        f"{api}.CONSUMER.*.*.{BATCH}.>",
+    ]
+
+
 def _site_user(site: str, password: str) -> dict[str, Any]:
     """What a site's leaf may do at the hub.
 
@@ -378,6 +409,7 @@ def _site_user(site: str, password: str) -> dict[str, Any]:
         f"{api}.CONSUMER.CREATE.{TABLES}",
         f"{api}.CONSUMER.CREATE.{TABLES}.>",
         f"{api}.STREAM.INFO.{TABLES}",
+        f"{api}.STREAM.MSG.GET.{OWNERS}",
         f"_INBOX.{HUB}.>",
         *replies,
     ]

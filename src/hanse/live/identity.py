@@ -453,6 +453,8 @@ class Envelope(
     sent_at_s: float
     """Only against replays."""
     body_bytes: int
+    deferrable: bool = False
+    """A line of a batch: only where there is room to spare, and out of the way of whoever waits for an answer."""
 
 
 RefusalReason = Literal[

@@ -232,6 +232,15 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     beside.replace(path)
 
 
+def private_socket(path: Path) -> socket.socket:
+    """A Unix socket to listen on that its owner alone may open; one left by a killed process is replaced."""
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind(str(path))
+    path.chmod(0o600)
+    return made
+
+
 def default_state_dir(fleet: Fleet) -> Path:
     """`.hanse/<fleet name>` under the working directory."""
     return Path(".hanse") / fleet.name

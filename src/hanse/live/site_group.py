@@ -155,6 +155,14 @@ def children(
         )
         for worker in range(address.workers)
     ]
+    specs.append(
+        child_spec(
+            home,
+            "batch",
+            python_command("hanse.live.batch", *where),
+            term_s_max=AGENT_TERM_S_MAX,
+        )
+    )
     return tuple(specs)
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import (
+    Batch,
     Central,
     DataClass,
     Fleet,
@@ -119,6 +120,13 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (SlowLoop, "demand_bin_s"): Range(1, 3_600),
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
+    (Batch, "home_copies"): Range(1, 2),
+    (Batch, "file_bytes_max"): Range(1, 1e10),
+    (Batch, "lines_max"): Range(1, 100_000),  # subjects that one question to JetStream lists
+    (Batch, "tenant_lines_max"): Range(1, 1e9),
+    (Batch, "tenant_bytes_max"): Range(1, 1e13),
+    (Batch, "lines_at_once_max"): Range(1, 4096),
+    (Batch, "file_days"): Range(0, 3650, above=True),
 }
 """What each number of a fleet may be: wide enough for anything sane, so that what falls out is a slip."""
 

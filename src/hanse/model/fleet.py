@@ -277,6 +277,25 @@ class SlowLoop(Value, frozen=True, kw_only=True):
     """Length of the steps in which demand is counted and forecast."""
 
 
+class Batch(Value, frozen=True, kw_only=True):
+    """Batches: what each site keeps for them."""
+
+    home_copies: int = 1
+    """Sites that hold a batch. 2: one more eligible site stands by and takes over; without a hub there is none to decide that, so 1."""
+    file_bytes_max: int = 200_000_000
+    """OpenAI's limit."""
+    lines_max: int = 50_000
+    """OpenAI's limit of one batch."""
+    tenant_lines_max: int = 200_000
+    """Lines of all unfinished batches of a tenant at one home: four full batches."""
+    tenant_bytes_max: int = 2_000_000_000
+    """Files of a tenant at one home: ten full ones, a quarter of what a leaf's bus may store."""
+    lines_at_once_max: int = 64
+    """In flight from one home; spare room at engines is nearly always the lower bound."""
+    file_days: float = 30.0
+    """Files go after this, as OpenAI's of purpose `batch` do."""
+
+
 class Fleet(
     Value,
     frozen=True,
@@ -300,6 +319,7 @@ class Fleet(
     slow_loop: SlowLoop = SlowLoop()
     feeds: str = ""
     """Path, relative to the fleet file, of the file that names live feeds; absent: recorded years are replayed."""
+    batch: Batch = Batch()
     central: Central | None = None
     classes: tuple[DataClass, ...]
     sites: tuple[Site, ...]

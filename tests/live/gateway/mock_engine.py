@@ -41,6 +41,8 @@ class MockEngine:
     """A stream waits for it after its first event."""
     hold: asyncio.Event | None = None
     """An answer waits for it before its first byte."""
+    wait_s: float = 0.0
+    """An answer waits so long before its first byte."""
     flood_bytes: int = 0
     cached: int | None = None
     """Of 7 prompt tokens; None: it does not tell."""
@@ -115,6 +117,8 @@ class MockEngine:
     async def _answer(self, asked: dict, writer: asyncio.StreamWriter) -> bool:
         if self.hold is not None:
             await self.hold.wait()
+        if self.wait_s:
+            await asyncio.sleep(self.wait_s)
         if self.mode == "hang":
             await asyncio.Event().wait()
         if self.mode == "cut":

@@ -15,14 +15,20 @@ from typing import TYPE_CHECKING
 
 from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import body as bodies
-from hanse.live.gateway import opening
+from hanse.live.gateway import opening, tunnel
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.entry import Entry
 from hanse.live.gateway.heads import Heads, KnownHead
 from hanse.live.gateway.hop import Hop, barred, turn_away
 from hanse.live.gateway.metrics import CENTRAL, LEAGUE
 from hanse.live.gateway.shadow import REFUSED_LAW
-from hanse.live.identity import EnvelopeRefused, HopSession, open_envelope, peer_session
+from hanse.live.identity import (
+    Envelope,
+    EnvelopeRefused,
+    HopSession,
+    open_envelope,
+    peer_session,
+)
 
 if TYPE_CHECKING:
     from hanse.live.gateway.incoming import Incoming
@@ -78,6 +84,9 @@ class ClientDoor:
             else:
                 self._other_method(link, ALLOW_POST)
             return
+        if link.path.startswith(tunnel.PATHS):
+            self._batch(link)
+            return
         desk = self.worker.desk
         if desk.is_post(link.path):
             link.body_bytes_max = SMALL_BODY_BYTES
@@ -121,6 +130,17 @@ class ClientDoor:
             self._not_here(link, grant)
             return
         link.body_bytes_max = worker.body_bytes_max
+
+    def _batch(self, link: Incoming) -> None:
+        """Files and batches: who may ask is asked as for any request, then the batch process has it."""
+        if link.method not in tunnel.METHODS:
+            self._other_method(link, tunnel.ALLOW)
+            return
+        self._admit(link)
+        if link.grant is not None and not link.refused:
+            grant = link.grant
+            names = tunnel.Asker(grant.key.tenant, grant.key.id, grant.data_class, grant.country)
+            tunnel.hand_over(self.worker, link, names)
 
     def _not_here(self, link: Incoming, grant: Grant) -> None:
         """421 with the nearest gateway that may read it, or 451 where no site may."""
@@ -176,6 +196,8 @@ class ClientDoor:
             link.answer(204, b"", extra=ALLOW_POST if posts else ALLOW_GET)
         elif endpoint is not None:
             self.begin(link, endpoint)
+        elif isinstance(link.running, tunnel.Tunnel):
+            link.running.body_ended()
         else:
             self.worker.desk.answer(link)
 
@@ -231,8 +253,13 @@ class ClientDoor:
                 grant=grant,
                 service=service,
             )
-            link.learn_head(grant, endpoint)
-            opening.go(entry, worker.routing, link.known, now_s)
+            self.take(entry, endpoint, now_s)
+
+    def take(self, entry: Entry, endpoint: str, now_s: float) -> None:
+        """It may be answered."""
+        link = entry.link
+        link.learn_head(entry.grant, endpoint)
+        opening.go(entry, self.worker.routing, link.known, now_s)
 
     def _bad(self, link: Incoming, status: int, code: str, message: str, param: str | None) -> None:
         self.worker.counts.answered(status)
@@ -261,27 +288,49 @@ class HopDoor:
             link.refuse(403, "not_a_peer", "the certificate names no other site of this fleet")
         elif link.path in ENDPOINTS and link.method == b"POST":
             self._admit(link, session)
+        elif link.path.startswith(tunnel.PEER_PATHS) and link.method in tunnel.METHODS:
+            self._batch(link, session)
         elif not self.worker.desk.is_hop_get(link.path) or link.method not in READING:
             link.refuse(404, "not_found", "no such path on the hop port")
 
+    def _batch(self, link: Incoming, session: HopSession) -> None:
+        """A peer's batch process asks ours, for a tenant it names."""
+        envelope = self._opened(link, session)
+        if envelope is None:
+            return
+        if (link.content_length or 0) != envelope.body_bytes or link.chunked:
+            link.refuse(400, "envelope_body", "the body is not what the envelope was sealed for")
+            return
+        key = link.headers.get(b"x-hanse-key", b"").decode("latin-1")
+        names = tunnel.Asker(envelope.tenant, key, envelope.data_class, envelope.country)
+        tunnel.hand_over(self.worker, link, names, peer=session.entry_site)
+
     def _admit(self, link: Incoming, session: HopSession) -> None:
+        if self._opened(link, session) is not None:
+            link.body_bytes_max = self.worker.body_bytes_max + 256  # room for the usage splice
+
+    def _opened(self, link: Incoming, session: HopSession) -> Envelope | None:
+        """The envelope of a request that this site may read; None where it was refused."""
         token = link.headers.get(b"x-hanse-envelope")
         if token is None:
             link.refuse(400, "envelope_missing", "a hop carries x-hanse-envelope")
-            return
+            return None
         envelope = open_envelope(session, token, time(), self.worker.replays)
         if isinstance(envelope, EnvelopeRefused):
             status = 503 if envelope.reason == "busy" else 400
             link.refuse(status, f"envelope_{envelope.reason}", "the envelope was refused")
-            return
+            return None
         link.envelope = envelope
         why = barred(self.worker, envelope)
         if why:  # law covers reading: a no comes before the body
             turn_away(self.worker, link, envelope, why)
-            return
-        link.body_bytes_max = self.worker.body_bytes_max + 256  # room for the usage splice
+            return None
+        return envelope
 
     def request_read(self, link: Incoming) -> None:
+        if isinstance(link.running, tunnel.Tunnel):
+            link.running.body_ended()
+            return
         if link.path not in ENDPOINTS:
             self.worker.desk.answer_hop(link)
             return

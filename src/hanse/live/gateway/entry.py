@@ -340,6 +340,7 @@ class Entry(Exchange, eq=False, kw_only=True):
                 budget_ms=max(1.0, (self.expires_at_s - now_s) * 1000.0),
                 sent_at_s=now_s,
                 body_bytes=body_bytes,
+                deferrable=self.deferrable,
             ),
         )
 

@@ -12,7 +12,7 @@ attempt exactly once. Not here: choosing and retrying across sites (`entry`), th
 from __future__ import annotations
 
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -63,6 +63,8 @@ class Exchange(msgspec.Struct, eq=False):
     status: int = 0
     drop_usage: bool = False
     """The usage chunk of the stream was asked for by us, not by the client."""
+    deferrable: ClassVar[bool] = False
+    """It may wait: a line of a batch."""
     up_name: str = ""
     up_body: bytes = b""
     """The body as it goes upstream, and for which model's name it was made."""

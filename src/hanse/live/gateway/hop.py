@@ -21,6 +21,7 @@ from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.exchange import Exchange
 from hanse.live.gateway.measured import Measured
 from hanse.live.gateway.metrics import CARBON_G, ENERGY_WH, HOPS_REFUSED, HOPS_SERVED
+from hanse.live.gateway.spare import charge_given_up, engine_has_spare
 
 if TYPE_CHECKING:
     from hanse.dispatch.prefix import Prefixes
@@ -91,6 +92,8 @@ class Hop(Exchange, eq=False, kw_only=True):
         if len(self.offer.engines) > 1 and self.tokens_in >= PROMPT_TOKENS_MIN:
             self.prefixes = worker.affinity.prefixes(self.head, envelope.tenant, service.id)
         worker.running.add(self)
+        if envelope.deferrable:
+            worker.deferred.add(self)
         self._seek(self.started_at_s)
 
     def refuse(self, why: str) -> None:
@@ -107,6 +110,9 @@ class Hop(Exchange, eq=False, kw_only=True):
         engine = worker.routing.engine(
             self.offer.index, self.tokens_in, self.tokens_out, self.tried_engines, held
         )
+        if engine >= 0 and self.envelope.deferrable:
+            spare = engine_has_spare(worker.routing.local[engine], self.offer)
+            engine = engine if spare else int(Reason.ROOM)
         if engine < 0 or len(self.attempts) >= ENGINES_TRIED_MAX:
             if self.attempts:
                 self._give_up("every replica here failed")
@@ -171,6 +177,15 @@ class Hop(Exchange, eq=False, kw_only=True):
     def hedge(self, attempt: Attempt, now_s: float) -> None:
         """Hedging is the entry site's."""
 
+    def give_way(self, attempt: Attempt) -> None:
+        """A line of a batch whose engine is wanted: stop, and let the entry site find another."""
+        self.measured = charge_given_up(self, attempt)
+        attempt.drop()
+        self.settle(attempt)
+        note = b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
+        self.finish("failed")
+        self.link.refuse(503, "gave_way", "somebody else came", extra=self.id_line() + note)
+
     def _again(self, attempt: Attempt, kind: str) -> None:
         self.count_failure(kind)
         self.settle(attempt)
@@ -221,6 +236,7 @@ class Hop(Exchange, eq=False, kw_only=True):
 
     def conclude(self, outcome: str, now_s: float) -> None:
         worker, measured = self.worker, self.measured
+        worker.deferred.discard(self)
         if not self.attempts:
             return
         if worker.log is not None:

@@ -99,6 +99,7 @@ KNOWN = frozenset(
         b"x-hanse-country",
         b"x-hanse-conversation",
         b"x-hanse-envelope",
+        b"x-hanse-key",
     )
 )
 """Headers anybody here reads; each may appear once. All others are counted and dropped."""

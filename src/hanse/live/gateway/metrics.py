@@ -59,6 +59,7 @@ CARBON_G: Final = _layout.take()
 COST_USD: Final = _layout.take()
 HOPS_SERVED: Final = _layout.take()
 HOPS_REFUSED: Final = _layout.take()
+LINES_YIELDED: Final = _layout.take()
 FEED_SENT: Final = _layout.take()
 FEED_DROPPED: Final = _layout.take()
 RECORDS: Final = _layout.take()
@@ -156,6 +157,7 @@ def _families() -> Iterator[tuple[str, str, list[tuple[str, int, float]]]]:
     yield "hanse_gateway_cost_usd_total", "usd", [("", COST_USD, 1.0)]
     yield "hanse_gateway_hops_served_total", "", [("", HOPS_SERVED, 1.0)]
     yield "hanse_gateway_hops_refused_total", "", [("", HOPS_REFUSED, 1.0)]
+    yield "hanse_gateway_lines_yielded_total", "", [("", LINES_YIELDED, 1.0)]
     yield "hanse_gateway_feed_rows_total", "", [("", FEED_SENT, 1.0)]
     yield "hanse_gateway_feed_dropped_total", "", [("", FEED_DROPPED, 1.0)]
     yield "hanse_gateway_evidence_records_total", "", [("", RECORDS, 1.0)]

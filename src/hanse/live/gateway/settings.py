@@ -24,7 +24,13 @@ from hanse.model.fleet import DriverKind, Fleet, Id, Value
 RECORD_VARIABLE: Final = "HANSE_RECORD"
 """Environment variable that `hanse up --record` sets and a league's processes inherit: workers of sites write input logs."""
 JOURNAL: Final = "journal"
-"""Of a site's directory."""
+BATCH_SOCKET: Final = "jobs.sock"
+"""Of a site's directory. Socket names are short: a path of one has at most 107 bytes."""
+
+
+def inner_socket(worker: int) -> str:
+    """Name of the Unix socket on which a worker takes lines of batches."""
+    return f"in-{worker}.sock"
 
 
 class EngineSeat(Value, frozen=True, kw_only=True):
@@ -82,6 +88,11 @@ class GatewaySettings(Value, frozen=True, kw_only=True):
     """File with the key of prefix digests, made by the first worker; empty: a key of this process only."""
     journal_dir: str = ""
     """Where the input log goes (`dispatch.journal`); empty: none is written."""
+    batch_socket: str = ""
+    """Unix socket of the site's batch process; empty: no `/v1/files` and `/v1/batches` here."""
+    inner_socket: str = ""
+    """Unix socket on which this worker takes lines of batches; empty: it takes none."""
+    batch_file_bytes_max: int = 200_000_000
     pid_file: str = ""
     limits: Limits = Limits()
 
@@ -141,5 +152,8 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         feed=str(home / "feed.sock"),
         prefix_secret=str(home / "prefix.secret"),
         journal_dir=str(home / JOURNAL) if os.environ.get(RECORD_VARIABLE) else "",
+        batch_socket=str(home / BATCH_SOCKET),
+        inner_socket=str(home / inner_socket(worker)),
+        batch_file_bytes_max=fleet.batch.file_bytes_max,
         pid_file=str(home / "pid" / f"gateway-{worker}.pid"),
     )

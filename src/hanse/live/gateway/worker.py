@@ -20,6 +20,7 @@ from hanse.live.evidence import ChainWriter, Opened
 from hanse.live.gateway.affinity import Affinity
 from hanse.live.gateway.answers import date_line
 from hanse.live.gateway.closing import Books
+from hanse.live.gateway.deferred import InnerDoor, Line
 from hanse.live.gateway.desk import Desk
 from hanse.live.gateway.doors import ClientDoor, HopDoor, Ids
 from hanse.live.gateway.engines import PROBE_EVERY_S, Engine
@@ -35,8 +36,10 @@ from hanse.live.gateway.policy import Policy
 from hanse.live.gateway.routing import Routing
 from hanse.live.gateway.settings import VACANT, seats_of
 from hanse.live.gateway.shadow import Shadow
+from hanse.live.gateway.spare import make_room
 from hanse.live.gateway.tables import TableFile
 from hanse.live.identity import Identity, ReplayGuard, load_identity, server_context
+from hanse.live.runtime import private_socket
 from hanse.live.seats import read_seats
 from hanse.live.shared import (
     FLAG_SEATS_VERSION,
@@ -91,6 +94,8 @@ class Worker:
         self.waiting: set[Attempt] = set()
         """Attempts without a first byte."""
         self.running: set[Entry | Hop] = set()
+        self.deferred: set[Line | Hop] = set()
+        """Lines of batches among those."""
         self.engines: list[Engine] = []
         self._seats_version = 0.0
         self._take_seats()
@@ -111,6 +116,8 @@ class Worker:
         self.desk = Desk(self)
         self.client_door = ClientDoor(self)
         self.hop_door = HopDoor(self)
+        self.inner_door = InnerDoor(self)
+        self.doors = (self.client_door, self.hop_door, self.inner_door)
         self.servers: list[asyncio.Server] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._stopping = False
@@ -142,6 +149,10 @@ class Worker:
             )
             self.servers.append(hop)
             hop_port = hop.sockets[0].getsockname()[1]
+        if settings.inner_socket:
+            sock = private_socket(Path(settings.inner_socket))
+            inner = await self.loop.create_unix_server(lambda: Incoming(self.inner_door), sock=sock)
+            self.servers.append(inner)
         self._write_pid()
         self._tick()
         self._slow_tick()
@@ -152,7 +163,7 @@ class Worker:
         for server in self.servers:
             server.close()
         deadline_s = monotonic() + SHUTDOWN_S
-        for door in (self.client_door, self.hop_door):
+        for door in self.doors:
             for link in tuple(door.open_connections):
                 link.retire()
         while self.running and monotonic() < deadline_s:  # noqa: ASYNC110  # no event on the hot path for this
@@ -162,7 +173,7 @@ class Worker:
             timer.cancel()
         for exchange in tuple(self.running):
             exchange.expire()
-        for door in (self.client_door, self.hop_door):
+        for door in self.doors:
             for link in tuple(door.open_connections):
                 link.transport.abort()
         for target in (*self.targets.values(), *(engine.target for engine in self.engines)):
@@ -277,6 +288,8 @@ class Worker:
         self.routing.refresh(now_s)
         if self.log is not None:
             self.log.tick(now_s)
+        if self.deferred:
+            make_room(self)
         if self.waiting:
             self._look_at_waiting(now_s)
         if self.shadow is not None:
@@ -316,7 +329,7 @@ class Worker:
         self.page.workers[self.settings.worker, WORKER_SEATS_VERSION] = self._seats_version
         self.page.workers[self.settings.worker, WORKER_ALIVE_AT_S] = now_s
         line = date_line(now_s)
-        for door in (self.client_door, self.hop_door):
+        for door in self.doors:
             door.date_line = line
             for link in tuple(door.open_connections):
                 link.check_times(mono_s)

@@ -1,0 +1,120 @@
+"""`hanse batch`: batches of a running league, as a key sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+
+from hanse.cli.league import call, message_of, secret_of, state_dir
+from hanse.cli.output import print_json, say
+from hanse.errors import ConfigError, SiteError
+
+LISTED_MAX = 100
+
+app = App(name="batch", help="Batches: what runs, what is done, what it took.")
+
+
+@app.command(name="list")
+def list_(
+    *,
+    key: str,
+    site: str = "",
+    class_: str = "",
+    state: Path | None = None,
+    json: bool = False,
+) -> int:
+    """List the latest batches that a key may see, of every home that answers.
+
+    Parameters
+    ----------
+    key
+        Key id of the fleet, or the key itself.
+    site
+        Site whose gateway is asked; default the first that answers.
+    class_
+        Data class; default the key's first.
+    state
+        State directory of the running league; default the only one below `.hanse`.
+    json
+        Print the list as one JSON document on standard output.
+    """
+    answer = _ask(state, key, class_, site, f"/v1/batches?limit={LISTED_MAX}")
+    if json:
+        print_json(answer)
+        return 0
+    for batch in answer["data"]:
+        say(_line(batch))
+    if not answer["data"]:
+        say("no batches")
+    return 0
+
+
+@app.command
+def show(
+    batch_id: str,
+    *,
+    key: str,
+    site: str = "",
+    class_: str = "",
+    state: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Show one batch: counts, files, energy, runs in vain, errors.
+
+    Parameters
+    ----------
+    batch_id
+        Id of the batch.
+    key
+        Key id of the fleet, or the key itself.
+    site
+        Site whose gateway is asked; default the first that answers.
+    class_
+        Data class; default the key's first.
+    state
+        State directory of the running league; default the only one below `.hanse`.
+    json
+        Print the batch as one JSON document on standard output.
+    """
+    batch = _ask(state, key, class_, site, f"/v1/batches/{batch_id}")
+    if json:
+        print_json(batch)
+        return 0
+    say(_line(batch))
+    for name in ("model", "endpoint", "input_file_id", "output_file_id", "error_file_id"):
+        say(f"  {name:<16} {batch[name] or '-'}")
+    for name, value in (batch["metadata"] or {}).items():
+        say(f"  {name:<16} {value}")
+    for error in (batch["errors"] or {}).get("data", []):
+        say(f"  line {error['line']}: {error['code']}: {error['message']}")
+    return 0
+
+
+def _line(batch: dict[str, Any]) -> str:
+    counts = batch["request_counts"]
+    done = f"{counts['completed']} of {counts['total']}, {counts['failed']} failed"
+    return f"{batch['id']}  {batch['status']:<11} {done}"
+
+
+def _ask(state: Path | None, key: str, class_: str, site: str, path: str) -> dict[str, Any]:
+    directory = state_dir(state)
+    runtime = directory.read_runtime()
+    headers = {"authorization": f"Bearer {secret_of(directory, key)}"}
+    if class_:
+        headers["x-hanse-class"] = class_
+    addresses = [runtime.site(site)] if site else list(runtime.sites.values())
+    errors = []
+    for address in addresses:
+        try:
+            status, answer = call("GET", address.client_url + path, headers=headers)
+        except SiteError as error:
+            errors.append(str(error))
+            continue
+        if status == 200 and isinstance(answer, dict):
+            return answer
+        if status != 421:  # another gateway may read it
+            raise ConfigError("request", got=message_of(answer), allowed="one that is answered")
+        errors.append(message_of(answer))
+    raise SiteError("league", got="; ".join(errors), fix="start it with `hanse up`")

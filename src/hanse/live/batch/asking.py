@@ -1,0 +1,313 @@
+"""HTTP to the site's own gateway workers and to peers' hop ports.
+
+Here: a small HTTP/1.1 client on asyncio streams; `Lines` (kept connections to the workers' inner sockets), `Hops` (mutual TLS and an
+envelope, one connection a request). Not here: what is asked (`runner`, `api`, `standby`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from secrets import token_bytes
+from typing import Final
+
+from hanse.errors import SiteError
+from hanse.live.batch.access import Access
+from hanse.live.batch.values import Problem, Who
+from hanse.live.identity import (
+    Envelope,
+    Identity,
+    client_context,
+    host_name,
+    peer_session,
+    seal_envelope,
+)
+
+CONNECT_S_MAX: Final = 3.0
+HEAD_BYTES_MAX: Final = 64 * 1024
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of an answer that is held whole."""
+PIECE_BYTES: Final = 256 * 1024
+HOP_BUDGET_MS: Final = 60_000.0
+
+
+class Answer:
+    """One answer's head, and its body still to be read."""
+
+    def __init__(
+        self,
+        status: int,
+        headers: dict[str, str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._reader = reader
+        self._writer = writer
+        self._peeked: bytes | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its connection serves again once the body is read."""
+        return self.headers.get("connection", "").lower() != "close"
+
+    async def peek(self) -> bytes:
+        """The body of a small answer, kept for `pieces`."""
+        if self._peeked is None:
+            self._peeked = await self.whole()
+        return self._peeked
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes.
+
+        Raises:
+            asyncio.IncompleteReadError: it ended early.
+        """
+        reader = self._reader
+        if self._peeked is not None:
+            yield self._peeked
+            return
+        if self.headers.get("transfer-encoding", "").lower() == "chunked":
+            while size := int((await reader.readline()).split(b";")[0], 16):
+                yield await reader.readexactly(size)
+                await reader.readexactly(2)
+            await reader.readline()
+        elif "content-length" in self.headers:
+            left = int(self.headers["content-length"])
+            while left:
+                piece = await reader.read(min(left, PIECE_BYTES))
+                if not piece:
+                    raise asyncio.IncompleteReadError(b"", left)
+                left -= len(piece)
+                yield piece
+        else:
+            while piece := await reader.read(PIECE_BYTES):
+                yield piece
+
+    async def whole(self) -> bytes:
+        """The body."""
+        parts, size = [], 0
+        async for piece in self.pieces():
+            size += len(piece)
+            if size > ANSWER_BYTES_MAX:
+                raise OSError("the answer is too large to be held")
+            parts.append(piece)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Nobody wants (more of) it."""
+        self._writer.close()
+
+
+async def read_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
+    """Status and headers, names in lower case.
+
+    Raises:
+        OSError: the other end speaks no HTTP, or is gone.
+    """
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        status = int(first.split(" ")[1])
+        pairs = (line.partition(":") for line in lines if line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    except (
+        asyncio.IncompleteReadError,
+        asyncio.LimitOverrunError,
+        ValueError,
+        IndexError,
+    ) as error:
+        raise OSError(f"no HTTP answer: {error!r}") from error
+    return Answer(status, headers, reader, writer)
+
+
+class Whole:
+    """An answer read to its end."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Lines:
+    """The inner sockets of this site's gateway workers, in turn."""
+
+    def __init__(self, sockets: tuple[Path, ...]) -> None:
+        self._sockets = sockets
+        self._turn = 0
+        self._idle: dict[Path, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {
+            path: [] for path in sockets
+        }
+
+    async def post(self, endpoint: str, who: Who, body: bytes) -> Whole:
+        """Send one line.
+
+        Raises:
+            OSError: no worker took it, or it died with the line.
+        """
+        self._turn += 1
+        path = self._sockets[self._turn % len(self._sockets)]
+        head = (
+            f"POST {endpoint} HTTP/1.1\r\nhost: line\r\ncontent-type: application/json\r\n"
+            f"x-hanse-key: {who.key_id}\r\nx-hanse-class: {who.data_class}\r\n"
+            f"x-hanse-country: {who.country}\r\ncontent-length: {len(body)}\r\n\r\n"
+        ).encode("latin-1")
+        reader, writer = await self._connection(path)
+        done = False
+        try:
+            writer.write(head + body)
+            answer = await read_head(reader, writer)
+            whole = Whole(answer.status, answer.headers, await answer.whole())
+            done = answer.keeps
+            return whole
+        except (asyncio.IncompleteReadError, ValueError) as error:
+            raise OSError(f"the answer broke: {error!r}") from error
+        finally:  # a cancelled line closes its connection, which makes the gateway stop
+            if done:
+                self._idle[path].append((reader, writer))
+            else:
+                writer.close()
+
+    async def _connection(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        idle = self._idle[path]
+        while idle:
+            reader, writer = idle.pop()
+            if not (reader.at_eof() or writer.is_closing()):
+                return reader, writer
+            writer.close()
+        return await asyncio.open_unix_connection(str(path), limit=HEAD_BYTES_MAX)
+
+    def close(self) -> None:
+        """Drop what is kept."""
+        for idle in self._idle.values():
+            for _, writer in idle:
+                writer.close()
+            idle.clear()
+
+
+class Hops:
+    """Peers' hop ports, on behalf of a tenant."""
+
+    def __init__(self, identity: Identity | None, peers: dict[str, str], access: Access) -> None:
+        self.peers = peers if identity is not None else {}
+        self._identity = identity
+        self._access = access
+        self._tls = client_context(identity) if identity is not None else None
+
+    async def ask(
+        self,
+        site: str,
+        method: str,
+        path: str,
+        who: Who,
+        body: bytes | Path = b"",
+        *,
+        kind: str = "application/json",
+    ) -> Answer:
+        """Send a request; the caller reads the answer and closes it.
+
+        Raises:
+            SiteError: the peer cannot be reached.
+            Problem: by our own table it may not read this.
+        """
+        if not self._access.lawful(who.names, site):
+            raise Problem(421, "entry_not_eligible", f"{site} may not read this")
+        size = _size(body)
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                reader, writer, envelope = await self._dial(site, who, size)
+        except (OSError, TimeoutError) as error:
+            raise SiteError(site, got=repr(error), allowed="a peer that answers") from error
+        head = (
+            f"{method} {path} HTTP/1.1\r\nhost: {site}\r\nconnection: close\r\ncontent-type: {kind}\r\n"
+            f"x-hanse-key: {who.key_id}\r\nx-hanse-envelope: {envelope}\r\ncontent-length: {size}\r\n\r\n"
+        ).encode("latin-1")
+        try:
+            writer.write(head)
+            if isinstance(body, Path):
+                await _send_file(body, writer)
+            else:
+                writer.write(body)
+            await writer.drain()
+            return await read_head(reader, writer)
+        except OSError as error:
+            writer.close()
+            raise SiteError(site, got=repr(error), allowed="an answer") from error
+        except BaseException:
+            writer.close()
+            raise
+
+    async def whole(
+        self,
+        site: str,
+        method: str,
+        path: str,
+        who: Who,
+        body: bytes | Path = b"",
+        *,
+        timeout_s: float = 5.0,
+    ) -> Whole:
+        """The same with the whole answer, within a time.
+
+        Raises:
+            SiteError: none came.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self.ask(site, method, path, who, body)
+                with contextlib.closing(answer):
+                    return Whole(answer.status, answer.headers, await answer.whole())
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError) as error:
+            raise SiteError(site, got=repr(error), allowed="an answer in time") from error
+
+    async def _dial(
+        self, site: str, who: Who, size: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        address = self.peers.get(site)
+        if address is None or self._identity is None:
+            raise OSError(f"no way to {site}")
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=self._tls, server_hostname=host_name(site), limit=HEAD_BYTES_MAX
+        )
+        tls = writer.get_extra_info("ssl_object")
+        session = peer_session(self._identity, tls, dialled=True)
+        if session is None or session.serving_site != site:
+            writer.close()
+            raise OSError(f"who answers is not {site}")
+        meta = self._access.table.meta
+        envelope = Envelope(
+            request_id=token_bytes(16),
+            attempt=1,
+            entry_site=self._access.site,
+            tenant=who.tenant,
+            data_class=who.data_class,
+            country=who.country,
+            subject_row=self._access.subject(who.names),
+            service="",
+            variant="",
+            epoch=meta.epoch,
+            table_version=meta.version,
+            budget_ms=HOP_BUDGET_MS,
+            sent_at_s=time.time(),
+            body_bytes=size,
+        )
+        return reader, writer, seal_envelope(session, envelope).decode()
+
+
+async def _send_file(path: Path, writer: asyncio.StreamWriter) -> None:
+    with path.open("rb") as file:  # a local disk, a quarter megabyte at a time
+        while piece := file.read(PIECE_BYTES):
+            writer.write(piece)
+            await writer.drain()
+
+
+def _size(body: bytes | Path) -> int:
+    return body.stat().st_size if isinstance(body, Path) else len(body)

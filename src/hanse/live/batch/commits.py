@@ -1,0 +1,159 @@
+"""The stream in which each line of a batch is committed once.
+
+Here: BATCH, a JetStream stream of the home's own leaf (domain = site id), one subject a line: `batch.<batch>.<line>`. A commit expects that
+nothing was ever stored under its subject (`Nats-Expected-Last-Subject-Sequence: 0`), so the first of several runs wins, whoever sends
+it. Not here: what a result looks like (`results`), the hub: nothing copies this stream, and the leaf lets neither these subjects nor
+questions about the stream cross to the hub (`live.bus`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import APIError, NotFoundError
+
+from hanse.errors import SiteError
+from hanse.live.batch.values import Tally
+from hanse.live.bus import BATCH, BATCH_SUBJECTS
+
+API_S_MAX: Final = 5.0
+FETCH: Final = 200
+WRONG_LAST_SEQUENCE: Final = 10071
+"""JetStream's error code: the subject has another last message than was expected."""
+EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+NOTE: Final = "Hanse-Note"
+STREAM_BYTES_MAX: Final = 4 * 1024**3
+"""Half of what a leaf may store; when it is full new commits are refused and lines wait, and nothing is lost."""
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a commit beside its content: a header of its message."""
+
+    run: str
+    """Which run it was, to know one's own commit again."""
+    ok: bool
+    tokens_in: int = 0
+    tokens_out: int = 0
+    wh: float = 0.0
+    g: float = 0.0
+    usd: float = 0.0
+    extra_runs: int = 0
+    extra_wh: float = 0.0
+
+
+_encode_note = msgspec.json.Encoder().encode
+_decode_note = msgspec.json.Decoder(Note).decode
+
+
+def add(tally: Tally, note: Note) -> Tally:
+    """The sums with one more commit."""
+    return Tally(
+        completed=tally.completed + (1 if note.ok else 0),
+        failed=tally.failed + (0 if note.ok else 1),
+        tokens_in=tally.tokens_in + note.tokens_in,
+        tokens_out=tally.tokens_out + note.tokens_out,
+        energy_wh=tally.energy_wh + note.wh,
+        carbon_g=tally.carbon_g + note.g,
+        cost_usd=tally.cost_usd + note.usd,
+        extra_runs=tally.extra_runs + note.extra_runs,
+        extra_wh=tally.extra_wh + note.extra_wh,
+    )
+
+
+class Commits:
+    """One home's stream."""
+
+    def __init__(self, client: Client) -> None:
+        self._js = client.jetstream(timeout=API_S_MAX)
+
+    async def ensure(self) -> None:
+        """Make the stream where it is missing."""
+        config = StreamConfig(
+            name=BATCH,
+            subjects=[BATCH_SUBJECTS],
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.NEW,
+            max_bytes=STREAM_BYTES_MAX,
+        )
+        try:
+            await self._js.stream_info(BATCH)
+        except NotFoundError:
+            await self._js.add_stream(config)
+
+    async def commit(self, batch_id: str, line: int, payload: bytes, note: Note) -> Note:
+        """Commit a line; the note of the run that is committed, this one or an earlier. After a `SiteError`, call again with the same arguments.
+
+        Raises:
+            SiteError: the stream did not answer, so whether it is stored is unknown.
+        """
+        headers = {EXPECTED: "0", NOTE: _encode_note(note).decode()}
+        subject = f"batch.{batch_id}.{line}"
+        try:
+            await self._js.publish(subject, payload, headers=headers)
+        except APIError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise SiteError(subject, got=str(error), fix="send it again") from error
+            return await self._stored(subject)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise SiteError(subject, got=repr(error), fix="send it again") from error
+        return note
+
+    async def _stored(self, subject: str) -> Note:
+        """A commit whose answer was lost is found again by its run."""
+        try:
+            stored = await self._js.get_last_msg(BATCH, subject)
+        except (TimeoutError, NatsError, OSError) as error:
+            raise SiteError(subject, got=repr(error), fix="send it again") from error
+        return _note_of(stored.headers)
+
+    async def notes(self, batch_id: str) -> AsyncIterator[tuple[int, Note]]:
+        """(line, note) of every commit, without contents."""
+        async for line, note, _ in self._read(batch_id, headers_only=True):
+            yield line, note
+
+    async def read(self, batch_id: str) -> AsyncIterator[tuple[int, Note, bytes]]:
+        """(line, note, content) of every commit, in the order of committing."""
+        async for found in self._read(batch_id, headers_only=False):
+            yield found
+
+    async def forget(self, batch_id: str) -> None:
+        """Remove the commits of a batch whose output is on disk."""
+        await self._js.purge_stream(BATCH, subject=f"batch.{batch_id}.*")
+
+    async def _read(
+        self, batch_id: str, *, headers_only: bool
+    ) -> AsyncIterator[tuple[int, Note, bytes]]:
+        config = ConsumerConfig(
+            ack_policy=AckPolicy.NONE, headers_only=headers_only, inactive_threshold=60.0
+        )
+        subject = f"batch.{batch_id}.*"
+        try:
+            reading = await self._js.pull_subscribe(subject, stream=BATCH, config=config)
+            try:
+                left = (await reading.consumer_info()).num_pending or 0
+                while left > 0:
+                    messages = await reading.fetch(min(left, FETCH), timeout=API_S_MAX)
+                    left -= len(messages)
+                    for message in messages:
+                        line = int(message.subject.rpartition(".")[2])
+                        yield line, _note_of(message.headers), bytes(message.data)
+            finally:
+                await reading.unsubscribe()
+        except (NatsError, NatsTimeoutError, OSError) as error:
+            raise SiteError(subject, got=repr(error), fix="read it again") from error
+
+
+def _note_of(headers: dict[str, Any] | None) -> Note:
+    return _decode_note((headers or {})[NOTE])

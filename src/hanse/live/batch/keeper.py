@@ -1,0 +1,348 @@
+"""What becomes of a batch: from validating to its last state, through any crash.
+
+Here: creating, validating, running, finalizing, cancelling and expiring batches and files of this home. Not here: HTTP (`api`), which
+line runs when (`runner`), the other home of a batch (`standby`).
+
+    validating --lines good--> in_progress --all committed--> finalizing --> completed
+        |  lines wrong             |  window over: expired        ^
+        v                          |  cancel: cancelling ---------+--> expired, cancelled
+      failed
+
+Each state is on disk before it is acted on. A restart does the step of the state again; every step may be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from hanse.errors import HanseError
+from hanse.live.batch.access import ENDPOINTS, Access
+from hanse.live.batch.commits import Commits
+from hanse.live.batch.lines import Index, Rules, check_file
+from hanse.live.batch.results import write_results
+from hanse.live.batch.runner import Runner
+from hanse.live.batch.store import Store
+from hanse.live.batch.values import (
+    BatchMeta,
+    FileMeta,
+    LineError,
+    Problem,
+    Status,
+    Who,
+    checked_metadata,
+    new_batch_id,
+    new_file_id,
+    window_s,
+)
+from hanse.live.batch.work import Work
+from hanse.live.logline import log_line
+from hanse.model.fleet import Batch as Limits
+from hanse.units import SECONDS_PER_DAY
+
+LOOK_S: Final = 0.5
+AGAIN_S: Final = 1.0
+"""After a step that the bus or the disk did not let through."""
+SAVE_EVERY_S: Final = 1.0
+"""Counts on disk are only for people; after a crash they are made again from the stream."""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of `POST /v1/batches`; what else clients send is ignored, as OpenAI does."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+
+
+class Keeper:
+    """The batches and files of one home."""
+
+    def __init__(
+        self,
+        site: str,
+        store: Store,
+        access: Access,
+        commits: Commits,
+        runner: Runner,
+        limits: Limits,
+    ) -> None:
+        self.site = site
+        self.store = store
+        self.limits = limits
+        self._access = access
+        self._commits = commits
+        self._runner = runner
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._saved_at_s: dict[str, float] = {}
+        self.may_end: Callable[[BatchMeta], Awaitable[bool]] = _always
+        """Whether this home may say the last word about a batch; asked where there are two."""
+
+        self.may_begin: Callable[[BatchMeta], Awaitable[bool]] = _always
+        """Whether this home still owns a batch; asked after a restart."""
+
+    # --- files
+
+    def check_room(self, who: Who, size_bytes: int) -> None:
+        """Is there room for so much more of this tenant?
+
+        Raises:
+            Problem: there is not.
+        """
+        used, most = self.store.stored_bytes(who.tenant), self.limits.tenant_bytes_max
+        if used + size_bytes > most:
+            message = f"files of {who.tenant} at {self.site} hold {used} of {most} bytes; delete some first"
+            raise Problem(429, "quota_exceeded", message, "file")
+
+    def new_file(
+        self,
+        who: Who,
+        filename: str,
+        size_bytes: int,
+        *,
+        purpose: str = "batch",
+        lives_s: float = 0.0,
+    ) -> FileMeta:
+        """What is kept of a file."""
+        now_s = time.time()
+        return FileMeta(
+            id=new_file_id(self.site),
+            size_bytes=size_bytes,
+            created_at_s=now_s,
+            expires_at_s=now_s + (lives_s or self.limits.file_days * SECONDS_PER_DAY),
+            filename=filename,
+            purpose="batch" if purpose == "batch" else "batch_output",
+            tenant=who.tenant,
+            key_id=who.key_id,
+            data_class=who.data_class,
+            country=who.country,
+        )
+
+    def delete_file(self, file_id: str) -> None:
+        """Remove it, unless a batch reads it.
+
+        Raises:
+            Problem: one does.
+        """
+        if self.store.in_use(file_id):
+            raise Problem(409, "file_in_use", f"a batch that has not ended reads {file_id}", "id")
+        self.store.drop_file(file_id)
+
+    # --- batches
+
+    def create(self, who: Who, file: FileMeta, ask: Ask) -> BatchMeta:
+        """A new batch of a file of this home.
+
+        Raises:
+            Problem: what is asked cannot be done.
+        """
+        if ask.endpoint not in ENDPOINTS:
+            message = f"endpoint is {ask.endpoint[:64]!r}; need one of {', '.join(ENDPOINTS)}"
+            raise Problem(400, "invalid_endpoint", message, "endpoint")
+        if file.purpose != "batch":
+            message = f"{file.id} has purpose {file.purpose}, need batch"
+            raise Problem(400, "invalid_file_purpose", message, "input_file_id")
+        length_s, now_s = window_s(ask.completion_window), time.time()
+        meta = BatchMeta(
+            id=new_batch_id(self.site),
+            tenant=file.tenant,
+            key_id=who.key_id,
+            data_class=file.data_class,
+            country=file.country,
+            endpoint=ask.endpoint,
+            completion_window=ask.completion_window,
+            input_file_id=file.id,
+            metadata=checked_metadata(ask.metadata),
+            created_at_s=now_s,
+            expires_at_s=now_s + length_s,
+            home=self.site,
+        )
+        return self.store.put_batch(meta)
+
+    def cancel(self, batch_id: str) -> BatchMeta:
+        """Begin to cancel; an ended batch stays as it is.
+
+        Raises:
+            Problem: it has ended.
+        """
+        meta = self.store.batches[batch_id]
+        if meta.ended:
+            raise Problem(409, "batch_ended", f"{batch_id} is {meta.status} already", "id")
+        if meta.status in ("validating", "in_progress"):
+            meta = self._enter(meta, "cancelling")
+        return meta
+
+    # --- the clock
+
+    async def run(self) -> None:
+        """Look at every batch twice a second, until cancelled."""
+        try:
+            while True:
+                with contextlib.suppress(HanseError):
+                    self._access.refresh()
+                for meta in tuple(self.store.batches.values()):
+                    if not meta.ended and meta.home == self.site and meta.id not in self._busy:
+                        self._look(meta)
+                self._expire_files()
+                await asyncio.sleep(LOOK_S)
+        finally:
+            for task in self._busy.values():
+                task.cancel()
+            await asyncio.gather(*self._busy.values(), return_exceptions=True)
+
+    def progressed(self, work: Work) -> None:
+        """A line of it ended in one way or another."""
+        now_s = time.time()
+        if work.left and now_s - self._saved_at_s.get(work.id, 0.0) < SAVE_EVERY_S:
+            return
+        self._saved_at_s[work.id] = now_s
+        if work.id in self.store.batches:
+            self.store.change(
+                work.id, tally=work.tally, lost_runs=work.lost_runs, lost_wh=work.lost_wh
+            )
+
+    def _look(self, meta: BatchMeta) -> None:
+        """Begin the step that a batch's state and the clock ask for."""
+        work = self._runner.works.get(meta.id)
+        over = time.time() >= meta.expires_at_s
+        if meta.status == "validating" and not over:
+            self._do(meta, self._validate(meta))
+        elif meta.status == "cancelling" or over:
+            self._do(
+                meta, self._end(meta, "cancelled" if meta.status == "cancelling" else "expired")
+            )
+        elif work is None:
+            self._do(meta, self._resume(meta))
+        elif not work.left:
+            self._do(meta, self._end(meta, "completed"))
+
+    def _do(self, meta: BatchMeta, step: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await step
+            except (HanseError, OSError, Problem) as error:
+                log_line(f"batch {meta.id}: {error}")
+                await asyncio.sleep(AGAIN_S)
+
+        task = asyncio.create_task(guarded())
+        self._busy[meta.id] = task
+        task.add_done_callback(lambda _: self._busy.pop(meta.id, None))
+
+    async def _validate(self, meta: BatchMeta) -> None:
+        found = await self._index(meta)
+        if self.store.batches[meta.id].status != "validating":
+            return  # cancelled meanwhile
+        if isinstance(found, tuple):
+            self._enter(meta, "failed", errors=found)
+            return
+        queued = self.store.queued_lines(meta.tenant) + len(found)
+        if queued > self.limits.tenant_lines_max:
+            message = f"{meta.tenant} would have {queued} lines waiting at {self.site}, at most {self.limits.tenant_lines_max} may"
+            error = LineError(code="quota_exceeded", message=message)
+            self._enter(meta, "failed", errors=(error,))
+            return
+        meta = self._enter(meta, "in_progress", lines=len(found), model=found.model)
+        await self._begin(meta, found)
+
+    async def _resume(self, meta: BatchMeta) -> None:
+        if not await self.may_begin(meta):
+            return
+        found = await self._index(meta)
+        if isinstance(found, tuple):  # a table that knows the model no longer
+            self._enter(meta, "failed", errors=found)
+        else:
+            await self._begin(meta, found)
+
+    async def _begin(self, meta: BatchMeta, index: Index) -> None:
+        work = self._work(meta, index)
+        await work.recall(self._commits)
+        if self.store.batches[meta.id].status in ("in_progress", "finalizing"):
+            self._runner.add(work)
+
+    def _work(self, meta: BatchMeta, index: Index) -> Work:
+        path = self.store.data_path(meta.input_file_id)
+        return Work(meta, index, path, self.store.runs(meta.id))
+
+    async def _index(self, meta: BatchMeta) -> Index | tuple[LineError, ...]:
+        rules = Rules(
+            endpoint=meta.endpoint,
+            lines_max=self.limits.lines_max,
+            body_bytes_max=self._access.body_bytes_max(),
+        )
+        flaw = self._access.model_flaw(meta.key_id, meta.endpoint)
+        path = self.store.data_path(meta.input_file_id)
+        return await asyncio.to_thread(check_file, path, rules, flaw)
+
+    # --- the end
+
+    async def _end(self, meta: BatchMeta, end: Status) -> None:
+        """Say the last word, stop, write the files from the stream, forget the commits."""
+        if end == "completed" and meta.status != "finalizing":
+            meta = self._enter(meta, "finalizing")
+        if not await self.may_end(meta):
+            return
+        work = await self._runner.remove(meta.id)
+        meta = self.store.batches[meta.id]
+        if work is None and meta.lines:
+            found = await self._index(meta)
+            work = self._work(meta, found) if isinstance(found, Index) else None
+            if work is not None:
+                await work.recall(self._commits)
+        if work is None:
+            self._enter(meta, end)
+            return
+        meta = await self._write(meta, work, end)
+        self._enter(meta, end)
+        work.close(ended=True)
+        with contextlib.suppress(Exception):  # what stays is removed with the stream
+            await self._commits.forget(meta.id)
+
+    async def _write(self, meta: BatchMeta, work: Work, end: str) -> BatchMeta:
+        drafts = self.store.draft(), self.store.draft()
+        commits = self._commits.read(meta.id)
+        good, bad, tally = await write_results(work, commits, end, *drafts)
+        ids = []
+        for draft, lines, kind in zip(drafts, (good, bad), ("output", "error"), strict=True):
+            if not lines:
+                draft.unlink()
+                ids.append("")
+                continue
+            size_bytes = draft.stat().st_size
+            name = f"{meta.id}_{kind}.jsonl"
+            file = self.new_file(work.who, name, size_bytes, purpose="batch_output")
+            self.store.add_file(file, draft)
+            ids.append(file.id)
+        return msgspec.structs.replace(
+            meta,
+            tally=tally,
+            lost_runs=work.lost_runs,
+            lost_wh=work.lost_wh,
+            output_file_id=ids[0],
+            error_file_id=ids[1],
+        )
+
+    def _enter(self, meta: BatchMeta, status: Status, **changes: object) -> BatchMeta:
+        at_s = meta.at_s | {status: time.time()}
+        return self.store.put_batch(
+            msgspec.structs.replace(meta, status=status, at_s=at_s, **changes)
+        )
+
+    def _expire_files(self) -> None:
+        now_s = time.time()
+        kept_s = self.limits.file_days * SECONDS_PER_DAY
+        for batch in tuple(self.store.batches.values()):
+            if batch.ended and now_s >= batch.expires_at_s + kept_s:
+                self.store.drop_batch(batch.id)
+        for meta in tuple(self.store.files.values()):
+            if now_s >= meta.expires_at_s and not self.store.in_use(meta.id):
+                self.store.drop_file(meta.id)
+
+
+async def _always(_: BatchMeta) -> bool:
+    return True

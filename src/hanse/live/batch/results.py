@@ -1,0 +1,101 @@
+"""The output and error files of a batch, read from the stream of commits alone.
+
+Here: lines with a 200 go to the output file, all others to the error file, both in the order of the input; lines that were never
+committed say why in the error file. Not here: committing (`commits`), when this happens (`keeper`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+import msgspec
+
+from hanse.live.batch.commits import Note
+from hanse.live.batch.values import Tally
+from hanse.live.batch.work import Work
+
+WHY = {
+    "expired": (
+        "batch_expired",
+        "This request could not be executed before the completion window expired.",
+    ),
+    "cancelled": ("batch_cancelled", "The batch was cancelled before this request was executed."),
+}
+"""State that a batch ends in -> error of the lines that it never ran."""
+
+
+async def write_results(
+    work: Work,
+    commits: AsyncIterator[tuple[int, Note, bytes]],
+    end: str,
+    output: Path,
+    errors: Path,
+) -> tuple[int, int, Tally]:
+    """(output lines, error lines, sums); both files are on disk when this returns."""
+    spool = output.with_name(f"{token_hex(8)}.draft")
+    places: dict[int, tuple[int, int, bool]] = {}
+    tally = Tally()
+    with spool.open("xb") as file:  # a local disk
+        spool.chmod(0o600)
+        at = 0
+        async for line, note, content in commits:
+            if line in places or line >= len(work.index):
+                continue
+            file.write(content)
+            places[line] = (at, len(content), note.ok)
+            at += len(content)
+            work.see(line, note)
+    try:
+        with spool.open("rb") as file:
+            counts = _sort(work, places, file, end, output, errors)
+    finally:
+        spool.unlink()
+    tally = work.tally
+    never = len(work.index) - len(places)
+    return (*counts, msgspec.structs.replace(tally, failed=tally.failed + never))
+
+
+def _sort(
+    work: Work,
+    places: dict[int, tuple[int, int, bool]],
+    spool: BinaryIO,
+    end: str,
+    output: Path,
+    errors: Path,
+) -> tuple[int, int]:
+    good = bad = 0
+    with _private(output) as out, _private(errors) as err:
+        for line in range(len(work.index)):
+            place = places.get(line)
+            if place is None:
+                err.write(_never_ran(work, line, end) + b"\n")
+                bad += 1
+                continue
+            spool.seek(place[0])
+            (out if place[2] else err).write(spool.read(place[1]) + b"\n")
+            good, bad = good + place[2], bad + (not place[2])
+        for file in (out, err):
+            file.flush()
+            os.fsync(file.fileno())
+    return good, bad
+
+
+def _never_ran(work: Work, line: int, end: str) -> bytes:
+    code, message = WHY[end]
+    return msgspec.json.encode(
+        {
+            "id": f"batch_req_{token_hex(16)}",
+            "custom_id": work.line(line).custom_id,
+            "response": None,
+            "error": {"code": code, "message": message},
+        }
+    )
+
+
+def _private(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "wb")

@@ -1,0 +1,147 @@
+"""Which line is sent next, and what its answer means.
+
+Here: one loop over all batches of this home, taken in turn, with a window of lines in flight that opens by one with each round of answers
+and closes by a third when there is no room to spare; committing. Not here: room at engines and giving way (`live.gateway.spare`), what
+becomes of a batch (`keeper`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from hanse.errors import SiteError
+from hanse.live.batch.asking import Lines, Whole
+from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.lines import Line
+from hanse.live.batch.work import Work, extra_of, measured_of
+from hanse.live.logline import log_line
+
+NO_ROOM_S: Final = 0.25
+"""Nothing is sent for so long after engines were full: four tries a second cost a gateway nothing."""
+GONE_S: Final = 0.5
+"""The same where the gateway itself did not answer: it is restarted within a quarter second to seconds."""
+COMMIT_AGAIN_S: Final = 0.5
+WINDOW_FIRST: Final = 2.0
+
+
+class Runner:
+    """The lines of one home."""
+
+    def __init__(
+        self, lines: Lines, commits: Commits, at_once_max: int, progressed: Callable[[Work], None]
+    ) -> None:
+        self.works: dict[str, Work] = {}
+        self._lines = lines
+        self._commits = commits
+        self._at_once_max = float(at_once_max)
+        self._progressed = progressed
+        self.committed: Callable[[str, int, Note, bytes], None] = lambda *_: None
+        """Told of every commit of this home."""
+        self._window = WINDOW_FIRST
+        self._quiet_until_s = 0.0
+        self._tasks: dict[asyncio.Task[None], Work] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, work: Work) -> None:
+        """Begin with a batch."""
+        self.works[work.id] = work
+        self._wake.set()
+
+    async def remove(self, batch_id: str) -> Work | None:
+        """Stop with a batch: what is in flight is broken off."""
+        work = self.works.pop(batch_id, None)
+        tasks = [task for task, of in self._tasks.items() if of is work]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return work
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._wake.clear()
+                wait_s = self._quiet_until_s - loop.time()
+                if wait_s <= 0.0:
+                    while len(self._tasks) < int(self._window) and self._start_one():
+                        pass
+                try:
+                    async with asyncio.timeout(max(0.02, wait_s) if wait_s > 0.0 else 1.0):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start_one(self) -> bool:
+        """The next line of the batch whose turn it is; False where none waits."""
+        for batch_id in tuple(self.works):
+            work = self.works.pop(batch_id)
+            self.works[batch_id] = work  # to the end of the row
+            if work.waiting:
+                number = work.waiting.popleft()
+                work.running.add(number)
+                task = asyncio.create_task(self._one(work, number))
+                self._tasks[task] = work
+                task.add_done_callback(self._ended)
+                return True
+        return False
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log_line(f"batch: a line ended with {error!r}")
+
+    async def _one(self, work: Work, number: int) -> None:
+        line = work.line(number)
+        work.runs.begun(number)
+        try:
+            answer = await self._lines.post(work.endpoint, work.who, line.body)
+            await self._answered(work, number, line, answer)
+        except OSError:
+            self._later(work, number, GONE_S)
+            work.wasted(number, 1, 0.0)
+        finally:
+            work.running.discard(number)
+            if not work.committed[number] and number not in work.waiting:
+                work.waiting.append(number)
+        self._progressed(work)
+
+    async def _answered(self, work: Work, number: int, line: Line, answer: Whole) -> None:
+        runs, wh = extra_of(answer)
+        work.wasted(number, runs, wh)
+        verdict = work.judge(number, answer)
+        if verdict != "done":
+            if not runs:
+                work.runs.undone(number)
+            if verdict == "no_room":
+                self._window = max(1.0, self._window * 2.0 / 3.0)
+                self._later(work, number, NO_ROOM_S)
+            return
+        self._window = min(self._at_once_max, self._window + 1.0 / self._window)
+        payload, note = work.commit_of(number, line, answer)
+        stored = await self._commit(work, number, payload, note)
+        work.see(number, stored)
+        if stored.run != note.run:
+            work.lost(measured_of(answer).get("wh", 0.0))
+        else:
+            self.committed(work.id, number, note, payload)
+
+    async def _commit(self, work: Work, number: int, payload: bytes, note: Note) -> Note:
+        """Until the stream has it: a bus that restarts costs time, never an answer."""
+        while True:
+            try:
+                return await self._commits.commit(work.id, number, payload, note)
+            except SiteError as error:
+                log_line(f"batch: {error}")
+                await asyncio.sleep(COMMIT_AGAIN_S)
+
+    def _later(self, work: Work, number: int, pause_s: float) -> None:
+        self._quiet_until_s = asyncio.get_running_loop().time() + pause_s
+        work.waiting.appendleft(number)

@@ -1,0 +1,399 @@
+"""The second home of a batch: its copy, and its turn when the first is lost.
+
+Here, for `home_copies = 2`: at the home, sending file, state and commits to one more eligible site; at that site, keeping them and taking
+over when it has heard nothing for `TAKEOVER_S`; what either may still say (`may_end`, `may_begin`). Not here: who is right when both
+want it (`owners`). Everything goes gateway to gateway over the hop port, under the law of the batch's subject.
+
+    home      claims (epoch), copies the file, then every half second what was committed since; also nothing, so that it is heard
+    standby   commits the same in its own stream; silent home: claims the next epoch, and goes on from there
+    old home  is told 409 by the standby, or by the hub, and stops; what it committed meanwhile counts as extra runs
+
+A line's commit at the home is final only with the batch's end, and the end is a claim: of two homes that both believe to own it,
+across whatever cut, one can say the last word. Without the hub nobody takes over and batches of two homes wait before their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from hanse.errors import SiteError
+from hanse.live.batch.access import Access
+from hanse.live.batch.api import Api, told, who_of
+from hanse.live.batch.asking import Hops, Whole
+from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.keeper import Keeper
+from hanse.live.batch.owners import Owners
+from hanse.live.batch.runner import Runner
+from hanse.live.batch.store import fsync_file
+from hanse.live.batch.values import BatchMeta, FileMeta, Problem, Who
+from hanse.live.logline import log_line
+
+BEAT_S: Final = 0.5
+TAKEOVER_S: Final = 10.0
+"""Twenty beats: longer than a home's batch process, gateway or bus takes to come back, shorter than anybody waits for a batch."""
+ASK_HUB_S: Final = 3.0
+"""How often a home that its standby does not hear asks the hub whether it still owns a batch."""
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+COPY_S_MAX: Final = 300.0
+"""200 MB over 10 Mbit/s take 160 s."""
+PREFIX: Final = "/hanse/v1/batch"
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """One commit on its way to the standby."""
+
+    line: int
+    note: Note
+    content: bytes
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """What a home tells its standby of one batch."""
+
+    batch: BatchMeta
+    files: tuple[FileMeta, ...] = ()
+    """Files whose bytes were sent before."""
+    rows: tuple[Row, ...] = ()
+
+
+class Standby:
+    """Both roles of one site."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        runner: Runner,
+        access: Access,
+        hops: Hops,
+        commits: Commits,
+        owners: Owners,
+        copies: int,
+    ) -> None:
+        self.site = keeper.site
+        self._keeper = keeper
+        self._store = keeper.store
+        self._runner = runner
+        self._access = access
+        self._hops = hops
+        self._commits = commits
+        self._owners = owners
+        self._copies = copies
+        self._outbox: dict[str, list[Row]] = {}
+        """Commits that the standby has not got; a batch is missing until its stream was read once."""
+        self._owed: dict[str, tuple[BatchMeta, tuple[Row, ...]]] = {}
+        """Runs of batches that were taken over, until their home has counted them as extra."""
+        self._heard_at_s: dict[str, float] = {}
+        self._asked_at_s: dict[str, float] = {}
+        self._turns: dict[str, asyncio.Task[None]] = {}
+
+    def join(self, api: Api) -> None:
+        """Take part in what the others do."""
+        self._keeper.may_end = self.may_end
+        self._keeper.may_begin = self.may_begin
+        self._runner.committed = self.committed
+        api.more += [
+            Route(PREFIX + "/data/{id}", told(self.take_data), methods=["POST"]),
+            Route(PREFIX + "/beat", told(self.take_beat), methods=["POST"]),
+            Route(PREFIX + "/holds/{id}", told(self.holds), methods=["GET"]),
+        ]
+
+    async def run(self) -> None:
+        """Beat and watch, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(BEAT_S)
+                for meta in tuple(self._store.batches.values()):
+                    if meta.id not in self._turns:
+                        self._begin_turn(meta)
+        finally:
+            for task in self._turns.values():
+                task.cancel()
+            await asyncio.gather(*self._turns.values(), return_exceptions=True)
+
+    def _begin_turn(self, meta: BatchMeta) -> None:
+        """Each batch by itself: a peer that hangs must not silence the others' beats."""
+        if self._idle(meta):
+            return
+
+        async def turn() -> None:
+            try:
+                await self._turn(meta)
+            except (SiteError, Problem) as error:
+                log_line(f"batch {meta.id}: {error}")
+
+        task = asyncio.create_task(turn())
+        self._turns[meta.id] = task
+        task.add_done_callback(lambda _: self._turns.pop(meta.id, None))
+
+    def _idle(self, meta: BatchMeta) -> bool:
+        """Nothing is to be done for it any more, as for most."""
+        if meta.home == self.site:
+            return self._copies < 2 or (meta.ended and ("copied" in meta.at_s or not meta.standby))
+        return meta.id not in self._owed and (meta.ended or meta.standby != self.site)
+
+    async def _turn(self, meta: BatchMeta) -> None:
+        if meta.home == self.site:
+            await self._beat(meta)
+        elif meta.standby == self.site and not meta.ended:
+            await self._watch(meta)
+        elif meta.id in self._owed:
+            told, rows = self._owed[meta.id]
+            await self._tell(meta.home, told, rows=rows)
+            del self._owed[meta.id]
+
+    # --- what may be said
+
+    async def may_end(self, meta: BatchMeta) -> bool:
+        """The last word about a batch of two homes is a claim."""
+        if not meta.epoch:
+            return True
+        epoch = await self._owners.claim(meta.id, meta.epoch, ended=True)
+        if not epoch:
+            await self._give_up(meta)
+            return False
+        self._store.change(meta.id, epoch=epoch)
+        return True
+
+    async def may_begin(self, meta: BatchMeta) -> bool:
+        """After a restart: is it still ours? Without the hub it is taken to be; the end asks again."""
+        if not meta.epoch:
+            return True
+        try:
+            owner = await self._owners.owner(meta.id)
+        except SiteError:
+            return True
+        if owner is not None and owner.site != self.site:
+            await self._give_up(meta)
+            return False
+        return True
+
+    async def _give_up(self, meta: BatchMeta) -> None:
+        """Another site owns it now: stop, and say to the asking where it is."""
+        work = await self._runner.remove(meta.id)
+        if work is not None:
+            work.close(ended=True)
+        owner = await self._owners.owner(meta.id)
+        home = owner.site if owner is not None else meta.standby
+        epoch = owner.epoch if owner is not None else meta.epoch
+        log_line(f"batch {meta.id}: {home} has taken over (epoch {epoch})")
+        rows = self._outbox.pop(meta.id, [])
+        if rows:
+            told = msgspec.structs.replace(meta, home=home)
+            self._owed[meta.id] = told, tuple(Row(row.line, row.note, b"") for row in rows)
+        self._store.change(meta.id, home=home, standby="", epoch=epoch)
+        with contextlib.suppress(Exception):
+            await self._commits.forget(meta.id)
+
+    # --- the home
+
+    def committed(self, batch_id: str, line: int, note: Note, content: bytes) -> None:
+        """A line was committed here."""
+        if batch_id in self._outbox:
+            self._outbox[batch_id].append(Row(line, note, content))
+
+    async def _beat(self, meta: BatchMeta) -> None:
+        if not meta.standby:
+            if meta.status == "in_progress":
+                await self._choose(meta)
+            return
+        if meta.id not in self._outbox:
+            # From now on commits are added as they come; those that the stream has twice are one at the other end.
+            self._outbox[meta.id] = []
+            self._outbox[meta.id][:0] = [row async for row in self._all_rows(meta.id)]
+        if meta.ended:
+            await self._last_beat(meta)
+            return
+        outbox = self._outbox[meta.id]
+        rows = _some(outbox)
+        try:
+            answer = await self._tell(meta.standby, meta, rows=rows)
+        except SiteError:
+            await self._ask_hub(meta)
+            raise
+        if answer.status == 200:
+            del outbox[: len(rows)]
+        elif answer.status == 409:
+            await self._give_up(self._store.batches[meta.id])
+
+    async def _choose(self, meta: BatchMeta) -> None:
+        """Claim the batch, and copy it to the nearest eligible site that takes it."""
+        names = (meta.tenant, meta.data_class, meta.country)
+        epoch = meta.epoch or await self._owners.claim(meta.id, 0)
+        if not epoch:
+            await self._give_up(meta)
+            return
+        meta = self._store.change(meta.id, epoch=epoch)
+        for site in self._access.lawful_sites(names):
+            if site == self.site or site not in self._hops.peers:
+                continue
+            told = msgspec.structs.replace(meta, standby=site)
+            try:
+                await self._send(site, told, (meta.input_file_id,))
+            except (SiteError, Problem) as error:
+                log_line(f"batch {meta.id}: no copy at {site}: {error}")
+                continue
+            self._store.change(meta.id, standby=site)
+            return
+
+    async def _send(self, site: str, meta: BatchMeta, file_ids: tuple[str, ...]) -> None:
+        """Files, then what they are."""
+        files = tuple(self._store.files[one] for one in file_ids if one in self._store.files)
+        for file in files:
+            path = f"{PREFIX}/data/{file.id}"
+            data = self._store.data_path(file.id)
+            answer = await self._hops.whole(
+                site, "POST", path, _who(meta), data, timeout_s=COPY_S_MAX
+            )
+            _expect(answer, site)
+        _expect(await self._tell(site, meta, files=files), site)
+
+    async def _last_beat(self, meta: BatchMeta) -> None:
+        """The end, and then its files: they may take long, and the standby must not think us dead meanwhile."""
+        _expect(await self._tell(meta.standby, meta), meta.standby)
+        await self._send(meta.standby, meta, (meta.output_file_id, meta.error_file_id))
+        self._store.change(meta.id, at_s=meta.at_s | {"copied": time.time()})
+        self._outbox.pop(meta.id, None)
+
+    async def _ask_hub(self, meta: BatchMeta) -> None:
+        """The standby does not hear us; perhaps it has taken over."""
+        now_s = time.monotonic()
+        if now_s - self._asked_at_s.get(meta.id, 0.0) > ASK_HUB_S:
+            self._asked_at_s[meta.id] = now_s
+            await self.may_begin(meta)
+
+    async def _tell(
+        self,
+        site: str,
+        meta: BatchMeta,
+        *,
+        files: tuple[FileMeta, ...] = (),
+        rows: tuple[Row, ...] = (),
+    ) -> Whole:
+        body = msgspec.msgpack.encode(Beat(batch=meta, files=files, rows=rows))
+        return await self._hops.whole(site, "POST", f"{PREFIX}/beat", _who(meta), body)
+
+    async def _all_rows(self, batch_id: str) -> AsyncIterator[Row]:
+        async for line, note, content in self._commits.read(batch_id):
+            yield Row(line, note, content)
+
+    # --- the standby
+
+    async def take_data(self, request: Request) -> Response:
+        """Bytes of a file, before what it is."""
+        _peer(request)
+        file_id = request.path_params["id"]
+        if file_id in self._store.files:
+            async for _ in request.stream():
+                pass
+            return Response(b"{}")
+        draft = self._store.draft()
+        try:
+            with draft.open("xb") as file:  # a local disk
+                draft.chmod(0o600)
+                async for piece in request.stream():
+                    file.write(piece)
+                fsync_file(file)
+            draft.rename(self._store.data_path(file_id))
+        finally:
+            draft.unlink(missing_ok=True)
+        return Response(b"{}")
+
+    async def take_beat(self, request: Request) -> Response:
+        """State and commits of a batch that another site is home of."""
+        who = _peer(request)
+        beat = msgspec.msgpack.decode(await request.body(), type=Beat)
+        told, known = beat.batch, self._store.batches.get(beat.batch.id)
+        if (told.tenant, told.data_class, told.country) != who.names:
+            raise Problem(400, "invalid_request", "the envelope is another tenant's")
+        if known is not None and known.epoch > told.epoch and known.home != who.peer:
+            self._count_lost(known, beat.rows)
+            raise Problem(409, "moved", f"{known.home} has taken over", site=known.home)
+        if told.home != who.peer or told.standby != self.site:
+            raise Problem(400, "invalid_request", f"{self.site} is not its standby")
+        for file in beat.files:
+            self._store.keep_copy(file, who.peer)
+        for row in beat.rows:
+            await self._commits.commit(told.id, row.line, row.content, row.note)
+        self._heard_at_s[told.id] = time.monotonic()
+        if known is None or told != known:
+            self._store.put_batch(told)
+        if told.ended:
+            with contextlib.suppress(Exception):
+                await self._commits.forget(told.id)
+        return Response(b"{}")
+
+    async def holds(self, request: Request) -> Response:
+        """Whether something is here, as home or as copy: asked where its home is silent."""
+        thing_id = request.path_params["id"]
+        here = thing_id in self._store.batches or thing_id in self._store.files
+        return Response(b"true" if here else b"false", media_type="application/json")
+
+    def _count_lost(self, meta: BatchMeta, rows: tuple[Row, ...]) -> None:
+        """What an old home committed after its time is no answer, but it was run."""
+        if rows:
+            wh = sum(row.note.wh for row in rows)
+            work = self._runner.works.get(meta.id)
+            if work is not None:
+                work.lost_runs += len(rows)
+                work.lost_wh += wh
+            self._store.change(
+                meta.id, lost_runs=meta.lost_runs + len(rows), lost_wh=meta.lost_wh + wh
+            )
+
+    async def _watch(self, meta: BatchMeta) -> None:
+        now_s = time.monotonic()
+        heard_at_s = self._heard_at_s.setdefault(meta.id, now_s)
+        if now_s - heard_at_s < TAKEOVER_S:
+            return
+        self._heard_at_s[meta.id] = now_s  # whatever comes of it, not at every turn
+        owner = await self._owners.owner(meta.id)
+        over = owner is None or owner.ended or owner.epoch != meta.epoch
+        epoch = 0 if over else await self._owners.claim(meta.id, meta.epoch)
+        if not epoch:
+            log_line(f"batch {meta.id}: {meta.home} is silent, but has said its last word")
+            return
+        log_line(f"batch {meta.id}: {meta.home} is silent; taking over (epoch {epoch})")
+        self._store.own(meta.input_file_id)
+        at_s = meta.at_s | {"taken_over": time.time()}
+        self._store.change(meta.id, home=self.site, standby="", epoch=epoch, at_s=at_s)
+
+
+def _some(outbox: list[Row]) -> tuple[Row, ...]:
+    """The first rows that fit one message."""
+    size, count = 0, 0
+    for row in outbox:
+        size += len(row.content) + 256
+        if count and size > MESSAGE_BYTES_MAX:
+            break
+        count += 1
+    return tuple(outbox[:count])
+
+
+def _who(meta: BatchMeta) -> Who:
+    return Who(
+        tenant=meta.tenant,
+        key_id=meta.key_id,
+        data_class=meta.data_class,
+        country=meta.country,
+    )
+
+
+def _peer(request: Request) -> Who:
+    who = who_of(request)
+    if not who.peer:
+        raise Problem(404, "not_found", "between sites only")
+    return who
+
+
+def _expect(answer: Whole, site: str) -> None:
+    if answer.status != 200:
+        raise SiteError(site, got=f"{answer.status} {answer.body[:200]!r}", allowed="200")

@@ -1,0 +1,156 @@
+"""A batch that is being worked on: which lines wait, which run, what they took.
+
+Here: `Work`, made of the input file, the stream of commits and the notes of begun runs, so that it is the same after any crash; what
+a line's answer means (`judge`) and what is committed of it. Not here: sending (`runner`), states of a batch (`keeper`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from secrets import token_hex
+from typing import Final, Literal
+
+import msgspec
+
+from hanse.live.batch.asking import Whole
+from hanse.live.batch.commits import Commits, Note, add
+from hanse.live.batch.lines import Index, Line, read_line
+from hanse.live.batch.store import RunLog
+from hanse.live.batch.values import BatchMeta, Tally, Who
+
+TRIES_MAX: Final = 5
+"""Answers 5xx that speak of the line as likely as of the engine; then the line has failed. Full engines and cuts do not count."""
+
+Verdict = Literal["done", "no_room", "again"]
+
+
+class Work:
+    """One batch in memory."""
+
+    def __init__(self, meta: BatchMeta, index: Index, input_path: Path, runs: RunLog) -> None:
+        self.id = meta.id
+        self.endpoint = meta.endpoint
+        self.who = Who(
+            tenant=meta.tenant,
+            key_id=meta.key_id,
+            data_class=meta.data_class,
+            country=meta.country,
+        )
+        self.index = index
+        self.runs = runs
+        self.tally = Tally()
+        self.waiting: deque[int] = deque()
+        self.running: set[int] = set()
+        self.committed = bytearray(len(index))
+        self.lost_runs = meta.lost_runs
+        self.lost_wh = meta.lost_wh
+        self._tries: dict[int, int] = {}
+        self._extra: dict[int, tuple[int, float]] = {}
+        self._file = input_path.open("rb")
+
+    async def recall(self, commits: Commits) -> None:
+        """What was committed before, and what was begun and is not committed."""
+        async for line, note in commits.notes(self.id):
+            self.see(line, note)
+        done = self.tally.completed + self.tally.failed
+        mean_wh = self.tally.energy_wh / done if done else 0.0
+        for line, count in self.runs.counts().items():
+            if line < len(self.committed) and not self.committed[line]:
+                # What these took is nowhere: at most a whole run each, and that is what is counted.
+                self._extra[line] = (count, count * mean_wh)
+        self.waiting.extend(n for n in range(len(self.index)) if not self.committed[n])
+
+    def see(self, line: int, note: Note) -> None:
+        """A line is committed; again is not twice."""
+        if not self.committed[line]:
+            self.committed[line] = 1
+            self.tally = add(self.tally, note)
+
+    @property
+    def left(self) -> int:
+        """Lines that are not committed."""
+        return len(self.index) - self.tally.completed - self.tally.failed
+
+    def line(self, number: int) -> Line:
+        """One line of the file, which was checked before."""
+        found = read_line(self.index.read(self._file, number), self.endpoint)
+        assert isinstance(found, Line), "the input file changed under a running batch"
+        return found
+
+    def wasted(self, number: int, runs: int, wh: float) -> None:
+        """Runs of a line that were begun in vain."""
+        if runs:
+            before = self._extra.get(number, (0, 0.0))
+            self._extra[number] = before[0] + runs, before[1] + wh
+
+    def lost(self, wh: float) -> None:
+        """A whole run whose line had been committed already."""
+        self.lost_runs += 1
+        self.lost_wh += wh
+
+    def judge(self, number: int, answer: Whole) -> Verdict:
+        """What an answer of the gateway means for its line."""
+        status = answer.status
+        if status in (408, 429, 503):
+            return "no_room"
+        if status >= 500 and self._tries.get(number, 0) + 1 < TRIES_MAX:
+            self._tries[number] = self._tries.get(number, 0) + 1
+            return "again"
+        return "done"
+
+    def commit_of(self, number: int, line: Line, answer: Whole) -> tuple[bytes, Note]:
+        """The result as its client reads it, and what is noted beside it."""
+        measured = measured_of(answer)
+        extra_runs, extra_wh = self._extra.get(number, (0, 0.0))
+        request_id = answer.headers.get("x-request-id", token_hex(16))
+        try:
+            msgspec.json.decode(answer.body)  # formatting alone would let wrong UTF-8 through
+            body = msgspec.Raw(msgspec.json.format(answer.body, indent=-1))  # on one line
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
+        result = {
+            "id": f"batch_req_{request_id}",
+            "custom_id": line.custom_id,
+            "response": {"status_code": answer.status, "request_id": request_id, "body": body},
+            "error": None,
+        }
+        note = Note(
+            run=request_id,
+            ok=answer.status == 200,
+            tokens_in=int(measured.get("tokens_in", 0)),
+            tokens_out=int(measured.get("tokens_out", 0)),
+            wh=measured.get("wh", 0.0),
+            g=measured.get("g", 0.0),
+            usd=measured.get("usd", 0.0),
+            extra_runs=extra_runs,
+            extra_wh=extra_wh,
+        )
+        return msgspec.json.encode(result), note
+
+    def close(self, *, ended: bool) -> None:
+        """No more of it here."""
+        self._file.close()
+        self.runs.close(remove=ended)
+
+
+def measured_of(answer: Whole) -> dict[str, float]:
+    """The figures in `x-hanse-measured`."""
+    return _figures(answer.headers.get("x-hanse-measured", ""))
+
+
+def extra_of(answer: Whole) -> tuple[int, float]:
+    """Runs and Wh in `x-hanse-extra`."""
+    found = _figures(answer.headers.get("x-hanse-extra", ""))
+    return int(found.get("runs", 0)), found.get("wh", 0.0)
+
+
+def _figures(text: str) -> dict[str, float]:
+    found = {}
+    for part in text.split(";"):
+        name, _, value = part.strip().partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            continue
+    return found

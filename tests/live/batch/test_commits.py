@@ -1,0 +1,92 @@
+"""A real NATS server: of many runs of a line one is committed, and one's own commit is known again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from nats.aio.client import Client
+
+from hanse.live.batch.commits import Commits, Note
+from hanse.live.bus import server_command
+
+
+def note(run: str, *, ok: bool = True) -> Note:
+    return Note(run=run, ok=ok, wh=0.5, tokens_out=8)
+
+
+def with_bus(home: Path, test: Callable[[Client], Awaitable[None]]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    conf = home / "nats.conf"
+    jetstream = {"store_dir": str(home / "js"), "max_file_store": 8 * 1024**3}
+    conf.write_text(json.dumps({"host": "127.0.0.1", "port": port, "jetstream": jetstream}))
+    server = subprocess.Popen(
+        server_command(conf), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    async def run() -> None:
+        client = Client()
+        until_s = time.monotonic() + 20.0
+        while True:
+            try:
+                await client.connect(f"nats://127.0.0.1:{port}", max_reconnect_attempts=1)
+                break
+            except Exception:
+                assert time.monotonic() < until_s
+                await asyncio.sleep(0.1)
+        try:
+            await test(client)
+        finally:
+            await client.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_first_commit_wins_whoever_sends_it(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        commits = Commits(client)
+        await commits.ensure()
+        await commits.ensure()
+        runs = [
+            commits.commit("b1", line, b"%d of %d" % (run, line), note(f"{run}"))
+            for line in range(20)
+            for run in range(5)
+        ]
+        stored = await asyncio.gather(*runs)
+        found = {line: (one.run, content) async for line, one, content in commits.read("b1")}
+        assert sorted(found) == list(range(20))
+        for line, (run, content) in found.items():
+            assert content == f"{run} of {line}".encode()
+            assert {one.run for one in stored[5 * line : 5 * line + 5]} == {run}
+        again = await commits.commit("b1", 3, b"late", note("late"))
+        assert again.run == found[3][0]
+
+    with_bus(tmp_path, test)
+
+
+def test_notes_come_without_contents_and_batches_do_not_mix(tmp_path: Path) -> None:
+    async def test(client: Client) -> None:
+        commits = Commits(client)
+        await commits.ensure()
+        for line in range(450):
+            await commits.commit("b1", line, b"x" * 1000, note("r", ok=line % 2 == 0))
+        await commits.commit("b2", 0, b"other", note("o"))
+        notes = [(line, one.ok) async for line, one in commits.notes("b1")]
+        assert notes == [(line, line % 2 == 0) for line in range(450)]
+        assert [one async for one in commits.notes("none")] == []
+        await commits.forget("b1")
+        assert [one async for one in commits.notes("b1")] == []
+        assert [content async for _, _, content in commits.read("b2")] == [b"other"]
+
+    with_bus(tmp_path, test)
