@@ -254,7 +254,8 @@ class Solver:
 
     def reduced_costs(self) -> Floats:
         """[column] after `relaxed`: what a unit more of it would add at least."""
-        return np.asarray(self.highs.getSolution().col_dual, float) * self.unit
+        duals: Floats = np.asarray(self.highs.getSolution().col_dual, float) * self.unit
+        return duals
 
     def relaxed(self) -> Outcome:
         """The linear program, integers taken as fractions."""

@@ -40,7 +40,7 @@ def as_it_was(fleet: Fleet) -> Callable[[float, DemandCounts], Outlook]:
 
     def foresee(now_s: float, history: DemandCounts) -> Outlook:
         demand = []
-        for key in history.keys():
+        for key in history.kinds():
             rates = history.requests_per_s(key, now_s)[-3:]
             mean = float(rates.mean()) if len(rates) else 0.0
             tokens = history.tokens(key, now_s)
@@ -105,7 +105,7 @@ def replicas_up(run: Simulation) -> int:
 
 
 def test_replicas_come_with_demand_and_go_with_it_and_no_request_is_lost() -> None:
-    run = ran(small_chips(), swelling(small_chips(), 2.0, 24.0, 1500.0))
+    run = ran(small_chips(), swelling(small_chips(), 4.0, 60.0, 1200.0))
     assert run.operator is not None
     placed = [sum(p.replicas for p in a.placements) for _, a in run.operator.answers]
     print(placed, *run.log, sep="\n")

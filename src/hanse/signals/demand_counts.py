@@ -67,7 +67,7 @@ class DemandCounts:
         """Unix seconds of the first bin."""
         return max(self._first, 0) * self.bin_s
 
-    def keys(self) -> tuple[DemandKey, ...]:
+    def kinds(self) -> tuple[DemandKey, ...]:
         """Every kind that was counted, in a fixed order."""
         return tuple(sorted(self._counts))
 
@@ -105,7 +105,7 @@ class DemandCounts:
 
     def to_bytes(self) -> bytes:
         """For a restart."""
-        keys = self.keys()
+        keys = self.kinds()
         counts = tuple(self._rows(key)[: self._length].astype("<f8").tobytes() for key in keys)
         kept = _Kept(bin_s=self.bin_s, first=self._first, keys=keys, counts=counts)
         return msgspec.msgpack.encode(kept)

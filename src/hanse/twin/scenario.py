@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
+from hanse.signals import Feed, Override
 
 FaultKind = Literal[
     "site_down",

@@ -29,20 +29,18 @@ IDLE_S: Final = 6.0 * SECONDS_PER_HOUR
 
 def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[DemandOutlook, ...]:
     """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then."""
-    found = []
-    for key in counts.keys():
+    found: list[DemandOutlook] = []
+    for key in counts.kinds():
         rates = counts.requests_per_s(key, now_s)
         if not rates.any():
             continue
         tokens = counts.tokens(key, now_s)
         if len(rates) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
             history = _history(counts, key, rates, tokens)
-            outlook = demand_outlook(history, now_s, steps=steps)
+            found.append(demand_outlook(history, now_s, steps=steps))
         else:
-            outlook = _carrying_on(counts, key, rates, tokens, steps)
-        if outlook is not None and max(outlook.requests_per_s_high) > 0.0:
-            found.append(outlook)
-    return tuple(found)
+            found += _carrying_on(counts, key, rates, tokens, steps)
+    return tuple(one for one in found if max(one.requests_per_s_high) > 0.0)
 
 
 def _history(
@@ -81,18 +79,18 @@ def _carrying_on(
     rates: np.ndarray,
     tokens: tuple[float, float],
     steps: int,
-) -> DemandOutlook | None:
+) -> list[DemandOutlook]:
     """As the last minutes were; high by the chance of a bin's count, which is Poisson, and never less than a quarter above."""
     recent = rates[-RECENT_BINS:]
     mean = float(recent.mean())
     idle_bins = int(IDLE_S // counts.bin_s)
     if mean <= 0.0:
         if not rates[-idle_bins:].any():
-            return None
+            return []
         mean = float(rates[-idle_bins:].mean())
     spread = Z95 * math.sqrt(mean / (len(recent) * counts.bin_s))
     high = max(HIGH_MIN * mean, mean + spread, float(recent.max()))
-    return DemandOutlook(
+    outlook = DemandOutlook(
         service=key.service,
         tenant=key.tenant,
         data_class=key.data_class,
@@ -103,3 +101,4 @@ def _carrying_on(
         input_tokens=tokens[0],
         output_tokens=tokens[1],
     )
+    return [outlook]
