@@ -37,8 +37,10 @@ from hanse.live.bus import (
     leaf_connected,
     site_subject,
 )
+from hanse.live.demand import REPORT_S, DemandMeter
 from hanse.live.evidence import ChainShipper, Sealer
 from hanse.live.evidence.shipping import Message
+from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.identity import load_identity
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
@@ -97,6 +99,7 @@ class Agent:
         self.hub_connected = False
         self.client: Any = None
         self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
+        self._demand = DemandMeter(self.fleet, site_id)
 
     async def run(self) -> None:
         """Every duty at once; a duty that fails is tried again, and the others go on."""
@@ -147,6 +150,7 @@ class Agent:
                 _every("report", STATUS_S, self._report),
                 _every("report decisions", DECISIONS_S, self._report_decisions),
                 _every("see hub", 1.0, self._see_hub),
+                _every("report demand", REPORT_S, self._report_demand),
             ]
             if self.runtime.site(self.site_id).hub_leaf:  # else nobody keeps a copy
                 duties.append(_forever("ship evidence", self._ship))
@@ -220,6 +224,12 @@ class Agent:
             rows.append(self._decisions.get_nowait())
         if rows:
             await self._publish("decisions", rows)
+
+    async def _report_demand(self) -> None:
+        total = float(self.page.counters[:, [FEED_SENT, FEED_DROPPED]].sum())
+        report = self._demand.take(time.time(), total)
+        if report.counts:
+            await self._publish("demand", report)
 
     async def _see_hub(self) -> None:
         self.hub_connected = await leaf_connected(self.client)

@@ -36,11 +36,13 @@ from hanse.live import bus
 from hanse.live.archive import archive_evidence
 from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
+from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.placements import newest_placement, send_placement
+from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
 from hanse.signals import Feed
@@ -75,6 +77,10 @@ class Controller:
         home = self._state.hub if local_site is None else self._state.site(local_site)
         self._epochs = EpochFile(home / "controller-epoch")
         self._dispatcher = Dispatcher("fleet")
+        self._log = EventLog(home / "events", time.time())
+        self._slow = SlowLoop(
+            self._fleet, home, lambda: self._feed_at(time.time()), lambda event: self._tell(event)
+        )
         self._feed = Feed()
         self._live = LiveFeed(_feeds(prepared))
         self._scenario_changed = asyncio.Event()
@@ -108,6 +114,8 @@ class Controller:
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
             tasks.create_task(_every(FEEDS_EVERY_S, self._ask_providers))
+            if self._fleet.slow_loop.places:
+                tasks.create_task(_every(self._slow.every_s, self._look_ahead))
             tasks.create_task(self._lead())
 
     async def close(self) -> None:
@@ -116,6 +124,7 @@ class Controller:
             async with asyncio.timeout(1.0):
                 await self._lease.release()
         await bus.leave(self._client)
+        self._log.close()
 
     # --- the bus
 
@@ -136,6 +145,7 @@ class Controller:
         self._load(await _until_up(self._newest_table), placed)
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
+        await self._client.subscribe("site.*.demand", cb=self._slow.hear)
 
     async def _newest_table(self) -> bytes:
         js = self._client.jetstream(timeout=bus.API_S_MAX)
@@ -164,7 +174,7 @@ class Controller:
             placement_epoch=0 if placed is None else placed.epoch,
             placement_version=0 if placed is None else placed.version,
         )
-        self._carry_out(self._dispatcher.handle(event))
+        self._tell(event)
 
     # --- leadership
 
@@ -186,7 +196,7 @@ class Controller:
         self._epochs.see(epoch)
         log_line(f"leads under epoch {epoch}")
         event = ev.EpochGranted(at_s=time.time(), epoch=epoch)
-        self._carry_out(self._dispatcher.handle(event))
+        self._tell(event)
         self._view.epoch = epoch
 
     @property
@@ -215,9 +225,9 @@ class Controller:
             placement_version=status.placement_version,
             serving=status.serving,
         )
-        self._carry_out(self._dispatcher.handle(heard))
+        self._tell(heard)
         for event in self._failures.events(status, time.time()):
-            self._carry_out(self._dispatcher.handle(event))
+            self._tell(event)
 
     async def _hear_decisions(self, message: Any) -> None:
         try:
@@ -232,12 +242,12 @@ class Controller:
         for site, heard_s in list(self._heard_s.items()):
             if time.monotonic() - heard_s > SITE_SILENT_S:
                 del self._heard_s[site]
-                self._carry_out(self._dispatcher.handle(ev.SiteLost(at_s=now_s, site=site)))
+                self._tell(ev.SiteLost(at_s=now_s, site=site))
                 self._source.tell()
         self._view.hub_up = self._client.is_connected
         if not self._leads:
             return
-        self._carry_out(self._dispatcher.handle(ev.Ticked(at_s=now_s)))
+        self._tell(ev.Ticked(at_s=now_s))
         await self._send_table()
         await self._send_placement()
 
@@ -257,7 +267,7 @@ class Controller:
                     carbon_g_per_kwh=found.carbon_g_per_kwh,
                     price_usd_per_kwh=found.price_usd_per_kwh,
                 )
-                self._carry_out(self._dispatcher.handle(event))
+                self._tell(event)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIGNALS_EVERY_S):
                     await self._scenario_changed.wait()
@@ -270,6 +280,10 @@ class Controller:
         for line in await asyncio.to_thread(self._live.ask, now_s):
             log_line(line)
         self._scenario_changed.set()
+
+    async def _look_ahead(self) -> None:
+        if self._leads:
+            await self._slow.look()
 
     def _feed_at(self, now_s: float) -> Feed:
         """The scenario with what providers last said."""
@@ -305,12 +319,23 @@ class Controller:
 
     # --- actions out
 
+    def _tell(self, event: ev.Event) -> None:
+        """To the Dispatcher; what it decides is logged, then done."""
+        actions = self._dispatcher.handle(event)
+        self._log.add(event, actions)
+        self._carry_out(actions)
+
     def _carry_out(self, actions: list[act.Action]) -> None:
         for action in actions:
             if isinstance(action, act.PublishTable):
                 self._unsent = action  # a newer one replaces one that could not be sent
             elif isinstance(action, act.SendPlacement):
                 self._unsent_placement = action
+            elif isinstance(action, act.SolvePlacement | act.SolveSchedule):
+                self._slow.solve(action)
+            elif isinstance(action, act.SendSchedule):
+                late = ", ".join(one.where for one in action.answer.violations) or "nothing late"
+                log_line(f"schedule of {len(action.answer.jobs)} jobs: {late}")
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
                 log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")

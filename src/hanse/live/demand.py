@@ -62,7 +62,7 @@ class DemandMeter:
 
         Args:
             at_s: Unix seconds of now.
-            requests_total: Counter over all requests of the site's gateways, of those refused too; smaller than before: it began anew.
+            requests_total: Counter of rows of the site's gateways, sent and dropped; smaller than before: it began anew.
         """
         before = self._total
         self._total = requests_total

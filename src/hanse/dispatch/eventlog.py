@@ -1,0 +1,140 @@
+"""The slow path's log: events of one Dispatcher in order, each with what it made of it; enough to make every decision again.
+
+Here: frames and their reading, which events may be left out (`Changes`), and `repeat`. Not here: files (`live.event_log`), the
+requests' own log (`journal`). Answers of solvers are events: a replay solves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import Dispatcher, Scope
+
+MAGIC: Final = b"hanseev1"
+LENGTH_BYTES: Final = 4
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+"""An outlook and a placement of a thousand sites are a few megabytes."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One event and the digest of the actions that followed."""
+
+    event: bytes
+    actions: bytes
+    """BLAKE2b, 16 bytes, of the encoded actions; empty: there were none."""
+
+
+class Repeated(msgspec.Struct, frozen=True, kw_only=True):
+    """A log made again."""
+
+    events: int
+    decided: int
+    """Events that actions followed."""
+    placements: int
+    """Answers of solvers among the events."""
+    differ: tuple[str, ...]
+    """What came out otherwise."""
+    truncated: bool
+    """The log ends inside a frame: its writer was killed there."""
+
+
+class Changes:
+    """Events that change nothing that a decision rests on, and led to none, need no place in a log."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[object, ...]] = {}
+
+    def needed(self, event: ev.Event, actions: list[act.Action]) -> bool:
+        """Whether a replay without the event could come to another end. Instants of reports decide nothing."""
+        if isinstance(event, ev.SiteLost):
+            self._heard.pop(event.site, None)
+        if isinstance(event, ev.SiteHeard):
+            said = (
+                event.epoch,
+                event.table_version,
+                event.shed_level,
+                event.placement_version,
+                event.serving,
+            )
+            same = self._heard.get(event.site) == said
+            self._heard[event.site] = said
+            return bool(actions) or not same
+        return bool(actions) or not isinstance(event, ev.Ticked)
+
+
+def digest_of(actions: list[act.Action]) -> bytes:
+    """Of everything that followed an event; empty where nothing did."""
+    if not actions:
+        return b""
+    found = hashlib.blake2b(digest_size=16)
+    for action in actions:
+        found.update(act.action_to_bytes(action))
+    return found.digest()
+
+
+def frame(event: ev.Event, actions: list[act.Action]) -> bytes:
+    """One entry with its length."""
+    entry = Entry(event=ev.event_to_bytes(event), actions=digest_of(actions))
+    content = msgspec.msgpack.encode(entry)
+    return len(content).to_bytes(LENGTH_BYTES, "little") + content
+
+
+def entries(log: bytes) -> Iterator[Entry | None]:
+    """Entries of a log; None at last where it ends inside one.
+
+    Raises:
+        ValueError: it is no such log, or is damaged.
+    """
+    if not log.startswith(MAGIC):
+        raise ValueError("no log of slow decisions")
+    at = len(MAGIC)
+    while at < len(log):
+        size = int.from_bytes(log[at : at + LENGTH_BYTES], "little")
+        if size > FRAME_BYTES_MAX:
+            raise ValueError(f"a frame of {size} bytes at {at}")
+        content = log[at + LENGTH_BYTES : at + LENGTH_BYTES + size]
+        if len(content) < size or len(log) < at + LENGTH_BYTES:
+            yield None
+            return
+        try:
+            yield msgspec.msgpack.decode(content, type=Entry)
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"frame at {at}: {error}") from None
+        at += LENGTH_BYTES + size
+
+
+def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "") -> Repeated:
+    """Make every decision of a log again, with a Dispatcher that knows nothing but the log.
+
+    Raises:
+        ValueError: it is no such log, or is damaged.
+    """
+    dispatcher = Dispatcher(scope, site=site)
+    events = decided = placements = 0
+    differ: list[str] = []
+    truncated = False
+    for entry in entries(log):
+        if entry is None:
+            truncated = True
+            break
+        event = ev.event_from_bytes(entry.event)
+        actions = dispatcher.handle(event)
+        events += 1
+        decided += bool(actions)
+        placements += isinstance(event, ev.PlacementSolved | ev.ScheduleSolved)
+        if digest_of(actions) != entry.actions:
+            names = ", ".join(type(action).__name__ for action in actions) or "nothing"
+            differ.append(f"event {events} ({type(event).__name__}): now {names}")
+    return Repeated(
+        events=events,
+        decided=decided,
+        placements=placements,
+        differ=tuple(differ),
+        truncated=truncated,
+    )
