@@ -47,8 +47,11 @@ def wan(answer: Answer) -> Table:
     names = names_of(answer)
     rows: list[tuple[Cell, ...]] = []
     for d in answer.designs:
+        small = any(s.kind != "region" for s in d.sites)
         for a in d.away:
-            said = f"held by {', '.join(a.held_by)}" if a.held_by else "no small site of the design holds it in time"  # fmt: skip
+            said = "no small site of the design holds it in time" if small else "the design has no small site"  # fmt: skip
+            if a.held_by:
+                said = f"held by {', '.join(a.held_by)}"
             rows.append((
                 names[d.id], a.work, a.model, "no" if a.reference else "yes", a.share, a.requests_per_day, a.gb_per_day, a.added_ms,
                 a.usd_per_year, a.unserved_share, said,
