@@ -210,3 +210,41 @@ def _say_forecast(
         when = datetime.fromtimestamp(start_s + i * step_s, UTC).strftime("%a %H:%MZ")
         bar = "#" * round(40.0 * m / top)
         say(f"{when} {m:8.1f}  at most {h:8.1f}  {bar}")
+
+
+@app.command
+def feeds(file: Path, /, *, json: bool = False) -> int:
+    """Ask every feed of a file once and print what it said, how old it is, and what failed.
+
+    Exit code 0 when all answered, else 1. Example: `hanse forecast feeds feeds.toml`
+
+    Parameters
+    ----------
+    file
+        Feeds file, as docs/feeds.md describes it.
+    json
+        Print states and values as one JSON document on standard output.
+    """
+    import time
+
+    from hanse.signals.providers import LiveFeed, read_settings
+
+    live = LiveFeed(read_settings(file))
+    now_s = time.time()
+    live.ask(now_s)
+    states, said = live.states(now_s), live.observed(now_s)
+    if json:
+        print_json({"states": states, "observed": said})
+    else:
+        for state in states:
+            age = "no value" if state.age_s is None else f"newest value {state.age_s:.0f} s old"
+            say(f"{state.name}: {state.error or age}{''.join(f'; {n}' for n in state.notes)}")
+        for one in said:
+            say(
+                f"  {one.place}: {one.quantity} {one.value:.4g} {one.unit}, {one.signal}, {one.source}"
+            )
+        for (zone, quantity), ahead in live.provided().items():
+            say(
+                f"  {zone}: {quantity}, {len(ahead.mean)} steps of {ahead.step_s:.0f} s by {ahead.method}"
+            )
+    return 0 if all(state.error == "" for state in states) else 1

@@ -82,6 +82,7 @@ def _shipped(zone: str, quantity: Quantity) -> Series:
     return series
 
 
+@cache
 def _folder(data: Path, quantity: Measured) -> dict[str, Series]:
     name, column, called, unit, signal = FOLDERS[quantity]
     path = data / name
