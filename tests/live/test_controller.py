@@ -35,6 +35,9 @@ class Hub:
         text = LEAGUE.read_text()
         for port in range(8101, 8106):
             text = text.replace(f"port = {port}", "port = 0")
+        feeds = directory / "feeds.toml"
+        if feeds.exists():
+            text = text.replace("\nname = ", '\nfeeds = "feeds.toml"\nname = ', 1)
         (directory / "league.toml").write_text(text)
         self.prepared: Prepared = prepare(directory / "league.toml", directory / "state")
         self.state = self.prepared.state
@@ -291,6 +294,30 @@ def test_a_scenario_moves_the_table_and_reaches_the_sites(tmp_path: Path) -> Non
         assert carbon(moved, "lyon") == pytest.approx(carbon(first, "lyon"), rel=0.02)
         await until(lambda: feed in heard)
         assert (await hub.view()).notes == ("coal burns in Virginia",)
+
+    run(tmp_path, body)
+
+
+def test_what_a_provider_says_moves_the_table_and_reaches_the_sites(tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+    hour_s = time.time() // 3600.0 * 3600.0
+    table.write_text(f"utc,g\n{hour_s - 3600.0},700\n{hour_s},777\n")
+    (tmp_path / "feeds.toml").write_text(
+        f'[[feed]]\nprovider = "csv"\nzone = "virginia"\npath = "{table}"\n'
+    )
+
+    async def body(hub: Hub) -> None:
+        heard: list[Feed] = []
+
+        async def on_control(message: Any) -> None:
+            heard.append(msgspec.msgpack.decode(message.data, type=Feed))
+
+        await hub.client.subscribe(bus.CONTROL_SUBJECT, cb=on_control)
+        hub.start()
+        await hub.table(lambda table: carbon(table, "virginia") > 0.7)
+        await until(lambda: any(one.observed for one in heard))
+        (said,) = next(one.observed for one in heard if one.observed)
+        assert (said.place, said.value) == ("virginia", 777.0)
 
     run(tmp_path, body)
 

@@ -48,6 +48,10 @@ COMMANDS = {
         "What is claimed for and against micro data centers, measured.",
     ),
     "trace": ("hanse.cli.trace:app", "Requests as data: import, make, change and show traces."),
+    "forecast": (
+        "hanse.cli.forecast:app",
+        "How good forecasts of carbon, price, sun, wind and demand are; one now.",
+    ),
     "predict": (
         "hanse.cli.predict:predict",
         "Say how fast and at what energy an engine serves a model on a chip.",

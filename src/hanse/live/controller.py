@@ -42,6 +42,7 @@ from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
 from hanse.signals import Feed
+from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
 from hanse.view import DecisionRow, LinkStatus, SiteStatus, ViewState
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ SIGNALS_EVERY_S: Final = 30.0
 """Recorded figures are hourly and weather moves in minutes; half a minute follows both closely."""
 SCENARIO_EVERY_S: Final = 5.0
 """A restarted agent knows the scenario after this."""
+FEEDS_EVERY_S: Final = 5.0
+"""How often it is looked whether a provider is due; each has its own interval of minutes."""
 LINKS_EVERY_S: Final = 1.0
 """How often the emulator is asked what it does; for people's eyes."""
 
@@ -71,6 +74,7 @@ class Controller:
         self._epochs = EpochFile(home / "controller-epoch")
         self._dispatcher = Dispatcher("fleet")
         self._feed = Feed()
+        self._live = LiveFeed(_feeds(prepared))
         self._scenario_changed = asyncio.Event()
         self._unsent: act.PublishTable | None = None
         self._heard_s: dict[str, float] = {}
@@ -99,6 +103,7 @@ class Controller:
             tasks.create_task(_every(TICK_S, self._tick))
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
+            tasks.create_task(_every(FEEDS_EVERY_S, self._ask_providers))
             tasks.create_task(self._lead())
 
     async def close(self) -> None:
@@ -228,9 +233,10 @@ class Controller:
         while True:
             self._scenario_changed.clear()
             now_s = time.time()
+            feed = self._feed_at(now_s)
             for site in self._fleet.sites:
                 load_kw = self._load_kw(site)
-                found = site_signals(site, self._feed, now_s, load_kw=load_kw)
+                found = site_signals(site, feed, now_s, load_kw=load_kw)
                 event = ev.SignalsObserved(
                     at_s=now_s,
                     site=site.id,
@@ -242,6 +248,19 @@ class Controller:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SIGNALS_EVERY_S):
                     await self._scenario_changed.wait()
+
+    async def _ask_providers(self) -> None:
+        """In a thread, since a provider may take its time; what it said is heard by sites at once."""
+        now_s = time.time()
+        if self._live.next_s() > now_s:
+            return
+        for line in await asyncio.to_thread(self._live.ask, now_s):
+            log_line(line)
+        self._scenario_changed.set()
+
+    def _feed_at(self, now_s: float) -> Feed:
+        """The scenario with what providers last said."""
+        return msgspec.structs.replace(self._feed, observed=self._live.observed(now_s))
 
     def _load_kw(self, site: Site) -> float:
         """What the site draws: its declared base and the IT load it last reported."""
@@ -260,7 +279,8 @@ class Controller:
     async def _tell_scenario(self) -> None:
         """Agents compute their power from the same scenario."""
         if self._client.is_connected:
-            await self._client.publish(bus.CONTROL_SUBJECT, msgspec.msgpack.encode(self._feed))
+            feed = self._feed_at(time.time())
+            await self._client.publish(bus.CONTROL_SUBJECT, msgspec.msgpack.encode(feed))
 
     async def _look_at_links(self) -> None:
         if not self._state.links_sock.exists():
@@ -317,6 +337,11 @@ def _link_status(name: str, link: LinkView) -> LinkStatus:
         bytes_a_to_b=link.a_to_b.delivered_bytes_total,
         bytes_b_to_a=link.b_to_a.delivered_bytes_total,
     )
+
+
+def _feeds(prepared: Prepared) -> tuple[FeedSetting, ...]:
+    named = prepared.fleet.feeds
+    return read_settings(prepared.state.path / named) if named else ()
 
 
 def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:

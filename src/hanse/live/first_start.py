@@ -25,6 +25,7 @@ from hanse.live.runtime import Runtime, StateDir, default_state_dir, plan_runtim
 from hanse.model.check import Problem, check_fleet, check_known_ids
 from hanse.model.fleet import Fleet, Key, Value
 from hanse.model.read import read_fleet
+from hanse.signals.providers import read_settings
 
 KEY_PREFIX: Final = "hanse-"
 KEY_BYTES: Final = 32
@@ -191,23 +192,22 @@ def _read_digests(state: StateDir) -> dict[str, str]:
 
 
 def _copy_fleet(fleet: Fleet, fleet_path: Path, state: StateDir) -> None:
-    """Keep the file as started, and the policies it names, so that a start is one directory."""
+    """Keep the file as started, and the policies and feeds it names, so that a start is one directory."""
     if fleet_path.resolve() == state.fleet_toml.resolve():
         return
-    for index, name in enumerate(fleet.policy.cedar_files):
+    named = [(f"policy.cedar_files[{i}]", n) for i, n in enumerate(fleet.policy.cedar_files)]
+    if fleet.feeds:
+        read_settings(fleet_path.parent / fleet.feeds)
+        named.append(("feeds", fleet.feeds))
+    for where, name in named:
         source, target = fleet_path.parent / name, (state.path / name).resolve()
         if not target.is_relative_to(state.path.resolve()):
-            raise ConfigError(
-                f"policy.cedar_files[{index}]",
-                got=repr(name),
-                allowed="a path below the fleet file's own directory",
-            )
+            allowed = "a path below the fleet file's own directory"
+            raise ConfigError(where, got=repr(name), allowed=allowed)
         try:
             content = source.read_bytes()
         except OSError as error:
-            raise ConfigError(
-                f"policy.cedar_files[{index}]", got=f"{source}: {error.strerror}"
-            ) from error
+            raise ConfigError(where, got=f"{source}: {error.strerror}") from error
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_file(target, content)
     replace_file(state.fleet_toml, fleet_path.read_bytes())

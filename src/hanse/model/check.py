@@ -520,6 +520,8 @@ def _rooms(fleet: Fleet) -> Iterator[Problem]:
 
 
 def _policy(fleet: Fleet) -> Iterator[Problem]:
+    if fleet.feeds and not fleet.feeds.endswith(".toml"):
+        yield Problem(where="feeds", got=repr(fleet.feeds), allowed="a *.toml file")
     for index, name in enumerate(fleet.policy.cedar_files):
         if not name.endswith(".cedar"):
             yield Problem(

@@ -254,6 +254,8 @@ class Fleet(
     name: Id
     weights: Weights = Weights()
     policy: Policy = Policy()
+    feeds: str = ""
+    """Path, relative to the fleet file, of the file that names live feeds; absent: recorded years are replayed."""
     central: Central | None = None
     classes: tuple[DataClass, ...]
     sites: tuple[Site, ...]

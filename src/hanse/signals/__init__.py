@@ -7,13 +7,14 @@ The time axis is Unix seconds UTC everywhere; a local clock never enters.
 """
 
 from hanse.signals.axis import SiteSignalSteps, SourceNote, StepAxis, site_steps
-from hanse.signals.feed import Feed, Override, Reading, Weather
+from hanse.signals.feed import Feed, Observed, Override, Reading, Weather
 from hanse.signals.recorded import nearest_weather_zone, recorded, recorded_zones
 from hanse.signals.replay import replay, replay_within
 from hanse.signals.series import Series, SignalType
 
 __all__ = [
     "Feed",
+    "Observed",
     "Override",
     "Reading",
     "Series",

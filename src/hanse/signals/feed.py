@@ -1,10 +1,11 @@
 """`Feed`: what carbon, price and weather are at an instant, and where each figure comes from.
 
-Here: recordings replayed, yearly means where nothing was recorded, and dated overrides for scenarios.
-Not here: the network, the clock (instants are arguments), site physics (`energy`).
+Here: what providers last said, recordings replayed, yearly means where neither is, and dated overrides for scenarios.
+Not here: the network (`providers`), the clock (instants are arguments), site physics (`energy`).
 
-Order of preference: an override, the zone's recorded hour, the country's yearly figure. Nothing is
-made up in silence: every reading names its method and source.
+Order of preference: an override, what a provider said and is not too old, the zone's recorded hour, the country's yearly
+figure. Where a provider has fallen silent carbon falls to the yearly mean, never to another year's hour. Nothing is made
+up in silence: every reading names its method, source and age.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from hanse.errors import FeedError
 from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
 from hanse.signals.series import Series, SignalType
+from hanse.units import hours_from_s
 
 Method = Literal[
+    "live",
     "recorded hour",
     "estimated hour",
     "yearly mean",
@@ -50,6 +53,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     licence: str
     recorded_at_s: float | None = None
     """The recorded instant that is played; None where the figure is no hour's."""
+    age_s: float | None = None
+    """Since the end of the step that a provider last gave; None where none was asked."""
     note: str = ""
 
 
@@ -66,7 +71,34 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     source: str
     licence: str
     recorded_at_s: float | None = None
+    age_s: float | None = None
+    """Of the oldest live quantity in it."""
     note: str = ""
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last good value of a provider, as it was said: ageing is whoever reads it."""
+
+    quantity: str
+    place: str
+    """A site, or a zone as sites call it."""
+    value: float
+    unit: str
+    signal: SignalType
+    until_s: float
+    """End of the step that it holds for."""
+    stale_after_s: float
+    source: str
+    licence: str
+    note: str = ""
+
+    def age_s(self, now_s: float) -> float:
+        """0 while its step lasts."""
+        return max(0.0, now_s - self.until_s)
+
+    def fresh(self, now_s: float) -> bool:
+        """Whether it still counts."""
+        return self.age_s(now_s) <= self.stale_after_s
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,6 +129,8 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clock_offset_s: float = 0.0
     """Added to the instant before it is replayed: plays another hour of the year. Overrides are
     dated by the true clock."""
+    observed: tuple[Observed, ...] = ()
+    """By true clock too."""
 
     def with_override(self, override: Override) -> Feed:
         """A feed in which the override holds too; of two that hold, the later added counts."""
@@ -105,7 +139,14 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def carbon_g_per_kwh(self, zone_or_country: str, now_s: float, *, site: str = "") -> Reading:
         """Average location-based lifecycle carbon intensity of the grid, gCO2e/kWh."""
         series = recorded(zone_or_country, "carbon_intensity")
-        if series is None:
+        live = self._live("carbon_intensity", (site, zone_or_country))
+        if live is not None and live.signal == "average_location":
+            reading = (
+                _said(live, now_s)
+                if live.fresh(now_s)
+                else _silent(_carbon_yearly_mean(zone_or_country), live, now_s)
+            )
+        elif series is None:
             reading = _carbon_yearly_mean(zone_or_country)
         else:
             reading = self._replayed(series, now_s)
@@ -113,11 +154,15 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
         """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
+        live = self._live("marginal_intensity", (zone_or_country,))
+        if live is not None and live.signal == "marginal" and live.fresh(now_s):
+            return _said(live, now_s)
         series = recorded(zone_or_country, "marginal_intensity")
         if series is None:
             return None
         reading = self._replayed(series, now_s)
-        return msgspec.structs.replace(reading, method="estimated hour", note=MARGINAL_NOTE)
+        reading = msgspec.structs.replace(reading, method="estimated hour", note=MARGINAL_NOTE)
+        return reading if live is None else _silent(reading, live, now_s)
 
     def carbon_free_share(self, zone_or_country: str, now_s: float) -> Reading | None:
         """Share of generation in the zone that is wind, sun, water or nuclear, 0 to 1; None where nobody tells.
@@ -136,6 +181,10 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Price of a delivered kWh: as declared, else of a large industrial user, without VAT."""
         iso2 = country_of(zone_or_country)
         reading = _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
+        live = self._live("price_usd_per_kwh", (site, zone_or_country))
+        if live is not None:
+            fresh = live.fresh(now_s)
+            reading = _said(live, now_s) if fresh else _silent(reading, live, now_s)
         return self._scaled(reading, "price_factor", now_s, (site, zone_or_country))
 
     def weather(self, zone: str, now_s: float, *, site: str = "") -> Weather:
@@ -160,6 +209,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             licence=temp.licence,
             recorded_at_s=at_s,
         )
+        weather = self._weather_said(weather, now_s, (site, zone, temp.zone))
         return self._overcast(weather, now_s, (site, zone, temp.zone))
 
     def weather_near(
@@ -175,6 +225,33 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return self._overcast(unknown, now_s, (site,))
         weather = self.weather(zone, now_s, site=site)
         return msgspec.structs.replace(weather, note=_joined(weather.note, note))
+
+    def _live(self, quantity: str, places: tuple[str, ...]) -> Observed | None:
+        for place in places:
+            for one in self.observed:
+                if place and one.place == place and one.quantity == quantity:
+                    return one
+        return None
+
+    def _weather_said(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
+        said = [self._live(name, places) for name in ("temp_c", "rh_pct", "cloud_pct", "wind10_ms")]
+        asked = [one for one in said if one is not None]
+        fresh = [one for one in asked if one.fresh(now_s)]
+        if not asked:
+            return weather
+        age_s = max(one.age_s(now_s) for one in asked)
+        if not fresh:
+            note = _joined(weather.note, _too_old(asked[0], now_s))
+            return msgspec.structs.replace(weather, age_s=age_s, note=note)
+        return msgspec.structs.replace(
+            weather,
+            method="live",
+            source=fresh[0].source,
+            licence=fresh[0].licence,
+            recorded_at_s=None,
+            age_s=age_s,
+            **{one.quantity: one.value for one in fresh},
+        )
 
     def _recorded_at_s(self, series: Series, now_s: float) -> float:
         played_s = now_s + self.clock_offset_s
@@ -213,6 +290,30 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return weather
         note = _joined(weather.note, f"cloud {override.value:g} %: {override.reason}")
         return msgspec.structs.replace(weather, cloud_pct=override.value, note=note)
+
+
+def _said(live: Observed, now_s: float) -> Reading:
+    return Reading(
+        value=live.value,
+        unit=live.unit,
+        zone=live.place,
+        signal=live.signal,
+        method="live",
+        source=live.source,
+        licence=live.licence,
+        age_s=live.age_s(now_s),
+        note=live.note,
+    )
+
+
+def _silent(instead: Reading, live: Observed, now_s: float) -> Reading:
+    note = _joined(_too_old(live, now_s), instead.note)
+    return msgspec.structs.replace(instead, age_s=live.age_s(now_s), note=note)
+
+
+def _too_old(live: Observed, now_s: float) -> str:
+    age_h, limit_h = hours_from_s(live.age_s(now_s)), hours_from_s(live.stale_after_s)
+    return f"{live.source} last told {live.value:g} {live.unit} {age_h:.1f} h ago, counts {limit_h:.1f} h"
 
 
 def country_of(zone_or_country: str) -> str:

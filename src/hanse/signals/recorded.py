@@ -74,6 +74,13 @@ def nearest_weather_zone(lat_deg: float, lon_deg: float) -> tuple[str, float]:
     return zone, away_km
 
 
+def weather_place(zone: str) -> tuple[float, float]:
+    """Where a zone's weather was recorded: latitude and longitude in degrees."""
+    recording = _by_zone("temp_c")[zone]
+    assert recording.lat_deg is not None and recording.lon_deg is not None, recording.file
+    return recording.lat_deg, recording.lon_deg
+
+
 @cache
 def _index() -> tuple[Recording, ...]:
     text = (DATA / "index.json").read_bytes()

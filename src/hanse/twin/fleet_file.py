@@ -50,7 +50,20 @@ def problems_of(fleet: Fleet, directory: Path) -> list[Problem]:
     )
     texts = read_policies(fleet, directory)
     law = law_check(tuple(PolicyText(name=name, text=text) for name, text in texts.items()))
-    return [*check_fleet(fleet), *known, *(_problem(error) for error in law)]
+    wrong = [*law, *_feed_errors(fleet, directory)]
+    return [*check_fleet(fleet), *known, *(_problem(error) for error in wrong)]
+
+
+def _feed_errors(fleet: Fleet, directory: Path) -> list[ConfigError]:
+    from hanse.signals.providers import read_settings
+
+    if not fleet.feeds:
+        return []
+    try:
+        read_settings(directory / fleet.feeds)
+    except ConfigError as error:
+        return [error]
+    return []
 
 
 def _problem(error: ConfigError) -> Problem:

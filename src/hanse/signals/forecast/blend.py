@@ -29,6 +29,8 @@ Ints = NDArray[np.int64]
 Predict = Callable[["Past", "Fit", Ints, Ints], Floats]
 
 REFIT_DAYS = 7
+YOUNG_DAYS = 42
+"""A history this short learns daily: a week more is then a large part of all there is."""
 WINDOW_DAYS = 180
 """Half a year: longer ones gained nothing on 16 zones, shorter ones lose where weather drives the grid."""
 ISSUES_MAX = 900
@@ -37,13 +39,15 @@ ISSUES_MIN = 60
 """Five for each feature; with fewer nothing is learnt."""
 GROUPS_MAX = 48
 """Leads beyond this many share fits with their neighbours: ten-minute steps over two days have 288."""
-RIDGE = 0.005
+RIDGE_DAYS = 300.0
+"""How much harder a short window is held back; errors of two weeks of demand fall by 3 to 7 %."""
+RIDGE = 0.003
 """Relative to a variance of 1; between 0.003 and 0.01 errors on held-out zones differ by 0.2 %."""
 DAMPING_PER_HOUR = 0.90
 """Of a deviation: half is left after seven hours, the usual life of an hour's surprise in a grid's carbon."""
 SEEN_SHARE = 0.75
 """Of the window, which errors and quantiles are measured without; the rest they are measured on."""
-FEATURES = 12
+FEATURES = 13
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -70,7 +74,7 @@ def features(p: Past, issue: Ints, lead: Ints) -> tuple[list[Floats], Floats]:
     fast, slow = _expected(p.fast, near, t, p.day), _expected(p.slow, near, t, p.day)
     hour = max(1, p.day // 24)
     off = partial(_off_mean, p, issue)
-    last = off(hour)
+    last = off(1)
     hours = hours_from_s((lead + 1).astype(np.float64) * p.step_s)
     base = fast + DAMPING_PER_HOUR**hours * last
     level = _mean(p.sum, issue, p.day) - _mean(p.sum, issue, 7 * p.day)
@@ -81,6 +85,7 @@ def features(p: Past, issue: Ints, lead: Ints) -> tuple[list[Floats], Floats]:
         _at(p.values, week) - slow,
         _expected(p.weekly, week + 7 * p.day, t, 7 * p.day) - slow,
         last,
+        off(hour),
         off(hour, hour),
         off(2 * hour, 2 * hour),
         off(6 * hour),
@@ -100,10 +105,11 @@ def predict(p: Past, fit: Fit, issue: Ints, lead: Ints) -> Floats:
 
 
 def anchor(p: Past, issue: int) -> int:
-    """Index at which the fit that serves an issue was made: the last Thursday midnight UTC."""
+    """Index at which the fit that serves an issue was made: the last Thursday midnight UTC; any, of a young history."""
     issued_s = p.start_s + issue * p.step_s
-    week_s = REFIT_DAYS * SECONDS_PER_DAY
-    fitted_s = math.floor(issued_s / week_s) * week_s
+    days = REFIT_DAYS if issue >= YOUNG_DAYS * p.day else 1
+    period_s = days * SECONDS_PER_DAY
+    fitted_s = math.floor(issued_s / period_s) * period_s
     return math.ceil((fitted_s - p.start_s) / p.step_s - 1e-9)
 
 
@@ -120,9 +126,9 @@ def fit(p: Past, at: int, steps: int, high_share: float, *, relative: bool) -> F
     kept = issue[int(SEEN_SHARE * len(issue)) :]
     seen = issue[issue + steps <= kept[0]] if len(kept) else issue
     if len(seen) < ISSUES_MIN:
-        return measured(p, trial, predict, issue, high_share)
+        return measured(p, trial, predict, issue, high_share, at)
     trial = msgspec.structs.replace(trial, weights=_ridge(p, seen, steps))
-    known = measured(p, trial, predict, kept, high_share)
+    known = measured(p, trial, predict, kept, high_share, at)
     return msgspec.structs.replace(known, weights=_ridge(p, issue, steps))
 
 
@@ -134,20 +140,40 @@ def window(p: Past, at: int, steps: int) -> Ints:
     return np.arange(last, first, -stride, dtype=np.int64)[::-1].copy()
 
 
-def measured(p: Past, trial: Fit, predict: Predict, issue: Ints, high_share: float) -> Fit:
+def measured(p: Past, trial: Fit, predict: Predict, issue: Ints, high_share: float, at: int) -> Fit:
     """A fit with its error and spread at some issues it had not seen, each lead pooled with two on either side."""
     if len(issue) < 8:
-        return trial
+        return _unmeasured(p, trial, high_share, at)
     lead = np.arange(len(trial.error), dtype=np.int64)
     mean = predict(p, trial, issue, lead)
     missed = p.values[issue[:, None] + lead[None, :]] - mean
     scaled = missed / np.maximum(mean, _floor(p, int(issue[-1]))) if trial.relative else missed
+    level = _level(p, issue, high_share)
     error, spread = np.empty(len(lead)), np.empty(len(lead))
     for h in range(len(lead)):
         around = slice(max(0, h - 2), h + 3)
         error[h] = np.mean(np.abs(missed[:, around]))
-        spread[h] = np.quantile(scaled[:, around], high_share)
+        spread[h] = np.quantile(scaled[:, around], level)
     return msgspec.structs.replace(trial, error=error, spread=np.maximum(spread, 0.0))
+
+
+def _level(p: Past, issue: Ints, high_share: float) -> float:
+    """The quantile that a new case stays under so often, of as many independent ones as there were quarter days.
+
+    (n + 1)/n of the share: split conformal prediction (Lei et al., JASA 113, 2018). Errors of one day hang together, so
+    issues are not counted but time.
+    """
+    count = 4.0 * (1.0 + float(issue[-1] - issue[0]) / p.day)
+    return min(1.0, high_share * (count + 1.0) / count)
+
+
+def _unmeasured(p: Past, trial: Fit, high_share: float, at: int) -> Fit:
+    """Before any forecast has come true, highs lie as far off as values lay above their profile."""
+    if at < 2:
+        return trial
+    above = max(0.0, float(np.quantile(p.off[1:at], high_share)))
+    spread = above / max(_floor(p, at), float(p.sum[at]) / at) if trial.relative else above
+    return msgspec.structs.replace(trial, spread=np.full(len(trial.spread), spread))
 
 
 def spread_of(p: Past, fit: Fit, mean: Floats) -> Floats:
@@ -167,7 +193,8 @@ def _ridge(p: Past, issue: Ints, steps: int) -> Floats:
     y = (p.values[issue[:, None] + middle[None, :]] - base) / scale
     x = np.ascontiguousarray(x.transpose(1, 2, 0))
     gram = x @ x.transpose(0, 2, 1)
-    gram += RIDGE * len(issue) * np.eye(x.shape[1])
+    days = 1.0 + float(issue[-1] - issue[0]) / p.day
+    gram += RIDGE * (1.0 + RIDGE_DAYS / days) * len(issue) * np.eye(x.shape[1])
     found = np.linalg.solve(gram, x @ y.T[:, :, None])[..., 0]
     found[:, -1] *= scale
     weights: Floats = np.repeat(found, width, axis=0)[:steps]

@@ -26,6 +26,8 @@ LIMITS: Final[dict[str, tuple[float, float]]] = {
     "rh_pct": (0.0, 100.0),
     "carbon_free_pct": (0.0, 100.0),
     "temp_c": (-90.0, 60.0),
+    "cloud_factor": (0.46, 1.0),
+    "wind_share": (0.0, 0.9),
     "price": (-math.inf, math.inf),
 }
 """Of a mean by quantity; everything else is 0 or more. Prices fall below 0; 60 degC is beyond any weather station."""

@@ -71,7 +71,7 @@ def fit(p: Past, method: Method, at: int, steps: int, high_share: float, *, rela
     trial = Fit(
         weights=none, error=np.full(steps, math.nan), spread=np.zeros(steps), relative=relative
     )
-    return blend.measured(p, trial, PREDICT[method], blend.window(p, at, steps), high_share)
+    return blend.measured(p, trial, PREDICT[method], blend.window(p, at, steps), high_share, at)
 
 
 def _periods_before(p: Past, issue: Ints, lead: Ints, period: int) -> Floats:

@@ -1,0 +1,195 @@
+"""ENTSO-E Transparency Platform: carbon of a bidding zone from its generation per type, day-ahead price, load.
+
+Here: documents A75 (generation per type, realised), A44 (day-ahead prices) and A65 (total load) of `/api`, with the key
+as `securityToken`; XML. Guide: transparencyplatform.zendesk.com, "Sitemap for Restful API Integration"; zones are EIC
+codes such as 10Y1001A1001A82H (DE-LU). Not here: flows; intensity is production based and counts no imports.
+
+A curve of type A03 leaves a point out where it equals the one before (all prices since 2025, much generation). A
+consumption series (`outBiddingZone_Domain`) is a pumped store that charges and counts as no generation. An answer without
+data is an acknowledgement with reason 999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+from xml.etree.ElementTree import Element
+
+from hanse.catalogue import emission_factor
+from hanse.catalogue.electricity import EnergySource
+from hanse.errors import ConfigError, FeedError
+from hanse.signals.providers.answer import Answer, Meaning, figure, history, instant, provided
+from hanse.signals.providers.settings import FeedSetting
+from hanse.signals.providers.web import get, xml_of
+from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+
+URL: Final = "https://web-api.tp.entsoe.eu"
+RESOLUTION_S: Final = {
+    "PT15M": SECONDS_PER_HOUR / 4.0, "PT30M": SECONDS_PER_HOUR / 2.0,
+    "PT60M": SECONDS_PER_HOUR, "PT1H": SECONDS_PER_HOUR,
+}  # fmt: skip
+FUELS: Final[dict[str, EnergySource]] = {
+    "B01": "biomass_dedicated", "B02": "coal", "B03": "coal", "B04": "gas_combined_cycle",
+    "B05": "coal", "B06": "oil", "B07": "coal", "B08": "coal", "B09": "geothermal",
+    "B11": "hydro", "B12": "hydro", "B14": "nuclear", "B16": "solar_utility_pv",
+    "B18": "wind_offshore", "B19": "wind_onshore",
+}  # fmt: skip
+"""psrType -> IPCC AR5 lifecycle median. Lignite, coal gas, oil shale and peat have no median of their own there and count
+as coal. B10 and B25 give back what was counted when it was stored; marine, waste and others (B13, B15, B17, B20) have no
+median: none of them counts, so the mean is over the rest."""
+REPORTS_SHARE: Final = 0.5
+"""A type that reports in half of all hours is due in every one: an hour without it is a gap, not a cleaner hour."""
+
+
+def ask(setting: FeedSetting, now_s: float) -> Answer:
+    """What the setting's quantity names, of the last two days; prices to the end of what is published."""
+    if setting.quantity == "price":
+        return _prices(setting, now_s)
+    if setting.quantity == "load":
+        points, step_s = _load(_document(setting, now_s, "A65", {"processType": "A16"}))
+        meaning = _meaning(setting, "load", "MW", "demand")
+        return Answer(series=(history(points, step_s, meaning),))
+    root = _document(setting, now_s, "A75", {"processType": "A16"})
+    points = intensity(root)
+    meaning = _meaning(setting, "carbon_intensity", "gCO2e/kWh", "average_location")
+    return Answer(series=(history(points, SECONDS_PER_HOUR, meaning),))
+
+
+def intensity(root: Element) -> dict[float, float]:
+    """gCO2e/kWh by hour: generation per type times its lifecycle median."""
+    hours: dict[float, dict[str, list[float]]] = {}
+    for series in _all(root, "TimeSeries"):
+        fuel = _text(series, "psrType")
+        if fuel not in FUELS or _find(series, "outBiddingZone_Domain.mRID") is not None:
+            continue
+        for at_s, _, value in _curve(series, "quantity"):
+            hour_s = at_s // SECONDS_PER_HOUR * SECONDS_PER_HOUR
+            hours.setdefault(hour_s, {}).setdefault(fuel, []).append(value)
+    every = {fuel for found in hours.values() for fuel in found}
+    due = {f for f in every if sum(f in h for h in hours.values()) >= REPORTS_SHARE * len(hours)}
+    points = {}
+    for hour_s, found in hours.items():
+        mean_mw = {fuel: max(0.0, sum(mw) / len(mw)) for fuel, mw in found.items()}
+        total_mw = sum(mean_mw.values())
+        if due <= set(found) and total_mw > 0.0:
+            factors = {f: emission_factor(FUELS[f]).gco2e_kwh_median for f in mean_mw}
+            points[hour_s] = sum(mw * factors[f] for f, mw in mean_mw.items()) / total_mw
+    return points
+
+
+def _prices(setting: FeedSetting, now_s: float) -> Answer:
+    root = _document(setting, now_s, "A44", {})
+    currency = next((e.text or "" for e in _all(root, "currency_Unit.name")), "")
+    if currency != "USD" and setting.usd_per_unit is None:
+        raise ConfigError(
+            f"feed of {setting.zone}",
+            got=f"prices in {currency}",
+            allowed="usd_per_unit, what one of it is worth",
+            fix="set usd_per_unit in the feed's setting",
+        )
+    rate = 1.0 if currency == "USD" else setting.usd_per_unit or 1.0
+    points: dict[float, float] = {}
+    steps: set[float] = set()
+    for series in _all(root, "TimeSeries"):
+        for at_s, step_s, value in _curve(series, "price.amount"):
+            points[at_s] = value * rate / 1000.0
+            steps.add(step_s)
+    if not points:
+        raise FeedError("entsoe prices", got="no point", allowed="a day-ahead price")
+    step_s = max(steps)
+    meaning = _meaning(setting, "price_usd_per_kwh", "USD/kWh", "price")
+    past = {s: v for s, v in points.items() if s <= now_s}
+    # The auction is over: what lies ahead is settled, known since noon of the day before.
+    ahead = {s: v for s, v in points.items() if s + step_s > now_s}
+    return Answer(
+        series=(history(past, step_s, meaning),) if past else (),
+        forecasts=(provided(ahead, step_s, meaning, now_s),) if ahead else (),
+    )
+
+
+def _load(root: Element) -> tuple[dict[float, float], float]:
+    points: dict[float, float] = {}
+    steps: set[float] = set()
+    for series in _all(root, "TimeSeries"):
+        for at_s, step_s, value in _curve(series, "quantity"):
+            points[at_s] = value
+            steps.add(step_s)
+    return points, max(steps, default=SECONDS_PER_HOUR)
+
+
+def _document(setting: FeedSetting, now_s: float, kind: str, more: dict[str, str]) -> Element:
+    url = f"{setting.url or URL}/api"
+    area = setting.region or setting.zone
+    domains = {"out_Domain": area} if kind != "A75" else {}
+    domains = {"outBiddingZone_Domain": area} if kind == "A65" else {"in_Domain": area, **domains}
+    query = {
+        "securityToken": setting.secret(), "documentType": kind, **more, **domains,
+        "periodStart": _stamp(now_s - 2.0 * SECONDS_PER_DAY),
+        "periodEnd": _stamp(now_s + 2.0 * SECONDS_PER_DAY),
+    }  # fmt: skip
+    root = xml_of(get(url, query=query, now_s=now_s), url)
+    if _name(root) == "Acknowledgement_MarketDocument":
+        code, text = _text(root, "code"), _text(root, "text")
+        raise FeedError(f"entsoe {kind}", got=f"reason {code}: {text[:200]}", allowed="a document")
+    return root
+
+
+def _curve(series: Element, value_name: str) -> Iterator[tuple[float, float, float]]:
+    """(begin, step, value) of every step of a series; what a curve of type A03 left out holds on."""
+    holds = _text(series, "curveType") == "A03"
+    for period in _all(series, "Period"):
+        begin_s = instant(_text(period, "start"), "entsoe period")
+        end_s = instant(_text(period, "end"), "entsoe period")
+        resolution = _text(period, "resolution")
+        if resolution not in RESOLUTION_S:
+            raise FeedError("entsoe", got=resolution, allowed=", ".join(RESOLUTION_S))
+        step_s = RESOLUTION_S[resolution]
+        known = {
+            int(_text(p, "position")): figure(float(_text(p, value_name)), "entsoe point")
+            for p in _all(period, "Point")
+        }
+        value = None
+        for position in range(1, round((end_s - begin_s) / step_s) + 1):
+            value = known.get(position, value if holds else None)
+            if value is not None:
+                yield begin_s + (position - 1) * step_s, step_s, value
+
+
+def _meaning(setting: FeedSetting, quantity: str, unit: str, signal: str) -> Meaning:
+    return Meaning(
+        quantity=quantity,
+        unit=unit,
+        signal=signal,  # type: ignore[arg-type]
+        zone=setting.zone,
+        source="ENTSO-E Transparency Platform",
+        licence="CC BY 4.0 for its free re-use list; auction prices are not on it",
+        note="wholesale, no network charge" if signal == "price" else "production based",
+    )
+
+
+def _stamp(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s // SECONDS_PER_HOUR * SECONDS_PER_HOUR, UTC).strftime(
+        "%Y%m%d%H%M"
+    )
+
+
+def _name(element: Element) -> str:
+    return element.tag.rsplit("}", 1)[-1]
+
+
+def _all(root: Element, name: str) -> Iterator[Element]:
+    return (one for one in root.iter() if _name(one) == name)
+
+
+def _find(root: Element, name: str) -> Element | None:
+    return next(_all(root, name), None)
+
+
+def _text(root: Element, name: str) -> str:
+    found = _find(root, name)
+    if found is None or not found.text:
+        if name in ("curveType", "code", "text", "psrType"):
+            return ""
+        raise FeedError(f"entsoe {_name(root)}", got=f"no {name}", allowed=f"a {name}")
+    return found.text.strip()

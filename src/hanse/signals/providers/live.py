@@ -1,0 +1,231 @@
+"""`LiveFeed`: providers asked in turn, their last good values kept, and how old each is.
+
+Here: when to ask, when to back off, what was last said. Asking blocks on the network: run `ask` in a thread. Not here:
+what stands in for a value that is too old (`feed`), the clock.
+
+After a failure it waits a minute, then two, four ... to an hour, or as long as the server asks for; never at random, so
+that a log can be read. One provider's failure delays no other's turn beyond its timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from hanse.errors import HanseError
+from hanse.model.fleet import Value
+from hanse.signals.feed import Observed
+from hanse.signals.forecast.value import Forecast
+from hanse.signals.providers import (
+    csv_table,
+    electricity_maps,
+    entsoe,
+    open_meteo,
+    uk_carbon,
+    watttime,
+)
+from hanse.signals.providers.answer import Answer
+from hanse.signals.providers.settings import FeedSetting, Provider
+from hanse.signals.providers.web import WebFault
+from hanse.signals.series import Series
+from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+
+Ask = Callable[[FeedSetting, float], Answer]
+ASK: Final[dict[Provider, Ask]] = {
+    "electricity-maps": electricity_maps.ask,
+    "watttime": watttime.ask,
+    "uk-carbon-intensity": uk_carbon.ask,
+    "entsoe": entsoe.ask,
+    "open-meteo": open_meteo.ask,
+    "csv": csv_table.ask,
+}
+BACKOFF_S_MIN: Final = 60.0
+BACKOFF_S_MAX: Final = SECONDS_PER_HOUR
+KEPT_DAYS: Final = 200.0
+"""Of what was said: the window that forecasts learn from and two weeks."""
+FORECAST_DAYS_MIN: Final = 14.0
+"""Shorter than this the recorded year is the better teacher."""
+
+
+class FeedState(Value, frozen=True, kw_only=True):
+    """How one feed does, for people."""
+
+    name: str
+    age_s: float | None
+    """Of its newest value; None while there is none."""
+    fresh: bool
+    failures: int
+    """In a row."""
+    error: str
+    next_s: float
+    notes: tuple[str, ...] = ()
+
+
+class _Kept:
+    """One setting's memory."""
+
+    def __init__(self) -> None:
+        self.series: dict[str, Series] = {}
+        self.forecasts: dict[str, Forecast[Any]] = {}
+        self.notes: tuple[str, ...] = ()
+        self.failures = 0
+        self.error = ""
+        self.next_s = 0.0
+
+
+class LiveFeed:
+    """The feeds of one file. One thread asks; anybody may read."""
+
+    def __init__(
+        self, settings: Sequence[FeedSetting], ask: Mapping[Provider, Ask] | None = None
+    ) -> None:
+        self._settings = tuple(settings)
+        self._ask = ask or ASK
+        self._kept = [_Kept() for _ in settings]
+
+    def ask(self, now_s: float) -> tuple[str, ...]:
+        """Ask whoever is due; lines for a log where something changed for the worse or the better."""
+        said = []
+        for setting, kept in zip(self._settings, self._kept, strict=True):
+            if kept.next_s <= now_s:
+                line = self._ask_one(setting, kept, now_s)
+                said += [line] if line else []
+        return tuple(said)
+
+    def next_s(self) -> float:
+        """When somebody is due; infinity without feeds."""
+        return min((kept.next_s for kept in self._kept), default=float("inf"))
+
+    def observed(self, now_s: float) -> tuple[Observed, ...]:
+        """Last good values for a `Feed`; their age is read at its instant."""
+        return tuple(
+            found
+            for setting, kept in zip(self._settings, self._kept, strict=True)
+            for series in kept.series.values()
+            if series.quantity != "load" and (found := _newest(series, setting, now_s)) is not None
+        )
+
+    def brought(self) -> dict[tuple[str, str], Series]:
+        """Hourly histories long enough to forecast from, for `energy.outlook`."""
+        return {
+            (one.zone, one.quantity): hourly
+            for kept in self._kept
+            for one in kept.series.values()
+            if one.until_s - one.start_s >= FORECAST_DAYS_MIN * SECONDS_PER_DAY
+            and (hourly := _hourly(one)) is not None
+        }
+
+    def provided(self) -> dict[tuple[str, str], Forecast[Any]]:
+        """Providers' own forecasts, for `energy.outlook`."""
+        return {
+            (one.zone, one.quantity): one for kept in self._kept for one in kept.forecasts.values()
+        }
+
+    def states(self, now_s: float) -> tuple[FeedState, ...]:
+        """How every feed does."""
+        return tuple(
+            self._state(setting, kept, now_s)
+            for setting, kept in zip(self._settings, self._kept, strict=True)
+        )
+
+    def _state(self, setting: FeedSetting, kept: _Kept, now_s: float) -> FeedState:
+        newest = [_newest(series, setting, now_s) for series in kept.series.values()]
+        known = [one for one in newest if one is not None]
+        return FeedState(
+            name=setting.name,
+            age_s=max((one.age_s(now_s) for one in known), default=None),
+            fresh=bool(known) and all(one.fresh(now_s) for one in known),
+            failures=kept.failures,
+            error=kept.error,
+            next_s=kept.next_s,
+            notes=kept.notes,
+        )
+
+    def _ask_one(self, setting: FeedSetting, kept: _Kept, now_s: float) -> str:
+        try:
+            answer = self._ask[setting.provider](setting, now_s)
+        except HanseError as error:
+            return _failed(setting, kept, str(error), _asked_to_wait_s(error), now_s)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            # A shape that no reader foresaw: the provider's fault, and no reason to end the controller.
+            got = f"an answer of another shape ({type(error).__name__})"
+            return _failed(setting, kept, f"{setting.name}: got {got}", 0.0, now_s)
+        for one in answer.series:
+            kept.series[one.quantity] = _joined(kept.series.get(one.quantity), one)
+        kept.forecasts.update({one.quantity: one for one in answer.forecasts})
+        back = kept.failures > 0
+        kept.failures, kept.error, kept.notes = 0, "", answer.notes
+        kept.next_s = now_s + setting.every_s
+        return f"feed {setting.name}: answers again" if back else ""
+
+
+def backoff_s(failures: int) -> float:
+    """Pause after so many failures in a row."""
+    return min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** min(failures - 1, 30))
+
+
+def _failed(setting: FeedSetting, kept: _Kept, error: str, wait_s: float, now_s: float) -> str:
+    kept.failures += 1
+    kept.error = error
+    pause_s = max(backoff_s(kept.failures), min(wait_s, SECONDS_PER_DAY))
+    kept.next_s = now_s + pause_s
+    return f"feed {setting.name}: {error}; again in {pause_s:.0f} s"
+
+
+def _asked_to_wait_s(error: HanseError) -> float:
+    return error.retry_after_s if isinstance(error, WebFault) else 0.0
+
+
+def _newest(series: Series, setting: FeedSetting, now_s: float) -> Observed | None:
+    """The last value that has begun by now."""
+    begins = series.start_s + np.arange(len(series.values)) * series.step_s
+    known = np.nonzero(~np.isnan(series.values) & (begins <= now_s))[0]
+    if not len(known):
+        return None
+    last = int(known[-1])
+    return Observed(
+        quantity=series.quantity,
+        place=series.zone,
+        value=float(series.values[last]),
+        unit=series.unit,
+        signal=series.signal,
+        until_s=float(begins[last] + series.step_s),
+        stale_after_s=setting.stale_after_s,
+        source=series.source,
+        licence=series.licence,
+        note="direct emissions, not lifecycle" if series.unit == "gCO2/kWh" else "",
+    )
+
+
+def _joined(before: Series | None, new: Series) -> Series:
+    """Both, the newer where both know; a gap in the newer keeps what was known."""
+    if before is None or before.step_s != new.step_s or before.unit != new.unit:
+        return new
+    until_s = max(before.until_s, new.until_s)
+    start_s = max(min(before.start_s, new.start_s), until_s - KEPT_DAYS * SECONDS_PER_DAY)
+    # Starts are whole multiples of the step, so both lie on one axis.
+    values = np.full(round((until_s - start_s) / new.step_s), np.nan)
+    for one in (before, new):
+        first = round((one.start_s - start_s) / one.step_s)
+        known = one.values[max(0, -first) :]
+        here = values[max(0, first) : max(0, first) + len(known)]
+        here[:] = np.where(np.isnan(known), here, known)
+    return msgspec.structs.replace(new, start_s=start_s, values=values)
+
+
+def _hourly(series: Series) -> Series | None:
+    """Means of whole hours."""
+    per = SECONDS_PER_HOUR / series.step_s
+    if per < 1.0 or per != round(per):
+        return None
+    skip = round((-series.start_s % SECONDS_PER_HOUR) / series.step_s)
+    count = (len(series.values) - skip) // round(per)
+    table = series.values[skip : skip + count * round(per)].reshape(count, round(per))
+    known = ~np.isnan(table)
+    total = np.where(known, table, 0.0).sum(axis=1)
+    values = np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan)
+    start_s = series.start_s + skip * series.step_s
+    return msgspec.structs.replace(series, start_s=start_s, step_s=SECONDS_PER_HOUR, values=values)

@@ -1,0 +1,133 @@
+"""What an operator writes in a feeds file: which provider answers for which zone, how often, with which key.
+
+Here: reading and checking it; keys come from the environment or a file, and are never kept or shown. Not here: asking.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hanse.errors import ConfigError
+from hanse.model.fleet import Value
+from hanse.signals.series import SignalType
+
+Provider = Literal[
+    "electricity-maps", "watttime", "uk-carbon-intensity", "entsoe", "open-meteo", "csv"
+]
+Quantity = Literal[
+    "carbon_intensity", "marginal_intensity", "residual_intensity", "price", "load",
+    "temp_c", "rh_pct", "cloud_pct", "wind10_ms",
+]  # fmt: skip
+MEANINGS: Final[dict[Quantity, tuple[str, SignalType]]] = {
+    "carbon_intensity": ("gCO2e/kWh", "average_location"),
+    "marginal_intensity": ("gCO2e/kWh", "marginal"),
+    "residual_intensity": ("gCO2e/kWh", "average_market"),
+    "price": ("USD/kWh", "price"),
+    "load": ("MW", "demand"),
+    "temp_c": ("degC", "weather"),
+    "rh_pct": ("%", "weather"),
+    "cloud_pct": ("%", "weather"),
+    "wind10_ms": ("m/s", "weather"),
+}
+NEEDS_KEY: Final = ("electricity-maps", "watttime", "entsoe")
+
+
+class FeedSetting(Value, frozen=True, kw_only=True):
+    """One `[[feed]]`."""
+
+    provider: Provider
+    zone: str
+    """What sites call it: their `grid_zone`, country or `weather_zone`, or a site's id for that site alone."""
+    region: str = ""
+    """What the provider calls it, where that differs: an EIC code, a region number."""
+    quantity: Quantity = "carbon_intensity"
+    """For `entsoe` and `csv`; the others say themselves."""
+    url: str = ""
+    """Another address of the provider, or a table's."""
+    path: str = ""
+    """A table's file."""
+    token_env: str = ""
+    """Name of an environment variable that holds the key (`user:password` for watttime)."""
+    token_file: str = ""
+    lat_deg: Annotated[float, Meta(ge=-90, le=90)] | None = None
+    lon_deg: Annotated[float, Meta(ge=-180, le=180)] | None = None
+    usd_per_unit: Annotated[float, Meta(gt=0)] | None = None
+    """Of a price's currency."""
+    lifecycle: bool = False
+    """Count a British region's mix with lifecycle medians."""
+    every_s: Annotated[float, Meta(ge=60)] = 900.0
+    """Half of the shortest step of any provider but WattTime; the limits of all free plans allow it."""
+    stale_after_s: Annotated[float, Meta(gt=0)] = 7_200.0
+    """From when a value is dated until it no longer counts: grids turn within hours, and providers publish an hour late."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.provider} for {self.zone}"
+
+    def secret(self) -> str:
+        """The key, read anew each time so that a changed one needs no restart."""
+        if self.token_env:
+            found = os.environ.get(self.token_env, "")
+            where = f"environment variable {self.token_env}"
+        else:
+            where = f"file {self.token_file}"
+            try:
+                found = Path(self.token_file).read_text().strip() if self.token_file else ""
+            except OSError as error:
+                raise ConfigError(where, got=error.strerror or "no file", allowed="a key") from None
+        if not found or not found.isprintable():
+            raise ConfigError(
+                where,
+                got="nothing" if not found else "characters that no key has",
+                allowed="a key",
+                fix=f"set it before the start, for {self.name}",
+            )
+        return found
+
+
+class _File(Value, frozen=True, kw_only=True, rename={"feeds": "feed"}):
+    feeds: tuple[FeedSetting, ...] = ()
+
+
+def read_settings(path: Path) -> tuple[FeedSetting, ...]:
+    """The feeds of a file, checked."""
+    try:
+        found = msgspec.toml.decode(path.read_bytes(), type=_File).feeds
+    except OSError as error:
+        raise ConfigError(
+            str(path), got=error.strerror or "no file", allowed="a feeds file"
+        ) from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ConfigError(
+            str(path), got=str(error), allowed="[[feed]] tables, see docs/feeds.md"
+        ) from None
+    for i, one in enumerate(found):
+        _check(one, f"{path}: feed[{i}]")
+    return found
+
+
+def _check(one: FeedSetting, where: str) -> None:
+    if one.token_env and one.token_file:
+        raise ConfigError(where, got="token_env and token_file", allowed="one of them")
+    if one.provider in NEEDS_KEY and not (one.token_env or one.token_file):
+        raise ConfigError(
+            where, got=f"{one.provider} without a key", allowed="token_env or token_file"
+        )
+    if one.provider == "open-meteo" and (one.lat_deg is None or one.lon_deg is None):
+        raise ConfigError(where, got="no place", allowed="lat_deg and lon_deg")
+    if one.provider == "csv" and bool(one.url) == bool(one.path):
+        raise ConfigError(
+            where, got="path and url" if one.url else "neither", allowed="path or url"
+        )
+    if one.provider == "entsoe" and one.quantity not in ("carbon_intensity", "price", "load"):
+        raise ConfigError(
+            f"{where}.quantity", got=one.quantity, allowed="carbon_intensity, price or load"
+        )
+    if one.url and not one.url.startswith(("http://", "https://")):
+        raise ConfigError(f"{where}.url", got="another scheme", allowed="http or https")

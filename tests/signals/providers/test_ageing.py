@@ -1,0 +1,84 @@
+"""A live value counts while it is young, ages in sight, and gives way to a default that says why."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.catalogue import country_electricity
+from hanse.signals import Feed, Observed
+from hanse.signals.providers import FeedSetting, LiveFeed
+from hanse.signals.providers.answer import Answer
+from signals.forecast.histories import history
+from signals.providers.provider_server import NOON_S
+
+HOUR_S = 3600.0
+
+
+def said(
+    quantity: str = "carbon_intensity", signal: str = "average_location", place: str = "GB"
+) -> Observed:
+    return Observed(
+        quantity=quantity, place=place, value=123.0, unit="gCO2e/kWh", signal=signal,  # type: ignore[arg-type]
+        until_s=NOON_S, stale_after_s=2.0 * HOUR_S, source="somebody", licence="-",
+    )  # fmt: skip
+
+
+@given(age_h=st.floats(-0.5, 100.0))
+def test_it_counts_for_its_limit_with_its_age_and_then_the_yearly_mean_does(age_h: float) -> None:
+    now_s = NOON_S + age_h * HOUR_S
+    reading = Feed(observed=(said(),)).carbon_g_per_kwh("GB", now_s)
+    assert reading.age_s == max(0.0, now_s - NOON_S)
+    if reading.age_s <= 2.0 * HOUR_S:
+        assert (reading.method, reading.value, reading.source) == ("live", 123.0, "somebody")
+        return
+    assert reading.method == "yearly mean"
+    assert reading.value == country_electricity("GB", where="-").carbon_g_per_kwh
+    assert "somebody last told 123" in reading.note and " h ago, counts 2.0 h" in reading.note
+
+
+def test_a_marginal_value_never_answers_for_an_average_one() -> None:
+    feed = Feed(observed=(said(signal="marginal"), said("marginal_intensity", "average_location")))
+    assert feed.carbon_g_per_kwh("GB", NOON_S).method == "recorded hour"
+    assert feed.marginal_g_per_kwh("GB", NOON_S) is None
+
+
+def test_a_sites_own_feed_goes_before_its_zones() -> None:
+    import msgspec
+
+    own = msgspec.structs.replace(said(place="london"), value=7.0)
+    feed = Feed(observed=(said(), own))
+    assert feed.carbon_g_per_kwh("GB", NOON_S, site="london").value == 7.0
+    assert feed.carbon_g_per_kwh("GB", NOON_S, site="leeds").value == 123.0
+
+
+def test_live_weather_replaces_what_is_fresh_and_says_how_old_it_is() -> None:
+    feed = Feed(observed=(said("temp_c", "weather"),))
+    young, old = feed.weather("GB", NOON_S), feed.weather("GB", NOON_S + 5 * HOUR_S)
+    plain = Feed().weather("GB", NOON_S)
+    assert (young.temp_c, young.method, young.age_s) == (123.0, "live", 0.0)
+    assert young.cloud_pct == plain.cloud_pct
+    assert old.method == "recorded hour" and old.age_s == 5 * HOUR_S and "5.0 h ago" in old.note
+
+
+def test_a_price_falls_back_to_the_declared_one() -> None:
+    feed = Feed(observed=(said("price_usd_per_kwh", "price"),))
+    assert feed.price_usd_per_kwh("GB", NOON_S, declared=0.2).method == "live"
+    late = feed.price_usd_per_kwh("GB", NOON_S + 9 * HOUR_S, declared=0.2)
+    assert (late.value, late.method) == (0.2, "declared") and "9.0 h ago" in late.note
+
+
+@given(cut=st.integers(1, 500), overlap=st.integers(0, 40))
+def test_what_was_said_adds_up_to_one_history(cut: int, overlap: int) -> None:
+    whole = history(30, step_s=1800.0)
+    first = whole.window(whole.start_s, whole.start_s + (cut + overlap) * 1800.0)
+    second = whole.window(whole.start_s + cut * 1800.0, whole.until_s)
+    answers = iter([Answer(series=(first,)), Answer(series=(second,))])
+    one = FeedSetting(provider="csv", zone="XX", path="x")
+    live = LiveFeed([one], ask={"csv": lambda _, __: next(answers)})
+    live.ask(0.0)
+    live.ask(10_000.0)
+    found = live.brought()[("XX", "carbon_intensity")]
+    assert found.step_s == HOUR_S and found.start_s == whole.start_s
+    hourly = whole.values.reshape(-1, 2).mean(axis=1)
+    assert abs(found.values - hourly).max() < 1e-9

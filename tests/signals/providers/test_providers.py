@@ -1,0 +1,302 @@
+"""Every provider's shape over a real socket, with keys where they belong, and every way in which an answer can fail."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.errors import ConfigError, FeedError, HanseError
+from hanse.signals.providers import FeedSetting, LiveFeed, csv_table, entsoe, open_meteo, web
+from hanse.signals.providers import electricity_maps as em
+from hanse.signals.providers import uk_carbon as uk
+from hanse.signals.providers import watttime as wt
+from hanse.signals.providers.answer import instant
+from hanse.signals.providers.settings import Provider, read_settings
+from hanse.signals.providers.web import WebFault
+from signals.providers import shapes
+from signals.providers.provider_server import NOON_S, Asked, ProviderServer, Said, speaking
+
+HOUR_S = 3600.0
+SPEAK: dict[Provider, Callable[[Asked], Said]] = {
+    "electricity-maps": shapes.electricity_maps,
+    "watttime": shapes.watttime,
+    "uk-carbon-intensity": shapes.uk_carbon,
+    "entsoe": shapes.generation,
+    "open-meteo": shapes.open_meteo,
+}
+KEYS = {"electricity-maps": "sesame", "watttime": "user:pass", "entsoe": "open-sesame"}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for provider, key in KEYS.items():
+        monkeypatch.setenv(f"KEY_OF_{provider.replace('-', '_').upper()}", key)
+
+
+def setting(provider: Provider, url: str, **more: object) -> FeedSetting:
+    given: dict[str, object] = {"provider": provider, "zone": "XX", "url": url}
+    if provider in KEYS:
+        given["token_env"] = f"KEY_OF_{provider.replace('-', '_').upper()}"
+    if provider == "watttime":
+        given["region"] = "CAISO_NORTH"
+    if provider == "open-meteo":
+        given |= {"lat_deg": 52.5, "lon_deg": 13.4}
+    return FeedSetting(**{**given, **more})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def server(keys: None) -> Iterator[ProviderServer]:
+    with speaking(lambda _: Said(status=500)) as one:
+        yield one
+
+
+def test_electricity_maps_gives_a_day_with_its_gap_and_its_own_forecast(
+    server: ProviderServer,
+) -> None:
+    server.speak = shapes.electricity_maps
+    answer = em.ask(setting("electricity-maps", server.url, region="DE"), NOON_S)
+    (series,), (ahead,) = answer.series, answer.forecasts
+    assert series.at(NOON_S) == 302.0 and series.at(NOON_S - HOUR_S) == 299.0
+    assert np.isnan(series.at(NOON_S - 3 * HOUR_S))
+    assert (series.signal, series.unit) == ("average_location", "gCO2e/kWh")
+    assert (ahead.issued_at_s, ahead.mean[:2]) == (NOON_S - 900.0, (310.0, 311.0))
+    assert ahead.method == "forecast of Electricity Maps"
+    assert {a.query["zone"] for a in server.asked} == {"DE"}
+
+
+def test_a_plan_without_forecast_keeps_the_history(server: ProviderServer) -> None:
+    def speak(asked: Asked) -> Said:
+        return (
+            Said(status=401) if asked.path.endswith("forecast") else shapes.electricity_maps(asked)
+        )
+
+    server.speak = speak
+    answer = em.ask(setting("electricity-maps", server.url), NOON_S)
+    assert answer.series and not answer.forecasts and "plan" in answer.notes[0]
+
+
+def test_watttime_is_marginal_and_turned_from_pounds_a_megawatt_hour(
+    server: ProviderServer,
+) -> None:
+    server.speak = shapes.watttime
+    answer = wt.ask(setting("watttime", server.url), NOON_S)
+    (series,), (ahead,) = answer.series, answer.forecasts
+    assert series.signal == ahead.signal == "marginal" and series.step_s == 300.0
+    assert series.values[0] == pytest.approx(453.59237)
+    assert ahead.mean[1] == pytest.approx(1001.0 * 0.45359237) and ahead.issued_at_s == NOON_S
+    assert [a.path for a in server.asked] == ["/login", "/v3/historical", "/v3/forecast"]
+
+
+def test_watttime_in_another_unit_is_refused(server: ProviderServer) -> None:
+    def speak(asked: Asked) -> Said:
+        said = shapes.watttime(asked)
+        return said._replace(body=said.body.replace(b"lbs_co2_per_mwh", b"kg_co2_per_mwh"))
+
+    server.speak = speak
+    with pytest.raises(FeedError, match="kg_co2_per_mwh"):
+        wt.ask(setting("watttime", server.url), NOON_S)
+
+
+def test_the_uk_api_gives_measured_half_hours_and_two_days_ahead(server: ProviderServer) -> None:
+    server.speak = shapes.uk_carbon
+    answer = uk.ask(setting("uk-carbon-intensity", server.url, zone="GB"), NOON_S)
+    (series,), (ahead,) = answer.series, answer.forecasts
+    assert series.at(NOON_S - HOUR_S / 2.0) == 189.0
+    assert series.at(NOON_S - 2.0 * HOUR_S) == 196.0, "its forecast where nothing was measured"
+    assert series.unit == "gCO2/kWh", "direct emissions are no lifecycle figure"
+    assert len(ahead.mean) == 96 and ahead.mean[0] == 200.0
+    assert server.asked[0].path == "/intensity/2026-07-31T12:00Z/2026-08-01T12:00Z"
+
+
+def test_a_british_region_is_read_and_its_mix_counted_over_lifecycles(
+    server: ProviderServer,
+) -> None:
+    server.speak = shapes.uk_carbon
+    plain = setting("uk-carbon-intensity", server.url, region="13")
+    assert uk.ask(plain, NOON_S).forecasts[0].mean[0] == 200.0
+    counted = setting("uk-carbon-intensity", server.url, region="13", lifecycle=True)
+    found = uk.ask(counted, NOON_S).forecasts[0]
+    assert found.mean[0] == pytest.approx((490.0 + 11.0) / 2.0) and found.unit == "gCO2e/kWh"
+    assert server.asked[-1].path == "/regional/intensity/2026-08-01T12:00Z/fw48h/regionid/13"
+
+
+def test_entsoe_counts_generation_not_storage_and_points_left_out_hold_on(
+    server: ProviderServer,
+) -> None:
+    server.speak = shapes.generation
+    answer = entsoe.ask(setting("entsoe", server.url, region="10Y1001A1001A82H"), NOON_S)
+    (series,) = answer.series
+    assert series.values[0] == pytest.approx((490.0 + 11.0) / 2.0)
+    assert series.values[1:] == pytest.approx(np.full(11, (490.0 + 3 * 11.0) / 4.0))
+    query = server.asked[0].query
+    assert (query["documentType"], query["in_Domain"]) == ("A75", "10Y1001A1001A82H")
+    assert query["securityToken"] == "open-sesame" and query["periodStart"] == "202607301200"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "hours"),
+    [
+        ("2026-03-28T23:00Z", "2026-03-29T22:00Z", 23),
+        ("2026-10-24T22:00Z", "2026-10-25T23:00Z", 25),
+    ],
+)
+def test_days_of_23_and_25_hours_have_each_hour_once(
+    server: ProviderServer, start: str, end: str, hours: int
+) -> None:
+    values = [float(i) for i in range(hours)]
+    server.speak = lambda _: shapes.prices(start=start, end=end, values=values)
+    now_s = instant(start, "") + 4.0 * HOUR_S
+    answer = entsoe.ask(setting("entsoe", server.url, quantity="price", usd_per_unit=1.1), now_s)
+    past, ahead = answer.series[0], answer.forecasts[0]
+    assert past.values == pytest.approx([v * 1.1 / 1000.0 for v in range(5)])
+    assert len(ahead.mean) == hours - 4 and ahead.until_s == instant(end, "")
+    assert ahead.mean == pytest.approx([v * 1.1 / 1000.0 for v in range(4, hours)])
+
+
+def test_prices_in_euro_need_a_rate_and_no_data_says_why(server: ProviderServer) -> None:
+    server.speak = lambda _: shapes.prices(
+        start="2026-08-01T00:00Z", end="2026-08-02T00:00Z", values=[1.0]
+    )
+    with pytest.raises(ConfigError, match="usd_per_unit"):
+        entsoe.ask(setting("entsoe", server.url, quantity="price"), NOON_S)
+    server.speak = lambda _: shapes.no_data()
+    with pytest.raises(FeedError, match="reason 999: No matching data"):
+        entsoe.ask(setting("entsoe", server.url, quantity="price"), NOON_S)
+
+
+def test_an_hour_in_which_a_plant_type_fell_silent_is_a_gap_not_a_cleaner_hour(
+    server: ProviderServer,
+) -> None:
+    body = shapes.generation(server_asked()).body.decode()
+    cut = body.replace("10:00Z</end></timeInterval><resolution>PT15M</resolution>\n  <Point><position>1</position><quantity>100.0</quantity></Point></Period>",
+                       "09:00Z</end></timeInterval><resolution>PT15M</resolution>\n  <Point><position>1</position><quantity>100.0</quantity></Point></Period>", 1)  # fmt: skip
+    assert cut != body
+    server.speak = lambda _: Said(body=cut.encode())
+    (series,) = entsoe.ask(setting("entsoe", server.url), NOON_S).series
+    assert len(series.values) == 11, "the hour without gas is left out"
+
+
+def server_asked() -> Asked:
+    return Asked("/api", {}, {})
+
+
+def test_open_meteo_gives_history_now_and_forecast_of_each_quantity(server: ProviderServer) -> None:
+    server.speak = shapes.open_meteo
+    answer = open_meteo.ask(setting("open-meteo", server.url), NOON_S)
+    named = {one.quantity: one for one in answer.series}
+    assert set(named) == {"temp_c", "rh_pct", "cloud_pct", "wind10_ms"}
+    assert named["cloud_pct"].at(NOON_S) == 55.5 and named["cloud_pct"].at(NOON_S - HOUR_S) == 31.0
+    ahead = {one.quantity: one for one in answer.forecasts}["temp_c"]
+    assert ahead.start_s == NOON_S and ahead.mean[1] == 13.0
+    assert len(ahead.mean) == 3 * 24 - 12 - 1, "it ends before its gap"
+    assert server.asked[0].query["wind_speed_unit"] == "ms"
+
+
+def test_a_table_gives_history_gap_and_forecast(tmp_path: Path, server: ProviderServer) -> None:
+    text = "utc,g\n2026-08-01T09:00Z,100\n2026-08-01T12:00+02:00,110\n2026-08-01T11:00Z,\n1785585600,130\n2026-08-01T13:00Z,140\n"
+    path = tmp_path / "own.csv"
+    path.write_text(text)
+    server.speak = lambda _: Said(body=text.encode())
+    for one in (setting("csv", "", path=str(path)), setting("csv", f"{server.url}/own.csv")):
+        answer = csv_table.ask(one, NOON_S)
+        np.testing.assert_array_equal(answer.series[0].values, [100.0, 110.0, np.nan, 130.0])
+        assert answer.forecasts[0].mean == (130.0, 140.0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "2026-08-01T09:00,100",
+        "yesterday,100",
+        "2026-08-01T09:00Z,lots",
+        "2026-08-01T09:00Z,inf",
+        "x",
+    ],
+)
+def test_a_table_in_local_time_or_with_a_bad_row_is_refused(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(f"utc,g\n{row}\n")
+    with pytest.raises(FeedError):
+        csv_table.ask(setting("csv", "", path=str(path)), NOON_S)
+
+
+@pytest.mark.parametrize("provider", SPEAK)
+@pytest.mark.parametrize(
+    "fault", ["401", "429", "500", "cut", "garbage", "empty", "list", "hang", "moved"]
+)
+def test_no_failure_ends_the_feed_or_shows_a_key(
+    provider: Provider, fault: str, server: ProviderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {
+        "401": Said(status=401), "429": Said(status=429, headers=(("Retry-After", "7200"),)),
+        "500": Said(status=500, body=b"oops"), "cut": Said(body=b'{"data": [', cut=True),
+        "garbage": Said(body=b"<html>sorry"), "empty": Said(), "list": Said(body=b"[1]"),
+        "hang": Said(silent=True), "moved": Said(status=302, headers=(("Location", "http://127.0.0.1:9/"),)),
+    }[fault]  # fmt: skip
+    for module in (em, wt, uk, entsoe, open_meteo):
+        monkeypatch.setattr(module, "get", functools.partial(web.get, timeout_s=0.2))
+    server.speak = SPEAK[provider]
+    live = LiveFeed([setting(provider, server.url)])
+    assert live.ask(NOON_S) == ()
+    before = live.observed(NOON_S)
+    assert before and live.states(NOON_S)[0].fresh
+    server.speak = lambda _: said
+    later_s = live.next_s()
+    (line,) = live.ask(later_s)
+    (state,) = live.states(later_s)
+    assert (
+        state.failures == 1
+        and state.error
+        and state.next_s == later_s + (7200.0 if fault == "429" else 60.0)
+    )
+    for key in (*KEYS.values(), "dXNlcjpwYXNz", "abcdef"):
+        assert key not in line + state.error
+    assert live.observed(later_s) == before, "the last good value stays"
+    server.speak = SPEAK[provider]
+    assert "answers again" in live.ask(live.next_s())[0]
+
+
+@given(count=st.integers(1, 40))
+def test_pauses_double_to_an_hour_and_are_the_same_each_time(count: int) -> None:
+    def fail(_: FeedSetting, __: float) -> None:
+        raise WebFault("there", got="nothing")
+
+    live = LiveFeed([setting("csv", "", path="x")], ask={"csv": fail})  # type: ignore[dict-item]
+    for i in range(count):
+        at_s = max(NOON_S, live.next_s())
+        live.ask(at_s)
+        assert live.next_s() - at_s == min(60.0 * 2.0**i, 3600.0)
+
+
+def test_a_file_is_checked_and_errors_name_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "feeds.toml"
+    good = '[[feed]]\nprovider = "uk-carbon-intensity"\nzone = "GB"\n'
+    path.write_text(good)
+    assert read_settings(path)[0].zone == "GB"
+    for wrong, says in [
+        ('[[feed]]\nprovider = "watttime"\nzone = "GB"\n', "token_env"),
+        ('[[feed]]\nprovider = "open-meteo"\nzone = "GB"\n', "lat_deg"),
+        ('[[feed]]\nprovider = "csv"\nzone = "GB"\n', "path or url"),
+        (good + 'url = "file:///etc/passwd"\n', "http"),
+        (good + "every_s = 1\n", "every_s"),
+        (good + "tokn = 1\n", "tokn"),
+        ("[[feed]", "docs/feeds.md"),
+    ]:
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match=says):
+            read_settings(path)
+
+
+def test_a_missing_key_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(HanseError, match="NO_SUCH_KEY"):
+        setting("entsoe", "http://127.0.0.1:1", token_env="NO_SUCH_KEY").secret()
+    (tmp_path / "key").write_text("hidden\n")
+    assert (
+        setting("entsoe", "", token_env="", token_file=str(tmp_path / "key")).secret() == "hidden"
+    )
