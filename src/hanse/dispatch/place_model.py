@@ -26,7 +26,10 @@ from hanse.units import SECONDS_PER_HOUR
 PAIRS_ALL_MAX: Final = 60_000
 """Up to here every pair of row and offer is a column from the start; beyond, those near, and others as prices call for them."""
 PAIRS_EACH: Final = 24
-"""Of a row, to begin with where there are more: with capacity at all of them a row seldom needs another."""
+"""Of a row, to begin with where there are more."""
+PAIRS_LARGE: Final = 12
+LARGE_POOL: Final = 8
+"""And so many in pools for so many replicas: near small sites are full when all look at them."""
 
 
 ShortKinds = tuple[int, tuple[tuple[int, float], ...]]
@@ -94,12 +97,17 @@ class PlaceModel:
         site = r.offer_site[self.pair_offer]
         power = r.pue[site] * r.grid_usd[site]
         rough = self.pair_usd + power * (self.pair_kw + self.pair_use * r.offer_kw[self.pair_offer])
-        order = np.lexsort((rough, self.pair_row))
-        first = np.searchsorted(self.pair_row[order], np.arange(len(r.service)))
-        place = np.arange(len(order)) - first[self.pair_row[order]]
+        small = r.offer_max[self.pair_offer] < LARGE_POOL
+        return np.asarray(
+            self._first(rough, PAIRS_EACH) | self._first(rough + 1e12 * small, PAIRS_LARGE)
+        )
+
+    def _first(self, cost: Floats, count: int) -> Bools:
+        """[pair] the cheapest `count` of each row."""
+        order = np.lexsort((cost, self.pair_row))
+        first = np.searchsorted(self.pair_row[order], np.arange(len(self.rows.service)))
         keep = np.zeros(len(order), bool)
-        keep[order] = place < PAIRS_EACH
-        # What runs now may go on serving.
+        keep[order] = np.arange(len(order)) - first[self.pair_row[order]] < count
         return keep
 
     def _columns(self, all_pairs: bool | None) -> None:
@@ -307,31 +315,44 @@ class PlaceModel:
             "hold", np.array([c.need for c in self.sets], float), INF, (len(self.sets),)
         )
         gone = np.zeros((len(p.failures), len(p.sites)), bool)
-        for f, failure in enumerate(p.failures):
-            gone[f, list(failure.sites)] = True
-        pairs: list[tuple[int, int, Ints]] = []
+        for f, group in enumerate(p.failures):
+            gone[f, list(group.sites)] = True
+        self.losses: list[tuple[int, int, Ints]] = []
+        """(set, failure, offers it takes): rows of `loss`, which come in where they are broken (`place_search`)."""
         for c, cover in enumerate(self.sets):
             m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
             m.put(hold[c], self.u[cover.rows], r.kept[cover.rows])
             hit = gone[:, r.offer_site[cover.offers]]
-            pairs += [
+            self.losses += [
                 (c, f, cover.offers[hit[f]]) for f in np.flatnonzero(hit.any(axis=1)).tolist()
             ]
         m.put(hold, self.most, -1.0)
-        loss = m.add_rows("loss", 0.0, INF, (len(pairs),))
-        sets = np.array([c for c, _, _ in pairs], np.int64)
-        m.put(loss, self.most[sets], 1.0)
+        self.loss_known = np.zeros(len(self.losses), bool)
         # Each set has its own shortfall: one that nothing can cure must not loosen the counts of others.
-        self.short = m.add_columns("short", np.zeros(len(pairs)))
-        self.short_set = sets
-        m.put(loss, self.short, 1.0)
-        of = np.array([self.sets[c].service for c, _, _ in pairs], np.int64)
-        worst = m.add_rows("worst", 0.0, INF, (len(pairs),))
-        m.put(worst, self.v[of, np.array([f for _, f, _ in pairs], np.int64)], 1.0)
+        self.short = m.add_columns("short", np.zeros(len(self.losses)))
+        self.loss_set = np.array([c for c, _, _ in self.losses], np.int64)
+        of = np.array([self.sets[c].service for c, _, _ in self.losses], np.int64)
+        after = np.array([f for _, f, _ in self.losses], np.int64)
+        worst = m.add_rows("worst", 0.0, INF, (len(self.losses),))
+        m.put(worst, self.v[of, after], 1.0)
         m.put(worst, self.short, -1.0)
-        if pairs:
-            lost = np.concatenate([o for _, _, o in pairs])
-            m.put(np.repeat(loss, [len(o) for _, _, o in pairs]), self.n[lost], -r.offer_rate[lost])
+        lost = [o for _, _, o in self.losses]
+        self.loss_offer = np.concatenate(lost) if lost else np.zeros(0, np.int64)
+        self.loss_of = np.repeat(np.arange(len(lost)), [len(o) for o in lost])
+        """[entry] the loss that an offer of `loss_offer` belongs to."""
+
+    def broken_losses(self, values: Floats) -> Ints:
+        """Losses that a solution makes too little of, the worst of each set first."""
+        if not self.losses:
+            return np.zeros(0, np.int64)
+        r = self.rows
+        taken = r.offer_rate[self.loss_offer] * values[self.n[self.loss_offer]]
+        loss = np.bincount(self.loss_of, taken, len(self.losses))
+        need = np.array([c.need for c in self.sets], float)[self.loss_set]
+        broken = loss - values[self.short] - values[self.most[self.loss_set]]
+        broken = np.where(self.loss_known, 0.0, broken)
+        # Where nothing stands nothing is lost: such a row can wait.
+        return np.flatnonzero((broken > 1e-6 * need + 1e-9) & (loss > 1e-6 * need))
 
     def _count(self) -> None:
         """sum_o n_o + (sum_f v_cf + sum_d kept_d u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
@@ -348,7 +369,7 @@ class PlaceModel:
                 row = m.rows[f"count {c}"]
                 # Whatever failure leaves most out, it leaves at least what is missing.
                 rest = self._rest(cover.offers, cover.need)
-                m.put(row, self.short[self.short_set == c], 1.0 / rest)
+                m.put(row, self.short[self.loss_set == c], 1.0 / rest)
                 # Of what nobody serves nothing need stand, neither the fewest nor the one more.
                 m.put(row, self.u[cover.rows], (1.0 + more) * r.kept[cover.rows] / rest)
         for q in range(len(self.problem.services)):

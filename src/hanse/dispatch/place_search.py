@@ -17,12 +17,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from hanse.dispatch.place_model import PlaceModel
-from hanse.dispatch.place_rows import Floats, Ints
+from hanse.dispatch.place_rows import Bools, Floats, Ints
 from hanse.milp import INF, Limits, Outcome, Solver
 
 ROUNDS_MAX: Final = 12
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
+KERNEL_MORE_MIN: Final = 60
+KERNEL_GAP_SHARE: Final = 0.5
+"""Of the gap asked for: the rest is for what the relaxed program does not know."""
+LOSS_ROUNDS_MAX: Final = 8
 KERNEL_NODES_MAX: Final = 50
 """Of the small search; it mostly ends at its root."""
 BROKEN_MIN: Final = 1e-4
@@ -50,29 +54,62 @@ def search(model: PlaceModel, limits: Limits) -> Found:
     solver = Solver(model.model)
     relaxed = tightened(model, solver)
     reduced, n = solver.reduced_costs()[model.n], relaxed.values[model.n]
-    lower, upper = np.where(model.rows.offer_fixed, model.rows.offer_max, 0.0), model.rows.offer_max
-    used = (n > USED_MIN) | (model.rows.offer_now > 0.0)
-    solver.set_columns(model.n, lower, np.where(used, upper, lower))
-    own = max(relaxed.objective - model.penalty_usd(relaxed.values), 1e-9)
-    best = solver.search(
-        Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX), gap_absolute=0.5 * limits.gap * own
-    )
-    nodes, bound = best.nodes, relaxed.objective
-    stopped_by = "gap"
+    most = model.rows.offer_max
+    lower = np.where(model.rows.offer_fixed, most, 0.0)
+    solver.set_columns(model.n, lower, np.where(_kernel(model, n, reduced), most, lower))
+    short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
+    best, nodes = _whole(model, solver, short, None, KERNEL_GAP_SHARE)
+    bound = relaxed.objective
     own = max(best.objective - model.penalty_usd(best.values), 1e-9)
-    if best.objective - bound > limits.gap * own and model.taken.all():
-        out = (n < USED_MIN) & (reduced > best.objective - bound)
-        solver.set_columns(model.n, lower, np.where(out, lower, upper))
-        start = np.arange(len(best.values)), best.values
-        better = solver.search(limits, start=start, gap_absolute=limits.gap * own)
-        nodes += better.nodes
-        # What was ruled out costs more than the best known.
-        bound = max(bound, min(better.bound, best.objective))
-        best = better if better.objective <= best.objective else best
-        stopped_by = "gap" if better.status == "optimal" else "nodes"
-    elif best.objective - bound > limits.gap * own:
+    stopped_by = "gap"
+    if best.objective - bound > limits.gap * own:
         stopped_by = "nodes"
+        if model.taken.all():
+            out = (n < USED_MIN) & (reduced > best.objective - bound)
+            solver.set_columns(model.n, lower, np.where(out, lower, most))
+            start = np.arange(len(best.values)), best.values
+            better, more = _whole(model, solver, limits, start, 1.0)
+            nodes += more
+            # What was ruled out costs more than the best known.
+            bound = max(bound, min(better.bound, best.objective))
+            best = better if better.objective <= best.objective else best
+            stopped_by = "gap" if better.status == "optimal" else "nodes"
     return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
+
+
+def _kernel(model: PlaceModel, n: Floats, reduced: Floats) -> Bools:
+    """[offer] what the relaxed program uses, what runs now, and as many more that it nearly used."""
+    used = (n > USED_MIN) | (model.rows.offer_now > 0.0)
+    spare = np.where(used | (model.rows.offer_max <= 0.0), np.inf, reduced)
+    count = max(KERNEL_MORE_MIN, int(used.sum()))
+    near = np.argsort(spare, kind="stable")[:count]
+    used[near[np.isfinite(spare[near])]] = True
+    return used
+
+
+def _whole(
+    model: PlaceModel,
+    solver: Solver,
+    limits: Limits,
+    start: tuple[Ints, Floats] | None,
+    gap_share: float,
+) -> tuple[Outcome, int]:
+    """Whole numbers, until no failure takes more than the program knows of."""
+    found = solver.search(limits, start=start)
+    nodes, own = found.nodes, 0.0
+    for _ in range(LOSS_ROUNDS_MAX):
+        cost = max(found.objective - model.penalty_usd(found.values), 1e-9)
+        far = found.objective - found.bound > gap_share * limits.gap * cost
+        # A gap of all cost, penalties with it, may hide one of the cost that decides; asked once more it is of the latter.
+        far &= found.status == "optimal" and cost != own
+        own = cost
+        if not lose(model, solver, found.values) and not far:
+            break
+        start = model.n, np.rint(found.values[model.n])
+        gap = gap_share * limits.gap * own
+        found = solver.search(limits, start=start, gap_absolute=gap)
+        nodes += found.nodes
+    return found, nodes
 
 
 def shares(model: PlaceModel, values: Floats) -> Floats:
@@ -87,13 +124,25 @@ def tightened(model: PlaceModel, solver: Solver) -> Outcome:
     found = solver.relaxed()
     for _ in range(ROUNDS_MAX):
         came = _price(model, solver, found)
-        broken = _link(model, solver, found.values)
+        broken = lose(model, solver, found.values) + _link(model, solver, found.values)
         if not came and not broken:
             break
         found = solver.relaxed()
     while _price(model, solver, found):
         found = solver.relaxed()  # a bound needs every column
     return found
+
+
+def lose(model: PlaceModel, solver: Solver, values: Floats) -> int:
+    """Rows `loss` that a solution breaks: of failures that matter there are few."""
+    broken = model.broken_losses(values)
+    for i in broken.tolist():
+        c, _, offers = model.losses[i]
+        columns = np.concatenate([model.n[offers], [model.most[c], model.short[i]]])
+        taken = -model.rows.offer_rate[offers]
+        solver.add_row(0.0, INF, columns, np.concatenate([taken, [1.0, 1.0]]))
+    model.loss_known[broken] = True
+    return len(broken)
 
 
 def _price(model: PlaceModel, solver: Solver, found: Outcome) -> int:
