@@ -265,6 +265,7 @@ async def start(
             table=str(site_home),
             page=str(site_home / "shared.mmap"),
             engines=tuple(seats),
+            seats=str(site_home / "seats.json"),  # there is none until a test writes it
             peers={other: f"127.0.0.1:{hops[other]}" for other in sites if other != name},
             gateway_urls={other: f"http://127.0.0.1:{clients[other]}" for other in sites},
             identity_dir=str(site_home / "identity"),

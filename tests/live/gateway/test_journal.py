@@ -25,7 +25,7 @@ from hanse.live.gateway.journal import InputLog
 from hanse.live.gateway.kernels import Kernels
 from hanse.live.gateway.metrics import Counts
 from hanse.live.gateway.routing import Routing
-from hanse.live.gateway.settings import EngineSeat, GatewaySettings
+from hanse.live.gateway.settings import VACANT, EngineSeat, GatewaySettings
 from hanse.live.shared import (
     ENGINE_ALIVE,
     ENGINE_DEAD,
@@ -126,8 +126,10 @@ class Site:
             routing.lost(1 + a % 2)
         elif kind == "engine":
             self.page.engines[a % 2, ENGINE_STATE] = ENGINE_DEAD if b % 2 else ENGINE_ALIVE
-            self.page.flags[FLAG_POWER_SHED] = float(b % 7 == 6)
+            self.page.flags[FLAG_POWER_SHED] = float(max(b % 9 - 4, 0))
             routing.refresh(self.now_s)
+        elif kind == "seats":
+            self.seats(number % len(self.workers), a % 3)
         elif kind == "tick":
             routing.refresh(self.now_s)
             log.tick(self.now_s)
@@ -135,6 +137,31 @@ class Site:
             (affinity.engines if b % 2 else affinity.sites).forget(a % 3)
         elif self.attempts:
             self.attempt(kind, a, b, x)
+
+    def seats(self, number: int, how: int) -> None:
+        """Engines swap places, or one is gone, or all are as at first; under the same table."""
+        worker = self.workers[number]
+        asked, _, log, routing, _ = worker
+        first, second = asked.engines[:2]
+        seats = ((first, second), (second, first), (VACANT, second))[how]
+        loop = asyncio.new_event_loop()
+        worker[1] = [
+            Engine(i, seat, self.page, number, len(self.workers), loop)
+            for i, seat in enumerate(seats)
+        ]
+        loop.close()
+        log.seats([(seat.service, seat.variant) for seat in seats])
+        worker[3] = Routing(
+            routing.table,
+            asked,
+            self.page,
+            worker[1],
+            {},
+            routing,
+            compiled=self.compiled,
+            log=log,
+        )
+        self.attempts = [(w, t) for w, t in self.attempts if w != number]
 
     def request(self, number: int, a: int, b: int) -> None:
         routing, affinity = self.workers[number][3:]
@@ -188,7 +215,7 @@ KINDS = ("request",) * 6 + (
     "heard",
     "lost",
 )
-KINDS += ("end", "engine", "tick", "tick", "table", "forget")
+KINDS += ("end", "engine", "tick", "tick", "table", "forget", "seats")
 STEP = st.tuples(
     st.sampled_from(KINDS), st.integers(0, 1), st.integers(0, 250), st.integers(0, 40),
     st.floats(0.0, 4.0, allow_nan=False),
