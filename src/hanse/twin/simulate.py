@@ -130,8 +130,7 @@ class Simulation:
         self.power = SitePower(fleet, self.feed, scenario, self.start_at_s, horizon_s)
         self.brownouts = Brownouts(fleet)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
-        self._outages: set[int] = set()
-        self._unpowered: set[int] = set()
+        self._outages, self._unpowered = set[int](), set[int]()
         self._keepers: dict[str, Keeper] = {}
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
