@@ -281,12 +281,11 @@ def test_power_sheds_in_order_and_does_not_flap() -> None:
     assert draw(2, 10.5) == [], "what runs is not ended: wait for it"
     assert draw(3, 9.5) == [], "not yet: it would flap"
     assert draw(7, 10.5) == ["Shed 2"]
-    assert draw(8, 12.0) == ["Shed 4"], "there is no time to wait"
+    assert draw(8, 12.0) == ["Shed 6"], "there is no time to wait"
     assert draw(12, 8.0) == []
-    assert draw(19, 8.0) == ["Shed 3"]
-    assert draw(30, 8.0) == ["Shed 2"]
-    assert draw(41, 8.0) == ["Shed 1"]
-    assert draw(52, 8.0) == ["Unshed"]
+    for step in range(1, 6):
+        assert draw(8 + 11 * step, 8.0) == [f"Shed {6 - step}"]
+    assert draw(74, 8.0) == ["Unshed"]
 
 
 events = st.one_of(

@@ -317,6 +317,51 @@ def test_a_successor_adopts_what_runs_and_drains_what_is_placed_no_more() -> Non
     }
 
 
+# --- in a brownout
+
+
+def brownout(ground: Ground, available_kw: float, drawn_kw: float) -> None:
+    idle = tuple(n for n, e in ground.belief.engines.items() if e.state == "up")
+    ground.tell(
+        ev.PowerChanged(
+            at_s=ground.now_s,
+            available_kw=available_kw,
+            drawn_kw=drawn_kw,
+            cause="battery low",
+            idle=idle,
+        )
+    )
+
+
+def test_idle_engines_rest_when_all_else_is_given_up_and_come_back() -> None:
+    ground = Ground(made(8, *placed((3, 0, 2))), np.random.default_rng(3))
+    ground.run(25)
+    brownout(ground, 1.0, 5.0)
+    assert ground.dispatcher.at_site.reasons[-1].startswith("battery low: no class")
+    names = {n for n, e in ground.belief.engines.items() if e.rests}
+    assert len(names) == 3, "one of each service stays"
+    for name in names:
+        ground.engines[name].requests_until_s = ground.now_s
+    for _ in range(4):
+        ground.now_s += TICK_S
+        for name in names:
+            if ground.belief.engines[name].state == "draining":
+                stopped = ground.dispatcher.handle(ev.EngineEmptied(at_s=ground.now_s, engine=name))
+                kinds = [type(a).__name__ for a in stopped]
+                assert kinds in ([], ["MarkEngine", "StopEngine"])
+    states = Counter(e.state for e in ground.belief.engines.values())
+    assert states == {"resting": 3, "up": 2}
+    rows = {e.spec.index for e in ground.belief.engines.values()}
+    assert len(rows) == 5, "who rests keeps its row"
+    woken = []
+    for _ in range(8):
+        ground.now_s += 60.0
+        event = ev.PowerChanged(at_s=ground.now_s, available_kw=20.0, drawn_kw=1.0)
+        woken += ground.dispatcher.handle(event)
+    assert sum(isinstance(a, act.StartEngine) for a in woken) == 3
+    assert isinstance(woken[-1], act.Unshed)
+
+
 # --- over the league
 
 

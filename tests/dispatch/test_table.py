@@ -12,7 +12,14 @@ import pytest
 from dispatch.fleets import NOW_S, fleet, random_fleet, service, site, table_of, tenant
 from hanse.dispatch.load import Load
 from hanse.dispatch.router import Router, warm
-from hanse.dispatch.table import ALIGNMENT_BYTES, ARRAYS, Table
+from hanse.dispatch.table import (
+    ALIGNMENT_BYTES,
+    ARRAYS,
+    MAGIC_BEFORE,
+    RANK_LAST,
+    SUBJECT_BEFORE_DTYPE,
+    Table,
+)
 from hanse.errors import ConfigError
 from hanse.model.fleet import Central, Key, Link, Placement
 
@@ -150,3 +157,26 @@ def test_warming_up_leaves_nothing_to_compile_for_a_request() -> None:
     router = Router(table, load, 0)
     router.explain(0, 1, tokens_in=9, tokens_out=9, deadline_ms=6, body_bytes=9, now_s=int(NOW_S))
     assert known == {name: len(getattr(kernels, name).signatures) for name in known}
+
+
+def test_a_table_of_before_there_were_ranks_is_still_read_and_gives_up_its_classes_last() -> None:
+    table = table_of(fleet((site("a"),)))
+    raw = table.to_bytes()
+    before = np.zeros(table.subjects.shape, SUBJECT_BEFORE_DTYPE)
+    before["profile"], before["quality_min"] = (
+        table.subjects["profile"],
+        table.subjects["quality_min"],
+    )
+    arrays = {**table.arrays, "subjects": before}
+    parts = [MAGIC_BEFORE, raw[8:16], raw[16 : 16 + int.from_bytes(raw[8:16], "little")]]
+    length = sum(map(len, parts))
+    for name in ARRAYS:
+        content = np.ascontiguousarray(arrays[name]).tobytes()
+        parts += [b"\0" * (-length % 64), content]
+        length += -length % 64 + len(content)
+    old = Table.from_bytes(b"".join(parts))
+    assert (old.subjects["shed_rank"] == RANK_LAST).all()
+    for name in ("profile", "quality_min"):
+        assert (old.subjects[name] == table.subjects[name]).all()
+    assert (old.offers == table.offers).all()
+    assert Table.from_bytes(old.to_bytes()).meta == table.meta

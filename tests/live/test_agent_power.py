@@ -56,3 +56,25 @@ def test_a_scenario_of_the_controller_is_heard_and_noise_is_not() -> None:
     assert keeper.status(JUNE_NOON_S, 0.0).pv_kw < plain.pv_kw or plain.pv_kw == 0.0
     keeper.hear_control(scenario(kind="cloud_pct", value=0.0))
     assert keeper.status(JUNE_NOON_S, 0.0).pv_kw > 40.0
+
+
+def test_a_capped_grid_an_empty_battery_and_a_heat_wave_are_told_apart() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    power = next(s.power for s in FLEET.sites if s.id == "frankfurt")
+    keeper.status(MIDNIGHT_S, 0.0)
+    whole_kw = keeper.available_kw
+    keeper.hear_control(scenario(kind="grid_factor", value=0.0))
+    keeper.status(MIDNIGHT_S + 1, 0.0)
+    assert keeper.cause == "grid cap"
+    assert keeper.available_kw == pytest.approx(whole_kw - power.grid_kw_max, abs=1.0)
+    causes = set()
+    for minute in range(240):
+        keeper.status(MIDNIGHT_S + 60.0 * minute, 0.0)
+        causes.add(keeper.cause)
+    assert causes == {"grid cap", "battery low"}
+    assert keeper.available_kw < 1.0
+    hot = PowerKeeper(FLEET, "frankfurt")
+    hot.hear_control(scenario(kind="warmer_k", value=40.0))
+    hot.status(JUNE_NOON_S, 0.0)
+    assert hot.cause == "heat"
+    assert hot.available_kw < PowerKeeper(FLEET, "frankfurt").available_kw + 1e3

@@ -230,12 +230,10 @@ class Recorder:
 
     def seats(self, engines: Sequence[tuple[str, str]]) -> None:
         content = msgspec.msgpack.encode(engines)
-        size = BARE_FORM.size + len(content)
-        assert size <= RECORD_BYTES_MAX
-        at = self.at if self.at <= FULL_AT else self.flush()
+        at, size = self.at if self.at <= FULL_AT else self.flush(), BARE_FORM.size + len(content)
         self.at = at + size
         BARE_FORM.pack_into(self.buffer, at, SEATS, 0, size)
-        self.buffer[at + BARE_FORM.size : at + size] = content
+        self.buffer[at + BARE_FORM.size : self.at] = content
 
     def lost(self, site: int) -> None:
         at = self.at if self.at <= FULL_AT else self.flush()
@@ -487,11 +485,6 @@ class Journal:
             assert 0 < kind < len(KINDS) and at + size <= len(block), "a block that was written"
             yield Record(kind, flags, block[at : at + size], first + at)
             at += size
-
-
-def seats_of(record: Record) -> tuple[tuple[str, str], ...]:
-    """What a SEATS record says; ValueError where it is damaged."""
-    return msgspec.msgpack.decode(record.raw[BARE_FORM.size :], type=tuple[tuple[str, str], ...])
 
 
 def read_journal(raw: bytes | bytearray | memoryview, where: str) -> Journal:

@@ -30,6 +30,8 @@ PROBE_MISSES_MAX: Final = 3
 """Of probes 250 ms apart: 0.75 s tells a stall from a death."""
 START_S_MAX: Final = 300.0
 """A starting engine that answers no probe for so long is dead; 140 GB of weights take more than a minute to read."""
+EXTERNAL_START_S_MAX: Final = 10.0
+"""One that somebody else runs loads no weights for us: it answers, or it is not there."""
 BACK_OFF_S_MIN: Final = 1.0
 BACK_OFF_S_MAX: Final = 60.0
 RAN_WELL_S: Final = 60.0
@@ -219,8 +221,9 @@ class SiteScope:
     def _tick(self, belief: Belief, now_s: float) -> list[Action]:
         done: list[Action] = []
         for engine in belief.engines.values():
-            if engine.state == "starting" and now_s - engine.since_s > START_S_MAX:
-                done += self._bury(engine, now_s, f"no answer {START_S_MAX:.0f} s after its start")
+            limit_s = EXTERNAL_START_S_MAX if engine.spec.driver == "external" else START_S_MAX
+            if engine.state == "starting" and now_s - engine.since_s > limit_s:
+                done += self._bury(engine, now_s, f"no answer {limit_s:.0f} s after its start")
             if engine.state == "dead" and now_s >= engine.restart_at_s and not engine.leaving:
                 engine.state, engine.since_s = "starting", now_s
                 engine.restart_at_s = float("inf")

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -356,7 +357,8 @@ class Rebuilt:
                 self.tokens_max[engine] = table.offers[offer]["tokens_max"]
 
     def _seats(self, record: Record) -> None:
-        self.engines = form.seats_of(record)
+        raw = record.raw[form.BARE_FORM.size :]
+        self.engines = msgspec.msgpack.decode(raw, type=tuple[tuple[str, str], ...])
         if self.table is not None:
             self._engine_arrays(self.table)
 

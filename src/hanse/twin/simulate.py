@@ -143,8 +143,7 @@ class Simulation:
         )
         self.brownouts = Brownouts(fleet)
         self.index = {site.id: i for i, site in enumerate(fleet.sites)}
-        self._outages: set[int] = set()
-        self._unpowered: set[int] = set()
+        self._outages, self._unpowered = set[int](), set[int]()
         self._keepers: dict[str, Keeper] = {}
         self._probing: set[str] = set()
         if operation is not None:
