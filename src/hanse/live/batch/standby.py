@@ -178,9 +178,7 @@ class Standby:
 
     async def _give_up(self, meta: BatchMeta) -> None:
         """Another site owns it now: stop, and say to the asking where it is."""
-        work = await self._runner.remove(meta.id)
-        if work is not None:
-            work.close(ended=True)
+        await self._stop(meta)
         owner = await self._owners.owner(meta.id)
         home = owner.site if owner is not None else meta.standby
         epoch = owner.epoch if owner is not None else meta.epoch
@@ -192,6 +190,11 @@ class Standby:
         self._store.change(meta.id, home=home, standby="", epoch=epoch)
         with contextlib.suppress(Exception):
             await self._commits.forget(meta.id)
+
+    async def _stop(self, meta: BatchMeta) -> None:
+        work = await self._runner.remove(meta.id)
+        if work is not None:
+            work.close(ended=True)
 
     # --- the home
 
@@ -319,6 +322,8 @@ class Standby:
             raise Problem(409, "moved", f"{known.home} has taken over", site=known.home)
         if told.home != who.peer or told.standby != self.site:
             raise Problem(400, "invalid_request", f"{self.site} is not its standby")
+        if known is not None and known.home == self.site:
+            await self._stop(known)  # its home once: the new one was here first with the news
         for file in beat.files:
             self._store.keep_copy(file, who.peer)
         for row in beat.rows:

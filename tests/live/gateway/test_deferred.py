@@ -1,0 +1,197 @@
+"""Lines of batches at a gateway: only in spare room, out of the way at once, on record and charged like everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.live.evidence.chain import Decided, Ended, Executed
+from hanse.live.gateway.incoming import Incoming
+from hanse.live.gateway.spare import spare_requests
+from hanse.live.runtime import private_socket
+from live.gateway.rig import Answer, SiteRig, ask, chat, get, read_answer, run, start
+from live.gateway.test_hops import without_own_engines
+
+SLOTS = 8
+
+
+class Inner:
+    """The Unix socket of one gateway, in a directory with a short name."""
+
+    def __init__(self, site: SiteRig) -> None:
+        self._site = site
+        self._home = tempfile.TemporaryDirectory()
+        self.path = Path(self._home.name) / "in-0.sock"
+
+    async def __aenter__(self) -> Inner:
+        door = self._site.worker.inner_door
+        sock = private_socket(self.path)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Incoming(door), sock=sock)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self._home.cleanup()
+
+    async def send(self, body: dict, **names: str) -> Answer:
+        names = {"key": "clinic", "class": "public", "country": "FR"} | names
+        data = json.dumps(body).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+        head += "".join(f"x-hanse-{name}: {value}\r\n" for name, value in names.items())
+        head += f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(head.encode() + data)
+        try:
+            return await read_answer(reader)
+        finally:
+            writer.close()
+
+
+async def at_engine(site: SiteRig, count: int) -> None:
+    for _ in range(500):
+        if int(site.worker.page.exec[0, 0, 0]) == count:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{site.worker.page.exec[0, 0, 0]} requests at the engine, not {count}")
+
+
+def people(site: SiteRig, count: int) -> list[asyncio.Task[Answer]]:
+    return [asyncio.create_task(ask(site.port, chat(f"person {n}"))) for n in range(count)]
+
+
+def extra(answer: Answer) -> dict[str, float]:
+    pairs = (part.split("=") for part in answer.headers.get("x-hanse-extra", "").split(";") if part)
+    return {name: float(value) for name, value in pairs}
+
+
+@given(st.integers(1, 64), st.integers(0, 8))
+def test_lines_leave_a_quarter_free_and_never_fill_what_is_not_there(
+    slots: int, replicas: int
+) -> None:
+    most = spare_requests(float(slots), float(replicas))
+    assert most == (max(1, int(0.75 * slots * replicas)) if replicas else 0)
+    assert most <= max(1, slots * replicas)
+
+
+def test_a_line_is_a_request_like_any_other(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        async with Inner(lyon) as inner:
+            answer = await inner.send(chat("a line"))
+            assert answer.status == 200
+            assert "x-hanse-extra" not in answer.headers
+            assert "wh=" in answer.headers["x-hanse-measured"]
+            kinds = [type(record) for record in lyon.records()]
+            assert kinds == [Decided, Executed, Ended]
+            assert lyon.records()[0].tenant == "clinic"
+            await lyon.idle()
+            assert not lyon.worker.deferred
+            for wrong in ({"key": "nobody"}, {"class": "secret"}, {"country": "US"}):
+                assert (await inner.send(chat(), **wrong)).status == 403
+            refused = await inner.send(chat(), key="clinic", country="EE")
+            assert refused.status == 200
+
+    run(test)
+
+
+def test_a_line_waits_where_little_room_is_left(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        engine = lyon.engines[0]
+        engine.hold = asyncio.Event()
+        async with Inner(lyon) as inner:
+            going = people(lyon, 6)
+            await at_engine(lyon, 6)
+            answer = await inner.send(chat("a line"))
+            assert (answer.status, answer.code) == (503, "no_room")
+            assert not extra(answer)
+            assert len(engine.posts()) == 6
+            engine.hold.set()
+            assert {one.status for one in await asyncio.gather(*going)} == {200}
+            assert (await inner.send(chat("a line"))).status == 200
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_line_gives_way_when_somebody_would_have_to_queue(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        engine = lyon.engines[0]
+        engine.hold = asyncio.Event()
+        async with Inner(lyon) as inner:
+            line = asyncio.create_task(inner.send(chat("a line")))
+            await at_engine(lyon, 1)
+            going = people(lyon, SLOTS - 1)
+            await at_engine(lyon, SLOTS)
+            await asyncio.sleep(0.1)
+            assert not line.done(), "a full engine is no reason yet"
+            going += people(lyon, 1)
+            answer = await asyncio.wait_for(line, 1.0)
+            assert (answer.status, answer.code) == (503, "no_room")
+            assert extra(answer)["runs"] == 1
+            assert extra(answer)["wh"] > 0
+            await at_engine(lyon, SLOTS)
+            assert engine.broken == 1, "the engine was told by the end of the connection"
+            engine.hold.set()
+            assert {one.status for one in await asyncio.gather(*going)} == {200}
+            metrics = (await get(lyon.port, "/metrics")).body.decode()
+            assert 'hanse_gateway_lines_yielded_total{site="lyon"} 1' in metrics
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_forwarded_line_gives_way_where_it_runs(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        await without_own_engines(league, "lyon")
+        engine = tallinn.engines[0]
+        engine.hold = asyncio.Event()
+        async with Inner(lyon) as inner:
+            line = asyncio.create_task(inner.send(chat("a line")))
+            await at_engine(tallinn, 1)
+            going = people(tallinn, SLOTS)
+            answer = await asyncio.wait_for(line, 2.0)
+            assert answer.status in (502, 503)
+            assert extra(answer)["runs"] == 1
+            assert extra(answer)["wh"] > 0
+            await at_engine(tallinn, SLOTS)
+            engine.hold.set()
+            assert {one.status for one in await asyncio.gather(*going)} == {200}
+            again = await inner.send(chat("a line"))
+            assert again.status == 200
+            assert again.headers["x-hanse-site"] == "tallinn"
+        ends = [r for r in tallinn.records() if isinstance(r, Ended) and r.role == "serving"]
+        assert [one.outcome for one in ends] == ["failed", "answered"]
+        assert ends[0].energy_wh > 0
+        for site in (lyon, tallinn):
+            await site.idle()
+            assert not site.worker.deferred
+
+    run(test)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/batch_lyon_0/cancel"])
+def test_a_gateway_without_a_batch_process_says_so(tmp_path, path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        assert (await get(lyon.port, path, key="nobody")).status == 401
+        assert (await get(lyon.port, path)).status == 404
+        lyon.worker.settings = msgspec.structs.replace(
+            lyon.worker.settings, batch_socket=str(tmp_path / "none.sock")
+        )
+        answer = await get(lyon.port, path)
+        assert (answer.status, answer.code) == (503, "batch_unavailable")
+        assert (await ask(lyon.port, b"{}", path=path, method="PUT")).status == 405
+
+    run(test)
