@@ -73,6 +73,32 @@ def as_it_was(fleet: Fleet) -> Callable[[float, DemandCounts], Outlook]:
     return foresee
 
 
+def known_before(
+    fleet: Fleet, rates: tuple[float, ...], each_s: float
+) -> Callable[[float, DemandCounts], Outlook]:
+    """The truth of demand, ten minutes ahead; what is counted says between whom it is shared."""
+    now = as_it_was(fleet)
+
+    def foresee(now_s: float, counts: DemandCounts) -> Outlook:
+        outlook = now(now_s, counts)
+        begun_s = now_s % 86_400.0
+        ahead = rates[min(int((begun_s + 600.0) // each_s), len(rates) - 1)]
+        here = rates[min(int(begun_s // each_s), len(rates) - 1)]
+        total = sum(d.requests_per_s[0] for d in outlook.demand)
+        factor = max(ahead, here) / total if total else 1.0
+        demand = tuple(
+            msgspec.structs.replace(
+                d,
+                requests_per_s=(factor * d.requests_per_s[0],),
+                requests_per_s_high=(1.2 * factor * d.requests_per_s[0],),
+            )
+            for d in outlook.demand
+        )
+        return msgspec.structs.replace(outlook, demand=demand)
+
+    return foresee
+
+
 def swelling(fleet: Fleet, low_rps: float, high_rps: float, each_s: float) -> Trace:
     """Few requests, then many, then few."""
     parts, begun_s = [], 0.0
@@ -89,12 +115,17 @@ def swelling(fleet: Fleet, low_rps: float, high_rps: float, each_s: float) -> Tr
     return Trace.of(msgspec.structs.replace(trace.meta, duration_s=begun_s), merged)
 
 
-def ran(fleet: Fleet, trace: Trace, *faults: Fault) -> Simulation:
+def ran(
+    fleet: Fleet,
+    trace: Trace,
+    *faults: Fault,
+    foresee: Callable[[float, DemandCounts], Outlook] | None = None,
+) -> Simulation:
     run = Simulation(
         fleet,
         trace,
         scenario=Scenario(faults=faults),
-        operation=Operation(foresee=as_it_was(fleet), every_s=300.0),
+        operation=Operation(foresee=foresee or as_it_was(fleet), every_s=300.0),
     )
     run.run()
     return run
@@ -105,7 +136,10 @@ def replicas_up(run: Simulation) -> int:
 
 
 def test_replicas_come_with_demand_and_go_with_it_and_no_request_is_lost() -> None:
-    run = ran(small_chips(), swelling(small_chips(), 4.0, 60.0, 1200.0))
+    fleet = small_chips()
+    rates = (4.0, 40.0, 4.0)
+    foresee = known_before(fleet, rates, 1200.0)
+    run = ran(fleet, swelling(fleet, rates[0], rates[1], 1200.0), foresee=foresee)
     assert run.operator is not None
     placed = [sum(p.replicas for p in a.placements) for _, a in run.operator.answers]
     print(placed, *run.log, sep="\n")

@@ -117,7 +117,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (SlowLoop, "place_every_s"): Range(5, 86_400),
     (SlowLoop, "window_s"): Range(60, 86_400),
     (SlowLoop, "schedule_every_s"): Range(5, 86_400),
-    (SlowLoop, "demand_bin_s"): Range(1, 3_600),
+    (SlowLoop, "demand_bin_s"): Range(1, 86_400),
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
     (Batch, "home_copies"): Range(1, 2),

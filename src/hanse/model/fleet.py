@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from hanse.units import SECONDS_PER_HOUR
+
 SiteKind = Literal["micro", "edge", "region"]
 DriverKind = Literal["process", "external", "kubernetes"]
 Protocol = Literal["openai"]
@@ -269,7 +271,7 @@ class SlowLoop(Value, frozen=True, kw_only=True):
     """It decides which replicas run where; else `[[placement]]` holds."""
     place_every_s: float = 900.0
     """A quarter of an hour: loading a large model takes minutes, demand moves in tens of them."""
-    window_s: float = 3600.0
+    window_s: float = SECONDS_PER_HOUR
     """How long a placement is made for; what switching costs once is spread over it."""
     schedule_every_s: float = 300.0
     """Deferrable work and batteries, on the five-minute grid of the balance."""

@@ -25,7 +25,7 @@ from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet, Placement, Value
+from hanse.model.fleet import Fleet, Placement
 from hanse.serving.measured import MeasuredTable
 from hanse.signals import Feed
 from hanse.signals.traces.trace import Chunk, Trace
@@ -36,6 +36,7 @@ from hanse.twin.brownout import Brownouts
 from hanse.twin.handle import Handle
 from hanse.twin.keeper import PROBE_EVERY_S, Berths, Keeper
 from hanse.twin.loop import run
+from hanse.twin.machine import Machine, run_on
 from hanse.twin.operation import Operation, Operator, room_of
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.power import STEP_S, SitePower
@@ -53,21 +54,6 @@ HERE: Final = Path()
 RECORDED: Final = Feed()
 Rows = Callable[[Any], None]
 Progress = Callable[[float, int], None]
-
-
-class Machine(Value, frozen=True, kw_only=True):
-    """What all engines of a league on one machine share."""
-
-    cores: float
-    """Of them what idle gateways, links and agents leave."""
-    token_cpu_s: float = 0.0
-    """CPU seconds that gateways, links and users take for each token of an answer, all of them on this machine too."""
-
-
-def _run_on(machine: Machine | None, world: World) -> None:
-    if machine is not None:
-        world.options[ar.OPTION_CORES] = machine.cores
-        world.options[ar.OPTION_TOKEN_S] = machine.token_cpu_s
 
 
 class Simulation:
@@ -134,15 +120,19 @@ class Simulation:
         )  # fmt: skip
         write_table(world, 0, table, fleet, trace.meta)
         self._choose_by(self.policy, world, engine_affinity)
-        _run_on(machine, world)
+        run_on(machine, world)
         self.table = table
         self.handle = Handle(world)
         horizon_s = self.duration_s + 2.0 * SECONDS_PER_HOUR
         self.power = SitePower(
             fleet, self.berths.specs, self.feed, scenario, self.start_at_s, horizon_s
         )
-        self.brownouts = Brownouts(fleet)
-        self.index = {site.id: i for i, site in enumerate(fleet.sites)}
+        self._set_out(operation)
+
+    def _set_out(self, operation: Operation | None) -> None:
+        """Nothing has happened yet."""
+        self.brownouts = Brownouts(self.fleet)
+        self.index = {site.id: i for i, site in enumerate(self.fleet.sites)}
         self._outages, self._unpowered = set[int](), set[int]()
         self._keepers: dict[str, Keeper] = {}
         self._probing: set[str] = set()
