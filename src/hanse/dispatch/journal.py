@@ -75,8 +75,7 @@ TABLE, HEARD, LOST, BEGIN, ARRIVED, FIRST_BYTE, END, RATIO, LEARNED, OWN = range
 EXECUTING, CHOICE, ENGINE, SLOTS, LOOK_UP, REMEMBER, FORGET, NAME, ENDED, CHECK, CLOSED = range(
     11, 22
 )
-PROVED: Final = 22
-SEATS: Final = 23
+PROVED, SEATS = 22, 23
 KINDS: Final = (
     "", "table", "heard", "lost", "begin", "arrived", "first_byte", "end", "ratio", "learned", "own",
     "executing", "choice", "engine", "slots", "look_up", "remember", "forget", "name", "ended", "check", "closed",
