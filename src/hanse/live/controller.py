@@ -78,11 +78,11 @@ class Controller:
         self._epochs = EpochFile(home / "controller-epoch")
         self._dispatcher = Dispatcher("fleet")
         self._log = EventLog(home / "events", time.time())
-        self._slow = SlowLoop(
-            self._fleet, home, lambda: self._feed_at(time.time()), lambda event: self._tell(event)
-        )
         self._feed = Feed()
         self._live = LiveFeed(_feeds(prepared))
+        self._slow = SlowLoop(
+            self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
+        )
         self._scenario_changed = asyncio.Event()
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None

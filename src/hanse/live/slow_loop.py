@@ -26,6 +26,7 @@ from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.signals.demand_counts import DemandCounts
 from hanse.signals.forecast.expected import expected_demand
+from hanse.signals.providers import LiveFeed
 
 OUTLOOK_STEPS: Final = 48
 """Hours: the schedule's horizon."""
@@ -38,18 +39,22 @@ Tell = Callable[[ev.Event], None]
 class SlowLoop:
     """Events for the Dispatcher, made beside it."""
 
-    def __init__(self, fleet: Fleet, home: Path, feed: Callable[[], Feed], tell: Tell) -> None:
+    def __init__(
+        self, fleet: Fleet, home: Path, feed: Callable[[], Feed], live: LiveFeed, tell: Tell
+    ) -> None:
         """A loop that tells its events in the thread of the running event loop.
 
         Args:
             fleet: The operator's.
             home: Directory for the counts.
             feed: What is known of carbon, price and weather now.
+            live: What providers say of past and future.
             tell: Hands an event to the Dispatcher and carries its actions out.
         """
         self._fleet = fleet
         self._path = home / "demand.msgpack"
         self._feed = feed
+        self._live = live
         self._tell = tell
         self._solver = DeferSolver()
         self._solving: set[asyncio.Task[None]] = set()
@@ -101,7 +106,13 @@ class SlowLoop:
     def _outlook(self, now_s: float) -> Any:
         demand = expected_demand(self.counts, now_s, steps=OUTLOOK_STEPS)
         return outlook_from(
-            self._fleet.sites, self._feed(), now_s, steps=OUTLOOK_STEPS, demand=demand
+            self._fleet.sites,
+            self._feed(),
+            now_s,
+            steps=OUTLOOK_STEPS,
+            demand=demand,
+            brought=self._live.brought(),
+            provided=self._live.provided(),
         )
 
     def _read(self) -> DemandCounts:
