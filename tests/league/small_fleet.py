@@ -40,6 +40,14 @@ id = "important"
 law = "important"
 """
 
+SLOW_LOOP: Final = """
+[slow_loop]
+places = true
+place_every_s = 8
+window_s = 60
+demand_bin_s = 4
+"""
+
 PLACES: Final = {
     "frankfurt": ("micro", "DE", 50.11, 8.68, "DE", "[]"),
     "lyon": ("micro", "FR", 45.76, 4.84, "FR", '["hds_certified_host"]'),
@@ -113,6 +121,7 @@ def fleet_text(
     replicas: int = 1,
     deadline_s: int = 60,
     cedar_files: tuple[str, ...] = (),
+    places: bool = False,
 ) -> str:
     """The fleet file.
 
@@ -120,9 +129,12 @@ def fleet_text(
         workers: Site -> gateway workers, where not 1.
         embed_at: Site that also serves embeddings; empty: none.
         external: Site -> comma-separated URLs of its engines; None: llama.cpp processes.
+        places: The controller decides which replicas run where, every few seconds.
     """
     files = ", ".join(f'"{name}"' for name in cedar_files)
     parts = [HEAD, f"[policy]\nvalid_s = 86400\ncedar_files = [{files}]\n"]
+    if places:
+        parts.append(SLOW_LOOP)
     parts += [_site(name, (workers or {}).get(name, 1), external) for name in SITES]
     parts += [
         f'[[link]]\na = "{a}"\nb = "{b}"\nrtt_ms = {rtt_ms}\nmbit_s = 1000\n'

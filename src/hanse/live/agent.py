@@ -268,6 +268,7 @@ class Agent:
                 data = await loop.sock_recv(feed, 65_536)
                 with contextlib.suppress(msgspec.DecodeError, asyncio.QueueFull):
                     row = msgspec.msgpack.decode(data, type=DecisionRow)
+                    self._demand.add(row)
                     self.engines.meter.answered(row)
                     self._decisions.put_nowait(row)
 
