@@ -17,7 +17,7 @@ from typing import Final, Literal
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
-from hanse.dispatch.belief import Belief, SiteBelief, site_defaults
+from hanse.dispatch.belief import Belief, SiteBelief, fleet_digest, site_defaults
 from hanse.dispatch.build import build_table, known_offers, possible_offers
 from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law
@@ -238,6 +238,7 @@ class Dispatcher:
             epoch=self._epoch,
             version=version,
             floors=floors,
+            fleet_digest=fleet_digest(belief.fleet),
         )
         content = ev.event_to_bytes(decided)
         return [act.SendPlacement(epoch=self._epoch, version=version, content=content)]

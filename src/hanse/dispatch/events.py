@@ -65,6 +65,8 @@ class PlacementDecided(_Event, frozen=True, kw_only=True, tag="placement_decided
     """Rises with every placement that an epoch's leader decides."""
     floors: tuple[Floor, ...] = ()
     """Replicas that a site keeps up, whatever it is to run, until a later placement says otherwise."""
+    fleet_digest: str = ""
+    """Of the fleet that it was decided for (`belief.fleet_digest`): a leader that starts with another one begins with its file."""
 
 
 class KeysChanged(_Event, frozen=True, kw_only=True, tag="keys_changed"):

@@ -102,6 +102,9 @@ class EngineKeeper:
         self._restarts: dict[str, int] = {}
         self._alive_from: dict[str, int] = {}
         """Engines that answer, and the version of the seats that workers must know first."""
+        page.flags[FLAG_POWER_SHED] = (
+            0  # of an earlier agent; what holds is said again within a report
+        )
         self._seats_path = home / SEATS
         self._seats = read_seats(self._seats_path) or Seats()
         self.meter = Meter(fleet, address.site, page)
@@ -350,6 +353,10 @@ class EngineKeeper:
         """The planned ports first, in order; a process that runs beside more than were planned gets any that is free."""
         if spec.driver != "process":
             return spec
+        driver = self._drivers["process"]
+        assert isinstance(driver, ProcessDriver)
+        if port := driver.port(spec):  # it runs, though no seats tell of it
+            return msgspec.structs.replace(spec, url=f"http://127.0.0.1:{port}")
         others = (s for s in self._specs.values() if s.driver == "process" and s.name != spec.name)
         taken = {host_port(other)[1] for other in others}
         planned = [p for p in self._address.engine_ports if p not in taken]

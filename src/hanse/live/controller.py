@@ -27,6 +27,7 @@ from nats.js.errors import NotFoundError
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table
@@ -159,6 +160,10 @@ class Controller:
         """The fleet, going on from the newest table so that offers keep their indices, and from the last placement."""
         offers: tuple[str, ...] = ()
         version = 0
+        if placed is not None:
+            self._epochs.see(placed.epoch)
+            if placed.fleet_digest != fleet_digest(self._fleet):
+                placed = None  # the operator's file is newer
         with contextlib.suppress(HanseError):
             if newest_table:
                 meta = Table.from_bytes(newest_table).meta

@@ -113,6 +113,16 @@ class ProcessDriver:
         """By its pid file."""
         return self.pid(spec) > 0
 
+    def port(self, spec: EngineSpec) -> int:
+        """Where a running engine listens, by what it was started with; 0 where there is none."""
+        if not self.pid(spec):
+            return 0
+        try:
+            content = (self._directory / f"engine-{spec.name}.json").read_bytes()
+            return msgspec.json.decode(content, type=EngineConfig).port
+        except (OSError, msgspec.DecodeError):
+            return 0
+
     def stop(self, spec: EngineSpec) -> None:
         """End one engine at once: a frozen one would not hear SIGTERM."""
         pid = self.pid(spec)
