@@ -16,7 +16,18 @@ from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.gateway.incoming import Incoming
 from hanse.live.gateway.spare import spare_requests
 from hanse.live.runtime import private_socket
-from live.gateway.rig import Answer, SiteRig, ask, chat, get, read_answer, run, start
+from live.gateway.rig import (
+    Answer,
+    SiteRig,
+    ask,
+    chat,
+    connect,
+    get,
+    read_answer,
+    request,
+    run,
+    start,
+)
 from live.gateway.test_hops import without_own_engines
 
 SLOTS = 8
@@ -193,5 +204,47 @@ def test_a_gateway_without_a_batch_process_says_so(tmp_path, path):
         answer = await get(lyon.port, path)
         assert (answer.status, answer.code) == (503, "batch_unavailable")
         assert (await ask(lyon.port, b"{}", path=path, method="PUT")).status == 405
+
+    run(test)
+
+
+def test_a_large_file_is_never_held_by_the_gateway(tmp_path):
+    """A slow reader behind the tunnel slows the client down, and all bytes arrive."""
+    size, piece = 20_000_000, 100_000
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        got, most = bytearray(), 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal most
+            await reader.readuntil(b"\r\n\r\n")
+            while len(got) < size:
+                got.extend(await reader.read(65_536))
+                await asyncio.sleep(0.001)
+                for link in lyon.worker.client_door.open_connections:
+                    most = max(most, link.running._transport.get_write_buffer_size())
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+            await writer.drain()
+            writer.close()
+
+        with tempfile.TemporaryDirectory() as home:
+            path = f"{home}/jobs.sock"
+            server = await asyncio.start_unix_server(serve, path)
+            settings = msgspec.structs.replace(lyon.worker.settings, batch_socket=path)
+            lyon.worker.settings = settings
+            reader, writer = await connect(lyon.port)
+            head = request(b"", path="/v1/files").replace(b"length: 0", b"length: %d" % size)
+            writer.write(head)
+            sent = bytes(range(250)) * (piece // 250)
+            for _ in range(size // piece):
+                writer.write(sent)
+                await writer.drain()
+            answer = await read_answer(reader)
+            assert (answer.status, answer.body) == (200, b"{}")
+            assert bytes(got) == sent * (size // piece)
+            assert most < 1_000_000
+            writer.close()
+            server.close()
 
     run(test)

@@ -95,8 +95,7 @@ class Tunnel(asyncio.Protocol):
         self._held_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
-        self._answered = False
-        self._over = False
+        self._answered = self._over = self._full = False
 
     def open(self) -> None:
         """Connect."""
@@ -157,13 +156,16 @@ class Tunnel(asyncio.Protocol):
             return
         self._transport.write(b"".join(self._held))
         self._held.clear()
-        self._read_on()
+        if not self._full:  # writing may have filled it just now
+            self._read_on()
 
     def pause_writing(self) -> None:
+        self._full = True
         if not self._over:
             self._link.transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._full = False
         self._read_on()
 
     def data_received(self, data: bytes) -> None:
