@@ -56,7 +56,7 @@ __all__ = [
     "problem_from",
     "solve",
 ]
-NODES_MAX: Final = 200
+NODES_MAX: Final = 10
 """Of the search tree: an answer every few minutes, whose gap is reported, beats a proof."""
 SETS_ROUNDS: Final = 3
 """Of sets of demand that a failure leaves short and the program had not: one is nearly always enough."""

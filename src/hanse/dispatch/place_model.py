@@ -119,6 +119,8 @@ class PlaceModel:
         self.pair_column = np.full(len(self.pair_row), -1, np.int64)
         self.pair_column[now] = m.add_columns("share", self.pair_usd[now])
         self.u = m.add_columns("unserved", r.unserved_usd, upper=1.0)
+        self.elsewhere = m.add_columns("elsewhere", np.zeros(self.u.shape), upper=0.0)
+        """[row] stands for pairs left out while a bound is proven: their way's cost and nothing else; shut until then."""
         fresh = np.array([o.start_usd for o in p.offers], float) / r.window_h
         runs = r.offer_now > 0.0
         self.n = m.add_columns(
@@ -166,6 +168,7 @@ class PlaceModel:
         now = np.flatnonzero(self.taken)
         m.put(self.serve[self.pair_row[now]], self.pair_column[now], 1.0)
         m.put(self.serve, self.u, 1.0)
+        m.put(self.serve, self.elsewhere, 1.0)
 
     def _room(self) -> None:
         """sum_d a_d / r_o x_do <= n_o: replicas enough that requests seldom wait (`serving.within_slo`)."""

@@ -23,11 +23,12 @@ from hanse.milp import INF, Limits, Outcome, Solver
 ROUNDS_MAX: Final = 12
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
+WIDE: Final = 1.3
 KERNEL_MORE_MIN: Final = 60
 KERNEL_GAP_SHARE: Final = 0.5
 """Of the gap asked for: the rest is for what the relaxed program does not know."""
 LOSS_ROUNDS_MAX: Final = 8
-KERNEL_NODES_MAX: Final = 50
+KERNEL_NODES_MAX: Final = 5
 """Of the small search; it mostly ends at its root."""
 BROKEN_MIN: Final = 1e-4
 LINKS_MAX: Final = 4000
@@ -63,18 +64,43 @@ def search(model: PlaceModel, limits: Limits) -> Found:
     own = max(best.objective - model.penalty_usd(best.values), 1e-9)
     stopped_by = "gap"
     if best.objective - bound > limits.gap * own:
-        stopped_by = "nodes"
-        if model.taken.all():
-            out = (n < USED_MIN) & (reduced > best.objective - bound)
-            solver.set_columns(model.n, lower, np.where(out, lower, most))
-            start = np.arange(len(best.values)), best.values
-            better, more = _whole(model, solver, limits, start, 1.0)
-            nodes += more
-            # What was ruled out costs more than the best known.
-            bound = max(bound, min(better.bound, best.objective))
-            best = better if better.objective <= best.objective else best
-            stopped_by = "gap" if better.status == "optimal" else "nodes"
+        out = (n < USED_MIN) & (reduced > best.objective - bound)
+        solver.set_columns(model.n, lower, np.where(out, lower, most))
+        widened(model, solver, relaxed.row_duals[model.serve])
+        start = np.arange(len(best.values)), best.values
+        better, more = _whole(model, solver, limits, start, 1.0)
+        nodes += more
+        # What was ruled out costs more than the best known.
+        bound = max(bound, min(better.bound, best.objective))
+        better = _grounded(model, solver, better)
+        best = better if better.objective <= best.objective else best
+        near = best.objective - bound <= limits.gap * own * 1.001
+        stopped_by = "gap" if near else "nodes"
     return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
+
+
+def widened(model: PlaceModel, solver: Solver, price: Floats) -> None:
+    """Pairs whose way alone costs less than `WIDE` times what a row is worth to the relaxed program come in; `elsewhere` stands for all
+    others at the cheapest of their ways, without room or power: a relaxation, so its bound holds for the whole problem.
+    """
+    worth = np.maximum(price, 0.0)[model.pair_row]
+    _add_pairs(model, solver, np.flatnonzero(~model.taken & (model.pair_usd < WIDE * worth)))
+    left = np.full(len(price), np.inf)
+    out = np.flatnonzero(~model.taken)
+    np.minimum.at(left, model.pair_row[out], model.pair_usd[out])
+    some = np.isfinite(left)
+    solver.set_costs(model.elsewhere, np.where(some, left, 0.0))
+    solver.set_columns(model.elsewhere, 0.0, some.astype(float))
+
+
+def _grounded(model: PlaceModel, solver: Solver, found: Outcome) -> Outcome:
+    """The same replicas without what is served `elsewhere`."""
+    solver.set_columns(model.elsewhere, 0.0, 0.0)
+    if not (found.values[model.elsewhere] > USED_MIN).any():
+        return found
+    n = np.rint(found.values[model.n])
+    solver.set_columns(model.n, n, n)
+    return solver.search(Limits(nodes_max=KERNEL_NODES_MAX), gap_absolute=0.0)
 
 
 def _kernel(model: PlaceModel, n: Floats, reduced: Floats) -> Bools:
@@ -115,7 +141,8 @@ def _whole(
 def shares(model: PlaceModel, values: Floats) -> Floats:
     """[pair] of a solution."""
     x = np.zeros(len(model.pair_row))
-    x[model.taken] = values[model.pair_column[model.taken]]
+    known = model.taken & (model.pair_column < len(values))
+    x[known] = values[model.pair_column[known]]
     return x
 
 
