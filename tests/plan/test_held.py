@@ -21,18 +21,17 @@ BIG = Workload(id="big", model="Llama-3.1-405B", tokens_per_day=4e9, ttft_ms=300
 
 
 def split(study: Study, demand: Demand) -> Design:
-    """A hall in Lyon and a region in Frankfurt, which everything goes to."""
+    """A room in Lyon and a region in Frankfurt, which everything goes to."""
     design = hand.design(study, demand, (0, 1))
     large = next(s for s in SIZES if s.kind == "region")
-    places = (msgspec.structs.replace(design.places[0], size=large), design.places[1])
+    small = next(s for s in SIZES if s.id == "room")
+    places = tuple(
+        msgspec.structs.replace(p, size=size)
+        for p, size in zip(design.places, (large, small), strict=True)
+    )
     share = np.zeros(design.share.shape)
     share[:, 0] = 1.0
-    return msgspec.structs.replace(
-        design,
-        places=places,
-        share=share,
-        spec=msgspec.structs.replace(design.spec, sizes=("tower", "room", "hyperscale")),
-    )
+    return msgspec.structs.replace(design, places=places, share=share)
 
 
 def test_the_number_that_decides_is_said() -> None:
@@ -86,7 +85,7 @@ def test_what_a_small_site_holds_in_time_stays() -> None:
     away = away_of(split(study, demand), study, demand, held_by(study), of_study(study).mid())
     for one in away:
         if not one.reference:
-            assert set(one.held_by) <= {"tower", "room"} and one.held_by
+            assert one.held_by == ("room",)
             assert one.gb_per_day == 0.0 and one.added_ms is None and one.usd_per_year == 0.0
     scale = [a for a in away if a.reference]
     assert len(scale) == 2 and all(a.work == ALL and a.gb_per_day > 0.0 for a in scale)

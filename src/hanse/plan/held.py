@@ -71,7 +71,7 @@ class Away(Value, frozen=True, kw_only=True):
     reference: bool
     """Not asked for: what it would be if all interactive work of the study asked for this model."""
     held_by: tuple[str, ...]
-    """Small size classes of the design that hold it in time; then nothing goes away for that."""
+    """Size classes of small sites that the design builds and that hold it in time; then nothing goes away for that."""
     share: float
     """Of the work's requests that go to large sites or rented chips for that."""
     requests_per_day: float
@@ -83,11 +83,6 @@ class Away(Value, frozen=True, kw_only=True):
     """Transit of a large site, or egress of a cloud."""
     unserved_share: float
     """Of the requests: no large site and no rented chip may take them."""
-
-
-def small_sizes(study: Study) -> tuple[SizeClass, ...]:
-    """Size classes that are no region."""
-    return tuple(size for size in study.sizes if size.kind != "region")
 
 
 def held_by(study: Study) -> tuple[Held, ...]:
@@ -209,7 +204,7 @@ def away_of(
     design: Design, study: Study, demand: Demand, held: Sequence[Held], x: Values
 ) -> tuple[Away, ...]:
     """Each work of a design, and each model for scale as if all interactive work asked for it."""
-    small = {size.id for size in small_sizes(study)} & set(design.spec.sizes)
+    small = {p.size.id for p in design.places if p.size.kind != "region"}
     asked, usd_per_gb = _asked(study, demand), _usd_per_gb(x)
 
     def one(work: str, model: str, rows: NDArray[np.bool_], reference: bool) -> Away:
