@@ -32,8 +32,9 @@ from hanse.model.job import Job
 from hanse.signals.outlook import Outlook
 
 SOURCE: Final = "optimiser"
-SLOTS_ALIKE: Final = 0.5
-"""A replica whose slots were half or twice as many is another one; less is within the error of a forecast of lengths."""
+SLOTS_LEAST, SLOTS_MOST = 0.9, 1.25
+"""A replica that runs stays as it is while its slots are within so many times what was sized for: fewer would serve less than the answer
+counts on, more would write slower; forecasts of lengths are no better than that."""
 ANSWER_S_MAX: Final = 300.0
 """A question open for so long is asked anew: whoever was to answer is gone. The largest instance takes a minute."""
 CALM_S: Final = 5.0
@@ -178,7 +179,7 @@ def as_running(before: Sequence[Placement], after: Sequence[Placement]) -> tuple
     found = []
     for p in after:
         old = known.get((p.site, p.pool, p.service, p.variant, p.chips))
-        near = old is not None and SLOTS_ALIKE * p.slots <= old.slots <= p.slots / SLOTS_ALIKE
+        near = old is not None and SLOTS_LEAST * p.slots <= old.slots <= SLOTS_MOST * p.slots
         if old is not None and near:
             p = replace(p, slots=old.slots, context_tokens=old.context_tokens)
         found.append(p)

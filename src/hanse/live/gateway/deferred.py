@@ -135,7 +135,7 @@ class Line(Entry, eq=False, kw_only=True):
         number = routing.engine(
             offer.index, self.tokens_in, self.tokens_out, self.tried_engines, None
         )
-        if number < 0 or not engine_has_spare(routing.local[number], offer):
+        if number < 0 or not engine_has_spare(routing.local[number], offer, routing.shed_level):
             return None
         return self._attempt(offer, number, routing.local[number].target, now_s)
 

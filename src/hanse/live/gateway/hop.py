@@ -111,7 +111,9 @@ class Hop(Exchange, eq=False, kw_only=True):
             self.offer.index, self.tokens_in, self.tokens_out, self.tried_engines, held
         )
         if engine >= 0 and self.envelope.deferrable:
-            spare = engine_has_spare(worker.routing.local[engine], self.offer)
+            spare = engine_has_spare(
+                worker.routing.local[engine], self.offer, worker.routing.shed_level
+            )
             engine = engine if spare else int(Reason.ROOM)
         if engine < 0 or len(self.attempts) >= ENGINES_TRIED_MAX:
             if self.attempts:

@@ -6,7 +6,7 @@ line's serving side (`hop`).
 Rule. A line begins only where all requests of an offer, this one with them, are at most `SPARE_SHARE` of its slots (one at least). A
 line in flight gives way as soon as its engine holds more requests than slots, so that one of them would have to queue: at the next
 tick, 20 ms, its connection to the engine is closed, which makes the engine stop. The two bounds differ, so that a single visitor does
-not undo a line that was in nobody's way.
+not undo a line that was in nobody's way. A site that is short of power gives lines up before anything else (`dispatch.shed`).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def offer_has_spare(routing: Routing, offer: OfferRow) -> bool:
     return requests + 1.0 <= spare_requests(offer.slots, float(row["replicas"]))
 
 
-def engine_has_spare(engine: Engine, offer: OfferRow) -> bool:
-    """The same of one local engine."""
-    return engine.running + 1 <= spare_requests(offer.slots)
+def engine_has_spare(engine: Engine, offer: OfferRow, shed_level: int) -> bool:
+    """The same of one local engine, at a site that has the power for it."""
+    return shed_level == 0 and engine.running + 1 <= spare_requests(offer.slots)
 
 
 def spent_wh(exchange: Exchange, attempt: Attempt) -> float:
@@ -72,6 +72,7 @@ def prompt_wh(attempt: Attempt, routing: Routing, tokens_in: int) -> float:
 
 def make_room(worker: Worker) -> None:
     """Every tick with lines in flight: the newest line leaves an engine that holds more requests than slots."""
+    short = worker.routing.shed_level > 0
     newest: dict[int, tuple[float, Line | Hop, Attempt]] = {}
     for exchange in worker.deferred:
         for attempt in exchange.attempts:
@@ -80,7 +81,7 @@ def make_room(worker: Worker) -> None:
                 if known is None or attempt.began_at_s > known[0]:
                     newest[attempt.engine] = (attempt.began_at_s, exchange, attempt)
     for number, (_, exchange, attempt) in newest.items():
-        if worker.engines[number].running > attempt.offer.slots:
+        if short or worker.engines[number].running > attempt.offer.slots:
             worker.counts.row[LINES_YIELDED] += 1.0
             exchange.give_way(attempt)
 
