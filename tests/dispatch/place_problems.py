@@ -175,6 +175,16 @@ def _nodes(p: PlaceProblem, n: tuple[int, ...]) -> list[int]:
     return found
 
 
+def _idle_w(p: PlaceProblem, n: tuple[int, ...], on: list[int]) -> list[float]:
+    """[site] what draws power with no request at all."""
+    idle_w = [0.0] * len(p.sites)
+    for k, q in zip(on, p.pools, strict=True):
+        idle_w[q.site] += k * q.node_on_w + (q.nodes - k) * q.node_off_w
+    for c, o in zip(n, p.offers, strict=True):
+        idle_w[p.pools[o.pool].site] += c * o.loaded_w
+    return idle_w
+
+
 def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
     """Flows by a program of its own, one column a (demand, offer); what a failure leaves is counted for full service."""
     on = _nodes(p, n)
@@ -185,11 +195,7 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
         if not o.fixed
     )
     woken = sum(max(k - q.nodes_on, 0) * q.wake_usd for k, q in zip(on, p.pools, strict=True))
-    idle_w = [0.0] * len(p.sites)
-    for k, q in zip(on, p.pools, strict=True):
-        idle_w[q.site] += k * q.node_on_w + (q.nodes - k) * q.node_off_w
-    for c, o in zip(n, p.offers, strict=True):
-        idle_w[p.pools[o.pool].site] += c * o.loaded_w
+    idle_w = _idle_w(p, n, on)
     m = Model()
     pairs = [
         (i, j, *_pair(p, i, j))

@@ -18,7 +18,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hanse.catalogue import City, city, country_electricity
 from hanse.errors import ConfigError
 from hanse.plan.assign import assigned
 from hanse.plan.assumptions import of_study
@@ -26,7 +25,7 @@ from hanse.plan.candidates import Limits, Siting, SitingAnswer, site_plan
 from hanse.plan.capacity import Fit, fit_of
 from hanse.plan.demand import Demand
 from hanse.plan.design import Design
-from hanse.plan.inventory import Inventory, Place
+from hanse.plan.inventory import Inventory
 from hanse.plan.operate import growth_of, traffic_gb
 from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of, years_of
 from hanse.plan.policy import localised
@@ -34,7 +33,8 @@ from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
 from hanse.plan.regret import UNASKED, regrets
 from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
 from hanse.plan.reserve import with_reserve
-from hanse.plan.study_file import Candidate, DesignSpec, SizeClass, Study
+from hanse.plan.spots import Spot, spots_of
+from hanse.plan.study_file import DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
 from hanse.units import SECONDS_PER_HOUR
 
@@ -44,11 +44,6 @@ STAGE_RATIO: Final = 3.0
 """From one stage of being built to the next; finer ones make the search longer and its answer hardly cheaper."""
 STAGES_MAX: Final = 8
 """From a module of a row to a campus a thousand times as large."""
-REGIONS_MAX: Final = 10
-"""Places for a size class of 10 MW and more: the cheapest to build and run in; nobody looks at sixty."""
-LARGE_KW: Final = 10_000.0
-PRICE_USD_PER_KWH: Final = 0.15
-"""Where nobody publishes an industrial price: the mean of European countries' in the catalogue."""
 HEADROOM: Final = 1.15
 """Plant over mean need that the search provides: rounding to whole replicas, and the spread that its straight lines leave out."""
 GAP: Final = 0.02
@@ -64,30 +59,6 @@ NODES_MAX: Final = 300
 
 STANDBY_PAIRS_MAX: Final = 2000
 """Groups of rows times spots: beyond it a price of what stands by, a maximum, costs the search minutes, so that it goes without."""
-
-
-class Spot(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A place in one size class."""
-
-    city: City
-    size: SizeClass
-    price_usd_per_kwh: float
-    candidate: Candidate | None
-
-    @property
-    def id(self) -> str:
-        """Of the site, if it is built."""
-        return f"{self.size.id}-{_slug(self.city)}"
-
-    def place(self) -> Place:
-        """As the cost model knows it."""
-        return Place(
-            id=self.id,
-            city=self.city.name,
-            country=self.city.iso2,
-            size=self.size,
-            price_usd_per_kwh=self.price_usd_per_kwh,
-        )
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -143,7 +114,7 @@ def designs_of(
 
 def ground_of(study: Study, demand: Demand) -> Ground:
     """Places, chips, law, prices."""
-    spots = _spots(study)
+    spots = spots_of(study)
     fits = _fits(study, spots)
     refusal, rtt = _refusals(study, demand, spots, fits)
     need, stretch = _needs(study, demand, spots, fits)
@@ -170,42 +141,6 @@ def ground_of(study: Study, demand: Demand) -> Ground:
         cloud_rtt_ms=cloud_rtt,
         cloud_ok=cloud_ok,
     )
-
-
-def _spots(study: Study) -> tuple[Spot, ...]:
-    named = study.candidates or tuple(
-        Candidate(city=c.city, country=c.country) for c in study.cities
-    )
-    found = []
-    for size in study.sizes:
-        here = [c for c in named if not c.sizes or size.id in c.sizes]
-        places = [(city(c.city, iso2=c.country or ""), c) for c in here]
-        spots = [
-            Spot(city=place, size=size, price_usd_per_kwh=_price(place, c), candidate=c)
-            for place, c in places
-        ]
-        if size.it_kw >= LARGE_KW:
-            # Energy decides where a region stands; of equals the larger city.
-            spots.sort(key=lambda s: (s.price_usd_per_kwh, -s.city.population))
-            by_country: dict[str, int] = {}
-            kept = []
-            for spot in spots:
-                by_country[spot.city.iso2] = by_country.get(spot.city.iso2, 0) + 1
-                if by_country[spot.city.iso2] == 1:
-                    kept.append(spot)
-            spots = (kept + [s for s in spots if s not in kept])[:REGIONS_MAX]
-        found += spots
-    return tuple(found)
-
-
-def _price(place: City, candidate: Candidate) -> float:
-    if candidate.price_usd_per_kwh is not None:
-        return candidate.price_usd_per_kwh
-    try:
-        known = country_electricity(place.iso2).price_usd_per_kwh
-    except ConfigError:
-        known = None
-    return known or PRICE_USD_PER_KWH
 
 
 def _fits(study: Study, spots: Sequence[Spot]) -> tuple[tuple[Fit | None, ...], ...]:
@@ -620,11 +555,3 @@ def _rented(ground: Ground, spec: DesignSpec) -> Design:
         gap=0.0,
         notes=(note,) if note else (),
     )
-
-
-def _slug(place: City) -> str:
-    """Of a city's name: lower-case letters, digits, hyphens."""
-    from hanse.catalogue.cities import fold
-
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in fold(place.name))
-    return f"{'-'.join(p for p in kept.split('-') if p)}-{place.iso2.lower()}"

@@ -24,13 +24,13 @@ from hanse.plan.assumptions import of_study
 from hanse.plan.capacity import Fit
 from hanse.plan.demand import HOURS, Demand, demand_of
 from hanse.plan.design import Design
-from hanse.plan.designs import Spot
 from hanse.plan.meter import Meter
 from hanse.plan.operate import first_replicas, hourly_watts, loads_of
 from hanse.plan.physics import HOURS_OF_YEAR, site_of
 from hanse.plan.reach import OK
 from hanse.plan.shifting_room import Room, roomed
 from hanse.plan.sited import ground_for
+from hanse.plan.spots import Spot
 from hanse.plan.study_file import SizeClass, Study
 from hanse.plan.tco_flows import small_user_share
 from hanse.signals import Feed, StepAxis, site_steps
