@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from hanse.dispatch.place_answer import Plan, answer_of, overlooked
 from hanse.dispatch.place_check import check
 from hanse.dispatch.place_model import PlaceModel, ShortKinds
@@ -63,8 +65,35 @@ SETS_ROUNDS: Final = 3
 
 
 def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
-    """The placement of a problem, with its proven gap."""
+    """The placement of a problem, with its proven gap; what runs now, where that is within the gap.
+
+    Of placements that are equally good as far as is proven the one that moves nothing is the best: a move takes a replica away for as long
+    as it loads, and the price of that knows nothing of the requests that come meanwhile.
+    """
     limits = limits or Limits(nodes_max=NODES_MAX)
+    answer = _solved(problem, limits)
+    if any(one.starts or one.stops for one in answer.replicas):
+        stays = _staying(problem, limits)
+        gap = (stays.cost.usd - answer.bound_usd) / max(stays.cost.own_usd, 1e-12)
+        if gap <= limits.gap:
+            return replace(
+                stays,
+                problem=answer.problem,
+                bound_usd=answer.bound_usd,
+                gap=max(0.0, (stays.cost.usd - answer.bound_usd) / max(stays.cost.usd, 1e-12)),
+                stopped_by=answer.stopped_by,
+                nodes=answer.nodes + stays.nodes,
+            )
+    return answer
+
+
+def _staying(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
+    """The best that can be had of the replicas that run now, none more and none less."""
+    offers = tuple(replace(offer, fixed=True) for offer in problem.offers)
+    return _solved(replace(problem, offers=offers), limits)
+
+
+def _solved(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
     rows = Rows(problem)
     plan, found = _planned(rows, limits, ())
     extra: list[ShortKinds] = []
