@@ -157,18 +157,12 @@ def test_a_site_that_is_lost_is_placed_around() -> None:
     run = ran(fleet, trace, Fault(kind="site_down", at_s=1300.0, for_s=800.0, site="b"))
     assert run.operator is not None
     while_down = [a for at_s, a in run.operator.answers if 1400.0 < at_s < 2000.0]
-    assert while_down and not any(
-        f.share > 0 and a_site(run, f.offer) == "b" for a in while_down[-1:] for f in a.flows
-    )
+    assert while_down
+    for answer in while_down:
+        assert {p.site for p in answer.placements if p.replicas > 0} >= {"a", "c"}
+        assert not answer.violated
     sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
     assert sums[ar.SUM_SERVED] >= asked - 100  # those in flight at the site's gateway
-
-
-def a_site(run: Simulation, offer: int) -> str:
-    """Where an offer of the last problem is."""
-    problem = run.dispatcher.slow.asked
-    assert problem is not None
-    return problem.sites[problem.pools[problem.offers[offer].pool].site].id
 
 
 def test_the_same_run_twice_gives_the_same_placements() -> None:

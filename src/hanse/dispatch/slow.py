@@ -50,8 +50,6 @@ class SlowScope:
         self.measured = Measured()
         self.placed: PlaceAnswer | None = None
         """In force, as it was found."""
-        self.asked: PlaceProblem | None = None
-        """To which `placed` or an open question belongs."""
         self.scheduled: DeferAnswer | None = None
         self._place_open: PlaceProblem | None = None
         self._defer_open: DeferProblem | None = None
@@ -100,7 +98,7 @@ class SlowScope:
             self._place_due = False
             window = steps_of(self.outlook, now_s, loop.window_s)
             problem = place_problem(belief, self.outlook, window=window)
-            self._place_open = self.asked = problem
+            self._place_open = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
         if busy and self._is_due(
