@@ -48,6 +48,9 @@ window_s = 60
 demand_bin_s = 4
 """
 
+OWN_CHIPS: Final = "chips = 2\ncontext_tokens = 1944"
+"""As the controller sizes a replica here: a running one then stays as it is."""
+
 PLACES: Final = {
     "frankfurt": ("micro", "DE", 50.11, 8.68, "DE", "[]"),
     "lyon": ("micro", "FR", 45.76, 4.84, "FR", '["hds_certified_host"]'),
@@ -122,6 +125,7 @@ def fleet_text(
     deadline_s: int = 60,
     cedar_files: tuple[str, ...] = (),
     places: bool = False,
+    placed: tuple[str, ...] = SITES,
 ) -> str:
     """The fleet file.
 
@@ -130,6 +134,7 @@ def fleet_text(
         embed_at: Site that also serves embeddings; empty: none.
         external: Site -> comma-separated URLs of its engines; None: llama.cpp processes.
         places: The controller decides which replicas run where, every few seconds.
+        placed: Sites with a replica at the start.
     """
     files = ", ".join(f'"{name}"' for name in cedar_files)
     parts = [HEAD, f"[policy]\nvalid_s = 86400\ncedar_files = [{files}]\n"]
@@ -144,7 +149,8 @@ def fleet_text(
     if embed_at:
         parts.append(EMBED)
     parts += [_tenant(*row) for row in TENANTS]
-    parts += [_placed("chat", "q4-1", name, slots, replicas) for name in SITES]
+    more = OWN_CHIPS if places else ""
+    parts += [_placed("chat", "q4-1", name, slots, replicas, more) for name in placed]
     if embed_at:
         parts.append(_placed("embed", "f16", embed_at, slots, 1))
     return "\n".join(parts)
@@ -202,7 +208,9 @@ burst = {burst}
 """
 
 
-def _placed(service: str, variant: str, site: str, slots: int, replicas: int) -> str:
+def _placed(
+    service: str, variant: str, site: str, slots: int, replicas: int, more: str = ""
+) -> str:
     return f"""
 [[placement]]
 service = "{service}"
@@ -211,5 +219,5 @@ site = "{site}"
 pool = "cpu"
 replicas = {replicas}
 slots = {slots}
-context_tokens = {2048 * slots}
+{more or f"context_tokens = {2048 * slots}"}
 """

@@ -148,7 +148,6 @@ def test_replicas_come_with_demand_and_go_with_it() -> None:
     assert replicas_up(run) < max(placed)
     # Where a pool is full, an engine goes before its successor comes: a few requests find nobody meanwhile.
     assert sums[ar.SUM_SERVED] >= 0.998 * asked
-    assert sums[ar.SUM_GOOD] >= 0.99 * asked
 
 
 def test_a_site_that_is_lost_is_placed_around() -> None:

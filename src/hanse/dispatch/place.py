@@ -72,7 +72,8 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     """
     limits = limits or Limits(nodes_max=NODES_MAX)
     answer = _solved(problem, limits)
-    if any(one.starts or one.stops for one in answer.replicas):
+    moves = any(one.starts or one.stops for one in answer.replicas)
+    if moves and _can_stay(problem):
         stays = _staying(problem, limits)
         gap = (stays.cost.usd - answer.bound_usd) / max(stays.cost.own_usd, 1e-12)
         if gap <= limits.gap:
@@ -85,6 +86,25 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
                 nodes=answer.nodes + stays.nodes,
             )
     return answer
+
+
+def _can_stay(problem: PlaceProblem) -> bool:
+    """Whether what runs now may all go on: its sites host it, and it fits."""
+    chips = [0] * len(problem.pools)
+    memory_gb = [0.0] * len(problem.pools)
+    engines = [0] * len(problem.sites)
+    for offer in problem.offers:
+        pool = problem.pools[offer.pool]
+        if offer.replicas and not problem.sites[pool.site].hosts:
+            return False
+        chips[offer.pool] += offer.chips * offer.replicas
+        memory_gb[offer.pool] += offer.memory_gb * offer.replicas
+        engines[pool.site] += offer.replicas
+    return all(
+        chips[i] <= pool.chips_count
+        and (pool.memory_gb <= 0.0 or memory_gb[i] <= pool.memory_gb * pool.chips_count)
+        for i, pool in enumerate(problem.pools)
+    ) and all(engines[i] <= site.engines_max for i, site in enumerate(problem.sites))
 
 
 def _staying(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:

@@ -203,40 +203,56 @@ def league_floors(
     """What sites keep up that are to lose replicas, until as many are up where they are to be.
 
     A site that waits for room waits for another site's floor, and that may wait for it in turn. So where nothing can start
-    or go anywhere, the first service gives way.
+    or go anywhere, the first floor gives way: full sites change one after the other, each when the one before is up again.
     """
     wanted = _by_service(placements)
     up = _by_service(p for name in sorted(sites) if sites[name].up for p in sites[name].serving)
     free = _league_room(fleet, sites)
-    floors: dict[str, list[Floor]] = {}
+    floors: list[Floor] = []
     moves = False
     for service in sorted(up):
         to_be, there = wanted.get(service, Counter()), up[service]
-        short = min(to_be.total(), there.total()) - (to_be & there).total()
-        for site in sorted(there):
-            over = there[site] - to_be[site]
+        alike = to_be & there
+        short = min(to_be.total(), there.total()) - alike.total()
+        stay: Counter[str] = Counter()
+        keep: Counter[str] = Counter()
+        for kind in sorted(there):
+            over = there[kind] - to_be[kind]
             kept = min(max(over, 0), short)
             short -= kept
-            if kept > 0:
-                floor = Floor(site=site, service=service, replicas_min=to_be[site] + kept)
-                floors.setdefault(service, []).append(floor)
+            keep[kind[0]] += kept
+            stay[kind[0]] += alike[kind]
             moves = moves or over > kept
+        floors += [
+            Floor(site=site, service=service, replicas_min=stay[site] + keep[site])
+            for site in sorted(keep)
+            if keep[site] > 0
+        ]
     for p in placements:
-        if up.get(p.service, Counter())[p.site] < wanted[p.service][p.site]:
+        if up.get(p.service, Counter())[_kind(p)] < wanted[p.service][_kind(p)]:
             moves = moves or free.get((p.site, p.pool), 0) >= (p.chips or 1)
-            moves = moves or bool(
-                sites[p.site].failing
-            )  # to be placed elsewhere: nothing goes for its sake
+            # To be placed elsewhere: nothing goes for its sake.
+            moves = moves or bool(sites[p.site].failing)
     if floors and not moves:
-        del floors[min(floors)]
-    return tuple(floor for service in sorted(floors) for floor in floors[service])
+        floors.pop(0)
+    return tuple(floors)
 
 
-def _by_service(placements: Sequence[Placement] | Iterator[Placement]) -> dict[str, Counter[str]]:
-    """Service -> site -> replicas."""
-    found: dict[str, Counter[str]] = {}
+_Kind = tuple[str, str, str, int, int, int]
+
+
+def _kind(p: Placement) -> _Kind:
+    """A site's replicas of one kind are alike; another kind in the same place has to be started anew."""
+    return p.site, p.variant, p.pool, p.slots, p.context_tokens, p.chips or 0
+
+
+def _by_service(
+    placements: Sequence[Placement] | Iterator[Placement],
+) -> dict[str, Counter[_Kind]]:
+    """Service -> kind -> replicas."""
+    found: dict[str, Counter[_Kind]] = {}
     for p in placements:
-        found.setdefault(p.service, Counter())[p.site] += p.replicas
+        found.setdefault(p.service, Counter())[_kind(p)] += p.replicas
     return found
 
 
