@@ -344,6 +344,12 @@ class PlaceModel:
         self.loss_of = np.repeat(np.arange(len(lost)), [len(o) for o in lost])
         """[entry] the loss that an offer of `loss_offer` belongs to."""
 
+    def losses_of(self, offers: Bools) -> Ints:
+        """Losses, not yet rows, that take any of some offers [offer]."""
+        touched = np.zeros(len(self.losses), bool)
+        touched[self.loss_of[offers[self.loss_offer]]] = True
+        return np.flatnonzero(touched & ~self.loss_known)
+
     def broken_losses(self, values: Floats) -> Ints:
         """Losses that a solution makes too little of, the worst of each set first."""
         if not self.losses:

@@ -24,10 +24,11 @@ ROUNDS_MAX: Final = 12
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
 WIDE: Final = 1.3
-KERNEL_MORE_MIN: Final = 60
+KERNEL_MORE: Final = 6
+"""Of each service, law and need of quality."""
 KERNEL_GAP_SHARE: Final = 0.5
 """Of the gap asked for: the rest is for what the relaxed program does not know."""
-LOSS_ROUNDS_MAX: Final = 8
+LOSS_ROUNDS_MAX: Final = 3
 KERNEL_NODES_MAX: Final = 5
 """Of the small search; it mostly ends at its root."""
 BROKEN_MIN: Final = 1e-4
@@ -57,7 +58,9 @@ def search(model: PlaceModel, limits: Limits) -> Found:
     reduced, n = solver.reduced_costs()[model.n], relaxed.values[model.n]
     most = model.rows.offer_max
     lower = np.where(model.rows.offer_fixed, most, 0.0)
-    solver.set_columns(model.n, lower, np.where(_kernel(model, n, reduced), most, lower))
+    kernel = _kernel(model, n, reduced)
+    solver.set_columns(model.n, lower, np.where(kernel, most, lower))
+    _add_losses(model, solver, model.losses_of(kernel))
     short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
     best, nodes = _whole(model, solver, short, None, KERNEL_GAP_SHARE)
     bound = relaxed.objective
@@ -72,7 +75,7 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         nodes += more
         # What was ruled out costs more than the best known.
         bound = max(bound, min(better.bound, best.objective))
-        better = _grounded(model, solver, better)
+        better = _grounded(model, solver, better, short)
         best = better if better.objective <= best.objective else best
         near = best.objective - bound <= limits.gap * own * 1.001
         stopped_by = "gap" if near else "nodes"
@@ -93,24 +96,37 @@ def widened(model: PlaceModel, solver: Solver, price: Floats) -> None:
     solver.set_columns(model.elsewhere, 0.0, some.astype(float))
 
 
-def _grounded(model: PlaceModel, solver: Solver, found: Outcome) -> Outcome:
-    """The same replicas without what is served `elsewhere`."""
-    solver.set_columns(model.elsewhere, 0.0, 0.0)
-    if not (found.values[model.elsewhere] > USED_MIN).any():
+def _grounded(model: PlaceModel, solver: Solver, found: Outcome, limits: Limits) -> Outcome:
+    """Near the same replicas, without what is served `elsewhere`: those rows may use all that stands."""
+    gone = found.values[model.elsewhere] > USED_MIN
+    solver.set_columns(model.elsewhere, 0.0, np.zeros(len(gone)))
+    if not gone.any():
         return found
     n = np.rint(found.values[model.n])
-    solver.set_columns(model.n, n, n)
-    return solver.search(Limits(nodes_max=KERNEL_NODES_MAX), gap_absolute=0.0)
+    stands = n > 0.0
+    come = ~model.taken & gone[model.pair_row] & stands[model.pair_offer]
+    _add_pairs(model, solver, np.flatnonzero(come))
+    lower = np.where(model.rows.offer_fixed, model.rows.offer_max, 0.0)
+    solver.set_columns(model.n, lower, np.where(stands, model.rows.offer_max, lower))
+    return solver.search(limits, start=(model.n, n))
 
 
 def _kernel(model: PlaceModel, n: Floats, reduced: Floats) -> Bools:
-    """[offer] what the relaxed program uses, what runs now, and as many more that it nearly used."""
-    used = (n > USED_MIN) | (model.rows.offer_now > 0.0)
-    spare = np.where(used | (model.rows.offer_max <= 0.0), np.inf, reduced)
-    count = max(KERNEL_MORE_MIN, int(used.sum()))
-    near = np.argsort(spare, kind="stable")[:count]
-    used[near[np.isfinite(spare[near])]] = True
-    return used
+    """[offer] what the relaxed program uses, what runs now, and of each service as many more that it nearly used."""
+    r = model.rows
+    used = (n > USED_MIN) | (r.offer_now > 0.0)
+    spare = np.where(used | (r.offer_max <= 0.0), np.inf, reduced)
+    kernel = used.copy()
+    # Of each law and need of quality: whoever is pushed out of a scarce site needs somewhere to go.
+    kinds = np.unique(np.stack([r.service, r.law, r.quality], 1), axis=0, return_index=True)[1]
+    for row in kinds.tolist():
+        mine = np.flatnonzero((r.offer_service == r.service[row]) & (r.offer_max > 0.0))
+        mine = mine[model.usable(np.array([row]), mine)[0]]
+        near = mine[np.argsort(spare[mine], kind="stable")[:KERNEL_MORE]]
+        kernel[near[np.isfinite(spare[near])]] = True
+    # A fraction of a large replica often stands for a small one.
+    there = r.offer_service * len(model.problem.pools) + r.offer_pool
+    return kernel | (np.isin(there, there[kernel]) & (r.offer_max > 0.0))
 
 
 def _whole(
@@ -163,13 +179,17 @@ def tightened(model: PlaceModel, solver: Solver) -> Outcome:
 def lose(model: PlaceModel, solver: Solver, values: Floats) -> int:
     """Rows `loss` that a solution breaks: of failures that matter there are few."""
     broken = model.broken_losses(values)
-    for i in broken.tolist():
+    _add_losses(model, solver, broken)
+    return len(broken)
+
+
+def _add_losses(model: PlaceModel, solver: Solver, which: Ints) -> None:
+    for i in which.tolist():
         c, _, offers = model.losses[i]
         columns = np.concatenate([model.n[offers], [model.most[c], model.short[i]]])
         taken = -model.rows.offer_rate[offers]
         solver.add_row(0.0, INF, columns, np.concatenate([taken, [1.0, 1.0]]))
-    model.loss_known[broken] = True
-    return len(broken)
+    model.loss_known[which] = True
 
 
 def _price(model: PlaceModel, solver: Solver, found: Outcome) -> int:
