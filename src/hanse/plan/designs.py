@@ -32,7 +32,7 @@ from hanse.plan.policy import localised
 from hanse.plan.reach import FIT, LAW, NAMES, OK, RTT, lawful, round_trips_ms
 from hanse.plan.regret import UNASKED, regrets
 from hanse.plan.rented import cloud_of, rent_usd_per_kw, rented_kw, standby_kw, with_rented
-from hanse.plan.reserve import with_reserve
+from hanse.plan.reserve import standby_classes, standby_usd, with_reserve
 from hanse.plan.spots import Spot, spots_of
 from hanse.plan.study_file import DesignSpec, SizeClass, Study
 from hanse.plan.tco import costs
@@ -136,7 +136,7 @@ def ground_of(study: Study, demand: Demand) -> Ground:
         stretch=stretch,
         fixed_usd=fixed,
         stages_kw=stages,
-        standby_usd=_standby_usd(study, demand, fits, need, chips_per_kw),
+        standby_usd=standby_usd(study, demand, fits, need, chips_per_kw),
         cloud=cloud,
         cloud_rtt_ms=cloud_rtt,
         cloud_ok=cloud_ok,
@@ -272,24 +272,6 @@ def _prices(
     return np.maximum(fixed, 0.0), usd, of_chips
 
 
-def _standby_usd(
-    study: Study,
-    demand: Demand,
-    fits: Sequence[Sequence[Fit | None]],
-    need_kw: Floats,
-    of_chips: Floats,
-) -> float:
-    """Mean over interactive work by need, each on its best chips, where they are cheapest."""
-    usd, weight = [0.0], [1e-12]
-    for w, work in enumerate(study.workloads):
-        best = min((f.watts_per_token_s for f in fits[w] if f), default=np.inf)
-        at = [s for s, f in enumerate(fits[w]) if f and f.watts_per_token_s <= best * 1.001]
-        if work.kind == "interactive" and at:
-            usd.append(float(of_chips[w, at].min()))
-            weight.append(float(need_kw[demand.workload == w].sum()))
-    return float(np.average(usd, weights=weight))
-
-
 def _bare(spots: Sequence[Spot], chips: Mapping[str, Floats]) -> Inventory:
     none = np.zeros((len(spots), 1, 1))
     return Inventory(
@@ -421,22 +403,8 @@ def _problem(
         standby_usd=0.0
         if survive is None or refusal.size > STANDBY_PAIRS_MAX
         else ground.standby_usd,
-        standby_class=_standby_classes(spots, refusal, live),
+        standby_class=standby_classes([s.city.iso2 for s in spots], refusal, live),
     )
-
-
-def _standby_classes(
-    spots: Sequence[Spot], refusal: NDArray[np.int64], live: Sequence[bool]
-) -> NDArray[np.int64]:
-    """[group] rows that a country keeps have a reserve there; all others share one; work that may wait has none."""
-    countries = np.array([s.city.iso2 for s in spots])
-    names = sorted(set(countries.tolist()))
-    out = np.full(len(refusal), -1, np.int64)
-    for g, row in enumerate(refusal):
-        at = set(countries[row == OK].tolist())
-        if live[g] and at:
-            out[g] = 1 + names.index(next(iter(at))) if len(at) == 1 else 0
-    return out
 
 
 def _named(ground: Ground, rows: NDArray[np.int64]) -> str:

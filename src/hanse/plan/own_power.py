@@ -25,6 +25,7 @@ from hanse.plan.physics import HOURS_OF_YEAR, Own, site_of
 from hanse.plan.policy import Asset, carbon_tax_usd_per_t, credit_share, feed_in_gain
 from hanse.plan.renewables import Case, Prices, Room, World, size_own_power
 from hanse.plan.study_file import Study
+from hanse.plan.tco_flows import MONTHS, small_user_share
 from hanse.signals import StepAxis
 
 PV_OVER_IT: Final = 5.0
@@ -70,6 +71,8 @@ def _case(
 ) -> Case:
     """`stands_kw` [year] of plant: own power is bought with it."""
     place, rated_kw = design.places[s], float(stands_kw[-1])
+    paid = _delivered_usd(x, place)
+    moved = float(x["demand_charge_share"][0])
     bought = np.diff(stands_kw, prepend=0.0) / max(rated_kw, 1e-12)
     here = next((c for c in study.candidates if c.city == design.cities[s].name), None)
     pv_max = PV_OVER_IT * rated_kw if here is None or here.pv_kw_max is None else here.pv_kw_max
@@ -79,18 +82,31 @@ def _case(
         place.size,
         operator_hq=study.operator_hq,
         rated_kw=rated_kw,
-        price_usd_per_kwh=place.price_usd_per_kwh,
+        price_usd_per_kwh=paid * (1.0 - moved),
     )
     wind_max = 0.0 if here is None else here.wind_kw_max
     plant = PLANTS[place.size.plant]
-    sale = msgspec.structs.replace(plant.contracts, export_usd_per_kwh=_sold_usd(study, x, place))
+    # As the bill of the full cost has it (`tco_flows`): a part of the price is asked for the peak.
+    peak = moved * paid * HOURS_OF_YEAR * float(x["tariff_load_factor"][0]) / MONTHS
+    contracts = msgspec.structs.replace(
+        plant.contracts,
+        export_usd_per_kwh=_sold_usd(study, x, place),
+        usd_per_kw_month=peak + float(x["demand_charge_usd_per_kw_month"][0]),
+    )
     return Case(
         site=site,
         it_kw=it_kw,
         prices=_prices(x, study, place, bought),
         room=Room(pv_kw_max=pv_max, wind_kw_max=wind_max),
-        plant=msgspec.structs.replace(plant, contracts=sale),
+        plant=msgspec.structs.replace(plant, contracts=contracts),
     )
+
+
+def _delivered_usd(x: Values, place: Place) -> float:
+    """What a kWh costs this site on average."""
+    small = float(small_user_share(np.array(place.size.it_kw)))
+    dearer = 1.0 + small * (float(x["small_user_price_factor"][0]) - 1.0)
+    return place.price_usd_per_kwh * float(x["delivered_price_factor"][0]) * dearer
 
 
 def _sold_usd(study: Study, x: Values, place: Place) -> float:

@@ -222,7 +222,7 @@ METHODS: Final[dict[str, Method]] = {
     "policy": Method(
         title="Policies with and without",
         text="Each draw with all policies of the study, and again without this one: medians, and shares of draws won. What it adds: median of the difference of "
-        "present values. A rule of law moves sites, which are then searched anew; own generation stays as it was sized with all rules.",
+        "present values. A rule of law moves sites, which are then searched anew; own generation is sized anew without a credit, tariff or tax.",
         groups=MONEY,
     ),
     "training": Method(
