@@ -36,6 +36,7 @@ from hanse.dispatch.place_values import (
     PlaceService,
     PlaceSite,
     Violation,
+    with_what_runs,
 )
 from hanse.milp import Limits
 
@@ -71,7 +72,8 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     as it loads, and the price of that knows nothing of the requests that come meanwhile.
     """
     limits = limits or Limits(nodes_max=NODES_MAX)
-    answer = _solved(problem, limits)
+    digest, problem = problem.digest(), with_what_runs(problem)
+    answer = replace(_solved(problem, limits), problem=digest)
     moves = any(one.starts or one.stops for one in answer.replicas)
     if moves and _can_stay(problem):
         stays = _staying(problem, limits)
@@ -79,7 +81,7 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
         if gap <= limits.gap:
             return replace(
                 stays,
-                problem=answer.problem,
+                problem=digest,
                 bound_usd=answer.bound_usd,
                 gap=max(0.0, (stays.cost.usd - answer.bound_usd) / max(stays.cost.usd, 1e-12)),
                 stopped_by=answer.stopped_by,

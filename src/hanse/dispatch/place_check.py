@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Final
 
 from hanse.dispatch.place_survival import entry_of, shortfalls
-from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
+from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem, with_what_runs
 from hanse.model.fleet import Placement
 from hanse.units import SECONDS_PER_HOUR
 
@@ -22,6 +22,7 @@ def check(problem: PlaceProblem, answer: PlaceAnswer) -> list[str]:
     """Everything that speaks against applying an answer to its problem; empty: nothing."""
     if answer.problem != problem.digest():
         return ["it answers another problem"]
+    problem = with_what_runs(problem)
     wrong = _indices(problem, answer)
     if wrong:
         return wrong

@@ -166,6 +166,39 @@ class PlaceProblem(Value, frozen=True, kw_only=True):
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=16).hexdigest()
 
 
+def with_what_runs(problem: PlaceProblem) -> PlaceProblem:
+    """The problem with pools and sites that hold at least what runs there by itself.
+
+    Whoever started an `external` engine may have put two on a chip, or more than an agent watches: that is not ours to undo, and no
+    placement becomes impossible by it.
+    """
+    chips = [0] * len(problem.pools)
+    memory_gb = [0.0] * len(problem.pools)
+    engines = [0] * len(problem.sites)
+    for offer in problem.offers:
+        if offer.fixed:
+            chips[offer.pool] += offer.chips * offer.replicas
+            memory_gb[offer.pool] += offer.memory_gb * offer.replicas
+            engines[problem.pools[offer.pool].site] += offer.replicas
+    pools = []
+    for i, pool in enumerate(problem.pools):
+        count = max(pool.chips_count, chips[i])
+        least_gb = memory_gb[i] / count if pool.memory_gb > 0.0 else 0.0
+        pools.append(
+            msgspec.structs.replace(
+                pool,
+                chips_count=count,
+                nodes=max(pool.nodes, -(-count // pool.chips)),
+                memory_gb=max(pool.memory_gb, least_gb),
+            )
+        )
+    sites = tuple(
+        msgspec.structs.replace(site, engines_max=max(site.engines_max, engines[i]))
+        for i, site in enumerate(problem.sites)
+    )
+    return msgspec.structs.replace(problem, pools=tuple(pools), sites=sites)
+
+
 class PlacedReplicas(Value, frozen=True, kw_only=True):
     """Replicas of one offer in the answer."""
 
