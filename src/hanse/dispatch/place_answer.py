@@ -118,13 +118,14 @@ class Plan:
 
 
 def overlooked(plan: Plan, found: Found) -> list[ShortKinds]:
-    """Services and kinds of demand that a failure leaves short by more than the program knew."""
+    """Services and kinds of demand that a failure leaves short by more than the program knew, for it had no such set."""
     known = found.values[plan.model.v]
     return list(
         dict.fromkeys(
             (s.service, s.kinds)
             for s in plan.shortfalls
             if s.per_s > known[s.service, s.failure] * (1.0 + 1e-3) + 1e-4
+            and not plan.model.has_set(s.service, s.kinds)
         )
     )
 

@@ -295,6 +295,24 @@ class PlaceModel:
                     found[key] = Cover(q, used, held, need)
         return list(found.values())
 
+    def has_set(self, service: int, kinds: tuple[tuple[int, float], ...]) -> bool:
+        """Whether just these kinds of a service's demand are one of the sets, or mean no other offers than one with more of them."""
+        r = self.rows
+        rows = np.array(
+            [
+                i
+                for i in np.flatnonzero((r.service == service) & (r.kept > 0.0)).tolist()
+                if (int(r.law[i]), float(r.quality[i])) in kinds
+            ],
+            np.int64,
+        )
+        offers = np.flatnonzero((r.offer_service == service) & (r.offer_max > 0.0))
+        used = offers[self.usable(rows, offers).any(axis=0)]
+        return any(
+            c.service == service and np.array_equal(c.offers, used) and np.isin(rows, c.rows).all()
+            for c in self.sets
+        )
+
     def usable(self, rows: Ints, offers: Ints) -> Bools:
         """[row, offer] lawful and good enough, whatever the way."""
         r = self.rows

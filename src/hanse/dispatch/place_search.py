@@ -20,17 +20,17 @@ from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Bools, Floats, Ints
 from hanse.milp import INF, Limits, Outcome, Solver
 
-ROUNDS_MAX: Final = 12
+ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
 WIDE: Final = 1.3
-KERNEL_MORE: Final = 6
-"""Of each service, law and need of quality."""
+KERNEL_MORE: Final = 8
+"""Offers a broken promise."""
+KERNEL_ROUNDS_MAX: Final = 4
 KERNEL_GAP_SHARE: Final = 0.5
 """Of the gap asked for: the rest is for what the relaxed program does not know."""
-LOSS_ROUNDS_MAX: Final = 3
-KERNEL_NODES_MAX: Final = 5
-"""Of the small search; it mostly ends at its root."""
+KERNEL_NODES_MAX: Final = 1
+WIDE_ROUNDS_MAX: Final = 2
 BROKEN_MIN: Final = 1e-4
 LINKS_MAX: Final = 4000
 """A round: the most broken first."""
@@ -50,36 +50,133 @@ class Found(NamedTuple):
 def search(model: PlaceModel, limits: Limits) -> Found:
     """A placement within the gap, or the best at the node limit.
 
-    First among offers that the relaxed program uses (a kernel: Angelelli, Mansini, Speranza, Computers and Operations Research 37,
-    2010), which is small; where its bound leaves more than the gap, among all that reduced costs do not rule out.
+    First a kernel (Angelelli, Mansini, Speranza, Computers and Operations Research 37, 2010): offers that the relaxed program uses or
+    nearly uses, more of them where promises are broken. Then all that reduced costs do not rule out, for a bound and perhaps more.
     """
     solver = Solver(model.model)
     relaxed = tightened(model, solver)
-    reduced, n = solver.reduced_costs()[model.n], relaxed.values[model.n]
-    most = model.rows.offer_max
-    lower = np.where(model.rows.offer_fixed, most, 0.0)
-    kernel = _kernel(model, n, reduced)
-    solver.set_columns(model.n, lower, np.where(kernel, most, lower))
-    _add_losses(model, solver, model.losses_of(kernel))
-    short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
-    best, nodes = _whole(model, solver, short, None, KERNEL_GAP_SHARE)
-    bound = relaxed.objective
-    own = max(best.objective - model.penalty_usd(best.values), 1e-9)
-    stopped_by = "gap"
-    if best.objective - bound > limits.gap * own:
+    bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
+    n = relaxed.values[model.n]
+    best, nodes = _in_kernel(model, solver, limits, _kernel(model, n, reduced), reduced, relaxed)
+    for _ in range(WIDE_ROUNDS_MAX):
+        own = _own(model, best)
+        if best.objective - bound <= limits.gap * own:
+            break
         out = (n < USED_MIN) & (reduced > best.objective - bound)
-        solver.set_columns(model.n, lower, np.where(out, lower, most))
+        lower = _lower(model)
+        solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
         widened(model, solver, relaxed.row_duals[model.serve])
-        start = np.arange(len(best.values)), best.values
-        better, more = _whole(model, solver, limits, start, 1.0)
-        nodes += more
+        start = _whole_columns(model, best.values)
+        wide = solver.search(limits, start=start, gap_absolute=limits.gap * own)
+        nodes += wide.nodes
         # What was ruled out costs more than the best known.
-        bound = max(bound, min(better.bound, best.objective))
-        better = _grounded(model, solver, better, short)
-        best = better if better.objective <= best.objective else best
-        near = best.objective - bound <= limits.gap * own * 1.001
-        stopped_by = "gap" if near else "nodes"
+        bound = max(bound, min(wide.bound, best.objective))
+        solver.set_columns(model.elsewhere, 0.0, np.zeros(len(model.elsewhere)))
+        if wide.objective > best.objective - 1e-6 * own:
+            break
+        kernel = _around(model, solver, wide)
+        better, more = _in_kernel(model, solver, limits, kernel, reduced, wide)
+        nodes += more
+        best = better if better.objective < best.objective else best
+    near = best.objective - bound <= 1.001 * limits.gap * _own(model, best)
+    stopped_by = "gap" if near else "nodes"
     return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
+
+
+def _lower(model: PlaceModel) -> Floats:
+    return np.where(model.rows.offer_fixed, model.rows.offer_max, 0.0)
+
+
+def _whole_columns(model: PlaceModel, values: Floats) -> tuple[Ints, Floats]:
+    """Replicas and nodes of a solution, to begin with."""
+    columns = np.concatenate([model.n, model.k])
+    return columns, np.rint(values[columns])
+
+
+def _own(model: PlaceModel, found: Outcome) -> float:
+    return max(found.objective - model.penalty_usd(found.values), 1e-9)
+
+
+def _in_kernel(
+    model: PlaceModel,
+    solver: Solver,
+    limits: Limits,
+    kernel: Bools,
+    reduced: Floats,
+    hint: Outcome,
+) -> tuple[Outcome, int]:
+    """The best of a few rounds, each in a kernel that grew where the last broke a promise; `hint` says what cannot be served."""
+    r = model.rows
+    short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
+    gap = KERNEL_GAP_SHARE * limits.gap * _own(model, hint)
+    best: Outcome | None = None
+    nodes, start = 0, None
+    for _ in range(KERNEL_ROUNDS_MAX):
+        solver.set_columns(model.n, _lower(model), np.where(kernel, r.offer_max, _lower(model)))
+        found = solver.search(short, start=start, gap_absolute=gap)
+        nodes += found.nodes
+        broken = model.broken_losses(found.values)
+        if not len(broken) and (best is None or found.objective < best.objective):
+            best = found
+        lost = np.flatnonzero(found.values[model.u] > hint.values[model.u] + USED_MIN)
+        if not len(broken) and not len(lost):
+            break
+        _add_losses(model, solver, broken)
+        kernel = _grown(model, kernel, reduced, broken, lost, found.values[model.n])
+        start = _whole_columns(model, found.values)
+    while best is None:
+        # The same replicas, at what they cost with all that failures take of them.
+        n = np.rint(found.values[model.n])
+        solver.set_columns(model.n, n, n)
+        found = solver.search(short)
+        best = None if lose(model, solver, found.values) else found
+    return best, nodes
+
+
+def _kernel(model: PlaceModel, n: Floats, reduced: Floats) -> Bools:
+    """[offer] what the relaxed program uses, what runs now, and as many more that it nearly used."""
+    r = model.rows
+    used = (n > USED_MIN) | (r.offer_now > 0.0)
+    return _small_too(model, used | _nearest(r.offer_max > 0.0, used, reduced, int(used.sum())))
+
+
+def _small_too(model: PlaceModel, kernel: Bools) -> Bools:
+    """With all ways to run a service in a pool: a fraction of a large replica often stands for a small one."""
+    r = model.rows
+    there = r.offer_service * len(model.problem.pools) + r.offer_pool
+    return np.asarray(kernel | (np.isin(there, there[kernel]) & (r.offer_max > 0.0)))
+
+
+def _nearest(among: Bools, known: Bools, reduced: Floats, count: int) -> Bools:
+    """[offer] the `count` of some that would cost least more, beside those known."""
+    left = np.flatnonzero(among & ~known)
+    found = np.zeros(len(known), bool)
+    found[left[np.argsort(reduced[left], kind="stable")[:count]]] = True
+    return found
+
+
+def _grown(
+    model: PlaceModel, kernel: Bools, reduced: Floats, broken: Ints, lost: Ints, n: Floats
+) -> Bools:
+    """A kernel with ways out: other places for what a failure takes, for rows that nobody serves, and for who is in their way."""
+    r, p = model.rows, model.problem
+    grown = kernel.copy()
+    for i in broken.tolist():
+        c, f, _ = model.losses[i]
+        among = np.zeros(len(kernel), bool)
+        among[model.sets[c].offers] = True
+        among &= ~np.isin(r.offer_site, p.failures[f].sites)
+        grown |= _nearest(among, grown, reduced, KERNEL_MORE)
+    for row in lost.tolist():
+        mine = np.flatnonzero((r.offer_service == r.service[row]) & (r.offer_max > 0.0))
+        mine = mine[model.usable(np.array([row]), mine)[0]]
+        among = np.isin(np.arange(len(kernel)), mine)
+        grown |= _nearest(among, grown, reduced, KERNEL_MORE)
+        there = np.isin(r.offer_pool, r.offer_pool[mine]) & (n > 0.5)
+        for q in np.unique(r.offer_service[there]).tolist():
+            among = (r.offer_service == q) & (r.offer_max > 0.0)
+            grown |= _nearest(among, grown, reduced, KERNEL_MORE)
+    return _small_too(model, grown)
 
 
 def widened(model: PlaceModel, solver: Solver, price: Floats) -> None:
@@ -96,62 +193,13 @@ def widened(model: PlaceModel, solver: Solver, price: Floats) -> None:
     solver.set_columns(model.elsewhere, 0.0, some.astype(float))
 
 
-def _grounded(model: PlaceModel, solver: Solver, found: Outcome, limits: Limits) -> Outcome:
-    """Near the same replicas, without what is served `elsewhere`: those rows may use all that stands."""
+def _around(model: PlaceModel, solver: Solver, found: Outcome) -> Bools:
+    """[offer] what a solution uses; rows that it serves `elsewhere` may from now on use all of that."""
     gone = found.values[model.elsewhere] > USED_MIN
-    solver.set_columns(model.elsewhere, 0.0, np.zeros(len(gone)))
-    if not gone.any():
-        return found
-    n = np.rint(found.values[model.n])
-    stands = n > 0.0
+    stands = found.values[model.n] > 0.5
     come = ~model.taken & gone[model.pair_row] & stands[model.pair_offer]
     _add_pairs(model, solver, np.flatnonzero(come))
-    lower = np.where(model.rows.offer_fixed, model.rows.offer_max, 0.0)
-    solver.set_columns(model.n, lower, np.where(stands, model.rows.offer_max, lower))
-    return solver.search(limits, start=(model.n, n))
-
-
-def _kernel(model: PlaceModel, n: Floats, reduced: Floats) -> Bools:
-    """[offer] what the relaxed program uses, what runs now, and of each service as many more that it nearly used."""
-    r = model.rows
-    used = (n > USED_MIN) | (r.offer_now > 0.0)
-    spare = np.where(used | (r.offer_max <= 0.0), np.inf, reduced)
-    kernel = used.copy()
-    # Of each law and need of quality: whoever is pushed out of a scarce site needs somewhere to go.
-    kinds = np.unique(np.stack([r.service, r.law, r.quality], 1), axis=0, return_index=True)[1]
-    for row in kinds.tolist():
-        mine = np.flatnonzero((r.offer_service == r.service[row]) & (r.offer_max > 0.0))
-        mine = mine[model.usable(np.array([row]), mine)[0]]
-        near = mine[np.argsort(spare[mine], kind="stable")[:KERNEL_MORE]]
-        kernel[near[np.isfinite(spare[near])]] = True
-    # A fraction of a large replica often stands for a small one.
-    there = r.offer_service * len(model.problem.pools) + r.offer_pool
-    return kernel | (np.isin(there, there[kernel]) & (r.offer_max > 0.0))
-
-
-def _whole(
-    model: PlaceModel,
-    solver: Solver,
-    limits: Limits,
-    start: tuple[Ints, Floats] | None,
-    gap_share: float,
-) -> tuple[Outcome, int]:
-    """Whole numbers, until no failure takes more than the program knows of."""
-    found = solver.search(limits, start=start)
-    nodes, own = found.nodes, 0.0
-    for _ in range(LOSS_ROUNDS_MAX):
-        cost = max(found.objective - model.penalty_usd(found.values), 1e-9)
-        far = found.objective - found.bound > gap_share * limits.gap * cost
-        # A gap of all cost, penalties with it, may hide one of the cost that decides; asked once more it is of the latter.
-        far &= found.status == "optimal" and cost != own
-        own = cost
-        if not lose(model, solver, found.values) and not far:
-            break
-        start = model.n, np.rint(found.values[model.n])
-        gap = gap_share * limits.gap * own
-        found = solver.search(limits, start=start, gap_absolute=gap)
-        nodes += found.nodes
-    return found, nodes
+    return _small_too(model, stands)
 
 
 def shares(model: PlaceModel, values: Floats) -> Floats:
