@@ -92,6 +92,7 @@ def test_a_home_that_is_lost_is_replaced(league: League) -> None:
         assert len(lines_of(ask, done.output_file_id)) == LINES
 
 
+@pytest.mark.long
 def test_of_two_homes_that_cannot_hear_each_other_one_ends_the_batch(league: League) -> None:
     batch_id = under_way(league, LINES)
     league.links.cut(link_id("frankfurt", "lyon"))

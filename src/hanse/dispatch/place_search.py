@@ -110,6 +110,7 @@ def _in_kernel(
     short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
     gap = KERNEL_GAP_SHARE * limits.gap * _own(model, hint)
     best: Outcome | None = None
+    found = hint
     nodes, start = 0, None
     for _ in range(KERNEL_ROUNDS_MAX):
         solver.set_columns(model.n, _lower(model), np.where(kernel, r.offer_max, _lower(model)))
