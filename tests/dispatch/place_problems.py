@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 
 from hanse.dispatch.place import (
@@ -48,7 +49,7 @@ def random_problem(
         )
         for j in range(services)
     )
-    made_offers = tuple(_offer(f"v{k}", services, pools, rng) for k in range(offers))
+    made_offers = _one_fixed(tuple(_offer(f"v{k}", services, pools, rng) for k in range(offers)))
     laws = tuple(tuple(int(s) for s in np.flatnonzero(rng.random(sites) < 0.7)) for _ in range(3))
     demand = tuple(_row(sites, services, len(laws), rng) for _ in range(rows))
     ways = rng.uniform(1.0, 200.0, (sites, sites))
@@ -118,6 +119,17 @@ def _offer(
         replicas=1 if fixed and chips == pools[pool].chips_count == 1 else 0,
         fixed=fixed and chips == pools[pool].chips_count == 1,
     )
+
+
+def _one_fixed(offers: tuple[PlaceOffer, ...]) -> tuple[PlaceOffer, ...]:
+    """At most one engine that runs by itself in a pool of one chip."""
+    seen: set[int] = set()
+    found = []
+    for o in offers:
+        again = o.fixed and o.pool in seen
+        seen |= {o.pool} if o.fixed else set()
+        found.append(msgspec.structs.replace(o, fixed=False, replicas=0) if again else o)
+    return tuple(found)
 
 
 def _row(sites: int, services: int, laws: int, rng: np.random.Generator) -> PlaceDemand:

@@ -23,7 +23,7 @@ from hanse.dispatch.place_rows import Bools, Floats, Ints, Rows
 from hanse.milp import INF, Model
 from hanse.units import SECONDS_PER_HOUR
 
-PAIRS_ALL_MAX: Final = 60_000
+PAIRS_ALL_MAX: Final = 4_000
 """Up to here every pair of row and offer is a column from the start; beyond, those near, and others as prices call for them."""
 PAIRS_EACH: Final = 24
 """Of a row, to begin with where there are more."""
@@ -135,6 +135,8 @@ class PlaceModel:
         nodes = np.array([pool.nodes for pool in p.pools], float)
         hosts = np.array([s.hosts for s in p.sites], bool)
         nodes = np.where(hosts[r.pool_site], nodes, 0.0) if p.pools else nodes
+        # What runs by itself is there, however many chips the file says.
+        nodes = np.maximum(nodes, self._fixed_nodes())
         self.k = m.add_columns("nodes", np.zeros(len(nodes)), upper=nodes, integer=True)
         wake = np.array([pool.wake_usd for pool in p.pools], float) / r.window_h
         self.w = m.add_columns("woken", wake)
@@ -158,6 +160,20 @@ class PlaceModel:
         short = (price[:, None] * values[self.v]).sum() * SECONDS_PER_HOUR
         over = values[self.e].sum() * p.over_usd_per_kwh
         return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
+
+    def _fixed_nodes(self) -> Floats:
+        """[pool] nodes that engines which run by themselves take."""
+        r, p = self.rows, self.problem
+        fixed = np.where(r.offer_fixed, r.offer_max, 0.0)
+        chips = np.bincount(r.offer_pool, r.offer_chips * fixed, len(p.pools))
+        each = np.array([o.memory_gb for o in p.offers], float) * fixed
+        memory = np.bincount(r.offer_pool, each, len(p.pools))
+        found = np.zeros(len(p.pools))
+        for i, pool in enumerate(p.pools):
+            found[i] = np.ceil(chips[i] / pool.chips - 1e-9)
+            if pool.memory_gb > 0.0:
+                found[i] = max(found[i], np.ceil(memory[i] / (pool.memory_gb * pool.chips) - 1e-9))
+        return found
 
     # --- blocks
 
@@ -190,6 +206,8 @@ class PlaceModel:
         m.put(on[r.offer_pool], self.n, r.offer_chips)
         m.put(on, self.k, -chips)
         short = np.flatnonzero(count < chips * np.array([pool.nodes for pool in pools], float))
+        fixed = np.where(r.offer_fixed, r.offer_max, 0.0)
+        count = np.maximum(count, np.bincount(r.offer_pool, r.offer_chips * fixed, len(pools)))
         held = m.add_rows("chips", -INF, count[short], short.shape)
         place = np.full(len(pools), -1, np.int64)
         place[short] = held
@@ -216,6 +234,8 @@ class PlaceModel:
         """sum over a site of n_o <= what its agent can watch."""
         m, r, p = self.model, self.rows, self.problem
         most = np.array([s.engines_max for s in p.sites], float)
+        fixed = np.where(r.offer_fixed, r.offer_max, 0.0)
+        most = np.maximum(most, np.bincount(r.offer_site, fixed, len(p.sites)))
         rows = m.add_rows("engines", -INF, most, most.shape)
         m.put(rows[r.offer_site], self.n, 1.0)
 

@@ -137,7 +137,7 @@ class Rows:
             # Alike in all that decides: one row, exactly.
             alike = (
                 "law", "quality_min", "origin", "late_usd_per_request",
-                "unserved_usd_per_request", "gb_per_request",
+                "unserved_usd_per_request", "gb_per_request", "work",
             )  # fmt: skip
             keys = np.stack([d[name][mine] for name in alike])
             _, same = np.unique(keys, axis=1, return_inverse=True)

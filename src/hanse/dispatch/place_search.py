@@ -24,6 +24,10 @@ ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
 WIDE: Final = 1.3
+LOSSES_ALL_MAX: Final = 6000
+"""Up to here all rows for failures are in before whole numbers are sought: cheaper than seeking again."""
+WIDE_GAP_SHARE: Final = 0.8
+"""Of the gap asked for; the rest is for what stood for pairs left out."""
 KERNEL_MORE: Final = 8
 """Offers a broken promise."""
 KERNEL_ROUNDS_MAX: Final = 4
@@ -50,37 +54,66 @@ class Found(NamedTuple):
 def search(model: PlaceModel, limits: Limits) -> Found:
     """A placement within the gap, or the best at the node limit.
 
-    First a kernel (Angelelli, Mansini, Speranza, Computers and Operations Research 37, 2010): offers that the relaxed program uses or
-    nearly uses, more of them where promises are broken. Then all that reduced costs do not rule out, for a bound and perhaps more.
+    Where failures make few rows, all offers at once (`widened`). Else first a kernel (Angelelli, Mansini, Speranza, Computers and
+    Operations Research 37, 2010): offers that the relaxed program uses or nearly uses, more of them where promises are broken.
     """
     solver = Solver(model.model)
     relaxed = tightened(model, solver)
     bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
-    n = relaxed.values[model.n]
-    best, nodes = _in_kernel(model, solver, limits, _kernel(model, n, reduced), reduced, relaxed)
+    n, nodes = relaxed.values[model.n], 0
+    best: Outcome | None = None
+    if len(model.losses) <= LOSSES_ALL_MAX:
+        _add_losses(model, solver, np.flatnonzero(~model.loss_known))
+    else:
+        kernel = _kernel(model, n, reduced)
+        best, nodes = _in_kernel(model, solver, limits, kernel, reduced, relaxed)
     for _ in range(WIDE_ROUNDS_MAX):
-        own = _own(model, best)
-        if best.objective - bound <= limits.gap * own:
+        if best is not None and best.objective - bound <= limits.gap * _own(model, best):
             break
-        out = (n < USED_MIN) & (reduced > best.objective - bound)
-        lower = _lower(model)
-        solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
-        widened(model, solver, relaxed.row_duals[model.serve])
-        start = _whole_columns(model, best.values)
-        wide = solver.search(limits, start=start, gap_absolute=limits.gap * own)
+        known = np.inf if best is None else best.objective
+        out = (n < USED_MIN) & (reduced > known - bound)
+        wide = _wide(model, solver, limits, out, relaxed, best)
         nodes += wide.nodes
         # What was ruled out costs more than the best known.
-        bound = max(bound, min(wide.bound, best.objective))
+        bound = max(bound, min(wide.bound, known))
         solver.set_columns(model.elsewhere, 0.0, np.zeros(len(model.elsewhere)))
-        if wide.objective > best.objective - 1e-6 * own:
+        kernel = _around(model, solver, wide, reduced)
+        if (wide.values[model.elsewhere] > USED_MIN).any() or len(model.broken_losses(wide.values)):
+            wide, more = _in_kernel(model, solver, limits, kernel, reduced, wide)
+            nodes += more
+        stuck = wide.objective >= known * (1.0 - 1e-9)
+        best = best if best is not None and stuck else wide
+        if stuck:
             break
-        kernel = _around(model, solver, wide)
-        better, more = _in_kernel(model, solver, limits, kernel, reduced, wide)
-        nodes += more
-        best = better if better.objective < best.objective else best
+    assert best is not None
     near = best.objective - bound <= 1.001 * limits.gap * _own(model, best)
     stopped_by = "gap" if near else "nodes"
     return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
+
+
+def _wide(
+    model: PlaceModel,
+    solver: Solver,
+    limits: Limits,
+    out: Bools,
+    relaxed: Outcome,
+    best: Outcome | None,
+) -> Outcome:
+    """Whole numbers of all offers but those ruled out."""
+    lower = _lower(model)
+    solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
+    widened(model, solver, relaxed.row_duals[model.serve])
+    start = None if best is None else _whole_columns(model, best.values)
+    own = _own(model, relaxed if best is None else best)
+    share = WIDE_GAP_SHARE if best is None else 1.0
+    found = solver.search(limits, start=start, gap_absolute=share * limits.gap * own)
+    more = _own(model, found)
+    if best is None and found.objective - found.bound > limits.gap * more:
+        # Less is its own cost than the relaxed program's, so a finer gap is meant.
+        start = _whole_columns(model, found.values)
+        again = solver.search(limits, start=start, gap_absolute=share * limits.gap * more)
+        found = again if again.objective <= found.objective else found
+    return found
 
 
 def _lower(model: PlaceModel) -> Floats:
@@ -110,10 +143,11 @@ def _in_kernel(
     short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
     gap = KERNEL_GAP_SHARE * limits.gap * _own(model, hint)
     best: Outcome | None = None
+    nodes, start = 0, _whole_columns(model, hint.values) if hint.nodes else None
     found = hint
-    nodes, start = 0, None
     for _ in range(KERNEL_ROUNDS_MAX):
         solver.set_columns(model.n, _lower(model), np.where(kernel, r.offer_max, _lower(model)))
+        _add_losses(model, solver, model.losses_of(kernel))
         found = solver.search(short, start=start, gap_absolute=gap)
         nodes += found.nodes
         broken = model.broken_losses(found.values)
@@ -194,13 +228,14 @@ def widened(model: PlaceModel, solver: Solver, price: Floats) -> None:
     solver.set_columns(model.elsewhere, 0.0, some.astype(float))
 
 
-def _around(model: PlaceModel, solver: Solver, found: Outcome) -> Bools:
-    """[offer] what a solution uses; rows that it serves `elsewhere` may from now on use all of that."""
+def _around(model: PlaceModel, solver: Solver, found: Outcome, reduced: Floats) -> Bools:
+    """[offer] what a solution uses and some that it nearly does; rows that it serves `elsewhere` may from now on use all of that."""
     gone = found.values[model.elsewhere] > USED_MIN
     stands = found.values[model.n] > 0.5
     come = ~model.taken & gone[model.pair_row] & stands[model.pair_offer]
     _add_pairs(model, solver, np.flatnonzero(come))
-    return _small_too(model, stands)
+    near = _nearest(model.rows.offer_max > 0.0, stands, reduced, 2 * int(stands.sum()))
+    return _small_too(model, stands | near)
 
 
 def shares(model: PlaceModel, values: Floats) -> Floats:
