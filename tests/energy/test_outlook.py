@@ -64,7 +64,7 @@ def test_values_after_issue_change_nothing() -> None:
 
 def test_a_providers_forecast_goes_before_ones_own_unless_it_is_issued_later() -> None:
     site = FLEET.sites[0]
-    theirs: Forecast[str] = Forecast(
+    theirs = Forecast(
         quantity="carbon_intensity", unit="gCO2e/kWh", signal="average_location", zone="-",
         issued_at_s=JULY_S, start_s=JULY_S, step_s=HOUR_S, mean=(7.0,) * 12, high=(9.0,) * 12,
         expected_error=(), method="somebody's", source="somebody",

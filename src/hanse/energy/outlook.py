@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -44,7 +44,7 @@ HISTORY_DAYS: Final = 200.0
 Brought = Mapping[tuple[str, str], Series]
 """(site or zone id, quantity) -> a history that goes before the recordings: `carbon_intensity`, `marginal_intensity`,
 `price_usd_per_kwh`, `temp_c`, `rh_pct`, `cloud_pct`, `wind10_ms`; hourly, dated, no gaps needed."""
-Provided = Mapping[tuple[str, str], Forecast[Any]]
+Provided = Mapping[tuple[str, str], Forecast]
 """(site or zone id, quantity) -> a provider's own forecast, which goes first."""
 Floats = NDArray[np.float64]
 
@@ -192,7 +192,7 @@ FORMS: Final = {"cloud_factor": cloud_factors, "wind_share": wind_shares}
 """What a history is turned into before it is forecast."""
 
 
-def _constant(theirs: Forecast[Any]) -> Series:
+def _constant(theirs: Forecast) -> Series:
     """Where only a provider knows a quantity, its own mean stands in beyond its reach."""
     count = 48
     return Series(

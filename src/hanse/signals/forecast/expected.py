@@ -1,6 +1,6 @@
 """What is expected of every kind of demand that was counted: the shipped method where days were seen, the last minutes where not.
 
-Here: `expected_demand`. Not here: counting (`signals.demand_counts`), the method (`make`, `demand`).
+Here: `expected_demand`. Not here: counting (`signals.demand_counts`), the method (`make`).
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import numpy as np
-
 from hanse.signals.demand_counts import DemandCounts, DemandKey
-from hanse.signals.forecast.demand import DemandHistory, demand_outlook
+from hanse.signals.forecast.make import forecast
+from hanse.signals.forecast.past import Floats
 from hanse.signals.outlook import DemandOutlook
 from hanse.signals.series import Series
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -34,71 +33,58 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
         rates = counts.requests_per_s(key, now_s)
         if not rates.any():
             continue
-        tokens = counts.tokens(key, now_s)
         if len(rates) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
-            history = _history(counts, key, rates, tokens)
-            found.append(demand_outlook(history, now_s, steps=steps))
+            made = forecast(_hourly(counts, key, rates), now_s, steps=steps)
+            mean, high = made.mean, made.high
         else:
-            found += _carrying_on(counts, key, rates, tokens, steps)
-    return tuple(one for one in found if max(one.requests_per_s_high) > 0.0)
+            flat = _carrying_on(counts.bin_s, rates)
+            mean, high = (flat[0],) * steps, (flat[1],) * steps
+        if max(high) > 0.0:
+            found.append(_outlook(key, counts.tokens(key, now_s), mean, high))
+    return tuple(found)
 
 
-def _history(
-    counts: DemandCounts, key: DemandKey, rates: np.ndarray, tokens: tuple[float, float]
-) -> DemandHistory:
+def _outlook(
+    key: DemandKey, tokens: tuple[float, float], mean: tuple[float, ...], high: tuple[float, ...]
+) -> DemandOutlook:
+    return DemandOutlook(
+        service=key.service,
+        tenant=key.tenant,
+        data_class=key.data_class,
+        country=key.country,
+        origin=key.origin,
+        requests_per_s=mean,
+        requests_per_s_high=high,
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+    )
+
+
+def _hourly(counts: DemandCounts, key: DemandKey, rates: Floats) -> Series:
     """Hourly means, from a full hour on."""
     each = round(SECONDS_PER_HOUR / counts.bin_s)
     skip = round((-counts.start_s % SECONDS_PER_HOUR) / counts.bin_s)
     hours = (len(rates) - skip) // each
-    hourly = rates[skip : skip + hours * each].reshape(hours, each).mean(axis=1)
-    return DemandHistory(
-        service=key.service,
-        tenant=key.tenant,
-        data_class=key.data_class,
-        country=key.country,
-        origin=key.origin,
-        input_tokens=tokens[0],
-        output_tokens=tokens[1],
-        rates=Series(
-            start_s=counts.start_s + skip * counts.bin_s,
-            step_s=SECONDS_PER_HOUR,
-            values=hourly,
-            quantity="demand",
-            unit="requests/s",
-            signal="demand",
-            zone=f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}",
-            source="counted at the gateways",
-            licence="the operator's own",
-        ),
+    return Series(
+        start_s=counts.start_s + skip * counts.bin_s,
+        step_s=SECONDS_PER_HOUR,
+        values=rates[skip : skip + hours * each].reshape(hours, each).mean(axis=1),
+        quantity="demand",
+        unit="requests/s",
+        signal="demand",
+        zone=f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}",
+        source="counted at the gateways",
+        licence="the operator's own",
     )
 
 
-def _carrying_on(
-    counts: DemandCounts,
-    key: DemandKey,
-    rates: np.ndarray,
-    tokens: tuple[float, float],
-    steps: int,
-) -> list[DemandOutlook]:
+def _carrying_on(bin_s: float, rates: Floats) -> tuple[float, float]:
     """As the last minutes were; high by the chance of a bin's count, which is Poisson, and never less than a quarter above."""
     recent = rates[-RECENT_BINS:]
     mean = float(recent.mean())
-    idle_bins = int(IDLE_S // counts.bin_s)
     if mean <= 0.0:
-        if not rates[-idle_bins:].any():
-            return []
-        mean = float(rates[-idle_bins:].mean())
-    spread = Z95 * math.sqrt(mean / (len(recent) * counts.bin_s))
-    high = max(HIGH_MIN * mean, mean + spread, float(recent.max()))
-    outlook = DemandOutlook(
-        service=key.service,
-        tenant=key.tenant,
-        data_class=key.data_class,
-        country=key.country,
-        origin=key.origin,
-        requests_per_s=(mean,) * steps,
-        requests_per_s_high=(high,) * steps,
-        input_tokens=tokens[0],
-        output_tokens=tokens[1],
-    )
-    return [outlook]
+        mean = float(rates[-int(IDLE_S // bin_s) :].mean())
+    if mean <= 0.0:
+        return 0.0, 0.0
+    spread = Z95 * math.sqrt(mean / (len(recent) * bin_s))
+    return mean, max(HIGH_MIN * mean, mean + spread, float(recent.max()))

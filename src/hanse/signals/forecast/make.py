@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -49,7 +49,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     history: Series
     method: Method
 
-    def one(self, i: int) -> Forecast[Any]:
+    def one(self, i: int) -> Forecast:
         """The forecast of one issue."""
         error = self.expected_error[i]
         return Forecast(
@@ -75,7 +75,7 @@ def forecast(
     steps: int,
     method: Method = SHIPPED,
     high_share: float = HIGH_SHARE,
-) -> Forecast[Any]:
+) -> Forecast:
     """What a history's next steps will be, from values whose step had ended at an instant.
 
     The first step is the one that holds the instant. Values dated later may be in the history: they are not read.

@@ -1,30 +1,29 @@
 """`Forecast`: what a quantity is expected to be, step by step, as known at one instant.
 
-Here: the value, sums that refuse to mix kinds, and a provider's forecast put before one's own. Not here: how one is
+Here: the value, and a provider's forecast put before one's own where both are of one kind. Not here: how one is
 made (`make`), how good it is (`backtest`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Generic
 
 import msgspec
 
-from hanse.errors import ConfigError
 from hanse.model.fleet import Value
-from hanse.signals.kinds import S, one_kind
+from hanse.signals.kinds import one_kind
+from hanse.signals.series import SignalType
 
 HIGH_SHARE = 0.95
 """Nineteen of twenty steps stay under `high`: what capacity is set aside for."""
 
 
-class Forecast(Value, Generic[S], frozen=True, kw_only=True):
-    """All tuples [step]; step i holds from `start_s + i * step_s`. The kind of signal is part of the type."""
+class Forecast(Value, frozen=True, kw_only=True):
+    """All tuples [step]; step i holds from `start_s + i * step_s`."""
 
     quantity: str
     unit: str
-    signal: S
+    signal: SignalType
     zone: str
     issued_at_s: float
     """Unix seconds UTC: nothing later was known."""
@@ -49,45 +48,8 @@ class Forecast(Value, Generic[S], frozen=True, kw_only=True):
         """The first instant after the last step."""
         return self.start_s + self.step_s * len(self.mean)
 
-    def at(self, now_s: float) -> float:
-        """The mean of the step that holds an instant."""
-        i = math.floor((now_s - self.start_s) / self.step_s)
-        if not 0 <= i < len(self.mean):
-            raise ConfigError(
-                f"forecast of {self.quantity} in {self.zone}",
-                got=f"instant {now_s:.0f}",
-                allowed=f"{self.start_s:.0f} to {self.until_s:.0f}",
-                fix="ask for more steps, or issue it anew",
-            )
-        return self.mean[i]
 
-    def __add__(self, other: Forecast[S]) -> Forecast[S]:
-        """Sum step by step; highs and errors add as if everything came together, which is their upper end."""
-        if not isinstance(other, Forecast):
-            return NotImplemented
-        one_kind(self, other)
-        _one_axis(self, other)
-        return msgspec.structs.replace(
-            self,
-            zone=f"{self.zone}+{other.zone}",
-            issued_at_s=min(self.issued_at_s, other.issued_at_s),
-            mean=_sums(self.mean, other.mean),
-            high=_sums(self.high, other.high),
-            expected_error=_sums(self.expected_error, other.expected_error)
-            if self.expected_error and other.expected_error
-            else (),
-            method=_named(self.method, other.method),
-            source=_named(self.source, other.source),
-        )
-
-    def below(self, other: Forecast[S]) -> tuple[bool, ...]:
-        """Whether this mean is the lower one, step by step."""
-        one_kind(self, other)
-        _one_axis(self, other)
-        return tuple(a < b for a, b in zip(self.mean, other.mean, strict=True))
-
-
-def preferred(provider: Forecast[S] | None, own: Forecast[S]) -> Forecast[S]:
+def preferred(provider: Forecast | None, own: Forecast) -> Forecast:
     """The provider's forecast where it reaches over an axis, one's own where it does not; says which is which."""
     if provider is None:
         return own
@@ -114,7 +76,7 @@ def preferred(provider: Forecast[S] | None, own: Forecast[S]) -> Forecast[S]:
     )
 
 
-def _over(forecast: Forecast[S], from_s: float, duration_s: float) -> float:
+def _over(forecast: Forecast, from_s: float, duration_s: float) -> float:
     """Time-weighted mean over an interval inside the forecast."""
     total = 0.0
     first = math.floor((from_s - forecast.start_s) / forecast.step_s)
@@ -125,19 +87,3 @@ def _over(forecast: Forecast[S], from_s: float, duration_s: float) -> float:
             break
         total += forecast.mean[i] * shared_s
     return total / duration_s
-
-
-def _one_axis(a: Forecast[S], b: Forecast[S]) -> None:
-    axes = [(one.start_s, one.step_s, len(one.mean)) for one in (a, b)]
-    if axes[0] != axes[1]:
-        raise ConfigError(
-            "forecasts", got=f"axes {axes[0]} and {axes[1]}", allowed="one start, step and length"
-        )
-
-
-def _sums(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def _named(a: str, b: str) -> str:
-    return a if a == b else f"{a} + {b}"

@@ -38,7 +38,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One answer of a provider."""
 
     series: tuple[Series, ...] = ()
-    forecasts: tuple[Forecast[Any], ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -60,7 +60,7 @@ def history(points: Mapping[float, float], step_s: float, meaning: Meaning) -> S
 
 def provided(
     points: Mapping[float, float], step_s: float, meaning: Meaning, issued_at_s: float
-) -> Forecast[Any]:
+) -> Forecast:
     """A provider's own forecast; it ends before its first gap."""
     start_s, values = _steps(points, step_s, meaning)
     gaps = np.nonzero(np.isnan(values))[0]

@@ -10,7 +10,7 @@ that a log can be read. One provider's failure delays no other's turn beyond its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -69,7 +69,7 @@ class _Kept:
 
     def __init__(self) -> None:
         self.series: dict[str, Series] = {}
-        self.forecasts: dict[str, Forecast[Any]] = {}
+        self.forecasts: dict[str, Forecast] = {}
         self.notes: tuple[str, ...] = ()
         self.failures = 0
         self.error = ""
@@ -118,7 +118,7 @@ class LiveFeed:
             and (hourly := _hourly(one)) is not None
         }
 
-    def provided(self) -> dict[tuple[str, str], Forecast[Any]]:
+    def provided(self) -> dict[tuple[str, str], Forecast]:
         """Providers' own forecasts, for `energy.outlook`."""
         return {
             (one.zone, one.quantity): one for kept in self._kept for one in kept.forecasts.values()
