@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from hanse.energy.outlook import outlook_from, outlooks_from
 from hanse.energy.solar import pv_kw
-from hanse.errors import FeedError
+from hanse.errors import ConfigError, FeedError
 from hanse.model.read import read_fleet
-from hanse.signals import Feed, Series, recorded
+from hanse.signals import Feed, Override, Series, recorded
 from hanse.signals.forecast import Forecast
 
 FLEET = read_fleet(Path(__file__).parents[2] / "examples" / "league.toml")
@@ -85,3 +86,101 @@ def test_a_kind_of_carbon_that_nobody_tells_is_refused_and_never_given_the_avera
     assert sites
     with pytest.raises(FeedError, match="marginal_intensity"):
         outlook_from(sites, Feed(), JULY_S, steps=3, carbon_signal="marginal")
+
+
+def dipping(quantity: str, until_s: float, **changes: object) -> Series:
+    values = 200.0 + 50.0 * np.sin(np.arange(60 * 24) / 24.0 * 2.0 * np.pi)
+    return msgspec.structs.replace(brought(values, quantity, until_s), **changes)
+
+
+def issued(site, now_s=JULY_S, feed=None, **more):  # type: ignore[no-untyped-def]
+    return outlook_from([site], feed or Feed(), now_s, steps=24, **more).sites[0]
+
+
+def test_a_history_that_ends_before_the_running_hour_is_continued() -> None:
+    site = FLEET.sites[0]
+    key, now_s = (site.id, "carbon_intensity"), JULY_S + 1_234.0
+    whole = issued(site, now_s, brought={key: dipping(key[1], JULY_S)})
+    early = dipping(key[1], JULY_S).window(0.0, JULY_S - 3 * HOUR_S)
+    found = issued(site, now_s, brought={key: early})
+    difference = np.subtract(found.carbon_g_per_kwh, whole.carbon_g_per_kwh)
+    assert np.abs(difference).max() < 5.0
+
+
+def test_gaps_of_a_history_are_not_taken_for_calm() -> None:
+    windy = next(s for s in FLEET.sites if s.power.wind_kw_rated > 0.0)
+    strong = msgspec.structs.replace(
+        dipping("wind10_ms", JULY_S - 3 * HOUR_S), values=np.full(60 * 24, 11.0)
+    )
+    found = issued(windy, brought={(windy.id, "wind10_ms"): strong})
+    assert min(found.wind_kw) == pytest.approx(max(found.wind_kw)) and min(found.wind_kw) > 0.0
+
+
+@pytest.mark.parametrize("later_h", [0.3, 47.0, 49.5, 200.0])
+def test_where_only_a_provider_tells_its_mean_goes_on_however_long_ago_that_was(
+    later_h: float,
+) -> None:
+    site = FLEET.sites[0]
+    theirs = Forecast(
+        quantity="price_usd_per_kwh", unit="USD/kWh", signal="price", zone="-", issued_at_s=JULY_S,
+        start_s=JULY_S + 1_800.0, step_s=1_800.0, mean=(0.1, 0.3), high=(0.1, 0.3), expected_error=(),
+        method="somebody's", source="somebody",
+    )  # fmt: skip
+    found = issued(
+        site, JULY_S + later_h * HOUR_S, provided={(site.country, "price_usd_per_kwh"): theirs}
+    )
+    assert found.price_usd_per_kwh == pytest.approx((0.2,) * 24)
+
+
+def test_direct_grams_are_no_lifecycle_grams() -> None:
+    site = FLEET.sites[0]
+    key = (site.id, "carbon_intensity")
+    direct = dipping(key[1], JULY_S, unit="gCO2/kWh")
+    assert issued(site, brought={key: direct}) == issued(site)
+
+
+def test_marginal_grams_of_two_units_are_refused_in_one_outlook() -> None:
+    keys = [(s.id, "marginal_intensity") for s in FLEET.sites[:2]]
+    units = ("gCO2/kWh", "gCO2e/kWh")
+    told = {
+        key: dipping(key[1], JULY_S, unit=unit, signal="marginal")
+        for key, unit in zip(keys, units, strict=True)
+    }
+    with pytest.raises(ConfigError, match="gCO2/kWh and gCO2e/kWh"):
+        outlook_from(
+            FLEET.sites[:2], Feed(), JULY_S, steps=3, carbon_signal="marginal", brought=told
+        )
+
+
+@pytest.mark.parametrize("name", ["id", "grid_zone", "country"])
+@pytest.mark.parametrize("quantity", ["carbon_intensity", "price_usd_per_kwh"])
+def test_a_sites_grid_goes_by_three_names(name: str, quantity: str) -> None:
+    site = msgspec.structs.replace(FLEET.sites[0], grid_zone="US-CAL-CISO", country="US")
+    told = {(getattr(site, name), quantity): dipping(quantity, JULY_S)}
+    found = issued(site, brought=told)
+    values = found.carbon_g_per_kwh if quantity == "carbon_intensity" else found.price_usd_per_kwh
+    assert np.abs(np.subtract(values, dipping(quantity, JULY_S).values[-24:])).max() < 1.0
+
+
+def test_scenarios_in_force_change_the_steps_that_they_reach_and_those_to_come_none() -> None:
+    site = next(s for s in FLEET.sites if s.power.pv_kw_peak > 0.0)
+
+    def change(kind: str, value: float, from_h: float = -1.0, until_h: float = 6.5) -> Override:
+        raw = {"kind": kind, "place": "*", "value": value, "reason": "a scenario"}
+        span = {"from_s": JULY_S + from_h * HOUR_S, "until_s": JULY_S + until_h * HOUR_S}
+        return msgspec.convert({**raw, **span}, Override)
+
+    plain = issued(site, JULY_S)
+    kinds = {"grid_factor": 0.25, "carbon_factor": 3.0, "price_factor": 5.0, "cloud_pct": 100.0}
+    feed = Feed(overrides=tuple(change(kind, value) for kind, value in kinds.items()))
+    found = issued(site, JULY_S, feed)
+    for field, factor in (
+        ("grid_kw_max", 0.25), ("carbon_g_per_kwh", 3.0), ("price_usd_per_kwh", 5.0)
+    ):  # fmt: skip
+        wanted = np.array(getattr(plain, field))
+        wanted[:7] *= factor
+        np.testing.assert_allclose(getattr(found, field), wanted)
+    assert found.pv_kw[7:] == plain.pv_kw[7:]
+    assert sum(found.pv_kw[:7]) < 0.8 * sum(plain.pv_kw[:7])
+    later = Feed(overrides=tuple(change(kind, value, 2.0) for kind, value in kinds.items()))
+    assert issued(site, JULY_S, later) == plain

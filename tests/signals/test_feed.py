@@ -106,16 +106,18 @@ def test_a_clock_offset_plays_another_hour_and_leaves_overrides_on_the_true_cloc
     later = Feed(clock_offset_s=six_h_s).carbon_g_per_kwh("DE", NOON_S)
     assert later.value == Feed().carbon_g_per_kwh("DE", NOON_S + six_h_s).value
     scenario = Feed(clock_offset_s=six_h_s, overrides=(override(),))
-    plain = Feed(clock_offset_s=six_h_s).carbon_g_per_kwh("DE", 150.0, site="lyon")
-    assert scenario.carbon_g_per_kwh("DE", 150.0, site="lyon").value == 2.0 * plain.value
+    plain = Feed(clock_offset_s=six_h_s).carbon_g_per_kwh("DE", 150.0, places=("lyon",))
+    assert scenario.carbon_g_per_kwh("DE", 150.0, places=("lyon",)).value == 2.0 * plain.value
 
 
 @given(st.floats(0, 300), st.sampled_from(["lyon", "london"]), st.floats(0, 10))
 def test_an_override_holds_at_its_place_and_time_only(
     now_s: float, site: str, factor: float
 ) -> None:
-    plain = Feed().carbon_g_per_kwh("FR", now_s, site=site)
-    changed = Feed().with_override(override(value=factor)).carbon_g_per_kwh("FR", now_s, site=site)
+    plain = Feed().carbon_g_per_kwh("FR", now_s, places=(site,))
+    changed = (
+        Feed().with_override(override(value=factor)).carbon_g_per_kwh("FR", now_s, places=(site,))
+    )
     if site == "lyon" and 100.0 <= now_s < 200.0:
         assert changed.value == plain.value * factor
         assert "a scenario" in changed.note
@@ -133,7 +135,7 @@ def test_a_cloud_passes_over_one_site_and_the_rest_of_its_zone_stays_clear() -> 
 def test_of_two_overrides_the_later_added_counts() -> None:
     feed = Feed().with_override(override(value=2.0)).with_override(override(value=3.0))
     plain = Feed().carbon_g_per_kwh("FR", 150.0)
-    assert feed.carbon_g_per_kwh("FR", 150.0, site="lyon").value == 3.0 * plain.value
+    assert feed.carbon_g_per_kwh("FR", 150.0, places=("lyon",)).value == 3.0 * plain.value
 
 
 def test_an_impossible_override_is_refused() -> None:

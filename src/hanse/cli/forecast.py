@@ -243,7 +243,7 @@ def feeds(file: Path, /, *, json: bool = False) -> int:
             say(
                 f"  {one.place}: {one.quantity} {one.value:.4g} {one.unit}, {one.signal}, {one.source}"
             )
-        for (zone, quantity), ahead in live.provided().items():
+        for (zone, quantity), ahead in live.provided(now_s).items():
             say(
                 f"  {zone}: {quantity}, {len(ahead.mean)} steps of {ahead.step_s:.0f} s by {ahead.method}"
             )

@@ -6,6 +6,8 @@ here: how a series is forecast (`signals.forecast`), the past itself: it is repl
 The sun's path is known exactly and only the sky is forecast: the factor that clouds leave of a clear sky, by the fitted
 rule of `solar.cloud_factor`, and the share of a turbine's rating rather than the wind, since both are far from linear
 and the mean of a curve is not the curve of a mean.
+
+Of scenarios an outlook knows what is in force when it is issued, and until when.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.energy.cooling import pue_at
-from hanse.energy.site import site_price, site_weather
+from hanse.energy.site import site_carbon, site_price, site_weather
 from hanse.energy.solar import (
     AIR_UNKNOWN_C,
     WIND_MODULE_MS,
@@ -31,9 +33,10 @@ from hanse.energy.solar import (
 from hanse.energy.wind import wind_shares
 from hanse.errors import FeedError
 from hanse.model.fleet import Site
-from hanse.signals import Feed, Series, recorded, recorded_zones
+from hanse.signals import Feed, Series, recorded, recorded_zones, site_places
 from hanse.signals.axis import StepAxis, series_steps
 from hanse.signals.forecast import SHIPPED, Forecast, Method, many, preferred
+from hanse.signals.kinds import LIFECYCLE, Kinded, one_kind
 from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook, SiteOutlook
 from hanse.signals.recorded import Quantity
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -43,7 +46,7 @@ HISTORY_DAYS: Final = 200.0
 
 Brought = Mapping[tuple[str, str], Series]
 """(site or zone id, quantity) -> a history that goes before the recordings: `carbon_intensity`, `marginal_intensity`,
-`price_usd_per_kwh`, `temp_c`, `rh_pct`, `cloud_pct`, `wind10_ms`; hourly, dated, no gaps needed."""
+`residual_intensity`, `price_usd_per_kwh`, `temp_c`, `rh_pct`, `cloud_pct`, `wind10_ms`; hourly, dated, with gaps (NaN) and an early end allowed."""
 Provided = Mapping[tuple[str, str], Forecast]
 """(site or zone id, quantity) -> a provider's own forecast, which goes first."""
 Floats = NDArray[np.float64]
@@ -89,12 +92,15 @@ def outlooks_from(
     """Outlooks of many instants, without demand; a zone is forecast once for all sites in it."""
     issued = np.asarray(issued_at_s, np.float64)
     zones = _Zones(feed, issued, steps, method, brought or {}, provided or {})
-    rows = [[*_site(site, zones, carbon_signal)] for site in sites]
-    starts = np.floor(issued / SECONDS_PER_HOUR) * SECONDS_PER_HOUR
+    carbon = [_carbon(site, zones, carbon_signal) for site in sites]
+    one_kind(*(told for _, told in carbon))
+    rows = [
+        _site(site, zones, g, carbon_signal) for site, (g, _) in zip(sites, carbon, strict=True)
+    ]
     return [
         Outlook(
             issued_at_s=float(issued[i]),
-            start_s=float(starts[i]),
+            start_s=float(zones.starts_s[i]),
             step_s=SECONDS_PER_HOUR,
             demand=(),
             sites=tuple(row[i] for row in rows),
@@ -116,12 +122,31 @@ class _Zones:
         provided: Provided,
     ) -> None:
         self.feed, self.issued_at_s, self.steps, self.method = feed, issued_at_s, steps, method
-        self._brought, self._provided = brought, provided
-        self._made: dict[tuple[str, str], Floats | None] = {}
+        self.plain = msgspec.structs.replace(feed, overrides=())
+        self.starts_s: Floats = np.floor(issued_at_s / SECONDS_PER_HOUR) * SECONDS_PER_HOUR
+        self._brought = {key: one for key, one in brought.items() if _counts(key, one)}
+        self._provided = {key: one for key, one in provided.items() if _counts(key, one)}
+        self._made: dict[tuple[str, str], tuple[Floats, Kinded] | None] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[issue, step]."""
+        return len(self.issued_at_s), self.steps
 
     def of(self, names: tuple[str, ...], quantity: str, form: str = "") -> Floats | None:
         """Means of the first of some names (a site, its zone) that has a history or a recording; None where none has."""
-        for name in names:
+        found = self.told(names, quantity, form)
+        return None if found is None else found[0]
+
+    def told(
+        self, names: tuple[str, ...], quantity: str, form: str = ""
+    ) -> tuple[Floats, Kinded] | None:
+        """The same, and of which kind and unit they are."""
+        told = [n for n in names if (n, quantity) in {*self._brought, *self._provided}]
+        for name in (
+            *told,
+            *names,
+        ):  # what somebody tells of a country goes before its zone's recorded year
             key = (name, quantity + form)
             if key not in self._made:
                 self._made[key] = self._forecast(name, quantity, form)
@@ -129,42 +154,67 @@ class _Zones:
                 return found
         return None
 
-    def _forecast(self, name: str, quantity: str, form: str) -> Floats | None:
+    def changed(self, kind: str, places: tuple[str, ...], values: Floats) -> Floats:
+        """Values with the overrides in force at each issue, until they end; one that is yet to come is not known."""
+        hours = np.arange(self.steps) * SECONDS_PER_HOUR
+        issued = self.issued_at_s[:, None]
+        begins = np.maximum(self.starts_s[:, None] + hours, issued)
+        for one in self.feed.overrides:
+            if one.kind == kind and one.meets(places):
+                holds = (one.from_s <= issued) & (begins < one.until_s)
+                values = np.where(holds, one.value, values)
+        return values
+
+    def _forecast(self, name: str, quantity: str, form: str) -> tuple[Floats, Kinded] | None:
         history = self._history(name, quantity)
         theirs = self._provided.get((name, quantity))
         if history is None and theirs is None:
             return None
         if theirs is not None and (history is None or history.unit != theirs.unit):
             # A provider that counts otherwise than the recording is not continued by it.
-            history = _constant(theirs)
+            history = _constant(theirs, self.issued_at_s)
         assert history is not None, "one of the two is there"
         if form:
             history = msgspec.structs.replace(
-                history, values=FORMS[form](history.values), quantity=form
+                history, values=_formed(form, history.values), quantity=form
             )
         batch = many(history, self.issued_at_s, steps=self.steps, method=self.method)
         if theirs is None:
-            return batch.mean
+            return batch.mean, history
         if form:
             theirs = msgspec.structs.replace(
-                theirs, quantity=form, mean=tuple(FORMS[form](np.array(theirs.mean)).tolist())
+                theirs, quantity=form, mean=tuple(_formed(form, np.array(theirs.mean)).tolist())
             )
         means = [
             # Of several issues only those made after the provider's may know of it.
             preferred(theirs if own >= theirs.issued_at_s else None, batch.one(i)).mean
             for i, own in enumerate(self.issued_at_s.tolist())
         ]
-        return np.array(means)
+        return np.array(means), history
 
     def _history(self, name: str, quantity: str) -> Series | None:
         own = self._brought.get((name, quantity))
         if own is not None:
-            return own
+            return _reaching(own, float(self.issued_at_s.max()))
         series = recorded(name, quantity)  # type: ignore[arg-type]
         if series is None:
             return None
         span_s = (float(self.issued_at_s.min()), float(self.issued_at_s.max()))
         return _replayed(series, *span_s, self.feed.clock_offset_s)
+
+
+def _counts(key: tuple[str, str], told: Kinded) -> bool:
+    """Averages of two units never stand beside each other; every recorded one is lifecycle."""
+    return key[1] != "carbon_intensity" or told.unit == LIFECYCLE
+
+
+def _reaching(series: Series, until_s: float) -> Series:
+    """A history as far as an instant: hours that nobody has told yet are gaps, which the method fills."""
+    missing = math.floor((until_s - series.until_s) / series.step_s)
+    if missing <= 0:
+        return series
+    values = np.concatenate((series.values, np.full(missing, math.nan)))
+    return msgspec.structs.replace(series, values=values)
 
 
 def replayed_history(zone: str, quantity: Quantity, issued_at_s: float) -> Series:
@@ -192,13 +242,20 @@ FORMS: Final = {"cloud_factor": cloud_factors, "wind_share": wind_shares}
 """What a history is turned into before it is forecast."""
 
 
-def _constant(theirs: Forecast) -> Series:
+def _formed(form: str, values: Floats) -> Floats:
+    """A gap stays one: the mean sky and no wind are for places that nobody knows of."""
+    return np.where(np.isnan(values), math.nan, FORMS[form](values))
+
+
+def _constant(theirs: Forecast, issued_at_s: Floats) -> Series:
     """Where only a provider knows a quantity, its own mean stands in beyond its reach."""
-    count = 48
+    first_s = min(theirs.start_s, float(issued_at_s.min()))
+    start_s = math.floor(first_s / SECONDS_PER_HOUR) * SECONDS_PER_HOUR - SECONDS_PER_DAY
+    count = math.ceil((float(issued_at_s.max()) - start_s) / SECONDS_PER_HOUR)
     return Series(
-        start_s=theirs.start_s - count * SECONDS_PER_HOUR,
+        start_s=start_s,
         step_s=SECONDS_PER_HOUR,
-        values=np.full(2 * count, float(np.mean(theirs.mean))),
+        values=np.full(count, float(np.mean(theirs.mean))),
         quantity=theirs.quantity,
         unit=theirs.unit,
         signal=theirs.signal,
@@ -208,20 +265,20 @@ def _constant(theirs: Forecast) -> Series:
     )
 
 
-def _site(site: Site, zones: _Zones, carbon_signal: CarbonSignal) -> Sequence[SiteOutlook]:
+def _site(
+    site: Site, zones: _Zones, carbon: Floats, carbon_signal: CarbonSignal
+) -> list[SiteOutlook]:
     """One site at every issue."""
-    shape = (len(zones.issued_at_s), zones.steps)
-    weather = site_weather(site, zones.feed, float(zones.issued_at_s[0]))
-    sky = (site.id, weather.zone)
-    grid = (site.id, site.grid_zone or site.country)
+    weather = site_weather(site, zones.plain, float(zones.issued_at_s[0]))
+    sky = tuple(name for name in (site.id, site.weather_zone, weather.zone) if name)
     temp_c, rh_pct = zones.of(sky, "temp_c"), zones.of(sky, "rh_pct")
-    price = zones.of((site.id, grid[1]), "price_usd_per_kwh")
-    if price is None:
-        price = _flat(shape, [site_price(site, zones.feed, s).value for s in zones.issued_at_s])
-    pue, pv = _pue(site, temp_c, rh_pct, shape), _pv(site, zones, sky, temp_c, shape)
-    carbon = _carbon(site, zones, grid, carbon_signal, shape)
+    if temp_c is not None:
+        temp_c = temp_c + zones.changed("warmer_k", sky, np.zeros(zones.shape))
+    price = _price(site, zones)
+    pue, pv = _pue(site, temp_c, rh_pct, zones.shape), _pv(site, zones, sky, temp_c)
     wind = zones.of(sky, "wind10_ms", "wind_share") if site.power.wind_kw_rated > 0.0 else None
-    wind_kw = np.zeros(shape) if wind is None else site.power.wind_kw_rated * wind
+    wind_kw = np.zeros(zones.shape) if wind is None else site.power.wind_kw_rated * wind
+    grid = site.power.grid_kw_max * zones.changed("grid_factor", (site.id,), np.ones(zones.shape))
     return [
         SiteOutlook(
             site=site.id,
@@ -231,37 +288,41 @@ def _site(site: Site, zones: _Zones, carbon_signal: CarbonSignal) -> Sequence[Si
             pue=tuple(pue[i].tolist()),
             pv_kw=tuple(pv[i].tolist()),
             wind_kw=tuple(wind_kw[i].tolist()),
-            grid_kw_max=(site.power.grid_kw_max,) * zones.steps,
+            grid_kw_max=tuple(grid[i].tolist()),
         )
-        for i in range(shape[0])
+        for i in range(len(zones.issued_at_s))
     ]
 
 
-def _carbon(
-    site: Site,
-    zones: _Zones,
-    grid: tuple[str, ...],
-    signal: CarbonSignal,
-    shape: tuple[int, int],
-) -> Floats:
+def _price(site: Site, zones: _Zones) -> Floats:
+    places = site_places(site)
+    price = zones.of(places, "price_usd_per_kwh")
+    if price is None:
+        readings = [site_price(site, zones.plain, s).value for s in zones.issued_at_s]
+        price = _flat(zones.shape, readings)
+    return price * zones.changed("price_factor", places, np.ones(zones.shape))
+
+
+def _carbon(site: Site, zones: _Zones, signal: CarbonSignal) -> tuple[Floats, Kinded]:
     """Of one kind only: a zone whose marginal or market figure nobody tells is refused, never given its average."""
     quantity = {"marginal": "marginal_intensity", "average_market": "residual_intensity"}.get(
         signal, "carbon_intensity"
     )
-    found = zones.of(grid, quantity)
-    if found is not None:
-        return found
-    if signal == "average_location":
-        readings = [
-            zones.feed.carbon_g_per_kwh(grid[-1], s, site=site.id).value for s in zones.issued_at_s
-        ]
-        return _flat(shape, readings)
-    raise FeedError(
-        f"{quantity} of site {site.id}",
-        got="no history and no provider",
-        allowed=f"a {signal} intensity of {grid[-1]}",
-        fix="bring one, or decide by average_location",
-    )
+    places = site_places(site)
+    found = zones.told(places, quantity)
+    if found is None and signal != "average_location":
+        raise FeedError(
+            f"{quantity} of site {site.id}",
+            got="no history and no provider",
+            allowed=f"a {signal} intensity of {' or '.join(places)}",
+            fix="bring one, or decide by average_location",
+        )
+    if found is None:
+        readings = [site_carbon(site, zones.plain, s) for s in zones.issued_at_s]
+        found = _flat(zones.shape, [one.value for one in readings]), readings[0]
+    if signal != "average_location":
+        return found  # a carbon factor changes the average alone, as everywhere
+    return found[0] * zones.changed("carbon_factor", places, np.ones(zones.shape)), found[1]
 
 
 def _pue(
@@ -279,9 +340,8 @@ def _pue(
     return np.array(flat).reshape(shape)
 
 
-def _pv(
-    site: Site, zones: _Zones, sky: tuple[str, ...], temp_c: Floats | None, shape: tuple[int, int]
-) -> Floats:
+def _pv(site: Site, zones: _Zones, sky: tuple[str, ...], temp_c: Floats | None) -> Floats:
+    shape = zones.shape
     out = np.zeros(shape)
     if site.power.pv_kw_peak <= 0.0:
         return out
@@ -289,11 +349,12 @@ def _pv(
     wind = zones.of(sky, "wind10_ms")
     if factor is None:
         factor = np.full(shape, float(cloud_factors(np.array(math.nan))))
+    cover_pct = zones.changed("cloud_pct", sky, np.full(shape, math.nan))
+    factor = np.where(np.isnan(cover_pct), factor, cloud_factors(cover_pct))
     air = np.full(shape, AIR_UNKNOWN_C) if temp_c is None else temp_c
     breeze = np.full(shape, WIND_MODULE_MS) if wind is None else wind
     sun = site_sun(site.lat_deg, site.lon_deg, site.power.pv_tilt_deg)
-    starts = np.floor(zones.issued_at_s / SECONDS_PER_HOUR) * SECONDS_PER_HOUR
-    for i, start_s in enumerate((starts + zones.feed.clock_offset_s).tolist()):
+    for i, start_s in enumerate((zones.starts_s + zones.feed.clock_offset_s).tolist()):
         for h in range(shape[1]):
             middle_s = start_s + (h + 0.5) * SECONDS_PER_HOUR
             arguments = (*sun.arrays, middle_s, float(factor[i, h]))

@@ -19,7 +19,7 @@ from hanse.energy.cooling import PUE_DAY_UNKNOWN, pue_at
 from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
 from hanse.model.fleet import Site
-from hanse.signals import Feed, Reading, Weather
+from hanse.signals import Feed, Reading, Weather, site_places
 
 
 class SiteSignals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +62,7 @@ def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> Sit
         wind_ms=weather.wind10_ms,
     )
     wind = wind_kw(wind_kw_rated=power.wind_kw_rated, wind10_ms=weather.wind10_ms)
-    carbon = feed.carbon_g_per_kwh(site.grid_zone or site.country, now_s, site=site.id)
+    carbon = site_carbon(site, feed, now_s)
     price = site_price(site, feed, now_s)
     own = own_share(solar, wind, load_kw, BLOCK_SHARE * power.grid_kw_max)
     return SiteSignals(
@@ -86,10 +86,17 @@ def site_weather(site: Site, feed: Feed, now_s: float) -> Weather:
     return feed.weather_near(site.lat_deg, site.lon_deg, now_s, site=site.id)
 
 
+def site_carbon(site: Site, feed: Feed, now_s: float) -> Reading:
+    """Average carbon of the site's grid."""
+    zone = site.grid_zone or site.country
+    return feed.carbon_g_per_kwh(zone, now_s, places=site_places(site))
+
+
 def site_price(site: Site, feed: Feed, now_s: float) -> Reading:
     """The declared delivered price, else the country's industrial price; overrides hold for both."""
     declared = site.power.price_usd_per_kwh
-    return feed.price_usd_per_kwh(site.country, now_s, site=site.id, declared=declared)
+    places = site_places(site)
+    return feed.price_usd_per_kwh(site.country, now_s, places=places, declared=declared)
 
 
 def own_carbon_g_per_kwh(pv_kw: float, wind_kw: float) -> float:

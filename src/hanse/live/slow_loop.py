@@ -111,8 +111,8 @@ class SlowLoop:
             now_s,
             steps=OUTLOOK_STEPS,
             demand=demand,
-            brought=self._live.brought(),
-            provided=self._live.provided(),
+            brought=self._live.brought(now_s),
+            provided=self._live.provided(now_s),
         )
 
     def _read(self) -> DemandCounts:

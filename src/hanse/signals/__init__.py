@@ -7,7 +7,7 @@ The time axis is Unix seconds UTC everywhere; a local clock never enters.
 """
 
 from hanse.signals.axis import SiteSignalSteps, SourceNote, StepAxis, site_steps
-from hanse.signals.feed import Feed, Observed, Override, Reading, Weather
+from hanse.signals.feed import Feed, Observed, Override, Reading, Weather, site_places
 from hanse.signals.recorded import nearest_weather_zone, recorded, recorded_zones
 from hanse.signals.replay import replay, replay_within
 from hanse.signals.series import Series, SignalType
@@ -28,5 +28,6 @@ __all__ = [
     "recorded_zones",
     "replay",
     "replay_within",
+    "site_places",
     "site_steps",
 ]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hanse.errors import ConfigError, FeedError
 from hanse.model.fleet import Site
-from hanse.signals.feed import Feed, Reading, Weather
+from hanse.signals.feed import Feed, Reading, Weather, site_places
 from hanse.signals.recorded import recorded
 from hanse.signals.replay import replay
 from hanse.signals.series import Series
@@ -215,7 +215,7 @@ def _carbon(
     reading = msgspec.structs.replace(feed, overrides=()).carbon_g_per_kwh(zone, axis.start_s)
     steps = _played(reading, recorded(zone, "carbon_intensity"), feed, axis)
     factor = _overridden(
-        feed, axis, "carbon_factor", (site.id, zone, reading.zone), np.ones(axis.count)
+        feed, axis, "carbon_factor", (*site_places(site), reading.zone), np.ones(axis.count)
     )
     return steps * factor, _note("carbon_g_per_kwh", reading)
 
@@ -228,7 +228,7 @@ def _price(
     declared = site.power.price_usd_per_kwh
     plain = msgspec.structs.replace(feed, overrides=())
     reading = plain.price_usd_per_kwh(site.country, axis.start_s, declared=declared)
-    places = (site.id, site.country, reading.zone)
+    places = (*site_places(site), reading.zone)
     factor = _overridden(feed, axis, "price_factor", places, np.ones(axis.count))
     return reading.value * factor, _note("price_usd_per_kwh", reading)
 

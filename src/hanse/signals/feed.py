@@ -17,6 +17,8 @@ import msgspec
 from hanse.catalogue import country_electricity
 from hanse.catalogue.electricity import CARBON_SOURCE, price_usd_per_kwh_median
 from hanse.errors import FeedError
+from hanse.model.fleet import Site
+from hanse.signals.kinds import LIFECYCLE
 from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
 from hanse.signals.series import Series, SignalType
@@ -120,7 +122,11 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def holds(self, now_s: float, places: tuple[str, ...]) -> bool:
         """Whether it is in force at an instant, for any of these names of one place."""
-        return self.from_s <= now_s < self.until_s and (self.place == "*" or self.place in places)
+        return self.from_s <= now_s < self.until_s and self.meets(places)
+
+    def meets(self, places: tuple[str, ...]) -> bool:
+        """Whether it is about a place of these names."""
+        return self.place == "*" or self.place in places
 
 
 class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,11 +143,16 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """A feed in which the override holds too; of two that hold, the later added counts."""
         return msgspec.structs.replace(self, overrides=(*self.overrides, override))
 
-    def carbon_g_per_kwh(self, zone_or_country: str, now_s: float, *, site: str = "") -> Reading:
-        """Average location-based lifecycle carbon intensity of the grid, gCO2e/kWh."""
+    def carbon_g_per_kwh(
+        self, zone_or_country: str, now_s: float, *, places: tuple[str, ...] = ()
+    ) -> Reading:
+        """Average location-based lifecycle carbon intensity of the grid, gCO2e/kWh; `places` are its further names."""
+        names = (*places, zone_or_country)
         series = recorded(zone_or_country, "carbon_intensity")
-        live = self._live("carbon_intensity", (site, zone_or_country))
-        if live is not None and live.signal == "average_location":
+        told = self._told("carbon_intensity", names)
+        of_kind = [o for o in told if (o.signal, o.unit) == ("average_location", LIFECYCLE)]
+        live = of_kind[0] if of_kind else None
+        if live is not None:
             reading = (
                 _said(live, now_s)
                 if live.fresh(now_s)
@@ -151,7 +162,10 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             reading = _carbon_yearly_mean(zone_or_country)
         else:
             reading = self._replayed(series, now_s)
-        return self._scaled(reading, "carbon_factor", now_s, (site, zone_or_country))
+        if told and live is None:
+            note = f"{told[0].source} tells {told[0].signal} in {told[0].unit}: not counted"
+            reading = msgspec.structs.replace(reading, note=_joined(reading.note, note))
+        return self._scaled(reading, "carbon_factor", now_s, names)
 
     def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
         """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
@@ -177,16 +191,22 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return msgspec.structs.replace(reading, value=reading.value / 100.0, unit="share")
 
     def price_usd_per_kwh(
-        self, zone_or_country: str, now_s: float, *, site: str = "", declared: float | None = None
+        self,
+        zone_or_country: str,
+        now_s: float,
+        *,
+        places: tuple[str, ...] = (),
+        declared: float | None = None,
     ) -> Reading:
         """Price of a delivered kWh: as declared, else of a large industrial user, without VAT."""
         iso2 = country_of(zone_or_country)
         reading = _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
-        live = self._live("price_usd_per_kwh", (site, zone_or_country))
+        names = (*places, zone_or_country)
+        live = self._live("price_usd_per_kwh", names)
         if live is not None:
             fresh = live.fresh(now_s)
             reading = _said(live, now_s) if fresh else _silent(reading, live, now_s)
-        return self._scaled(reading, "price_factor", now_s, (site, zone_or_country))
+        return self._scaled(reading, "price_factor", now_s, names)
 
     def grid_factor(self, site: str, now_s: float) -> float:
         """Of a site's grid connection: 1 unless a scenario takes some of it away."""
@@ -221,23 +241,28 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def weather_near(
         self, lat_deg: float, lon_deg: float, now_s: float, *, site: str = ""
     ) -> Weather:
-        """Conditions at the nearest recorded place; all None where that is too far away to tell."""
+        """Conditions at the nearest recorded place; where that is too far away to tell, what the site's own feed says, else None."""
         zone, away_km = nearest_weather_zone(lat_deg, lon_deg)
         note = f"nearest recording is {zone}, {away_km:.0f} km away"
         if away_km > WEATHER_KM_MAX:
             unknown = Weather(
                 zone="", method="none", source="no recording near", licence="-", note=note
             )
-            return self._overcast(unknown, now_s, (site,))
+            return self._overcast(self._weather_said(unknown, now_s, (site,)), now_s, (site,))
         weather = self.weather(zone, now_s, site=site)
         return msgspec.structs.replace(weather, note=_joined(weather.note, note))
 
+    def _told(self, quantity: str, places: tuple[str, ...]) -> list[Observed]:
+        """By the first name that it goes by, then the next."""
+        return [
+            one
+            for place in places
+            for one in self.observed
+            if place and one.place == place and one.quantity == quantity
+        ]
+
     def _live(self, quantity: str, places: tuple[str, ...]) -> Observed | None:
-        for place in places:
-            for one in self.observed:
-                if place and one.place == place and one.quantity == quantity:
-                    return one
-        return None
+        return next(iter(self._told(quantity, places)), None)
 
     def _weather_said(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
         said = [self._live(name, places) for name in ("temp_c", "rh_pct", "cloud_pct", "wind10_ms")]
@@ -245,12 +270,14 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         fresh = [one for one in asked if one.fresh(now_s)]
         if not asked:
             return weather
-        age_s = max(one.age_s(now_s) for one in asked)
+        age_s = max(one.age_s(now_s) for one in fresh or asked)
+        stale = [one for one in asked if one not in fresh]
+        note = _joined(weather.note, _too_old(stale[0], now_s)) if stale else weather.note
         if not fresh:
-            note = _joined(weather.note, _too_old(asked[0], now_s))
             return msgspec.structs.replace(weather, age_s=age_s, note=note)
         return msgspec.structs.replace(
             weather,
+            note=note,
             method="live",
             source=fresh[0].source,
             licence=fresh[0].licence,
@@ -325,6 +352,11 @@ def _silent(instead: Reading, live: Observed, now_s: float) -> Reading:
 def _too_old(live: Observed, now_s: float) -> str:
     age_h, limit_h = hours_from_s(live.age_s(now_s)), hours_from_s(live.stale_after_s)
     return f"{live.source} last told {live.value:g} {live.unit} {age_h:.1f} h ago, counts {limit_h:.1f} h"
+
+
+def site_places(site: Site) -> tuple[str, ...]:
+    """Names that a site's grid goes by, its own first: feeds, histories and overrides may use any."""
+    return tuple(name for name in (site.id, site.grid_zone, site.country) if name)
 
 
 def country_of(zone_or_country: str) -> str:
@@ -413,4 +445,4 @@ def _at(zone: str, quantity: Quantity, recorded_at_s: float) -> float | None:
 
 
 def _joined(note: str, more: str) -> str:
-    return f"{note}; {more}" if note else more
+    return "; ".join(part for part in (note, more) if part)

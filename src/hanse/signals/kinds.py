@@ -9,9 +9,12 @@ intensity answers another question than an average one; so a sum over kinds is a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from hanse.errors import ConfigError
+
+LIFECYCLE: Final = "gCO2e/kWh"
+"""Unit of every average that counts: with fuel and plant. `gCO2/kWh`, what stacks emit alone, is some 20 g lower and never meets it."""
 
 
 class Kinded(Protocol):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.catalogue import country_electricity
+from hanse.energy.site import site_carbon, site_price
+from hanse.model.read import read_fleet
 from hanse.signals import Feed, Observed
+from hanse.signals.forecast import Forecast
 from hanse.signals.providers import FeedSetting, LiveFeed
 from hanse.signals.providers.answer import Answer
 from signals.forecast.histories import history
 from signals.providers.provider_server import NOON_S
 
 HOUR_S = 3600.0
+SITE = read_fleet(Path(__file__).parents[3] / "examples" / "league.toml").sites[0]
 
 
 def said(
@@ -43,13 +51,54 @@ def test_a_marginal_value_never_answers_for_an_average_one() -> None:
     assert feed.marginal_g_per_kwh("GB", NOON_S) is None
 
 
-def test_a_sites_own_feed_goes_before_its_zones() -> None:
-    import msgspec
+def test_direct_grams_are_not_counted_and_that_is_said() -> None:
+    direct = msgspec.structs.replace(said(place="london"), unit="gCO2/kWh")
+    reading = Feed(observed=(direct,)).carbon_g_per_kwh("GB", NOON_S, places=("london",))
+    assert reading.method == "recorded hour"
+    assert "somebody tells average_location in gCO2/kWh: not counted" in reading.note
+    both = Feed(observed=(direct, said())).carbon_g_per_kwh("GB", NOON_S, places=("london",))
+    assert (both.method, both.value) == ("live", 123.0)
 
+
+@pytest.mark.parametrize("name", ["london", "GB-LDN", "GB"])
+def test_a_feed_may_call_a_sites_grid_by_site_zone_or_country(name: str) -> None:
+    site = msgspec.structs.replace(SITE, id="london", grid_zone="GB-LDN", country="GB")
+    told = said(place=name), said("price_usd_per_kwh", "price", name)
+    feed = Feed(observed=told)
+    assert site_carbon(site, feed, NOON_S).value == 123.0
+    assert site_price(site, feed, NOON_S).value == 123.0
+
+
+def test_a_site_far_from_every_recording_sees_its_own_weather() -> None:
+    told = said("temp_c", "weather", "tallinn")
+    found = Feed(observed=(told,)).weather_near(59.44, 24.75, NOON_S, site="tallinn")
+    assert (found.temp_c, found.method, found.age_s) == (123.0, "live", 0.0)
+
+
+def test_the_age_of_live_weather_is_that_of_what_is_live() -> None:
+    old = msgspec.structs.replace(said("rh_pct", "weather"), until_s=NOON_S - 9 * HOUR_S)
+    found = Feed(observed=(said("temp_c", "weather"), old)).weather("GB", NOON_S)
+    assert (found.temp_c, found.age_s) == (123.0, 0.0) and "9.0 h ago" in found.note
+
+
+def test_a_providers_forecast_ages_too() -> None:
+    one = Forecast(
+        quantity="carbon_intensity", unit="gCO2e/kWh", signal="average_location", zone="XX",
+        issued_at_s=NOON_S, start_s=NOON_S, step_s=HOUR_S, mean=(1.0,) * 48, high=(1.0,) * 48,
+        expected_error=(), method="theirs", source="somebody",
+    )  # fmt: skip
+    setting = FeedSetting(provider="csv", zone="XX", path="x")
+    live = LiveFeed([setting], ask={"csv": lambda _, __: Answer(forecasts=(one,))})
+    live.ask(NOON_S)
+    assert live.provided(NOON_S + 2.0 * HOUR_S) == {("XX", "carbon_intensity"): one}
+    assert live.provided(NOON_S + 2.1 * HOUR_S) == {}
+
+
+def test_a_sites_own_feed_goes_before_its_zones() -> None:
     own = msgspec.structs.replace(said(place="london"), value=7.0)
     feed = Feed(observed=(said(), own))
-    assert feed.carbon_g_per_kwh("GB", NOON_S, site="london").value == 7.0
-    assert feed.carbon_g_per_kwh("GB", NOON_S, site="leeds").value == 123.0
+    assert feed.carbon_g_per_kwh("GB", NOON_S, places=("london",)).value == 7.0
+    assert feed.carbon_g_per_kwh("GB", NOON_S, places=("leeds",)).value == 123.0
 
 
 def test_live_weather_replaces_what_is_fresh_and_says_how_old_it_is() -> None:
@@ -78,7 +127,9 @@ def test_what_was_said_adds_up_to_one_history(cut: int, overlap: int) -> None:
     live = LiveFeed([one], ask={"csv": lambda _, __: next(answers)})
     live.ask(0.0)
     live.ask(10_000.0)
-    found = live.brought()[("XX", "carbon_intensity")]
+    key = ("XX", "carbon_intensity")
+    assert key not in live.brought(whole.until_s + 2.1 * HOUR_S), "too old to forecast from"
+    found = live.brought(whole.until_s)[key]
     assert found.step_s == HOUR_S and found.start_s == whole.start_s
     hourly = whole.values.reshape(-1, 2).mean(axis=1)
     assert abs(found.values - hourly).max() < 1e-9

@@ -108,20 +108,25 @@ class LiveFeed:
             if series.quantity != "load" and (found := _newest(series, setting, now_s)) is not None
         )
 
-    def brought(self) -> dict[tuple[str, str], Series]:
-        """Hourly histories long enough to forecast from, for `energy.outlook`."""
+    def brought(self, now_s: float) -> dict[tuple[str, str], Series]:
+        """Hourly histories long and young enough to forecast from, for `energy.outlook`."""
         return {
             (one.zone, one.quantity): hourly
-            for kept in self._kept
+            for setting, kept in zip(self._settings, self._kept, strict=True)
             for one in kept.series.values()
             if one.until_s - one.start_s >= FORECAST_DAYS_MIN * SECONDS_PER_DAY
+            and (newest := _newest(one, setting, now_s)) is not None
+            and newest.fresh(now_s)
             and (hourly := _hourly(one)) is not None
         }
 
-    def provided(self) -> dict[tuple[str, str], Forecast]:
-        """Providers' own forecasts, for `energy.outlook`."""
+    def provided(self, now_s: float) -> dict[tuple[str, str], Forecast]:
+        """Providers' own forecasts that are not too old, for `energy.outlook`."""
         return {
-            (one.zone, one.quantity): one for kept in self._kept for one in kept.forecasts.values()
+            (one.zone, one.quantity): one
+            for setting, kept in zip(self._settings, self._kept, strict=True)
+            for one in kept.forecasts.values()
+            if now_s - one.issued_at_s <= setting.stale_after_s
         }
 
     def states(self, now_s: float) -> tuple[FeedState, ...]:
