@@ -1,12 +1,23 @@
 """What a site's users asked for: all rows, or a sample of them times what was counted."""
 
+import asyncio
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
-from hanse.live.demand import DemandMeter
+from hanse.live.agent import Agent
+from hanse.live.demand import DemandMeter, DemandReport
+from hanse.live.slow_loop import SlowLoop
 from hanse.model.fleet import Fleet
 from hanse.model.read import read_fleet
+from hanse.signals import Feed
+from hanse.signals.demand_counts import KEEP_S
+from hanse.signals.providers import LiveFeed
 from hanse.view import DecisionRow
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
@@ -64,3 +75,54 @@ def test_a_counter_that_begins_anew_takes_nothing_away(fleet: Fleet) -> None:
     meter.take(0.0, 5_000.0)
     meter.add(row(fleet))
     assert meter.take(1.0, 1.0).counts[0].requests == 1.0
+
+
+def test_a_site_where_nobody_asks_is_heard_all_the_same(fleet: Fleet) -> None:
+    agent, told = Agent.__new__(Agent), []
+
+    async def publish(what: str, value: Any) -> None:
+        told.append((what, value))
+
+    agent.page = SimpleNamespace(counters=np.zeros((1, 64)))  # type: ignore[assignment]
+    agent._demand = DemandMeter(fleet, "lyon")
+    agent._publish = publish  # type: ignore[method-assign]
+    asyncio.run(agent._report_demand())
+    ((what, report),) = told
+    assert (what, report.site, report.counts) == ("demand", "lyon", ())
+
+
+def slow_loop(fleet: Fleet, home: Path) -> SlowLoop:
+    return SlowLoop(fleet, home, Feed, LiveFeed([]), lambda _: None)
+
+
+def hear(loop: SlowLoop, report: DemandReport) -> None:
+    asyncio.run(loop.hear(SimpleNamespace(data=msgspec.msgpack.encode(report))))
+
+
+def test_a_report_from_the_future_changes_nothing_and_is_logged_once(
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    loop, now_s = slow_loop(fleet, tmp_path), time.time()
+    meter = DemandMeter(fleet, "lyon")
+    meter.add(row(fleet))
+    hear(loop, meter.take(now_s, 0.0))
+    (key,) = loop.counts.kinds()
+    before = loop.counts.to_bytes()
+    for later_s in (2.0 * loop.counts.bin_s, 1e9, KEEP_S):
+        meter.add(row(fleet))
+        hear(loop, meter.take(now_s + later_s, 0.0))
+    assert loop.counts.to_bytes() == before
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("lyon: dated ahead") == 1
+    rates = loop.counts.requests_per_s(key, now_s + loop.counts.bin_s)
+    assert rates.tolist() == [1.0 / loop.counts.bin_s]
+
+
+def test_counts_that_are_all_too_old_are_begun_anew(fleet: Fleet, tmp_path: Path) -> None:
+    loop = slow_loop(fleet, tmp_path)
+    loop.counts.add(time.time() - KEEP_S - 3_600.0, (), "lyon")
+    (tmp_path / "demand.msgpack").write_bytes(loop.counts.to_bytes())
+    assert slow_loop(fleet, tmp_path).counts.heard_until_s("lyon") == float("inf")
+    loop.counts.add(time.time(), (), "lyon")
+    (tmp_path / "demand.msgpack").write_bytes(loop.counts.to_bytes())
+    assert slow_loop(fleet, tmp_path).counts.heard_until_s("lyon") > time.time()

@@ -227,9 +227,8 @@ class Agent:
 
     async def _report_demand(self) -> None:
         total = float(self.page.counters[:, [FEED_SENT, FEED_DROPPED]].sum())
-        report = self._demand.take(time.time(), total)
-        if report.counts:
-            await self._publish("demand", report)
+        # Also when nobody asked: silence would say that the site cannot be heard.
+        await self._publish("demand", self._demand.take(time.time(), total))
 
     async def _see_hub(self) -> None:
         self.hub_connected = await leaf_connected(self.client)

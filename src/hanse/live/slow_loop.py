@@ -19,12 +19,12 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.defer import DeferSolver
 from hanse.dispatch.place import solve as solve_placement
 from hanse.energy.outlook import outlook_from
-from hanse.live.demand import DemandReport
+from hanse.live.demand import REPORT_S, DemandReport
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
-from hanse.signals.demand_counts import DemandCounts
+from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand
 from hanse.signals.providers import LiveFeed
 
@@ -59,6 +59,8 @@ class SlowLoop:
         self._solver = DeferSolver()
         self._solving: set[asyncio.Task[None]] = set()
         self._saved_s = time.monotonic()
+        self._ahead: set[str] = set()
+        """Sites whose clock runs ahead."""
         self.counts = self._read()
 
     @property
@@ -74,7 +76,13 @@ class SlowLoop:
         except msgspec.MsgspecError as error:
             log_line(f"demand report not understood: {error}")
             return
-        self.counts.add(report.at_s, report.counts)
+        ahead = report.at_s > time.time() + self.counts.bin_s
+        if ahead != (report.site in self._ahead):
+            self._ahead ^= {report.site}
+            said = "dated ahead of this clock: not counted" if ahead else "dated right again"
+            log_line(f"demand report of {report.site}: {said}")
+        if not ahead:
+            self.counts.add(report.at_s, report.counts, report.site, REPORT_S)
 
     async def look(self) -> None:
         """One outlook."""
@@ -124,4 +132,5 @@ class SlowLoop:
         except (OSError, msgspec.MsgspecError) as error:
             log_line(f"{self._path}: {error!r}; demand is counted anew")
             return DemandCounts(bin_s=bin_s)
-        return known if known.bin_s == bin_s else DemandCounts(bin_s=bin_s)
+        fits = known.bin_s == bin_s and known.until_s >= time.time() - KEEP_S
+        return known if fits else DemandCounts(bin_s=bin_s)

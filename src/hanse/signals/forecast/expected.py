@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
+
 from hanse.signals.demand_counts import DemandCounts, DemandKey
 from hanse.signals.forecast.make import forecast
 from hanse.signals.forecast.past import Floats
@@ -24,20 +26,29 @@ HIGH_MIN: Final = 1.25
 """Of the mean, where no spread was seen yet: demand grows by about a quarter in the steepest hour of a day (ServeGen, m-small)."""
 IDLE_S: Final = 6.0 * SECONDS_PER_HOUR
 """A kind of demand that nobody asked for so long is expected no more while nothing is known of days."""
+SILENT_S: Final = SECONDS_PER_DAY
+"""An entry unheard for so long is gone, and its users ask elsewhere; links and hubs that fail are back before."""
 
 
 def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[DemandOutlook, ...]:
-    """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then."""
+    """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then.
+
+    Bins in which an entry was not heard say nothing: what was heard before goes on.
+    """
     found: list[DemandOutlook] = []
     for key in counts.kinds():
         rates = counts.requests_per_s(key, now_s)
-        if not rates.any():
+        heard = np.flatnonzero(~np.isnan(rates))
+        silent_s = now_s - counts.heard_until_s(key.origin)
+        if not np.nansum(rates) > 0.0 or silent_s > SILENT_S:
             continue
-        if len(rates) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
-            made = forecast(_hourly(counts, key, rates), now_s, steps=steps)
+        if (len(rates) - heard[0]) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
+            start_s = counts.start_s + float(heard[0]) * counts.bin_s
+            hourly = _hourly(counts.bin_s, key, start_s, rates[heard[0] :])
+            made = forecast(hourly, now_s, steps=steps)
             mean, high = made.mean, made.high
         else:
-            flat = _carrying_on(counts.bin_s, rates)
+            flat = _carrying_on(counts.bin_s, rates[heard])
             mean, high = (flat[0],) * steps, (flat[1],) * steps
         if max(high) > 0.0:
             found.append(_outlook(key, counts.tokens(key, now_s), mean, high))
@@ -60,15 +71,18 @@ def _outlook(
     )
 
 
-def _hourly(counts: DemandCounts, key: DemandKey, rates: Floats) -> Series:
-    """Hourly means, from a full hour on."""
-    each = round(SECONDS_PER_HOUR / counts.bin_s)
-    skip = round((-counts.start_s % SECONDS_PER_HOUR) / counts.bin_s)
+def _hourly(bin_s: float, key: DemandKey, start_s: float, rates: Floats) -> Series:
+    """Hourly means of what was heard, from a full hour on; an hour of silence is a gap."""
+    each = round(SECONDS_PER_HOUR / bin_s)
+    skip = round((-start_s % SECONDS_PER_HOUR) / bin_s)
     hours = (len(rates) - skip) // each
+    table = rates[skip : skip + hours * each].reshape(hours, each)
+    heard = np.maximum((~np.isnan(table)).sum(axis=1), 1)
+    values = np.where(np.isnan(table).all(axis=1), np.nan, np.nansum(table, axis=1) / heard)
     return Series(
-        start_s=counts.start_s + skip * counts.bin_s,
+        start_s=start_s + skip * bin_s,
         step_s=SECONDS_PER_HOUR,
-        values=rates[skip : skip + hours * each].reshape(hours, each).mean(axis=1),
+        values=values,
         quantity="demand",
         unit="requests/s",
         signal="demand",

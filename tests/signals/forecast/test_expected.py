@@ -1,0 +1,68 @@
+"""Expected demand: days repeat, minutes carry on, and who cannot be heard is expected to go on as before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
+from hanse.signals.forecast.expected import SILENT_S, expected_demand
+from signals.forecast.histories import MONDAY_S
+
+BIN_S, HOUR_S = 300.0, 3600.0
+KEY = DemandKey(service="chat", tenant="clinic", data_class="health", country="FR", origin="lyon")
+
+
+def heard(bins: int, rate_per_s: float = 2.0, daily: float = 0.0) -> DemandCounts:
+    counts = DemandCounts()
+    for i in range(bins):
+        at_s = MONDAY_S + i * BIN_S
+        wave = 1.0 + daily * np.sin(2.0 * np.pi * i * BIN_S / 86_400.0)
+        requests = rate_per_s * float(wave) * BIN_S
+        one = DemandCount(
+            key=KEY, requests=requests, tokens_in=requests * 70.0, tokens_out=requests
+        )
+        counts.add(at_s + 10.0, (one,) if requests > 0.0 else (), "lyon", 10.0)
+    return counts
+
+
+@pytest.mark.parametrize("silent_bins", [0, 1, 30, 280])
+@pytest.mark.parametrize("days", [0.5, 6.0])
+def test_demand_carries_on_while_an_entry_cannot_be_heard(days: float, silent_bins: int) -> None:
+    bins = round(days * 288)
+    counts = heard(bins)
+    counts.add(MONDAY_S + (bins + silent_bins) * BIN_S, (), "oslo")
+    (found,) = expected_demand(counts, MONDAY_S + (bins + silent_bins) * BIN_S + 1.0, steps=12)
+    assert found.requests_per_s == pytest.approx((2.0,) * 12, rel=0.02)
+    assert min(found.requests_per_s_high) >= 2.0
+    assert (found.input_tokens, found.origin, found.tenant) == (70.0, "lyon", "clinic")
+
+
+def test_the_day_goes_on_over_an_outage_of_six_hours() -> None:
+    bins, silent = 6 * 288, 72
+    now_s = MONDAY_S + (bins + silent) * BIN_S
+    (found,) = expected_demand(heard(bins, daily=0.8), now_s, steps=12)
+    hours = 6.0 + np.arange(12) + 0.5
+    wanted = 2.0 * (1.0 + 0.8 * np.sin(2.0 * np.pi * hours / 24.0))
+    assert np.abs(np.array(found.requests_per_s) - wanted).max() < 0.15
+
+
+def test_who_joined_late_has_no_days_without_demand_before() -> None:
+    counts = DemandCounts()
+    counts.add(MONDAY_S, (), "oslo")
+    late = heard(6 * 288)
+    begin_s = MONDAY_S + 5 * 86_400.0
+    for i in range(5 * 288):
+        rate = late.requests_per_s(KEY, MONDAY_S + 6 * 86_400.0)[i]
+        one = DemandCount(key=KEY, requests=rate * BIN_S, tokens_in=1.0, tokens_out=1.0)
+        counts.add(begin_s + i * BIN_S, (one,), "lyon")
+    (found,) = expected_demand(counts, begin_s + 5 * 86_400.0, steps=12)
+    assert found.requests_per_s == pytest.approx((2.0,) * 12, rel=0.02)
+
+
+def test_nobody_asked_is_nobody_expected_and_an_entry_that_is_gone_is_too() -> None:
+    counts = heard(288)
+    for i in range(288, 288 + 80):
+        counts.add(MONDAY_S + i * BIN_S, (), "lyon")
+    assert expected_demand(counts, MONDAY_S + 368 * BIN_S, steps=12) == ()
+    assert expected_demand(heard(288), MONDAY_S + 288 * BIN_S + SILENT_S + 1.0, steps=12) == ()
