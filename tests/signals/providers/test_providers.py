@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError, FeedError, HanseError
+from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, csv_table, entsoe, open_meteo, web
 from hanse.signals.providers import electricity_maps as em
 from hanse.signals.providers import uk_carbon as uk
@@ -152,22 +153,49 @@ def test_days_of_23_and_25_hours_have_each_hour_once(
     values = [float(i) for i in range(hours)]
     server.speak = lambda _: shapes.prices(start=start, end=end, values=values)
     now_s = instant(start, "") + 4.0 * HOUR_S
-    answer = entsoe.ask(setting("entsoe", server.url, quantity="price", usd_per_unit=1.1), now_s)
+    asked = setting("entsoe", server.url, quantity="price", usd_per_unit=1.1, add_usd_per_kwh=0.2)
+    answer = entsoe.ask(asked, now_s)
     past, ahead = answer.series[0], answer.forecasts[0]
-    assert past.values == pytest.approx([v * 1.1 / 1000.0 for v in range(5)])
+    assert past.values == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(5)])
     assert len(ahead.mean) == hours - 4 and ahead.until_s == instant(end, "")
-    assert ahead.mean == pytest.approx([v * 1.1 / 1000.0 for v in range(4, hours)])
+    assert ahead.mean == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(4, hours)])
 
 
 def test_prices_in_euro_need_a_rate_and_no_data_says_why(server: ProviderServer) -> None:
     server.speak = lambda _: shapes.prices(
         start="2026-08-01T00:00Z", end="2026-08-02T00:00Z", values=[1.0]
     )
+    asked = setting("entsoe", server.url, quantity="price", add_usd_per_kwh=0.0)
     with pytest.raises(ConfigError, match="usd_per_unit"):
-        entsoe.ask(setting("entsoe", server.url, quantity="price"), NOON_S)
+        entsoe.ask(asked, NOON_S)
     server.speak = lambda _: shapes.no_data()
-    with pytest.raises(FeedError, match="reason 999: No matching data"):
-        entsoe.ask(setting("entsoe", server.url, quantity="price"), NOON_S)
+    with pytest.raises(FeedError, match=r"reason 999: No matching data.*To fix: check that region"):
+        entsoe.ask(asked, NOON_S)
+
+
+def test_a_wholesale_price_stands_for_what_a_kwh_costs_delivered(server: ProviderServer) -> None:
+    server.speak = lambda _: shapes.prices(
+        start="2026-08-01T00:00Z", end="2026-08-02T00:00Z", values=[50.0], currency="USD"
+    )
+    live = LiveFeed([setting("entsoe", server.url, quantity="price", add_usd_per_kwh=0.11)])
+    assert live.ask(NOON_S) == ()
+    reading = Feed(observed=live.observed(NOON_S)).price_usd_per_kwh(
+        "DE", NOON_S, places=("XX",), declared=0.3
+    )
+    assert reading.value == pytest.approx(0.16) and reading.method == "live"
+    assert "wholesale plus 0.11 USD/kWh" in reading.note
+
+
+def test_direct_figures_say_in_the_feeds_state_that_they_do_not_count(
+    server: ProviderServer,
+) -> None:
+    server.speak = shapes.uk_carbon
+    for more, says in (({}, 1), ({"region": "13"}, 1), ({"region": "13", "lifecycle": True}, 0)):
+        live = LiveFeed([setting("uk-carbon-intensity", server.url, zone="GB", **more)])
+        live.ask(NOON_S)
+        notes = [n for n in live.states(NOON_S)[0].notes if "not counted" in n]
+        method = Feed(observed=live.observed(NOON_S)).carbon_g_per_kwh("GB", NOON_S).method
+        assert (len(notes), method) == (says, "recorded hour" if says else "live")
 
 
 def test_an_hour_in_which_a_plant_type_fell_silent_is_a_gap_not_a_cleaner_hour(
@@ -226,6 +254,22 @@ def test_a_table_in_local_time_or_with_a_bad_row_is_refused(tmp_path: Path, row:
         csv_table.ask(setting("csv", "", path=str(path)), NOON_S)
 
 
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("2026-08-01T09:00,1", "To fix: append Z"),
+        ("yesterday,1", "To fix: write instants"),
+        ("0,1\n3600,1\n9100,1\n10800,1", "one at 3600 between them.*To fix: put every row on one grid"),
+        ("0,1\n60,1\n9e9,1", "To fix: look for a wrong year"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read_says_what_to_do(tmp_path: Path, rows: str, says: str) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(f"utc,g\n{rows}\n")
+    with pytest.raises(FeedError, match=says):
+        csv_table.ask(setting("csv", "", path=str(path)), 1e10)
+
+
 @pytest.mark.parametrize("provider", SPEAK)
 @pytest.mark.parametrize(
     "fault", ["401", "429", "500", "cut", "garbage", "empty", "list", "hang", "moved"]
@@ -274,6 +318,9 @@ def test_pauses_double_to_an_hour_and_are_the_same_each_time(count: int) -> None
         assert live.next_s() - at_s == min(60.0 * 2.0**i, 3600.0)
 
 
+GERMAN = '[[feed]]\nprovider = "entsoe"\nzone = "DE"\ntoken_env = "K"\n'
+
+
 def test_a_file_is_checked_and_errors_name_the_place(tmp_path: Path) -> None:
     path = tmp_path / "feeds.toml"
     good = '[[feed]]\nprovider = "uk-carbon-intensity"\nzone = "GB"\n'
@@ -286,6 +333,11 @@ def test_a_file_is_checked_and_errors_name_the_place(tmp_path: Path) -> None:
         (good + 'url = "file:///etc/passwd"\n', "http"),
         (good + "every_s = 1\n", "every_s"),
         (good + "tokn = 1\n", "tokn"),
+        (good + "lifecycle = true\n", "without a region.*To fix"),
+        (GERMAN + "lifecycle = true\nregion = 'DE'\n", "true for entsoe.*To fix"),
+        (GERMAN + "quantity = 'price'\n", "add_usd_per_kwh: got nothing.*To fix"),
+        (GERMAN + "add_usd_per_kwh = 0.1\n", "0.1 for entsoe carbon_intensity.*To fix"),
+        (GERMAN + "quantity = 'load'\n", "quantity"),
         ("[[feed]", "docs/feeds.md"),
     ]:
         path.write_text(wrong)

@@ -87,9 +87,19 @@ def instant(text: object, where: str) -> float:
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:
-        raise FeedError(where, got=f"instant {text!r}", allowed="ISO 8601") from None
+        raise FeedError(
+            where,
+            got=f"instant {text!r}",
+            allowed="ISO 8601, such as 2026-01-31T12:30Z",
+            fix="write instants so, or as Unix seconds; of a provider: its form has changed",
+        ) from None
     if found.tzinfo is None:
-        raise FeedError(where, got=f"instant {text!r}", allowed="an offset or Z, not local time")
+        raise FeedError(
+            where,
+            got=f"instant {text!r}",
+            allowed="an offset or Z, not local time",
+            fix="append Z where the times are UTC, else their offset, such as +01:00",
+        )
     return found.timestamp()
 
 
@@ -118,7 +128,10 @@ def _steps(
 ) -> tuple[float, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     if not points:
         raise FeedError(
-            f"{meaning.quantity} of {meaning.zone}", got="no point", allowed="one at least"
+            f"{meaning.quantity} of {meaning.zone}",
+            got="no point",
+            allowed="one at least",
+            fix="check zone and region in the feed's setting, or wait: it may publish later",
         )
     first = math.floor(min(points) / step_s)
     count = math.floor(max(points) / step_s) - first + 1
@@ -127,6 +140,7 @@ def _steps(
             f"{meaning.quantity} of {meaning.zone}",
             got=f"points from {iso(min(points))} to {iso(max(points))}",
             allowed=f"{STEPS_MAX} steps at most",
+            fix="look for a wrong year among the instants, or cut the table",
         )
     total, seen = np.zeros(count), np.zeros(count)
     for at_s, value in points.items():

@@ -89,5 +89,11 @@ def _step_s(points: dict[float, float], where: str) -> float:
         return 60.0 * 60.0
     step_s = float(np.diff(instants).min())
     if np.abs(np.mod(instants - instants[0], step_s)).max() > 1e-6:
-        raise FeedError(where, got="rows at odd distances", allowed="equal steps, gaps allowed")
+        off = int(np.argmax(np.abs(np.mod(instants - instants[0], step_s)) > 1e-6))
+        raise FeedError(
+            where,
+            got=f"rows {step_s:g} s apart, and one at {instants[off]:.0f} between them",
+            allowed="equal steps, gaps allowed",
+            fix="put every row on one grid, such as full hours, and leave out rows of other times",
+        )
     return step_s

@@ -1,7 +1,7 @@
-"""ENTSO-E Transparency Platform: carbon of a bidding zone from its generation per type, day-ahead price, load.
+"""ENTSO-E Transparency Platform: carbon of a bidding zone from its generation per type, day-ahead price.
 
-Here: documents A75 (generation per type, realised), A44 (day-ahead prices) and A65 (total load) of `/api`, with the key
-as `securityToken`; XML. Guide: transparencyplatform.zendesk.com, "Sitemap for Restful API Integration"; zones are EIC
+Here: documents A75 (generation per type, realised) and A44 (day-ahead prices) of `/api`, with the key as `securityToken`;
+XML. A price is the auction's plus what the setting adds for network and taxes. Guide: transparencyplatform.zendesk.com, "Sitemap for Restful API Integration"; zones are EIC
 codes such as 10Y1001A1001A82H (DE-LU). Not here: flows; intensity is production based and counts no imports.
 
 A curve of type A03 leaves a point out where it equals the one before (all prices since 2025, much generation). A
@@ -46,10 +46,6 @@ def ask(setting: FeedSetting, now_s: float) -> Answer:
     """What the setting's quantity names, of the last two days; prices to the end of what is published."""
     if setting.quantity == "price":
         return _prices(setting, now_s)
-    if setting.quantity == "load":
-        points, step_s = _load(_document(setting, now_s, "A65", {"processType": "A16"}))
-        meaning = _meaning(setting, "load", "MW", "demand")
-        return Answer(series=(history(points, step_s, meaning),))
     root = _document(setting, now_s, "A75", {"processType": "A16"})
     points = intensity(root)
     meaning = _meaning(setting, "carbon_intensity", "gCO2e/kWh", "average_location")
@@ -79,6 +75,8 @@ def intensity(root: Element) -> dict[float, float]:
 
 
 def _prices(setting: FeedSetting, now_s: float) -> Answer:
+    add = setting.add_usd_per_kwh
+    assert add is not None, "a setting of wholesale prices says what comes on top"
     root = _document(setting, now_s, "A44", {})
     currency = next((e.text or "" for e in _all(root, "currency_Unit.name")), "")
     if currency != "USD" and setting.usd_per_unit is None:
@@ -93,7 +91,7 @@ def _prices(setting: FeedSetting, now_s: float) -> Answer:
     steps: set[float] = set()
     for series in _all(root, "TimeSeries"):
         for at_s, step_s, value in _curve(series, "price.amount"):
-            points[at_s] = value * rate / 1000.0
+            points[at_s] = value * rate / 1000.0 + add
             steps.add(step_s)
     if not points:
         raise FeedError("entsoe prices", got="no point", allowed="a day-ahead price")
@@ -108,30 +106,24 @@ def _prices(setting: FeedSetting, now_s: float) -> Answer:
     )
 
 
-def _load(root: Element) -> tuple[dict[float, float], float]:
-    points: dict[float, float] = {}
-    steps: set[float] = set()
-    for series in _all(root, "TimeSeries"):
-        for at_s, step_s, value in _curve(series, "quantity"):
-            points[at_s] = value
-            steps.add(step_s)
-    return points, max(steps, default=SECONDS_PER_HOUR)
-
-
 def _document(setting: FeedSetting, now_s: float, kind: str, more: dict[str, str]) -> Element:
     url = f"{setting.url or URL}/api"
     area = setting.region or setting.zone
     domains = {"out_Domain": area} if kind != "A75" else {}
-    domains = {"outBiddingZone_Domain": area} if kind == "A65" else {"in_Domain": area, **domains}
     query = {
-        "securityToken": setting.secret(), "documentType": kind, **more, **domains,
+        "securityToken": setting.secret(), "documentType": kind, "in_Domain": area, **more, **domains,
         "periodStart": _stamp(now_s - 2.0 * SECONDS_PER_DAY),
         "periodEnd": _stamp(now_s + 2.0 * SECONDS_PER_DAY),
     }  # fmt: skip
     root = xml_of(get(url, query=query, now_s=now_s), url)
     if _name(root) == "Acknowledgement_MarketDocument":
         code, text = _text(root, "code"), _text(root, "text")
-        raise FeedError(f"entsoe {kind}", got=f"reason {code}: {text[:200]}", allowed="a document")
+        raise FeedError(
+            f"entsoe {kind} of {area}",
+            got=f"reason {code}: {text[:200]}",
+            allowed="a document",
+            fix="check that region is the EIC code of a zone that publishes it; 999 can also mean: not yet",
+        )
     return root
 
 
@@ -143,7 +135,12 @@ def _curve(series: Element, value_name: str) -> Iterator[tuple[float, float, flo
         end_s = instant(_text(period, "end"), "entsoe period")
         resolution = _text(period, "resolution")
         if resolution not in RESOLUTION_S:
-            raise FeedError("entsoe", got=resolution, allowed=", ".join(RESOLUTION_S))
+            raise FeedError(
+                "entsoe resolution",
+                got=resolution,
+                allowed=", ".join(RESOLUTION_S),
+                fix="take another region, or a table of your own (provider csv)",
+            )
         step_s = RESOLUTION_S[resolution]
         known = {
             int(_text(p, "position")): figure(float(_text(p, value_name)), "entsoe point")
@@ -164,7 +161,7 @@ def _meaning(setting: FeedSetting, quantity: str, unit: str, signal: str) -> Mea
         zone=setting.zone,
         source="ENTSO-E Transparency Platform",
         licence="CC BY 4.0 for its free re-use list; auction prices are not on it",
-        note="wholesale, no network charge" if signal == "price" else "production based",
+        note=setting.price_note or "production based",
     )
 
 

@@ -105,7 +105,7 @@ class LiveFeed:
             found
             for setting, kept in zip(self._settings, self._kept, strict=True)
             for series in kept.series.values()
-            if series.quantity != "load" and (found := _newest(series, setting, now_s)) is not None
+            if (found := _newest(series, setting, now_s)) is not None
         )
 
     def brought(self, now_s: float) -> dict[tuple[str, str], Series]:
@@ -201,7 +201,7 @@ def _newest(series: Series, setting: FeedSetting, now_s: float) -> Observed | No
         stale_after_s=setting.stale_after_s,
         source=series.source,
         licence=series.licence,
-        note="direct emissions, not lifecycle" if series.unit == "gCO2/kWh" else "",
+        note=setting.price_note,
     )
 
 

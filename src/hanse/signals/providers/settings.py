@@ -20,7 +20,7 @@ Provider = Literal[
     "electricity-maps", "watttime", "uk-carbon-intensity", "entsoe", "open-meteo", "csv"
 ]
 Quantity = Literal[
-    "carbon_intensity", "marginal_intensity", "residual_intensity", "price", "load",
+    "carbon_intensity", "marginal_intensity", "residual_intensity", "price",
     "temp_c", "rh_pct", "cloud_pct", "wind10_ms",
 ]  # fmt: skip
 MEANINGS: Final[dict[Quantity, tuple[str, SignalType]]] = {
@@ -28,7 +28,6 @@ MEANINGS: Final[dict[Quantity, tuple[str, SignalType]]] = {
     "marginal_intensity": ("gCO2e/kWh", "marginal"),
     "residual_intensity": ("gCO2e/kWh", "average_market"),
     "price": ("USD/kWh", "price"),
-    "load": ("MW", "demand"),
     "temp_c": ("degC", "weather"),
     "rh_pct": ("%", "weather"),
     "cloud_pct": ("%", "weather"),
@@ -58,6 +57,8 @@ class FeedSetting(Value, frozen=True, kw_only=True):
     lon_deg: Annotated[float, Meta(ge=-180, le=180)] | None = None
     usd_per_unit: Annotated[float, Meta(gt=0)] | None = None
     """Of a price's currency."""
+    add_usd_per_kwh: Annotated[float, Meta(ge=0)] | None = None
+    """Network charges, levies and taxes on a kWh, on top of a wholesale price: what is compared between sites is delivered."""
     lifecycle: bool = False
     """Count a British region's mix with lifecycle medians."""
     every_s: Annotated[float, Meta(ge=60)] = 900.0
@@ -69,6 +70,12 @@ class FeedSetting(Value, frozen=True, kw_only=True):
     def name(self) -> str:
         """For people."""
         return f"{self.provider} for {self.zone}"
+
+    @property
+    def price_note(self) -> str:
+        """Of what a price is made; empty where nothing was added."""
+        add = self.add_usd_per_kwh
+        return "" if add is None else f"wholesale plus {add:g} USD/kWh of network and taxes"
 
     def secret(self) -> str:
         """The key, read anew each time so that a changed one needs no restart."""
@@ -115,6 +122,14 @@ def read_settings(path: Path) -> tuple[FeedSetting, ...]:
 def _check(one: FeedSetting, where: str) -> None:
     if one.token_env and one.token_file:
         raise ConfigError(where, got="token_env and token_file", allowed="one of them")
+    if one.lifecycle and (one.provider != "uk-carbon-intensity" or not one.region):
+        raise ConfigError(
+            f"{where}.lifecycle",
+            got=f"true for {one.provider} {f'in region {one.region}' if one.region else 'without a region'}",
+            allowed="uk-carbon-intensity with a region, 1 to 17: the national answer tells no mix",
+            fix="name the region that the site draws from, or leave lifecycle out",
+        )
+    _check_price(one, where)
     if one.provider in NEEDS_KEY and not (one.token_env or one.token_file):
         raise ConfigError(
             where, got=f"{one.provider} without a key", allowed="token_env or token_file"
@@ -125,9 +140,21 @@ def _check(one: FeedSetting, where: str) -> None:
         raise ConfigError(
             where, got="path and url" if one.url else "neither", allowed="path or url"
         )
-    if one.provider == "entsoe" and one.quantity not in ("carbon_intensity", "price", "load"):
+    if one.provider == "entsoe" and one.quantity not in ("carbon_intensity", "price"):
         raise ConfigError(
-            f"{where}.quantity", got=one.quantity, allowed="carbon_intensity, price or load"
+            f"{where}.quantity", got=one.quantity, allowed="carbon_intensity or price"
         )
     if one.url and not one.url.startswith(("http://", "https://")):
         raise ConfigError(f"{where}.url", got="another scheme", allowed="http or https")
+
+
+def _check_price(one: FeedSetting, where: str) -> None:
+    wholesale = one.provider == "entsoe" and one.quantity == "price"
+    if wholesale == (one.add_usd_per_kwh is not None):
+        return
+    raise ConfigError(
+        f"{where}.add_usd_per_kwh",
+        got="nothing" if wholesale else f"{one.add_usd_per_kwh} for {one.provider} {one.quantity}",
+        allowed="network charges and taxes in USD/kWh, of entsoe prices and of nothing else",
+        fix="take them from the site's bill, 0 where it pays none" if wholesale else "leave it out",
+    )

@@ -2,8 +2,9 @@
 
 Here: `/intensity/{from}/{to}`, `/intensity/{from}/fw48h` and their `/regional/.../regionid/{id}` forms; no key. Shapes:
 carbon-intensity.github.io/api-definitions. Its licence is CC BY 4.0. Figures are average, location based and count what
-power stations emit, not lifecycles: their unit stays gCO2/kWh, so that no sum takes them for lifecycle figures. Where
-`lifecycle = true` a region's mix is counted with IPCC medians instead. Regions have no measured values, only forecasts.
+power stations emit, not lifecycles: their unit stays gCO2/kWh, and such figures are shown and not decided by (`feed` and
+`energy.outlook` take lifecycle figures alone). Where `lifecycle = true` a region's mix is counted with IPCC medians instead;
+the national answer tells no mix. Regions have no measured values, only forecasts.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FUELS: Final[dict[str, EnergySource]] = {
 }  # fmt: skip
 """Imports and `other` have no published mix: they count as the mean of the rest."""
 
+NOT_COUNTED: Final = "direct emissions (gCO2/kWh): not counted among lifecycle figures; set lifecycle = true and a region"
+
 
 def ask(setting: FeedSetting, now_s: float) -> Answer:
     """The last day and the next two."""
@@ -41,13 +44,14 @@ def ask(setting: FeedSetting, now_s: float) -> Answer:
     root = "/regional/intensity" if region else "/intensity"
     past = _rows(setting, f"{root}/{iso(now_s - SECONDS_PER_DAY)}/{iso(now_s)}{region}", now_s)
     ahead = _rows(setting, f"{root}/{iso(now_s)}/fw48h{region}", now_s)
+    lifecycle = setting.lifecycle
     meaning = _meaning(setting)
-    lifecycle = setting.lifecycle and bool(region)
     before = dict(p for row in past if (p := _point(row, lifecycle=lifecycle)) and p[0] < now_s)
     after = dict(p for row in ahead if (p := _point(row, lifecycle=lifecycle, ahead=True)))
     return Answer(
         series=(history(before, STEP_S, meaning),) if before else (),
         forecasts=(provided(after, STEP_S, meaning, now_s),) if after else (),
+        notes=() if lifecycle else (NOT_COUNTED,),
     )
 
 
@@ -86,7 +90,7 @@ def _lifecycle(mix: Any) -> float | None:
 
 
 def _meaning(setting: FeedSetting) -> Meaning:
-    lifecycle = setting.lifecycle and setting.region
+    lifecycle = setting.lifecycle
     return Meaning(
         quantity="carbon_intensity",
         unit="gCO2e/kWh" if lifecycle else "gCO2/kWh",
