@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from hanse.live.agent import Agent
 from hanse.live.demand import DemandMeter, DemandReport
@@ -17,7 +18,8 @@ from hanse.model.fleet import Fleet
 from hanse.model.read import read_fleet
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S
-from hanse.signals.providers import LiveFeed
+from hanse.signals.providers import FeedSetting, LiveFeed
+from hanse.signals.providers.answer import Answer, Meaning, history
 from hanse.view import DecisionRow
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
@@ -126,3 +128,31 @@ def test_counts_that_are_all_too_old_are_begun_anew(fleet: Fleet, tmp_path: Path
     loop.counts.add(time.time(), (), "lyon")
     (tmp_path / "demand.msgpack").write_bytes(loop.counts.to_bytes())
     assert slow_loop(fleet, tmp_path).counts.heard_until_s("lyon") > time.time()
+
+
+def test_the_slow_loop_decides_by_the_carbon_signal_that_the_fleet_names(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    now_s = time.time() // 3_600.0 * 3_600.0
+
+    def ask(setting: FeedSetting, _: float) -> Answer:
+        meaning = Meaning(
+            quantity=setting.quantity, unit="gCO2e/kWh", signal="marginal", zone=setting.zone,
+            source="made", licence="-",
+        )  # fmt: skip
+        return Answer(
+            series=(history({now_s - h * 3_600.0: 700.0 for h in range(480)}, 3_600.0, meaning),)
+        )
+
+    settings = [
+        FeedSetting(provider="csv", zone=one.id, quantity="marginal_intensity", path="x")
+        for one in fleet.sites
+    ]
+    live = LiveFeed(settings, ask={"csv": ask})
+    live.ask(now_s)
+    slow = replace(fleet.slow_loop, carbon_signal="marginal")
+    for one, wanted in ((fleet, "average_location"), (replace(fleet, slow_loop=slow), "marginal")):
+        loop = SlowLoop(one, tmp_path, Feed, live, lambda _: None)
+        for site in loop._outlook(now_s).sites:
+            assert site.carbon_signal == wanted
+            assert (site.carbon_g_per_kwh[0] == pytest.approx(700.0)) == (wanted == "marginal")

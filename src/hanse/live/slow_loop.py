@@ -119,6 +119,7 @@ class SlowLoop:
             now_s,
             steps=OUTLOOK_STEPS,
             demand=demand,
+            carbon_signal=self._fleet.slow_loop.carbon_signal,
             brought=self._live.brought(now_s),
             provided=self._live.provided(now_s),
         )

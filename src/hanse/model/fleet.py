@@ -15,6 +15,7 @@ from hanse.units import SECONDS_PER_HOUR
 SiteKind = Literal["micro", "edge", "region"]
 DriverKind = Literal["process", "external", "kubernetes"]
 Protocol = Literal["openai"]
+CarbonSignal = Literal["average_location", "average_market", "marginal"]
 Endpoint = Literal["chat", "completions", "embeddings"]
 LawClass = Literal[
     "non_personal",
@@ -277,6 +278,8 @@ class SlowLoop(Value, frozen=True, kw_only=True):
     """Deferrable work and batteries, on the five-minute grid of the balance."""
     demand_bin_s: float = 300.0
     """Length of the steps in which demand is counted and forecast."""
+    carbon_signal: CarbonSignal = "average_location"
+    """Which carbon intensity placement and schedules decide by. The other two need a feed (or a recording) of every site's grid."""
 
 
 class Batch(Value, frozen=True, kw_only=True):

@@ -6,11 +6,9 @@ needs no forecast. Not here: how anything is forecast (`forecast`), what is deci
 
 from __future__ import annotations
 
-from typing import Literal
+from hanse.model.fleet import CarbonSignal, CountryCode, Id, Value
 
-from hanse.model.fleet import CountryCode, Id, Value
-
-CarbonSignal = Literal["average_location", "average_market", "marginal"]
+__all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook"]
 
 
 class DemandOutlook(Value, frozen=True, kw_only=True):
