@@ -66,3 +66,11 @@ def test_other_steps_than_hours_are_refused() -> None:
         day_ahead(
             msgspec.structs.replace(series(made()), step_s=1800.0), np.array([START_S + 86400.0])
         )
+
+
+def test_prices_may_fall_below_nothing_and_carbon_may_not() -> None:
+    issued_s = START_S + 3600.0 * np.arange(24 * 100, 24 * 130)
+    carbon = series(made() - 300.0)
+    price = msgspec.structs.replace(carbon, quantity="price_usd_per_kwh", signal="price")
+    assert day_ahead(carbon, issued_s).min() == 0.0
+    assert day_ahead(price, issued_s).min() < -50.0

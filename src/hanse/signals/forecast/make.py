@@ -97,7 +97,7 @@ def many(
     issue = _indices(p, issued, history)
     lead = np.arange(steps, dtype=np.int64)
     relative = history.signal in RELATIVE
-    low, top = LIMITS.get(_family(history), (0.0, math.inf))
+    low, top = limits(history)
     mean, high, error = (np.empty((len(issue), steps)) for _ in range(3))
     anchors = np.array([blend.anchor(p, int(i)) for i in issue.tolist()], np.int64)
     for at in np.unique(anchors).tolist():
@@ -134,5 +134,7 @@ def _indices(p: Past, issued_at_s: Floats, history: Series) -> blend.Ints:
     return issue
 
 
-def _family(history: Series) -> str:
-    return "price" if history.signal == "price" else history.quantity
+def limits(history: Series) -> tuple[float, float]:
+    """What a mean of the quantity can be."""
+    family = "price" if history.signal == "price" else history.quantity
+    return LIMITS.get(family, (0.0, math.inf))
