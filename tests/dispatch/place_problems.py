@@ -269,9 +269,13 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
 
 
 def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: list[int]) -> float:
-    """For each failure a second assignment of what is kept, short by v: what Gale's sets say in other words."""
+    """For each failure a second assignment of what is kept but for one and the same shortage: what Gale's sets say in other words."""
     price = [3600.0 * q.uncovered_usd_per_request for q in p.services]
     standing = {p.offers[j].service for j in range(len(n))}
+    shared = {}
+    for q in sorted(standing):
+        mine = [i for i in rows if p.demand[i].service == q]
+        shared[q] = m.add_columns(f"short {q}", np.full(len(mine), price[q]))
     for f, failure in enumerate(p.failures):
         for q in sorted(standing):
             mine = [i for i in rows if p.demand[i].service == q]
@@ -288,7 +292,7 @@ def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: l
             )
             if not mine or not hit:
                 continue
-            short = m.add_columns(f"short {f} {q}", np.full(len(mine), price[q]))
+            short = shared[q]
             kept = np.array([p.demand[i].requests_per_s_kept * p.demand[i].work for i in mine])
             need = m.add_rows(f"need {f} {q}", kept, INF, kept.shape)
             m.put(need, short, 1.0)

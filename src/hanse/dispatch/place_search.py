@@ -24,7 +24,7 @@ ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
 WIDE: Final = 1.3
-LOSSES_ALL_MAX: Final = 6000
+LOSSES_ALL_MAX: Final = 20_000
 """Up to here all rows for failures are in before whole numbers are sought: cheaper than seeking again."""
 WIDE_GAP_SHARE: Final = 0.8
 """Of the gap asked for; the rest is for what stood for pairs left out."""
@@ -270,9 +270,8 @@ def lose(model: PlaceModel, solver: Solver, values: Floats) -> int:
 def _add_losses(model: PlaceModel, solver: Solver, which: Ints) -> None:
     for i in which.tolist():
         c, _, offers = model.losses[i]
-        columns = np.concatenate([model.n[offers], [model.most[c], model.short[i]]])
-        taken = -model.rows.offer_rate[offers]
-        solver.add_row(0.0, INF, columns, np.concatenate([taken, [1.0, 1.0]]))
+        columns = np.append(model.n[offers], model.most[c])
+        solver.add_row(0.0, INF, columns, np.append(-model.rows.offer_rate[offers], 1.0))
     model.loss_known[which] = True
 
 
