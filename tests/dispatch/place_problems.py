@@ -99,7 +99,7 @@ def _offer(
 ) -> PlaceOffer:
     pool = int(rng.integers(len(pools)))
     chips = int(rng.choice([c for c in (1, 2, 4) if c <= pools[pool].chips]))
-    fixed = bool(rng.random() < 0.1)
+    fixed = bool(rng.random() < 0.1) and chips == pools[pool].chips_count == 1
     return PlaceOffer(
         service=int(rng.integers(services)),
         variant=variant,
@@ -116,8 +116,8 @@ def _offer(
         wh_per_request=float(rng.uniform(0.01, 0.5)),
         start_usd=float(rng.uniform(0.0, 0.05)),
         start_s=20.0,
-        replicas=1 if fixed and chips == pools[pool].chips_count == 1 else 0,
-        fixed=fixed and chips == pools[pool].chips_count == 1,
+        replicas=1 if fixed else int(rng.choice([0, 0, 1, 2])),
+        fixed=fixed,
     )
 
 
@@ -361,8 +361,7 @@ def _pair(p: PlaceProblem, i: int, j: int) -> tuple[float]:
 
 def _held(p: PlaceProblem, o: PlaceOffer) -> bool:
     pool = p.pools[o.pool]
-    room = pool.memory_gb == 0.0 or o.memory_gb <= pool.memory_gb * pool.chips_count
-    return room and (not o.fixed or o.replicas > 0)
+    return pool.memory_gb == 0.0 or o.memory_gb <= pool.memory_gb * pool.chips_count
 
 
 __all__ = ["least_usd", "random_problem", "shortfalls"]

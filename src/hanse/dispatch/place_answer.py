@@ -152,7 +152,7 @@ def answer_of(plan: Plan, found: Found) -> PlaceAnswer:
     """The answer that a solved program stands for."""
     model = plan.model
     cost = plan.cost()
-    bound = min(found.bound, cost.usd)
+    bound = float(min(found.bound, cost.usd))
     return PlaceAnswer(
         problem=model.problem.digest(),
         placements=(*_placements(plan), *model.problem.kept),

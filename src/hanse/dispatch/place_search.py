@@ -71,7 +71,8 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         if best is not None and best.objective - bound <= limits.gap * _own(model, best):
             break
         known = np.inf if best is None else best.objective
-        out = (n < USED_MIN) & (reduced > known - bound)
+        # Reduced costs belong to the relaxed program, whatever was proven since.
+        out = (n < USED_MIN) & (reduced > known - relaxed.objective)
         wide = _wide(model, solver, limits, out, relaxed, best)
         nodes += wide.nodes
         # What was ruled out costs more than the best known.
