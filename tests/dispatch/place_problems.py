@@ -99,7 +99,7 @@ def _offer(
 ) -> PlaceOffer:
     pool = int(rng.integers(len(pools)))
     chips = int(rng.choice([c for c in (1, 2, 4) if c <= pools[pool].chips]))
-    fixed = bool(rng.random() < 0.1)
+    fixed = bool(rng.random() < 0.1) and chips == pools[pool].chips_count == 1
     return PlaceOffer(
         service=int(rng.integers(services)),
         variant=variant,
@@ -116,8 +116,8 @@ def _offer(
         wh_per_request=float(rng.uniform(0.01, 0.5)),
         start_usd=float(rng.uniform(0.0, 0.05)),
         start_s=20.0,
-        replicas=1 if fixed and chips == pools[pool].chips_count == 1 else 0,
-        fixed=fixed and chips == pools[pool].chips_count == 1,
+        replicas=1 if fixed else int(rng.choice([0, 0, 1, 2])),
+        fixed=fixed,
     )
 
 
@@ -269,9 +269,13 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
 
 
 def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: list[int]) -> float:
-    """For each failure a second assignment of what is kept, short by v: what Gale's sets say in other words."""
+    """For each failure a second assignment of what is kept but for one and the same shortage: what Gale's sets say in other words."""
     price = [3600.0 * q.uncovered_usd_per_request for q in p.services]
     standing = {p.offers[j].service for j in range(len(n))}
+    shared = {}
+    for q in sorted(standing):
+        mine = [i for i in rows if p.demand[i].service == q]
+        shared[q] = m.add_columns(f"short {q}", np.full(len(mine), price[q]))
     for f, failure in enumerate(p.failures):
         for q in sorted(standing):
             mine = [i for i in rows if p.demand[i].service == q]
@@ -288,7 +292,7 @@ def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: l
             )
             if not mine or not hit:
                 continue
-            short = m.add_columns(f"short {f} {q}", np.full(len(mine), price[q]))
+            short = shared[q]
             kept = np.array([p.demand[i].requests_per_s_kept * p.demand[i].work for i in mine])
             need = m.add_rows(f"need {f} {q}", kept, INF, kept.shape)
             m.put(need, short, 1.0)
@@ -357,8 +361,7 @@ def _pair(p: PlaceProblem, i: int, j: int) -> tuple[float]:
 
 def _held(p: PlaceProblem, o: PlaceOffer) -> bool:
     pool = p.pools[o.pool]
-    room = pool.memory_gb == 0.0 or o.memory_gb <= pool.memory_gb * pool.chips_count
-    return room and (not o.fixed or o.replicas > 0)
+    return pool.memory_gb == 0.0 or o.memory_gb <= pool.memory_gb * pool.chips_count
 
 
 __all__ = ["least_usd", "random_problem", "shortfalls"]

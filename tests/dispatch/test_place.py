@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.place_problems import least_usd, random_problem
-from hanse.dispatch.place import PlaceAnswer, PlaceProblem, check, solve
+from hanse.dispatch.place import PlaceAnswer, PlaceProblem, check, explain, solve
+from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_rows import Rows
+from hanse.dispatch.place_search import search
+from hanse.dispatch.place_solved import solved
+from hanse.dispatch.place_values import with_what_runs
+from hanse.errors import ConfigError
 from hanse.milp import Limits
 
 SEEDS = st.integers(0, 100_000)
@@ -24,9 +30,9 @@ def problem(seed: int, **sizes: int) -> PlaceProblem:
 @given(SEEDS)
 def test_an_answer_costs_as_little_as_the_best_of_all_placements(seed: int) -> None:
     p = problem(seed)
-    answer = solve(p, EXACT)
-    assert answer.cost.usd == pytest.approx(least_usd(p), rel=1e-4, abs=1e-6)
-    assert answer.bound_usd <= answer.cost.usd * (1.0 + 1e-9)
+    answer, least = solve(p, EXACT), least_usd(p)
+    assert answer.cost.usd == pytest.approx(least, rel=1e-4, abs=1e-6)
+    assert answer.bound_usd <= least * (1.0 + 1e-6) + 1e-9
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,3 +79,95 @@ def test_dearer_power_costs_no_less(seed: int, times: float) -> None:
         ),
     )
     assert solve(dear, EXACT).cost.usd >= solve(p, EXACT).cost.usd * (1.0 - 1e-4) - 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
+def test_what_runs_stays_where_nothing_is_proven_better_and_never_costs_less_than_the_bound(
+    seed: int,
+) -> None:
+    p = problem(seed, sites=5, services=2, offers=10, rows=10)
+    searched = solved(with_what_runs(p), Limits())
+    answer = solve(p)
+    # The bound is of all placements, what runs is one of them.
+    assert answer.cost.usd >= searched.bound_usd * (1.0 - 1e-6) - 1e-9
+    assert answer.cost.usd <= searched.cost.usd + 0.01 * answer.cost.own_usd + 1e-9
+    again = solve(running(p, answer))
+    assert not any(one.starts or one.stops for one in again.replicas), (
+        "a settled fleet is left alone"
+    )
+
+
+def running(p: PlaceProblem, answer: PlaceAnswer) -> PlaceProblem:
+    """The same problem with an answer carried out."""
+    counts = {one.offer: one.replicas for one in answer.replicas}
+    on = {one.pool: one.on for one in answer.pools}
+    offers = tuple(
+        msgspec.structs.replace(o, replicas=counts.get(i, 0)) for i, o in enumerate(p.offers)
+    )
+    pools = tuple(msgspec.structs.replace(k, nodes_on=on[i]) for i, k in enumerate(p.pools))
+    return msgspec.structs.replace(p, offers=offers, pools=pools)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
+def test_pairs_that_come_in_late_and_rows_put_together_change_no_bound(seed: int) -> None:
+    p = problem(seed)
+    model = PlaceModel(Rows(with_what_runs(p)), all_pairs=False)
+    found = search(model, EXACT)
+    assert found.bound <= least_usd(p) * (1.0 + 1e-6) + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(0, 6))
+def test_a_bad_answer_is_found(seed: int, how: int) -> None:
+    p = problem(seed, sites=4, services=2, offers=8, rows=8)
+    answer = solve(p)
+    bad = spoiled(p, answer, how)
+    if bad is not None:
+        assert check(p, bad) != []
+
+
+def spoiled(p: PlaceProblem, answer: PlaceAnswer, how: int) -> PlaceAnswer | None:
+    """An answer with one thing wrong; None where this one has nothing to spoil."""
+    replicas, flows = list(answer.replicas), list(answer.flows)
+    if how == 0:
+        return msgspec.structs.replace(answer, problem="another")
+    if how == 1 and answer.placements:
+        return msgspec.structs.replace(answer, placements=answer.placements[1:])
+    if how == 2 and replicas:
+        more = msgspec.structs.replace(replicas[0], replicas=replicas[0].replicas + 1000)
+        return msgspec.structs.replace(answer, replicas=(more, *replicas[1:]))
+    if how == 3 and flows:
+        d = p.demand[flows[0].demand]
+        barred = [
+            i for i, o in enumerate(p.offers)
+            if o.service == d.service and p.pools[o.pool].site not in p.laws[d.law]
+        ]  # fmt: skip
+        if barred:
+            moved = msgspec.structs.replace(flows[0], offer=barred[0])
+            return msgspec.structs.replace(answer, flows=(moved, *flows[1:]))
+    if how == 4 and flows and flows[0].share > 0.01:
+        return msgspec.structs.replace(answer, flows=tuple(flows[1:]), violated=())
+    if how == 5 and answer.pools:
+        off = msgspec.structs.replace(answer.pools[0], on=answer.pools[0].on + 1)
+        return msgspec.structs.replace(answer, pools=(off, *answer.pools[1:]))
+    if how == 6 and flows:
+        elsewhere = msgspec.structs.replace(flows[0], offer=len(p.offers))
+        return msgspec.structs.replace(answer, flows=(elsewhere, *flows[1:]))
+    return None
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
+def test_the_next_best_costs_no_less_than_the_best(seed: int) -> None:
+    p = problem(seed)
+    answer = solve(p, EXACT)
+    for service in ("q0", "q1"):
+        for place in ("s0", "s1"):
+            said = explain(p, answer, service, place, EXACT)
+            assert said.usd_more >= -1e-4 * abs(answer.cost.usd) - 1e-6
+            assert said.usd_more_min <= said.usd_more + 1e-4 * abs(answer.cost.usd) + 1e-6
+            assert said.why and said.instead
+    with pytest.raises(ConfigError, match="q0, q1"):
+        explain(p, answer, "nothing", "s0")

@@ -142,12 +142,11 @@ def test_replicas_come_with_demand_and_go_with_it() -> None:
     run = ran(fleet, swelling(fleet, rates[0], rates[1], 1200.0), foresee=foresee)
     assert run.operator is not None
     placed = [sum(p.replicas for p in a.placements) for _, a in run.operator.answers]
-    print(placed, *run.log, sep="\n")
     sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
     assert max(placed) >= 2 * placed[-1]
     assert replicas_up(run) < max(placed)
-    # Where a pool is full, an engine goes before its successor comes: a few requests find nobody meanwhile.
-    assert sums[ar.SUM_SERVED] >= 0.998 * asked
+    assert sums[ar.SUM_SERVED] == asked
+    assert sums[ar.SUM_GOOD] >= 0.99 * asked
 
 
 def test_a_site_that_is_lost_is_placed_around() -> None:

@@ -51,7 +51,7 @@ class SolveSchedule(_Action, frozen=True, kw_only=True, tag="solve_schedule"):
 
 
 class SendSchedule(_Action, frozen=True, kw_only=True, tag="send_schedule"):
-    """Tell sites which jobs run when, and what their batteries do (fleet scope)."""
+    """A schedule that holds from now on (fleet scope). Shells tell people of it; no job and no battery follows one yet."""
 
     answer: DeferAnswer
 

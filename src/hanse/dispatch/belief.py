@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from hanse.catalogue import country_electricity
-from hanse.dispatch.law import LawTable
+from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.policies import PolicyText
 from hanse.energy import pue_at
 from hanse.errors import ConfigError
@@ -87,6 +87,16 @@ class SiteBelief:
     failing: dict[FailingKey, str] = field(default_factory=dict)
     """What does not start there, and why; to be placed elsewhere."""
 
+    @property
+    def lost(self) -> bool:
+        """Heard once, and silent since. A site never heard is taken as it stands in the file."""
+        return not self.up and self.heard_at_s > float("-inf")
+
+    @property
+    def hosts(self) -> bool:
+        """Work may be put there."""
+        return not self.lost and not self.drained
+
 
 @dataclass
 class EngineBelief:
@@ -134,6 +144,25 @@ class Belief:
     placement_version: tuple[int, int] = (0, 0)
     """Epoch and version of the placement in force."""
     engines: dict[str, EngineBelief] = field(default_factory=dict)
+
+    def subject_row(self, tenant: str, data_class: str, country: str) -> int:
+        """Row of law of who a tenant's data of a class from a country is; 0, which denies everything, where nobody declared it."""
+        found = next((t for t in self.fleet.tenants if t.id == tenant), None)
+        known = next((c for c in self.fleet.classes if c.id == data_class), None)
+        if found is None or known is None or data_class not in found.classes:
+            return 0
+        # Rows carry the tenant only where an operator's policy names tenants.
+        by_tenant = any(s.tenant for s in self.law.subjects)
+        return self.law.find(
+            subject(
+                data_class=data_class,
+                law=known.law,
+                country=country,
+                mechanisms=found.mechanisms,
+                sovereign=found.sovereign,
+                tenant=tenant if by_tenant else "",
+            )
+        )
 
 
 def fleet_digest(fleet: Fleet) -> str:

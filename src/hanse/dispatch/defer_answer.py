@@ -9,7 +9,7 @@ import numpy as np
 
 from hanse.dispatch.defer_cures import violations
 from hanse.dispatch.defer_frame import Frame
-from hanse.dispatch.defer_model import UNSERVED_USD_PER_KWH, _windows
+from hanse.dispatch.defer_model import UNSERVED_USD_PER_KWH, peak_windows
 from hanse.dispatch.defer_problem import (
     DeferAnswer,
     DeferCosts,
@@ -152,7 +152,7 @@ def _costs(
 
 
 def _demand_usd(frame: Frame, import_kw: Floats) -> float:
-    windows = _windows(frame.problem.step_s)
+    windows = peak_windows(frame.problem.step_s)
     length = np.bincount(windows, weights=frame.hours)
     usd = 0.0
     for i, site in enumerate(frame.problem.sites):

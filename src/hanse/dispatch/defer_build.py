@@ -23,7 +23,6 @@ from hanse.dispatch.defer_problem import (
     Refused,
     axis,
 )
-from hanse.dispatch.law import UNKNOWN_SUBJECT, subject
 from hanse.dispatch.paths import paths_from
 from hanse.energy.plant import Plant, chip_rated_w, host_w, supplies
 from hanse.milp import Floats
@@ -147,7 +146,7 @@ def _site(
             free = np.clip(np.array(grid.put(given)), 0.0, float(pool.count))
         full_kw = chip_rated_w(pool.accelerator) / 1000.0
         busy_kw += (pool.count - free) * full_kw
-        if _closed(belief, site.id):
+        if not belief.sites[site.id].hosts:
             free = np.zeros(len(pue))
         idle_w = accelerator(pool.accelerator).idle_w or 0.0
         idle_kw = min(full_kw, (idle_w + host_w(pool.accelerator)) / 1000.0)
@@ -178,12 +177,6 @@ def _site(
         battery=_battery(belief, site, row, measured, price, carbon),
         pools=tuple(pools),
     )
-
-
-def _closed(belief: Belief, site: str) -> bool:
-    """Drained, or silent after it was heard."""
-    known = belief.sites[site]
-    return known.drained or (known.heard_at_s > float("-inf") and not known.up)
 
 
 def _battery(
@@ -253,35 +246,14 @@ def _law(
 ) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
     """Sites where law lets a job run, and by which rules the others fall out."""
     fleet, law = belief.fleet, belief.law
-    tenant = next((t for t in fleet.tenants if t.id == job.tenant), None)
-    data_class = next((c for c in fleet.classes if c.id == job.data_class), None)
-    rows: set[int] = set()
-    if tenant is not None and data_class is not None and job.data_class in tenant.classes:
-        # Rows carry the tenant only where an operator's policy names tenants.
-        for named in ("", tenant.id):
-            rows.add(
-                law.find(
-                    subject(
-                        data_class=job.data_class,
-                        law=data_class.law,
-                        country=job.country,
-                        mechanisms=tenant.mechanisms,
-                        sovereign=tenant.sovereign,
-                        tenant=named,
-                    )
-                )
-            )
-    rows.discard(0)
+    row = belief.subject_row(job.tenant, job.data_class, job.country)
     index = {site.id: i for i, site in enumerate(fleet.sites)}
     lawful, refused = [], []
     for site in sites:
-        rules = {rule for row in rows for rule in law.explain_cell(row, index[site])}
-        if rows and not rules:
+        if law.lawful(row, index[site]):
             lawful.append(site)
         else:
-            refused.append(
-                Refused(site=site, rules=tuple(sorted(rules)) if rows else (UNKNOWN_SUBJECT,))
-            )
+            refused.append(Refused(site=site, rules=law.explain_cell(row, index[site])))
     return tuple(lawful), tuple(refused)
 
 

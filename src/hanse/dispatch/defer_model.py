@@ -101,7 +101,7 @@ class SiteBlock:
         return np.clip(1.0 - losses * frame.hours, 0.0, 1.0)
 
     def _peak_rows(self, m: Model, frame: Frame) -> None:
-        windows = _windows(frame.problem.step_s)
+        windows = peak_windows(frame.problem.step_s)
         rows = m.add_rows("peak", -INF, 0.0, (len(self.levied), int(windows.max()) + 1))
         length = np.bincount(windows, weights=frame.hours)
         m.put(rows[:, windows], self.load[self.levied], frame.hours / length[windows])
@@ -165,7 +165,7 @@ class SiteBlock:
         solver.set_costs(self.held[:, -1], -worth)
 
 
-def _windows(step_s: tuple[float, ...]) -> Ints:
+def peak_windows(step_s: tuple[float, ...]) -> Ints:
     """[step] number of the quarter of an hour, counted from the start, that a demand charge takes the mean of."""
     found, number, filled = [], -1, WINDOW_S
     for length_s in step_s:

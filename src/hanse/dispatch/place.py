@@ -10,17 +10,14 @@ price, and the answer names it with its cure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
-from hanse.dispatch.place_answer import Plan, answer_of, overlooked
 from hanse.dispatch.place_check import check
-from hanse.dispatch.place_model import PlaceModel, ShortKinds
+from hanse.dispatch.place_explain import explain
 from hanse.dispatch.place_problem import problem_from
-from hanse.dispatch.place_rows import Rows
-from hanse.dispatch.place_search import Found, search
+from hanse.dispatch.place_solved import NODES_MAX, solved
 from hanse.dispatch.place_values import (
     CostItems,
     Explanation,
@@ -56,13 +53,10 @@ __all__ = [
     "PlacedReplicas",
     "Violation",
     "check",
+    "explain",
     "problem_from",
     "solve",
 ]
-NODES_MAX: Final = 10
-"""Of the search tree: an answer every few minutes, whose gap is reported, beats a proof."""
-SETS_ROUNDS: Final = 3
-"""Of sets of demand that a failure leaves short and the program had not: one is nearly always enough."""
 
 BOUND_ERROR: Final = 1e-6
 """Relative: sums of thousands of terms agree to that."""
@@ -76,7 +70,7 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     """
     limits = limits or Limits(nodes_max=NODES_MAX)
     digest, problem = problem.digest(), with_what_runs(problem)
-    answer = replace(_solved(problem, limits), problem=digest)
+    answer = replace(solved(problem, limits), problem=digest)
     moves = any(one.starts or one.stops for one in answer.replicas)
     if moves and _can_stay(problem):
         stays = _staying(problem, limits)
@@ -87,7 +81,7 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
                 stays,
                 problem=digest,
                 bound_usd=answer.bound_usd,
-                gap=max(0.0, (stays.cost.usd - answer.bound_usd) / max(stays.cost.usd, 1e-12)),
+                gap=max(0.0, gap),
                 stopped_by=answer.stopped_by,
                 nodes=answer.nodes + stays.nodes,
             )
@@ -116,23 +110,4 @@ def _can_stay(problem: PlaceProblem) -> bool:
 def _staying(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
     """The best that can be had of the replicas that run now, none more and none less."""
     offers = tuple(replace(offer, fixed=True) for offer in problem.offers)
-    return _solved(replace(problem, offers=offers), limits)
-
-
-def _solved(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
-    rows = Rows(problem)
-    plan, found = _planned(rows, limits, ())
-    extra: list[ShortKinds] = []
-    for _ in range(SETS_ROUNDS):
-        more = [one for one in overlooked(plan, found) if one not in extra]
-        if not more:
-            break
-        extra += more
-        plan, found = _planned(rows, limits, extra)
-    return answer_of(plan, found)
-
-
-def _planned(rows: Rows, limits: Limits, extra: Sequence[ShortKinds]) -> tuple[Plan, Found]:
-    model = PlaceModel(rows, extra=extra)
-    found = search(model, limits)
-    return Plan(model, found), found
+    return solved(replace(problem, offers=offers), limits)

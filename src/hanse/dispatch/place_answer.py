@@ -35,7 +35,7 @@ class Plan:
         n, k: [offer] replicas, [pool] nodes on.
         x, u: [pair] and [row] shares, which add up to 1 for each row.
         kw, kw_high: [site] at the meter, expected and with all demand high.
-        short: [service, failure] requests/s that find no replica.
+        short: [kind] requests/s that some failure leaves without a replica.
     """
 
     def __init__(self, model: PlaceModel, found: Found) -> None:
@@ -57,9 +57,7 @@ class Plan:
         self.over_kw = np.maximum(self.kw_high - supply, 0.0)
         self.over_kw[self.over_kw < 1e-6 * np.maximum(supply, 1.0)] = 0.0
         self.shortfalls = self._shortfalls()
-        self.short = np.zeros((len(p.services), len(p.failures)))
-        for short in self.shortfalls:
-            self.short[short.service, short.failure] = short.per_s
+        self.short = self._short(found.values[model.s])
         load = r.mean[model.pair_row] / r.offer_rate[model.pair_offer] * self.x
         self.load = np.bincount(model.pair_offer, load, len(self.n)) if len(load) else self.n * 0.0
         """[offer] replicas that expected demand keeps at their rate."""
@@ -72,6 +70,26 @@ class Plan:
         np.add.at(kw, r.offer_site, r.offer_kw * self.n)
         np.add.at(kw, r.offer_site[m.pair_offer], pair_kw * self.x)
         return np.asarray(r.pue * kw + m.off_kw())
+
+    def _short(self, said: Floats) -> Floats:
+        """What the program says, and more where a failure leaves more: the answer is not to look better than it is."""
+        m = self.model
+        short = np.where(said > 1e-6 * np.maximum(m.kind_kept, 1e-3), said, 0.0)
+        if not self.shortfalls:
+            return short * 0.0
+        for one in self.shortfalls:
+            mine = self.kinds_of(one)
+            missing = one.per_s - float(short[mine].sum())
+            if missing > 1e-6 * max(one.per_s, 1e-3) and len(mine):
+                short[mine[0]] += missing
+        return short
+
+    def kinds_of(self, one: Short) -> Ints:
+        m = self.model
+        found = np.zeros(len(m.kind_kept), bool)
+        for law, quality in one.kinds:
+            found |= (m.kind_law == law) & (m.kind_quality == quality)
+        return np.flatnonzero(found & (m.kind_service == one.service))
 
     def _shortfalls(self) -> list[Short]:
         r = self.model.rows
@@ -107,7 +125,7 @@ class Plan:
             switching_usd=float((self.starts() * fresh).sum() + (woken * wake).sum()) / r.window_h,
             late_usd=late,
             unserved_usd=float((r.unserved_usd * self.u).sum()),
-            uncovered_usd=float((bare[:, None] * self.short).sum()) * SECONDS_PER_HOUR,
+            uncovered_usd=float((bare[m.kind_service] * self.short).sum()) * SECONDS_PER_HOUR,
             over_usd=float(self.over_kw.sum()) * p.over_usd_per_kwh,
         )
 
@@ -119,12 +137,12 @@ class Plan:
 
 def overlooked(plan: Plan, found: Found) -> list[ShortKinds]:
     """Services and kinds of demand that a failure leaves short by more than the program knew, for it had no such set."""
-    known = found.values[plan.model.v]
+    said = found.values[plan.model.s]
     return list(
         dict.fromkeys(
             (s.service, s.kinds)
             for s in plan.shortfalls
-            if s.per_s > known[s.service, s.failure] * (1.0 + 1e-3) + 1e-4
+            if s.per_s > float(said[plan.kinds_of(s)].sum()) * (1.0 + 1e-3) + 1e-4
             and not plan.model.has_set(s.service, s.kinds)
         )
     )
@@ -134,7 +152,7 @@ def answer_of(plan: Plan, found: Found) -> PlaceAnswer:
     """The answer that a solved program stands for."""
     model = plan.model
     cost = plan.cost()
-    bound = min(found.bound, cost.usd)
+    bound = float(min(found.bound, cost.usd))
     return PlaceAnswer(
         problem=model.problem.digest(),
         placements=(*_placements(plan), *model.problem.kept),

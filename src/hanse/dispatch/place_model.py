@@ -5,11 +5,11 @@ HiGHS (`milp`).
 
 Symbols. Row d of demand asks a_d requests/s at most and m_d on average, in the service's mean requests; offer o serves r_o of them a
 replica, at site s(o) in pool p(o). Columns: x_do share of d that o serves; u_d share that nobody does; n_o replicas, b_o of them
-loaded anew; k_p nodes on, w_p of them woken; g_s, f_s, e_s kW from the grid, of own power, and above the supply; v_qf requests/s
-of service q that failure f leaves without a replica; M_c the most that any failure takes of what a set c of rows may use.
+loaded anew; k_p nodes on, w_p of them woken; g_s, f_s, e_s kW from the grid, of own power, and above the supply; s_k requests/s
+of a kind of demand (service, law, need of quality) that some failure leaves without a replica; M_c the most that any failure takes of what a set c of rows may use.
 
     min  sum of USD/h: energy and carbon (g_s), own power at what it would earn (f_s), egress, waiting and lateness (x_do), loading
-         (b_o) and waking (w_p) spread over the window, and prices of what is not met (u_d, v_qf, e_s)
+         (b_o) and waking (w_p) spread over the window, and prices of what is not met (u_d, s_k, e_s)
 """
 
 from __future__ import annotations
@@ -144,11 +144,23 @@ class PlaceModel:
         export = np.array([s.export_usd_per_kwh for s in p.sites], float)
         self.f = m.add_columns("own", export, upper=np.array([s.own_kw for s in p.sites], float))
         self.e = m.add_columns("over", np.full(len(p.sites), p.over_usd_per_kwh))
+        self._kinds()
         price = np.array([q.uncovered_usd_per_request for q in p.services], float)
-        self.v = m.add_columns(
-            "uncovered",
-            np.repeat(price[:, None] * SECONDS_PER_HOUR, len(p.failures), axis=1),
+        self.s = m.add_columns("uncovered", price[self.kind_service] * SECONDS_PER_HOUR)
+
+    def _kinds(self) -> None:
+        """Kinds of demand: rows of one service that any law and need of quality makes alike."""
+        r = self.rows
+        keys = np.stack([r.service.astype(float), r.law.astype(float), r.quality], 1)
+        found, kind = np.unique(keys, axis=0, return_inverse=True)
+        self.kind_of = kind.ravel()
+        """[row]"""
+        self.kind_service, self.kind_law = (
+            found[:, 0].astype(np.int64),
+            found[:, 1].astype(np.int64),
         )
+        self.kind_quality = found[:, 2]
+        self.kind_kept = np.bincount(self.kind_of, r.kept, len(found)).astype(float)
 
     def penalty_usd(self, values: Floats) -> float:
         """Of a solution: what is not met."""
@@ -157,7 +169,7 @@ class PlaceModel:
         known = self.taken & (self.pair_column < len(values))
         x[known] = values[self.pair_column[known]]
         price = np.array([q.uncovered_usd_per_request for q in p.services], float)
-        short = (price[:, None] * values[self.v]).sum() * SECONDS_PER_HOUR
+        short = (price[self.kind_service] * values[self.s]).sum() * SECONDS_PER_HOUR
         over = values[self.e].sum() * p.over_usd_per_kwh
         return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
 
@@ -342,9 +354,11 @@ class PlaceModel:
         )
 
     def _cover(self) -> None:
-        """For a set c of rows of service q and each failure f (Gale, Pacific J. Math. 7, 1957: what is left holds it all):
+        """After each failure f all that is kept but s_k of each kind k finds room in what is left, which is so (Gale, Pacific J. Math. 7,
+        1957) exactly when for every set c of kinds of a service
 
-        `hold`  sum_o r_o n_o - M_c >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) r_o n_o - v_cf,   `worst`  v_qf >= v_cf
+        `hold`  sum_o r_o n_o - M_c + sum_(k in c) s_k >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) r_o n_o;
+        `whole` s_k + sum_(d in k) kept_d u_d <= sum_(d in k) kept_d
         """
         m, r, p = self.model, self.rows, self.problem
         self.failing = np.zeros(len(p.sites), np.int64)
@@ -363,20 +377,17 @@ class PlaceModel:
         for c, cover in enumerate(self.sets):
             m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
             m.put(hold[c], self.u[cover.rows], r.kept[cover.rows])
+            m.put(hold[c], self.s[np.unique(self.kind_of[cover.rows])], 1.0)
             hit = gone[:, r.offer_site[cover.offers]]
             self.losses += [
                 (c, f, cover.offers[hit[f]]) for f in np.flatnonzero(hit.any(axis=1)).tolist()
             ]
         m.put(hold, self.most, -1.0)
+        whole = m.add_rows("whole", -INF, self.kind_kept, self.kind_kept.shape)
+        m.put(whole, self.s, 1.0)
+        m.put(whole[self.kind_of], self.u, r.kept)
         self.loss_known = np.zeros(len(self.losses), bool)
-        # Each set has its own shortfall: one that nothing can cure must not loosen the counts of others.
-        self.short = m.add_columns("short", np.zeros(len(self.losses)))
         self.loss_set = np.array([c for c, _, _ in self.losses], np.int64)
-        of = np.array([self.sets[c].service for c, _, _ in self.losses], np.int64)
-        after = np.array([f for _, f, _ in self.losses], np.int64)
-        worst = m.add_rows("worst", 0.0, INF, (len(self.losses),))
-        m.put(worst, self.v[of, after], 1.0)
-        m.put(worst, self.short, -1.0)
         lost = [o for _, _, o in self.losses]
         self.loss_offer = np.concatenate(lost) if lost else np.zeros(0, np.int64)
         self.loss_of = np.repeat(np.arange(len(lost)), [len(o) for o in lost])
@@ -396,13 +407,13 @@ class PlaceModel:
         taken = r.offer_rate[self.loss_offer] * values[self.n[self.loss_offer]]
         loss = np.bincount(self.loss_of, taken, len(self.losses))
         need = np.array([c.need for c in self.sets], float)[self.loss_set]
-        broken = loss - values[self.short] - values[self.most[self.loss_set]]
+        broken = loss - values[self.most[self.loss_set]]
         broken = np.where(self.loss_known, 0.0, broken)
         # Where nothing stands nothing is lost: such a row can wait.
         return np.flatnonzero((broken > 1e-6 * need + 1e-9) & (loss > 1e-6 * need))
 
     def _count(self) -> None:
-        """sum_o n_o + (sum_f v_cf + sum_d kept_d u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
+        """sum_o n_o + (sum_k s_k + sum_d kept_d u_d) / rest >= fewest: whole replicas, one more where any of them may fail.
 
         With r the largest rate of the set, fewest = ceil(demand / r) and rest = demand - (fewest - 1) r: the rounding cut of
         Gomory (Nemhauser and Wolsey, Integer and Combinatorial Optimization, 1988, II.1.7). After a failure that takes one replica
@@ -414,9 +425,9 @@ class PlaceModel:
                 more = self._all_fail(cover)
                 self._fewest(f"count {c}", cover.offers, cover.need, more)
                 row = m.rows[f"count {c}"]
-                # Whatever failure leaves most out, it leaves at least what is missing.
                 rest = self._rest(cover.offers, cover.need)
-                m.put(row, self.short[self.loss_set == c], 1.0 / rest)
+                kinds = np.unique(self.kind_of[cover.rows])
+                m.put(row, self.s[kinds], (1.0 + more) / rest)
                 # Of what nobody serves nothing need stand, neither the fewest nor the one more.
                 m.put(row, self.u[cover.rows], (1.0 + more) * r.kept[cover.rows] / rest)
         for q in range(len(self.problem.services)):

@@ -14,7 +14,6 @@ import numpy as np
 from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief, engines_of
 from hanse.dispatch.choose import WIRE_BYTES_PER_TOKEN_OUT
-from hanse.dispatch.law import subject
 from hanse.dispatch.paths import paths_from
 from hanse.dispatch.place_offers import NODE_CHIPS, Power, Work, offers_of, stepped, work_of
 from hanse.dispatch.place_values import (
@@ -104,25 +103,15 @@ def problem_from(
         laws=laws,
         rtt_ms=ways[0],
         usd_per_gb=ways[1],
-        gateways=tuple(not _lost(belief, s.id) for s in fleet.sites),
+        gateways=tuple(not belief.sites[s.id].lost for s in fleet.sites),
         failures=tuple(
             FailureSet(id=g.id, sites=tuple(sorted({names.site[s] for s in g.sites})))
             for g in groups
         )
         if groups
         else tuple(FailureSet(id=s.id, sites=(i,)) for i, s in enumerate(fleet.sites)),
-        kept=tuple(p for p in belief.placements if not _hosts(belief, p.site)),
+        kept=tuple(p for p in belief.placements if not belief.sites[p.site].hosts),
     )
-
-
-def _lost(belief: Belief, site: str) -> bool:
-    """Heard once, and silent since. A site never heard is taken as it stands in the file."""
-    known = belief.sites[site]
-    return not known.up and known.heard_at_s > float("-inf")
-
-
-def _hosts(belief: Belief, site: str) -> bool:
-    return not _lost(belief, site) and not belief.sites[site].drained
 
 
 # --- power
@@ -130,31 +119,36 @@ def _hosts(belief: Belief, site: str) -> bool:
 
 def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -> PlaceSite:
     known, base = belief.sites[site.id], site.power.base_kw
+    # Where a kWh earns more than its carbon costs, drawing more would pay for itself: the least it may cost is nothing.
+    carbon_usd = per_g_from_per_t(belief.fleet.weights.usd_per_tonne_co2e)
     if power is None:
         return PlaceSite(
             id=site.id,
-            price_usd_per_kwh=known.price_usd_per_kwh,
+            price_usd_per_kwh=max(known.price_usd_per_kwh, -carbon_usd * known.carbon_g_per_kwh),
             carbon_g_per_kwh=known.carbon_g_per_kwh,
             pue=known.pue,
             grid_kw_max=max(site.power.grid_kw_max - base, 0.0),
             engines_max=ENGINES_PER_SITE_MAX,
-            hosts=_hosts(belief, site.id),
+            hosts=known.hosts,
         )
     own = np.array(power.pv_kw[steps]) + np.array(power.wind_kw[steps])
     grid = np.array(power.grid_kw_max[steps])
     # Others on the site take own power first; what they import is not there for the league.
     left = np.maximum(own - base, 0.0)
     supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
+    carbon_g = float(np.mean(power.carbon_g_per_kwh[steps]))
     return PlaceSite(
         id=site.id,
-        price_usd_per_kwh=float(np.mean(power.price_usd_per_kwh[steps])),
-        carbon_g_per_kwh=float(np.mean(power.carbon_g_per_kwh[steps])),
+        price_usd_per_kwh=max(
+            float(np.mean(power.price_usd_per_kwh[steps])), -carbon_usd * carbon_g
+        ),
+        carbon_g_per_kwh=carbon_g,
         pue=float(np.mean(power.pue[steps])),
         own_kw=float(left.mean()),
         own_kw_low=float(left.min()),
         grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
         engines_max=ENGINES_PER_SITE_MAX,
-        hosts=_hosts(belief, site.id),
+        hosts=known.hosts,
     )
 
 
@@ -185,9 +179,15 @@ def _hardware(
                 work = works[q]
                 mine = tuple((p, c) for p, c in here if p.service == service.id)
                 if work is not None or mine:
-                    offers += offers_of(
+                    found = offers_of(
                         q, service, len(pools), pool, chip, work or Work(256.0, 128.0), power, mine
                     )
+                    failing = belief.sites[site.id].failing
+                    offers += [
+                        # What does not start there is placed elsewhere; what runs there in spite of it stays.
+                        one for one in found
+                        if one.replicas or (service.id, one.variant, pool.id) not in failing
+                    ]  # fmt: skip
             pools.append(made)
     return tuple(pools), tuple(offers)
 
@@ -278,7 +278,7 @@ def _demand(
     for d in outlooks:
         who = d.tenant, d.data_class, d.country
         if who not in subjects:
-            bits = law.bits[law.profile[_subject_row(belief, *who)]]
+            bits = law.bits[law.profile[belief.subject_row(*who)]]
             allowed = tuple(int(i) for i in np.flatnonzero(bits))
             subjects[who] = laws.setdefault(allowed, len(laws))
         q = names.service.get(d.service)
@@ -292,25 +292,6 @@ def _demand(
         _row(belief, key, members, steps, replica.get(key[0], 1.0)) for key, members in rows.items()
     )
     return tuple(laws), made
-
-
-def _subject_row(belief: Belief, tenant: str, data_class: str, country: str) -> int:
-    fleet = belief.fleet
-    found = next((t for t in fleet.tenants if t.id == tenant), None)
-    known = next((c for c in fleet.classes if c.id == data_class), None)
-    if found is None or known is None:
-        return 0  # denies everything
-    by_tenant = any(s.tenant for s in belief.law.subjects)
-    return belief.law.find(
-        subject(
-            data_class=data_class,
-            law=known.law,
-            country=country,
-            mechanisms=found.mechanisms,
-            sovereign=found.sovereign,
-            tenant=tenant if by_tenant else "",
-        )
-    )
 
 
 def _row(

@@ -72,14 +72,16 @@ class Rows:
             np.array([o.wh_per_request for o in p.offers], float) * SECONDS_PER_HOUR / 1000.0
         )
         hosts = np.array([s.hosts for s in p.sites], bool)
-        self.offer_max = self._most(hosts)
+        self.offer_could = self._most(hosts)
+        """[offer] replicas that its pool and site hold alone, were it not running by itself."""
+        runs = np.where(hosts[self.offer_site], self.offer_now, 0.0) if p.offers else np.zeros(0)
+        self.offer_max = np.where(self.offer_fixed, runs, self.offer_could)
         self.pue = np.array([s.pue for s in p.sites], float)
         self.grid_usd = np.array(
             [s.price_usd_per_kwh + s.carbon_g_per_kwh * p.usd_per_g for s in p.sites], float
         )
 
     def _most(self, hosts: Bools) -> Floats:
-        """[offer] replicas that its pool and site hold alone."""
         p = self.problem
         if not p.offers:
             return np.zeros(0)
@@ -90,10 +92,7 @@ class Rows:
         each = np.array([o.memory_gb for o in p.offers], float)
         limited = (held > 0.0) & (each > 0.0)
         most = np.where(limited, np.minimum(most, np.floor(held / np.maximum(each, 1e-9))), most)
-        most = np.where(hosts[self.offer_site], most, 0.0)
-        return np.where(
-            self.offer_fixed, np.where(hosts[self.offer_site], self.offer_now, 0.0), most
-        )
+        return np.where(hosts[self.offer_site], most, 0.0)
 
     def _demand(self) -> None:
         p = self.problem
@@ -209,7 +208,7 @@ class Rows:
         and the egress [R, O].
         """
         rows = np.flatnonzero(self.service == q)
-        offers = np.flatnonzero((self.offer_service == q) & (self.offer_max > 0.0))
+        offers = np.flatnonzero((self.offer_service == q) & (self.offer_could > 0.0))
         site = self.offer_site[offers]
         may = self.lawful[self.law[rows]][:, site]
         may &= self.offer_quality[offers][None, :] >= self.quality[rows][:, None] - 1e-9
@@ -229,8 +228,10 @@ class Rows:
         engine_s = np.array([self.problem.offers[o].e2e_s for o in offers], float)
         each = SECONDS_PER_HOUR * self.mean[rows] * p.usd_per_latency_s
         waiting = way[:, site] + each[:, None] * engine_s[None, :]
-        # What everybody waits wherever they are served decides nothing, and would flatter the gap.
+        # What everybody waits wherever they are served decides nothing, and would flatter the gap. Counted over all that could
+        # stand, so that what stands now and what might are measured from one place.
         least = np.where(may, waiting, np.inf).min(axis=1, initial=np.inf)
         waiting -= np.where(np.isfinite(least), least, 0.0)[:, None]
         usd = waiting + egress[:, site] + late
+        may &= (self.offer_max[offers] > 0.0)[None, :]
         return rows, offers, may, usd, late, egress[:, site]

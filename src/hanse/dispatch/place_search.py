@@ -24,7 +24,7 @@ ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
 WIDE: Final = 1.3
-LOSSES_ALL_MAX: Final = 6000
+LOSSES_ALL_MAX: Final = 20_000
 """Up to here all rows for failures are in before whole numbers are sought: cheaper than seeking again."""
 WIDE_GAP_SHARE: Final = 0.8
 """Of the gap asked for; the rest is for what stood for pairs left out."""
@@ -71,7 +71,8 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         if best is not None and best.objective - bound <= limits.gap * _own(model, best):
             break
         known = np.inf if best is None else best.objective
-        out = (n < USED_MIN) & (reduced > known - bound)
+        # Reduced costs belong to the relaxed program, whatever was proven since.
+        out = (n < USED_MIN) & (reduced > known - relaxed.objective)
         wide = _wide(model, solver, limits, out, relaxed, best)
         nodes += wide.nodes
         # What was ruled out costs more than the best known.
@@ -270,9 +271,8 @@ def lose(model: PlaceModel, solver: Solver, values: Floats) -> int:
 def _add_losses(model: PlaceModel, solver: Solver, which: Ints) -> None:
     for i in which.tolist():
         c, _, offers = model.losses[i]
-        columns = np.concatenate([model.n[offers], [model.most[c], model.short[i]]])
-        taken = -model.rows.offer_rate[offers]
-        solver.add_row(0.0, INF, columns, np.concatenate([taken, [1.0, 1.0]]))
+        columns = np.append(model.n[offers], model.most[c])
+        solver.add_row(0.0, INF, columns, np.append(-model.rows.offer_rate[offers], 1.0))
     model.loss_known[which] = True
 
 

@@ -17,10 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
+from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Site, Value
 
-ENGINES_MAX: Final = 64
-"""Engine rows of a site's shared page."""
 DRAIN_SLACK_S: Final = 5.0
 """Beyond a service's deadline, after which a gateway has ended every request: a clock and a tick apart."""
 
@@ -54,6 +53,21 @@ def recipe(spec: EngineSpec) -> Recipe:
 def chips_held(spec: EngineSpec) -> int:
     """Chips that nothing else can have while the engine is there; one that shares its pool holds one at least."""
     return spec.chips if spec.alone else 1
+
+
+def serving_of(site: str, engines: Mapping[str, EngineBelief]) -> tuple[Placement, ...]:
+    """Replicas that are up at a site, as placements; those that drain serve nobody new."""
+    kinds = Counter(
+        (s.service, s.variant, s.pool, s.slots, s.context_tokens, s.chips if s.alone else 0)
+        for s in (engine.spec for engine in engines.values() if engine.state == "up")
+    )
+    return tuple(
+        Placement(
+            service=service, variant=variant, site=site, pool=pool, replicas=count, slots=slots, context_tokens=context,
+            chips=chips or None,
+        )
+        for (service, variant, pool, slots, context, chips), count in sorted(kinds.items())
+    )  # fmt: skip
 
 
 def sort_out(
@@ -102,7 +116,7 @@ def next_steps(
     gone = {step.engine.name for step in steps}
     left = {name: engine for name, engine in engines.items() if name not in gone}
     free = _free(site, left)
-    rows = ENGINES_MAX - len(left)
+    rows = ENGINES_PER_SITE_MAX - len(left)
     blocked: list[EngineSpec] = []
     for spec in missing:
         need = chips_held(spec)
@@ -295,7 +309,11 @@ def placement_problem(fleet: Fleet, site: Site, placements: Sequence[Placement])
                 ) == name
                 if other and (o.service, o.variant) != (p.service, p.variant):
                     return f"{p.service}/{p.variant} and {o.service}/{o.variant} are both workload {name!r}"
-    return f"{rows} engines, a site has rows for {ENGINES_MAX}" if rows > ENGINES_MAX else ""
+    return (
+        f"{rows} engines, a site has rows for {ENGINES_PER_SITE_MAX}"
+        if rows > ENGINES_PER_SITE_MAX
+        else ""
+    )
 
 
 def _workload(known: Kubernetes, p: Placement) -> str:

@@ -4,8 +4,9 @@ Here: `SlowScope`, the half of the fleet's Dispatcher that asks for solutions an
 (`place`, `defer`), forecasts (an `OutlookIssued` brings them), how a placement becomes another (`rolling`), doing any of it (`live`, `twin`).
 
 Solving takes longer than an event may: the dispatcher asks by an action, the shell solves beside it, and the answer comes back as an
-event. By then the world may be another one: an answer is applied only if it answers the question that is open, if a check that shares
-no code with the solver finds nothing wrong with it, and if the fleet can carry it out. At most one question of each kind is open.
+event. By then the world may be another one: an answer is applied only if it answers the question that is open, if a check apart from the
+solver's program (it shares the maximum flow that says what a failure leaves) finds nothing wrong with it, if the same sites still host, and if
+the fleet can carry it out. At most one question of each kind is open.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from hanse.dispatch.defer import check as defer_check
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_build import problem_from as defer_problem
 from hanse.dispatch.place_check import check as place_check
+from hanse.dispatch.place_explain import changes
 from hanse.dispatch.place_problem import problem_from as place_problem
 from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
 from hanse.dispatch.rolling import league_problem
@@ -48,9 +50,6 @@ class SlowScope:
         self.outlook: Outlook | None = None
         self.jobs: tuple[Job, ...] = ()
         self.measured = Measured()
-        self.placed: PlaceAnswer | None = None
-        """In force, as it was found."""
-        self.scheduled: DeferAnswer | None = None
         self._place_open: PlaceProblem | None = None
         self._defer_open: DeferProblem | None = None
         self._place_due = self._defer_due = False
@@ -63,8 +62,8 @@ class SlowScope:
             self._place_due |= changed
             self._defer_due |= changed
         elif isinstance(event, ev.FleetLoaded | ev.EpochGranted):
-            # Who was asked under another fleet or leader answers in vain.
-            self._place_open = self._defer_open = None
+            # Who was asked under another fleet or leader answers in vain, and what an earlier leader foresaw is old.
+            self._place_open = self._defer_open = self.outlook = None
             self._place_due = self._defer_due = True
 
     def handle(
@@ -121,9 +120,8 @@ class SlowScope:
         every_s: float,
     ) -> bool:
         waited_s = now_s - self._asked_at_s[what]
-        if unanswered is not None and waited_s < ANSWER_S_MAX:
-            return False
-        if waited_s < (CALM_S if due else every_s):
+        lost = unanswered is not None
+        if waited_s < (ANSWER_S_MAX if lost else CALM_S if due else every_s):
             return False
         self._asked_at_s[what] = now_s
         return True
@@ -135,13 +133,15 @@ class SlowScope:
         if asked is None or answer.problem != asked.digest():
             return [self._log("warning", "an answer to a placement that nobody asks for")], None
         wrong = place_check(asked, answer)
+        hosts = [belief.sites[site.id].hosts for site in asked.sites]
+        if hosts != [site.hosts for site in asked.sites]:
+            wrong.append("a site was lost, drained or came back while it was solved")
         unfit = league_problem(belief.fleet, answer.placements)
         if wrong or unfit:
             text = "; ".join([*wrong, unfit] if unfit else wrong)
             return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
-        self.placed = answer
         placements = as_running(belief.placements, answer.placements)
-        said = _changes(belief.placements, placements)
+        said = changes(belief.placements, placements)
         notes = [f"{one.kind} {one.what}: {one.why}; {one.cure}" for one in answer.violated]
         done: list[Action] = [self._log("warning", note) for note in notes]
         if said:
@@ -155,7 +155,6 @@ class SlowScope:
         wrong = defer_check(asked, answer)
         if wrong:
             return [self._log("warning", f"schedule refused: {'; '.join(wrong)}")]
-        self.scheduled = answer
         return [act.SendSchedule(epoch=self._epoch, answer=answer)]
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
@@ -182,17 +181,3 @@ def as_running(before: Sequence[Placement], after: Sequence[Placement]) -> tuple
             p = replace(p, slots=old.slots, context_tokens=old.context_tokens)
         found.append(p)
     return tuple(found)
-
-
-def _changes(before: Sequence[Placement], after: Sequence[Placement]) -> str:
-    """Replicas that come and go, for people; empty: none."""
-    counts: dict[tuple[str, str, str], int] = {}
-    for sign, placements in ((-1, before), (1, after)):
-        for p in placements:
-            key = p.site, p.service, p.variant
-            counts[key] = counts.get(key, 0) + sign * p.replicas
-    return ", ".join(
-        f"{number:+d} {service}/{variant} at {site}"
-        for (site, service, variant), number in sorted(counts.items())
-        if number
-    )

@@ -37,6 +37,7 @@ from hanse.dispatch.events import (
     PowerChanged,
     Ticked,
 )
+from hanse.dispatch.rolling import serving_of
 from hanse.dispatch.shed import Draw
 from hanse.dispatch.site_scope import FAILING_FROM
 from hanse.energy.limits import Cause
@@ -214,24 +215,7 @@ class EngineKeeper:
 
     def serving(self) -> tuple[Placement, ...]:
         """Replicas that are up, as placements."""
-        found: dict[tuple[str, ...], Placement] = {}
-        for engine in self._belief().values():
-            spec = engine.spec
-            if engine.state != "up":
-                continue
-            key = spec.service, spec.variant, spec.pool, f"{spec.slots}/{spec.context_tokens}"
-            before = found.get(key)
-            found[key] = Placement(
-                service=spec.service,
-                variant=spec.variant,
-                site=spec.site,
-                pool=spec.pool,
-                replicas=1 + (0 if before is None else before.replicas),
-                slots=spec.slots,
-                context_tokens=spec.context_tokens,
-                chips=spec.chips if spec.alone else None,
-            )
-        return tuple(found[key] for key in sorted(found))
+        return serving_of(self.dispatcher.site, self._belief())
 
     def statuses(self) -> tuple[EngineStatus, ...]:
         """For people."""

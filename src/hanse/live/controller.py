@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
@@ -30,6 +31,7 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.rolling import league_problem
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import HanseError
@@ -190,11 +192,21 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
+                await self._take_over()
                 self._take_epoch()
             elif led and not leads:
                 log_line("lost the lease")
             led = leads
             await asyncio.sleep(RENEW_EVERY_S if leads else 1.0)
+
+    async def _take_over(self) -> None:
+        """Who waited for the lease knows the placement of its own start; another leader may have decided since."""
+        newest = await _until_up(lambda: newest_placement(self._client))
+        belief = self._dispatcher.belief
+        if newest is None or belief is None or newest.placements == belief.placements:
+            return
+        if not league_problem(self._fleet, newest.placements):
+            self._tell(replace(newest, at_s=time.time()))
 
     def _take_epoch(self) -> None:
         epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)

@@ -58,6 +58,8 @@ class SlowLoop:
         self._tell = tell
         self._solver = DeferSolver()
         self._solving: set[asyncio.Task[None]] = set()
+        self._one_schedule = asyncio.Lock()
+        """The solver keeps its last model: two questions at once would share it."""
         self._saved_s = time.monotonic()
         self._ahead: set[str] = set()
         """Sites whose clock runs ahead."""
@@ -100,16 +102,23 @@ class SlowLoop:
         task.add_done_callback(self._solving.discard)
 
     async def _solve(self, action: act.SolvePlacement | act.SolveSchedule) -> None:
+        """A solver that fails is told to people; the question is asked anew when it was open for long."""
         started_s = time.monotonic()
-        event: ev.Event
-        if isinstance(action, act.SolvePlacement):
-            placed = await asyncio.to_thread(solve_placement, action.problem)
-            event = ev.PlacementSolved(at_s=time.time(), answer=placed)
-        else:
-            planned = await asyncio.to_thread(self._solver.solve, action.problem)
-            event = ev.ScheduleSolved(at_s=time.time(), answer=planned)
+        try:
+            event = await self._answer(action)
+        except Exception as error:
+            log_line(f"{type(action).__name__} {action.problem.digest()} failed: {error!r}")
+            return
         log_line(f"{type(event).__name__} in {time.monotonic() - started_s:.2f} s")
         self._tell(event)
+
+    async def _answer(self, action: act.SolvePlacement | act.SolveSchedule) -> ev.Event:
+        if isinstance(action, act.SolvePlacement):
+            placed = await asyncio.to_thread(solve_placement, action.problem)
+            return ev.PlacementSolved(at_s=time.time(), answer=placed)
+        async with self._one_schedule:
+            planned = await asyncio.to_thread(self._solver.solve, action.problem)
+        return ev.ScheduleSolved(at_s=time.time(), answer=planned)
 
     def _outlook(self, now_s: float) -> Any:
         demand = expected_demand(self.counts, now_s, steps=OUTLOOK_STEPS)

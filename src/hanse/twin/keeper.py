@@ -7,15 +7,17 @@ who comes before who goes), what a dying engine does to requests (`faults`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+
+from msgspec.structs import replace
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.rolling import serving_of
 from hanse.model.fleet import Fleet, Placement
 from hanse.serving.within_slo import LOAD_BYTES_PER_S, START_S
 from hanse.twin import faults
@@ -98,24 +100,12 @@ class Keeper:
 
     def serving(self) -> tuple[Placement, ...]:
         """What is up here, as the agent reports it."""
-        belief = self.dispatcher.belief
-        assert belief is not None
-        up = [e.spec for e in belief.engines.values() if e.state in ("up", "draining")]
-        kinds = Counter(
-            (s.service, s.variant, s.pool, s.slots, s.context_tokens, s.chips if s.alone else None)
-            for s in up
-        )
-        return tuple(
-            Placement(
-                service=service, variant=variant, site=self.site, pool=pool, replicas=count, slots=slots,
-                context_tokens=context, chips=chips,
-            )
-            for (service, variant, pool, slots, context, chips), count in kinds.items()
-        )  # fmt: skip
+        assert self.dispatcher.belief is not None
+        return serving_of(self.site, self.dispatcher.belief.engines)
 
     def place(self, decided: ev.PlacementDecided, handle: Handle, now_s: float) -> None:
         """A placement reached the site."""
-        self._tell(decided, handle, now_s)
+        self._tell(replace(decided, at_s=now_s), handle, now_s)
 
     def tick(self, handle: Handle, now_s: float) -> None:
         """One round of probes."""

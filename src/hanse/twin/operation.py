@@ -15,10 +15,11 @@ import numpy as np
 from hanse.catalogue import accelerator
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.belief import all_engines
 from hanse.dispatch.place import solve
 from hanse.dispatch.place_offers import COUNTS, NODE_CHIPS, stepped
 from hanse.dispatch.place_values import PlaceAnswer
-from hanse.model.fleet import Fleet, Placement, Value
+from hanse.model.fleet import Fleet, Placement, Value, Variant
 from hanse.serving.within_slo import SLOTS_MAX, rated
 from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
 from hanse.signals.outlook import Outlook
@@ -44,8 +45,6 @@ class Operation(Value, frozen=True, kw_only=True):
     """`Foresee`."""
     every_s: float
     """Between two outlooks."""
-    hold: tuple[Placement, ...] | None = None
-    """A placement for all of the run, in place of solving; the rest is the same."""
 
 
 class Operator:
@@ -59,6 +58,7 @@ class Operator:
         self.answers: list[tuple[float, PlaceAnswer]] = []
         """(instant, answer) as they were applied or refused."""
         self._reported: dict[str, tuple[Placement, ...]] = {}
+        self._decided: ev.PlacementDecided | None = None
 
     def begin(self, now_s: float) -> None:
         """All agents are there; engines that are not placed are down."""
@@ -87,6 +87,7 @@ class Operator:
         sums = [np.bincount(inverse)]
         sums += [np.bincount(inverse, requests[name]) for name in ("tokens_in", "tokens_out")]
         for i, (number, q, c, t, r) in enumerate(keys.T.tolist()):
+            q, c = max(q, 0), max(c, 0)  # a trace that names none, as the loop takes it
             subject = int(world.subject_of[t + 1, world.class_of[c], max(r, 0)])
             entry = int(world.entry[max(r, 0), subject, 0]) if subject > 0 else -1
             if entry < 0:
@@ -131,10 +132,10 @@ class Operator:
 
     def _look(self, now_s: float) -> None:
         sim = self._sim
-        if self._operation.hold is None and now_s < sim.duration_s:
+        if now_s < sim.duration_s:
             outlook = self._operation.foresee(sim.start_at_s + now_s, self.history)
             sim.tell_fleet(ev.OutlookIssued(at_s=sim.start_at_s + now_s, outlook=outlook), now_s)
-        sim.tick_fleet(now_s)
+        sim.tick(now_s)
         if now_s < sim.duration_s:
             sim.at(now_s + self._operation.every_s, self._look)
 
@@ -142,13 +143,23 @@ class Operator:
         self.answers.append((now_s, answer))
         event = ev.PlacementSolved(at_s=self._sim.start_at_s + now_s, answer=answer)
         self._sim.tell_fleet(event, now_s)
-        self._sim.tick_fleet(now_s)
+        self._sim.tick(now_s)
+
+    def heard_again(self, now_s: float) -> None:
+        """A site or the hub is back: the newest placement is in the stream, as it is live. Sites that know it do nothing."""
+        if self._decided is not None:
+            self._sim.send(now_s, lambda at_s: self._reach(self._newest(), at_s))
+
+    def _newest(self) -> ev.PlacementDecided:
+        assert self._decided is not None
+        return self._decided
 
     def _reach(self, decided: ev.PlacementDecided, now_s: float) -> None:
+        self._decided = decided
         for site in self._sim.fleet.sites:
             if self._sim.hears_hub(site.id):
                 self._sim.keeper(site.id, now_s).place(decided, self._sim.handle, now_s)
-                self._sim.watch(site.id, now_s)
+                self._sim.keep(site.id, now_s)
 
     def _report(self, site: str, now_s: float) -> None:
         sim = self._sim
@@ -162,42 +173,48 @@ class Operator:
             ),
             now_s,
         )
-        sim.tick_fleet(now_s)
+        sim.tick(now_s)
 
 
 def room_of(fleet: Fleet) -> tuple[Placement, ...]:
-    """Every replica that could stand somewhere: each variant, on each number of chips on which it keeps its promise."""
+    """Every replica that could stand somewhere: each variant, on each number of chips that holds it, and on what the file places it."""
+    placed: dict[tuple[str, str, str, str, int], int] = {}
+    for spec in all_engines(fleet, fleet.placements):
+        key = spec.site, spec.pool, spec.service, spec.variant, spec.chips
+        placed[key] = placed.get(key, 0) + 1
     room = []
     for site in fleet.sites:
         for pool in site.pools:
             counts = [c for c in COUNTS if c <= min(pool.count, NODE_CHIPS)]
             for service in fleet.services:
                 for variant in service.variants:
-                    for chips in counts:
-                        if not _fits(
-                            service.slo.ttft_ms, variant.model, variant.precision, pool.accelerator, chips
-                        ):  # fmt: skip
-                            continue
-                        room.append(
-                            Placement(
-                                service=service.id,
-                                variant=variant.id,
-                                site=site.id,
-                                pool=pool.id,
-                                replicas=pool.count // chips,
-                                slots=SLOTS_MAX,
-                                context_tokens=1_000_000,
-                                chips=chips,
-                            )
-                        )
-    # What the file places on a share of a pool stands on chips that it does not state.
-    return (*room, *(p for p in fleet.placements if p.chips is None))
+                    kind = site.id, pool.id, service.id, variant.id
+                    able = {c for c in counts if _fits(variant, pool.accelerator, c)}
+                    able |= {c for *of, c in placed if tuple(of) == kind}
+                    for chips in sorted(able):
+                        count = max(pool.count // chips, placed.get((*kind, chips), 0))
+                        room.append(_room(kind, chips, count))
+    return tuple(room)
 
 
-def _fits(ttft_ms: float, model: str, precision: str, chip: str, chips: int) -> bool:
+def _room(kind: tuple[str, str, str, str], chips: int, replicas: int) -> Placement:
+    site, pool, service, variant = kind
+    return Placement(
+        service=service,
+        variant=variant,
+        site=site,
+        pool=pool,
+        replicas=replicas,
+        slots=SLOTS_MAX,
+        context_tokens=1_000_000,
+        chips=chips,
+    )
+
+
+def _fits(variant: Variant, chip: str, chips: int) -> bool:
+    """Whether a replica fits into memory; promises depend on requests to come."""
     tokens = (stepped(TOKENS_TYPICAL[0]), stepped(TOKENS_TYPICAL[1]))
-    slack = 100.0  # only what fits into memory is asked: promises depend on requests to come
-    found = rated(model, precision, accelerator(chip).id, chips, *tokens, slack * ttft_ms, 1e6)
+    found = rated(variant.model, variant.precision, accelerator(chip).id, chips, *tokens, 1e9, 1e6)
     return found is not None
 
 

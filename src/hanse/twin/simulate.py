@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from hanse.dispatch import actions as act
@@ -157,6 +158,15 @@ class Simulation:
             digests=digests,
             offers_known=self._offers,
         )
+        belief = self.dispatcher.belief
+        if belief is not None:  # an operator's other law moves nothing
+            epoch, version = belief.placement_version
+            event = msgspec.structs.replace(
+                event,
+                placements=belief.placements,
+                placement_epoch=epoch,
+                placement_version=version,
+            )
         self._tell(event)
 
     def _table_of(self, room: tuple[Placement, ...]) -> Table:
@@ -251,14 +261,14 @@ class Simulation:
         if self._hub_up:
             for event in self.power.signals(self.start_at_s + now_s):
                 self._tell(event)
-            self._tick(now_s)
+            self.tick(now_s)
 
     # --- the slow path
 
     def _tell(self, event: ev.Event) -> list[act.Action]:
         return self.dispatcher.handle(event)
 
-    def _tick(self, now_s: float) -> None:
+    def tick(self, now_s: float) -> None:
         """Publish what has become stale, now or as soon as the dispatcher does."""
         if not self._hub_up:
             return
@@ -266,7 +276,7 @@ class Simulation:
         if table is not None:
             self.at(now_s + HUB_DELAY_S, lambda at_s: self._apply(table, at_s))
         elif self.dispatcher.stale:
-            self.at(now_s + PUBLISH_EVERY_S, self._tick)
+            self.at(now_s + PUBLISH_EVERY_S, self.tick)
 
     def _publish(self, now_s: float) -> Table | None:
         actions = self._tell(ev.Ticked(at_s=self.start_at_s + now_s))
@@ -287,10 +297,6 @@ class Simulation:
         """To the fleet's Dispatcher, if the hub is there."""
         if self._hub_up and self.operator is not None:
             self.operator.carry_out(self._tell(event), now_s)
-
-    def tick_fleet(self, now_s: float) -> None:
-        """Let the fleet's Dispatcher act."""
-        self._tick(now_s)
 
     def grant(self, epoch: int) -> None:
         """Who places needs an epoch that sites obey."""
@@ -313,10 +319,6 @@ class Simulation:
         """An engine that is not placed."""
         faults.kill_engine(self.handle, e, now_s, True)
         self.world.engine_state[e] = 0
-
-    def watch(self, site: str, now_s: float) -> None:
-        """A site's agent has something to do."""
-        self._keep(site, now_s)
 
     def _apply(self, table: Table, now_s: float) -> None:
         """Every gateway that can hear the hub takes the table; a cut-off one keeps what it has."""
@@ -392,7 +394,7 @@ class Simulation:
             else range(first + fault.engine, first + fault.engine + 1)
         )
 
-    def _keep(self, site: str, now_s: float) -> None:
+    def keep(self, site: str, now_s: float) -> None:
         """The site's agent notices and acts, four times a second until all is well."""
         if site in self._probing:
             return
@@ -420,12 +422,12 @@ class Simulation:
             self._probing.discard(site)
 
     def _begin_engine_kill(self, fault: Fault, now_s: float) -> None:
-        self._keep(fault.site, now_s)
+        self.keep(fault.site, now_s)
         for e in self._engines(fault):
             faults.kill_engine(self.handle, e, now_s, True)
 
     def _begin_engine_freeze(self, fault: Fault, now_s: float) -> None:
-        self._keep(fault.site, now_s)
+        self.keep(fault.site, now_s)
         for e in self._engines(fault):
             faults.freeze_engine(self.handle, e, now_s)
 
@@ -464,7 +466,8 @@ class Simulation:
         self.world.engine_state[self.world.engine_first[s] : self.world.engine_first[s + 1]] = 0
         if self.operator is not None:
             self.operator.changed(fault.site, now_s)
-        self._keep(fault.site, now_s)
+            self.operator.heard_again(now_s)
+        self.keep(fault.site, now_s)
 
     def _begin_link_cut(self, fault: Fault, now_s: float) -> None:
         self._begin_link_cut_one_way(fault, now_s)
@@ -506,6 +509,8 @@ class Simulation:
 
     def _end_hub_loss(self, fault: Fault, now_s: float) -> None:
         self._hub_up = True
+        if self.operator is not None:
+            self.operator.heard_again(now_s)
         self._signals(now_s)
 
     def _begin_telemetry_lost(self, fault: Fault, now_s: float) -> None:
@@ -529,7 +534,7 @@ class Simulation:
         self._tell(
             ev.DrainRequested(at_s=self.start_at_s + now_s, site=fault.site, drained=drained)
         )
-        self._tick(now_s)
+        self.tick(now_s)
 
     def _begin_law(self, fault: Fault, now_s: float) -> None:
         """The operator publishes a policy: the same event as live."""
@@ -542,7 +547,7 @@ class Simulation:
             ) from None
         self.policies = (*self.policies, PolicyText(name=fault.policy, text=text))
         self._load_fleet(now_s)
-        self._tick(now_s)
+        self.tick(now_s)
 
     def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
         """The balance knows of it; the site goes dark when UPS and battery are empty (`_power_step`)."""
@@ -579,8 +584,6 @@ FIRST_HOUR_S: Final = 1_767_225_600.0
 
 def _relative(table: Table, start_s: float) -> Table:
     """The same table with its validity on the run's clock, where small numbers keep their microseconds."""
-    import msgspec
-
     meta = msgspec.structs.replace(
         table.meta,
         issued_at_s=table.meta.issued_at_s - start_s,

@@ -1,0 +1,190 @@
+"""The slow loop's questions and answers: when it asks, what it takes, what it refuses."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from dispatch.fleets import NOW_S, fleet, service, site, tenant
+from hanse.dispatch import actions as act
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.eventlog import MAGIC, frame, repeat
+from hanse.dispatch.place import PlaceProblem, solve
+from hanse.dispatch.slow import ANSWER_S_MAX, CALM_S, as_running
+from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
+from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
+
+SITES = ("a", "b", "c")
+
+
+def made() -> Fleet:
+    """Three sites of four L4 each; the file places one replica at each."""
+    sites = tuple(
+        site(
+            name,
+            "DE",
+            lat_deg=50.0 + i,
+            pools=(Pool(id="gpu", accelerator="l4", count=4),),
+            power=Power(grid_kw_max=20.0),
+        )
+        for i, name in enumerate(SITES)
+    )
+    placed = tuple(
+        Placement(service="chat", variant="v0", site=name, pool="gpu", slots=16, chips=1)
+        for name in SITES
+    )
+    links = tuple(
+        Link(a=x, b=y, rtt_ms=8.0, mbit_s=1000.0) for x, y in (("a", "b"), ("a", "c"), ("b", "c"))
+    )
+    league = fleet(
+        sites,
+        services=(service(slo=Slo(ttft_ms=1000.0, tpot_ms=100.0)),),
+        tenants=(tenant("t", ("DE",)),),
+        links=links,
+        placements=placed,
+    )
+    return msgspec.structs.replace(league, slow_loop=SlowLoop(places=True, place_every_s=900.0))
+
+
+def outlook(rate_rps: float = 3.0, price: float = 0.2) -> Outlook:
+    league = made()
+    demand = DemandOutlook(
+        service="chat", tenant="t", data_class=league.tenants[0].classes[0], country="DE", origin="a",
+        requests_per_s=(rate_rps,) * 2, requests_per_s_high=(1.3 * rate_rps,) * 2, input_tokens=400.0, output_tokens=150.0,
+    )  # fmt: skip
+    sites = tuple(
+        SiteOutlook(
+            site=s, price_usd_per_kwh=(price,) * 2, carbon_g_per_kwh=(300.0,) * 2, carbon_signal="average_location",
+            pue=(1.3,) * 2, pv_kw=(0.0,) * 2, wind_kw=(0.0,) * 2, grid_kw_max=(20.0,) * 2,
+        )
+        for s in SITES
+    )  # fmt: skip
+    some = (demand,) if rate_rps > 0.0 else ()
+    return Outlook(issued_at_s=NOW_S, start_s=NOW_S, step_s=3600.0, demand=some, sites=sites)
+
+
+class Shell:
+    """A fleet's dispatcher, its log, and what it asked for last."""
+
+    def __init__(self) -> None:
+        self.dispatcher = Dispatcher("fleet")
+        self.log = MAGIC
+        self.tell(ev.FleetLoaded(at_s=NOW_S, fleet=made()))
+        self.tell(ev.EpochGranted(at_s=NOW_S, epoch=1))
+
+    def tell(self, event: ev.Event) -> list[act.Action]:
+        actions = self.dispatcher.handle(event)
+        self.log += frame(event, actions)
+        return actions
+
+    def asked(self, at_s: float) -> PlaceProblem | None:
+        """By a tick."""
+        found = [a for a in self.tell(ev.Ticked(at_s=at_s)) if isinstance(a, act.SolvePlacement)]
+        return found[0].problem if found else None
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        assert self.dispatcher.belief is not None
+        return self.dispatcher.belief.placements
+
+
+@pytest.fixture
+def shell() -> Shell:
+    one = Shell()
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(40.0)))
+    return one
+
+
+def test_nothing_is_asked_before_anybody_was_counted() -> None:
+    one = Shell()
+    assert one.asked(NOW_S + 1.0) is None
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(0.0)))
+    assert one.asked(NOW_S + 2.0) is None
+
+
+def test_an_answer_is_applied_sent_and_made_again_from_the_log(shell: Shell) -> None:
+    problem = shell.asked(NOW_S + 1.0)
+    assert problem is not None
+    before = shell.placements
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 3.0, answer=solve(problem)))
+    assert shell.placements != before
+    assert sum(p.replicas for p in shell.placements) > 3, "forty requests a second take more"
+    sent = [a for a in shell.tell(ev.Ticked(at_s=NOW_S + 4.0)) if isinstance(a, act.SendPlacement)]
+    decided = ev.event_from_bytes(sent[0].content)
+    assert isinstance(decided, ev.PlacementDecided)
+    assert decided.placements == shell.placements and decided.source == "optimiser"
+    again = repeat(shell.log)
+    assert again.differ == () and again.placements == 1
+    assert shell.asked(NOW_S + 600.0) is None, "a quarter of an hour has not passed"
+    assert shell.asked(NOW_S + 902.0) is not None
+
+
+def test_an_answer_to_another_question_or_a_spoiled_one_is_refused(shell: Shell) -> None:
+    problem = shell.asked(NOW_S + 1.0)
+    assert problem is not None
+    before, answer = shell.placements, solve(problem)
+    spoiled = msgspec.structs.replace(answer, placements=answer.placements[1:])
+    said = shell.tell(ev.PlacementSolved(at_s=NOW_S + 2.0, answer=spoiled))
+    assert any("refused" in a.text for a in said if isinstance(a, act.Log))
+    said = shell.tell(ev.PlacementSolved(at_s=NOW_S + 2.0, answer=answer))
+    assert any("nobody asks" in a.text for a in said if isinstance(a, act.Log))
+    assert shell.placements == before
+
+
+def test_a_site_that_is_drained_meanwhile_makes_the_answer_old_and_is_asked_for_anew(
+    shell: Shell,
+) -> None:
+    problem = shell.asked(NOW_S + 1.0)
+    assert problem is not None
+    shell.tell(ev.DrainRequested(at_s=NOW_S + 1.5, site="b", drained=True))
+    before = shell.placements
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 2.0, answer=solve(problem)))
+    assert shell.placements == before
+    assert shell.asked(NOW_S + 2.0) is None
+    anew = shell.asked(NOW_S + 1.0 + CALM_S + 0.5)
+    assert anew is not None and [s.hosts for s in anew.sites] == [True, False, True]
+
+
+def test_a_question_that_nobody_answers_is_asked_anew(shell: Shell) -> None:
+    assert shell.asked(NOW_S + 1.0) is not None
+    assert shell.asked(NOW_S + ANSWER_S_MAX) is None
+    assert shell.asked(NOW_S + 2.0 + ANSWER_S_MAX) is not None
+
+
+def test_a_new_leader_waits_for_an_outlook_of_its_own(shell: Shell) -> None:
+    shell.tell(ev.EpochGranted(at_s=NOW_S + 1.0, epoch=2))
+    assert shell.asked(NOW_S + 10.0) is None
+    shell.tell(ev.OutlookIssued(at_s=NOW_S + 11.0, outlook=outlook(40.0)))
+    assert shell.asked(NOW_S + 12.0) is not None
+
+
+def test_what_does_not_start_somewhere_is_not_placed_there(shell: Shell) -> None:
+    shell.tell(ev.PlacementDecided(at_s=NOW_S, source="test", placements=shell.placements[1:]))
+    shell.tell(
+        ev.EngineFailing(
+            at_s=NOW_S, site="a", service="chat", variant="v0", pool="gpu", why="no driver"
+        )
+    )
+    problem = shell.asked(NOW_S + 20.0)
+    assert problem is not None
+    assert not [o for o in problem.offers if problem.pools[o.pool].site == 0]
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
+    assert shell.placements and "a" not in {p.site for p in shell.placements}
+
+
+def test_power_that_costs_less_than_nothing_is_no_reason_to_draw_without_end() -> None:
+    one = Shell()
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(3.0, price=-0.5)))
+    problem = one.asked(NOW_S + 1.0)
+    assert problem is not None
+    assert solve(problem).cost.usd >= 0.0
+
+
+def test_a_replica_that_runs_keeps_its_slots_where_they_are_near_what_was_sized_for() -> None:
+    old = Placement(service="q", variant="v", site="s", pool="p", slots=100, chips=1)
+    near = msgspec.structs.replace(old, slots=110, replicas=2)
+    far = msgspec.structs.replace(old, slots=200, replicas=2)
+    assert as_running((old,), (near,))[0].slots == 100
+    assert as_running((old,), (near,))[0].replicas == 2
+    assert as_running((old,), (far,))[0].slots == 200
