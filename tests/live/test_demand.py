@@ -120,11 +120,13 @@ def test_a_report_from_the_future_changes_nothing_and_is_logged_once(
     assert rates.tolist() == [1.0 / loop.counts.bin_s]
 
 
-def test_counts_that_are_all_too_old_are_begun_anew(fleet: Fleet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("away_s", [-KEEP_S - 3_600.0, 7_200.0])
+def test_counts_of_another_time_are_begun_anew(fleet: Fleet, tmp_path: Path, away_s: float) -> None:
     loop = slow_loop(fleet, tmp_path)
-    loop.counts.add(time.time() - KEEP_S - 3_600.0, (), "lyon")
+    loop.counts.add(time.time() + away_s, (), "lyon")
     (tmp_path / "demand.msgpack").write_bytes(loop.counts.to_bytes())
     assert slow_loop(fleet, tmp_path).counts.heard_until_s("lyon") == float("inf")
+    loop = slow_loop(fleet, tmp_path)
     loop.counts.add(time.time(), (), "lyon")
     (tmp_path / "demand.msgpack").write_bytes(loop.counts.to_bytes())
     assert slow_loop(fleet, tmp_path).counts.heard_until_s("lyon") > time.time()

@@ -142,5 +142,7 @@ class SlowLoop:
         except (OSError, msgspec.MsgspecError) as error:
             log_line(f"{self._path}: {error!r}; demand is counted anew")
             return DemandCounts(bin_s=bin_s)
-        fits = known.bin_s == bin_s and known.until_s >= time.time() - KEEP_S
+        # An axis that lies wholly behind or ahead of this clock would let no report in.
+        now_s = time.time()
+        fits = known.bin_s == bin_s and known.start_s <= now_s <= known.until_s + KEEP_S
         return known if fits else DemandCounts(bin_s=bin_s)
