@@ -145,6 +145,13 @@ def unlike(ranked: Sequence[DesignAnswer]) -> tuple[DesignAnswer, ...]:
     return tuple(found)
 
 
+def away_gb(design: DesignAnswer) -> float | None:
+    """GB a day of what is asked for that no small site of the design holds in time; None without small sites, where nothing could be held."""
+    if all(site.kind == "region" for site in design.sites):
+        return None
+    return sum(a.gb_per_day for a in design.away if not a.reference)
+
+
 class TrainingAnswer(Value, frozen=True, kw_only=True):
     """One training job: in one place or across sites."""
 

@@ -176,9 +176,9 @@ METHODS: Final[dict[str, Method]] = {
     "away": Method(
         title="Models that small sites cannot hold",
         text="A replica stands in one server: weights and the context of one request must fit into at most eight chips of the size class, and the SLO be met. "
-        "What no small size class of a design serves so goes to its large sites and to rented chips; added: mean round trip there less that to the nearest "
-        "city where one could build; traffic at a large site's transit or a cloud's egress. For scale: the largest model of the catalogue, and the "
-        "largest that a size class holds, as if all interactive work asked for it.",
+        "What no small size class of a design serves so goes to its large sites and to rented chips; a design without small sites has no sum of it. "
+        "Added: mean round trip there less that to the nearest city where one could build; traffic at a large site's transit or a cloud's egress. "
+        "For scale: the largest model of the catalogue, and the largest that a size class holds, as if all interactive work asked for it.",
         groups=("wan",),
         ids=("region_transit_usd_per_gb", "cloud_egress_usd_per_gb"),
     ),
