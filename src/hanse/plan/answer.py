@@ -112,8 +112,10 @@ class DesignAnswer(Value, frozen=True, kw_only=True):
     annual_match_share: float | None
     """Own generation over use, summed over the year: what annual matching would claim."""
     hourly_match_share: float | None
-    """Own generation used on the site over use: what is left of `annual_match_share` when hours count, batteries included."""
+    """Own generation that reaches the load over use: what is left of `annual_match_share` when hours count. From batteries counts what they give
+    back, not what they are charged with."""
     own_power_used_share: float | None
+    """Of own generation, neither sold nor thrown away; what batteries are charged with counts, their losses included."""
     wan_gb_per_year: float
     away: tuple[Away, ...]
     """What goes over the WAN because none of its small sites holds the model; and what would, of larger models."""

@@ -153,12 +153,13 @@ METHODS: Final[dict[str, Method]] = {
         title="Carbon-free, hour by hour and by the year",
         text="By the hour: share of the load met in that hour by carbon-free supply, own or of the grid. By the year: own generation over use, both "
         "summed over the year, which is what annual matching claims; it counts noon's sun for midnight's load. Own generation hour by hour: what the "
-        "site takes of it when it is made, or later from its battery.",
+        "load takes of it when it is made, or later from the battery, whose losses do not count.",
         groups=("own_power",),
     ),
     "ownpower": Method(
         title="Own generation",
-        text="PV, wind and batteries where they pay; used: share of what is made that the site takes itself, the rest is exported or curtailed.",
+        text="PV, wind and batteries where they pay; used: share of what is made that the site takes itself, the battery's losses included; the rest is "
+        "exported or curtailed.",
         groups=("own_power", "energy"),
     ),
     "staff": Method(
