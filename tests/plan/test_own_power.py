@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hanse.plan.answer import DesignAnswer
@@ -16,10 +19,11 @@ from hanse.plan.drawn import draw
 from hanse.plan.figures import Facts, design_answer
 from hanse.plan.meter import Meter
 from hanse.plan.operate import expected_meter
-from hanse.plan.own_power import with_own_power
+from hanse.plan.own_power import _delivered_usd, _sold_usd, with_own_power
 from hanse.plan.physics import Own
 from hanse.plan.study_file import PolicyEntry, Study
-from plan import hand
+from hanse.plan.tco import costs
+from plan import designs, hand
 
 
 def rule(kind: str, value: float, **changes: object) -> PolicyEntry:
@@ -105,3 +109,19 @@ def test_own_generation_hour_by_hour_is_what_need_not_be_bought(battery_kwh: flo
         assert answer.hourly_match_share < taken - 1e-3, "charging loses"
     else:
         assert answer.hourly_match_share == pytest.approx(taken)
+
+
+@given(st.floats(-0.05, 0.1), st.sampled_from(["room", "hall"]))
+def test_own_power_is_sized_at_the_prices_of_the_full_bill_in_the_mean_of_its_years(
+    drift: float, size: str
+) -> None:
+    study, x = designs.study(), designs.values(electricity_drift_per_year=drift)
+    one = designs.design((size,))
+    flat = replace(one, peak_kw=np.zeros(one.peak_kw.shape))
+    bill = costs(flat, x, study).items
+    energy = 1.0 - x["demand_charge_share"][0]
+    bought = (bill["energy"] / flat.import_kwh).mean()
+    assert _delivered_usd(study, x, one.places[0]) * energy == pytest.approx(bought)
+    exported = replace(flat, export_kwh=np.ones(flat.import_kwh.shape))
+    sold = -costs(exported, x, study).items["export_revenue"].mean()
+    assert _sold_usd(study, x, one.places[0]) == pytest.approx(sold)
