@@ -3,7 +3,7 @@
 Run: `python benchmarks/place.py [--json] [--gate] [--seeds 3] [--only NAME]`. Made-up fleets on three continents: towers of one to four
 small cards, micro sites, edge halls, a few regions of eight-card servers; services of 1 to 70 billion parameters in one or two
 precisions; demand by city size, three classes of data under the shipped law, prices and carbon by country, sun at some sites. Each
-instance is placed anew and again an hour later from what then stands. Making rows counts, rating replicas does not (`problem_s`
+instance is placed anew, and again for demand three hours later from what then stands. Making rows counts, rating replicas does not (`problem_s`
 says what that took; it is kept from hour to hour). Not here: whether prices or forecasts are right.
 """
 

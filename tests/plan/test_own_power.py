@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from hanse.plan.answer import DesignAnswer
 from hanse.plan.assumptions import of_study
 from hanse.plan.demand import demand_of
 from hanse.plan.design import Design
 from hanse.plan.doubt import most_likely, outcome
+from hanse.plan.drawn import draw
+from hanse.plan.figures import Facts, design_answer
+from hanse.plan.meter import Meter
 from hanse.plan.operate import expected_meter
-from hanse.plan.own_power import with_own_power
+from hanse.plan.own_power import _delivered_usd, _sold_usd, with_own_power
+from hanse.plan.physics import Own
 from hanse.plan.study_file import PolicyEntry, Study
-from plan import hand
+from hanse.plan.tco import costs
+from plan import designs, hand
 
 
 def rule(kind: str, value: float, **changes: object) -> PolicyEntry:
@@ -66,3 +76,52 @@ def test_what_is_sized_with_a_rule_costs_less_under_it_than_what_was_sized_witho
 ) -> None:
     study, design = powered(rule(kind, value))
     assert usd(study, design) <= usd(study, bare) * 1.0005
+
+
+def with_sun(battery_kwh: float) -> tuple[Meter, DesignAnswer]:
+    """A hall with so much sun that its battery is filled on most days."""
+    study = hand.study(years=1, draws=10)
+    demand = demand_of(study)
+    own = Own(pv_kw=300.0, battery_kwh=battery_kwh, battery_kw=100.0)
+    design = replace(hand.design(study, demand, (2,)), own=(own,))
+    meter = expected_meter(design, study, demand)
+    facts = Facts(
+        study=study, demand=demand, meter=meter, design=design, drawn=draw(design, study, meter, 0, study.draws),
+        x=of_study(study).mid(), held=(), shifting=None,
+    )  # fmt: skip
+    return meter, design_answer(facts, win_share=1.0, win_share_carbon=1.0)
+
+
+@pytest.mark.parametrize("battery_kwh", [0.0, 50.0])
+def test_own_generation_hour_by_hour_is_what_need_not_be_bought(battery_kwh: float) -> None:
+    meter, answer = with_sun(battery_kwh)
+    facility = float(meter.lines["facility_kwh"].value.sum())
+    bought = float(meter.lines["import_kwh"].value.sum())
+    assert answer.hourly_match_share is not None and answer.own_power_used_share is not None
+    # The battery begins half full, of nobody knows what.
+    spared = 1.0 - bought / facility
+    assert answer.hourly_match_share <= spared + 1e-9
+    assert answer.hourly_match_share == pytest.approx(
+        spared, abs=1e-9 + 0.5 * battery_kwh / facility
+    )
+    taken = answer.own_power_used_share * float(meter.made_kwh.sum()) / facility
+    if battery_kwh:
+        assert answer.hourly_match_share < taken - 1e-3, "charging loses"
+    else:
+        assert answer.hourly_match_share == pytest.approx(taken)
+
+
+@given(st.floats(-0.05, 0.1), st.sampled_from(["room", "hall"]))
+def test_own_power_is_sized_at_the_prices_of_the_full_bill_in_the_mean_of_its_years(
+    drift: float, size: str
+) -> None:
+    study, x = designs.study(), designs.values(electricity_drift_per_year=drift)
+    one = designs.design((size,))
+    flat = replace(one, peak_kw=np.zeros(one.peak_kw.shape))
+    bill = costs(flat, x, study).items
+    energy = 1.0 - x["demand_charge_share"][0]
+    bought = (bill["energy"] / flat.import_kwh).mean()
+    assert _delivered_usd(study, x, one.places[0]) * energy == pytest.approx(bought)
+    exported = replace(flat, export_kwh=np.ones(flat.import_kwh.shape))
+    sold = -costs(exported, x, study).items["export_revenue"].mean()
+    assert _sold_usd(study, x, one.places[0]) == pytest.approx(sold)

@@ -36,10 +36,12 @@ PRICES = Prices(
 )
 EIGHT = ("DE-LU", "GB", "US-NY-NYIS", "US-TEX-ERCO", "US-CAL-CISO", "JP-TK", "IN-WE", "KR")
 MATCH_PV_PCT = {0: (38, 42), 4: (51, 59), 12: (71, 87)}
-"""Published ranges of eight cities; a point of slack for other cities than those."""
+"""The facts' ranges: published of eight cities that are not named; the test gives a point of slack for other cities than those."""
 MATCH_HALF_PCT = {0: (48, 59), 4: (61, 72), 12: (73, 81)}
-"""Half PV, half wind by the turbine of `energy.wind` and a battery that loses a tenth. Published: 49-60, 64-73 and 78-83 % over eight cities that are not
-named. With a hub at 50 m and a battery without losses it is 48-60, 62-73 and 75-84 here, and without Seoul's 75 the last is 79-84."""
+"""Regression values, no facts: what this house gave for these eight zones with the turbine of `energy.wind` and a battery that loses a tenth, written down anew
+when the turbine's curve changed (before: 46-58, 59-71, 71-80). Published are `PUBLISHED_HALF_PCT`: one point, three and five above at the low end."""
+PUBLISHED_HALF_PCT = {0: (49, 60), 4: (64, 73), 12: (78, 83)}
+"""The facts' ranges for half PV, half wind, of the same eight unnamed cities."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,7 @@ def test_own_power_of_the_years_volume_matches_the_hours_it_is_known_to_match(
     pv_part: float,
     ranges: dict[int, tuple[float, float]],
 ) -> None:
+    """PV alone: the facts' ranges. Half wind: regression values, which only say that nothing moved; what is published of it is the next test's."""
     cases, hours = eight
     for battery_h, (low, high) in ranges.items():
         sizes = [
@@ -73,6 +76,9 @@ def test_own_power_of_the_years_volume_matches_the_hours_it_is_known_to_match(
 def test_without_losses_of_the_battery_and_at_a_higher_hub_half_wind_matches_what_is_published(
     eight: tuple[list[Case], tuple[SiteHours, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The ends of the facts' ranges, within two points, by seven of these zones. Hub height and losses are not published and were chosen so that they are met
+    (found: 48-60, 62-73, 79-84). Seoul's line is a regression value: its 75 % at twelve hours is three below anything published.
+    """
     monkeypatch.setattr(wind, "HUB_M", 50.0)
     lossless = msgspec.structs.replace(
         PLANTS["micro"],
@@ -80,7 +86,7 @@ def test_without_losses_of_the_battery_and_at_a_higher_hub_half_wind_matches_wha
     )
     cases = [msgspec.structs.replace(case, plant=lossless) for case in eight[0]]
     hours = site_hours(cases)
-    for battery_h, (low, high) in {0: (49, 60), 4: (64, 73), 12: (78, 83)}.items():
+    for battery_h, (low, high) in PUBLISHED_HALF_PCT.items():
         sizes = [
             OwnPower(
                 pv_kw=0.5 * h.load_kw.sum() / h.pv_share.sum(),
@@ -93,7 +99,7 @@ def test_without_losses_of_the_battery_and_at_a_higher_hub_half_wind_matches_wha
         found = [100 * year.own_share for year in own_power_year(cases, sizes)]
         seoul = found.pop(EIGHT.index("KR"))
         assert [min(found), max(found)] == pytest.approx([low, high], abs=2.0)
-        assert low - 3.0 < seoul < low + 2.0, "the least of these eight"
+        assert low - 3.0 < seoul < low + 2.0, "as it was found"
 
 
 @pytest.fixture(scope="module")

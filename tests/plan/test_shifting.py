@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hanse.plan.demand import HOURS, demand_of
 from hanse.plan.operate import expected_meter
 from hanse.plan.shifting import bounds, deferred, shifting_of
-from hanse.plan.shifting_room import Room, roomed
+from hanse.plan.shifting_room import Room, _fixed, _hourly, roomed
 from hanse.plan.study_file import StudyCity
 from plan import hand
 
@@ -127,9 +127,9 @@ def test_a_study_is_bounded_in_order_and_waiting_uses_its_slack(study_of_three) 
         assert ways.hourly <= ways.static <= ways.assigned * (1 + 1e-9)
         assert ways.sited_hourly <= ways.sited <= ways.static * (1 + 1e-9)
         assert ways.sited_deferred <= ways.sited and ways.deferred <= ways.assigned
+        # That each freedom costs no more than the one before holds here by construction: the two tests of the programs are below.
         assert ways.room_assigned is not None and ways.room_static is not None
         assert ways.room_hourly is not None
-        assert ways.room_hourly <= ways.room_static <= ways.room_assigned * (1 + 1e-9)
         assert ways.hourly <= ways.room_hourly * 1.05, "room never helps"
     assert found.carbon_g.gain("deferred", "assigned") > 0.005
     # France is far cleaner than both grids that the design has.
@@ -158,6 +158,41 @@ def test_room_limits_what_a_clean_site_can_take(study_of_three) -> None:
     assert all_clean < hourly <= static <= assigned
     one = msgspec.structs.replace(design, places=design.places[:1])
     assert roomed(one, study, demand, [room]) == (None, None, None)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32), st.integers(2, 4), st.integers(1, 4), st.integers(1, 3))
+def test_programs_with_room_find_what_bounds_and_any_assignment_allow(
+    seed: int, sites: int, groups: int, days: int
+) -> None:
+    """As the programs answer, before `roomed` takes the least of them and of what is assigned."""
+    rng = np.random.default_rng(seed)
+    series = rng.uniform(0.1, 1.0, (sites, days, HOURS))
+    load = rng.uniform(0.1, 1.0, (groups, HOURS))
+    may = rng.random((groups, sites)) < 0.6
+    may[np.arange(groups), rng.integers(0, sites, groups)] = True
+    share = may * rng.uniform(0.1, 1.0, may.shape)
+    share /= share.sum(axis=1, keepdims=True)
+    mine = share.T @ load
+    assigned = float((mine * series.sum(axis=1)).sum())
+    free = bounds(series.reshape(sites, -1), load, share, may)
+    fixed, hourly = (f(series, may, load, mine.max(axis=1)) for f in (_fixed, _hourly))
+    assert free.static <= fixed * (1 + 1e-7) and free.hourly <= hourly * (1 + 1e-7)
+    assert hourly <= fixed * (1 + 1e-7) and fixed <= assigned * (1 + 1e-7)
+    endless = np.full(sites, 1e3)
+    assert _fixed(series, may, load, endless) == pytest.approx(free.static)
+    assert _hourly(series, may, load, endless) == pytest.approx(free.hourly)
+
+
+def test_with_three_quarters_of_the_room_an_hour_sends_the_rest_to_the_dear_site() -> None:
+    # Half of the day one site costs 1 and the other 5, then they change; one unit an hour, and the first holds 0.75.
+    day = np.where(np.arange(HOURS) < 12, 1.0, 5.0)
+    series = np.stack([day, 6.0 - day])[:, None, :]
+    both, load, held = np.ones((1, 2), np.bool_), np.ones((1, HOURS)), np.array([0.75, 1.0])
+    assert _hourly(series, both, load, held) == pytest.approx(12 * (0.75 + 0.25 * 5.0) + 12 * 1.0)
+    assert _fixed(series, both, load, held) == pytest.approx(24 * 3.0)
+    dearer = series * np.array([1.0, 2.0])[:, None, None]
+    assert _fixed(dearer, both, load, held) == pytest.approx(24 * (0.75 * 3.0 + 0.25 * 6.0))
 
 
 def test_work_goes_nowhere_that_law_forbids(study_of_three) -> None:

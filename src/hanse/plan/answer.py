@@ -112,8 +112,10 @@ class DesignAnswer(Value, frozen=True, kw_only=True):
     annual_match_share: float | None
     """Own generation over use, summed over the year: what annual matching would claim."""
     hourly_match_share: float | None
-    """Own generation used on the site over use: what is left of `annual_match_share` when hours count, batteries included."""
+    """Own generation that reaches the load over use: what is left of `annual_match_share` when hours count. From batteries counts what they give
+    back, not what they are charged with."""
     own_power_used_share: float | None
+    """Of own generation, neither sold nor thrown away; what batteries are charged with counts, their losses included."""
     wan_gb_per_year: float
     away: tuple[Away, ...]
     """What goes over the WAN because none of its small sites holds the model; and what would, of larger models."""
@@ -143,6 +145,13 @@ def unlike(ranked: Sequence[DesignAnswer]) -> tuple[DesignAnswer, ...]:
         if all(design.usd_per_mtoken != other.usd_per_mtoken for other in found):
             found.append(design)
     return tuple(found)
+
+
+def away_gb(design: DesignAnswer) -> float | None:
+    """GB a day of what is asked for that no small site of the design holds in time; None without small sites, where nothing could be held."""
+    if all(site.kind == "region" for site in design.sites):
+        return None
+    return sum(a.gb_per_day for a in design.away if not a.reference)
 
 
 class TrainingAnswer(Value, frozen=True, kw_only=True):

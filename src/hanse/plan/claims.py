@@ -3,7 +3,8 @@
 Here: the claims, the figure that decides each, a verdict. Not here: the figures (`figures`).
 
 Small is the design with most sites that it builds, big the one with fewest. A claim holds where small's figure is better by `MARGIN`, or, of claims
-of equality, within it; it depends on a figure where another value in that figure's range turns it, and then the break-even is named.
+of equality, within it; it depends on a figure where another value in that figure's range turns it, and then the break-even is named. Of models
+too large for small sites and of moving work every design is asked that can tell; where they disagree it depends on the design.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from hanse.plan.answer import ClaimAnswer, DesignAnswer, TrainingAnswer
+from hanse.plan.answer import ClaimAnswer, DesignAnswer, TrainingAnswer, away_gb
 from hanse.plan.assumptions import Assumptions
 from hanse.plan.demand import Demand
 from hanse.plan.design import Design
@@ -62,7 +63,7 @@ def claims_of(
         _cost(ranked, small, big, pair, figures, score),
         *_against(ranked, small, big, trainings),
         _matching(ranked),
-        _inference_wan(ranked, small, held),
+        _inference_wan(ranked, held),
         *_moving(ranked),
     )
 
@@ -209,23 +210,42 @@ def _matching(ranked: Sequence[DesignAnswer]) -> ClaimAnswer:
     )
 
 
-def _inference_wan(
-    ranked: Sequence[DesignAnswer], small: DesignAnswer, held: Sequence[Held]
-) -> ClaimAnswer:
-    """Of work that is asked for; what larger models would do stands in the tables."""
-    gone = {d.id: sum(a.gb_per_day for a in d.away if not a.reference) for d in ranked}
-    asked = [h for h in held if h.workload]
-    largest = max(asked, key=lambda h: (h.weights_gb, h.in_time, -h.replica_gb), default=None)
-    condition = "GB a day that no small site of the design holds in time"
-    if largest is not None:
-        condition += f"; {largest.model} in {largest.size}: {largest.why}"
+def _inference_wan(ranked: Sequence[DesignAnswer], held: Sequence[Held]) -> ClaimAnswer:
+    """Of work that is asked for, in designs that have small sites; what larger models would do stands in the tables."""
+    found = {d.id: away_gb(d) for d in ranked}
+    known = [gb for gb in found.values() if gb is not None]
+    if not known:
+        verdict = "not known"
+    elif min(known) > 0.0:
+        verdict = "holds"
+    elif max(known) <= 0.0:
+        verdict = "does not hold"
+    else:
+        verdict = f"depends on the design: {_said(min(known))} to {_said(max(known))} GB a day"
+    condition = "GB a day that no small site of the design holds in time; – has no small site"
+    told = _telling(ranked, held)
+    if told is not None:
+        condition += f"; {told.model} in {told.size}: {told.why}"
     return ClaimAnswer(
         id="wan-inference",
         claim="Models too large for small sites go over the WAN",
-        by_design={id: _said(gb) for id, gb in gone.items()},
+        by_design={id: _said(gb) for id, gb in found.items()},
         condition=condition,
-        verdict="holds" if gone[small.id] > 0.0 else "does not hold",
+        verdict=verdict,
     )
+
+
+def _telling(ranked: Sequence[DesignAnswer], held: Sequence[Held]) -> Held | None:
+    """The largest model beside a size class that does not hold it in time and so sends it away; where nothing goes, the largest that is held."""
+    built, gone = set[str](), set[tuple[str, str]]()
+    for d in ranked:
+        sizes = {site.size for site in d.sites if site.kind != "region"}
+        built |= sizes
+        works = {a.work for a in d.away if not a.reference and a.gb_per_day > 0.0}
+        gone |= {(work, size) for work in works for size in sizes}
+    late = [h for h in held if (h.workload, h.size) in gone and not h.in_time]
+    fits = [h for h in held if h.workload and h.size in built and h.in_time]
+    return max(late or fits, key=lambda h: (h.weights_gb, -h.replica_gb), default=None)
 
 
 def _moving(ranked: Sequence[DesignAnswer]) -> tuple[ClaimAnswer, ...]:

@@ -98,7 +98,7 @@ def design_answer(facts: Facts, *, win_share: float, win_share_carbon: float) ->
             facts.meter.made_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
         ),
         hourly_match_share=_over(
-            facts.meter.used_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
+            facts.meter.delivered_kwh.sum(), facts.meter.lines["facility_kwh"].value.sum()
         ),
         own_power_used_share=_over(facts.meter.used_kwh.sum(), facts.meter.made_kwh.sum()),
         wan_gb_per_year=float(np.median(drawn.wan_gb)),

@@ -67,7 +67,9 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     made_kwh: Floats
     """[site, year] of own generation."""
     used_kwh: Floats
-    """[site, year] of that, used on the site."""
+    """[site, year] of that, neither sold nor thrown away: what the site's load takes and what its battery is charged with."""
+    delivered_kwh: Floats
+    """[site, year] of that, what reaches the load: at once, or later and less the battery's losses."""
     ups_kwh: Floats
     """[site, year] lost in the UPS."""
     ups_rated_kw: Floats
@@ -101,6 +103,7 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
             carbon_free_day=np.zeros((0, HOURS)),
             made_kwh=nothing,
             used_kwh=nothing,
+            delivered_kwh=nothing,
             ups_kwh=nothing,
             ups_rated_kw=nothing,
         )
@@ -119,6 +122,7 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
         lines[name] = line(low.sums[field] * unit, high.sums[field] * unit)
     made = low.sums["pv_kwh"] + low.sums["wind_kwh"]
     used = low.sums["pv_used_kwh"] + low.sums["wind_used_kwh"]
+    delivered = _delivered_kwh(used.reshape(shape), low.sums.reshape(shape), design)
     days = low.hourly.reshape(*shape, -1, HOURS)[:, 0]
     free, load = (days[name].sum(axis=1) for name in ("carbon_free_kwh", "load_kwh"))
     return Meter(
@@ -128,9 +132,22 @@ def meter_of(design: Design, study: Study, it_kwh: Floats, it_kw: Floats) -> Met
         carbon_free_day=free / np.maximum(load, 1e-12),
         made_kwh=made.reshape(shape),
         used_kwh=used.reshape(shape),
+        delivered_kwh=delivered,
         ups_kwh=low.sums["ups_loss_kwh"].reshape(shape),
         ups_rated_kw=it_kw * _ups_share(design)[:, None],
     )
+
+
+def _delivered_kwh(used: Floats, sums: Any, design: Design) -> Floats:
+    """[site, year] of own generation that reaches the load.
+
+    Plants of a plan charge from surplus alone and sell nothing from the battery (`Storage.rule` "surplus"), so that all charge is own and all
+    discharge is load; the bound by both efficiencies leaves out what the battery held when the year began.
+    """
+    stores = [PLANTS[place.size.plant].storage for place in design.places]
+    back = np.array([store.charge_efficiency * store.discharge_efficiency for store in stores])
+    came_out = np.minimum(sums["discharge_kwh"], back[:, None] * sums["charge_kwh"])
+    return np.asarray(used - sums["charge_kwh"] + came_out)
 
 
 def _ups_share(design: Design) -> Floats:

@@ -71,7 +71,7 @@ def _case(
 ) -> Case:
     """`stands_kw` [year] of plant: own power is bought with it."""
     place, rated_kw = design.places[s], float(stands_kw[-1])
-    paid = _delivered_usd(x, place)
+    paid = _delivered_usd(study, x, place)
     moved = float(x["demand_charge_share"][0])
     bought = np.diff(stands_kw, prepend=0.0) / max(rated_kw, 1e-12)
     here = next((c for c in study.candidates if c.city == design.cities[s].name), None)
@@ -102,18 +102,24 @@ def _case(
     )
 
 
-def _delivered_usd(x: Values, place: Place) -> float:
-    """What a kWh costs this site on average."""
+def _delivered_usd(study: Study, x: Values, place: Place) -> float:
+    """What a kWh costs this site, mean of the study's years."""
     small = float(small_user_share(np.array(place.size.it_kw)))
     dearer = 1.0 + small * (float(x["small_user_price_factor"][0]) - 1.0)
-    return place.price_usd_per_kwh * float(x["delivered_price_factor"][0]) * dearer
+    first = place.price_usd_per_kwh * float(x["delivered_price_factor"][0]) * dearer
+    return first * float(_drift(study, x).mean())
+
+
+def _drift(study: Study, x: Values) -> NDArray[np.float64]:
+    """[year] price of electricity over that of the first year: as the full bill has it, for what is bought and what is sold."""
+    years = np.arange(float(study.years))
+    return np.asarray((1.0 + float(x["electricity_drift_per_year"][0])) ** years)
 
 
 def _sold_usd(study: Study, x: Values, place: Place) -> float:
     """What an exported kWh earns, mean of the study's years: the market's part of the price, or a tariff while it pays more."""
     market = place.price_usd_per_kwh * x["export_price_share"].reshape(1, 1, -1)
-    drift = (1.0 + x["electricity_drift_per_year"]) ** np.arange(float(study.years))
-    market = market * drift.reshape(1, -1, 1)
+    market = market * _drift(study, x).reshape(1, -1, 1)
     return float((market + feed_in_gain(study.policies, (place,), study, market)).mean())
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from hanse.plan.answer import Answer
 from hanse.plan.report.table import Cell, Column, Kind, Table
-from hanse.plan.report.verdict import moved, names_of
+from hanse.plan.report.verdict import NO_SMALL, moved, names_of
 from hanse.plan.shifting import Ways
 from hanse.units import BITS_PER_BYTE, SECONDS_PER_DAY
 
@@ -49,7 +49,7 @@ def wan(answer: Answer) -> Table:
     for d in answer.designs:
         small = any(s.kind != "region" for s in d.sites)
         for a in d.away:
-            said = "no small site of the design holds it in time" if small else "the design has no small site"  # fmt: skip
+            said = "no small site of the design holds it in time" if small else NO_SMALL
             if a.held_by:
                 said = f"held by {', '.join(a.held_by)}"
             rows.append((

@@ -153,12 +153,13 @@ METHODS: Final[dict[str, Method]] = {
         title="Carbon-free, hour by hour and by the year",
         text="By the hour: share of the load met in that hour by carbon-free supply, own or of the grid. By the year: own generation over use, both "
         "summed over the year, which is what annual matching claims; it counts noon's sun for midnight's load. Own generation hour by hour: what the "
-        "site takes of it when it is made, or later from its battery.",
+        "load takes of it when it is made, or later from the battery, whose losses do not count.",
         groups=("own_power",),
     ),
     "ownpower": Method(
         title="Own generation",
-        text="PV, wind and batteries where they pay; used: share of what is made that the site takes itself, the rest is exported or curtailed.",
+        text="PV, wind and batteries where they pay; used: share of what is made that the site takes itself, the battery's losses included; the rest is "
+        "exported or curtailed.",
         groups=("own_power", "energy"),
     ),
     "staff": Method(
@@ -176,9 +177,9 @@ METHODS: Final[dict[str, Method]] = {
     "away": Method(
         title="Models that small sites cannot hold",
         text="A replica stands in one server: weights and the context of one request must fit into at most eight chips of the size class, and the SLO be met. "
-        "What no small size class of a design serves so goes to its large sites and to rented chips; added: mean round trip there less that to the nearest "
-        "city where one could build; traffic at a large site's transit or a cloud's egress. For scale: the largest model of the catalogue, and the "
-        "largest that a size class holds, as if all interactive work asked for it.",
+        "What no small size class of a design serves so goes to its large sites and to rented chips; a design without small sites has no sum of it. "
+        "Added: mean round trip there less that to the nearest city where one could build; traffic at a large site's transit or a cloud's egress. "
+        "For scale: the largest model of the catalogue, and the largest that a size class holds, as if all interactive work asked for it.",
         groups=("wan",),
         ids=("region_transit_usd_per_gb", "cloud_egress_usd_per_gb"),
     ),

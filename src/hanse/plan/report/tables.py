@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hanse.plan.answer import Answer, DesignAnswer, Range
+from hanse.plan.answer import Answer, DesignAnswer, Range, away_gb
 from hanse.plan.report import effects
 from hanse.plan.report.table import Cell, Column, Kind, Table, large
 from hanse.plan.report.verdict import (
     EFFECTS,
+    NO_SMALL,
     actions_per_site,
-    away_gb,
     away_ms,
     by_hour,
     by_waiting,
@@ -201,8 +201,8 @@ def _work_fields() -> list[tuple[Column, Get]]:
         _field(s, "idle_share", "idle chips", "share of installed work", "idle", lambda d: d.idle_share, "percent"),
         _field(s, "pooling_extra_share", "pooling loss", "slots over one pool's", "pooling", lambda d: d.pooling_extra_share, "percent"),
         _field(s, "wan_gb_per_year", "WAN traffic", "GB a year", "wan", lambda d: d.wan_gb_per_year, "usd"),
-        _field(s, "away_gb_per_day", "inference that small sites cannot hold", "GB a day", "away", away_gb, "usd"),
-        _field(s, "away_added_ms", "its added round trip", "ms", "away", away_ms, why="nothing goes away for that"),
+        _field(s, "away_gb_per_day", "inference that small sites cannot hold", "GB a day", "away", away_gb, "usd", NO_SMALL),
+        _field(s, "away_added_ms", "its added round trip", "ms", "away", away_ms, why=f"nothing goes away for that, or {NO_SMALL}"),
         _field(p, "staff_fte", "staff", "full-time people", "staff", lambda d: d.staff_fte),
         _field(p, "operator_actions_per_month", "operator actions", "a month", "staff", lambda d: d.operator_actions_per_month),
         _field(p, "operator_actions_per_site_month", "operator actions", "a site and month", "staff", actions_per_site),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hanse.model.fleet import Value
-from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, unlike
+from hanse.plan.answer import Answer, AssumptionAnswer, DesignAnswer, away_gb, unlike
 from hanse.plan.doubt import Curve, Flip
 from hanse.plan.report.table import Column, Kind, large, shown
 from hanse.plan.shifting import Ways
@@ -19,6 +19,7 @@ from hanse.web.figures import number
 
 SAME: Final = 0.01
 """Figures nearer to each other than this share speak for nobody."""
+NO_SMALL: Final = "the design has no small site"
 
 
 class Effect(Value, frozen=True, kw_only=True):
@@ -198,20 +199,19 @@ def by_waiting(design: DesignAnswer) -> float | None:
     )
 
 
-def away_gb(design: DesignAnswer) -> float:
-    """GB a day of inference that no small site of the design holds."""
-    return sum(a.gb_per_day for a in design.away if not a.reference)
-
-
 def away_ms(design: DesignAnswer) -> float | None:
-    """Mean round trip that is added to those requests."""
+    """Mean round trip that is added to those requests; None without any, or without small sites."""
+    if away_gb(design) is None:
+        return None
     gone = [a for a in design.away if not a.reference and a.added_ms is not None]
     whole = sum(a.requests_per_day for a in gone)
     return sum(a.requests_per_day * (a.added_ms or 0.0) for a in gone) / whole if whole else None
 
 
-def _column(key: str, head: str, unit: str, method: str, kind: Kind = "number") -> Column:
-    why = "the design builds no site, or nobody publishes it"
+def _column(
+    key: str, head: str, unit: str, method: str, kind: Kind = "number",
+    why: str = "the design builds no site, or nobody publishes it",
+) -> Column:  # fmt: skip
     return Column(key=key, head=head, unit=unit, method=method, kind=kind, why=why)
 
 
@@ -235,7 +235,7 @@ EFFECTS: Final = (
     Effect(column=_column("staff_fte", "staff", "full-time people", "staff"), get=lambda d: d.staff_fte),
     Effect(column=_column("operator_actions_per_month", "operator actions", "a month", "staff"), get=lambda d: d.operator_actions_per_month),
     Effect(column=_column("wan_gb_per_year", "WAN traffic", "GB a year", "wan", "usd"), get=lambda d: d.wan_gb_per_year),
-    Effect(column=_column("away_gb_per_day", "inference over the WAN: no small site holds the model", "GB a day", "away", "usd"), get=away_gb),
+    Effect(column=_column("away_gb_per_day", "inference over the WAN: no small site holds the model", "GB a day", "away", "usd", NO_SMALL), get=away_gb),
     Effect(column=_column("jurisdictions", "jurisdictions", "countries", "law", "count"), get=lambda d: float(d.jurisdictions) if d.sites else None),
     Effect(column=_column("carbon_free_share", "carbon-free hour by hour", "share of energy", "hours", "percent"), get=lambda d: d.carbon_free_share, more_is_better=True),
     Effect(column=_column("annual_match_share", "own generation over use, by the year", "share", "hours", "percent"), get=lambda d: d.annual_match_share, more_is_better=True),
