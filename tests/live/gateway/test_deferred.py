@@ -129,6 +129,12 @@ def test_a_line_waits_where_little_room_is_left(tmp_path):
             assert {one.status for one in await asyncio.gather(*going)} == {200}
             assert (await inner.send(chat("a line"))).status == 200
         await lyon.idle()
+        records, metrics = lyon.records(), (await get(lyon.port, "/metrics")).body.decode()
+        assert not [one for one in records if isinstance(one, Decided) and one.refusal]
+        assert len([one for one in records if isinstance(one, Ended)]) == 7
+        assert 'view="league",result="served"} 7' in metrics
+        assert 'view="league",result="refused_other"} 0' in metrics
+        assert 'hanse_gateway_requests_total{site="lyon",code="503"} 0' in metrics
 
     run(test)
 
