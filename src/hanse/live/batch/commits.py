@@ -2,8 +2,8 @@
 
 Here: BATCH, a JetStream stream of the home's own leaf (domain = site id), one subject a line: `batch.<batch>.<line>`. A commit expects that
 nothing was ever stored under its subject (`Nats-Expected-Last-Subject-Sequence: 0`), so the first of several runs wins, whoever sends
-it. Not here: what a result looks like (`results`), the hub: nothing copies this stream, and the leaf lets neither these subjects nor
-questions about the stream cross to the hub (`live.bus`).
+it. Not here: what a result looks like (`results`), the hub: the stream is in the leaf's own account, in which no other server takes
+part (`live.bus`).
 """
 
 from __future__ import annotations
