@@ -251,7 +251,7 @@ def test_the_hub_cannot_reach_what_a_leaf_keeps_to_itself(tmp_path: Path) -> Non
                         assert client is leaves["lyon"] or b"error" in found.data, ask
             for pattern, listener in (("batch.>", hub), (">", leaves["frankfurt"])):
                 assert not await hears(listener, pattern, own, "batch.batch_lyon_1.1.x")
-            assert [content async for _, _, content in commits.read("batch_lyon_1")][0] == secret
+            assert [content async for _, _, content in commits.read("batch_lyon_1")] == [secret]
         finally:
             await bus.leave(own)
 
