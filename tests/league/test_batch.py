@@ -406,7 +406,7 @@ def test_the_command_line_shows_batches(league: League, capsys: pytest.CaptureFi
     with client(league) as ask:
         done = ended(ask, begin(ask, jsonl([row(0)])).id)
     where: Any = {"key": "demo", "state": league.state.path}
-    assert list_(**where) == 0
+    assert list_(state=league.state.path) == 0
     assert done.id in capsys.readouterr().err
     assert show(done.id, **where, json=True) == 0
     assert json.loads(capsys.readouterr().out)["output_file_id"] == done.output_file_id
