@@ -65,6 +65,8 @@ class DecisionRow(Value, frozen=True, kw_only=True):
     method: str = ""
     """How the Wh came about: measured, estimated or modelled."""
     central: CentralVerdict | None = None
+    deferrable: bool = False
+    """A line of a batch: nobody waits for it."""
 
 
 class EngineStatus(Value, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -15,10 +17,12 @@ from typing import Any
 import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from hanse.errors import SiteError
 from hanse.live import bus
+from hanse.live.batch.commits import Commits, Note
 from hanse.live.bus_sources import watch_sources
 from hanse.live.first_start import links_config
 from hanse.live.link_control import LinkControl
@@ -215,6 +219,54 @@ def test_a_site_cannot_reach_anothers_streams_nor_manage_the_hubs(tmp_path: Path
                 await lyon.request(subject, b"", timeout=0.5)
         answer = await lyon.request("$JS.hub.API.STREAM.INFO.TABLES", b"", timeout=2.0)
         assert b'"TABLES"' in answer.data, "the refusals above are about permission"
+
+    run(tmp_path, body)
+
+
+def test_the_hub_cannot_reach_what_a_leaf_keeps_to_itself(tmp_path: Path) -> None:
+    """Neither by asking for the stream of commits nor by a stream of its own at the leaf that reads from it."""
+    secret = b"an answer to a line"
+
+    async def body(rig: Rig, hub: Client, leaves: dict[str, Client]) -> None:
+        own = await bus.connect_own(rig.runtime, rig.state, "lyon", name="test")
+        try:
+            commits = Commits(own)
+            await when(commits.ensure)
+            await commits.commit("batch_lyon_1", 0, secret, Note(run="r", ok=True))
+            source = {"name": "thief", "sources": [{"name": bus.BATCH}], "storage": "memory"}
+            for client in (hub, leaves["lyon"], leaves["frankfurt"]):
+                for ask, payload in (
+                    (f"STREAM.INFO.{bus.BATCH}", {}),
+                    (f"STREAM.MSG.GET.{bus.BATCH}", {"seq": 1}),
+                    (f"CONSUMER.CREATE.{bus.BATCH}", {"stream_name": bus.BATCH, "config": {}}),
+                    ("STREAM.CREATE.thief", source),
+                    ("STREAM.MSG.GET.thief", {"seq": 1}),
+                ):
+                    with contextlib.suppress(NatsError):
+                        subject = f"$JS.lyon.API.{ask}"
+                        found = await client.request(subject, json.dumps(payload).encode(), 0.5)
+                        assert secret not in base64.b64decode(
+                            json.loads(found.data).get("message", {}).get("data", "")
+                        )
+                        assert client is leaves["lyon"] or b"error" in found.data, ask
+            for pattern, listener in (("batch.>", hub), (">", leaves["frankfurt"])):
+                assert not await hears(listener, pattern, own, "batch.batch_lyon_1.1.x")
+            assert [content async for _, _, content in commits.read("batch_lyon_1")] == [secret]
+        finally:
+            await bus.leave(own)
+
+    run(tmp_path, body)
+
+
+def test_the_hub_may_not_manage_a_leafs_streams(tmp_path: Path) -> None:
+    async def body(rig: Rig, hub: Client, leaves: dict[str, Client]) -> None:
+        await bus.EvidencePublisher(leaves["lyon"], "lyon").publish(b"kept")
+        for ask in ("STREAM.CREATE.NEW", "STREAM.PURGE.EVIDENCE", "STREAM.DELETE.EVIDENCE"):
+            with pytest.raises(NatsError):
+                await hub.request(f"$JS.lyon.API.{ask}", b"{}", timeout=0.5)
+        answer = await hub.request("$JS.lyon.API.STREAM.INFO.EVIDENCE", b"", timeout=2.0)
+        assert b"error" not in answer.data, "the refusals above are about permission"
+        assert await messages(leaves["lyon"], bus.EVIDENCE) == [b"kept"]
 
     run(tmp_path, body)
 

@@ -61,6 +61,15 @@ def test_a_sample_stands_for_all_that_was_counted(fleet: Fleet) -> None:
     assert report.sampled == 5.0 and report.counts[0].requests == pytest.approx(1000.0)
 
 
+def test_what_may_wait_is_no_demand_and_no_part_of_the_mixture(fleet: Fleet) -> None:
+    meter = DemandMeter(fleet, "lyon")
+    meter.take(0.0, 0.0)
+    for number in range(40):
+        meter.add(row(fleet, deferrable=number % 4 > 0))
+    report = meter.take(1.0, 80.0)  # twice as many were counted as there are rows
+    assert [one.requests for one in report.counts] == [20.0]
+
+
 def test_what_law_refuses_is_no_demand_and_what_power_refuses_is(fleet: Fleet) -> None:
     meter = DemandMeter(fleet, "lyon")
     meter.take(0.0, 0.0)

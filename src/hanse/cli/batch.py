@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
@@ -11,7 +11,12 @@ from hanse.cli.league import call, message_of, secret_of, state_dir
 from hanse.cli.output import print_json, say
 from hanse.errors import ConfigError, SiteError
 
+if TYPE_CHECKING:
+    from hanse.live.runtime import StateDir
+
 LISTED_MAX = 100
+DEMO_KEY = "demo"
+"""Key of the example fleets, as in the documentation."""
 
 app = App(name="batch", help="Batches: what runs, what is done, what it took.")
 
@@ -19,7 +24,7 @@ app = App(name="batch", help="Batches: what runs, what is done, what it took.")
 @app.command(name="list")
 def list_(
     *,
-    key: str,
+    key: str = "",
     site: str = "",
     class_: str = "",
     state: Path | None = None,
@@ -30,7 +35,7 @@ def list_(
     Parameters
     ----------
     key
-        Key id of the fleet, or the key itself.
+        Key id of the fleet, or the key itself; default `demo`, else the only one of the league.
     site
         Site whose gateway is asked; default the first that answers.
     class_
@@ -55,7 +60,7 @@ def list_(
 def show(
     batch_id: str,
     *,
-    key: str,
+    key: str = "",
     site: str = "",
     class_: str = "",
     state: Path | None = None,
@@ -68,7 +73,7 @@ def show(
     batch_id
         Id of the batch.
     key
-        Key id of the fleet, or the key itself.
+        Key id of the fleet, or the key itself; default `demo`, else the only one of the league.
     site
         Site whose gateway is asked; default the first that answers.
     class_
@@ -98,10 +103,29 @@ def _line(batch: dict[str, Any]) -> str:
     return f"{batch['id']}  {batch['status']:<11} {done}"
 
 
+def _default_key(state: StateDir) -> str:
+    """The key id meant where none was named.
+
+    Raises:
+        ConfigError: there are several to choose from, or none.
+    """
+    known = sorted(path.stem for path in state.keys_dir.glob("*.key"))
+    if DEMO_KEY in known:
+        return DEMO_KEY
+    if len(known) == 1:
+        return known[0]
+    raise ConfigError(
+        "--key",
+        got="nothing",
+        allowed=f"a key id made here ({', '.join(known) or 'none'}), or the key itself",
+        fix=f"name one with --key {known[0] if known else 'KEY'}",
+    )
+
+
 def _ask(state: Path | None, key: str, class_: str, site: str, path: str) -> dict[str, Any]:
     directory = state_dir(state)
     runtime = directory.read_runtime()
-    headers = {"authorization": f"Bearer {secret_of(directory, key)}"}
+    headers = {"authorization": f"Bearer {secret_of(directory, key or _default_key(directory))}"}
     if class_:
         headers["x-hanse-class"] = class_
     addresses = [runtime.site(site)] if site else list(runtime.sites.values())

@@ -4,7 +4,8 @@ Here: the hub and every site's leaf as rendered configuration with generated sec
 sites), EVIDENCE (sites to hub) and the lease bucket; connections that outlive cuts. Not here:
 starting the servers (`live.supervise`), what the messages mean (`view`, `dispatch`).
 
-One account spans the league. At the hub each site is a user that may publish `site.<id>.>` alone and
+One account spans the league; a second one at each leaf, to which no link is bound, holds what never leaves
+the site: results of batches are content, and the hub cannot ask for what is in an account it is not in. At the hub each site is a user that may publish `site.<id>.>` alone and
 hear `hanse.table`, `hanse.control` and its own prefix, so a leaf that was taken over speaks for
 itself only. Streams cross between JetStream domains through deliver subjects below those prefixes.
 """
@@ -41,12 +42,14 @@ from hanse.live.runtime import HUB, Runtime, StateDir, replace_file
 from hanse.model.fleet import Value
 
 ACCOUNT: Final = "LEAGUE"
+OWN_ACCOUNT: Final = "SITE"
+"""Of one leaf alone: nothing crosses to the hub, by whatever name it is asked for."""
 CONTROLLER: Final = "controller"
 """User of the controller at the hub."""
 TABLES: Final = "TABLES"
 EVIDENCE: Final = "EVIDENCE"
 BATCH: Final = "BATCH"
-"""Commits of batches: of one leaf, copied nowhere."""
+"""Commits of batches, in the leaf's own account: copied nowhere."""
 BATCH_SUBJECTS: Final = "batch.*.*"
 OWNERS_SUBJECTS: Final = "site.*.own.*"
 OWNERS: Final = "OWNERS"
@@ -64,6 +67,8 @@ EVIDENCE_BYTES_MAX: Final = 1024**3
 the site's own files under `evidence/` still have them."""
 EVIDENCE_AGE_S_MAX: Final = 14 * 86_400
 """Two weeks outlive any cut that a table outlives (`Policy.valid_s`) many times over."""
+OWNERS_AGE_S_MAX: Final = 120 * 86_400
+"""A batch's window and its files' default life are 30 days each: twice both. Claims of batches that are long gone go by themselves."""
 PAYLOAD_BYTES_MAX: Final = 8 * 1024 * 1024
 """A table of 1,000 sites is about 3 MB; NATS advises against more than 8 MB."""
 FILE_STORE_BYTES_MAX: Final = 8 * 1024**3
@@ -137,15 +142,14 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     known = _secrets(home / "bus.json", LeafSecrets)
     users = [{"user": site, "password": known.local}]
     conf = _server(site, address.host, address.leaf_port, address.monitor_port, home, users)
+    own = [{"user": _own_user(site), "password": known.local}]
+    conf["accounts"][OWN_ACCOUNT] = {"jetstream": "enabled", "users": own}
     if address.hub_leaf:
         url = f"nats-leaf://{site}:{known.hub}@{address.hub_leaf}"
         remote = {
             "urls": [url],
             "account": ACCOUNT,
             "first_info_timeout": "5s",
-            # Results of batches are content: neither they nor questions about their stream pass.
-            "deny_exports": ["batch.>"],
-            "deny_imports": ["batch.>", *_batch_api(site)],
         }
         conf["leafnodes"] = {"reconnect": LEAF_RECONNECT_S, "remotes": [remote]}
     return _write_conf(home / "leaf.conf", conf)
@@ -177,6 +181,13 @@ async def connect_leaf(runtime: Runtime, state: StateDir, site: str, *, name: st
     return await _connect(runtime.site(site).leaf_address, site, known.local, name=name, inbox=site)
 
 
+async def connect_own(runtime: Runtime, state: StateDir, site: str, *, name: str) -> Client:
+    """The same to the account that no other server takes part in."""
+    known = _secrets(state.site(site) / "bus.json", LeafSecrets)
+    address, user = runtime.site(site).leaf_address, _own_user(site)
+    return await _connect(address, user, known.local, name=name, inbox=site)
+
+
 async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
     """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date."""
     js = client.jetstream(timeout=API_S_MAX)
@@ -190,9 +201,10 @@ async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
         for site in sorted(site_ids)
     ]
     await _ensure_stream(js, StreamConfig(name=EVIDENCE, sources=sources))
-    await _ensure_stream(
-        js, StreamConfig(name=OWNERS, subjects=[OWNERS_SUBJECTS], allow_direct=True)
+    owners = StreamConfig(
+        name=OWNERS, subjects=[OWNERS_SUBJECTS], allow_direct=True, max_age=OWNERS_AGE_S_MAX
     )
+    await _ensure_stream(js, owners)
     await lease_bucket(client)
 
 
@@ -381,28 +393,17 @@ def _server(
     }
 
 
-def _batch_api(site: str) -> list[str]:
-    """Every question to a site's JetStream that names its stream of commits."""
-    api = f"$JS.{site}.API"
-    return [
-        f"{api}.STREAM.*.{BATCH}",
-        f"{api}.STREAM.MSG.*.{BATCH}",
-        f"{api}.DIRECT.GET.{BATCH}",
-        f"{api}.DIRECT.GET.{BATCH}.>",
-        f"{api}.CONSUMER.*.{BATCH}",
-        f"{api}.CONSUMER.*.{BATCH}.>",
-        f"{api}.CONSUMER.*.*.{BATCH}",
-        f"{api}.CONSUMER.*.*.{BATCH}.>",
-    ]
+def _own_user(site: str) -> str:
+    return f"{site}.own"
 
 
 def _site_user(site: str, password: str) -> dict[str, Any]:
     """What a site's leaf may do at the hub.
 
-    Beside its prefix: create the consumer that feeds its TABLES and no other, answer the hub's
-    consumer on its EVIDENCE, flow control, and replies (their subjects carry random tokens).
+    Beside its prefix: create the consumer that feeds its TABLES and no other; let the hub create one on
+    its EVIDENCE, ask how that stream is and nothing more; flow control, and replies (their subjects carry random tokens).
     """
-    api = f"$JS.{HUB}.API"
+    api, own = f"$JS.{HUB}.API", f"$JS.{site}.API"
     replies = ["$JSC.R.*", "$JS.FC.>"]
     publish = [
         f"site.{site}.>",
@@ -419,7 +420,9 @@ def _site_user(site: str, password: str) -> dict[str, Any]:
         CONTROL_SUBJECT,
         f"hanse.sync.{site}.>",
         f"site.{site}.>",
-        f"$JS.{site}.API.>",
+        f"{own}.CONSUMER.CREATE.{EVIDENCE}",
+        f"{own}.CONSUMER.CREATE.{EVIDENCE}.>",
+        f"{own}.STREAM.INFO.{EVIDENCE}",
         f"_INBOX.{site}.>",
         *replies,
     ]

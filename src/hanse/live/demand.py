@@ -38,10 +38,13 @@ class DemandMeter:
         self._total: float | None = None
 
     def add(self, row: DecisionRow) -> None:
-        """One request that ended or was refused. What law refuses is no demand: no placement could serve it."""
+        """One request that ended or was refused.
+
+        What law refuses is no demand: no placement could serve it. What may wait is none either: it comes when there is room.
+        """
         self._rows += 1
         tenant = self._tenants.get(row.key_id)
-        if tenant is None or row.rules or not row.service or not row.country:
+        if tenant is None or row.deferrable or row.rules or not row.service or not row.country:
             return
         key = DemandKey(
             service=row.service,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ from live.gateway.rig import (
     run,
     start,
 )
-from live.gateway.test_hops import without_own_engines
+from live.gateway.test_hops import hop, without_own_engines
 
 SLOTS = 8
 
@@ -129,6 +130,12 @@ def test_a_line_waits_where_little_room_is_left(tmp_path):
             assert {one.status for one in await asyncio.gather(*going)} == {200}
             assert (await inner.send(chat("a line"))).status == 200
         await lyon.idle()
+        records, metrics = lyon.records(), (await get(lyon.port, "/metrics")).body.decode()
+        assert not [one for one in records if isinstance(one, Decided) and one.refusal]
+        assert len([one for one in records if isinstance(one, Ended)]) == 7
+        assert 'view="league",result="served"} 7' in metrics
+        assert 'view="league",result="refused_other"} 0' in metrics
+        assert 'hanse_gateway_requests_total{site="lyon",code="503"} 0' in metrics
 
     run(test)
 
@@ -246,5 +253,68 @@ def test_a_large_file_is_never_held_by_the_gateway(tmp_path):
             assert most < 1_000_000
             writer.close()
             server.close()
+
+    run(test)
+
+
+def test_a_refused_body_ends_its_tunnel(tmp_path):
+    """The batch process hears of it, and what it writes then reaches nobody."""
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        refused, ended, trouble = asyncio.Event(), asyncio.Event(), []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: trouble.append(what))
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            await refused.wait()
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\nlate")
+                await writer.drain()
+                while await reader.read(65_536):
+                    pass
+            ended.set()
+            writer.close()
+
+        with tempfile.TemporaryDirectory() as home:
+            path = f"{home}/jobs.sock"
+            server = await asyncio.start_unix_server(serve, path)
+            lyon.worker.settings = msgspec.structs.replace(
+                lyon.worker.settings, batch_socket=path, batch_file_bytes_max=1000
+            )
+            reader, writer = await connect(lyon.port)
+            head = request(b"", path="/v1/files").replace(
+                b"content-length: 0", b"transfer-encoding: chunked"
+            )
+            writer.write(head + b"a\r\n0123456789\r\n")
+            await asyncio.sleep(0.1)
+            writer.write(b"20000\r\n%b\r\n" % bytes(0x20000))
+            answer = await read_answer(reader)
+            assert (answer.status, answer.code) == (413, "request_too_large")
+            refused.set()
+            await asyncio.wait_for(ended.wait(), 0.5)
+            assert await reader.read() == b""
+            assert not trouble
+            writer.close()
+            server.close()
+
+    run(test)
+
+
+def test_what_a_peer_sends_is_as_large_as_its_envelope_says(tmp_path):
+    """What lines put out may be more than any file that clients may send."""
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        tallinn = league["tallinn"]
+        tallinn.worker.settings = msgspec.structs.replace(
+            tallinn.worker.settings,
+            batch_socket=str(tmp_path / "none.sock"),
+            batch_file_bytes_max=1000,
+        )
+        for path, status in (("/hanse/v1/batch/data/x", 503), ("/v1/files", 413)):
+            number = {"attempt": status}
+            answer, _ = await hop(league, "tallinn", path=path, body="x" * 200_000, change=number)
+            assert answer.status == status, path
 
     run(test)

@@ -12,6 +12,7 @@
 | `work`, `runner` | a batch being worked on; which line is sent next, and what its answer means |
 | `keeper` | what becomes of a batch: from validating to its last state |
 | `owners`, `standby` | who owns a batch of two homes; the other home's copy and its turn |
+| `drops`, `pauses` | deleting copies of files that were deleted; when to try again |
 | `api` | the paths of `/v1/files` and `/v1/batches` |
 
 One process a site (`python -m hanse.live.batch`). It decides nothing about law or routing that the gateway does not decide again: lines

@@ -26,7 +26,6 @@ from hanse.live.batch.asking import Hops, Lines
 from hanse.live.batch.commits import Commits
 from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.owners import Owners
-from hanse.live.batch.reports import Reports
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.standby import Standby
 from hanse.live.batch.store import Store
@@ -49,8 +48,11 @@ async def serve(state: StateDir, site: str) -> None:
     client = await bus.connect_when_up(
         lambda: bus.connect_leaf(runtime, state, site, name="batch"), give_up_s=math.inf
     )
+    own = await bus.connect_when_up(
+        lambda: bus.connect_own(runtime, state, site, name="batch"), give_up_s=math.inf
+    )
     try:
-        commits = Commits(client)
+        commits = Commits(own)
         await commits.ensure()
         runner = Runner(
             lines, commits, fleet.batch.lines_at_once_max, lambda work: keeper.progressed(work)
@@ -60,13 +62,13 @@ async def serve(state: StateDir, site: str) -> None:
         copies = fleet.batch.home_copies if address.hub_leaf else 1
         standby = Standby(keeper, runner, access, hops, commits, Owners(client, site), copies)
         standby.join(api)
-        reports = Reports(site, store, client)
         async with asyncio.TaskGroup() as group:
-            for duty in (runner.run(), keeper.run(), standby.run(), reports.run()):
+            for duty in (runner.run(), keeper.run(), standby.run()):
                 group.create_task(duty)
             group.create_task(_listen(api, private_socket(home / BATCH_SOCKET)))
     finally:
         lines.close()
+        await bus.leave(own)
         await bus.leave(client)
 
 

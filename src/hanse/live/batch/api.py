@@ -43,6 +43,8 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 BATCHES_LISTED: Final = (20, 100)
 FILES_LISTED: Final = (10_000, 10_000)
 """Default and most, as OpenAI's."""
+PREFIX: Final = "/hanse/v1/batch"
+"""Of paths between batch processes."""
 HOME_SILENT: Final = "home_unreachable"
 HIDDEN: Final = frozenset(("connection", "date", "server", "transfer-encoding", "content-length"))
 T = TypeVar("T")
@@ -243,7 +245,7 @@ class Api:
     async def _other_home(self, who: Who, thing_id: str, silent: str, answer: Answer | None) -> str:
         """A site that holds it where its home is silent or has lost it; here, where this is the standby."""
         sites = [s for s in self._access.lawful_sites(who.names) if s != silent]
-        path = f"/hanse/v1/batch/holds/{thing_id}"
+        path = f"{PREFIX}/holds/{thing_id}"
 
         async def holds(site: str) -> bool:
             if site not in self._hops.peers:
@@ -313,6 +315,18 @@ def who_of(request: Request) -> Who:
         country=headers.get("x-hanse-country", ""),
         peer=headers.get("x-hanse-peer", ""),
     )
+
+
+def peer_of(request: Request) -> Who:
+    """The same of what only other sites may ask.
+
+    Raises:
+        Problem: a client asks.
+    """
+    who = who_of(request)
+    if not who.peer:
+        raise Problem(404, "not_found", "between sites only")
+    return who
 
 
 def _silent(site: str, thing_id: str) -> Problem:

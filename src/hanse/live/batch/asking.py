@@ -17,6 +17,7 @@ from typing import Final
 from hanse.errors import SiteError
 from hanse.live.batch.access import Access
 from hanse.live.batch.values import Problem, Who
+from hanse.live.bus import PAYLOAD_BYTES_MAX
 from hanse.live.identity import (
     Envelope,
     Identity,
@@ -30,8 +31,18 @@ CONNECT_S_MAX: Final = 3.0
 HEAD_BYTES_MAX: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of an answer that is held whole."""
+LINE_BYTES_MAX: Final = PAYLOAD_BYTES_MAX - 64 * 1024
+"""Of a line's answer: it is committed as one message of the bus, with a header."""
 PIECE_BYTES: Final = 256 * 1024
 HOP_BUDGET_MS: Final = 60_000.0
+
+
+class NotSent(OSError):
+    """Nobody took the connection: nothing can have been begun."""
+
+
+class TooLarge(OSError):
+    """An answer that goes on after what may be held of it."""
 
 
 class Answer:
@@ -88,13 +99,13 @@ class Answer:
             while piece := await reader.read(PIECE_BYTES):
                 yield piece
 
-    async def whole(self) -> bytes:
+    async def whole(self, bytes_max: int = ANSWER_BYTES_MAX) -> bytes:
         """The body."""
         parts, size = [], 0
         async for piece in self.pieces():
             size += len(piece)
-            if size > ANSWER_BYTES_MAX:
-                raise OSError("the answer is too large to be held")
+            if size > bytes_max:
+                raise TooLarge("the answer is too large to be held")
             parts.append(piece)
         return b"".join(parts)
 
@@ -128,12 +139,16 @@ async def read_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 class Whole:
     """An answer read to its end."""
 
-    __slots__ = ("body", "headers", "status")
+    __slots__ = ("body", "headers", "status", "too_large")
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def __init__(
+        self, status: int, headers: dict[str, str], body: bytes, *, too_large: bool = False
+    ) -> None:
         self.status = status
         self.headers = headers
         self.body = body
+        self.too_large = too_large
+        """There was more of it than may be held, and none was kept."""
 
 
 class Lines:
@@ -150,7 +165,8 @@ class Lines:
         """Send one line.
 
         Raises:
-            OSError: no worker took it, or it died with the line.
+            NotSent: no worker took it.
+            OSError: one took it and died with the line.
         """
         self._turn += 1
         path = self._sockets[self._turn % len(self._sockets)]
@@ -164,9 +180,12 @@ class Lines:
         try:
             writer.write(head + body)
             answer = await read_head(reader, writer)
-            whole = Whole(answer.status, answer.headers, await answer.whole())
+            try:
+                body = await answer.whole(LINE_BYTES_MAX)
+            except TooLarge:
+                return Whole(answer.status, answer.headers, b"", too_large=True)
             done = answer.keeps
-            return whole
+            return Whole(answer.status, answer.headers, body)
         except (asyncio.IncompleteReadError, ValueError) as error:
             raise OSError(f"the answer broke: {error!r}") from error
         finally:  # a cancelled line closes its connection, which makes the gateway stop
@@ -182,7 +201,10 @@ class Lines:
             if not (reader.at_eof() or writer.is_closing()):
                 return reader, writer
             writer.close()
-        return await asyncio.open_unix_connection(str(path), limit=HEAD_BYTES_MAX)
+        try:
+            return await asyncio.open_unix_connection(str(path), limit=HEAD_BYTES_MAX)
+        except OSError as error:
+            raise NotSent(f"{path.name}: {error!r}") from error
 
     def close(self) -> None:
         """Drop what is kept."""

@@ -2,8 +2,8 @@
 
 Here: BATCH, a JetStream stream of the home's own leaf (domain = site id), one subject a line: `batch.<batch>.<line>`. A commit expects that
 nothing was ever stored under its subject (`Nats-Expected-Last-Subject-Sequence: 0`), so the first of several runs wins, whoever sends
-it. Not here: what a result looks like (`results`), the hub: nothing copies this stream, and the leaf lets neither these subjects nor
-questions about the stream cross to the hub (`live.bus`).
+it. Not here: what a result looks like (`results`), the hub: the stream is in the leaf's own account, in which no other server takes
+part (`live.bus`).
 """
 
 from __future__ import annotations
@@ -129,8 +129,29 @@ class Commits:
             yield found
 
     async def forget(self, batch_id: str) -> None:
-        """Remove the commits of a batch whose output is on disk."""
-        await self._js.purge_stream(BATCH, subject=f"batch.{batch_id}.*")
+        """Remove the commits of a batch whose output is on disk.
+
+        Raises:
+            SiteError: the stream did not answer.
+        """
+        try:
+            await self._js.purge_stream(BATCH, subject=f"batch.{batch_id}.*")
+        except (TimeoutError, NatsError, OSError) as error:
+            raise SiteError(batch_id, got=repr(error), fix="forget it again") from error
+
+    async def content(self, batch_id: str, line: int) -> bytes | None:
+        """What is committed of a line; None where nothing is.
+
+        Raises:
+            SiteError: the stream did not answer.
+        """
+        subject = f"batch.{batch_id}.{line}"
+        try:
+            return bytes((await self._js.get_last_msg(BATCH, subject)).data or b"")
+        except NotFoundError:
+            return None
+        except (TimeoutError, NatsError, OSError) as error:
+            raise SiteError(subject, got=repr(error), fix="ask again") from error
 
     async def _read(
         self, batch_id: str, *, headers_only: bool

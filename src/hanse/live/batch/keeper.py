@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from hanse.errors import HanseError
+from hanse.errors import HanseError, SiteError
 from hanse.live.batch.access import ENDPOINTS, Access
 from hanse.live.batch.commits import Commits
 from hanse.live.batch.lines import Index, Rules, check_file
@@ -38,6 +38,7 @@ from hanse.live.batch.values import (
     checked_metadata,
     new_batch_id,
     new_file_id,
+    result_file_id,
     window_s,
 )
 from hanse.live.batch.work import Work
@@ -86,6 +87,8 @@ class Keeper:
 
         self.may_begin: Callable[[BatchMeta], Awaitable[bool]] = _always
         """Whether this home still owns a batch; asked after a restart."""
+        self.deleting: Callable[[FileMeta], None] = lambda _: None
+        """Told of a file that its owner wants gone, before it is."""
 
     # --- files
 
@@ -108,11 +111,12 @@ class Keeper:
         *,
         purpose: str = "batch",
         lives_s: float = 0.0,
+        file_id: str = "",
     ) -> FileMeta:
         """What is kept of a file."""
         now_s = time.time()
         return FileMeta(
-            id=new_file_id(self.site),
+            id=file_id or new_file_id(self.site),
             size_bytes=size_bytes,
             created_at_s=now_s,
             expires_at_s=now_s + (lives_s or self.limits.file_days * SECONDS_PER_DAY),
@@ -132,6 +136,7 @@ class Keeper:
         """
         if self.store.in_use(file_id):
             raise Problem(409, "file_in_use", f"a batch that has not ended reads {file_id}", "id")
+        self.deleting(self.store.files[file_id])
         self.store.drop_file(file_id)
 
     # --- batches
@@ -175,13 +180,14 @@ class Keeper:
         if meta.ended:
             raise Problem(409, "batch_ended", f"{batch_id} is {meta.status} already", "id")
         if meta.status in ("validating", "in_progress"):
-            meta = self._enter(meta, "cancelling")
+            meta = self._enter(batch_id, "cancelling")
         return meta
 
     # --- the clock
 
     async def run(self) -> None:
         """Look at every batch twice a second, until cancelled."""
+        forgetting = asyncio.create_task(self._forget_ended())
         try:
             while True:
                 with contextlib.suppress(HanseError):
@@ -192,9 +198,22 @@ class Keeper:
                 self._expire_files()
                 await asyncio.sleep(LOOK_S)
         finally:
-            for task in self._busy.values():
+            tasks = (forgetting, *self._busy.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._busy.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _forget_ended(self) -> None:
+        """Commits of batches that had ended before this start: the last forgetting may have failed."""
+        for meta in tuple(self.store.batches.values()):
+            while meta.ended:
+                try:
+                    await self._commits.forget(meta.id)
+                except SiteError as error:
+                    log_line(f"batch {meta.id}: {error}")
+                    await asyncio.sleep(AGAIN_S)
+                else:
+                    break
 
     def progressed(self, work: Work) -> None:
         """A line of it ended in one way or another."""
@@ -213,10 +232,10 @@ class Keeper:
         over = time.time() >= meta.expires_at_s
         if meta.status == "validating" and not over:
             self._do(meta, self._validate(meta))
-        elif meta.status == "cancelling" or over:
-            self._do(
-                meta, self._end(meta, "cancelled" if meta.status == "cancelling" else "expired")
-            )
+        elif meta.status == "cancelling":
+            self._do(meta, self._end(meta, "cancelled"))
+        elif over and meta.status != "finalizing":  # all lines of that one were answered in time
+            self._do(meta, self._end(meta, "expired"))
         elif work is None:
             self._do(meta, self._resume(meta))
         elif not work.left:
@@ -235,29 +254,31 @@ class Keeper:
         task.add_done_callback(lambda _: self._busy.pop(meta.id, None))
 
     async def _validate(self, meta: BatchMeta) -> None:
-        found = await self._index(meta)
+        rules = Rules(
+            endpoint=meta.endpoint,
+            lines_max=self.limits.lines_max,
+            body_bytes_max=self._access.body_bytes_max(),
+        )
+        flaw = self._access.model_flaw(meta.key_id, meta.endpoint)
+        path = self.store.data_path(meta.input_file_id)
+        found = await asyncio.to_thread(check_file, path, rules, flaw)
         if self.store.batches[meta.id].status != "validating":
             return  # cancelled meanwhile
         if isinstance(found, tuple):
-            self._enter(meta, "failed", errors=found)
+            self._enter(meta.id, "failed", errors=found)
             return
         queued = self.store.queued_lines(meta.tenant) + len(found)
         if queued > self.limits.tenant_lines_max:
             message = f"{meta.tenant} would have {queued} lines waiting at {self.site}, at most {self.limits.tenant_lines_max} may"
             error = LineError(code="quota_exceeded", message=message)
-            self._enter(meta, "failed", errors=(error,))
+            self._enter(meta.id, "failed", errors=(error,))
             return
-        meta = self._enter(meta, "in_progress", lines=len(found), model=found.model)
+        meta = self._enter(meta.id, "in_progress", lines=len(found), model=found.model)
         await self._begin(meta, found)
 
     async def _resume(self, meta: BatchMeta) -> None:
-        if not await self.may_begin(meta):
-            return
-        found = await self._index(meta)
-        if isinstance(found, tuple):  # a table that knows the model no longer
-            self._enter(meta, "failed", errors=found)
-        else:
-            await self._begin(meta, found)
+        if await self.may_begin(meta):
+            await self._begin(meta, await self._index(meta))
 
     async def _begin(self, meta: BatchMeta, index: Index) -> None:
         work = self._work(meta, index)
@@ -269,41 +290,44 @@ class Keeper:
         path = self.store.data_path(meta.input_file_id)
         return Work(meta, index, path, self.store.runs(meta.id))
 
-    async def _index(self, meta: BatchMeta) -> Index | tuple[LineError, ...]:
-        rules = Rules(
-            endpoint=meta.endpoint,
-            lines_max=self.limits.lines_max,
-            body_bytes_max=self._access.body_bytes_max(),
-        )
-        flaw = self._access.model_flaw(meta.key_id, meta.endpoint)
+    async def _index(self, meta: BatchMeta) -> Index:
+        """Of a file that was found good before: services, keys and limits of today change nothing of what is committed.
+
+        Raises:
+            SiteError: it is not the file that it was.
+        """
         path = self.store.data_path(meta.input_file_id)
-        return await asyncio.to_thread(check_file, path, rules, flaw)
+        size_bytes = path.stat().st_size
+        rules = Rules(endpoint=meta.endpoint, lines_max=meta.lines, body_bytes_max=size_bytes)
+        found = await asyncio.to_thread(check_file, path, rules, lambda *_: None)
+        if isinstance(found, tuple):
+            raise SiteError(str(path), got=found[0].message, allowed="the file as it was checked")
+        return found
 
     # --- the end
 
     async def _end(self, meta: BatchMeta, end: Status) -> None:
         """Say the last word, stop, write the files from the stream, forget the commits."""
         if end == "completed" and meta.status != "finalizing":
-            meta = self._enter(meta, "finalizing")
+            meta = self._enter(meta.id, "finalizing")
         if not await self.may_end(meta):
             return
         work = await self._runner.remove(meta.id)
         meta = self.store.batches[meta.id]
         if work is None and meta.lines:
-            found = await self._index(meta)
-            work = self._work(meta, found) if isinstance(found, Index) else None
-            if work is not None:
-                await work.recall(self._commits)
+            work = self._work(meta, await self._index(meta))
+            await work.recall(self._commits)
         if work is None:
-            self._enter(meta, end)
+            self._enter(meta.id, end)
             return
-        meta = await self._write(meta, work, end)
-        self._enter(meta, end)
+        changes = await self._write(meta, work, end)
+        self._enter(meta.id, end, **changes)
         work.close(ended=True)
-        with contextlib.suppress(Exception):  # what stays is removed with the stream
+        with contextlib.suppress(SiteError):  # what stays is removed at the next start
             await self._commits.forget(meta.id)
 
-    async def _write(self, meta: BatchMeta, work: Work, end: str) -> BatchMeta:
+    async def _write(self, meta: BatchMeta, work: Work, end: str) -> dict[str, object]:
+        """Both files; what changes of the batch. Their ids follow from the batch's: written again, they are the same files."""
         drafts = self.store.draft(), self.store.draft()
         commits = self._commits.read(meta.id)
         good, bad, tally = await write_results(work, commits, end, *drafts)
@@ -313,25 +337,27 @@ class Keeper:
                 draft.unlink()
                 ids.append("")
                 continue
-            size_bytes = draft.stat().st_size
-            name = f"{meta.id}_{kind}.jsonl"
-            file = self.new_file(work.who, name, size_bytes, purpose="batch_output")
+            file = self.new_file(
+                work.who,
+                f"{meta.id}_{kind}.jsonl",
+                draft.stat().st_size,
+                purpose="batch_output",
+                file_id=result_file_id(self.site, meta.id, kind),
+            )
             self.store.add_file(file, draft)
             ids.append(file.id)
-        return msgspec.structs.replace(
-            meta,
-            tally=tally,
-            lost_runs=work.lost_runs,
-            lost_wh=work.lost_wh,
-            output_file_id=ids[0],
-            error_file_id=ids[1],
-        )
+        return {
+            "tally": tally,
+            "lost_runs": work.lost_runs,
+            "lost_wh": work.lost_wh,
+            "output_file_id": ids[0],
+            "error_file_id": ids[1],
+        }
 
-    def _enter(self, meta: BatchMeta, status: Status, **changes: object) -> BatchMeta:
-        at_s = meta.at_s | {status: time.time()}
-        return self.store.put_batch(
-            msgspec.structs.replace(meta, status=status, at_s=at_s, **changes)
-        )
+    def _enter(self, batch_id: str, status: Status, **changes: object) -> BatchMeta:
+        """Of the batch as it is now: others (its standby, its counts) may have changed it meanwhile."""
+        at_s = self.store.batches[batch_id].at_s | {status: time.time()}
+        return self.store.change(batch_id, status=status, at_s=at_s, **changes)
 
     def _expire_files(self) -> None:
         now_s = time.time()

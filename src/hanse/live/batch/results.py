@@ -6,6 +6,7 @@ committed say why in the error file. Not here: committing (`commits`), when this
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 
 from hanse.live.batch.commits import Note
 from hanse.live.batch.values import Tally
-from hanse.live.batch.work import Work
+from hanse.live.batch.work import Work, error_row
 
 WHY = {
     "expired": (
@@ -50,8 +51,8 @@ async def write_results(
             at += len(content)
             work.see(line, note)
     try:
-        with spool.open("rb") as file:
-            counts = _sort(work, places, file, end, output, errors)
+        with spool.open("rb") as file:  # beside: 50,000 lines and two fsyncs must not hold up beats
+            counts = await asyncio.to_thread(_sort, work, places, file, end, output, errors)
     finally:
         spool.unlink()
     tally = work.tally
@@ -85,15 +86,7 @@ def _sort(
 
 
 def _never_ran(work: Work, line: int, end: str) -> bytes:
-    code, message = WHY[end]
-    return msgspec.json.encode(
-        {
-            "id": f"batch_req_{token_hex(16)}",
-            "custom_id": work.line(line).custom_id,
-            "response": None,
-            "error": {"code": code, "message": message},
-        }
-    )
+    return error_row(token_hex(16), work.line(line).custom_id, *WHY[end])
 
 
 def _private(path: Path) -> BinaryIO:

@@ -1,18 +1,19 @@
 """Which line is sent next, and what its answer means.
 
-Here: one loop over all batches of this home, taken in turn, with a window of lines in flight that opens by one with each round of answers
-and closes by a third when there is no room to spare; committing. Not here: room at engines and giving way (`live.gateway.spare`), what
+Here: one loop over all batches of this home, taken in turn; each has a window of lines in flight that opens by one with each round of
+answers and closes by a third when there is no room to spare, and no more than so many are in flight in all; committing. Not here: room at engines and giving way (`live.gateway.spare`), what
 becomes of a batch (`keeper`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
 from hanse.errors import SiteError
-from hanse.live.batch.asking import Lines, Whole
+from hanse.live.batch.asking import Lines, NotSent, Whole
 from hanse.live.batch.commits import Commits, Note
 from hanse.live.batch.lines import Line
 from hanse.live.batch.work import Work, extra_of, measured_of
@@ -23,7 +24,8 @@ NO_ROOM_S: Final = 0.25
 GONE_S: Final = 0.5
 """The same where the gateway itself did not answer: it is restarted within a quarter second to seconds."""
 COMMIT_AGAIN_S: Final = 0.5
-WINDOW_FIRST: Final = 2.0
+LOOK_S: Final = 1.0
+"""The longest sleep of the loop."""
 
 
 class Runner:
@@ -35,12 +37,10 @@ class Runner:
         self.works: dict[str, Work] = {}
         self._lines = lines
         self._commits = commits
-        self._at_once_max = float(at_once_max)
+        self._at_once_max = at_once_max
         self._progressed = progressed
         self.committed: Callable[[str, int, Note, bytes], None] = lambda *_: None
         """Told of every commit of this home."""
-        self._window = WINDOW_FIRST
-        self._quiet_until_s = 0.0
         self._tasks: dict[asyncio.Task[None], Work] = {}
         self._wake = asyncio.Event()
 
@@ -60,30 +60,33 @@ class Runner:
 
     async def run(self) -> None:
         """Until cancelled."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 self._wake.clear()
-                wait_s = self._quiet_until_s - loop.time()
-                if wait_s <= 0.0:
-                    while len(self._tasks) < int(self._window) and self._start_one():
-                        pass
-                try:
-                    async with asyncio.timeout(max(0.02, wait_s) if wait_s > 0.0 else 1.0):
-                        await self._wake.wait()
-                except TimeoutError:
+                while len(self._tasks) < self._at_once_max and self._start_one():
                     pass
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._wait_s()):
+                        await self._wake.wait()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def _wait_s(self) -> float:
+        """Until a batch that is quiet may send again; ends of lines wake this loop by themselves."""
+        now_s = asyncio.get_running_loop().time()
+        quiet = [w.quiet_until_s - now_s for w in self.works.values() if w.waiting]
+        return max(0.02, min([LOOK_S, *(wait_s for wait_s in quiet if wait_s > 0.0)]))
+
     def _start_one(self) -> bool:
-        """The next line of the batch whose turn it is; False where none waits."""
+        """The next line of the batch whose turn it is; False where none may be sent."""
+        now_s = asyncio.get_running_loop().time()
         for batch_id in tuple(self.works):
             work = self.works.pop(batch_id)
             self.works[batch_id] = work  # to the end of the row
-            if work.waiting:
+            room = len(work.running) < int(work.window) and now_s >= work.quiet_until_s
+            if work.waiting and room:
                 number = work.waiting.popleft()
                 work.running.add(number)
                 task = asyncio.create_task(self._one(work, number))
@@ -99,14 +102,20 @@ class Runner:
             log_line(f"batch: a line ended with {error!r}")
 
     async def _one(self, work: Work, number: int) -> None:
-        line = work.line(number)
-        work.runs.begun(number)
+        sent = False
         try:
+            line = work.line(number)
+            work.runs.begun(number)
+            sent = True
             answer = await self._lines.post(work.endpoint, work.who, line.body)
             await self._answered(work, number, line, answer)
+        except NotSent:
+            self._later(work, number, GONE_S)
+            work.runs.undone(number)
         except OSError:
             self._later(work, number, GONE_S)
-            work.wasted(number, 1, 0.0)
+            if sent:
+                work.wasted(number, 1, 0.0)
         finally:
             work.running.discard(number)
             if not work.committed[number] and number not in work.waiting:
@@ -121,10 +130,10 @@ class Runner:
             if not runs:
                 work.runs.undone(number)
             if verdict == "no_room":
-                self._window = max(1.0, self._window * 2.0 / 3.0)
+                work.window = max(1.0, work.window * 2.0 / 3.0)
                 self._later(work, number, NO_ROOM_S)
             return
-        self._window = min(self._at_once_max, self._window + 1.0 / self._window)
+        work.window = min(float(self._at_once_max), work.window + 1.0 / work.window)
         payload, note = work.commit_of(number, line, answer)
         stored = await self._commit(work, number, payload, note)
         work.see(number, stored)
@@ -143,5 +152,5 @@ class Runner:
                 await asyncio.sleep(COMMIT_AGAIN_S)
 
     def _later(self, work: Work, number: int, pause_s: float) -> None:
-        self._quiet_until_s = asyncio.get_running_loop().time() + pause_s
+        work.quiet_until_s = asyncio.get_running_loop().time() + pause_s
         work.waiting.appendleft(number)

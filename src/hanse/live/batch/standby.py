@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, TypeGuard, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -26,15 +26,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from hanse.errors import SiteError
-from hanse.live.batch.access import Access
-from hanse.live.batch.api import Api, told, who_of
+from hanse.live.batch.access import Access, not_found
+from hanse.live.batch.api import PREFIX, Api, peer_of, told
 from hanse.live.batch.asking import Hops, Whole
 from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.drops import Drops
 from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.owners import Owners
+from hanse.live.batch.pauses import Pauses
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.store import fsync_file
-from hanse.live.batch.values import BatchMeta, FileMeta, Problem, Who
+from hanse.live.batch.values import (
+    BatchMeta,
+    FileMeta,
+    Problem,
+    Who,
+    checked_id,
+    home_in,
+    is_batch_id,
+    is_file_id,
+)
 from hanse.live.logline import log_line
 
 BEAT_S: Final = 0.5
@@ -45,7 +56,15 @@ ASK_HUB_S: Final = 3.0
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 COPY_S_MAX: Final = 300.0
 """200 MB over 10 Mbit/s take 160 s."""
-PREFIX: Final = "/hanse/v1/batch"
+ROW_BYTES: Final = 256
+"""What a note takes beside its content, generously."""
+READ_AT_ONCE: Final = 16
+"""Contents read at a time: enough that a round trip to the leaf does not count, few enough to hold."""
+BEAT_PAUSE_S_MAX: Final = 2.0
+"""Between failed beats: a fifth of what a standby waits for."""
+PAUSE_S_MAX: Final = 60.0
+"""Between failed copies of what has ended: nobody waits for them."""
+T = TypeVar("T")
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -87,20 +106,24 @@ class Standby:
         self._commits = commits
         self._owners = owners
         self._copies = copies
-        self._outbox: dict[str, list[Row]] = {}
-        """Commits that the standby has not got; a batch is missing until its stream was read once."""
+        self._outbox: dict[str, dict[int, Note]] = {}
+        """Commits that the standby has not got, by line; a batch is missing until its stream was read once."""
         self._owed: dict[str, tuple[BatchMeta, tuple[Row, ...]]] = {}
         """Runs of batches that were taken over, until their home has counted them as extra."""
         self._heard_at_s: dict[str, float] = {}
         self._asked_at_s: dict[str, float] = {}
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._pauses = Pauses()
+        self._drops = Drops(keeper.store, hops)
 
     def join(self, api: Api) -> None:
         """Take part in what the others do."""
         self._keeper.may_end = self.may_end
         self._keeper.may_begin = self.may_begin
+        self._keeper.deleting = self._drops.owe
         self._runner.committed = self.committed
         api.more += [
+            Route(PREFIX + "/data/{id}", told(self._drops.take), methods=["DELETE"]),
             Route(PREFIX + "/data/{id}", told(self.take_data), methods=["POST"]),
             Route(PREFIX + "/beat", told(self.take_beat), methods=["POST"]),
             Route(PREFIX + "/holds/{id}", told(self.holds), methods=["GET"]),
@@ -108,16 +131,18 @@ class Standby:
 
     async def run(self) -> None:
         """Beat and watch, until cancelled."""
+        drops = asyncio.create_task(self._drops.run())
         try:
             while True:
                 await asyncio.sleep(BEAT_S)
                 for meta in tuple(self._store.batches.values()):
-                    if meta.id not in self._turns:
+                    if meta.id not in self._turns and self._pauses.over(meta.id):
                         self._begin_turn(meta)
         finally:
-            for task in self._turns.values():
+            tasks = (drops, *self._turns.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._turns.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin_turn(self, meta: BatchMeta) -> None:
         """Each batch by itself: a peer that hangs must not silence the others' beats."""
@@ -127,8 +152,11 @@ class Standby:
         async def turn() -> None:
             try:
                 await self._turn(meta)
-            except (SiteError, Problem) as error:
+            except (SiteError, Problem, OSError) as error:
                 log_line(f"batch {meta.id}: {error}")
+                self._pauses.failed(meta.id, PAUSE_S_MAX if meta.ended else BEAT_PAUSE_S_MAX)
+            else:
+                self._pauses.forget(meta.id)
 
         task = asyncio.create_task(turn())
         self._turns[meta.id] = task
@@ -176,19 +204,26 @@ class Standby:
             return False
         return True
 
-    async def _give_up(self, meta: BatchMeta) -> None:
-        """Another site owns it now: stop, and say to the asking where it is."""
+    async def _give_up(self, meta: BatchMeta, counted: tuple[Row, ...] = ()) -> None:
+        """Another site owns it now: stop, and say to the asking where it is.
+
+        Args:
+            meta: The batch.
+            counted: Commits that its standby has counted as extra, if that is the new owner.
+        """
         await self._stop(meta)
         owner = await self._owners.owner(meta.id)
         home = owner.site if owner is not None else meta.standby
         epoch = owner.epoch if owner is not None else meta.epoch
         log_line(f"batch {meta.id}: {home} has taken over (epoch {epoch})")
-        rows = self._outbox.pop(meta.id, [])
-        if rows:
+        unsent = self._outbox.pop(meta.id, {})
+        for row in counted if home == meta.standby else ():
+            unsent.pop(row.line, None)
+        if unsent:
             told = msgspec.structs.replace(meta, home=home)
-            self._owed[meta.id] = told, tuple(Row(row.line, row.note, b"") for row in rows)
+            self._owed[meta.id] = told, tuple(Row(line, note, b"") for line, note in unsent.items())
         self._store.change(meta.id, home=home, standby="", epoch=epoch)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(SiteError):
             await self._commits.forget(meta.id)
 
     async def _stop(self, meta: BatchMeta) -> None:
@@ -199,33 +234,60 @@ class Standby:
     # --- the home
 
     def committed(self, batch_id: str, line: int, note: Note, content: bytes) -> None:
-        """A line was committed here."""
+        """A line was committed here; its content is read from the stream when it is sent."""
         if batch_id in self._outbox:
-            self._outbox[batch_id].append(Row(line, note, content))
+            self._outbox[batch_id][line] = note
 
     async def _beat(self, meta: BatchMeta) -> None:
         if not meta.standby:
             if meta.status == "in_progress":
                 await self._choose(meta)
             return
-        if meta.id not in self._outbox:
-            # From now on commits are added as they come; those that the stream has twice are one at the other end.
-            self._outbox[meta.id] = []
-            self._outbox[meta.id][:0] = [row async for row in self._all_rows(meta.id)]
         if meta.ended:
             await self._last_beat(meta)
             return
-        outbox = self._outbox[meta.id]
-        rows = _some(outbox)
+        if meta.id not in self._outbox:
+            await self._recall(meta.id)
+        rows = await self._some(meta.id)
         try:
             answer = await self._tell(meta.standby, meta, rows=rows)
         except SiteError:
             await self._ask_hub(meta)
             raise
-        if answer.status == 200:
-            del outbox[: len(rows)]
-        elif answer.status == 409:
-            await self._give_up(self._store.batches[meta.id])
+        if answer.status == 409:
+            await self._give_up(self._store.batches[meta.id], rows)
+            return
+        _expect(answer, meta.standby)
+        outbox = self._outbox.get(meta.id, {})
+        for row in rows:
+            outbox.pop(row.line, None)
+
+    async def _recall(self, batch_id: str) -> None:
+        """All that was committed before; from now on commits are added as they come."""
+        self._outbox[batch_id] = {}
+        try:
+            before = {line: note async for line, note in self._commits.notes(batch_id)}
+        except BaseException:
+            self._outbox.pop(batch_id, None)  # else the standby would never hear of them
+            raise
+        if batch_id in self._outbox:  # not given up meanwhile
+            self._outbox[batch_id] = before | self._outbox[batch_id]
+
+    async def _some(self, batch_id: str) -> tuple[Row, ...]:
+        """The first commits that fit one message."""
+        found: list[Row] = []
+        size, outbox = 0, self._outbox.get(batch_id, {})
+        for some in batched(tuple(outbox.items()), READ_AT_ONCE):
+            read = await asyncio.gather(*(self._commits.content(batch_id, n) for n, _ in some))
+            for (line, note), content in zip(some, read, strict=True):
+                if content is None:  # the batch has ended meanwhile
+                    outbox.pop(line, None)
+                    continue
+                size += len(content) + ROW_BYTES
+                if found and size > MESSAGE_BYTES_MAX:
+                    return tuple(found)
+                found.append(Row(line, note, content))
+        return tuple(found)
 
     async def _choose(self, meta: BatchMeta) -> None:
         """Claim the batch, and copy it to the nearest eligible site that takes it."""
@@ -284,16 +346,12 @@ class Standby:
         body = msgspec.msgpack.encode(Beat(batch=meta, files=files, rows=rows))
         return await self._hops.whole(site, "POST", f"{PREFIX}/beat", _who(meta), body)
 
-    async def _all_rows(self, batch_id: str) -> AsyncIterator[Row]:
-        async for line, note, content in self._commits.read(batch_id):
-            yield Row(line, note, content)
-
     # --- the standby
 
     async def take_data(self, request: Request) -> Response:
         """Bytes of a file, before what it is."""
-        _peer(request)
-        file_id = request.path_params["id"]
+        peer_of(request)
+        file_id = checked_id(request.path_params["id"], is_file_id)
         if file_id in self._store.files:
             async for _ in request.stream():
                 pass
@@ -304,7 +362,7 @@ class Standby:
                 draft.chmod(0o600)
                 async for piece in request.stream():
                     file.write(piece)
-                fsync_file(file)
+                await asyncio.to_thread(fsync_file, file)
             draft.rename(self._store.data_path(file_id))
         finally:
             draft.unlink(missing_ok=True)
@@ -312,29 +370,43 @@ class Standby:
 
     async def take_beat(self, request: Request) -> Response:
         """State and commits of a batch that another site is home of."""
-        who = _peer(request)
-        beat = msgspec.msgpack.decode(await request.body(), type=Beat)
+        who = peer_of(request)
+        beat = _beat_of(await request.body(), who)
         told, known = beat.batch, self._store.batches.get(beat.batch.id)
-        if (told.tenant, told.data_class, told.country) != who.names:
-            raise Problem(400, "invalid_request", "the envelope is another tenant's")
-        if known is not None and known.epoch > told.epoch and known.home != who.peer:
+        if known is not None and (known.tenant, known.data_class, known.country) != who.names:
+            raise not_found(told.id)
+        if _replaced(known, told, who):
             self._count_lost(known, beat.rows)
-            raise Problem(409, "moved", f"{known.home} has taken over", site=known.home)
+            raise _moved(known)
         if told.home != who.peer or told.standby != self.site:
             raise Problem(400, "invalid_request", f"{self.site} is not its standby")
+        if (home_in(told.id) if known is None else known.home) != who.peer:
+            await self._check_owner(told.id, who.peer)
         if known is not None and known.home == self.site:
             await self._stop(known)  # its home once: the new one was here first with the news
         for file in beat.files:
             self._store.keep_copy(file, who.peer)
         for row in beat.rows:
             await self._commits.commit(told.id, row.line, row.content, row.note)
+        known = self._store.batches.get(told.id)
+        if _replaced(known, told, who):  # our turn came while this was written
+            raise _moved(known)
         self._heard_at_s[told.id] = time.monotonic()
         if known is None or told != known:
             self._store.put_batch(told)
         if told.ended:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(SiteError):
                 await self._commits.forget(told.id)
         return Response(b"{}")
+
+    async def _check_owner(self, batch_id: str, peer: str) -> None:
+        """Who says that it owns what another was known to own must be who the hub says."""
+        try:
+            owner = await self._owners.owner(batch_id)
+        except SiteError as error:
+            raise Problem(503, "no_hub", f"cannot ask who owns {batch_id}: {error}") from error
+        if owner is None or owner.site != peer:
+            raise Problem(403, "not_the_owner", f"{peer} does not own {batch_id}")
 
     async def holds(self, request: Request) -> Response:
         """Whether something is here, as home or as copy: asked where its home is silent."""
@@ -372,15 +444,9 @@ class Standby:
         self._store.change(meta.id, home=self.site, standby="", epoch=epoch, at_s=at_s)
 
 
-def _some(outbox: list[Row]) -> tuple[Row, ...]:
-    """The first rows that fit one message."""
-    size, count = 0, 0
-    for row in outbox:
-        size += len(row.content) + 256
-        if count and size > MESSAGE_BYTES_MAX:
-            break
-        count += 1
-    return tuple(outbox[:count])
+def batched(items: tuple[T, ...], count: int) -> Iterator[tuple[T, ...]]:
+    """So many at a time."""
+    return (items[at : at + count] for at in range(0, len(items), count))
 
 
 def _who(meta: BatchMeta) -> Who:
@@ -392,11 +458,33 @@ def _who(meta: BatchMeta) -> Who:
     )
 
 
-def _peer(request: Request) -> Who:
-    who = who_of(request)
-    if not who.peer:
-        raise Problem(404, "not_found", "between sites only")
-    return who
+def _replaced(known: BatchMeta | None, told: BatchMeta, who: Who) -> TypeGuard[BatchMeta]:
+    """Whether who tells of a batch has lost it to another home."""
+    return known is not None and known.epoch > told.epoch and known.home != who.peer
+
+
+def _moved(known: BatchMeta) -> Problem:
+    return Problem(409, "moved", f"{known.home} has taken over", site=known.home)
+
+
+def _beat_of(data: bytes, who: Who) -> Beat:
+    """A beat in which everything is what its envelope says, and ids are ids."""
+    try:
+        beat = msgspec.msgpack.decode(data, type=Beat)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem(400, "invalid_request", str(error)) from error
+    told = beat.batch
+    names = [(one.tenant, one.data_class, one.country) for one in beat.files]
+    for one in ((told.tenant, told.data_class, told.country), *names):
+        if one != who.names:
+            raise Problem(400, "invalid_request", "the envelope is another tenant's")
+    checked_id(told.id, is_batch_id)
+    results = (one for one in (told.output_file_id, told.error_file_id) if one)
+    for file_id in (told.input_file_id, *results, *(file.id for file in beat.files)):
+        checked_id(file_id, is_file_id)
+    if any(row.line < 0 for row in beat.rows):
+        raise Problem(400, "invalid_request", "lines count from 0")
+    return beat
 
 
 def _expect(answer: Whole, site: str) -> None:

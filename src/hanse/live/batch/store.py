@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from hanse.live.batch.values import BatchMeta, FileMeta
+from hanse.live.batch.values import BatchMeta, Drop, FileMeta
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,12 +24,13 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        for name in ("files", "batches"):
+        for name in ("files", "batches", "drops"):
             (home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         for draft in (*home.glob("*/*.draft"), *home.glob("*/.*.new")):
             draft.unlink()
         self.files: dict[str, FileMeta] = _read_all(home / "files", FileMeta)
         self.batches: dict[str, BatchMeta] = _read_all(home / "batches", BatchMeta)
+        self.drops: dict[str, Drop] = _read_all(home / "drops", Drop)
         for data in (home / "files").glob("*.data"):
             if data.stem not in self.files:  # killed before its metadata was there
                 data.unlink()
@@ -70,6 +71,16 @@ class Store:
         self.files.pop(file_id, None)
         (self.home / "files" / f"{file_id}.json").unlink(missing_ok=True)
         self.data_path(file_id).unlink(missing_ok=True)
+
+    def put_drop(self, drop: Drop) -> None:
+        """Keep what other sites still have to delete; forget it where none has to."""
+        path = self.home / "drops" / f"{drop.id}.json"
+        if drop.sites:
+            write_durably(path, _encode(drop))
+            self.drops[drop.id] = drop
+        else:
+            self.drops.pop(drop.id, None)
+            path.unlink(missing_ok=True)
 
     def stored_bytes(self, tenant: str) -> int:
         """Of all files of a tenant here."""

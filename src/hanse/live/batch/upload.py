@@ -6,6 +6,7 @@ what becomes of the draft (`store`). Parsing is python-multipart's.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -144,7 +145,7 @@ async def read_form(
                     problem = found
         if problem is not None:
             raise problem
-        form.finish()
+        await asyncio.to_thread(form.finish)  # an fsync of 200 MB takes seconds
     finally:
         form.close()
     return form

@@ -9,6 +9,8 @@ An id names the home it was made at, so any gateway knows whom to ask: `file-lyo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from hashlib import sha256
 from secrets import token_hex
 from typing import Any, Final, Literal
 
@@ -71,6 +73,14 @@ class FileMeta(Value, frozen=True, kw_only=True):
     country: str
     copy_of: str = ""
     """Home of the file that this is a standby's copy of; empty at the home itself."""
+
+
+class Drop(Value, frozen=True, kw_only=True):
+    """A file that is deleted here and may still be at other sites."""
+
+    id: str
+    file: FileMeta
+    sites: tuple[str, ...]
 
 
 class LineError(Value, frozen=True, kw_only=True):
@@ -160,6 +170,11 @@ def new_batch_id(site: str) -> str:
     return f"batch_{site}_{token_hex(12)}"
 
 
+def result_file_id(site: str, batch_id: str, kind: str) -> str:
+    """The id of a batch's output or error file, always the same. Ids are names: who may see a file is asked each time."""
+    return f"file-{site}-{sha256(f'{batch_id}/{kind}'.encode()).hexdigest()[:24]}"
+
+
 _FILE_ID = re.compile(r"file-([a-z0-9][a-z0-9_-]*)-[0-9a-f]{24}")
 _BATCH_ID = re.compile(r"batch_([a-z0-9][a-z0-9_-]*)_[0-9a-f]{24}")
 
@@ -168,6 +183,27 @@ def home_in(object_id: str) -> str:
     """The site that an id names; empty where it is no id of ours."""
     found = _FILE_ID.fullmatch(object_id) or _BATCH_ID.fullmatch(object_id)
     return found[1] if found else ""
+
+
+def is_file_id(text: str) -> bool:
+    """Whether it has the form of a file's id, and so may be a part of a path."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    """The same of a batch."""
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def checked_id(text: str, is_one: Callable[[str], bool]) -> str:
+    """An id from another site, which becomes a part of paths and subjects here.
+
+    Raises:
+        Problem: it does not have the form of one.
+    """
+    if not is_one(text):
+        raise Problem(400, "invalid_request", f"{text[:100]!r} is no id")
+    return text
 
 
 def window_s(text: str) -> float:

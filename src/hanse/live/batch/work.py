@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from hanse.live.batch.asking import Whole
+from hanse.live.batch.asking import LINE_BYTES_MAX, Whole
 from hanse.live.batch.commits import Commits, Note, add
 from hanse.live.batch.lines import Index, Line, read_line
 from hanse.live.batch.store import RunLog
@@ -21,6 +21,9 @@ from hanse.live.batch.values import BatchMeta, Tally, Who
 
 TRIES_MAX: Final = 5
 """Answers 5xx that speak of the line as likely as of the engine; then the line has failed. Full engines and cuts do not count."""
+
+WINDOW_FIRST: Final = 2.0
+"""Lines in flight of a batch that begins."""
 
 Verdict = Literal["done", "no_room", "again"]
 
@@ -43,6 +46,10 @@ class Work:
         self.waiting: deque[int] = deque()
         self.running: set[int] = set()
         self.committed = bytearray(len(index))
+        self.window = WINDOW_FIRST
+        """How many lines may be in flight: each batch finds its own room, since each has its own model, law and class."""
+        self.quiet_until_s = 0.0
+        """On the loop's clock: nothing is sent before."""
         self.lost_runs = meta.lost_runs
         self.lost_wh = meta.lost_wh
         self._tries: dict[int, int] = {}
@@ -104,20 +111,14 @@ class Work:
         measured = measured_of(answer)
         extra_runs, extra_wh = self._extra.get(number, (0, 0.0))
         request_id = answer.headers.get("x-request-id", token_hex(16))
-        try:
-            msgspec.json.decode(answer.body)  # formatting alone would let wrong UTF-8 through
-            body = msgspec.Raw(msgspec.json.format(answer.body, indent=-1))  # on one line
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            body = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
-        result = {
-            "id": f"batch_req_{request_id}",
-            "custom_id": line.custom_id,
-            "response": {"status_code": answer.status, "request_id": request_id, "body": body},
-            "error": None,
-        }
+        payload = b"" if answer.too_large else _result(request_id, line, answer)
+        too_large = answer.too_large or len(payload) > LINE_BYTES_MAX
+        if too_large:
+            message = f"the answer has more than {LINE_BYTES_MAX} bytes; ask for fewer tokens"
+            payload = error_row(request_id, line.custom_id, "answer_too_large", message)
         note = Note(
             run=request_id,
-            ok=answer.status == 200,
+            ok=answer.status == 200 and not too_large,
             tokens_in=int(measured.get("tokens_in", 0)),
             tokens_out=int(measured.get("tokens_out", 0)),
             wh=measured.get("wh", 0.0),
@@ -126,12 +127,39 @@ class Work:
             extra_runs=extra_runs,
             extra_wh=extra_wh,
         )
-        return msgspec.json.encode(result), note
+        return payload, note
 
     def close(self, *, ended: bool) -> None:
         """No more of it here."""
         self._file.close()
         self.runs.close(remove=ended)
+
+
+def error_row(request_id: str, custom_id: str, code: str, message: str) -> bytes:
+    """A line without an answer, as its client reads it."""
+    return msgspec.json.encode(
+        {
+            "id": f"batch_req_{request_id}",
+            "custom_id": custom_id,
+            "response": None,
+            "error": {"code": code, "message": message},
+        }
+    )
+
+
+def _result(request_id: str, line: Line, answer: Whole) -> bytes:
+    try:
+        msgspec.json.decode(answer.body)  # formatting alone would let wrong UTF-8 through
+        body = msgspec.Raw(msgspec.json.format(answer.body, indent=-1))  # on one line
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
+    result = {
+        "id": f"batch_req_{request_id}",
+        "custom_id": line.custom_id,
+        "response": {"status_code": answer.status, "request_id": request_id, "body": body},
+        "error": None,
+    }
+    return msgspec.json.encode(result)
 
 
 def measured_of(answer: Whole) -> dict[str, float]:

@@ -45,6 +45,11 @@ _LAST_WORDS = (
 _OUTCOME_INDEX = {name: i for i, name in enumerate(OUTCOMES)}
 
 
+def goes_back(entry: Entry) -> bool:
+    """A line of a batch that nobody could take now: asked again within a second, for hours perhaps. Nothing was decided of it yet."""
+    return entry.deferrable and not entry.attempts and entry.status == 503
+
+
 def refuse(entry: Entry, gate: int, now_s: float) -> None:
     """No offer (left): one answer that says why."""
     reason = Reason(gate)
@@ -81,7 +86,8 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
     extra = entry.id_line()
     if entry.status == 503:
         extra += b"retry-after: 1\r\n" if reason in RETRY_LATER else b"retry-after: 5\r\n"
-    entry.worker.ledger.after(_refused(entry, now_s))
+    if not goes_back(entry):
+        entry.worker.ledger.after(_refused(entry, now_s))
     _answer(entry, message, extra, reason.name.lower(), more)
 
 
@@ -201,6 +207,8 @@ class Books:
         tokens_out = min(max(tokens_out, 0), COUNT_MAX)
         status = code_index(CANCELLED if outcome == "cancelled" else entry.status or 504)
         result = _result(outcome, entry.refusal)
+        if entry.deferrable and result != SERVED and entry.status >= 500:
+            result = -1  # its batch sends the line again: how it ends is not known yet
         kernels, request_id = self._kernels, entry.request_id
         kernels.count(
             kernels.row, status, result, tokens_in, tokens_out, predicted, five, e2e_s, ttft_s

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway.attempt import Attempt
+from hanse.live.gateway.closing import goes_back
 from hanse.live.gateway.doors import ENDPOINTS, ClientDoor
 from hanse.live.gateway.entry import Entry
 from hanse.live.gateway.heads import KnownAnswer
@@ -200,7 +201,8 @@ class Line(Entry, eq=False, kw_only=True):
 
     def conclude(self, outcome: str, now_s: float) -> None:
         self.worker.deferred.discard(self)
-        super().conclude(outcome, now_s)
+        if not goes_back(self):
+            super().conclude(outcome, now_s)
 
     def _wasted(self, attempt: Attempt) -> None:
         if attempt.reached and not attempt.settled:

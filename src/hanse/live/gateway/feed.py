@@ -69,6 +69,7 @@ class Feed:
             reason=entry.refusal or ("" if served else outcome),
             rules=entry.rules,
             attempts=len(entry.attempts),
+            deferrable=entry.deferrable,
             tokens_in=figures.tokens_in if figures is not None else 0,
             tokens_out=figures.tokens_out if figures is not None else 0,
             predicted=_cost(predicted_of(last.figures)) if last is not None else None,

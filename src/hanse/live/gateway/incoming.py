@@ -123,6 +123,7 @@ class Incoming(asyncio.Protocol):
     """One accepted connection; httptools calls the `on_*` methods."""
 
     __slots__ = (
+        "answer_begun",
         "answered",
         "body",
         "body_bytes",
@@ -167,6 +168,8 @@ class Incoming(asyncio.Protocol):
         self.stage_at_s = 0.0
         self.answered = False
         """At least one request of this connection was answered: it may idle now."""
+        self.answer_begun = False
+        """Bytes of an answer went out before the request's body was whole."""
         self.write_paused = False
         self.close_after = False
         self.running: Running | None = None
@@ -410,6 +413,13 @@ class Incoming(asyncio.Protocol):
         """An error answer at any stage. A body still on its way is skipped if small, else cut off."""
         if self.state >= LINGER:
             return
+        if self.state == BODY and self.running is not None:
+            # The body was passed on as it came: who takes it must write nothing after our no.
+            running, self.running = self.running, None
+            running.client_gone()
+            if self.answer_begun:
+                self.broken()
+                return
         body = answers.error_body(status, code, message, param=param, hanse=hanse)
         if self.state == BUSY:
             self.answer(status, body, extra=extra)

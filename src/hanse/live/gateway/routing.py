@@ -459,8 +459,9 @@ class Routing:
 
     def shed_for(self, data_class: str) -> tuple[ShedStep, str] | None:
         """The step by which this site refuses a class now, and the cause; None where it does not."""
-        steps = shed_steps(self.table.meta.classes)
-        for step in steps[: max(self.shed_level, 0)]:
+        if self.shed_level <= 0:
+            return None
+        for step in shed_steps(self.table.meta.classes)[: self.shed_level]:
             if data_class in step.classes:
                 return step, CAUSES[int(self.page.flags[FLAG_POWER_CAUSE])]
         return None

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from hanse.live.gateway.worker import Worker
 
 PATHS: Final = (b"/v1/files", b"/v1/batches")
-PEER_PATHS: Final = (*PATHS, b"/hanse/v1/batch/")
-"""The last is between batch processes alone."""
+BETWEEN: Final = b"/hanse/v1/batch/"
+"""Between batch processes alone."""
+PEER_PATHS: Final = (*PATHS, BETWEEN)
 METHODS: Final = (b"GET", b"POST", b"DELETE")
 ALLOW: Final = b"allow: GET, POST, DELETE\r\n"
 FORM_BYTES_MAX: Final = 64 * 1024
@@ -46,6 +47,9 @@ def hand_over(worker: Worker, link: Incoming, asker: Asker, *, peer: str = "") -
     large = link.method == b"POST" and not link.path.startswith(b"/v1/batches")
     file_bytes_max = worker.settings.batch_file_bytes_max if large else 0
     link.body_bytes_max = file_bytes_max + FORM_BYTES_MAX
+    if peer and link.path.startswith(BETWEEN):
+        # What a batch's lines put out has no cap of its own. The door has compared this with the sealed envelope.
+        link.body_bytes_max = link.content_length or 0
     if (link.content_length or 0) > link.body_bytes_max:
         return  # which is refused next
     tunnel = Tunnel(worker, link, _head(link, asker, peer))
@@ -172,7 +176,7 @@ class Tunnel(asyncio.Protocol):
         if self._over:
             return
         if not self._answered:
-            self._answered = True
+            self._answered = self._link.answer_begun = True
             status = data[9:12]
             self._worker.counts.answered(int(status) if status.isdigit() else 500)
         self._link.transport.write(data)
