@@ -18,7 +18,7 @@ from hanse.dispatch.belief import Belief, Floor, SiteBelief
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.rolling import league_floors, placement_problem, recipe, routable
 from hanse.dispatch.site_scope import FAILING_FROM
-from hanse.model.fleet import Fleet, Placement, Pool
+from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool
 
 SERVICES = (service("chat", variants=2), service("code", variants=1))
 VARIANTS = (("chat", "v0"), ("chat", "v1"), ("code", "v0"))
@@ -360,6 +360,48 @@ def test_idle_engines_rest_when_all_else_is_given_up_and_come_back() -> None:
         woken += ground.dispatcher.handle(event)
     assert sum(isinstance(a, act.StartEngine) for a in woken) == 3
     assert isinstance(woken[-1], act.Unshed)
+
+
+def cluster_fleet(*placements: Placement) -> Fleet:
+    known = Kubernetes(kind="LeaderWorkerSet", name="{service}-{variant}")
+    pools = tuple(
+        Pool(id=name, accelerator="l4", count=8, driver="kubernetes", kubernetes=known)
+        for name in ("gpu", "gpu-2")
+    )
+    return fleet((site("a", pools=pools),), services=SERVICES, placements=placements)
+
+
+def test_of_a_workload_that_is_cut_from_its_end_only_the_last_engine_rests() -> None:
+    ground = Ground(cluster_fleet(*placed((3, 0, 0))), np.random.default_rng(3))
+    ground.run(25)
+    now_s = ground.now_s
+
+    def short(*idle: str) -> set[str]:
+        ground.dispatcher.handle(
+            ev.PowerChanged(
+                at_s=now_s, available_kw=1.0, drawn_kw=5.0, cause="battery low", idle=idle
+            )
+        )
+        return {n for n, e in ground.belief.engines.items() if e.rests}
+
+    assert short("chat-v0-0", "chat-v0-1") == set(), "the last is at work"
+    assert short("chat-v0-0", "chat-v0-1", "chat-v0-2") == {"chat-v0-2"}
+    assert short("chat-v0-0", "chat-v0-1") == {"chat-v0-2"}, "it has not ended yet"
+    ground.dispatcher.handle(ev.EngineEmptied(at_s=now_s + 1.0, engine="chat-v0-2"))
+    assert ground.belief.engines["chat-v0-2"].state == "resting"
+    assert short("chat-v0-0", "chat-v0-1") == {"chat-v0-1", "chat-v0-2"}
+
+
+def test_a_new_replica_of_a_workload_is_its_last() -> None:
+    second = msgspec.structs.replace(placed((1, 0, 0))[0], pool="gpu-2")
+    ground = Ground(cluster_fleet(*placed((1, 0, 0)), second), np.random.default_rng(3))
+    ground.run(25)
+    assert set(ground.belief.engines) == {"chat-v0-0", "chat-v0-1"}
+    ground.place((second,))
+    ground.run(100)
+    assert set(ground.belief.engines) == {"chat-v0-1"}
+    ground.place((msgspec.structs.replace(second, replicas=2),))
+    assert set(ground.belief.engines) == {"chat-v0-1", "chat-v0-2"}
 
 
 # --- over the league
