@@ -16,9 +16,16 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, Floor, SiteBelief
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.rolling import league_floors, placement_problem, recipe, routable
+from hanse.dispatch.rolling import (
+    league_floors,
+    league_problem,
+    placement_problem,
+    recipe,
+    routable,
+)
 from hanse.dispatch.site_scope import FAILING_FROM
-from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool
+from hanse.model.check import check_fleet
+from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool, SlowLoop
 
 SERVICES = (service("chat", variants=2), service("code", variants=1))
 VARIANTS = (("chat", "v0"), ("chat", "v1"), ("code", "v0"))
@@ -523,3 +530,64 @@ def test_replicas_of_one_recipe_are_one_as_good_as_the_other() -> None:
     assert recipe(msgspec.structs.replace(one, alone=True)) != recipe(
         msgspec.structs.replace(wider, alone=True)
     )
+
+
+# --- what a fleet file may ask
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> Fleet:
+    """Pools of all drivers, and placements of which some do not fit."""
+    pools = []
+    for name in ("p", "q"):
+        driver = draw(st.sampled_from(("process", "external", "kubernetes")))
+        urls = tuple(f"http://127.0.0.1:{n + 1}" for n in range(draw(st.integers(1, 4))))
+        known = Kubernetes(
+            name=draw(st.sampled_from(("llm", "{service}", "{service}-{variant}", "{variant}")))
+        )
+        pools.append(
+            Pool(
+                id=name,
+                accelerator="l4",
+                count=draw(st.integers(1, 70)),
+                driver=driver,
+                urls=urls if driver == "external" else (),
+                kubernetes=known if driver == "kubernetes" else None,
+            )
+        )
+    sites = tuple(site(name, pools=tuple(pools)) for name in ("a", "b"))
+    kinds = [
+        (s.id, p.id, q, v) for s in sites for p in s.pools for q, v in (*VARIANTS, ("no", "v0"))
+    ]
+    placements = tuple(
+        Placement(
+            service=q,
+            variant=v,
+            site=at,
+            pool=pool,
+            replicas=draw(st.sampled_from((1, 2, 20, 40))),
+            chips=draw(st.sampled_from((None, 1, 2))),
+        )
+        for at, pool, q, v in draw(st.lists(st.sampled_from(kinds), max_size=5, unique=True))
+    )
+    return fleet(sites, services=SERVICES, placements=placements)
+
+
+def wrong(made: Fleet) -> list[str]:
+    where = [problem.where for problem in check_fleet(made)]
+    return [w for w in where if w.startswith("placement") or ".pool[" in w]
+
+
+@settings(max_examples=300, deadline=None)
+@given(asked())
+def test_what_a_site_would_refuse_is_wrong_in_the_file_and_nothing_else(made: Fleet) -> None:
+    assert bool(league_problem(made, made.placements)) == bool(wrong(made))
+
+
+@settings(max_examples=100, deadline=None)
+@given(asked())
+def test_where_the_controller_places_every_variant_has_a_workload_of_its_own(made: Fleet) -> None:
+    loop = SlowLoop(places=True)
+    made = msgspec.structs.replace(made, placements=(), slow_loop=loop)
+    names = {p.kubernetes.name for s in made.sites for p in s.pools if p.kubernetes}
+    assert bool(wrong(made)) == bool(names - {"{service}-{variant}"})
