@@ -12,9 +12,13 @@ import pytest
 from dispatch.test_eventlog import made
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.eventlog import MAGIC, repeat
+from hanse.dispatch.eventlog import MAGIC, frame, repeat
 from hanse.errors import ConfigError
-from hanse.live.event_log import FILES_KEPT, EventLog, controller_logs
+from hanse.live.controller import SIGNALS_EVERY_S
+from hanse.live.event_log import BYTES_MAX, FILES_KEPT, EventLog, controller_logs
+from hanse.live.slow_loop import OUTLOOK_STEPS
+from hanse.model.fleet import SlowLoop
+from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 
 NOW_S = 1_800_000_000.0
 
@@ -115,3 +119,46 @@ def test_the_newest_files_stay(tmp_path: Path) -> None:
     assert kept[-1].name.startswith(f"{int((NOW_S + FILES_KEPT + 2) * 1000):016d}")
     with pytest.raises(ConfigError, match="hub/events"):
         controller_logs(tmp_path / "nowhere")
+
+
+def test_a_day_of_twenty_sites_is_as_long_as_the_page_says() -> None:
+    hours = tuple(1.0 + n / 7.0 for n in range(OUTLOOK_STEPS))
+    sites = tuple(
+        SiteOutlook(
+            site=f"site-{n}",
+            price_usd_per_kwh=hours,
+            carbon_g_per_kwh=hours,
+            carbon_signal="average_location",
+            pue=hours,
+            pv_kw=hours,
+            wind_kw=hours,
+            grid_kw_max=hours,
+        )
+        for n in range(20)
+    )
+    demand = tuple(
+        DemandOutlook(
+            service="chat",
+            tenant="demo",
+            data_class="public",
+            country="DE",
+            origin=one.site,
+            requests_per_s=hours,
+            requests_per_s_high=hours,
+            input_tokens=700.5,
+            output_tokens=200.5,
+        )
+        for one in sites
+    )
+    outlook = Outlook(issued_at_s=NOW_S, start_s=NOW_S, step_s=3600.0, demand=demand, sites=sites)
+    signal = ev.SignalsObserved(
+        at_s=NOW_S, site="site-1", pue=1.2, carbon_g_per_kwh=300.5, price_usd_per_kwh=0.15
+    )
+    loop = SlowLoop()
+    every_s = min(loop.place_every_s, loop.demand_bin_s)  # as `live.slow_loop.SlowLoop.every_s`
+    day = 86_400.0 / every_s * len(frame(ev.OutlookIssued(at_s=NOW_S, outlook=outlook), []))
+    day += 20 * 86_400.0 / SIGNALS_EVERY_S * len(frame(signal, []))
+    assert day == pytest.approx(30e6, rel=0.1)
+    page = (Path(__file__).parents[2] / "docs" / "place.md").read_text()
+    assert "About 30 MB a day for twenty sites" in page
+    assert 30 <= BYTES_MAX / day <= 45, "about a month"

@@ -21,7 +21,10 @@ from hanse.dispatch.eventlog import MAGIC, Changes, frame
 from hanse.errors import ConfigError
 from hanse.live.logline import log_line
 
-BYTES_MAX: Final = 256 * 1024 * 1024
+BYTES_MAX: Final = 1024**3
+"""A month of a league of twenty sites. Encoded sizes from the log of a running league of four: of an outlook 2.7 kB a site and 1.0 kB a
+kind of demand, an observed signal 125 bytes. At the default pace, an outlook in 300 s and signals in 30 s, that is 1.1 MB a day for each
+site and 0.3 MB for each kind of demand: about 30 MB for twenty of both (`tests/live/test_event_log.py` adds it up)."""
 FILES_KEPT: Final = 5
 SUFFIX: Final = ".events"
 
