@@ -42,6 +42,19 @@ def test_check_lists_every_wrong_meaning_at_once(tmp_path: Path) -> None:
     assert all(one["got"] and one["allowed"] for one in problems)
 
 
+def test_check_finds_two_services_in_one_workload(tmp_path: Path) -> None:
+    text = LEAGUE.read_text().replace(
+        "count = 2\n",
+        'count = 2\ndriver = "kubernetes"\nkubernetes = { name = "llm" }\n',
+        1,
+    )
+    (tmp_path / "one.toml").write_text(text)
+    done = hanse("check", str(tmp_path / "one.toml"))
+    assert done.returncode == 2
+    assert "site[0].pool[0].kubernetes.name: got 'llm' for chat/q4-1, embed/minilm" in done.stderr
+    assert "{service}" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from hanse.cli import main
+from hanse.live.event_log import EventLog
 from hanse.signals.traces import open_trace
 from live.gateway.rig import fleet_toml
 from live.gateway.test_journal import SITES, STORY, Site
+from live.test_event_log import told
 from twin.test_recorded import engine_log
 
 
@@ -89,3 +91,48 @@ def test_record_and_calibrate_write_their_files(
     assert run("calibrate", "--state", str(tmp_path), "--out", str(steps)) == 0
     assert "450 streams" in capsys.readouterr().err
     assert steps.read_text().startswith("model,accelerator,count,precision,batch,input_tokens")
+
+
+@pytest.fixture
+def led(tmp_path: Path) -> Path:
+    """A state directory with the log of a controller."""
+    log = EventLog(tmp_path / "hub" / "events", 1.0)
+    told(log, 20)
+    log.close()
+    return tmp_path
+
+
+def test_a_controllers_decisions_are_made_again(
+    led: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for where in (led, led / "hub" / "events", next(led.glob("hub/events/*"))):
+        assert run("replay", "--controller", str(where)) == 0
+        assert "42 events" in (said := capsys.readouterr().err) and "all the same" in said
+    assert run("replay", str(led), "--controller", "--json") == 0
+    (file,) = json.loads(capsys.readouterr().out)["files"]
+    assert file["events"] == 42 and file["decided"] > 0 and file["differ"] == []
+
+
+def test_a_controllers_decision_that_differs_ends_with_1(
+    led: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = next(led.glob("hub/events/*"))
+    log = bytearray(path.read_bytes())
+    log[-1] ^= 1  # of the digest of what followed the last event
+    path.write_bytes(log)
+    assert run("replay", "--controller", str(led)) == 1
+    said = capsys.readouterr().err
+    assert "1 differ" in said and "event 42 (SiteLost)" in said
+    path.write_bytes(log[:-3])
+    assert run("replay", "--controller", str(led)) == 0
+    assert "ends inside an event" in capsys.readouterr().err
+
+
+def test_a_controllers_log_that_is_none_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("replay", "--controller", str(tmp_path)) == 2
+    (tmp_path / "x.events").write_bytes(b"something else")
+    assert run("replay", "--controller", str(tmp_path)) == 2
+    assert "begins with" in capsys.readouterr().err
+    assert run("replay", "--controller", str(tmp_path), "--fleet", "x.toml") == 2

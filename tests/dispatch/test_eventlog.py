@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S, fleet, site, tenant
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.eventlog import MAGIC, Changes, frame, repeat
+from hanse.dispatch.eventlog import LENGTH_BYTES, MAGIC, Changes, Entry, frame, repeat
+from hanse.errors import ConfigError
 from hanse.model.fleet import Link, Placement
 
 SITES = ("a", "b")
@@ -83,5 +84,23 @@ def test_an_altered_event_is_found_and_a_torn_end_is_said() -> None:
     position = log.rindex(msgspec.msgpack.encode("a"))
     altered = log[:position] + other + log[position + len(other) :]
     assert repeat(altered).differ
-    with pytest.raises(ValueError, match="no log"):
-        repeat(b"something else")
+
+
+def test_what_is_no_log_or_damaged_says_where_and_what_to_do() -> None:
+    log = logged([(1.0, 6, "a", 0)], thin=True)
+    size = int.from_bytes(log[len(MAGIC) :][:LENGTH_BYTES], "little")
+    second = len(MAGIC) + LENGTH_BYTES + size
+    long = log[:second] + b"\xff" * 4 + log[second + 4 :]
+    no_entry = log[: second + LENGTH_BYTES] + b"\xc1" + log[second + LENGTH_BYTES + 1 :]
+    event = msgspec.msgpack.encode(Entry(event=b"\xc1", actions=b""))
+    strange = MAGIC + len(event).to_bytes(LENGTH_BYTES, "little") + event
+    for bad, where in (
+        (b"something else", "x.events"),
+        (long, f"x.events, byte {second}"),
+        (no_entry, f"x.events, byte {second}"),
+        (strange, "x.events, event 1"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            repeat(bad, where="x.events")
+        assert error.value.where == where
+        assert error.value.got and error.value.allowed and error.value.fix

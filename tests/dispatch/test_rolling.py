@@ -16,9 +16,16 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, Floor, SiteBelief
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.rolling import league_floors, placement_problem, recipe, routable
+from hanse.dispatch.rolling import (
+    league_floors,
+    league_problem,
+    placement_problem,
+    recipe,
+    routable,
+)
 from hanse.dispatch.site_scope import FAILING_FROM
-from hanse.model.fleet import Fleet, Placement, Pool
+from hanse.model.check import check_fleet
+from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool, SlowLoop
 
 SERVICES = (service("chat", variants=2), service("code", variants=1))
 VARIANTS = (("chat", "v0"), ("chat", "v1"), ("code", "v0"))
@@ -362,6 +369,48 @@ def test_idle_engines_rest_when_all_else_is_given_up_and_come_back() -> None:
     assert isinstance(woken[-1], act.Unshed)
 
 
+def cluster_fleet(*placements: Placement) -> Fleet:
+    known = Kubernetes(kind="LeaderWorkerSet", name="{service}-{variant}")
+    pools = tuple(
+        Pool(id=name, accelerator="l4", count=8, driver="kubernetes", kubernetes=known)
+        for name in ("gpu", "gpu-2")
+    )
+    return fleet((site("a", pools=pools),), services=SERVICES, placements=placements)
+
+
+def test_of_a_workload_that_is_cut_from_its_end_only_the_last_engine_rests() -> None:
+    ground = Ground(cluster_fleet(*placed((3, 0, 0))), np.random.default_rng(3))
+    ground.run(25)
+    now_s = ground.now_s
+
+    def short(*idle: str) -> set[str]:
+        ground.dispatcher.handle(
+            ev.PowerChanged(
+                at_s=now_s, available_kw=1.0, drawn_kw=5.0, cause="battery low", idle=idle
+            )
+        )
+        return {n for n, e in ground.belief.engines.items() if e.rests}
+
+    assert short("chat-v0-0", "chat-v0-1") == set(), "the last is at work"
+    assert short("chat-v0-0", "chat-v0-1", "chat-v0-2") == {"chat-v0-2"}
+    assert short("chat-v0-0", "chat-v0-1") == {"chat-v0-2"}, "it has not ended yet"
+    ground.dispatcher.handle(ev.EngineEmptied(at_s=now_s + 1.0, engine="chat-v0-2"))
+    assert ground.belief.engines["chat-v0-2"].state == "resting"
+    assert short("chat-v0-0", "chat-v0-1") == {"chat-v0-1", "chat-v0-2"}
+
+
+def test_a_new_replica_of_a_workload_is_its_last() -> None:
+    second = msgspec.structs.replace(placed((1, 0, 0))[0], pool="gpu-2")
+    ground = Ground(cluster_fleet(*placed((1, 0, 0)), second), np.random.default_rng(3))
+    ground.run(25)
+    assert set(ground.belief.engines) == {"chat-v0-0", "chat-v0-1"}
+    ground.place((second,))
+    ground.run(100)
+    assert set(ground.belief.engines) == {"chat-v0-1"}
+    ground.place((msgspec.structs.replace(second, replicas=2),))
+    assert set(ground.belief.engines) == {"chat-v0-1", "chat-v0-2"}
+
+
 # --- over the league
 
 
@@ -481,3 +530,64 @@ def test_replicas_of_one_recipe_are_one_as_good_as_the_other() -> None:
     assert recipe(msgspec.structs.replace(one, alone=True)) != recipe(
         msgspec.structs.replace(wider, alone=True)
     )
+
+
+# --- what a fleet file may ask
+
+
+@st.composite
+def asked(draw: st.DrawFn) -> Fleet:
+    """Pools of all drivers, and placements of which some do not fit."""
+    pools = []
+    for name in ("p", "q"):
+        driver = draw(st.sampled_from(("process", "external", "kubernetes")))
+        urls = tuple(f"http://127.0.0.1:{n + 1}" for n in range(draw(st.integers(1, 4))))
+        known = Kubernetes(
+            name=draw(st.sampled_from(("llm", "{service}", "{service}-{variant}", "{variant}")))
+        )
+        pools.append(
+            Pool(
+                id=name,
+                accelerator="l4",
+                count=draw(st.integers(1, 70)),
+                driver=driver,
+                urls=urls if driver == "external" else (),
+                kubernetes=known if driver == "kubernetes" else None,
+            )
+        )
+    sites = tuple(site(name, pools=tuple(pools)) for name in ("a", "b"))
+    kinds = [
+        (s.id, p.id, q, v) for s in sites for p in s.pools for q, v in (*VARIANTS, ("no", "v0"))
+    ]
+    placements = tuple(
+        Placement(
+            service=q,
+            variant=v,
+            site=at,
+            pool=pool,
+            replicas=draw(st.sampled_from((1, 2, 20, 40))),
+            chips=draw(st.sampled_from((None, 1, 2))),
+        )
+        for at, pool, q, v in draw(st.lists(st.sampled_from(kinds), max_size=5, unique=True))
+    )
+    return fleet(sites, services=SERVICES, placements=placements)
+
+
+def wrong(made: Fleet) -> list[str]:
+    where = [problem.where for problem in check_fleet(made)]
+    return [w for w in where if w.startswith("placement") or ".pool[" in w]
+
+
+@settings(max_examples=300, deadline=None)
+@given(asked())
+def test_what_a_site_would_refuse_is_wrong_in_the_file_and_nothing_else(made: Fleet) -> None:
+    assert bool(league_problem(made, made.placements)) == bool(wrong(made))
+
+
+@settings(max_examples=100, deadline=None)
+@given(asked())
+def test_where_the_controller_places_every_variant_has_a_workload_of_its_own(made: Fleet) -> None:
+    loop = SlowLoop(places=True)
+    made = msgspec.structs.replace(made, placements=(), slow_loop=loop)
+    names = {p.kubernetes.name for s in made.sites for p in s.pools if p.kubernetes}
+    assert bool(wrong(made)) == bool(names - {"{service}-{variant}"})

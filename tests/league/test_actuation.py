@@ -131,7 +131,7 @@ class Traffic:
 def test_a_variant_is_replaced_under_load_without_a_failed_request(placer: Placer) -> None:
     league = placer.league
     with Traffic(league) as traffic:
-        time.sleep(2)
+        wait_until(lambda: traffic.answers, "a request was answered", 60)
         placer.place(("q4-0", 1))
         took_s = placer.arrives(**{"chat-q4-0-0": "up"})
         wait_until(
@@ -177,7 +177,13 @@ def test_an_agent_that_dies_in_the_middle_of_a_change_is_followed_by_one_that_en
 
 def test_what_does_not_fit_changes_nothing(placer: Placer) -> None:
     placer.place(("q4-1", 3))  # the pool has two threads
-    time.sleep(2)
+    agent_log = placer.league.state.site(AT) / "log" / "agent.log"
+    refused = f"{placer.version}) from test: "
+    wait_until(
+        lambda: [x for x in agent_log.read_text().splitlines() if refused in x and "goes on" in x],
+        "the agent refuses it",
+        30,
+    )
     assert placer.states() == {"chat-q4-1-0": "up"}
 
 
@@ -199,10 +205,12 @@ def test_a_capped_site_gives_up_others_work_and_says_so(placer: Placer) -> None:
         reason="the grid's operator asks for it",
     )
     page = league.page(AT)
-    deadline_s = time.monotonic() + 60
-    while page.flags[FLAG_POWER_SHED] < 4 and time.monotonic() < deadline_s:
+
+    def all_given_up() -> bool:
         scenario(league, cap)
-        time.sleep(0.5)
+        return bool(page.flags[FLAG_POWER_SHED] >= 4)
+
+    wait_until(all_given_up, "all work is given up", 60)
     assert page.flags[FLAG_POWER_SHED] == 4, "nothing is left to give up"
     assert CAUSES[int(page.flags[FLAG_POWER_CAUSE])] == "grid cap"
     assert status_of(league, AT).shed[0] == "grid cap: no deferrable work"

@@ -45,6 +45,10 @@ class Cluster:
         self.conflicts = 0
         self.busy = 0
         self.forbidden = False
+        self.denied: set[tuple[str, str]] = set()
+        """(method, beginning of a path) that the account has no right to."""
+        self.answers = threading.Event()
+        self.answers.set()
         self.trouble = ""
         self.asked: list[tuple[str, str]] = []
         self.ended: list[str] = []
@@ -223,7 +227,11 @@ class Handler(BaseHTTPRequestHandler):
         if pod is None:
             self._status(404, "NotFound", f'pods "{name}" not found')
             return
-        pod["metadata"]["annotations"] |= patch["metadata"]["annotations"]
+        for key, value in patch["metadata"]["annotations"].items():  # RFC 7386: null removes
+            if value is None:
+                pod["metadata"]["annotations"].pop(key, None)
+            else:
+                pod["metadata"]["annotations"][key] = value
         self.cluster._change("MODIFIED", pod)
         self._answer(200, pod)
 
@@ -232,12 +240,17 @@ class Handler(BaseHTTPRequestHandler):
         with self.cluster.lock:
             if self._refused(path):
                 return
-            self.cluster.remove(path.rsplit("/", 1)[1])
+            name = path.rsplit("/", 1)[1]
+            if name not in self.cluster.pods:
+                self._status(404, "NotFound", f'pods "{name}" not found')
+                return
+            self.cluster.remove(name)
             self.cluster.settle()
             self._answer(200, {"kind": "Status", "status": "Success"})
 
     def _refused(self, path: str) -> bool:
         self.cluster.asked.append((self.command, path))
+        self.cluster.answers.wait(30)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._status(401, "Unauthorized", "Unauthorized")
         elif self.cluster.forbidden:
@@ -245,6 +258,13 @@ class Handler(BaseHTTPRequestHandler):
                 403,
                 "Forbidden",
                 'deployments.apps "chat" is forbidden: User "system:serviceaccount:llm:hanse" cannot get resource "deployments/scale"',
+            )
+        elif any(
+            self.command == method and path.startswith(begin)
+            for method, begin in self.cluster.denied
+        ):
+            self._status(
+                403, "Forbidden", f'pods is forbidden: User "hanse" cannot {self.command} "{path}"'
             )
         elif self.cluster.busy:
             self.cluster.busy -= 1

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dispatch.fleets import fleet, service, site
 from hanse.dispatch.belief import EngineSpec, engines_of
 from hanse.errors import SiteError
 from hanse.live.kube_api import KubeApi, KubeError, cluster_of
-from hanse.live.kubernetes import KubernetesDriver, trouble
+from hanse.live.kubernetes import DELETION_COST, KubernetesDriver, trouble
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool
 from live.kube_server import DEPLOYMENTS, PODS, SETS, Cluster, serving
 
@@ -113,8 +114,6 @@ def test_an_agent_that_comes_back_finds_its_engines_where_they_were(
     cluster.ready()
     here.sync()
     turned = (here.urls()[2], here.urls()[0], here.urls()[1])
-    import msgspec
-
     after = Round(cluster, config)
     after.specs = tuple(
         msgspec.structs.replace(spec, url=url)
@@ -272,3 +271,185 @@ def test_a_pod_that_only_waits_is_in_no_trouble() -> None:
     status = {"containerStatuses": [{"name": "engine", "state": {"waiting": waiting}}]}
     assert trouble({"status": status}) == ""
     assert trouble({}) == ""
+
+
+def up(here: Round, count: int) -> list[str]:
+    """So many engines that answer; the names of their pods, in their order."""
+    for spec in here.specs[:count]:
+        here.driver.start(spec)
+    here.sync()
+    here.cluster.ready()
+    here.sync()
+    (workload,) = here.driver._workloads.values()
+    return [workload.pod_of[spec.name] for spec in here.specs[:count]]
+
+
+def cost(cluster: Cluster, pod: str) -> str:
+    return str(cluster.pods[pod]["metadata"]["annotations"].get(DELETION_COST, ""))
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_an_engine_that_is_stopped_before_any_round_is_still_the_one_whose_pod_ends(
+    there: tuple[Cluster, Path], drained: bool
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    pods = up(here, 3)
+    before = here.urls()
+    if drained:
+        here.driver.drain(here.specs[0])
+    here.driver.stop(here.specs[0])
+    here.sync(2)
+    assert cluster.ended == [pods[0]]
+    assert here.urls()[:3] == ["", *before[1:3]]
+    patched = [path for method, path in cluster.asked if method == "PATCH"]
+    assert patched[-2:] == [f"{PODS}/{pods[0]}", f"{CHAT}/scale"], "marked, then scaled"
+
+
+def test_a_drain_that_is_revoked_leaves_no_mark(there: tuple[Cluster, Path]) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    pods = up(here, 3)
+    here.driver.drain(here.specs[0])
+    here.sync()
+    assert cost(cluster, pods[0]) == "-1000"
+    here.driver.keep(here.specs[0])
+    here.sync()
+    assert cost(cluster, pods[0]) == ""
+    asked = len(cluster.asked)
+    here.sync()
+    assert ("PATCH", f"{PODS}/{pods[0]}") not in cluster.asked[asked:], "and that is all"
+    here.driver.stop(here.specs[1])
+    here.sync(2)
+    assert cluster.ended == [pods[1]]
+
+
+def test_a_mark_of_an_earlier_agent_goes_with_its_reason(there: tuple[Cluster, Path]) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    pods = up(here, 2)
+    here.driver.drain(here.specs[0])
+    here.sync()
+    after = Round(cluster, config)
+    for spec in after.specs[:2]:
+        after.driver.start(spec)
+    after.sync(2)
+    assert cost(cluster, pods[0]) == ""
+
+
+def test_an_engine_that_is_wanted_again_before_its_pod_went_gets_it_back(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    pods = up(here, 2)
+    before = here.urls()
+    here.driver.drain(here.specs[1])
+    here.driver.stop(here.specs[1])
+    here.driver.start(here.specs[1])
+    here.sync(2)
+    assert here.urls() == before and cluster.ended == []
+    assert cost(cluster, pods[1]) == ""
+
+
+def test_engines_of_a_set_are_its_groups_in_their_order_wherever_numbers_begin(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(SET, 0)
+    here = Round(cluster, config, "LeaderWorkerSet")
+    here.specs = tuple(
+        msgspec.structs.replace(spec, name=f"chat-v0-{number}")
+        for spec, number in zip(here.specs[:3], (3, 4, 10), strict=True)
+    )
+    assert up(here, 3) == [f"chat-v0-{n}" for n in range(3)]
+    here.driver.drain(here.specs[2])
+    here.driver.stop(here.specs[2])
+    here.sync(2)
+    assert here.urls()[0] and here.urls()[1] and not here.urls()[2]
+    assert set(cluster.ended) == {"chat-v0-2", "chat-v0-2-1"}
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+def test_a_missing_right_to_pods_keeps_nothing_else_from_being_done(
+    there: tuple[Cluster, Path], method: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    up(here, 3)
+    cluster.denied.add((method, PODS))
+    here.driver.restart(here.specs[2])
+    here.driver.stop(here.specs[0])
+    here.sync(2)
+    assert here.replicas == 2 and len(cluster.pods) == 2
+    assert [bool(here.driver.observe(spec).gone) for spec in here.specs[:3]] == [False] * 3
+    said = capfd.readouterr().err
+    assert said.count("403") == 1, "once"
+    assert "delete on pods" in said and "Role" in said
+
+
+def test_a_cluster_that_does_not_answer_keeps_no_other_waiting(tmp_path: Path) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "quick").mkdir()
+    with (
+        serving(tmp_path / "slow") as (slow, config),
+        serving(tmp_path / "quick") as (quick, other),
+    ):
+        slow.add(CHAT, 0)
+        quick.add(DEPLOYMENTS + "chat-v1", 0)
+        whole = made(config)
+        pool = whole.sites[0].pools[0]
+        quick_pool = msgspec.structs.replace(
+            pool,
+            id="k8s-2",
+            kubernetes=msgspec.structs.replace(pool.kubernetes, kubeconfig=str(other)),
+        )
+        here = msgspec.structs.replace(whole.sites[0], pools=(pool, quick_pool))
+        driver = KubernetesDriver(msgspec.structs.replace(whole, sites=(here,)), "a")
+        first = engines_of(whole, whole.placements, "a")[0]
+        driver.start(first)
+        driver.start(msgspec.structs.replace(first, pool="k8s-2", variant="v1", name="chat-v1-0"))
+
+        async def rounds() -> None:
+            slow.answers.clear()
+            try:
+                await asyncio.wait_for(driver.sync(), 8)  # less than a call may take
+                driver.start(
+                    msgspec.structs.replace(first, pool="k8s-2", variant="v1", name="chat-v1-1")
+                )
+                await asyncio.wait_for(driver.sync(), 8)
+                assert quick.workloads[DEPLOYMENTS + "chat-v1"]["spec"]["replicas"] == 2
+                assert slow.workloads[CHAT]["spec"]["replicas"] == 0
+                assert [path for _, path in slow.asked] == [f"{CHAT}/scale"], "one round at a time"
+            finally:
+                slow.answers.set()
+            while slow.workloads[CHAT]["spec"]["replicas"] == 0:
+                await driver.sync()
+
+        asyncio.run(rounds())
+
+
+@pytest.mark.parametrize("status", [0, 401, 403, 404, 409, 500])
+def test_an_error_says_what_is_needed_and_what_to_do(status: int) -> None:
+    error = KubeError("/api", status, "no")
+    assert error.allowed and error.fix
+    if status == 403:
+        for verb in ("get", "patch", "list", "watch", "delete"):
+            assert verb in error.allowed
+
+
+def test_credentials_of_a_plugin_are_refused_with_what_to_do(
+    there: tuple[Cluster, Path],
+) -> None:
+    _, config = there
+    known = json.loads(config.read_text())
+    known["users"][0]["user"] = {"exec": {"command": "aws"}}
+    config.write_text(json.dumps(known))
+    with pytest.raises(SiteError, match="plugin") as error:
+        cluster_of(str(config))
+    assert "token" in str(error.value.fix)

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from hanse.cli.output import print_json, say
+from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hanse.dispatch.eventlog import Repeated
     from hanse.twin.replay import FileReplay, Replayed
     from hanse.twin.what_if import FleetFiles
 
+DIFFER_SHOWN_MAX: Final = 10
+"""After one decision that differs the next ones do too."""
+
 
 def replay(
-    where: Path, /, *, fleet: Path | None = None, was: Path | None = None, json: bool = False
+    where: Path,
+    /,
+    *,
+    controller: bool = False,
+    fleet: Path | None = None,
+    was: Path | None = None,
+    json: bool = False,
 ) -> int:
     """Make every decision of recorded gateways again and compare all bits; exit 1 where one differs.
 
-    Example: `hanse up examples/league.toml --record`, then `hanse replay .hanse/league`
+    Examples: `hanse up examples/league.toml --record`, then `hanse replay .hanse/league`; of the controller, which always keeps a log,
+    `hanse replay --controller .hanse/league`
 
     Parameters
     ----------
     where
         State directory of a league, a folder of logs, or one log.
+    controller
+        The controller's decisions instead: tables, questions to the optimiser, placements.
     fleet
         Ask another fleet instead: which requests would have gone elsewhere, at what cost.
     was
@@ -32,6 +46,12 @@ def replay(
     """
     from hanse.twin.replay import replay as replay_all
 
+    if controller:
+        if fleet is not None or was is not None:
+            raise ConfigError(
+                "--controller", got="--fleet or --was too", allowed="alone: it asks no other fleet"
+            )
+        return _controller(where, json)
     if fleet is not None:
         return _what_if(where, was or where / "fleet.toml", fleet, json)
     found = replay_all(where)
@@ -114,6 +134,33 @@ def calibrate(*, state: Path | None = None, out: Path, json: bool = False) -> in
         f"{out}: {len(found.steps)} rows of {found.answers:,} streams; {found.left_out:,} left out, too few alike"
     )
     return 0
+
+
+def _controller(where: Path, json: bool) -> int:
+    from hanse.dispatch.eventlog import repeat
+    from hanse.live.event_log import controller_logs
+
+    found = {
+        str(path): repeat(path.read_bytes(), where=str(path)) for path in controller_logs(where)
+    }
+    if json:
+        print_json({"files": [{"file": path, **_fields(one)} for path, one in found.items()]})
+    else:
+        for path, one in found.items():
+            end = "; ends inside an event: killed there, or still running" if one.truncated else ""
+            say(
+                f"{path}: {one.events:,} events, {one.decided:,} with decisions, {one.placements:,} answers "
+                f"of the optimiser: {f'{len(one.differ):,} differ' if one.differ else 'all the same'}{end}"
+            )
+            for line in one.differ[:DIFFER_SHOWN_MAX]:
+                say(f"  {line}")
+    return 1 if any(one.differ for one in found.values()) else 0
+
+
+def _fields(one: Repeated) -> dict[str, Any]:
+    from msgspec.structs import asdict
+
+    return asdict(one)
 
 
 def _what_if(where: Path, was: Path, other: Path, json: bool) -> int:

@@ -15,6 +15,7 @@ import msgspec
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher, Scope
+from hanse.errors import ConfigError
 
 MAGIC: Final = b"hanseev1"
 LENGTH_BYTES: Final = 4
@@ -85,19 +86,24 @@ def frame(event: ev.Event, actions: list[act.Action]) -> bytes:
     return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
 
-def entries(log: bytes) -> Iterator[Entry | None]:
+def entries(log: bytes, *, where: str = "log") -> Iterator[Entry | None]:
     """Entries of a log; None at last where it ends inside one.
 
     Raises:
-        ValueError: it is no such log, or is damaged.
+        ConfigError: it is no such log, or is damaged.
     """
     if not log.startswith(MAGIC):
-        raise ValueError("no log of slow decisions")
+        raise ConfigError(
+            where,
+            got=f"{log[: len(MAGIC)]!r} at its beginning",
+            allowed=f"a log of a controller, which begins with {MAGIC!r}",
+            fix="give a *.events file as it lies under hub/events of a state directory",
+        )
     at = len(MAGIC)
     while at < len(log):
         size = int.from_bytes(log[at : at + LENGTH_BYTES], "little")
         if size > FRAME_BYTES_MAX:
-            raise ValueError(f"a frame of {size} bytes at {at}")
+            raise _damaged(where, at, f"a frame of {size} bytes")
         content = log[at + LENGTH_BYTES : at + LENGTH_BYTES + size]
         if len(content) < size or len(log) < at + LENGTH_BYTES:
             yield None
@@ -105,25 +111,42 @@ def entries(log: bytes) -> Iterator[Entry | None]:
         try:
             yield msgspec.msgpack.decode(content, type=Entry)
         except msgspec.MsgspecError as error:
-            raise ValueError(f"frame at {at}: {error}") from None
+            raise _damaged(where, at, str(error)) from None
         at += LENGTH_BYTES + size
 
 
-def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "") -> Repeated:
+def _damaged(where: str, at: int, got: str) -> ConfigError:
+    return ConfigError(
+        f"{where}, byte {at}",
+        got=got,
+        allowed=f"an entry of at most {FRAME_BYTES_MAX} bytes",
+        fix=f"copy it anew, or replay its first {at} bytes alone",
+    )
+
+
+def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "", where: str = "log") -> Repeated:
     """Make every decision of a log again, with a Dispatcher that knows nothing but the log.
 
     Raises:
-        ValueError: it is no such log, or is damaged.
+        ConfigError: it is no such log, or is damaged; `where` is what it is called.
     """
     dispatcher = Dispatcher(scope, site=site)
     events = decided = placements = 0
     differ: list[str] = []
     truncated = False
-    for entry in entries(log):
+    for entry in entries(log, where=where):
         if entry is None:
             truncated = True
             break
-        event = ev.event_from_bytes(entry.event)
+        try:
+            event = ev.event_from_bytes(entry.event)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(
+                f"{where}, event {events + 1}",
+                got=str(error),
+                allowed="an event of this version",
+                fix="replay it with the version that wrote it, or copy it anew",
+            ) from None
         actions = dispatcher.handle(event)
         events += 1
         decided += bool(actions)

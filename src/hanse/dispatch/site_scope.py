@@ -137,7 +137,11 @@ class SiteScope:
     def _start(self, belief: Belief, spec: EngineSpec, now_s: float) -> Action:
         """Under the first name and in the first row that are free."""
         stem = f"{spec.service}-{spec.variant}"
-        number = next(n for n in range(10_000) if f"{stem}-{n}" not in belief.engines)
+        # Replicas of a workload stay in the order of their numbers (`live.kubernetes`): a new one is its last.
+        first = 1 + max(
+            (_number(e) for e in belief.engines.values() if _as_one(e.spec, spec)), default=-1
+        )
+        number = next(n for n in range(first, 10_000) if f"{stem}-{n}" not in belief.engines)
         rows = {engine.spec.index for engine in belief.engines.values()}
         row = next(r for r in range(10_000) if r not in rows)
         spec = msgspec.structs.replace(spec, name=f"{stem}-{number}", index=row)
@@ -278,6 +282,13 @@ class SiteScope:
             engine = belief.engines.get(name)
             if engine is None or engine.state != "up" or engine.leaving:
                 continue
+            if any(
+                _as_one(e.spec, engine.spec)
+                and _number(e) > _number(engine)
+                and e.state != "resting"
+                for e in belief.engines.values()
+            ):
+                continue  # a workload is cut from its end, whatever runs there
             service = engine.spec.service
             up = [
                 e for e in belief.engines.values() if e.state == "up" and e.spec.service == service
@@ -302,3 +313,13 @@ class SiteScope:
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
         return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def _as_one(a: EngineSpec, b: EngineSpec) -> bool:
+    """Replicas of one workload of Kubernetes."""
+    same = (a.pool, a.service, a.variant) == (b.pool, b.service, b.variant)
+    return same and a.driver == b.driver == "kubernetes"
+
+
+def _number(engine: EngineBelief) -> int:
+    return int(engine.spec.name.rpartition("-")[2])

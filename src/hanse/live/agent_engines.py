@@ -301,6 +301,7 @@ class EngineKeeper:
         if state == "up":
             self._alive_from[spec.name] = self._seats.version
             self._flush_marks()
+            self._drivers[spec.driver].keep(self._specs[spec.name])
             return
         self._page.engines[spec.index, ENGINE_STATE] = STATES[state]
         if state == "draining":

@@ -35,6 +35,9 @@ class Driver(Protocol):
     def drain(self, spec: EngineSpec) -> None:
         """It gets no new requests and will be stopped: a driver that can choose what ends first takes note."""
 
+    def keep(self, spec: EngineSpec) -> None:
+        """It answers and is to stay: a drain, if there was one, is revoked."""
+
     def stop(self, spec: EngineSpec) -> None:
         """End it."""
 
@@ -51,7 +54,7 @@ class ExternalDriver:
     def start(self, spec: EngineSpec) -> None:
         """It runs, or its operator sees to it."""
 
-    restart = drain = stop = start
+    restart = drain = keep = stop = start
 
     def observe(self, spec: EngineSpec) -> Seen:
         """Its URL is in the fleet file."""

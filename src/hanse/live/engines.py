@@ -100,6 +100,9 @@ class ProcessDriver:
     def drain(self, spec: EngineSpec) -> None:
         """A process needs no preparation for its end."""
 
+    def keep(self, spec: EngineSpec) -> None:
+        """Nor for going on."""
+
     def observe(self, spec: EngineSpec) -> Seen:
         """Whether the process is there."""
         pid = self.pid(spec)

@@ -33,11 +33,27 @@ ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
 """A list of a thousand pods is a few megabytes."""
 
 
+RIGHTS: Final = (
+    "get and patch on deployments/scale or leaderworkersets/scale, get on deployments or leaderworkersets, "
+    "list, watch, patch and delete on pods, in the workload's namespace"
+)
+ADVICE: Final = {
+    0: ("an API server that answers", "see that the kubeconfig's server and CA are right and can be reached"),
+    401: ("credentials that the server knows", "put a valid token or client certificate into the kubeconfig"),
+    403: (RIGHTS, "bind a Role with these verbs to the account, see docs/actuation.md"),
+    404: ("a workload that exists", "apply its manifest, or correct kind, name and namespace of the pool"),
+    409: ("a workload that nobody else scales", "remove its autoscaler"),
+}  # fmt: skip
+"""Status (0: no answer) -> what is needed, and what to do."""
+
+
 class KubeError(SiteError):
     """The API server said no, or nothing."""
 
     def __init__(self, where: str, status: int, message: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(where, got=f"{status}: {message}" if status else message)
+        allowed, fix = ADVICE.get(status, ("an API server that does as asked", "read its log"))
+        got = f"{status}: {message}" if status else message
+        super().__init__(where, got=got, allowed=allowed, fix=fix)
         self.status = status
         self.retry_after_s = retry_after_s
         self.message = message
@@ -82,6 +98,13 @@ def cluster_of(kubeconfig: str) -> Cluster:
             allowed="a kubeconfig in JSON",
             fix="kubectl config view --raw --minify -o json > FILE",
         ) from None
+    if "exec" in user or "auth-provider" in user:
+        raise SiteError(
+            kubeconfig,
+            got="a user whose credentials come from a plugin",
+            allowed="a token, tokenFile, or client certificate in the file",
+            fix="make a service account with the rights in docs/actuation.md and put its token there",
+        )
     certificate = _pem(user, "client-certificate")
     return Cluster(
         server=cluster["server"],

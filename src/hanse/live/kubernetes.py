@@ -4,16 +4,19 @@ Here: `KubernetesDriver`: how many replicas a workload should have, which pod is
 the API (`live.kube_api`); what the pods run, which is the workload's own manifest: this driver sets `spec.replicas` (through the
 `scale` subresource, so that it needs no right to change anything else) and nothing else.
 
-An engine is one ready pod; of a LeaderWorkerSet the leader of a group, number n its group n. Which pod a Deployment ends first can be
-said (`controller.kubernetes.io/pod-deletion-cost`); a LeaderWorkerSet ends its last group, and `dispatch.rolling` drains the
-engine of the highest number first. `drain`, `start` and `stop` note what is wanted; `sync`, in a thread, says it to the cluster and
-hears how it stands. A workload that something else scales too (an autoscaler) is scaled back: leave it to one of them.
+An engine is one ready pod; of a LeaderWorkerSet the leader of a group: engines in order of their numbers are the groups in order, as
+numbers are a site's and may begin anywhere. Which pod a Deployment ends first can be said (`controller.kubernetes.io/pod-deletion-cost`),
+and is said before there is one less; a LeaderWorkerSet ends its last group, and the engine of the highest number is drained first
+(`dispatch.rolling`, `site_scope`). `drain`, `keep`, `start` and `stop` note what is wanted; `sync` says it to the clusters, a thread a
+workload, and hears how it stands. A workload that something else scales too (an autoscaler) is scaled back: leave it to one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from hanse.dispatch.belief import EngineSpec
@@ -25,6 +28,10 @@ from hanse.model.fleet import Fleet, Kubernetes
 
 CONFLICTS_MAX: Final = 5
 """Tries against others who change the same object; each reads it anew."""
+ROUND_S_MAX: Final = 2.0
+"""How long a round is waited for: a look takes 1 s, a cluster that does not answer takes ten; it goes on beside the others' next rounds."""
+WORKLOADS_MAX: Final = 64
+"""As many as a site has engines: no workload waits for another's thread."""
 COST_FIRST: Final = "-1000"
 """Below the default 0, and far from what other controllers use."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
@@ -57,6 +64,8 @@ class KubernetesDriver:
         site = next(site for site in fleet.sites if site.id == site_id)
         self._pools = {pool.id: pool.kubernetes for pool in site.pools if pool.kubernetes}
         self._workloads: dict[tuple[str, str], Workload] = {}
+        self._rounds: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._threads = ThreadPoolExecutor(WORKLOADS_MAX, thread_name_prefix="kubernetes")
 
     def start(self, spec: EngineSpec) -> None:
         """One more replica of its workload is wanted."""
@@ -69,6 +78,10 @@ class KubernetesDriver:
     def drain(self, spec: EngineSpec) -> None:
         """Its pod is the first to end when there is one less."""
         self._workload(spec).ending.add(spec.name)
+
+    def keep(self, spec: EngineSpec) -> None:
+        """Its pod ends no sooner than others."""
+        self._workload(spec).ending.discard(spec.name)
 
     def stop(self, spec: EngineSpec) -> None:
         """One less is wanted."""
@@ -83,9 +96,17 @@ class KubernetesDriver:
         return True
 
     async def sync(self) -> None:
-        """One round with every cluster; what a workload cannot do now does not keep others from theirs."""
-        for workload in list(self._workloads.values()):
-            await asyncio.to_thread(workload.sync, time.monotonic())
+        """One round with every workload at once; one whose cluster is slow goes on with its own and keeps no other waiting."""
+        loop = asyncio.get_running_loop()
+        for key, workload in list(self._workloads.items()):
+            if key not in self._rounds or self._rounds[key].done():
+                self._rounds[key] = loop.run_in_executor(
+                    self._threads, workload.sync, time.monotonic()
+                )
+        if self._rounds:
+            await asyncio.wait(self._rounds.values(), timeout=ROUND_S_MAX)
+        for key in [key for key, one in self._rounds.items() if one.done()]:
+            self._rounds.pop(key).result()  # a bug to tell
 
     def _workload(self, spec: EngineSpec) -> Workload:
         known = self._pools[spec.pool]
@@ -111,8 +132,11 @@ class Workload:
         self.pods: dict[str, dict[str, Any]] = {}
         self.problem = ""
         """Why the cluster cannot be spoken to, or says no."""
+        self.denied = ""
+        """What it says no to that engines come up without."""
+        self._going: set[str] = set()
+        """Pods of engines that were stopped, until they are gone."""
         self._renewed: set[str] = set()
-        self._marked: set[str] = set()
         self._version = ""
         self._selector = ""
         self._not_before_s = 0.0
@@ -122,16 +146,19 @@ class Workload:
 
     def want(self, spec: EngineSpec) -> None:
         self.wanted[spec.name] = spec
+        self.ending.discard(spec.name)
 
     def renew(self, spec: EngineSpec) -> None:
-        self.wanted[spec.name] = spec
+        self.want(spec)
         if spec.name in self.pod_of:
             self._renewed.add(self.pod_of.pop(spec.name))
 
     def release(self, spec: EngineSpec) -> None:
-        self.wanted.pop(spec.name, None)
+        """Its pod is remembered: it may have to be marked yet."""
+        if spec.name in self.pod_of:
+            self._going.add(self.pod_of.pop(spec.name))
         self.ending.discard(spec.name)
-        self.pod_of.pop(spec.name, None)
+        self.wanted.pop(spec.name, None)
 
     def seen(self, engine: str) -> Seen:
         pod = self.pods.get(self.pod_of.get(engine, ""))
@@ -139,7 +166,7 @@ class Workload:
             return Seen(url=self._url(pod))
         if self.problem:
             return Seen(gone=self.problem)
-        reason = next((why for p in self.pods.values() if (why := trouble(p))), "")
+        reason = next((why for p in list(self.pods.values()) if (why := trouble(p))), "")
         return Seen(gone=reason if pod is None else trouble(pod))
 
     def _url(self, pod: dict[str, Any]) -> str:
@@ -150,31 +177,47 @@ class Workload:
     # --- one round; in a thread
 
     def sync(self, now_s: float) -> None:
-        """Scale, mark, renew, look. An error is kept as the reason and tried again at the next round."""
+        """Mark, scale, renew, look. An error is kept as the reason and tried again at the next round."""
         if now_s < self._not_before_s:
             return
-        before = self.problem
+        before, denied = self.problem, self.denied
+        self.denied = ""
+        wanted = len(
+            self.wanted
+        )  # before marks are: whoever goes from here on is marked in the next round
         try:
             if self._api is None:
                 self._api = KubeApi(cluster_of(self.known.kubeconfig))
-            self._mark(self._api)
-            self._scale(self._api)
-            self._renew(self._api)
+            self._if_allowed(self._mark, self._api)
+            self._scale(self._api, wanted)
+            self._if_allowed(self._renew, self._api)
             self._look(self._api)
             self.problem = ""
         except KubeError as error:
             # An overloaded server says when to come again; that is no reason to call engines dead.
             self._not_before_s = now_s + error.retry_after_s
             if not error.retry_after_s:
-                self.problem = f"{self.known.kind} {self.name}: {error.got}"
+                self.problem = self._said(error)
         except SiteError as error:
             self.problem = str(error)
-        if self.problem and self.problem != before:
-            log_line(f"kubernetes: {self.problem}")
+        for now, then in ((self.problem, before), (self.denied, denied)):
+            if now and now != then:
+                log_line(f"kubernetes: {now}")
 
-    def _scale(self, api: KubeApi) -> None:
+    def _if_allowed(self, act: Callable[[KubeApi], None], api: KubeApi) -> None:
+        """A right that is missing for this keeps nothing else from being done."""
+        try:
+            act(api)
+        except KubeError as error:
+            if error.status != 403:
+                raise
+            self.denied = self._said(error)
+
+    def _said(self, error: KubeError) -> str:
+        return f"{self.known.kind} {self.name}: {error}"
+
+    def _scale(self, api: KubeApi, wanted: int) -> None:
         """Optimistic: who changed it in between is read again, for as many tries as are sane."""
-        wanted = len(tuple(self.wanted))
         for last in (*[False] * (CONFLICTS_MAX - 1), True):
             scale = api.get(f"{self.path}/scale")
             if int(scale["spec"].get("replicas", 0)) == wanted:
@@ -190,20 +233,22 @@ class Workload:
                 return
 
     def _mark(self, api: KubeApi) -> None:
-        """Say which pods go first, before there is one less."""
+        """Say which pods go first, before there is one less; and of whom it is true no more."""
         if self.known.kind != "Deployment":
             return
-        for engine in sorted(self.ending):
-            pod = self.pod_of.get(engine, "")
-            if not pod or pod in self._marked:
-                continue
-            patch = {"metadata": {"annotations": {DELETION_COST: COST_FIRST}}}
+        pod_of = self.pod_of
+        first = {pod_of[e] for e in tuple(self.ending) if e in pod_of} | set(self._going)
+        marked = {n for n, pod in self.pods.items() if _stays(pod) and _cost(pod) == COST_FIRST}
+        for name in sorted(first ^ marked):
+            cost = COST_FIRST if name in first else None
+            patch = {"metadata": {"annotations": {DELETION_COST: cost}}}
             try:
-                api.merge(f"{self.pods_path}/{pod}", patch)
+                self.pods[name] = api.merge(f"{self.pods_path}/{name}", patch)
             except KubeError as error:
                 if error.status != 404:
                     raise
-            self._marked.add(pod)
+                self.pods.pop(name, None)
+                self._going.discard(name)
 
     def _renew(self, api: KubeApi) -> None:
         for pod in sorted(self._renewed):
@@ -246,7 +291,6 @@ class Workload:
         name = changed["metadata"]["name"]
         if event["type"] == "DELETED":
             self.pods.pop(name, None)
-            self._marked.discard(name)
         else:
             self.pods[name] = changed
 
@@ -269,28 +313,50 @@ class Workload:
 
     def _bind(self) -> None:
         """Give every wanted engine without a pod one that is nobody's; who has one keeps it."""
-        alive = {n: p for n, p in self.pods.items() if "deletionTimestamp" not in p["metadata"]}
+        alive = {n: p for n, p in self.pods.items() if _stays(p)}
+        for name in set(self._going) - set(alive):
+            self._going.discard(name)
         wanted = dict(self.wanted)  # the agent may change it meanwhile
-        pod_of = {e: p for e, p in self.pod_of.items() if p in alive and e in wanted}
         if self.known.kind == "LeaderWorkerSet":
             by_group = {
                 int(pod["metadata"]["labels"][GROUP_INDEX]): name for name, pod in alive.items()
             }
-            pod_of = {e: by_group[n] for e in wanted if (n := _number(e)) in by_group}
+            ranks = enumerate(sorted(wanted, key=_number))
+            self.pod_of = {e: by_group[rank] for rank, e in ranks if rank in by_group}
         else:
-            taken = set(pod_of.values())
-            spare = sorted(n for n, pod in alive.items() if n not in taken and _ready(pod))
-            for engine in sorted(wanted, key=_number):
-                if engine not in pod_of and spare:
-                    # After a restart of the agent gateways still send to the pod that it was.
-                    same = (n for n in spare if self._url(alive[n]) == wanted[engine].url)
-                    pod_of[engine] = next(same, spare[0])
-                    spare.remove(pod_of[engine])
-        self.pod_of = pod_of
+            self.pod_of = self._bound(alive, wanted)
+
+    def _bound(
+        self, alive: dict[str, dict[str, Any]], wanted: dict[str, EngineSpec]
+    ) -> dict[str, str]:
+        pod_of = {e: p for e, p in self.pod_of.items() if p in alive and e in wanted}
+        # A pod whose engine was stopped ends any moment, unless one is wanted again and no other is there.
+        going = set(self._going)
+        taken = set(pod_of.values()) | (going if len(alive) - len(going) >= len(wanted) else set())
+        spare = sorted(n for n, pod in alive.items() if n not in taken and _ready(pod))
+        spare.sort(key=lambda name: name in going)
+        for engine in sorted(wanted, key=_number):
+            if engine not in pod_of and spare:
+                # After a restart of the agent gateways still send to the pod that it was.
+                same = (n for n in spare if self._url(alive[n]) == wanted[engine].url)
+                pod_of[engine] = next(same, spare[0])
+                spare.remove(pod_of[engine])
+                self._going.discard(pod_of[engine])
+        return pod_of
 
 
 def _number(engine: str) -> int:
     return int(engine.rpartition("-")[2])
+
+
+def _cost(pod: dict[str, Any]) -> str:
+    """What an earlier agent said of a pod is there too."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return str(annotations.get(DELETION_COST, ""))
+
+
+def _stays(pod: dict[str, Any]) -> bool:
+    return "deletionTimestamp" not in pod["metadata"]
 
 
 def _ready(pod: dict[str, Any]) -> bool:

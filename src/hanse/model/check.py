@@ -38,6 +38,7 @@ from hanse.model.fleet import (
     Variant,
     Weights,
 )
+from hanse.model.workloads import shared_workloads
 
 
 class Problem(Value, frozen=True, kw_only=True):
@@ -158,6 +159,7 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         _keys,
         _placements,
         _rooms,
+        _workloads,
         _failure_groups,
         _policy,
     )
@@ -577,6 +579,13 @@ def _rooms(fleet: Fleet) -> Iterator[Problem]:
                     allowed=f"at most {most}, the {what} at {placement.site!r}",
                 )
                 break
+
+
+def _workloads(fleet: Fleet) -> Iterator[Problem]:
+    for where, name, who in shared_workloads(fleet):
+        allowed = "a workload for each variant"
+        fix = "put {service} and {variant} into the name"
+        yield Problem(where=where, got=f"{name!r} for {who}", allowed=allowed, fix=fix)
 
 
 def _policy(fleet: Fleet) -> Iterator[Problem]:
