@@ -119,7 +119,8 @@ def test_the_twin_confirms_a_design_and_its_energy() -> None:
     assert last.facility_kwh_planned == pytest.approx(last.facility_kwh, rel=0.15)
 
 
-def test_training_is_answered_with_a_reason() -> None:
+def test_training_is_answered_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    hand.without_curves(monkeypatch)
     study = hand.study(trainings=(Training(id="t", parameters_b=4.0, tokens_b=100.0),))
     answer = solve(study, quick=True)
     (training,) = answer.trainings
