@@ -14,9 +14,14 @@ from hanse.plan.demand import Demand
 from hanse.plan.design import Design
 from hanse.plan.inventory import Place
 from hanse.plan.physics import Own
+from hanse.plan.quick import QuickOptions
 from hanse.plan.reach import round_trips_ms
 from hanse.plan.read import checked
 from hanse.plan.study_file import DESIGNS, Study, StudyCity, Workload
+
+QUICK = QuickOptions(
+    cities=("frankfurt", "lyon", "milan"), tokens_per_day=2e9, data_class="health", growth=0.4, latency_ms=80.0
+)  # fmt: skip
 
 
 def without_curves(patch: pytest.MonkeyPatch) -> None:
