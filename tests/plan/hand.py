@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import date
 
 import numpy as np
+import pytest
 
 from hanse.catalogue import country_electricity
 from hanse.plan.capacity import fit_of
@@ -13,9 +14,19 @@ from hanse.plan.demand import Demand
 from hanse.plan.design import Design
 from hanse.plan.inventory import Place
 from hanse.plan.physics import Own
+from hanse.plan.quick import QuickOptions
 from hanse.plan.reach import round_trips_ms
 from hanse.plan.read import checked
 from hanse.plan.study_file import DESIGNS, Study, StudyCity, Workload
+
+QUICK = QuickOptions(
+    cities=("frankfurt", "lyon", "milan"), tokens_per_day=2e9, data_class="health", growth=0.4, latency_ms=80.0
+)  # fmt: skip
+
+
+def without_curves(patch: pytest.MonkeyPatch) -> None:
+    """Solve without break-even curves, which site a study some twenty times and are nine tenths of a small one's time; `test_curves` has them."""
+    patch.setattr("hanse.plan.solve.curves_of", lambda *_, **__: ())
 
 
 def study(**changes: object) -> Study:

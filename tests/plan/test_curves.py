@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
@@ -26,22 +28,17 @@ from hanse.plan.demand import demand_of
 from hanse.plan.designs import designs_of
 from hanse.plan.doubt import most_likely, scorer
 from hanse.plan.operate import expected_meter
-from hanse.plan.quick import QuickOptions, quick_study
+from hanse.plan.quick import quick_study
 from hanse.plan.report.verdict import headline, nearest_flip
 from hanse.plan.sited import cells, sited
-from hanse.plan.solve import solve
 from hanse.plan.study_file import Study, StudyCity
 from plan import hand
 from plan.answers import rich
 
-OPTIONS = QuickOptions(
-    cities=("frankfurt", "lyon", "milan"), tokens_per_day=2e9, data_class="health", growth=0.4, latency_ms=80.0, draws=20
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
-def answer() -> Answer:
-    return solve(quick_study(OPTIONS), quick=True)
+def answer(solved: tuple[Answer, Path]) -> Answer:
+    return solved[0]
 
 
 def by_hand(study: Study) -> dict[str, float]:
@@ -60,7 +57,7 @@ def test_a_point_of_the_latency_curve_is_the_study_with_that_limit(
 ) -> None:
     curve = next(c for c in answer.curves if c.id == "rtt_ms_max")
     k = curve.values.index(limit_ms)
-    expected = by_hand(quick_study(replace(OPTIONS, latency_ms=limit_ms)))
+    expected = by_hand(quick_study(replace(hand.QUICK, latency_ms=limit_ms)))
     for design, usd in expected.items():
         found = curve.usd_per_mtoken[design][k]
         assert (np.inf if found is None else found) == pytest.approx(usd, rel=1e-9)
@@ -71,14 +68,14 @@ def test_a_point_of_the_latency_curve_is_the_study_with_that_limit(
 def test_a_point_of_the_demand_curve_is_the_study_with_that_demand(answer: Answer) -> None:
     curve = next(c for c in answer.curves if c.id == "tokens_per_day")
     assert (curve.low, curve.high) == (1e8, 1e12)
-    expected = by_hand(quick_study(replace(OPTIONS, tokens_per_day=1e10)))
+    expected = by_hand(quick_study(replace(hand.QUICK, tokens_per_day=1e10)))
     for design, usd in expected.items():
         at = curve.values.index(1e10)
         assert curve.usd_per_mtoken[design][at] == pytest.approx(usd, rel=1e-9)
 
 
 def test_curves_of_figures_pass_through_the_most_likely_cost(answer: Answer) -> None:
-    study = quick_study(OPTIONS)
+    study = quick_study(hand.QUICK)
     expected = by_hand(study)
     ids = {c.id for c in answer.curves}
     assert {"carbon_usd_per_t", "demand_growth_factor", "module_premium_share", "rtt_ms_max"} <= ids
@@ -176,6 +173,6 @@ def test_a_large_study_is_not_sited_again_and_again() -> None:
 
 
 def test_points_read_back() -> None:
-    study = quick_study(replace(OPTIONS, cities=("lyon",)))
+    study = quick_study(replace(hand.QUICK, cities=("lyon",)))
     points = resited(replace(study, designs=study.designs[:1]))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(points), type=Points) == points

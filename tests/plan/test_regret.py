@@ -73,7 +73,8 @@ def test_a_first_look_does_not_ask_what_sites_are_worth(quick: bool) -> None:
     assert all(bool(words) != quick for words in design.regret)
 
 
-def test_the_answer_carries_it() -> None:
+def test_the_answer_carries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hand.without_curves(monkeypatch)
     study = hand.study(years=1, draws=5, designs=hand.study().designs[1:2])
     (design,) = solve(study, twin=()).designs
     assert design.sites and all(site.next_best for site in design.sites)

@@ -20,22 +20,12 @@ from hanse.plan.answer import Answer
 from hanse.plan.demand import demand_of
 from hanse.plan.designs import designs_of
 from hanse.plan.fleet_out import cells, trace_of
-from hanse.plan.quick import QuickOptions, quick_study
+from hanse.plan.quick import quick_study
 from hanse.plan.read import parse_toml, problems, read_study
 from hanse.plan.solve import solve
 from hanse.plan.study_file import Study, Training
 from hanse.plan.validate import busiest_hour, tried
 from plan import hand
-
-QUICK = QuickOptions(
-    cities=("frankfurt", "lyon", "milan"), tokens_per_day=2e9, data_class="health", growth=0.4, latency_ms=80.0
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def solved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answer, Path]:
-    folder = tmp_path_factory.mktemp("plan")
-    return solve(quick_study(QUICK), quick=True, out=folder), folder
 
 
 def test_every_row_is_served_rented_or_lost_and_never_against_law_or_latency() -> None:
@@ -61,7 +51,7 @@ def _rows(study: Study, w: int) -> np.ndarray:
 
 
 def test_health_data_stays_in_its_country(solved: tuple[Answer, Path]) -> None:
-    study = quick_study(QUICK)
+    study = quick_study(hand.QUICK)
     demand = demand_of(study)
     for design in designs_of(study, demand, quick=True):
         for i, row in enumerate(demand.rows):
@@ -87,7 +77,7 @@ def test_an_answer_says_who_wins_and_reads_back(solved: tuple[Answer, Path]) -> 
 
 
 def test_the_same_study_gives_the_same_bytes(solved: tuple[Answer, Path]) -> None:
-    again = solve(quick_study(QUICK), quick=True)
+    again = solve(quick_study(hand.QUICK), quick=True)
     files = {"fleet_file": "", "trace_file": ""}
     first = msgspec.structs.replace(
         solved[0], designs=tuple(msgspec.structs.replace(d, **files) for d in solved[0].designs)
@@ -106,7 +96,7 @@ def test_fleets_that_are_written_are_in_order_and_the_study_reads_back(
         assert check_fleet(fleet) == []
         assert len(fleet.sites) == len(design.sites)
     study = read_study(folder / "study.toml")
-    assert study == quick_study(QUICK)
+    assert study == quick_study(hand.QUICK)
 
 
 def test_the_twin_confirms_a_design_and_its_energy() -> None:
@@ -119,7 +109,8 @@ def test_the_twin_confirms_a_design_and_its_energy() -> None:
     assert last.facility_kwh_planned == pytest.approx(last.facility_kwh, rel=0.15)
 
 
-def test_training_is_answered_with_a_reason() -> None:
+def test_training_is_answered_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    hand.without_curves(monkeypatch)
     study = hand.study(trainings=(Training(id="t", parameters_b=4.0, tokens_b=100.0),))
     answer = solve(study, quick=True)
     (training,) = answer.trainings

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
-from hanse.plan import steps
+from hanse.plan import steps, validate
 from hanse.plan.design import Design
 from hanse.plan.drawn import Drawn, draw, stretches, together
 from hanse.plan.sited import metered, sited
@@ -45,6 +45,15 @@ id = "chat"
 model = "Llama-3.1-8B"
 law = "personal"
 tokens_per_day = 2e8
+[[design]]
+id = "micro"
+name = "many micro sites"
+sizes = ["tower", "room", "hall"]
+[[design]]
+id = "mix"
+name = "the best mix"
+sizes = ["tower", "room", "hall", "hyperscale"]
+rent = true
 """
 RUN = (sys.executable, "-c", "from hanse.cli import main; main()", "plan", "s.toml", "--out", "out")
 
@@ -217,13 +226,22 @@ def test_steps_that_are_done_are_not_asked_again(tmp_path: Path) -> None:
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_the_twins_rounds_stand_after_an_interruption(tmp_path: Path) -> None:
+def test_the_twins_rounds_stand_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.without_curves(monkeypatch)
     study = hand.study(years=1, draws=20)
+    fewer = tuple(
+        msgspec.structs.replace(w, tokens_per_day=w.tokens_per_day / 100.0) for w in study.workloads
+    )
+    study = msgspec.structs.replace(study, workloads=fewer)
     store = Store(tmp_path, "d")
     first = solve(study, store=store)
     judged = [d for d in first.designs if d.rounds]
-    assert judged and any(p.name.startswith("twin-") for p in store.folder.iterdir())
     names = [p.name for p in store.folder.iterdir()]
+    rounds = sum(len(d.rounds) for d in judged)
+    assert len(judged) > 1 and sum(name.startswith("twin-") for name in names) == rounds
+    monkeypatch.setattr(validate, "_simulated", lambda *_: pytest.fail("a round is run again"))
     assert solve(study, store=store) == first
     assert sorted(names) == sorted(p.name for p in store.folder.iterdir())
 
