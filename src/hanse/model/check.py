@@ -7,29 +7,31 @@ arrive as arguments.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
-from hanse.errors import ConfigError
 from hanse.model.fleet import (
     Batch,
     Central,
     DataClass,
+    Facility,
     Fleet,
     Gateway,
     Key,
     Kubernetes,
     Link,
+    Oid,
     Placement,
+    PlantMeter,
     Policy,
     Pool,
     Power,
+    Register,
     Service,
     Site,
     Slo,
@@ -38,42 +40,11 @@ from hanse.model.fleet import (
     Variant,
     Weights,
 )
+from hanse.model.plant_check import plant_problems
+from hanse.model.problem import Problem, Range, unknown
 from hanse.model.workloads import shared_workloads
 
-
-class Problem(Value, frozen=True, kw_only=True):
-    """One wrong meaning: where (a path in the file), what stands there, what may, and what to do."""
-
-    where: str
-    got: str
-    allowed: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.where}: got {self.got}, need {self.allowed}"
-        return f"{text}. To fix: {self.fix}" if self.fix else text
-
-    def error(self) -> ConfigError:
-        """The same as an exception, for callers that stop at the first."""
-        return ConfigError(self.where, got=self.got, allowed=self.allowed, fix=self.fix or None)
-
-
-class Range(NamedTuple):
-    """Closed interval of sense; `above` excludes the lower end."""
-
-    low: float
-    high: float
-    above: bool = False
-
-    def holds(self, number: float) -> bool:
-        """False for NaN and infinities too."""
-        return (self.low < number if self.above else self.low <= number) and number <= self.high
-
-    def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.above else f"{self.low:g}"
-        return f"a number {low} to {self.high:g}"
-
-
+HOUR_S: Final = 60.0 * 60.0
 YEAR_S: Final = 365.0 * 86_400.0
 
 RANGES: Final[dict[tuple[type, str], Range]] = {
@@ -121,6 +92,15 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (SlowLoop, "demand_bin_s"): Range(1, 86_400),
     (Policy, "valid_s"): Range(0, YEAR_S, above=True),
     (Policy, "heard_stale_s"): Range(0, 86_400, above=True),
+    (Facility, "every_s"): Range(
+        0.2, HOUR_S
+    ),  # a PDU answers in tens of milliseconds, a battery changes in minutes
+    (Facility, "unit"): Range(0, 255),  # a byte of the Modbus header
+    (Register, "address"): Range(0, 65_535),
+    (Register, "scale"): Range(-1e12, 1e12),
+    (Oid, "scale"): Range(-1e12, 1e12),
+    (PlantMeter, "error_share"): Range(0, 1),
+    (PlantMeter, "stale_s"): Range(0, 86_400, above=True),
     (Batch, "home_copies"): Range(1, 2),
     (Batch, "file_bytes_max"): Range(1, 1e10),
     (Batch, "lines_max"): Range(1, 100_000),  # subjects that one question to JetStream lists
@@ -162,6 +142,7 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         _workloads,
         _failure_groups,
         _policy,
+        plant_problems,
     )
     return [problem for subject in subjects for problem in subject(fleet)]
 
@@ -182,31 +163,17 @@ def _unknown_to_catalogue(
 ) -> Iterator[Problem]:
     for where, code in _countries(fleet):
         if code not in countries and _COUNTRY.match(code):
-            yield _unknown(where, code, countries, "country", hint=_NOT_COUNTRIES.get(code))
+            yield unknown(where, code, countries, "country", hint=_NOT_COUNTRIES.get(code))
     for s, site in enumerate(fleet.sites):
         for p, pool in enumerate(site.pools):
             if pool.accelerator not in accelerators:
                 where = f"site[{s}].pool[{p}].accelerator"
-                yield _unknown(where, pool.accelerator, accelerators, "accelerator")
+                yield unknown(where, pool.accelerator, accelerators, "accelerator")
     for q, service in enumerate(fleet.services):
         for v, variant in enumerate(service.variants):
             if variant.model not in models:
                 where = f"service[{q}].variant[{v}].model"
-                yield _unknown(where, variant.model, models, "AI model")
-
-
-def _unknown(
-    where: str, got: str, known: Collection[str], noun: str, *, hint: str | None = None
-) -> Problem:
-    near = difflib.get_close_matches(got, known, n=1, cutoff=0.6)
-    guess = hint or (near[0] if near else None)
-    shown = ", ".join(sorted(known)[:12]) + (", ..." if len(known) > 12 else "")
-    return Problem(
-        where=where,
-        got=repr(got),
-        allowed=f"a known {noun}" + (f" ({shown})" if known else " (there is none)"),
-        fix=f"did you mean {guess!r}?" if guess else "",
-    )
+                yield unknown(where, variant.model, models, "AI model")
 
 
 def _numbers(fleet: Fleet) -> Iterator[Problem]:
@@ -269,7 +236,7 @@ def _empties(fleet: Fleet) -> Iterator[Problem]:
 def _central(fleet: Fleet) -> Iterator[Problem]:
     ids = {site.id for site in fleet.sites}
     if fleet.central is not None and fleet.central.site not in ids:
-        yield _unknown("central.site", fleet.central.site, ids, "site")
+        yield unknown("central.site", fleet.central.site, ids, "site")
 
 
 def _classes(fleet: Fleet) -> Iterator[Problem]:
@@ -377,7 +344,7 @@ def _links(fleet: Fleet) -> Iterator[Problem]:
         where = f"link[{index}]"
         for end, site in (("a", link.a), ("b", link.b)):
             if site not in ids:
-                yield _unknown(f"{where}.{end}", site, ids, "site")
+                yield unknown(f"{where}.{end}", site, ids, "site")
         pair = frozenset((link.a, link.b))
         if len(pair) == 1:
             yield Problem(where=f"{where}.b", got=repr(link.b), allowed="another site than a")
@@ -469,7 +436,7 @@ def _tenants(fleet: Fleet) -> Iterator[Problem]:
                 at = f"{where}.{name}[{index}]"
                 if id not in known:
                     noun = "data class" if name == "classes" else "service"
-                    yield _unknown(at, id, known, noun)
+                    yield unknown(at, id, known, noun)
                 elif id in ids[:index]:
                     yield Problem(where=at, got=f"{id!r} again", allowed="each once")
 
@@ -512,9 +479,9 @@ def _placements(fleet: Fleet) -> Iterator[Problem]:
         ):
             outer_id, inner_id = getattr(placement, outer), getattr(placement, inner)
             if outer_id not in known:
-                yield _unknown(f"{where}.{outer}", outer_id, known, outer)
+                yield unknown(f"{where}.{outer}", outer_id, known, outer)
             elif inner_id not in known[outer_id]:
-                yield _unknown(f"{where}.{inner}", inner_id, known[outer_id], noun)
+                yield unknown(f"{where}.{inner}", inner_id, known[outer_id], noun)
         four = (placement.service, placement.variant, placement.site, placement.pool)
         if four in first:
             yield Problem(
@@ -536,7 +503,7 @@ def _failure_groups(fleet: Fleet) -> Iterator[Problem]:
             )
         for s, site in enumerate(group.sites):
             if site not in ids:
-                yield _unknown(f"failure_group[{g}].sites[{s}]", site, ids, "site")
+                yield unknown(f"failure_group[{g}].sites[{s}]", site, ids, "site")
 
 
 def _rooms(fleet: Fleet) -> Iterator[Problem]:

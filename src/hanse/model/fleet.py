@@ -17,6 +17,13 @@ DriverKind = Literal["process", "external", "kubernetes"]
 Protocol = Literal["openai"]
 CarbonSignal = Literal["average_location", "average_market", "marginal"]
 Endpoint = Literal["chat", "completions", "embeddings"]
+FacilityDriver = Literal["redfish", "snmp", "modbus", "nvml", "dcgm", "mqtt", "dsx-flex", "openadr"]
+Measures = Literal["it", "site", "pv", "wind"]
+RegisterKind = Literal["u16", "i16", "u32", "i32", "u64", "f32", "f64"]
+Quantity = Literal[
+    "power_w", "energy_wh", "temp_c", "voltage_v", "current_a", "frequency_hz", "charge_share", "limit_w", "flow_l_per_min", "state",
+]  # fmt: skip
+"""What a reading of the plant may be; each has one unit."""
 LawClass = Literal[
     "non_personal",
     "personal",
@@ -301,6 +308,107 @@ class Batch(Value, frozen=True, kw_only=True):
     """Files go after this, as OpenAI's of purpose `batch` do."""
 
 
+class Register(Value, frozen=True, kw_only=True):
+    """One value in a Modbus device's holding or input registers: number x `scale` is the quantity."""
+
+    point: Id
+    quantity: Quantity
+    address: int
+    """As in the protocol, from 0: a maker's 40001 is 0 (holding), 30001 is 0 (input)."""
+    kind: RegisterKind = "u16"
+    scale: float = 1.0
+    input: bool = False
+    """Of the input registers (function 4), else the holding registers (function 3)."""
+    low_word_first: bool = False
+    """Order of the words of a longer number; most devices send the high word first."""
+
+
+class Oid(Value, frozen=True, kw_only=True):
+    """One object of an SNMP agent: number x `scale` is the quantity."""
+
+    point: Id
+    quantity: Quantity
+    oid: str
+    scale: float = 1.0
+
+
+class Signer(Value, frozen=True, kw_only=True):
+    """Who may set load targets: the key id in its messages, and the public key."""
+
+    kid: str
+    key_file: str
+    """PEM of a public key: P-256 (ES256) or RSA (RS256)."""
+
+
+class Facility(
+    Value,
+    frozen=True,
+    kw_only=True,
+    rename={"registers": "register", "oids": "oid", "signers": "signer"},
+):
+    """A thing of a site's plant that its agent asks over the network, or that tells it."""
+
+    id: Id
+    site: Id
+    driver: FacilityDriver
+    url: str = ""
+    """`https://HOST` (redfish, openadr), `http://HOST:9400` (dcgm), `snmp://HOST`, `modbus://HOST`, `mqtt://HOST` or `mqtts://HOST`; absent for mqtt
+    and dsx-flex: the site's own bus listens. nvml has none."""
+    user: str = ""
+    secret_env: str = ""
+    """Environment variable of the agent that holds the password, token, community or, for SNMP v3, both passphrases, one a line."""
+    secret_file: str = ""
+    """The same in a file that only its owner may read; a relative path starts at the site's state directory."""
+    ca_file: str = ""
+    """PEM of who signed the device's certificate; absent: the machine's own roots."""
+    fingerprint_sha256: str = ""
+    """Of the device's own certificate, hex, where nobody signed it: exactly this one is trusted."""
+    every_s: float = 5.0
+    """A BMC takes most of a second for an answer; a site's power matters within some seconds."""
+    profile: str = ""
+    """snmp: `ups-mib`, `apc-pdu` or absent (only the `oid`s here); modbus: `sunspec` or absent (only the `register`s here)."""
+    version: Literal["2c", "3"] = "2c"
+    """Of SNMP."""
+    unit: int = 1
+    """Modbus unit of the device, behind a gateway; 1 is what most answer to."""
+    registers: tuple[Register, ...] = ()
+    oids: tuple[Oid, ...] = ()
+    topics: tuple[str, ...] = ("BMS/v1/PUB/Value/#",)
+    """MQTT topics of points, with their wildcards."""
+    identifier: str = ""
+    """dsx-flex: this site's name in topics; absent: the site's id. openadr: the VEN's name."""
+    feed: str = "main"
+    """dsx-flex: tag of the feed that is this site's supply."""
+    signers: tuple[Signer, ...] = ()
+    signing_key_file: str = ""
+    """dsx-flex: PEM of the private key of own messages; absent: one is made at first start, its public half beside it."""
+    program: str = ""
+    """openadr: id of the program whose events bind; absent: all that the VTN shows."""
+    caps_power: bool = False
+    """redfish, nvml: a load target or a brownout also lowers the power limit of the device itself, read back and lifted afterwards."""
+    resets: tuple[Id, ...] = ()
+    """redfish: ComputerSystems that may be reset when the node behind them is dead, by the id of the pool whose engines run there."""
+
+
+class PlantMeter(Value, frozen=True, kw_only=True):
+    """Which reading counts as what a site draws or makes. Meters of one kind at a site add up."""
+
+    id: Id
+    site: Id
+    facility: Id
+    point: str
+    """Name of a power reading, as `hanse facility` lists them."""
+    energy_point: str = ""
+    """Name of the device's own energy counter, where it has one: better than power added up."""
+    measures: Measures
+    pool: Id | None = None
+    """`it` alone: power of this pool's engines and no other."""
+    error_share: float = 0.02
+    """Two standard errors, of the reading; 2 % is a class 2 meter (IEC 62053-21), and what servers' own sensors reach at half load."""
+    stale_s: float = 30.0
+    """Age from which a reading no longer counts and an estimate takes its place: five missed readings at the default pace."""
+
+
 class Fleet(
     Value,
     frozen=True,
@@ -313,6 +421,8 @@ class Fleet(
         "tenants": "tenant",
         "placements": "placement",
         "failure_groups": "failure_group",
+        "facilities": "facility",
+        "meters": "meter",
     },
 ):
     """Everything an operator writes."""
@@ -334,3 +444,5 @@ class Fleet(
     placements: tuple[Placement, ...] = ()
     failure_groups: tuple[FailureGroup, ...] = ()
     """What a placement has to survive, one at a time; none: any one site."""
+    facilities: tuple[Facility, ...] = ()
+    meters: tuple[PlantMeter, ...] = ()
