@@ -369,6 +369,10 @@ class Facility(
     """snmp: `ups-mib`, `apc-pdu` or absent (only the `oid`s here); modbus: `sunspec` or absent (only the `register`s here)."""
     version: Literal["2c", "3"] = "2c"
     """Of SNMP."""
+    auth: Literal["sha", "sha256"] = "sha256"
+    """SNMP v3: of its HMAC (privacy is AES-128); agents from before 2015 know SHA-1 alone."""
+    context: str = ""
+    """SNMP v3: of an agent that answers for several devices."""
     unit: int = 1
     """Modbus unit of the device, behind a gateway; 1 is what most answer to."""
     registers: tuple[Register, ...] = ()

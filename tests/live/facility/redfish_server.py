@@ -34,7 +34,14 @@ from live.facility.redfish_tree import (
 
 ADMIN = "admin"
 BASE = "Base.1.15.0."
-OPEN = {"/redfish", ROOT, ROOT.rstrip("/"), ROOT + "odata", ROOT + "$metadata", ROOT + "openapi.yaml"}
+OPEN = {
+    "/redfish",
+    ROOT,
+    ROOT.rstrip("/"),
+    ROOT + "odata",
+    ROOT + "$metadata",
+    ROOT + "openapi.yaml",
+}
 METADATA = """<?xml version="1.0" encoding="UTF-8"?>
 <edmx:Edmx xmlns:edmx="http://docs.oasis-open.org/odata/ns/edmx" Version="4.0">
 <edmx:DataServices><Schema xmlns="http://docs.oasis-open.org/odata/ns/edm" Namespace="Service">
@@ -97,6 +104,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     timeout = 20
     service: Service
     server: Any
@@ -134,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
                 headers["WWW-Authenticate"] = 'Basic realm="Redfish"'
         self._send(status, body, headers)
 
-    do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815
 
     def _send(self, status: int, body: Any, headers: dict[str, str]) -> None:
         kind = "application/json;charset=utf-8"
@@ -197,7 +205,9 @@ class Request:
         if creates_session:
             return self._new_session()
         self._authorised(account)
-        return {"POST": self._create, "PATCH": self._patch, "DELETE": self._delete}[self.method](account)
+        return {"POST": self._create, "PATCH": self._patch, "DELETE": self._delete}[self.method](
+            account
+        )
 
     # --- who
 
@@ -247,11 +257,15 @@ class Request:
             return 200, {"@odata.context": ROOT + "$metadata", "value": value}, {}
         found = self.machine.read(self.path)
         if found is None:
-            raise Refusal(404, "ResourceMissingAtURI", "There is no resource at the URI.", self.path)
+            raise Refusal(
+                404, "ResourceMissingAtURI", "There is no resource at the URI.", self.path
+            )
         for name, value in self.query:
             if name == "only":
                 if value:
-                    raise Refusal(400, "QueryParameterValueFormatError", "only takes no value.", value, name)
+                    raise Refusal(
+                        400, "QueryParameterValueFormatError", "only takes no value.", value, name
+                    )
                 if len(found.get("Members", ())) == 1:
                     found = self.machine.read(found["Members"][0]["@odata.id"]) or found
             elif name.startswith("$"):
@@ -278,9 +292,8 @@ class Request:
         given = self.headers.get("If-Match")
         if given is None and self.service.needs_etag and self.method == "PATCH":
             raise Refusal(428, "PreconditionRequired", "If-Match is required.")
-        if given is not None and found is not None and "*" not in _tags(given):
-            if _etag(found) not in _tags(given):
-                raise Refusal(412, "PreconditionFailed", "The ETag did not match.")
+        if given is not None and found is not None and not _tags(given) & {"*", _etag(found)}:
+            raise Refusal(412, "PreconditionFailed", "The ETag did not match.")
 
     def _patch(self, account: str) -> tuple[int, Any, dict[str, str]]:
         self._fresh()
@@ -289,10 +302,15 @@ class Request:
         if not wanted:
             raise Refusal(400, "NoOperation", "The request changes nothing.")
         known = self.machine.patchable[self.path]
-        bad = [name for name in _leaves(wanted) if name not in known and name.split(".")[0] not in known]
+        bad = [
+            name
+            for name in _leaves(wanted)
+            if name not in known and name.split(".")[0] not in known
+        ]
         good = {k: v for k, v in wanted.items() if not any(b.split(".")[0] == k for b in bad)}
         unknown = [
-            Refusal(400, "PropertyUnknown", f"The property {name} is unknown.", name) for name in bad
+            Refusal(400, "PropertyUnknown", f"The property {name} is unknown.", name)
+            for name in bad
         ]
         if not good:
             raise unknown[0]
@@ -327,8 +345,16 @@ class Request:
         if self.path == ACCOUNTS:
             return self._new_account(asked)
         assert self.path == SUBSCRIPTIONS, self.path
-        if asked.get("Protocol") != "Redfish" or not str(asked.get("Destination", "")).startswith("http"):
-            raise Refusal(400, "PropertyValueNotInList", "Not supported.", str(asked.get("Protocol")), "Protocol")
+        if asked.get("Protocol") != "Redfish" or not str(asked.get("Destination", "")).startswith(
+            "http"
+        ):
+            raise Refusal(
+                400,
+                "PropertyValueNotInList",
+                "Not supported.",
+                str(asked.get("Protocol")),
+                "Protocol",
+            )
         path = f"{SUBSCRIPTIONS}/{self.service.next_number()}"
         fields = {k: asked.get(k) for k in ("Destination", "Protocol", "Context")}
         kind = "EventDestination.v1_13_0.EventDestination"
@@ -346,7 +372,11 @@ class Request:
         missing = [name for name in ("UserName", "Password", "RoleId") if not asked.get(name)]
         if missing:
             raise Refusal(400, "CreateFailedMissingReqProperties", "Missing.", missing[0])
-        if any(a["UserName"] == asked["UserName"] for p, a in self.machine.tree.items() if p in self.service.passwords):
+        if any(
+            a["UserName"] == asked["UserName"]
+            for p, a in self.machine.tree.items()
+            if p in self.service.passwords
+        ):
             raise Refusal(400, "ResourceAlreadyExists", "There is one already.")
         self._check_values(asked)
         path = self.machine.account(asked["UserName"], asked["RoleId"])
@@ -399,8 +429,10 @@ class Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         request.settimeout(20)
         if self.tls is not None and request.recv(1, socket.MSG_PEEK) == b"\x16":
-            request = self.tls.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
+            with self.tls.wrap_socket(request, server_side=True) as wrapped:
+                super().finish_request(wrapped, client_address)
+        else:
+            super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # clients that refuse our certificate, and those that left

@@ -136,7 +136,14 @@ class Machine:
         self._manager()
 
     def _services(self) -> None:
-        names = ("Systems", "Chassis", "Managers", "AccountService", "EventService", "CertificateService")
+        names = (
+            "Systems",
+            "Chassis",
+            "Managers",
+            "AccountService",
+            "EventService",
+            "CertificateService",
+        )
         self.add(
             ROOT,
             "ServiceRoot.v1_15_0.ServiceRoot",
@@ -204,7 +211,8 @@ class Machine:
     def account(self, name: str, role: str) -> str:
         """A new account's path."""
         number = max(
-            (int(m["@odata.id"].rpartition("/")[2]) for m in self.tree[ACCOUNTS]["Members"]), default=0
+            (int(m["@odata.id"].rpartition("/")[2]) for m in self.tree[ACCOUNTS]["Members"]),
+            default=0,
         )
         path = f"{ACCOUNTS}/{number + 1}"
         self.add(
@@ -233,8 +241,15 @@ class Machine:
         if self.old:
             return
         names = [f"GPU_{n}" for n in range(len(self.gpu_w))]
-        self.collection(SYSTEM + "/Processors", "ProcessorCollection", "Processors", ["CPU_0", *names])
-        self.add(SYSTEM + "/Processors/CPU_0", "Processor.v1_18_0.Processor", "CPU_0", ProcessorType="CPU")
+        self.collection(
+            SYSTEM + "/Processors", "ProcessorCollection", "Processors", ["CPU_0", *names]
+        )
+        self.add(
+            SYSTEM + "/Processors/CPU_0",
+            "Processor.v1_18_0.Processor",
+            "CPU_0",
+            ProcessorType="CPU",
+        )
         for name in names:
             path = f"{SYSTEM}/Processors/{name}"
             metrics = path + "/EnvironmentMetrics"
@@ -252,7 +267,9 @@ class Machine:
     def _chassis(self) -> None:
         self.collection(ROOT + "Chassis", "ChassisCollection", "Chassis", ["tray1"])
         new = ("PowerSubsystem", "ThermalSubsystem", "EnvironmentMetrics")
-        links = {name: _link(f"{CHASSIS}/{name}") for name in (("Power", "Thermal") if self.old else new)}
+        links = {
+            name: _link(f"{CHASSIS}/{name}") for name in (("Power", "Thermal") if self.old else new)
+        }
         self.add(
             CHASSIS, "Chassis.v1_23_0.Chassis", "tray1",
             ChassisType="Sled", Status={"State": "Enabled"}, PowerState="On", **links,
@@ -264,16 +281,35 @@ class Machine:
             "@odata.id": f"{CHASSIS}/Power#/PowerControl/0", "MemberId": "0",
             "PowerConsumedWatts": 0.0, "PowerLimit": {"LimitInWatts": None, "LimitException": "NoAction"},
         }  # fmt: skip
-        supply = {"MemberId": "0", "Name": "PSU 0", "PowerInputWatts": 401.0, "LineInputVoltage": 231.0}
+        supply = {
+            "MemberId": "0",
+            "Name": "PSU 0",
+            "PowerInputWatts": 401.0,
+            "LineInputVoltage": 231.0,
+        }
         self.add(
             f"{CHASSIS}/Power", "Power.v1_7_1.Power", "Power",
             PowerControl=[control], PowerSupplies=[supply],
         )  # fmt: skip
         self.patchable[f"{CHASSIS}/Power"] = {"PowerControl"}
-        inlet = {"MemberId": "0", "Name": "Inlet", "ReadingCelsius": 0.0, "Status": {"State": "Enabled"}}
-        absent = {"MemberId": "1", "Name": "DIMM 7", "ReadingCelsius": None, "Status": {"State": "Absent"}}
+        inlet = {
+            "MemberId": "0",
+            "Name": "Inlet",
+            "ReadingCelsius": 0.0,
+            "Status": {"State": "Enabled"},
+        }
+        absent = {
+            "MemberId": "1",
+            "Name": "DIMM 7",
+            "ReadingCelsius": None,
+            "Status": {"State": "Absent"},
+        }
         self.add(
-            f"{CHASSIS}/Thermal", "Thermal.v1_7_1.Thermal", "Thermal", Temperatures=[inlet, absent], Fans=[]
+            f"{CHASSIS}/Thermal",
+            "Thermal.v1_7_1.Thermal",
+            "Thermal",
+            Temperatures=[inlet, absent],
+            Fans=[],
         )
 
     def _new_chassis(self) -> None:

@@ -32,7 +32,10 @@ def secret_of(facility: Facility, home: Path) -> str:
         found = _read(path, where)
         if path.stat().st_mode & 0o077:
             raise ConfigError(
-                where, got="a file that others may read", allowed="mode 0600", fix=f"chmod 600 {path}"
+                where,
+                got="a file that others may read",
+                allowed="mode 0600",
+                fix=f"chmod 600 {path}",
             )
     else:
         return ""

@@ -104,7 +104,9 @@ class Web:
             except (OSError, EOFError) as error:
                 # A reader may be asked twice; a writer must not be, unless nothing was sent.
                 if not kept or method not in ("GET", "HEAD"):
-                    raise SiteError(self.url + path, got=repr(error), allowed="an answer") from error
+                    raise SiteError(
+                        self.url + path, got=repr(error), allowed="an answer"
+                    ) from error
             try:
                 return await self._exchange(sent, path)
             except (OSError, EOFError) as error:
@@ -169,6 +171,8 @@ class Web:
         return answer
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._open is not None and self._open[0].at_eof():
+            await self.close()  # the other side ended it while nothing was asked
         if self._open is None:
             async with asyncio.timeout(CONNECT_S_MAX):
                 reader, writer = await asyncio.open_connection(
