@@ -103,6 +103,13 @@ class Unshed(_Action, frozen=True, kw_only=True, tag="unshed"):
     """Take all work again (site scope)."""
 
 
+class CapPower(_Action, frozen=True, kw_only=True, tag="cap_power"):
+    """Hold devices that can be limited to a site's draw (site scope)."""
+
+    limit_kw: float | None
+    """Of the whole site, at its meter; None: limits are lifted."""
+
+
 class Log(_Action, frozen=True, kw_only=True, tag="log"):
     """Tell a person."""
 
@@ -123,6 +130,7 @@ Action = (
     | MarkEngine
     | Shed
     | Unshed
+    | CapPower
     | Log
 )
 

@@ -11,6 +11,7 @@ import msgspec
 from hanse.dispatch.belief import EngineSpec, Floor
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_problem import DeferAnswer
+from hanse.dispatch.load_targets import LoadTarget
 from hanse.dispatch.place_values import PlaceAnswer
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.shed import Draw
@@ -159,6 +160,12 @@ class PowerChanged(_Event, frozen=True, kw_only=True, tag="power_changed"):
     """Engines that had no request for a while."""
 
 
+class LoadTargetsChanged(_Event, frozen=True, kw_only=True, tag="load_targets_changed"):
+    """Site scope: the whole schedule of what the site may draw, anew, in the order in which its targets were set."""
+
+    schedule: tuple[LoadTarget, ...]
+
+
 class OutlookIssued(_Event, frozen=True, kw_only=True, tag="outlook_issued"):
     """Fleet scope: what the next hours are expected to bring."""
 
@@ -203,6 +210,7 @@ Event = (
     | EngineDied
     | EngineEmptied
     | PowerChanged
+    | LoadTargetsChanged
     | OutlookIssued
     | JobsChanged
     | PlacementSolved

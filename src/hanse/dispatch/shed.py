@@ -152,10 +152,23 @@ def shed(
     drawn_kw: float,
     cause: Cause,
     draws: Sequence[Draw] = (),
+    supply_kw: float | None = None,
+    strict: bool = False,
 ) -> Shedding:
-    """How far down the order a site goes now."""
+    """How far down the order a site goes now.
+
+    Args:
+        available_kw: What may be drawn.
+        supply_kw: What the supply bears, where less may be drawn than that: engines brown out only beyond it.
+        strict: The last class goes too where the rest is not enough, though nothing browns out.
+    """
     if drawn_kw > available_kw:
-        return _further(steps, before, now_s, available_kw, drawn_kw, cause, draws)
+        browning_out = drawn_kw > SHED_ALL_SHARE * (
+            available_kw if supply_kw is None else supply_kw
+        )
+        return _further(
+            steps, before, now_s, available_kw, drawn_kw, cause, draws, browning_out, strict
+        )
     if before.level and drawn_kw <= UNSHED_SHARE * available_kw:
         return _back(before, now_s, available_kw, drawn_kw, cause)
     return before
@@ -169,14 +182,15 @@ def _further(
     drawn_kw: float,
     cause: Cause,
     draws: Sequence[Draw],
+    browning_out: bool,
+    strict: bool,
 ) -> Shedding:
-    browning_out = drawn_kw > SHED_ALL_SHARE * available_kw
     if now_s - before.changed_at_s < SETTLE_S and before.level and not browning_out:
         return before
     given_up = list(before.given_up_kw)
     over_kw = drawn_kw - available_kw
     for step in steps[before.level :]:
-        if over_kw <= 0.0 or (step.last and not browning_out):
+        if over_kw <= 0.0 or (step.last and not (browning_out or strict)):
             break
         kw = _drawn(step, draws)
         given_up.append(kw)

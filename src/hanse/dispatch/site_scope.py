@@ -22,6 +22,7 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, EngineBelief, EngineSpec, engines_of
+from hanse.dispatch.load_targets import LoadTarget, in_force, next_cap
 from hanse.dispatch.rolling import DRAIN_SLACK_S, next_steps, placement_problem, sort_out
 from hanse.dispatch.shed import NOTHING_SHED, Shedding, ShedStep, shed, shed_reasons, shed_steps
 from hanse.model.fleet import Site
@@ -48,6 +49,9 @@ class SiteScope:
     def __init__(self, site: str) -> None:
         self.site = site
         self.shedding: Shedding = NOTHING_SHED
+        self.schedule: tuple[LoadTarget, ...] = ()
+        self._cap_kw: float | None = None
+        """What devices are held to."""
         self._epoch = 0
         self._drain_s: dict[str, float] = {}
         self._steps: tuple[ShedStep, ...] = ()
@@ -78,6 +82,9 @@ class SiteScope:
             return self._place(belief, event)
         if isinstance(event, ev.PowerChanged):
             return self._power(belief, event)
+        if isinstance(event, ev.LoadTargetsChanged):
+            self.schedule = event.schedule
+            return []  # the next look at the power, half a second away, acts on it
         if isinstance(event, ev.DrainRequested):
             return self._drain(belief, event) if event.site == self.site else []
         if isinstance(event, ev.EngineStarted | ev.EngineProbed | ev.EngineDied | ev.EngineEmptied):
@@ -254,17 +261,22 @@ class SiteScope:
 
     def _power(self, belief: Belief, event: ev.PowerChanged) -> list[Action]:
         before = self.shedding
+        target = in_force(self.schedule, event.at_s)
+        binds = target is not None and target.limit_kw < event.available_kw
+        available_kw = target.limit_kw if target and binds else event.available_kw
         self.shedding = shed(
             self._steps,
             before,
             event.at_s,
-            available_kw=event.available_kw,
+            available_kw=available_kw,
             drawn_kw=event.drawn_kw,
-            cause=event.cause,
+            cause="load target" if binds else event.cause,
             draws=event.draws,
+            supply_kw=event.available_kw,
+            strict=binds and target is not None and not target.best_effort,
         )
         now = self.shedding
-        done: list[Action] = []
+        done = self._cap(available_kw if binds or now.level else None)
         if now.level == 0 and before.level:
             done.append(act.Unshed(epoch=self._epoch))
         elif (now.level, now.cause) != (before.level, before.cause):
@@ -274,6 +286,14 @@ class SiteScope:
         if any(step.work == "idle" for step in self._steps[: now.level]):
             return done + self._rest(belief, event.idle, event.at_s)
         return done + self._wake(belief, event.at_s)
+
+    def _cap(self, bound_kw: float | None) -> list[Action]:
+        """Devices are held to what binds the site, beside the work that is given up: a bound that no burst breaks."""
+        cap_kw = next_cap(self._cap_kw, bound_kw)
+        if cap_kw == self._cap_kw:
+            return []
+        self._cap_kw = cap_kw
+        return [act.CapPower(epoch=self._epoch, limit_kw=cap_kw)]
 
     def _rest(self, belief: Belief, idle: tuple[str, ...], now_s: float) -> list[Action]:
         """Idle engines drain, then are stopped; one of each service stays, for the classes that are still served."""

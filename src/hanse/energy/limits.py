@@ -12,7 +12,8 @@ import msgspec
 
 from hanse.units import SECONDS_PER_HOUR
 
-Cause = Literal["grid cap", "battery low", "heat"]
+Cause = Literal["grid cap", "battery low", "heat", "load target"]
+"""`load target`: nothing here is short; the grid's operator, or a person, asked for less (`dispatch.load_targets`)."""
 
 BATTERY_LOW_SHARE: Final = 0.2
 """Of its capacity. Below, a battery is kept for what cannot be given up; at its rated power a one-hour battery lasts twelve

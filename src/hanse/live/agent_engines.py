@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from hanse.dispatch.actions import (
     Action,
+    CapPower,
     Log,
     MarkEngine,
     RestartEngine,
@@ -33,10 +35,12 @@ from hanse.dispatch.events import (
     EpochGranted,
     Event,
     FleetLoaded,
+    LoadTargetsChanged,
     PlacementDecided,
     PowerChanged,
     Ticked,
 )
+from hanse.dispatch.load_targets import LoadTarget
 from hanse.dispatch.rolling import serving_of
 from hanse.dispatch.shed import Draw
 from hanse.dispatch.site_scope import FAILING_FROM
@@ -100,6 +104,8 @@ class EngineKeeper:
         }
         self._specs: dict[str, EngineSpec] = {}
         """By name, with the URL that an engine is reached under."""
+        self.on_cap: Callable[[float | None], None] = lambda _limit_kw: None
+        """Who holds devices to a power limit."""
         self._restarts: dict[str, int] = {}
         self._alive_from: dict[str, int] = {}
         """Engines that answer, and the version of the seats that workers must know first."""
@@ -185,6 +191,10 @@ class EngineKeeper:
         )
         self._handle(event)
 
+    def see_targets(self, schedule: tuple[LoadTarget, ...]) -> None:
+        """What the site is asked to draw at most, and when."""
+        self._handle(LoadTargetsChanged(at_s=time.time(), schedule=schedule))
+
     async def act_on_clusters(self) -> None:
         """Say to clusters what was asked of their driver, and hear how it stands; takes as long as they take."""
         driver = self._drivers["kubernetes"]
@@ -263,6 +273,8 @@ class EngineKeeper:
         elif isinstance(action, Unshed):
             self._page.flags[FLAG_POWER_SHED] = 0
             log_line("sheds nothing any more")
+        elif isinstance(action, CapPower):
+            self.on_cap(action.limit_kw)
         elif isinstance(action, Log):
             log_line(action.text)
 

@@ -60,7 +60,7 @@ FLAG_POWER_SHED, FLAG_SEAL_COUNT, FLAG_AGENT_AT_S, FLAG_TABLE_VERSION = range(4)
 FLAG_SEATS_VERSION, FLAG_POWER_CAUSE = 4, 5
 ENGINE_STATE, ENGINE_GENERATION, ENGINE_CPU_W, ENGINE_BUSY_S = range(4)
 WORKER_PID, WORKER_ALIVE_AT_S, WORKER_TABLE_VERSION, WORKER_SEATS_VERSION = range(4)
-CAUSES: Final = ("grid cap", "battery low", "heat")
+CAUSES: Final = ("grid cap", "battery low", "heat", "load target")
 """Of a brownout, by the number in `power_cause`."""
 
 _HEADER: Final = struct.Struct("<8sIIIIII")
