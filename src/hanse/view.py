@@ -102,6 +102,41 @@ class PowerStatus(Value, frozen=True, kw_only=True):
     """Of the site's next kWh."""
     price_usd_per_kwh: float
     sources: tuple[str, ...]
+    drawn_kw: float = 0.0
+    """All the site draws."""
+    available_kw: float = 0.0
+    """What its supply can give."""
+    it_method: Literal["measured", "estimated"] = "estimated"
+    it_error_share: float | None = None
+    """Two standard errors, of a measured figure; None: of an estimate nobody knows it."""
+    drawn_method: Literal["measured", "estimated"] = "estimated"
+    drawn_error_share: float | None = None
+
+
+class FacilityStatus(Value, frozen=True, kw_only=True):
+    """One device of a site's plant."""
+
+    id: str
+    driver: str
+    state: Literal["starting", "up", "failing", "unusable"]
+    """`unusable`: its configuration, a key or a library is missing; nothing but the operator changes that."""
+    age_s: float | None = None
+    """Of its newest reading; None: it gave none yet."""
+    readings: int = 0
+    why: str = ""
+    """It is not up."""
+    cap_w: float | None = None
+    """Power limit that it holds for this site, as read back."""
+
+
+class LoadTargetStatus(Value, frozen=True, kw_only=True):
+    """What a site is asked to draw at most now."""
+
+    id: str
+    source: str
+    limit_kw: float
+    end_at_s: float
+    compliant: bool
 
 
 class SiteStatus(Value, frozen=True, kw_only=True):
@@ -124,6 +159,9 @@ class SiteStatus(Value, frozen=True, kw_only=True):
     placement_version: int = 0
     serving: tuple[Placement, ...] = ()
     """Replicas that are up."""
+    facilities: tuple[FacilityStatus, ...] = ()
+    load_target: LoadTargetStatus | None = None
+    """The one in force."""
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):
@@ -344,8 +382,10 @@ __all__ = [
     "Cost",
     "DecisionRow",
     "EngineStatus",
+    "FacilityStatus",
     "LeagueView",
     "LinkStatus",
+    "LoadTargetStatus",
     "PowerStatus",
     "SiteStatus",
     "SiteView",

@@ -68,6 +68,18 @@ def test_what_binds_is_the_least_of_each_senders_last_word(
         assert in_force(at_once, now_s) == bound
 
 
+@given(SENT, st.lists(TIMES, min_size=12, max_size=12))
+def test_targets_that_come_over_time_bind_as_if_all_had_been_known(
+    sent: list[LoadTarget], times: list[float]
+) -> None:
+    schedule: tuple[LoadTarget, ...] = ()
+    for target, now_s in zip(sent, sorted(times), strict=False):
+        schedule = merged(schedule, [target], now_s)
+    for later_s in (max(times), max(times) + 7.0, 61.0, 1e6):
+        bound = in_force(schedule, later_s)
+        assert (bound.limit_kw if bound else FOREVER) == plainly(sent, later_s)
+
+
 @given(SENT, TIMES, TIMES)
 def test_forgetting_what_is_over_changes_nothing_later(
     sent: list[LoadTarget], a: float, b: float

@@ -61,7 +61,11 @@ def merged(
         kept = [t for t in kept if (t.source, t.id) != (target.source, target.id)]
         kept.append(target)
     kept = [t for t in kept if t.end_at_s > max(now_s, t.start_at_s)]
-    kept = [t for i, t in enumerate(kept) if not any(_covers(later, t) for later in kept[i + 1 :])]
+    kept = [
+        t
+        for i, t in enumerate(kept)
+        if not any(_covers(later, t, now_s) for later in kept[i + 1 :])
+    ]
     for source in {t.source for t in kept}:
         own = [t for t in kept if t.source == source]
         dropped = own[: max(0, len(own) - TARGETS_MAX)]
@@ -103,9 +107,10 @@ def compliant(target: LoadTarget | None, drawn_kw: float) -> bool:
     return target is None or drawn_kw <= target.limit_kw
 
 
-def _covers(later: LoadTarget, earlier: LoadTarget) -> bool:
-    same = later.source == earlier.source
-    return same and later.start_at_s <= earlier.start_at_s and later.end_at_s >= earlier.end_at_s
+def _covers(later: LoadTarget, earlier: LoadTarget, now_s: float) -> bool:
+    """Whether nothing is left of an earlier word of the same sender, from now on."""
+    begins = later.start_at_s <= max(earlier.start_at_s, now_s)
+    return later.source == earlier.source and begins and later.end_at_s >= earlier.end_at_s
 
 
 class Breach(Value, frozen=True, kw_only=True):

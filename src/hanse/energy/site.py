@@ -41,8 +41,22 @@ class SiteSignals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One sentence a figure: method, source, and the recorded hour it plays."""
 
 
-def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> SiteSignals:
-    """Signals for routing. `load_kw` is all the site draws now, overhead included."""
+def site_signals(
+    site: Site,
+    feed: Feed,
+    now_s: float,
+    *,
+    load_kw: float,
+    pv_measured_kw: float | None = None,
+    wind_measured_kw: float | None = None,
+) -> SiteSignals:
+    """Signals for routing.
+
+    Args:
+        load_kw: All the site draws now, overhead included.
+        pv_measured_kw: What its inverters tell, in place of what the sky lets expect.
+        wind_measured_kw: The same of its turbines.
+    """
     assert load_kw >= 0.0, "flows are unsigned"
     weather = site_weather(site, feed, now_s)
     power = site.power
@@ -62,6 +76,8 @@ def site_signals(site: Site, feed: Feed, now_s: float, *, load_kw: float) -> Sit
         wind_ms=weather.wind10_ms,
     )
     wind = wind_kw(wind_kw_rated=power.wind_kw_rated, wind10_ms=weather.wind10_ms)
+    solar = solar if pv_measured_kw is None else pv_measured_kw
+    wind = wind if wind_measured_kw is None else wind_measured_kw
     carbon = site_carbon(site, feed, now_s)
     price = site_price(site, feed, now_s)
     own = own_share(solar, wind, load_kw, BLOCK_SHARE * power.grid_kw_max)

@@ -35,11 +35,14 @@ from hanse.live.bus import (
     connect_when_up,
     ensure_leaf_streams,
     leaf_connected,
+    local_password,
     site_subject,
 )
 from hanse.live.demand import REPORT_S, DemandMeter
 from hanse.live.evidence import ChainShipper, Sealer
 from hanse.live.evidence.shipping import Message
+from hanse.live.facility.keeper import PlantKeeper
+from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.identity import load_identity
 from hanse.live.logline import log_line
@@ -95,6 +98,8 @@ class Agent:
         self._placement_seen = (0, 0)
         """The last that came, whether it could be followed or not."""
         self.power = PowerKeeper(self.fleet, site_id)
+        self.plant: PlantKeeper | None = None
+        """Of a site that has facilities; made where its tasks run."""
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self.hub_connected = False
         self.client: Any = None
@@ -110,6 +115,9 @@ class Agent:
         ]
         tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
         tasks.append(asyncio.create_task(_forever("hear decisions", self._hear_decisions)))
+        self.plant = self._make_plant()
+        if self.plant is not None:
+            tasks.append(asyncio.create_task(_forever("keep the plant", self.plant.run)))
         tasks.append(asyncio.create_task(_forever("bus", self._bus_duties)))
         await asyncio.gather(*tasks)
 
@@ -118,6 +126,16 @@ class Agent:
     async def _probe(self) -> None:
         await self.engines.look()
         self.page.flags[FLAG_AGENT_AT_S] = time.time()
+
+    # --- plant
+
+    def _make_plant(self) -> PlantKeeper | None:
+        if not any(f.site == self.site_id for f in self.fleet.facilities):
+            return None
+        password = local_password(self.state, self.site_id)
+        plant = PlantKeeper(self.fleet, self.site_id, self.home, password, self.engines.see_targets)
+        self.engines.on_cap = plant.cap
+        return plant
 
     # --- evidence
 
@@ -188,8 +206,10 @@ class Agent:
         alive = self.page.workers[:, 1] > now_s - WORKER_SILENT_S
         running = float(self.page.exec[:, :, 0].sum())
         slots = self.engines.slots_up()
-        meter = self.engines.meter
-        power = self.power.status(now_s, meter.it_w())
+        meter, plant = self.engines.meter, self.plant
+        measured = Measured() if plant is None else plant.measured(now_s)
+        meter.see_measured(measured, self.engines.seated())
+        power = self.power.status(now_s, meter.it_w(), measured)
         self.engines.see_power(
             self.power.available_kw,
             self.power.drawn_kw,
@@ -211,7 +231,11 @@ class Agent:
             shed=self.engines.shed_reasons,
             placement_version=self.engines.placement_version[1],
             serving=self.engines.serving(),
+            facilities=() if plant is None else plant.statuses(now_s),
+            load_target=None if plant is None else plant.target(power.drawn_kw, now_s),
         )
+        if plant is not None:
+            plant.look(status, self.engines.seated(), meter.idle(now_s), now_s)
         await self._publish("status", status)
 
     def _local_offers(self) -> tuple[int, ...]:

@@ -219,6 +219,10 @@ class EngineKeeper:
         """The same for people."""
         return self.dispatcher.at_site.reasons
 
+    def seated(self) -> tuple[EngineSpec, ...]:
+        """Engines that are here, with the URL that each is reached under."""
+        return tuple(self._specs.values())
+
     def slots_up(self) -> float:
         """Requests that living engines decode at once."""
         return float(sum(e.spec.slots for e in self._belief().values() if e.state == "up"))

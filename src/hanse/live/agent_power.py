@@ -12,6 +12,7 @@ from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
 from hanse.energy.limits import Cause, power_limit
 from hanse.energy.plant import it_kw_rated
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
+from hanse.live.facility.metering import Measured
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.view import PowerStatus
@@ -21,6 +22,10 @@ BATTERY_SHARE_START = 0.5
 STEP_S_MAX = 60.0
 """After a pause (a suspended machine) the balance goes on from now, not through the gap; and the battery counts with
 what it can give for so long."""
+
+
+PUE_MIN, PUE_MAX = 1.0, 5.0
+"""The range that a fleet file may declare too."""
 
 
 class PowerKeeper:
@@ -46,12 +51,26 @@ class PowerKeeper:
         except msgspec.DecodeError:
             return
 
-    def status(self, now_s: float, it_w: float) -> PowerStatus:
-        """Supply right now: own generation first, the grid for the rest."""
+    def status(self, now_s: float, it_w: float, measured: Measured | None = None) -> PowerStatus:
+        """Supply right now: own generation first, the grid for the rest.
+
+        Args:
+            it_w: Of all engines, measured or estimated.
+            measured: What the site's meters tell; what they do not is modelled.
+        """
+        measured = measured or Measured()
         base_kw = self._site.power.base_kw
         it_kw = it_w / 1000.0
-        first = site_signals(self._site, self._feed, now_s, load_kw=base_kw)
-        load_kw = base_kw + it_kw * first.pue
+        first = site_signals(
+            self._site,
+            self._feed,
+            now_s,
+            load_kw=base_kw,
+            pv_measured_kw=None if measured.pv is None else measured.pv.w / 1e3,
+            wind_measured_kw=None if measured.wind is None else measured.wind.w / 1e3,
+        )
+        pue = _measured_pue(first.pue, measured, it_kw, base_kw)
+        load_kw = base_kw + it_kw * pue if measured.site is None else measured.site.w / 1e3
         grid_kw = self._site.power.grid_kw_max * self._feed.grid_factor(self._site.id, now_s)
         supply = self._step(load_kw, first.pv_kw, first.wind_kw, grid_kw, now_s)
         limit = power_limit(
@@ -66,21 +85,27 @@ class PowerKeeper:
             outdoor_c=first.weather.temp_c,
             base_kw=base_kw,
             it_kw_rated=it_kw_rated(self._site),
-            pue=first.pue,
+            pue=pue,
             was_low=self._battery_low,
         )
         self.drawn_kw, self.available_kw = load_kw, limit.available_kw
         self.cause, self._battery_low = limit.cause, limit.battery_low
         return PowerStatus(
             it_kw=it_kw,
-            pue=first.pue,
+            pue=pue,
             pv_kw=first.pv_kw,
             wind_kw=first.wind_kw,
             import_kw=supply.import_kw,
             export_kw=supply.export_kw,
             carbon_g_per_kwh=first.carbon_g_per_kwh,
             price_usd_per_kwh=first.price_usd_per_kwh,
-            sources=first.notes,
+            sources=(*first.notes, *measured.sources),
+            drawn_kw=load_kw,
+            available_kw=limit.available_kw,
+            it_method="estimated" if measured.it is None else "measured",
+            it_error_share=None if measured.it is None else measured.it.error_share,
+            drawn_method="estimated" if measured.site is None else "measured",
+            drawn_error_share=None if measured.site is None else measured.site.error_share,
         )
 
     def _step(
@@ -99,3 +124,10 @@ class PowerKeeper:
         self._battery = msgspec.structs.replace(self._battery, stored_kwh=flows.stored_kwh)
         self._stepped_at_s = now_s
         return flows
+
+
+def _measured_pue(modelled: float, measured: Measured, it_kw: float, base_kw: float) -> float:
+    """Two meters' ratio; outside what a hall can be, one of them measures something else."""
+    if measured.site is None or measured.it is None or it_kw <= 0.0:
+        return modelled
+    return min(max((measured.site.w / 1e3 - base_kw) / it_kw, PUE_MIN), PUE_MAX)

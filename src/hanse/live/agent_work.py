@@ -16,6 +16,7 @@ from typing import Final
 from hanse.catalogue import accelerator
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.shed import Draw
+from hanse.live.facility.metering import Measured
 from hanse.live.shared import ENGINE_BUSY_S, ENGINE_CPU_W, SharedPage
 from hanse.model.fleet import Fleet
 from hanse.view import DecisionRow
@@ -43,6 +44,8 @@ class Meter:
         self._priority = {c.id: c.priority for c in fleet.classes}
         self._cpu_s: dict[str, tuple[float, float]] = {}
         self._watts: dict[str, float] = {}
+        self._estimated_w: dict[str, float] = {}
+        self._it_measured_w: float | None = None
         self._idle_w: dict[str, float] = {}
         self._busy_at_s: dict[str, float] = {}
         self._answers: deque[tuple[float, int, float]] = deque()
@@ -59,6 +62,7 @@ class Meter:
             idle_w, full_w = (chip.idle_w or 0.0) * spec.chips, (chip.tdp_w or 0.0) * spec.chips
             share = min(1.0, (cpu_s - before_cpu_s) / (now_s - before_at_s))
             self._watts[spec.name] = idle_w + (full_w - idle_w) * share
+            self._estimated_w[spec.name] = self._watts[spec.name]
             self._idle_w[spec.name] = idle_w
         row = self._page.engines[spec.index]
         row[ENGINE_CPU_W], row[ENGINE_BUSY_S] = self.watts(spec.name), cpu_s
@@ -70,7 +74,7 @@ class Meter:
 
     def forget(self, spec: EngineSpec) -> None:
         """It draws nothing any more."""
-        for known in (self._cpu_s, self._watts, self._idle_w, self._busy_at_s):
+        for known in (self._cpu_s, self._watts, self._estimated_w, self._idle_w, self._busy_at_s):
             known.pop(spec.name, None)
         self._page.engines[spec.index, ENGINE_CPU_W] = 0.0
 
@@ -84,8 +88,38 @@ class Meter:
         """Of one engine; 0 where nobody tells."""
         return self._watts.get(name, 0.0)
 
+    def see_measured(self, measured: Measured, engines: Sequence[EngineSpec]) -> None:
+        """Meters' figures take the place of estimates: each engine gets its part of what was measured.
+
+        The part is by estimated power where there is one, else by running requests; an engine that has none idles at its chips' figure.
+        """
+        self._it_measured_w = None if measured.it is None else measured.it.w
+        groups = [
+            (power.w, [e for e in engines if e.pool == pool])
+            for pool, power in measured.pools.items()
+        ]
+        if not groups and measured.it is not None:
+            groups = [(measured.it.w, list(engines))]
+        for watts, own in groups:
+            self._part(watts, own)
+
+    def _part(self, watts: float, engines: Sequence[EngineSpec]) -> None:
+        weights = []
+        for spec in engines:
+            idle_w = (self._chips[spec.pool].idle_w or 0.0) * spec.chips
+            self._idle_w[spec.name] = idle_w
+            running = float(self._page.exec[:, spec.index, 0].sum())
+            estimated_w = self._estimated_w.get(spec.name, 0.0)
+            weights.append(estimated_w or max(idle_w, 1.0) * (1.0 + running))
+        total = sum(weights)
+        for spec, weight in zip(engines, weights, strict=True):
+            self._watts[spec.name] = watts * weight / total
+            self._page.engines[spec.index, ENGINE_CPU_W] = self._watts[spec.name]
+
     def it_w(self) -> float:
-        """Power of all engines by their CPU time, W (estimated: threads' figures of the catalogue)."""
+        """IT power, W: measured where meters tell it, else of all engines by their CPU time (threads' figures of the catalogue)."""
+        if self._it_measured_w is not None:
+            return self._it_measured_w
         return sum(self._watts.values())
 
     def idle(self, now_s: float) -> tuple[str, ...]:

@@ -38,8 +38,10 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
+from hanse.live.facility.listener import mqtt_listener
 from hanse.live.runtime import HUB, Runtime, StateDir, replace_file
 from hanse.model.fleet import Value
+from hanse.model.read import read_fleet
 
 ACCOUNT: Final = "LEAGUE"
 OWN_ACCOUNT: Final = "SITE"
@@ -144,6 +146,13 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     conf = _server(site, address.host, address.leaf_port, address.monitor_port, home, users)
     own = [{"user": _own_user(site), "password": known.local}]
     conf["accounts"][OWN_ACCOUNT] = {"jetstream": "enabled", "users": own}
+    mqtt: dict[str, Any] = {}
+    publishers: list[dict[str, Any]] = []
+    if state.fleet_toml.exists():  # a bus alone, as tests have one, has no plant
+        mqtt, publishers = mqtt_listener(read_fleet(state.fleet_toml), site, home, known.local)
+    if mqtt:
+        conf["mqtt"] = mqtt
+        conf["accounts"][OWN_ACCOUNT]["users"] = own + publishers
     if address.hub_leaf:
         url = f"nats-leaf://{site}:{known.hub}@{address.hub_leaf}"
         remote = {
@@ -186,6 +195,12 @@ async def connect_own(runtime: Runtime, state: StateDir, site: str, *, name: str
     known = _secrets(state.site(site) / "bus.json", LeafSecrets)
     address, user = runtime.site(site).leaf_address, _own_user(site)
     return await _connect(address, user, known.local, name=name, inbox=site)
+
+
+def local_password(state: StateDir, site: str) -> str:
+    """Of a site's own processes at its own leaf."""
+    password: str = _secrets(state.site(site) / "bus.json", LeafSecrets).local
+    return password
 
 
 async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:

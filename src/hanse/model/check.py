@@ -41,7 +41,8 @@ from hanse.model.fleet import (
     Weights,
 )
 from hanse.model.plant_check import plant_problems
-from hanse.model.problem import Problem, Range, unknown
+from hanse.model.problem import Problem as Problem
+from hanse.model.problem import Range, unknown
 from hanse.model.workloads import shared_workloads
 
 HOUR_S: Final = 60.0 * 60.0

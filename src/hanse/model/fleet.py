@@ -377,6 +377,9 @@ class Facility(
     """Modbus unit of the device, behind a gateway; 1 is what most answer to."""
     registers: tuple[Register, ...] = ()
     oids: tuple[Oid, ...] = ()
+    listen: str = "127.0.0.1:1883"
+    """mqtt and dsx-flex without a `url`: where the site's own bus takes MQTT from `user`. Beyond this machine it does so over TLS, with the site's
+    certificate. 1883 is MQTT's registered port."""
     topics: tuple[str, ...] = ("BMS/v1/PUB/Value/#",)
     """MQTT topics of points, with their wildcards."""
     identifier: str = ""

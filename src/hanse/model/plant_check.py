@@ -64,6 +64,7 @@ def plant_problems(fleet: Fleet) -> Iterator[Problem]:
                 known = sites[facility.site]
                 yield unknown(f"{where}.resets[{r}]", pool, known, "pool of the site")
     yield from _flex_alone(fleet)
+    yield from _listeners(fleet)
     for index, meter in enumerate(fleet.meters):
         yield from _meter(f"meter[{index}]", meter, fleet, sites)
 
@@ -183,6 +184,33 @@ def _flex_alone(fleet: Fleet) -> Iterator[Problem]:
                 allowed=f"one a site; facility[{first[facility.site]}] is",
             )
         first.setdefault(facility.site, index)
+
+
+def _listeners(fleet: Fleet) -> Iterator[Problem]:
+    """A site's bus listens at one address, and lets in whom it knows."""
+    first: dict[str, str] = {}
+    for index, facility in enumerate(fleet.facilities):
+        if facility.url or facility.driver not in OWN_BUS:
+            continue
+        where = f"facility[{index}]"
+        if not (facility.user and (facility.secret_file or facility.secret_env)):
+            yield Problem(
+                where=f"{where}.user",
+                got="nobody" if not facility.user else "no secret",
+                allowed="the name of who publishes at the site's own bus, with its secret",
+                fix="write user and secret_file, or the url of another broker",
+            )
+        host, _, port = facility.listen.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+            allowed = "HOST:PORT, with a port that publishers can know"
+            yield Problem(where=f"{where}.listen", got=repr(facility.listen), allowed=allowed)
+        known = first.setdefault(facility.site, facility.listen)
+        if known != facility.listen:
+            yield Problem(
+                where=f"{where}.listen",
+                got=repr(facility.listen),
+                allowed=f"{known!r}, where the bus of {facility.site!r} listens already",
+            )
 
 
 def _meter(

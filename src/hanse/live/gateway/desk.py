@@ -19,6 +19,7 @@ import msgspec
 from hanse.catalogue import distance_km
 from hanse.dispatch.router import OfferVerdict
 from hanse.live.evidence import Missing, ReceiptBook, decode_part, encode_part, make_receipt
+from hanse.live.facility.exposition import fresh_text
 from hanse.live.gateway.metrics import exposition
 from hanse.live.gateway.outgoing import ask
 from hanse.model.fleet import Value
@@ -209,10 +210,10 @@ class Desk:
 
     def _metrics(self, link: Incoming) -> None:
         self.worker.counts.publish()
+        worker = self.worker
+        own = exposition(worker.page, worker.site, worker.gauges())
         link.answer(
-            200,
-            exposition(self.worker.page, self.worker.site, self.worker.gauges()),
-            content_type=TEXT,
+            200, own + fresh_text(Path(worker.evidence_dir).parent, time()), content_type=TEXT
         )
 
     # --- where else to go

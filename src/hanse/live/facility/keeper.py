@@ -1,0 +1,390 @@
+"""A site's plant in its agent's hands: devices asked on time, targets heard, limits set, dead nodes reset.
+
+Here: `PlantKeeper`. Not here: any protocol (the drivers), what is given up (`dispatch.site_scope`), the other duties of the agent.
+
+Each device is a task of its own, so that one that hangs delays nobody; one that fails is asked ever more rarely, up to a minute apart. A device
+whose configuration is wrong is `unusable` and stops nothing: a site serves without its meters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.load_targets import LoadTarget, compliant, in_force
+from hanse.errors import ConfigError, HanseError, SiteError
+from hanse.live.facility.exposition import FILE, plant_text
+from hanse.live.facility.flex import Drawn, FlexAgent
+from hanse.live.facility.metering import EnergyAccount, Key, Measured, measure
+from hanse.live.facility.readings import (
+    Cap,
+    PlantDriver,
+    PowerCapper,
+    Reading,
+    Resetter,
+)
+from hanse.live.facility.resets import Resets
+from hanse.live.logline import log_line
+from hanse.live.runtime import replace_file
+from hanse.model.fleet import Facility, Fleet
+from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
+
+READ_S_MAX: Final = 30.0
+"""A whole reading of one device: a BMC with eight GPUs is some twenty requests."""
+BACK_OFF_S_MAX: Final = 60.0
+OLD_S_MAX: Final = 900.0
+"""Readings older than this are forgotten: a point that is gone must not be shown for ever."""
+
+
+class Device:
+    """One facility and how it is."""
+
+    def __init__(self, facility: Facility, driver: PlantDriver | None, why: str = "") -> None:
+        self.facility = facility
+        self.driver = driver
+        self.why = why
+        self.read_at_s: float | None = None
+        self.count = 0
+        self.failures = 0
+        self.caps: tuple[Cap, ...] = ()
+        self.capped_kw: float | None = None
+        """The site's bound that its limits were set for."""
+        self.wake = asyncio.Event()
+
+    @property
+    def unusable(self) -> bool:
+        return self.driver is None
+
+    def status(self, now_s: float) -> FacilityStatus:
+        """For people."""
+        held = [c.limit_w for c in self.caps if c.limit_w is not None]
+        state: Literal["starting", "up", "failing", "unusable"]
+        if self.driver is None:
+            state = "unusable"
+        elif self.failures:
+            state = "failing"
+        else:
+            state = "starting" if self.read_at_s is None else "up"
+        return FacilityStatus(
+            id=self.facility.id,
+            driver=self.facility.driver,
+            state=state,
+            age_s=None if self.read_at_s is None else max(now_s - self.read_at_s, 0.0),
+            readings=self.count,
+            why=self.why,
+            cap_w=sum(held) if held else None,
+        )
+
+
+class PlantKeeper:
+    """All facilities and meters of one site; `run` until cancelled."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        site_id: str,
+        home: Path,
+        own_password: str,
+        on_targets: Callable[[tuple[LoadTarget, ...]], None],
+    ) -> None:
+        self._site = next(site for site in fleet.sites if site.id == site_id)
+        self._home = home
+        self._on_targets = on_targets
+        self._meters = tuple(m for m in fleet.meters if m.site == site_id)
+        self.accounts = tuple(EnergyAccount(meter) for meter in self._meters)
+        self.readings: dict[Key, Reading] = {}
+        self._schedules: dict[str, tuple[LoadTarget, ...]] = {}
+        self._cap_kw: float | None = None
+        self._pue = 1.0
+        self.resets_done = 0
+        own = [f for f in fleet.facilities if f.site == site_id]
+        self._flex, flex_devices = self._flex_of(own, own_password)
+        self._devices = [
+            *flex_devices,
+            *(self._device(f, own_password) for f in own if f.driver != "dsx-flex"),
+        ]
+        self._resets = [
+            (device, Resets(pool)) for device in self._devices for pool in device.facility.resets
+        ]
+
+    @property
+    def empty(self) -> bool:
+        """The site has no plant to keep."""
+        return not self._devices
+
+    async def run(self) -> None:
+        """Ask every device until cancelled."""
+        if self._flex is not None:
+            await self._flex.start()
+        tasks = [asyncio.create_task(self._keep(d)) for d in self._devices if not d.unusable]
+        try:
+            await asyncio.gather(*tasks)
+            await asyncio.Event().wait()  # with nothing to ask, there is still nothing to end for
+        finally:
+            for task in tasks:
+                task.cancel()
+            for device in self._devices:
+                if device.driver is not None:
+                    await device.driver.close()
+            if self._flex is not None:
+                await self._flex.close()
+
+    # --- what the agent asks
+
+    def measured(self, now_s: float) -> Measured:
+        """What meters tell now."""
+        return measure(self._meters, self.readings, now_s)
+
+    def schedule(self) -> tuple[LoadTarget, ...]:
+        """All targets that the site knows of."""
+        return tuple(target for one in self._schedules.values() for target in one)
+
+    def target(self, drawn_kw: float, now_s: float) -> LoadTargetStatus | None:
+        """The target in force, for people."""
+        active = in_force(self.schedule(), now_s)
+        if active is None:
+            return None
+        return LoadTargetStatus(
+            id=active.id,
+            source=active.source,
+            limit_kw=active.limit_kw,
+            end_at_s=active.end_at_s,
+            compliant=compliant(active, drawn_kw),
+        )
+
+    def statuses(self, now_s: float) -> tuple[FacilityStatus, ...]:
+        """For people."""
+        return tuple(self._status(device, now_s) for device in self._devices)
+
+    def _status(self, device: Device, now_s: float) -> FacilityStatus:
+        if self._flex is None or device.facility.driver != "dsx-flex":
+            return device.status(now_s)
+        return FacilityStatus(
+            id=device.facility.id,
+            driver="dsx-flex",
+            state="up" if self._flex.connected else "failing",
+            readings=len(self._flex.schedule),
+            why="" if self._flex.connected else self._flex.trouble,
+        )
+
+    # --- what the agent tells
+
+    def look(
+        self, status: SiteStatus, engines: Sequence[EngineSpec], idle: Sequence[str], now_s: float
+    ) -> None:
+        """The site as it is: for the grid, for Prometheus, and for nodes that are dead."""
+        self._pue = max(status.power.pue, 1.0)
+        for device, resets in self._resets:
+            if resets.due(status.engines, now_s):
+                self._reset(device, resets.pool)
+        if self._flex is not None:
+            self._flex.look(self._drawn(status, engines, idle), now_s)
+        text = plant_text(
+            status,
+            ((facility, reading) for (facility, _), reading in self.readings.items()),
+            self.accounts,
+            self.resets_done,
+        )
+        replace_file(self._home / FILE, text)
+
+    def cap(self, limit_kw: float | None) -> None:
+        """Hold devices that can be limited to a site's draw; None lifts."""
+        self._cap_kw = limit_kw
+        for device in self._devices:
+            if device.facility.caps_power:
+                device.wake.set()
+
+    def _drawn(
+        self, status: SiteStatus, engines: Sequence[EngineSpec], idle: Sequence[str]
+    ) -> Drawn:
+        power: PowerStatus = status.power
+        last = [e for e in engines if e.name in idle] or list(engines)
+        return Drawn(
+            kw=power.drawn_kw,
+            shed_level=status.shed_level,
+            minimum_kw=self._site.power.base_kw,
+            maximum_kw=self._site.power.grid_kw_max,
+            hints=tuple((e.name, e.pool, 0.0) for e in last),
+        )
+
+    # --- devices
+
+    def _device(self, facility: Facility, own_password: str) -> Device:
+        try:
+            return Device(facility, make_driver(facility, self._home, own_password, self._take))
+        except HanseError as error:
+            log_line(f"facility {facility.id}: unusable: {error}")
+            return Device(facility, None, str(error))
+
+    def _flex_of(
+        self, own: Sequence[Facility], own_password: str
+    ) -> tuple[FlexAgent | None, list[Device]]:
+        for facility in own:
+            if facility.driver != "dsx-flex":
+                continue
+            try:
+                taken = partial(self._take, facility.id)
+                agent = FlexAgent(facility, self._home, own_password, taken)
+            except HanseError as error:
+                log_line(f"facility {facility.id}: unusable: {error}")
+                return None, [Device(facility, None, str(error))]
+            return agent, [Device(facility, None)]
+        return None, []
+
+    def _take(self, name: str, schedule: tuple[LoadTarget, ...]) -> None:
+        """A facility's targets, anew; senders of two facilities are never the same."""
+        self._schedules[name] = tuple(
+            LoadTarget(
+                id=t.id,
+                source=f"{name}/{t.source}",
+                limit_kw=t.limit_kw,
+                start_at_s=t.start_at_s,
+                end_at_s=t.end_at_s,
+                best_effort=t.best_effort,
+            )
+            for t in schedule
+        )
+        self._on_targets(self.schedule())
+
+    async def _keep(self, device: Device) -> None:
+        """Read at its pace; a limit that is asked for wakes it."""
+        while True:
+            started_s = time.monotonic()
+            try:
+                async with asyncio.timeout(READ_S_MAX):
+                    await self._read(device)
+                    await self._hold(device)
+                if device.failures:
+                    log_line(f"facility {device.facility.id}: answers again")
+                device.failures, device.why = 0, ""
+            except (HanseError, OSError, TimeoutError) as error:
+                self._failed(device, error)
+            every_s = device.facility.every_s
+            wait_s = min(every_s * 2.0 ** min(device.failures, 8), max(BACK_OFF_S_MAX, every_s))
+            wait_s -= time.monotonic() - started_s
+            device.wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(wait_s, 0.0)):
+                    await device.wake.wait()
+
+    async def _read(self, device: Device) -> None:
+        assert device.driver is not None, "only usable devices are kept"
+        found = await device.driver.read()
+        name = device.facility.id
+        for reading in found:
+            self.readings[name, reading.point] = reading
+        now_s = time.time()
+        gone = [k for k, r in self.readings.items() if k[0] == name and now_s - r.at_s > OLD_S_MAX]
+        for key in gone:
+            del self.readings[key]
+        device.count = len(found)
+        device.read_at_s = max((r.at_s for r in found), default=device.read_at_s)
+        for account in self.accounts:
+            if account.meter.facility == name:
+                account.take(self.readings)
+
+    async def _hold(self, device: Device) -> None:
+        """Its power limit is what the site's bound leaves to it; set only where that changed or the device forgot it."""
+        driver = device.driver
+        if not device.facility.caps_power or not isinstance(driver, PowerCapper):
+            return
+        wanted_kw = self._cap_kw
+        forgot = device.failures > 0 and wanted_kw is not None
+        if wanted_kw == device.capped_kw and not forgot:
+            return
+        device.caps = await driver.cap(self._share_w(device))
+        device.capped_kw = wanted_kw
+        told = ", ".join(
+            f"{c.point} {'none' if c.limit_w is None else f'{c.limit_w:g} W'}" for c in device.caps
+        )
+        log_line(f"facility {device.facility.id}: power limit now {told}")
+
+    def _share_w(self, device: Device) -> float | None:
+        """Of the site's bound, in the proportion of what devices draw now; what others draw for is not theirs to give."""
+        if self._cap_kw is None:
+            return None
+        it_w = max(self._cap_kw - self._site.power.base_kw, 0.0) / self._pue * 1e3
+        capped = [d for d in self._devices if d.facility.caps_power and not d.unusable]
+        draws = {d.facility.id: self._draw_w(d) for d in capped}
+        total = sum(draws.values())
+        share = draws[device.facility.id] / total if total > 0.0 else 1.0 / len(capped)
+        return float(round(it_w * share))
+
+    def _draw_w(self, device: Device) -> float:
+        """By its meters where it has any, else by all power it tells; a supply and its load would count twice, but alike everywhere."""
+        name = device.facility.id
+        points = {m.point for m in self._meters if m.facility == name and m.measures == "it"}
+        return sum(
+            max(r.value, 0.0)
+            for (facility, point), r in self.readings.items()
+            if facility == name and r.quantity == "power_w" and (point in points or not points)
+        )
+
+    def _failed(self, device: Device, error: Exception) -> None:
+        text = str(error) or repr(error)
+        if isinstance(error, TimeoutError):
+            text = f"no whole reading in {READ_S_MAX:.0f} s"
+        if text != device.why:
+            log_line(f"facility {device.facility.id}: {text}")
+        device.failures, device.why = device.failures + 1, text
+
+    def _reset(self, device: Device, pool: str) -> None:
+        driver = device.driver
+        if not isinstance(driver, Resetter):
+            return
+        self.resets_done += 1
+        log_line(f"facility {device.facility.id}: pool {pool} is dead: its node is reset")
+
+        async def order() -> None:
+            try:
+                await driver.reset("", "ForceRestart")
+            except SiteError as error:
+                log_line(f"facility {device.facility.id}: reset: {error}")
+
+        self._ordered = asyncio.create_task(order())  # kept: a task nobody holds may vanish
+
+
+Taken = Callable[[str, tuple[LoadTarget, ...]], None]
+
+
+def make_driver(facility: Facility, home: Path, own_password: str, taken: Taken) -> PlantDriver:
+    """The driver of a facility; its module is loaded only now.
+
+    Raises:
+        ConfigError: a library or a file that it needs is missing.
+    """
+    if facility.driver == "redfish":
+        from hanse.live.facility.redfish import RedfishDriver
+
+        return RedfishDriver(facility, home)
+    if facility.driver == "snmp":
+        from hanse.live.facility.snmp import SnmpDriver
+
+        return SnmpDriver(facility, home)
+    if facility.driver == "modbus":
+        from hanse.live.facility.modbus import ModbusDriver
+
+        return ModbusDriver(facility, home)
+    if facility.driver == "nvml":
+        from hanse.live.facility.nvml import NvmlDriver
+
+        return NvmlDriver(facility, home)
+    if facility.driver == "dcgm":
+        from hanse.live.facility.dcgm import DcgmDriver
+
+        return DcgmDriver(facility, home)
+    if facility.driver == "mqtt":
+        from hanse.live.facility.mqtt import BmsDriver
+
+        return BmsDriver(facility, home, own_password)
+    if facility.driver == "openadr":
+        from hanse.live.facility.openadr import OpenAdrDriver
+
+        return OpenAdrDriver(facility, home, taken)
+    raise ConfigError("facility.driver", got=repr(facility.driver), allowed="a driver that reads")
