@@ -46,10 +46,28 @@ def targets(draw: st.DrawFn) -> LoadTarget:
 SENT = st.lists(targets(), max_size=12)
 
 
-def plainly(sent: list[LoadTarget], now_s: float) -> float:
-    """The least of each sender's last word, from all that was ever sent."""
-    last_of: dict[tuple[str, str], int] = {(t.source, t.id): i for i, t in enumerate(sent)}
-    words = [t for i, t in enumerate(sent) if last_of[t.source, t.id] == i]
+def plainly(sent: list[LoadTarget], now_s: float, came_s: list[float] | None = None) -> float:
+    """The least of each sender's last word, from all that was ever sent.
+
+    A word is taken back for good by a later one of its sender that has its id, or leaves nothing of it.
+    """
+    came_s = came_s or [0.0] * len(sent)
+
+    def taken_back(i: int) -> bool:
+        old = sent[i]
+        return any(
+            new.source == old.source
+            and (
+                new.id == old.id
+                or (new.start_at_s <= max(old.start_at_s, at_s) and new.end_at_s >= old.end_at_s)
+            )
+            for new, at_s in zip(sent[i + 1 :], came_s[i + 1 :], strict=True)
+            if new.end_at_s
+            > max(new.start_at_s, at_s)  # one that is over when it comes says nothing
+            or new.id == old.id
+        )
+
+    words = [t for i, t in enumerate(sent) if not taken_back(i)]
     limits = {t.source: t.limit_kw for t in words if t.start_at_s <= now_s < t.end_at_s}
     return min(limits.values(), default=FOREVER)
 
@@ -73,11 +91,12 @@ def test_targets_that_come_over_time_bind_as_if_all_had_been_known(
     sent: list[LoadTarget], times: list[float]
 ) -> None:
     schedule: tuple[LoadTarget, ...] = ()
-    for target, now_s in zip(sent, sorted(times), strict=False):
+    came_s = sorted(times)[: len(sent)]
+    for target, now_s in zip(sent, came_s, strict=True):
         schedule = merged(schedule, [target], now_s)
     for later_s in (max(times), max(times) + 7.0, 61.0, 1e6):
         bound = in_force(schedule, later_s)
-        assert (bound.limit_kw if bound else FOREVER) == plainly(sent, later_s)
+        assert (bound.limit_kw if bound else FOREVER) == plainly(sent, later_s, came_s)
 
 
 @given(SENT, TIMES, TIMES)

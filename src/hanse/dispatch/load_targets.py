@@ -53,19 +53,16 @@ def merged(
 ) -> tuple[LoadTarget, ...]:
     """A schedule with new targets, in the order in which they came; without what no longer matters.
 
-    A target with the id of an earlier one of its sender takes its place, and the last word.
+    A target with the id of an earlier one of its sender takes its place, and the last word. One that leaves nothing of an earlier one takes it
+    back for good: should it itself be replaced, the earlier one does not come back.
     """
-    again = {(t.source, t.id) for t in new}
-    kept = [t for t in schedule if (t.source, t.id) not in again]
+    kept = list(schedule)
     for target in new:
         kept = [t for t in kept if (t.source, t.id) != (target.source, target.id)]
-        kept.append(target)
-    kept = [t for t in kept if t.end_at_s > max(now_s, t.start_at_s)]
-    kept = [
-        t
-        for i, t in enumerate(kept)
-        if not any(_covers(later, t, now_s) for later in kept[i + 1 :])
-    ]
+        if target.end_at_s > max(now_s, target.start_at_s):
+            kept = [t for t in kept if not _covers(target, t, now_s)]
+            kept.append(target)
+    kept = [t for t in kept if t.end_at_s > now_s]
     for source in {t.source for t in kept}:
         own = [t for t in kept if t.source == source]
         dropped = own[: max(0, len(own) - TARGETS_MAX)]
