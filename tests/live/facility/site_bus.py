@@ -62,7 +62,7 @@ ttft_ms = 4000
 tpot_ms = 500
 [[service.variant]]
 id = "q8"
-model = "smollm2-135m-instruct"
+model = "SmolLM2-135M"
 precision = "q8_0"
 quality = 0.2
 quality_source = "a test"

@@ -188,6 +188,7 @@ class FlexAgent:
 
     def look(self, drawn: Drawn, now_s: float) -> None:
         """Twice a second: say what has changed, and now and then that nothing has."""
+        self._forget(now_s)
         active = in_force(self.schedule, now_s)
         told = look(self._watch, active, drawn.kw, drawn.shed_level, now_s)
         self._watch = told.watch
@@ -201,6 +202,13 @@ class FlexAgent:
                 self._status(event, active, drawn, now_s)
         elif told.ramps:
             self._news = [*self._news, *told.ramps][-16:]  # said when the broker is back
+
+    def _forget(self, now_s: float) -> None:
+        """Targets that are over are nobody's any more."""
+        left = merged(self._kept.schedule, [], now_s)
+        if left != self._kept.schedule:
+            self._write(msgspec.structs.replace(self._kept, schedule=left))
+            self._changed(left)
 
     def _status(
         self, event: StatusEvent, active: LoadTarget | None, drawn: Drawn, now_s: float
