@@ -99,7 +99,7 @@ class Agent:
         """The last that came, whether it could be followed or not."""
         self.power = PowerKeeper(self.fleet, site_id)
         self.plant: PlantKeeper | None = None
-        """Of a site that has facilities; made where its tasks run."""
+        """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self.hub_connected = False
         self.client: Any = None
@@ -116,8 +116,7 @@ class Agent:
         tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
         tasks.append(asyncio.create_task(_forever("hear decisions", self._hear_decisions)))
         self.plant = self._make_plant()
-        if self.plant is not None:
-            tasks.append(asyncio.create_task(_forever("keep the plant", self.plant.run)))
+        tasks.append(asyncio.create_task(_forever("keep the plant", self.plant.run)))
         tasks.append(asyncio.create_task(_forever("bus", self._bus_duties)))
         await asyncio.gather(*tasks)
 
@@ -129,9 +128,7 @@ class Agent:
 
     # --- plant
 
-    def _make_plant(self) -> PlantKeeper | None:
-        if not any(f.site == self.site_id for f in self.fleet.facilities):
-            return None
+    def _make_plant(self) -> PlantKeeper:
         password = local_password(self.state, self.site_id)
         plant = PlantKeeper(self.fleet, self.site_id, self.home, password, self.engines.see_targets)
         self.engines.on_cap = plant.cap

@@ -113,11 +113,6 @@ class PlantKeeper:
             (device, Resets(pool)) for device in self._devices for pool in device.facility.resets
         ]
 
-    @property
-    def empty(self) -> bool:
-        """The site has no plant to keep."""
-        return not self._devices
-
     async def run(self) -> None:
         """Ask every device until cancelled."""
         if self._flex is not None:

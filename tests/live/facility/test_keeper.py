@@ -1,0 +1,247 @@
+"""A site's plant as its agent keeps it: real devices on sockets that fail, come back, are limited and reset."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hanse.dispatch.load_targets import LoadTarget
+from hanse.live.facility.exposition import FILE, FRESH_S, fresh_text
+from hanse.live.facility.keeper import PlantKeeper
+from hanse.live.facility.resets import DEAD_S
+from hanse.model.fleet import Facility, Fleet, PlantMeter, Register
+from hanse.model.read import read_fleet
+from hanse.view import EngineStatus, PowerStatus, SiteStatus
+from live.facility.redfish_server import ADMIN, Service, redfish_server
+from live.facility.redfish_tree import Machine
+
+pytest.importorskip("pymodbus", reason="pip install pymodbus")
+from live.facility.modbus_server import modbus_server
+from live.facility.site_bus import free_port
+
+LEAGUE = read_fleet(Path(__file__).parents[3] / "examples/league.toml")
+SITE = "frankfurt"
+BASE_KW = next(s.power.base_kw for s in LEAGUE.sites if s.id == SITE)
+PASSWORD = "correct-horse-9"
+
+
+def bmc(name: str, url: str, **fields: Any) -> Facility:
+    base = {
+        "id": name,
+        "site": SITE,
+        "driver": "redfish",
+        "url": url,
+        "user": ADMIN,
+        "secret_file": "secret",
+        "every_s": 0.2,
+    }
+    return Facility(**(base | fields))
+
+
+def it_meter(name: str) -> PlantMeter:
+    return PlantMeter(
+        id=f"{name}-it", site=SITE, facility=name, point="tray1.power", energy_point="tray1.energy",
+        measures="it", error_share=0.03,
+    )  # fmt: skip
+
+
+def power(**fields: Any) -> PowerStatus:
+    base = {"it_kw": 1.0, "pue": 1.25, "pv_kw": 0.0, "wind_kw": 0.0, "import_kw": 2.0, "export_kw": 0.0,
+            "carbon_g_per_kwh": 300.0, "price_usd_per_kwh": 0.2, "sources": (), "drawn_kw": 5.0, "available_kw": 50.0}  # fmt: skip
+    return PowerStatus(**(base | fields))
+
+
+def status(*engines: EngineStatus, **fields: Any) -> SiteStatus:
+    base = {"site": SITE, "at_s": time.time(), "epoch": 1, "table_version": 1, "hub_connected": True,
+            "engines": engines, "gateway_workers": 1, "running": 0.0, "waiting": 0.0, "power": power()}  # fmt: skip
+    return SiteStatus(**(base | fields))
+
+
+class Plant:
+    """A keeper of some facilities, running while `act` looks."""
+
+    def __init__(self, home: Path, facilities: list[Facility], meters: list[PlantMeter]) -> None:
+        (home / "secret").write_text(PASSWORD)
+        (home / "secret").chmod(0o600)
+        self.home = home
+        self.fleet: Fleet = msgspec.structs.replace(
+            LEAGUE, facilities=tuple(facilities), meters=tuple(meters)
+        )
+        self.targets: list[tuple[LoadTarget, ...]] = []
+
+    def run(self, act: Callable[[PlantKeeper], Awaitable[None]]) -> None:
+        async def whole() -> None:
+            keeper = PlantKeeper(self.fleet, SITE, self.home, "own", self.targets.append)
+            running = asyncio.create_task(keeper.run())
+            try:
+                await act(keeper)
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+        asyncio.run(whole())
+
+
+async def until(holds: Callable[[], Any], what: str, within_s: float = 20.0) -> Any:
+    until_s = time.monotonic() + within_s
+    while not (found := holds()):
+        assert time.monotonic() < until_s, f"not within {within_s:.0f} s: {what}"
+        await asyncio.sleep(0.02)
+    return found
+
+
+def states(keeper: PlantKeeper) -> dict[str, str]:
+    return {s.id: s.state for s in keeper.statuses(time.time())}
+
+
+def test_a_device_that_fails_delays_nobody_is_said_and_comes_back(tmp_path: Path) -> None:
+    register = Register(point="power", quantity="power_w", address=0)
+    with ExitStack() as stack:
+        url, service = stack.enter_context(redfish_server(Machine(), password=PASSWORD))
+        modbus, _ = stack.enter_context(modbus_server({0: 7000}))
+        meter = Facility(
+            id="pv", site=SITE, driver="modbus", url=modbus, registers=(register,), every_s=0.2
+        )
+        gone = Facility(
+            id="gone",
+            site=SITE,
+            driver="modbus",
+            url=f"modbus://127.0.0.1:{free_port()}",
+            registers=(register,),
+            every_s=0.2,
+        )
+        wrong = bmc("wrong", url, ca_file="no-such-file.pem")
+        pv = PlantMeter(
+            id="pv", site=SITE, facility="pv", point="power", measures="pv", stale_s=1.0
+        )
+        stale = msgspec.structs.replace(it_meter("bmc"), stale_s=1.0)
+        plant = Plant(tmp_path, [bmc("bmc", url), meter, gone, wrong], [pv, stale])
+
+        async def course(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.measured(time.time()).it, "the BMC is read")
+            found = keeper.measured(time.time())
+            assert found.it is not None
+            assert found.it.w == 1100.0
+            assert found.pv is not None
+            assert found.pv.w == 7000.0
+            await until(
+                lambda: (
+                    states(keeper)
+                    == {"bmc": "up", "pv": "up", "gone": "failing", "wrong": "unusable"}
+                ),
+                "each is as it is",
+            )
+            told = {s.id: s for s in keeper.statuses(time.time())}
+            assert "no-such-file.pem" in told["wrong"].why
+            assert "modbus gone" in told["gone"].why
+            service.trouble = "busy"
+            await until(lambda: keeper.measured(time.time()).it is None, "its readings are old")
+            assert keeper.measured(time.time()).stale == ("bmc-it",)
+            assert keeper.measured(time.time()).pv is not None
+            assert "503" in {s.id: s for s in keeper.statuses(time.time())}["bmc"].why
+            service.trouble = ""
+            await until(lambda: keeper.measured(time.time()).it, "it is back")
+            await until(lambda: states(keeper)["bmc"] == "up", "and said so")
+            now_s = time.time()
+            keeper.look(status(facilities=keeper.statuses(now_s)), (), (), now_s)
+            text = (tmp_path / FILE).read_text()
+            assert 'hanse_facility_up{site="frankfurt",facility="gone",driver="modbus"} 0' in text
+            assert (
+                'hanse_facility_power_watts{site="frankfurt",facility="pv",point="power"} 7000'
+                in text
+            )
+            assert (
+                'hanse_meter_error_ratio{site="frankfurt",meter="bmc-it",measures="it"} 0.03'
+                in text
+            )
+
+        plant.run(course)
+    assert fresh_text(tmp_path, time.time()) != b""
+    assert fresh_text(tmp_path, time.time() + FRESH_S + 1) == b""
+
+
+def test_a_bound_limits_devices_in_the_proportion_of_their_draw_and_is_lifted(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        machines = [Machine(), Machine()]
+        machines[1].idle_w = 2600.0  # draws 3300 W to the other's 1100 W
+        made = [stack.enter_context(redfish_server(m, password=PASSWORD)) for m in machines]
+        facilities = [bmc(f"bmc-{i}", url, caps_power=True) for i, (url, _) in enumerate(made)]
+        facilities.append(bmc("watched", made[0][0]))
+        plant = Plant(tmp_path, facilities, [it_meter("bmc-0"), it_meter("bmc-1")])
+        services: list[Service] = [service for _, service in made]
+
+        async def course(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.measured(time.time()).it, "all are read")
+            keeper.look(status(), (), (), time.time())
+            keeper.cap(BASE_KW + 4.0)  # at a PUE of 1.25 that leaves 3.2 kW to IT
+            await until(lambda: all(m.chassis_limit_w for m in machines), "both are limited")
+            assert [m.chassis_limit_w for m in machines] == [800.0, 2400.0]
+            caps = {s.id: s.cap_w for s in keeper.statuses(time.time())}
+            assert caps == {"bmc-0": 800.0, "bmc-1": 2400.0, "watched": None}
+            patched = [sum(m == "PATCH" for m, _ in s.asked) for s in services]
+            await asyncio.sleep(0.8)
+            assert [
+                sum(m == "PATCH" for m, _ in s.asked) for s in services
+            ] == patched  # once is enough
+            services[0].trouble = "busy"
+            await until(lambda: states(keeper)["bmc-0"] == "failing", "one is away")
+            machines[0].chassis_limit_w = None  # it came back from a power cycle
+            services[0].trouble = ""
+            await until(lambda: machines[0].chassis_limit_w, "what it forgot is set again")
+            keeper.cap(None)
+            await until(lambda: not any(m.chassis_limit_w for m in machines), "both are free")
+            assert {s.cap_w for s in keeper.statuses(time.time())} == {None}
+
+        plant.run(course)
+
+
+def test_a_node_whose_engines_stay_dead_is_reset_and_counted(tmp_path: Path) -> None:
+    dead = EngineStatus(name="chat-q8-0", service="chat", variant="q8", state="failing", pool="cpu")
+    machine = Machine()
+    with redfish_server(machine, password=PASSWORD) as (url, _):
+        plant = Plant(tmp_path, [bmc("bmc", url, resets=("cpu",))], [])
+
+        async def course(keeper: PlantKeeper) -> None:
+            now_s = time.time()
+            keeper.look(status(dead), (), (), now_s)
+            keeper.look(status(dead), (), (), now_s + DEAD_S - 1)
+            assert machine.resets == []
+            keeper.look(status(dead), (), (), now_s + DEAD_S)
+            await until(lambda: machine.resets, "the node is reset")
+            keeper.look(status(dead), (), (), now_s + DEAD_S + 60)
+            await asyncio.sleep(0.3)
+            assert machine.resets == ["ForceRestart"]
+            assert "hanse_site_node_resets_total" in (tmp_path / FILE).read_text()
+
+        plant.run(course)
+
+
+def test_a_library_that_is_missing_makes_its_device_unusable_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] in ("pysnmp", "pynvml")]:
+        monkeypatch.delitem(sys.modules, name)
+    for package in ("pysnmp", "pynvml"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    unusable = [
+        Facility(id="ups", site=SITE, driver="snmp", url="snmp://127.0.0.1", profile="ups-mib"),
+        Facility(id="gpus", site=SITE, driver="nvml"),
+    ]
+    plant = Plant(tmp_path, unusable, [])
+
+    async def course(keeper: PlantKeeper) -> None:
+        assert set(states(keeper).values()) == {"unusable"}
+        for one in keeper.statuses(time.time()):
+            assert "pip install 'hanse[facility]'" in one.why
+
+    plant.run(course)
