@@ -72,6 +72,8 @@ COMMANDS = {
         "hanse.cli.reproduce:reproduce",
         "Rerun published results beside their numbers.",
     ),
+    "facility": ("hanse.cli.plant:facility", "List devices of a site's plant and their readings."),
+    "inventory": ("hanse.cli.plant:inventory", "A fleet as the objects of NetBox."),
     "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),
 }
 """Name -> (where it is imported from when it runs, one line of help)."""

@@ -30,6 +30,7 @@ from hanse.live.facility.readings import (
     Resetter,
 )
 from hanse.live.facility.resets import Resets
+from hanse.live.facility.snapshot import EVERY_S, PlantSnapshot, write_snapshot
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Facility, Fleet
@@ -103,6 +104,7 @@ class PlantKeeper:
         self._cap_kw: float | None = None
         self._pue = 1.0
         self.resets_done = 0
+        self._shown_at_s = float("-inf")
         own = [f for f in fleet.facilities if f.site == site_id]
         self._flex, flex_devices = self._flex_of(own, own_password)
         self._devices = [
@@ -187,6 +189,18 @@ class PlantKeeper:
             self.resets_done,
         )
         replace_file(self._home / FILE, text)
+        if self._devices and now_s - self._shown_at_s >= EVERY_S:
+            self._shown_at_s = now_s
+            self._show(now_s)
+
+    def _show(self, now_s: float) -> None:
+        names = sorted({name for name, _ in self.readings})
+        readings = {
+            name: tuple(r for key, r in sorted(self.readings.items()) if key[0] == name)
+            for name in names
+        }
+        shown = PlantSnapshot(at_s=now_s, facilities=self.statuses(now_s), readings=readings)
+        write_snapshot(self._home, shown)
 
     def cap(self, limit_kw: float | None) -> None:
         """Hold devices that can be limited to a site's draw; None lifts."""
