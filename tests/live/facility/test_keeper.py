@@ -245,3 +245,37 @@ def test_a_library_that_is_missing_makes_its_device_unusable_and_nothing_else(
             assert "pip install 'hanse[facility]'" in one.why
 
     plant.run(course)
+
+
+def test_people_see_devices_and_the_names_of_readings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hanse.cli import app
+    from hanse.live.runtime import StateDir, plan_runtime
+
+    state = StateDir(tmp_path / "state")
+    state.make((SITE,), hub=False)
+    state.write_runtime(plan_runtime(LEAGUE, state.path, only_site=SITE))
+    arguments = ["facility", SITE, "--state", str(state.path)]
+
+    def run(*more: str) -> Any:
+        return app([*arguments, *more], exit_on_error=False, result_action="return_value")
+
+    assert run() == 1
+    with redfish_server(Machine(), password=PASSWORD) as (url, _):
+        plant = Plant(state.site(SITE), [bmc("bmc", url)], [])
+
+        async def course(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.readings, "the BMC is read")
+            keeper.look(status(), (), (), time.time())
+
+        plant.run(course)
+    capsys.readouterr()
+    assert run() == 0
+    shown = capsys.readouterr().out
+    assert "tray1.power" in shown
+    assert "1100 W" in shown
+    assert run("--json") == 0
+    told = msgspec.json.decode(capsys.readouterr().out)[SITE]
+    assert told["facilities"][0]["state"] == "up"
+    assert {r["point"] for r in told["readings"]["bmc"]} >= {"tray1.power", "node1.GPU_0.power"}

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -306,102 +306,124 @@ def scene(tmp_path: Path) -> Iterator[tuple[Site, Engine, Publisher, Any]]:
         )
 
 
+class Evening:
+    """A site under load, and what the grid has heard of it."""
+
+    def __init__(self, site: Site, engine: Engine, acme: Publisher, key: Any) -> None:
+        self.site, self.engine, self.acme, self.key = site, engine, acme, key
+        self.public_pem = (site.state.site(SITE) / "facility" / "grid.public.pem").read_bytes()
+        self.sent_s = self.until_s = 0.0
+
+    def feeds(self) -> list[dict[str, Any]]:
+        heard = said(self.acme.heard, STATUS_TOPIC, self.public_pem)
+        return [s["feeds"]["main"] for s in heard]
+
+    def until_event(self, name: str, within_s: float) -> dict[str, Any]:
+        """The status that said so."""
+
+        def told() -> list[dict[str, Any]]:
+            return [f for f in self.feeds() if f["event"] == name]
+
+        found: dict[str, Any] = wait_until(told, f"the grid hears {name}", within_s)[0]
+        return found
+
+    def metric(self, name: str, more: str = "") -> float:
+        return self.site.metrics()[f'{name}{{site="{SITE}"{more}}}']
+
+    def send_target(self, kw: float, seconds: float) -> None:
+        self.sent_s = time.time()
+        self.until_s = self.sent_s + seconds
+        target = {
+            "load_constraint": {"value": kw, "unit": "kilowatt"},
+            "interval": {"start_time": rfc3339(self.sent_s), "end_time": rfc3339(self.until_s)},
+            "strategy": {"best_effort": True},
+            "feed_tags": ["main"],
+        }
+        signed = sign({"targets": [target]}, self.key, "acme-1")
+        self.acme.send(TARGET_TOPIC, event(signed, "evening-peak"))
+
+
+def check_loaded(evening: Evening, done: Callable[[], int]) -> None:
+    engine = evening.engine
+    wait_until(lambda: engine.running >= 9 and done() > 0, "users and batch are served", 60)
+
+    def told_w() -> bool:
+        feeds = evening.feeds()
+        return bool(feeds) and feeds[-1]["calculated_load"]["value"] > 11.0
+
+    wait_until(told_w, "the grid hears of the measured load", 60)
+    assert evening.metric("hanse_site_power_measured", ',flow="it"') == 1.0
+
+
+def check_kept(evening: Evening, public: Users, bulk: Users, done: Callable[[], int]) -> int:
+    """Lines of the batch that were done when the target held."""
+    held = evening.until_event("end_ramp_down", 40)
+    print(f"compliant {time.time() - evening.sent_s:.1f} s after the target was sent")
+    assert held["compliant"]
+    assert held["calculated_load"]["value"] <= 10.0
+    assert held["targets"][0]["correlation_id"] == "evening-peak"
+    time.sleep(4.0)
+    kept_s, lines = time.time(), done()
+    time.sleep(6.0)
+    shed = bulk.since(kept_s)
+    assert shed
+    assert {status for status, _ in shed} == {503}
+    refusal = shed[-1][1]["error"]
+    assert refusal["code"] == "power"
+    assert refusal["hanse"]["shed"]["rule"] == "hanse:power-priority-10"
+    assert refusal["hanse"]["shed"]["cause"] == "load target"
+    served_now = public.since(kept_s)
+    assert len(served_now) > 5
+    assert {status for status, _ in served_now} == {200}
+    assert done() == lines  # deferrable work stands still
+    assert evening.metric("hanse_site_load_target_watts") == 10_000.0
+    assert evening.metric("hanse_site_load_target_compliant") == 1.0
+    assert evening.metric("hanse_site_shed_level") >= 3.0
+    assert evening.metric("hanse_site_power_watts", ',flow="drawn"') <= 10_000.0
+    return lines
+
+
+def check_back(evening: Evening, bulk: Users, done: Callable[[], int], lines: int) -> None:
+    over_s = evening.until_s
+    wait_until(lambda: time.time() > over_s, "the target's end", 70)
+    wait_until(lambda: any(s == 200 for s, _ in bulk.since(over_s)), "bulk is served again", 60)
+    wait_until(lambda: done() > lines, "the batch goes on", 60)
+    evening.until_event("end_ramp_up", 60)
+    assert evening.feeds()[-1]["targets"] == []
+    assert evening.metric("hanse_site_load_target_active") == 0.0
+    assert evening.metric("hanse_site_shed_level") == 0.0
+
+
 def test_a_load_target_by_mqtt_sheds_in_order_is_kept_and_told_and_all_comes_back(
     scene: tuple[Site, Engine, Publisher, Any],
 ) -> None:
     from openai import OpenAI
 
-    site, engine, acme, key = scene
-    public_pem = (site.state.site(SITE) / "facility" / "grid.public.pem").read_bytes()
-
-    def feeds() -> list[dict[str, Any]]:
-        return [s["feeds"]["main"] for s in said(acme.heard, STATUS_TOPIC, public_pem)]
-
+    evening = Evening(*scene)
+    site = evening.site
     with ExitStack() as stack:
         public = Users(site, "public", 3)
         stack.callback(public.stop)
         bulk = Users(site, "bulk", 4)
         stack.callback(bulk.stop)
-        with OpenAI(
-            base_url=f"http://127.0.0.1:{site.port}/v1", api_key=site.key, max_retries=8
-        ) as ask:
-            line = {
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": {"model": "chat", "messages": [{"role": "user", "content": "Moin?"}]},
-            }
-            rows = [json.dumps(line | {"custom_id": f"l-{n}"}) for n in range(BATCH_LINES)]
-            content = "\n".join(rows).encode()
-            batch = wait_until(lambda: begun(ask, content), "the batch process is ready", 60)
+        url = f"http://127.0.0.1:{site.port}/v1"
+        ask = stack.enter_context(OpenAI(base_url=url, api_key=site.key, max_retries=8))
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Moin?"}]}
+        line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
+        rows = [json.dumps(line | {"custom_id": f"l-{n}"}) for n in range(BATCH_LINES)]
+        content = "\n".join(rows).encode()
+        batch = wait_until(lambda: begun(ask, content), "the batch process is ready", 60)
 
-            def done() -> int:
-                return ask.batches.retrieve(batch.id).request_counts.completed  # type: ignore[union-attr]
+        def done() -> int:
+            counts = ask.batches.retrieve(batch.id).request_counts
+            return 0 if counts is None else counts.completed
 
-            wait_until(lambda: engine.running >= 9 and done() > 0, "users and batch are served", 60)
-            wait_until(
-                lambda: feeds() and feeds()[-1]["calculated_load"]["value"] > 11.0,
-                "the load is measured",
-                60,
-            )
-            metrics = site.metrics()
-            assert metrics[f'hanse_site_power_measured{{site="{SITE}",flow="it"}}'] == 1.0
-
-            # base 1 kW + 1.2 x (4 kW + 3 kW of the public class) = 9.4 kW: only they fit.
-            sent_s = time.time()
-            until_s = sent_s + 45.0
-            target = {
-                "load_constraint": {"value": 10.0, "unit": "kilowatt"},
-                "interval": {"start_time": rfc3339(sent_s), "end_time": rfc3339(until_s)},
-                "strategy": {"best_effort": True},
-                "feed_tags": ["main"],
-            }  # fmt: skip
-            acme.send(
-                TARGET_TOPIC, event(sign({"targets": [target]}, key, "acme-1"), "evening-peak")
-            )
-            wait_until(
-                lambda: any(f["event"] == "end_ramp_down" for f in feeds()),
-                "the ramp down ends",
-                40,
-            )
-            took_s = time.time() - sent_s
-            (held,) = [f for f in feeds() if f["event"] == "end_ramp_down"]
-            assert held["compliant"]
-            assert held["calculated_load"]["value"] <= 10.0
-            assert held["targets"][0]["correlation_id"] == "evening-peak"
-
-            time.sleep(4.0)
-            kept_s, lines = time.time(), done()
-            time.sleep(6.0)
-            shed = bulk.since(kept_s)
-            assert shed
-            assert {status for status, _ in shed} == {503}
-            refusal = shed[-1][1]["error"]
-            assert refusal["code"] == "power"
-            assert refusal["hanse"]["shed"]["rule"] == "hanse:power-priority-10"
-            assert refusal["hanse"]["shed"]["cause"] == "load target"
-            served_now = public.since(kept_s)
-            assert len(served_now) > 5
-            assert {status for status, _ in served_now} == {200}
-            assert done() == lines  # deferrable work stands still
-            metrics = site.metrics()
-            assert metrics[f'hanse_site_load_target_watts{{site="{SITE}"}}'] == 10_000.0
-            assert metrics[f'hanse_site_load_target_compliant{{site="{SITE}"}}'] == 1.0
-            assert metrics[f'hanse_site_shed_level{{site="{SITE}"}}'] >= 3.0
-            assert metrics[f'hanse_site_power_watts{{site="{SITE}",flow="drawn"}}'] <= 10_000.0
-
-            wait_until(lambda: time.time() > until_s, "the target's end", 70)
-            wait_until(
-                lambda: any(s == 200 for s, _ in bulk.since(until_s)),
-                "the bulk class is served again",
-                60,
-            )
-            wait_until(lambda: done() > lines, "the batch goes on", 60)
-            wait_until(lambda: any(f["event"] == "end_ramp_up" for f in feeds()), "all is back", 60)
-            assert feeds()[-1]["targets"] == []
-            assert site.metrics()[f'hanse_site_load_target_active{{site="{SITE}"}}'] == 0.0
-            assert site.metrics()[f'hanse_site_shed_level{{site="{SITE}"}}'] == 0.0
+        check_loaded(evening, done)
+        # base 1 kW + 1.2 x (4 kW + 3 kW of the public class) = 9.4 kW: only they fit.
+        evening.send_target(10.0, 45.0)
+        lines = check_kept(evening, public, bulk, done)
+        check_back(evening, bulk, done, lines)
     assert {status for status, _ in public.since(0.0)} == {200}  # the last class never noticed
-    print(f"compliant {took_s:.1f} s after the target was sent")
 
 
 def test_the_bus_of_a_site_without_plant_has_no_mqtt_listener(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.readings import Cap, Reading, ResetKind
 from hanse.live.facility.web import Answer, Web
 from hanse.model.fleet import Facility, Quantity
+from hanse.units import SECONDS_PER_HOUR
 
 ROOT: Final = "/redfish/v1/"
-WALK_AGAIN_S: Final = 3600.0
+WALK_AGAIN_S: Final = SECONDS_PER_HOUR
 """A board is added with the machine off, which ends the session and walks anyway; an hour finds the rest."""
 MEMBERS_MAX: Final = 64
 """Chassis, systems and processors that one BMC tells of; a rack manager of 72 GPUs has them in several."""
