@@ -324,6 +324,17 @@ def test_publishers_are_let_in_by_password_and_say_only_what_is_theirs(grid: Gri
         assert not nosy.heard
 
 
+def test_a_publisher_whose_secret_is_missing_stays_out_and_the_bus_starts(grid: Grid) -> None:
+    grid.bus.stop()
+    (grid.bus.home / "bms.secret").unlink()
+    grid.bus.start()
+    with (
+        publisher(grid.port, "acme", PASSWORD) as acme,
+        publisher(grid.port, "bms", PASSWORD) as bms,
+    ):
+        wait_until(lambda: acme.up and bms.refused, "one is let in, the other is not")
+
+
 def test_points_of_a_building_system_become_readings(grid: Grid) -> None:
     building = grid.bus.fleet.facilities[1]
     now_ms = int(time.time() * 1000)

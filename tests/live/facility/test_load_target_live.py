@@ -36,6 +36,7 @@ from live.facility.site_bus import (
     PASSWORD,
     SITE,
     Publisher,
+    SiteBus,
     event,
     free_port,
     keys,
@@ -390,8 +391,8 @@ def check_back(evening: Evening, bulk: Users, done: Callable[[], int], lines: in
     wait_until(lambda: done() > lines, "the batch goes on", 60)
     evening.until_event("end_ramp_up", 60)
     assert evening.feeds()[-1]["targets"] == []
+    wait_until(lambda: evening.metric("hanse_site_shed_level") == 0.0, "Prometheus sees it", 10)
     assert evening.metric("hanse_site_load_target_active") == 0.0
-    assert evening.metric("hanse_site_shed_level") == 0.0
 
 
 def test_a_load_target_by_mqtt_sheds_in_order_is_kept_and_told_and_all_comes_back(
@@ -427,8 +428,6 @@ def test_a_load_target_by_mqtt_sheds_in_order_is_kept_and_told_and_all_comes_bac
 
 
 def test_the_bus_of_a_site_without_plant_has_no_mqtt_listener(tmp_path: Path) -> None:
-    from live.facility.site_bus import SiteBus
-
     made = SiteBus(tmp_path, FLEET.format(pools="", more=""))
     conf = json.loads(bus.write_leaf_conf(made.runtime, made.state, SITE).read_text())
     assert "mqtt" not in conf

@@ -19,7 +19,7 @@ from hanse.view import SiteStatus
 
 FILE: Final = "agent.prom"
 FRESH_S: Final = 15.0
-"""The agent writes twice a second; older is of an agent that is gone, whose figures must not look alive."""
+"""The agent writes every two seconds; older is of an agent that is gone, whose figures must not look alive."""
 
 READING_NAMES: Final[dict[Quantity, tuple[str, float]]] = {
     "power_w": ("hanse_facility_power_watts", 1.0),

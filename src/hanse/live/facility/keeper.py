@@ -39,6 +39,8 @@ from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 READ_S_MAX: Final = 30.0
 """A whole reading of one device: a BMC with eight GPUs is some twenty requests."""
 BACK_OFF_S_MAX: Final = 60.0
+TELL_EVERY_S: Final = 2.0
+"""Prometheus asks every 15 s or more rarely, and a building system has thousands of points."""
 OLD_S_MAX: Final = 900.0
 """Readings older than this are forgotten: a point that is gone must not be shown for ever."""
 
@@ -104,7 +106,7 @@ class PlantKeeper:
         self._cap_kw: float | None = None
         self._pue = 1.0
         self.resets_done = 0
-        self._shown_at_s = float("-inf")
+        self._shown_at_s = self._told_at_s = float("-inf")
         own = [f for f in fleet.facilities if f.site == site_id]
         self._flex, flex_devices = self._flex_of(own, own_password)
         self._devices = [
@@ -182,13 +184,11 @@ class PlantKeeper:
                 self._reset(device, resets.pool)
         if self._flex is not None:
             self._flex.look(self._drawn(status, engines, idle), now_s)
-        text = plant_text(
-            status,
-            ((facility, reading) for (facility, _), reading in self.readings.items()),
-            self.accounts,
-            self.resets_done,
-        )
-        replace_file(self._home / FILE, text)
+        if now_s - self._told_at_s >= TELL_EVERY_S:
+            self._told_at_s = now_s
+            readings = ((facility, reading) for (facility, _), reading in self.readings.items())
+            text = plant_text(status, readings, self.accounts, self.resets_done)
+            replace_file(self._home / FILE, text)
         if self._devices and now_s - self._shown_at_s >= EVERY_S:
             self._shown_at_s = now_s
             self._show(now_s)

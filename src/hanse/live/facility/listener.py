@@ -12,7 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from hanse.errors import ConfigError
 from hanse.live.facility.access import secret_of
+from hanse.live.logline import log_line
 from hanse.model.fleet import Facility, Fleet
 from hanse.model.plant_check import OWN_BUS
 
@@ -43,9 +45,6 @@ def mqtt_listener(
     Args:
         home: The site's state directory.
         password: Of the agent's own user.
-
-    Raises:
-        ConfigError: a publisher's secret cannot be read.
     """
     listed = own_bus(fleet, site)
     if not listed:
@@ -67,9 +66,12 @@ def mqtt_listener(
     by_name: dict[str, dict[str, Any]] = {}
     for facility in listed:
         says, hears = _subjects(facility, site)
-        known = by_name.setdefault(
-            facility.user, {"password": secret_of(facility, home), "says": [], "hears": []}
-        )
+        try:
+            secret = secret_of(facility, home)
+        except ConfigError as error:  # its publisher cannot log in; the site serves all the same
+            log_line(f"facility {facility.id}: its publisher is not let in: {error}")
+            continue
+        known = by_name.setdefault(facility.user, {"password": secret, "says": [], "hears": []})
         known["says"] += says
         known["hears"] += hears
     for name, known in by_name.items():
