@@ -44,6 +44,7 @@ class Machine:
         self.gpu_limit_w: list[float | None] = [None] * gpus
         self.chassis_limit_w: float | None = None
         self.inlet_c = 24.0
+        self.energy_kwh = 1234.5
         self.power_state = "On"
         self.resets: list[str] = []
         self.tree: dict[str, dict[str, Any]] = {}
@@ -83,7 +84,7 @@ class Machine:
             found["PowerState"] = self.power_state
         if path == CHASSIS + "/EnvironmentMetrics":
             found["PowerWatts"]["Reading"] = self.drawn_w
-            found["EnergykWh"]["Reading"] = 1234.5
+            found["EnergykWh"]["Reading"] = self.energy_kwh
             found["TemperatureCelsius"]["Reading"] = self.inlet_c
             _limit(found, self.chassis_limit_w)
         if path == CHASSIS + "/Power":

@@ -251,6 +251,34 @@ def test_a_library_that_is_missing_makes_its_device_unusable_and_nothing_else(
     plant.run(course)
 
 
+def test_accounts_go_on_after_a_restart_by_the_devices_own_counter(tmp_path: Path) -> None:
+    machine = Machine()
+    with redfish_server(machine, password=PASSWORD) as (url, _):
+        plant = Plant(tmp_path, [bmc("bmc", url)], [it_meter("bmc")])
+
+        async def first(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.readings, "the BMC is read")
+            keeper.look(status(), (), (), time.time())
+            assert keeper.accounts[0].wh == 0.0
+
+        plant.run(first)
+        machine.energy_kwh += 0.25  # while no agent looked
+
+        async def second(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.accounts[0].wh >= 250.0, "the counter's difference is taken")
+            assert keeper.accounts[0].wh == pytest.approx(250.0)
+            assert keeper.accounts[0].counted_wh == pytest.approx(250.0)
+
+        plant.run(second)
+        (tmp_path / "meters.msgpack").write_bytes(b"\xc1 not msgpack")
+
+        async def third(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.readings, "the BMC is read")
+            assert keeper.accounts[0].wh == 0.0
+
+        plant.run(third)
+
+
 def test_people_see_devices_and_the_names_of_readings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from hanse.dispatch.belief import EngineSpec
 from hanse.live.agent_power import PowerKeeper
 from hanse.live.agent_work import Meter
-from hanse.live.facility.metering import GAP_S_MAX, EnergyAccount, Measured, Power, measure
+from hanse.live.facility.metering import (
+    GAP_S_MAX,
+    AccountKept,
+    EnergyAccount,
+    Measured,
+    Power,
+    measure,
+)
 from hanse.live.facility.readings import Reading
 from hanse.live.facility.resets import AGAIN_S, DEAD_S, RESETS_MAX, RESETS_S, Resets
 from hanse.live.shared import ENGINE_CPU_W, SharedPage
@@ -120,6 +127,58 @@ def test_a_counter_is_followed_and_a_reset_loses_and_invents_nothing_by_itself(
         before = value
     assert account.wh == pytest.approx(expected, rel=1e-9, abs=1e-6)
     assert account.counted_wh <= account.wh + 1e-6
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.5, 90.0), st.floats(0.0, 5000.0)), min_size=2, max_size=20),
+    st.integers(1, 19),
+    st.booleans(),
+)
+def test_an_account_that_was_kept_goes_on_as_if_nothing_had_been(
+    steps: list[tuple[float, float]], cut: int, counted: bool
+) -> None:
+    one = meter("m", energy_point="energy" if counted else "")
+    whole, first = EnergyAccount(one), EnergyAccount(one)
+    at_s, counter_wh = NOW_S, 100.0
+    current = first
+    for step, (elapsed_s, w) in enumerate(steps):
+        if step == cut:
+            content = msgspec.msgpack.encode(current.kept())
+            current = EnergyAccount(one)
+            current.restore(msgspec.msgpack.decode(content, type=AccountKept))
+        at_s += elapsed_s
+        counter_wh += w * elapsed_s / 3600.0
+        readings = {
+            ("m", "power"): Reading(point="power", quantity="power_w", value=w, at_s=at_s),
+            ("m", "energy"): Reading(
+                point="energy", quantity="energy_wh", value=counter_wh, at_s=at_s
+            ),
+        }
+        whole.take(readings)
+        current.take(readings)
+    assert (current.wh, current.counted_wh, current.gap_s) == (
+        whole.wh,
+        whole.counted_wh,
+        whole.gap_s,
+    )
+
+
+def test_an_account_keeps_its_sum_when_its_meter_reads_another_point() -> None:
+    old = EnergyAccount(meter("m", energy_point="energy"))
+    for step in range(3):
+        key = ("m", "energy")
+        old.take(
+            {
+                key: Reading(
+                    point="energy", quantity="energy_wh", value=50.0 + step, at_s=NOW_S + step
+                )
+            }
+        )
+    new = EnergyAccount(meter("m", energy_point="other"))
+    new.restore(old.kept())
+    assert new.wh == 2.0
+    jump = Reading(point="other", quantity="energy_wh", value=1e6, at_s=NOW_S + 9)
+    assert new.take({("m", "other"): jump}) == 0.0
 
 
 # --- what the agent makes of it

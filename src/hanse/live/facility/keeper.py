@@ -16,12 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
+
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.load_targets import LoadTarget, compliant, in_force
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live.facility.exposition import FILE, plant_text
 from hanse.live.facility.flex import Drawn, FlexAgent
-from hanse.live.facility.metering import EnergyAccount, Key, Measured, measure
+from hanse.live.facility.metering import (
+    AccountKept,
+    EnergyAccount,
+    Key,
+    Measured,
+    measure,
+)
 from hanse.live.facility.readings import (
     Cap,
     PlantDriver,
@@ -39,6 +47,8 @@ from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 READ_S_MAX: Final = 30.0
 """A whole reading of one device: a BMC with eight GPUs is some twenty requests."""
 BACK_OFF_S_MAX: Final = 60.0
+ACCOUNTS: Final = "meters.msgpack"
+"""Written with what people are shown: a crash loses the power of five seconds, a device's own counter nothing."""
 TELL_EVERY_S: Final = 2.0
 """Prometheus asks every 15 s or more rarely, and a building system has thousands of points."""
 OLD_S_MAX: Final = 900.0
@@ -101,6 +111,7 @@ class PlantKeeper:
         self._on_targets = on_targets
         self._meters = tuple(m for m in fleet.meters if m.site == site_id)
         self.accounts = tuple(EnergyAccount(meter) for meter in self._meters)
+        self._restore_accounts()
         self.readings: dict[Key, Reading] = {}
         self._schedules: dict[str, tuple[LoadTarget, ...]] = {}
         self._cap_kw: float | None = None
@@ -192,6 +203,8 @@ class PlantKeeper:
         if self._devices and now_s - self._shown_at_s >= EVERY_S:
             self._shown_at_s = now_s
             self._show(now_s)
+            kept = {account.meter.id: account.kept() for account in self.accounts}
+            replace_file(self._home / ACCOUNTS, msgspec.msgpack.encode(kept))
 
     def _show(self, now_s: float) -> None:
         names = sorted({name for name, _ in self.readings})
@@ -221,6 +234,20 @@ class PlantKeeper:
             maximum_kw=self._site.power.grid_kw_max,
             hints=tuple((e.name, e.pool, 0.0) for e in last),
         )
+
+    def _restore_accounts(self) -> None:
+        """What an earlier agent had counted; of what was drawn meanwhile a device's own counter tells."""
+        path = self._home / ACCOUNTS
+        try:
+            kept = msgspec.msgpack.decode(path.read_bytes(), type=dict[str, AccountKept])
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as error:
+            log_line(f"{path}: {error}; accounts begin anew")
+            return
+        for account in self.accounts:
+            if account.meter.id in kept:
+                account.restore(kept[account.meter.id])
 
     # --- devices
 

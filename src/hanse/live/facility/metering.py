@@ -111,6 +111,19 @@ def _sum(
     return Power(w=w, error_share=error, at_s=at_s)
 
 
+class AccountKept(Value, frozen=True, kw_only=True):
+    """An account as it lies on disk, so that it goes on after a restart."""
+
+    facility: str
+    point: str
+    energy_point: str
+    wh: float
+    counted_wh: float
+    gap_s: float
+    power: Reading | None = None
+    counter: Reading | None = None
+
+
 class EnergyAccount:
     """Wh of one meter since this account was opened; it only ever grows.
 
@@ -127,6 +140,29 @@ class EnergyAccount:
         self.gap_s = 0.0
         self._power: Reading | None = None
         self._counter: Reading | None = None
+
+    def kept(self) -> AccountKept:
+        """For the disk."""
+        meter = self.meter
+        return AccountKept(
+            facility=meter.facility,
+            point=meter.point,
+            energy_point=meter.energy_point,
+            wh=self.wh,
+            counted_wh=self.counted_wh,
+            gap_s=self.gap_s,
+            power=self._power,
+            counter=self._counter,
+        )
+
+    def restore(self, kept: AccountKept) -> None:
+        """Go on from there; where the meter reads something else now, only its sums are kept."""
+        self.wh, self.counted_wh, self.gap_s = kept.wh, kept.counted_wh, kept.gap_s
+        meter = self.meter
+        if (kept.facility, kept.point) == (meter.facility, meter.point):
+            self._power = kept.power
+            if kept.energy_point == meter.energy_point:
+                self._counter = kept.counter
 
     def take(self, readings: Mapping[Key, Reading]) -> float:
         """Note what the device says now; Wh since the last call."""
