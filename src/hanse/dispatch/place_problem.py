@@ -127,6 +127,7 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
             price_usd_per_kwh=max(known.price_usd_per_kwh, -carbon_usd * known.carbon_g_per_kwh),
             carbon_g_per_kwh=known.carbon_g_per_kwh,
             pue=known.pue,
+            export_usd_per_kwh=_export_usd(site),
             grid_kw_max=max(site.power.grid_kw_max - base, 0.0),
             engines_max=ENGINES_PER_SITE_MAX,
             hosts=known.hosts,
@@ -146,10 +147,16 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
         pue=float(np.mean(power.pue[steps])),
         own_kw=float(left.mean()),
         own_kw_low=float(left.min()),
+        export_usd_per_kwh=_export_usd(site),
         grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
         engines_max=ENGINES_PER_SITE_MAX,
         hosts=known.hosts,
     )
+
+
+def _export_usd(site: Site) -> float:
+    """What a kWh of own power earns that is not used; where the connection takes none of it back, nothing."""
+    return site.power.export_usd_per_kwh if site.power.export_kw_max != 0.0 else 0.0
 
 
 # --- hardware

@@ -26,7 +26,7 @@ ASLEEP: Final = float("inf")
 
 class _Pool(NamedTuple):
     site: int
-    count: int
+    chips: int
     per_node: int
     empty_w: float
     """Of one chip that holds nothing, with its share of the server."""
@@ -61,6 +61,25 @@ class Nodes:
                 awake[i] = now_s + WAKE_S
         return max([now_s, *awake[:last]])
 
+    def on(self) -> int:
+        """Chips of servers that are on."""
+        return sum(
+            min(self._pools[key].chips, self._pools[key].per_node * sum(a != ASLEEP for a in awake))
+            for key, awake in self._awake_at_s.items()
+        )
+
+    def empty_w(
+        self, site: str, engines: Mapping[PoolKey, int], jobs: Mapping[PoolKey, int]
+    ) -> float:
+        """What a site's chips draw now on which neither engines nor jobs are."""
+        watts = 0.0
+        for key, pool in self._pools.items():
+            if key[0] == site:
+                on = sum(at_s != ASLEEP for at_s in self._awake_at_s[key])
+                held = engines.get(key, 0) + jobs.get(key, 0)
+                watts += max(min(pool.chips, on * pool.per_node) - held, 0) * pool.empty_w
+        return watts
+
     def step_w(self, used: Mapping[PoolKey, int], now_s: float) -> NDArray[np.float64]:
         """[site] what is drawn beside engines and jobs; servers that hold nothing any more are switched off."""
         watts = np.zeros(self._sites)
@@ -73,7 +92,7 @@ class Nodes:
                 for i in range(needed):
                     awake[i] = min(awake[i], now_s)
             on = sum(at_s != ASLEEP for at_s in awake)
-            held = min(pool.count, on * pool.per_node)
+            held = min(pool.chips, on * pool.per_node)
             watts[pool.site] += max(held - chips, 0) * pool.empty_w
             watts[pool.site] += (len(awake) - on) * NODE_OFF_W
         return watts

@@ -65,10 +65,10 @@ class YardBooks:
 
 
 class Yard:
-    """Jobs in the order of submission; instants are Unix seconds."""
+    """Jobs by submission; instants are Unix seconds."""
 
     def __init__(self, fleet: Fleet, jobs: Sequence[Job], *, at_once: bool) -> None:
-        """No schedule is asked `at_once`: a job begins at its home when its chips are free, first come first served."""
+        """`at_once` no schedule is asked: first come, first served, at home or else at the first site that has room."""
         self._coming = sorted(jobs, key=lambda job: (job.submitted_at_s, job.id), reverse=True)
         self._at_once = at_once
         self._open: dict[str, _Work] = {}
@@ -101,9 +101,7 @@ class Yard:
     def whereabouts(self) -> dict[str, Whereabouts]:
         """Of jobs that have begun."""
         return {
-            name: Whereabouts(
-                state_at=w.site, pool=w.pool if w.chips else None, chips=w.chips
-            )
+            name: Whereabouts(state_at=w.site, pool=w.pool if w.chips else None, chips=w.chips)
             for name, w in self._open.items()
             if w.site
         }
@@ -270,20 +268,26 @@ class Yard:
     def _first_come(
         self, now_s: float, free: Mapping[PoolKey, int], kw_free: Mapping[str, float]
     ) -> None:
-        room = dict(free)
-        for name, work in self._open.items():
-            held = (work.site, work.pool)
-            if work.chips and (room.get(held, 0) < work.chips or work.site not in kw_free):
+        room = {key: chips for key, chips in free.items() if key[0] in kw_free}
+        for work in self._open.values():
+            key = work.site, work.pool
+            if work.chips > room.get(key, 0):
                 self.books.yields += 1
                 self._lose(work)
                 work.chips = 0
+            elif work.chips:
+                room[key] -= work.chips
+        for work in self._open.values():
             if work.chips:
-                room[held] -= work.chips
                 continue
-            for (site, pool), kind in self._chip_kind.items():
-                fits = room.get((site, pool), 0) >= work.job.chips_min and kind in work.job.chip_s
-                if site == work.job.home and fits and site in kw_free:
-                    chips = min(work.job.chips_max, room[site, pool])
-                    room[site, pool] -= chips
-                    self._run(self._open[name], site, pool, chips, now_s, {})
-                    break
+            able = (
+                (site != work.job.home, self._index[site], pool)
+                for (site, pool), chips in room.items()
+                if chips >= work.job.chips_min and self._chip_kind[site, pool] in work.job.chip_s
+            )
+            found = min(able, default=None)
+            if found is not None:
+                site, pool = list(self._index)[found[1]], found[2]
+                chips = min(work.job.chips_max, room[site, pool])
+                room[site, pool] -= chips
+                self._run(work, site, pool, chips, now_s, {})
