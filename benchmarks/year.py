@@ -28,7 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.catalogue import City, accelerator, city
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.place import solve
 from hanse.dispatch.place_offers import WAY_SHARE, stepped
+from hanse.dispatch.place_problem import problem_from
 from hanse.energy.cooling import pue_at
 from hanse.energy.outlook import outlooks_from
 from hanse.energy.series import site_series
@@ -547,6 +551,9 @@ def run_month(alternative: str, month: int, days: float) -> dict[str, Any]:
         )
     else:
         known = outlooks(counted, month, days, truth=alternative == "truth")
+        fleet = msgspec.structs.replace(
+            fleet, placements=opening(fleet, known[begin(month).timestamp()])
+        )
         operation = Operation(
             foresee=lambda now_s, _: known[now_s],
             every_s=HOUR_S,
@@ -572,6 +579,16 @@ def run_month(alternative: str, month: int, days: float) -> dict[str, Any]:
         "cpu_s": time.process_time() - begun,
         "cpu_s_forecasts": made_s,
     }
+
+
+def opening(fleet: Fleet, outlook: Outlook) -> tuple[Placement, ...]:
+    """What would have been placed an hour before a run: a month does not begin with another rule's replicas, and their peak."""
+    dispatcher = Dispatcher("fleet")
+    digests = {"users": "0" * 64}
+    dispatcher.handle(ev.FleetLoaded(at_s=outlook.start_s, fleet=fleet, digests=digests))
+    assert dispatcher.belief is not None
+    problem = problem_from(dispatcher.belief, outlook, window=(0, 2))
+    return solve(problem, Limits(gap=PLACE_GAP, nodes_max=1)).placements
 
 
 def figures(run: Simulation, tally: Tally) -> dict[str, Any]:

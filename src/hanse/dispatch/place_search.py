@@ -84,8 +84,8 @@ def search(model: PlaceModel, limits: Limits) -> Found:
             nodes += more
         stuck = wide.objective >= known * (1.0 - 1e-9)
         best = best if best is not None and stuck else wide
-        if stuck:
-            break
+        if stuck or wide.nodes >= limits.nodes_max:
+            break  # the same search again would find the same
     assert best is not None
     near = best.objective - bound <= 1.001 * limits.gap * _own(model, best)
     stopped_by = "gap" if near else "nodes"
@@ -109,7 +109,8 @@ def _wide(
     share = WIDE_GAP_SHARE if best is None else 1.0
     found = solver.search(limits, start=start, gap_absolute=share * limits.gap * own)
     more = _own(model, found)
-    if best is None and found.objective - found.bound > limits.gap * more:
+    short = found.objective - found.bound > limits.gap * more
+    if best is None and short and found.nodes < limits.nodes_max:
         # Less is its own cost than the relaxed program's, so a finer gap is meant.
         start = _whole_columns(model, found.values)
         again = solver.search(limits, start=start, gap_absolute=share * limits.gap * more)
