@@ -657,6 +657,11 @@ def one(task: tuple[str, int, float]) -> dict[str, Any]:
     return found
 
 
+def scaled(run: dict[str, Any]) -> dict[str, Any]:
+    """A demand charge is a month's: of a month's first days only their part of it counts."""
+    return run | {"usd_demand": run["usd_demand"] * run["hours"] / hours_in(run["month"])}
+
+
 def added(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Months as one."""
     total = {k: sum(r[k] for r in runs) for k, v in runs[0].items() if isinstance(v, int | float)}
@@ -747,7 +752,7 @@ def main() -> int:
         found = kept(*task)
         assert found is not None, task
         runs.setdefault(task[0], []).append(found)
-    columns = {a: row_of(added(mine)) for a, mine in runs.items()}
+    columns = {a: row_of(added([scaled(r) for r in mine])) for a, mine in runs.items()}
     print(json.dumps(columns) if args.json else told(columns))
     return 0
 
