@@ -256,11 +256,7 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
     m.put(energy, g, 1.0)
     m.put(energy, own, 1.0)
     m.put(cap, over, -1.0)
-    above = m.add_columns("above", np.array([s.usd_per_kw_peak for s in p.sites]))
-    levied = m.add_rows(
-        "peak", -INF, np.array([s.peak_kw + s.own_kw_low for s in p.sites]) - low, low.shape
-    )
-    m.put(levied, above, -1.0)
+    levied = _levied(m, p, low)
     for column, (i, j, _) in zip(x, pairs, strict=True):
         d, o = p.demand[i], p.offers[j]
         site = p.pools[o.pool].site
@@ -274,6 +270,15 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
     found = Solver(m).relaxed().objective
     assert cover_usd == 0.0
     return found + (fresh + woken) / hours
+
+
+def _levied(m: Model, p: PlaceProblem, low: np.ndarray) -> np.ndarray:
+    """Rows of import beyond the month's peak."""
+    above = m.add_columns("above", np.array([s.usd_per_kw_peak for s in p.sites]))
+    known = np.array([s.peak_kw + s.own_kw_low for s in p.sites])
+    rows = m.add_rows("peak", -INF, known - low, low.shape)
+    m.put(rows, above, -1.0)
+    return rows
 
 
 def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: list[int]) -> float:

@@ -120,7 +120,7 @@ def test_servers_wake_sleep_and_are_paid_for() -> None:
     always = Nodes(fleet, powers_down=False)
     assert always.ready_s(key, 0, 20, 5.0) == 5.0
     assert always.step_w({}, 0.0)[0] == pytest.approx(20 * empty_w)
-    assert ASLEEP == math.inf
+    assert math.inf == ASLEEP
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=30), st.floats(0.3, 1.0))

@@ -207,9 +207,8 @@ class Simulation:
                 if not more:
                     self._stop_s = self._last_s() + TAIL_S
                 if progress is not None:
-                    progress(
-                        float(self.world.clock[0]["now_s"]), int(self.world.clock[0]["requests"])
-                    )
+                    clock = self.world.clock[0]
+                    progress(float(clock["now_s"]), int(clock["requests"]))
             elif why == ar.ROOM:
                 self._make_room()
             else:
@@ -336,13 +335,11 @@ class Simulation:
         if not self._hub_up:
             return
         world = self.world
-        used = set(world.version.tolist())
-        free = [v for v in range(ar.VERSIONS) if v not in used]
+        free = set(range(ar.VERSIONS)) - set(world.version.tolist())
         if not free:
             return
-        write_table(world, free[0], table, self.fleet, self.trace.meta)
-        up = world.site_up != 0
-        world.version[up] = free[0]
+        write_table(world, min(free), table, self.fleet, self.trace.meta)
+        world.version[world.site_up != 0] = min(free)
         self.table = table
 
     # --- chunks, rows, room
