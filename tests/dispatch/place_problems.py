@@ -256,7 +256,7 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
     m.put(energy, g, 1.0)
     m.put(energy, own, 1.0)
     m.put(cap, over, -1.0)
-    levied = _levied(m, p, low)
+    peak = _levied(m, p, low)
     for column, (i, j, _) in zip(x, pairs, strict=True):
         d, o = p.demand[i], p.offers[j]
         site = p.pools[o.pool].site
@@ -264,8 +264,7 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
         m.put(serve[rows.index(i)], column, 1.0)
         m.put(room[j], column, d.requests_per_s_high * d.work)
         m.put(energy[site], column, -kwh * d.requests_per_s)
-        m.put(cap[site], column, kwh * d.requests_per_s_high)
-        m.put(levied[site], column, kwh * d.requests_per_s_high)
+        m.put(np.array([cap[site], peak[site]]), column, kwh * d.requests_per_s_high)
     cover_usd = _cover(p, n, m, u, rows)
     found = Solver(m).relaxed().objective
     assert cover_usd == 0.0
