@@ -34,6 +34,8 @@ def random_problem(
             own_kw_low=0.0,
             export_usd_per_kwh=float(rng.choice([0.0, 0.03])),
             grid_kw_max=float(rng.choice([0.5, 2.0, 10.0, 100.0])),
+            usd_per_kw_peak=float(rng.choice([0.0, 0.06, 1.0])),
+            peak_kw=float(rng.choice([0.0, 0.4, 5.0])),
             engines_max=int(rng.choice([1, 2, 64])),
             hosts=bool(rng.random() < 0.9),
         )
@@ -254,6 +256,7 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
     m.put(energy, g, 1.0)
     m.put(energy, own, 1.0)
     m.put(cap, over, -1.0)
+    peak = _levied(m, p, low)
     for column, (i, j, _) in zip(x, pairs, strict=True):
         d, o = p.demand[i], p.offers[j]
         site = p.pools[o.pool].site
@@ -261,11 +264,20 @@ def _usd(p: PlaceProblem, n: tuple[int, ...]) -> float:
         m.put(serve[rows.index(i)], column, 1.0)
         m.put(room[j], column, d.requests_per_s_high * d.work)
         m.put(energy[site], column, -kwh * d.requests_per_s)
-        m.put(cap[site], column, kwh * d.requests_per_s_high)
+        m.put(np.array([cap[site], peak[site]]), column, kwh * d.requests_per_s_high)
     cover_usd = _cover(p, n, m, u, rows)
     found = Solver(m).relaxed().objective
     assert cover_usd == 0.0
     return found + (fresh + woken) / hours
+
+
+def _levied(m: Model, p: PlaceProblem, low: np.ndarray) -> np.ndarray:
+    """Rows of import beyond the month's peak."""
+    above = m.add_columns("above", np.array([s.usd_per_kw_peak for s in p.sites]))
+    known = np.array([s.peak_kw + s.own_kw_low for s in p.sites])
+    rows = m.add_rows("peak", -INF, known - low, low.shape)
+    m.put(rows, above, -1.0)
+    return rows
 
 
 def _cover(p: PlaceProblem, n: tuple[int, ...], m: Model, u: np.ndarray, rows: list[int]) -> float:

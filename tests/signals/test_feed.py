@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.catalogue import all_countries, country_electricity
 from hanse.errors import ConfigError, FeedError
-from hanse.signals import Feed, Override, recorded, recorded_zones
+from hanse.signals import Feed, Override, Series, recorded, recorded_zones
+from hanse.signals.series import SignalType
 from hanse.units import SECONDS_PER_HOUR
 
 INSTANT = st.floats(1.5e9, 2.5e9)
@@ -148,3 +150,27 @@ def test_an_impossible_override_is_refused() -> None:
 def test_a_feed_survives_the_wire() -> None:
     feed = Feed(overrides=(override(),), clock_offset_s=60.0)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(feed), type=Feed) == feed
+
+
+def test_a_brought_recording_is_replayed_in_place_of_the_shipped_one() -> None:
+    hours = np.arange(8760.0)
+    start_s = datetime(2022, 1, 1, tzinfo=UTC).timestamp()
+
+    def series(quantity: str, unit: str, signal: SignalType, values: np.ndarray) -> Series:
+        return Series(
+            start_s=start_s, step_s=3600.0, values=values, quantity=quantity, unit=unit,
+            signal=signal, zone="DE", source="a test", licence="none",
+        )  # fmt: skip
+
+    feed = Feed(
+        recordings=(
+            series("carbon_intensity", "gCO2e/kWh", "average_location", hours),
+            series("price_usd_per_kwh", "USD/kWh", "price", hours / 1e4),
+        )
+    )
+    now_s = start_s + 100.5 * 3600.0
+    assert feed.carbon_g_per_kwh("DE", now_s).value == 100.0
+    price = feed.price_usd_per_kwh("DE", now_s, declared=0.3)
+    assert (price.value, price.method) == (pytest.approx(0.01), "recorded hour")
+    assert Feed().price_usd_per_kwh("DE", now_s, declared=0.3).value == 0.3
+    assert feed.carbon_g_per_kwh("FR", now_s) == Feed().carbon_g_per_kwh("FR", now_s)

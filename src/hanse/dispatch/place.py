@@ -75,8 +75,9 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     if moves and _can_stay(problem):
         stays = _staying(problem, limits)
         gap = (stays.cost.usd - answer.bound_usd) / max(stays.cost.own_usd, 1e-12)
+        near = gap <= limits.gap or stays.cost.usd <= answer.cost.usd
         # Below the bound one of the two is wrong, and nothing is proven: then the search's own answer stands.
-        if -BOUND_ERROR <= gap <= limits.gap:
+        if gap >= -BOUND_ERROR and near:
             return replace(
                 stays,
                 problem=digest,

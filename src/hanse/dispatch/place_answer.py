@@ -113,12 +113,15 @@ class Plan:
         export = np.array([s.export_usd_per_kwh for s in p.sites], float)
         fresh = np.array([o.start_usd for o in p.offers], float)
         wake = np.array([q.wake_usd for q in p.pools], float)
+        levy = np.array([s.usd_per_kw_peak for s in p.sites], float)
+        known = np.array([s.peak_kw + s.own_kw_low for s in p.sites], float)
         woken = np.maximum(self.k - np.array([q.nodes_on for q in p.pools], float), 0.0)
         bare = np.array([q.uncovered_usd_per_request for q in p.services], float)
         late = float((m.pair_late * self.x).sum())
         egress = float((m.pair_egress * self.x).sum())
         return CostItems(
             energy_usd=float((grid * price + self.own_kw * export).sum()),
+            demand_usd=float((levy * np.maximum(self.kw_high - known, 0.0)).sum()),
             carbon_usd=float((grid * carbon).sum()) * p.usd_per_g,
             egress_usd=egress,
             waiting_usd=float((m.pair_usd * self.x).sum()) - late - egress,

@@ -5,7 +5,8 @@ HiGHS (`milp`).
 
 Symbols. Row d of demand asks a_d requests/s at most and m_d on average, in the service's mean requests; offer o serves r_o of them a
 replica, at site s(o) in pool p(o). Columns: x_do share of d that o serves; u_d share that nobody does; n_o replicas, b_o of them
-loaded anew; k_p nodes on, w_p of them woken; g_s, f_s, e_s kW from the grid, of own power, and above the supply; s_k requests/s
+loaded anew; k_p nodes on, w_p of them woken; g_s, f_s, e_s kW from the grid, of own power, and above the supply; h_s kW at the meter
+with all demand high, y_s of them above the month's peak; s_k requests/s
 of a kind of demand (service, law, need of quality) that some failure leaves without a replica; M_c the most that any failure takes of what a set c of rows may use.
 
     min  sum of USD/h: energy and carbon (g_s), own power at what it would earn (f_s), egress, waiting and lateness (x_do), loading
@@ -144,6 +145,8 @@ class PlaceModel:
         export = np.array([s.export_usd_per_kwh for s in p.sites], float)
         self.f = m.add_columns("own", export, upper=np.array([s.own_kw for s in p.sites], float))
         self.e = m.add_columns("over", np.full(len(p.sites), p.over_usd_per_kwh))
+        self.h = m.add_columns("high", np.zeros(len(p.sites)))
+        self.y = m.add_columns("peak", np.array([s.usd_per_kw_peak for s in p.sites], float))
         self._kinds()
         price = np.array([q.uncovered_usd_per_request for q in p.services], float)
         self.s = m.add_columns("uncovered", price[self.kind_service] * SECONDS_PER_HOUR)
@@ -280,11 +283,24 @@ class PlaceModel:
         self.model.put(self.energy, self.f, 1.0)
 
     def _cap(self) -> None:
-        """PUE_s (... high demand) - e_s <= grid_kw_max_s + own power's least: the supply, or a priced excess."""
-        supply = np.array([s.grid_kw_max + s.own_kw_low for s in self.problem.sites], float)
-        low = np.full(len(supply), -INF)
-        self.cap = self._power("cap", self.pair_kw_high, 1.0, low, supply - self.off_kw())
-        self.model.put(self.cap, self.e, -1.0)
+        """PUE_s (... high demand) <= h_s; h_s - e_s <= grid_kw_max_s + own power's least: the supply, or a priced excess;
+        h_s - y_s <= the month's peak + own power's least: what an electricity bill levies on top.
+        """
+        m, sites = self.model, self.problem.sites
+        low = np.full(len(sites), -INF)
+        self.cap = self._power("cap", self.pair_kw_high, 1.0, low, -self.off_kw())
+        m.put(self.cap, self.h, -1.0)
+        own = np.array([s.own_kw_low for s in sites], float)
+        supply = m.add_rows(
+            "supply", -INF, np.array([s.grid_kw_max for s in sites]) + own, own.shape
+        )
+        m.put(supply, self.h, 1.0)
+        m.put(supply, self.e, -1.0)
+        levied = np.flatnonzero([s.usd_per_kw_peak > 0.0 for s in sites])
+        known = np.array([s.peak_kw for s in sites], float) + own
+        peak = m.add_rows("peak", -INF, known[levied], levied.shape)
+        m.put(peak, self.h[levied], 1.0)
+        m.put(peak, self.y[levied], -1.0)
 
     def _starts(self) -> None:
         """b_o >= n_o - now_o; w_p >= k_p - on_p: what is loaded or woken is paid once."""

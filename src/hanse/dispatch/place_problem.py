@@ -6,10 +6,11 @@ solving (`place`), forecasts (`signals`), what a replica serves (`place_offers`,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief, engines_of
@@ -28,7 +29,7 @@ from hanse.dispatch.place_values import (
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
 from hanse.energy.plant import host_w
 from hanse.model.check import ENGINES_PER_SITE_MAX
-from hanse.model.fleet import Placement, Pool, Site
+from hanse.model.fleet import Id, Placement, Pool, Site
 from hanse.serving.roofline import IDLE_SHARE_UNKNOWN
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.units import (
@@ -52,6 +53,9 @@ LATE_TIMES, UNCOVERED_TIMES, UNSERVED_TIMES = 3.0, 3.0, 20.0
 dearest replica for itself: promises are kept wherever hardware can keep them, however few requests they are about."""
 OVER_TIMES: Final = 3.0
 """A kW that the supply does not give, over what its requests cost unserved: nothing draws it in the end."""
+PEAK_H: Final = 168.0
+"""Hours that a new peak of the month is spread over. Paid at once, nothing would ever move; over the month, every site would have its
+peak for an hour's gain. A week is between: what it lets through has paid for itself in that time."""
 BODY_BYTES: Final = 2000.0
 """Of a request beside its prompt."""
 
@@ -62,9 +66,13 @@ class _Names(NamedTuple):
 
 
 def problem_from(
-    belief: Belief, outlook: Outlook, *, window: tuple[int, int] | None = None
+    belief: Belief,
+    outlook: Outlook,
+    *,
+    window: tuple[int, int] | None = None,
+    peak_import_kw: Mapping[Id, float] | None = None,
 ) -> PlaceProblem:
-    """What to decide for steps [first, end) of an outlook; absent: for all of them.
+    """What to decide for steps [first, end) of an outlook; absent: for all of them. `peak_import_kw`: this month's, by site.
 
     Capacity is sized by the highest step of the high quantile, energy priced by means, what must survive a failure by the highest
     mean. Placements at sites that are drained or not heard any more stay as they are.
@@ -80,7 +88,11 @@ def problem_from(
     works = _works(belief, outlook.demand)
     usd_per_g = per_g_from_per_t(fleet.weights.usd_per_tonne_co2e)
     power = {s.site: s for s in outlook.sites}
-    sites = tuple(_site(belief, s, power.get(s.id), steps) for s in fleet.sites)
+    peaks = peak_import_kw or {}
+    sites = tuple(
+        _levied(_site(belief, s, power.get(s.id), steps), s, peaks.get(s.id, 0.0))
+        for s in fleet.sites
+    )
     pools, offers = _hardware(belief, sites, works, usd_per_g)
     replica = _replica_usd(sites, pools, offers, usd_per_g, window_s)
     laws, demand = _demand(belief, outlook.demand, steps, names, works, offers, replica)
@@ -127,6 +139,7 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
             price_usd_per_kwh=max(known.price_usd_per_kwh, -carbon_usd * known.carbon_g_per_kwh),
             carbon_g_per_kwh=known.carbon_g_per_kwh,
             pue=known.pue,
+            export_usd_per_kwh=_export_usd(site),
             grid_kw_max=max(site.power.grid_kw_max - base, 0.0),
             engines_max=ENGINES_PER_SITE_MAX,
             hosts=known.hosts,
@@ -146,10 +159,22 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
         pue=float(np.mean(power.pue[steps])),
         own_kw=float(left.mean()),
         own_kw_low=float(left.min()),
+        export_usd_per_kwh=_export_usd(site),
         grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
         engines_max=ENGINES_PER_SITE_MAX,
         hosts=known.hosts,
     )
+
+
+def _levied(made: PlaceSite, site: Site, peak_kw: float) -> PlaceSite:
+    """With the demand charge, whose peak others at the site share."""
+    levy = site.power.usd_per_kw_month / PEAK_H
+    return replace(made, usd_per_kw_peak=levy, peak_kw=max(peak_kw - site.power.base_kw, 0.0))
+
+
+def _export_usd(site: Site) -> float:
+    """What a kWh of own power earns that is not used; where the connection takes none of it back, nothing."""
+    return site.power.export_usd_per_kwh if site.power.export_kw_max != 0.0 else 0.0
 
 
 # --- hardware

@@ -84,8 +84,8 @@ def search(model: PlaceModel, limits: Limits) -> Found:
             nodes += more
         stuck = wide.objective >= known * (1.0 - 1e-9)
         best = best if best is not None and stuck else wide
-        if stuck:
-            break
+        if stuck or wide.nodes >= limits.nodes_max:
+            break  # the same search again would find the same
     assert best is not None
     near = best.objective - bound <= 1.001 * limits.gap * _own(model, best)
     stopped_by = "gap" if near else "nodes"
@@ -104,12 +104,13 @@ def _wide(
     lower = _lower(model)
     solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
     widened(model, solver, relaxed.row_duals[model.serve])
-    start = None if best is None else _whole_columns(model, best.values)
+    start = _running(model) if best is None else _whole_columns(model, best.values)
     own = _own(model, relaxed if best is None else best)
     share = WIDE_GAP_SHARE if best is None else 1.0
     found = solver.search(limits, start=start, gap_absolute=share * limits.gap * own)
     more = _own(model, found)
-    if best is None and found.objective - found.bound > limits.gap * more:
+    short = found.objective - found.bound > limits.gap * more
+    if best is None and short and found.nodes < limits.nodes_max:
         # Less is its own cost than the relaxed program's, so a finer gap is meant.
         start = _whole_columns(model, found.values)
         again = solver.search(limits, start=start, gap_absolute=share * limits.gap * more)
@@ -125,6 +126,17 @@ def _whole_columns(model: PlaceModel, values: Floats) -> tuple[Ints, Floats]:
     """Replicas and nodes of a solution, to begin with."""
     columns = np.concatenate([model.n, model.k])
     return columns, np.rint(values[columns])
+
+
+def _running(model: PlaceModel) -> tuple[Ints, Floats] | None:
+    """What runs now, to begin with: the hours of a day differ by a few replicas."""
+    r = model.rows
+    if not (r.offer_now > 0.0).any():
+        return None
+    n = np.minimum(r.offer_now, r.offer_max)
+    chips = np.bincount(r.offer_pool, n * r.offer_chips, len(model.problem.pools))
+    k = np.ceil(chips / np.array([pool.chips for pool in model.problem.pools]) - 1e-9)
+    return np.concatenate([model.n, model.k]), np.concatenate([n, k])
 
 
 def _own(model: PlaceModel, found: Outcome) -> float:

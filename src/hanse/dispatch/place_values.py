@@ -34,6 +34,10 @@ class PlaceSite(Value, frozen=True, kw_only=True):
     """What own power earns elsewhere, so what using it costs."""
     grid_kw_max: float
     """Import left for the league."""
+    usd_per_kw_peak: float = 0.0
+    """What a kW of import beyond this month's highest costs, an hour's share of it."""
+    peak_kw: float = 0.0
+    """This month's highest import so far, less what others draw."""
     engines_max: int = 64
     """Replicas that its agent can watch."""
     hosts: bool = True
@@ -230,6 +234,8 @@ class CostItems(Value, frozen=True, kw_only=True):
     """What an answer costs in an hour."""
 
     energy_usd: float
+    demand_usd: float
+    """Of peaks beyond the month's so far, an hour's share."""
     carbon_usd: float
     egress_usd: float
     waiting_usd: float

@@ -96,7 +96,8 @@ class SlowScope:
         ):
             self._place_due = False
             window = steps_of(self.outlook, now_s, loop.window_s)
-            problem = place_problem(belief, self.outlook, window=window)
+            peaks = self.measured.peak_import_kw
+            problem = place_problem(belief, self.outlook, window=window, peak_import_kw=peaks)
             self._place_open = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)

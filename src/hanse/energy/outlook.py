@@ -196,7 +196,7 @@ class _Zones:
         own = self._brought.get((name, quantity))
         if own is not None:
             return _reaching(own, float(self.issued_at_s.max()))
-        series = recorded(name, quantity)  # type: ignore[arg-type]
+        series = self.feed.recorded(name, quantity)
         if series is None:
             return None
         span_s = (float(self.issued_at_s.min()), float(self.issued_at_s.max()))

@@ -125,11 +125,11 @@ class Contracts(Value, frozen=True, kw_only=True):
     renewable_g_per_kwh: float = 11.0
     """Lifecycle of onshore wind (IPCC AR5), the usual contract; 48 for a solar park."""
     export_usd_per_kwh: float = 0.0
-    """No revenue unless a tariff is named."""
+    """0: what the fleet file says (`Power`)."""
     usd_per_kw_month: float = 0.0
-    """Demand charge; 0 where the delivered price is all in. One US example: 16.79 (NREL, 2017)."""
+    """Demand charge; 0: what the fleet file says. One US example: 16.79 (NREL, 2017)."""
     export_kw_max: float | None = None
-    """Absent: as much as the connection imports."""
+    """Absent: what the fleet file says."""
 
 
 class Plant(Value, frozen=True, kw_only=True):
@@ -259,7 +259,7 @@ def _fill(row: Any, site: Site, plant: Plant) -> None:
     row["it_kw_rated"] = rated
     for name in ("grid_kw_max", "base_kw", "pv_kw_peak", "wind_kw_rated"):
         row[name] = getattr(power, name)
-    sale = contracts.export_kw_max
+    sale = power.export_kw_max if contracts.export_kw_max is None else contracts.export_kw_max
     row["export_kw_max"] = power.grid_kw_max if sale is None else sale
     row["pue_fixed"] = power.pue or 0.0
     row["pv_g_per_kwh"] = emission_factor("solar_rooftop_pv").gco2e_kwh_median
@@ -280,8 +280,8 @@ def _fill(row: Any, site: Site, plant: Plant) -> None:
     row["lights_share"] = plant.lights_share
     row["contract_share"] = contracts.renewable_share
     row["contract_g_per_kwh"] = contracts.renewable_g_per_kwh
-    row["export_usd_per_kwh"] = contracts.export_usd_per_kwh
-    row["usd_per_kw_month"] = contracts.usd_per_kw_month
+    row["export_usd_per_kwh"] = contracts.export_usd_per_kwh or power.export_usd_per_kwh
+    row["usd_per_kw_month"] = contracts.usd_per_kw_month or power.usd_per_kw_month
 
 
 def _fill_ups(row: Any, ups: Ups, it_kw_rated: float) -> None:

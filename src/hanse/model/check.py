@@ -47,6 +47,9 @@ from hanse.model.workloads import shared_workloads
 
 HOUR_S: Final = 60.0 * 60.0
 YEAR_S: Final = 365.0 * 86_400.0
+KILOWATTS: Final = (
+    ("grid_kw_max", "base_kw", "pv_kw_peak", "wind_kw_rated", "battery_kw_max", "export_kw_max")
+)  # fmt: skip
 
 RANGES: Final[dict[tuple[type, str], Range]] = {
     (Weights, "usd_per_latency_s"): Range(0, 100),  # 100 is 360,000 USD an hour of attention
@@ -54,16 +57,14 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Central, "replicas"): Range(1, 100_000),
     (DataClass, "quality_min"): Range(0, 1),
     (DataClass, "priority"): Range(0, 100),
-    (Power, "grid_kw_max"): Range(0, 5e6),  # 5 GW: the largest campus announced
-    (Power, "base_kw"): Range(0, 5e6),
-    (Power, "pv_kw_peak"): Range(0, 5e6),
+    **{(Power, name): Range(0, 5e6) for name in KILOWATTS},  # 5 GW: the largest campus announced
     (Power, "pv_tilt_deg"): Range(0, 90),
-    (Power, "wind_kw_rated"): Range(0, 5e6),
     (Power, "battery_kwh"): Range(0, 5e7),
-    (Power, "battery_kw_max"): Range(0, 5e6),
     (Power, "it_kw_rated"): Range(0, 5e6, above=True),
     (Power, "pue"): Range(1, 5),  # below 1 is impossible by definition; 5 is a nearly empty hall
     (Power, "price_usd_per_kwh"): Range(0, 10),
+    (Power, "usd_per_kw_month"): Range(0, 1000),
+    (Power, "export_usd_per_kwh"): Range(0, 10),
     (Gateway, "port"): Range(0, 65_535),
     (Gateway, "hop_port"): Range(0, 65_535),
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page

@@ -96,6 +96,12 @@ class Power(Value, frozen=True, kw_only=True):
     """Fixed power usage effectiveness; when absent it follows kind and outdoor temperature."""
     price_usd_per_kwh: float | None = None
     """Delivered price; when absent the country's industrial price."""
+    usd_per_kw_month: float = 0.0
+    """Demand charge on the month's highest quarter of an hour of import; 0 where the delivered price is all in."""
+    export_kw_max: float | None = None
+    """What the grid takes back; absent: as much as the connection imports. 0: own power that nobody uses is curtailed."""
+    export_usd_per_kwh: float = 0.0
+    """Paid for it."""
 
 
 class Gateway(Value, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from hanse.errors import ConfigError, FeedError
 from hanse.model.fleet import Site
 from hanse.signals.feed import Feed, Reading, Weather, site_places
-from hanse.signals.recorded import recorded
 from hanse.signals.replay import replay
 from hanse.signals.series import Series
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -195,7 +194,7 @@ def _weather(
         found = feed.weather_near(site.lat_deg, site.lon_deg, axis.start_s, site=site.id)
     steps: dict[str, Steps] = {}
     for quantity in ("temp_c", "rh_pct", "cloud_pct", "wind10_ms"):
-        series = recorded(found.zone, quantity) if found.zone else None
+        series = feed.recorded(found.zone, quantity) if found.zone else None
         steps[quantity] = (
             np.full(axis.count, math.nan)
             if series is None
@@ -213,7 +212,7 @@ def _carbon(
     if "carbon_g_per_kwh" in own:
         return _own("carbon_g_per_kwh", axis, own)
     reading = msgspec.structs.replace(feed, overrides=()).carbon_g_per_kwh(zone, axis.start_s)
-    steps = _played(reading, recorded(zone, "carbon_intensity"), feed, axis)
+    steps = _played(reading, feed.recorded(zone, "carbon_intensity"), feed, axis)
     factor = _overridden(
         feed, axis, "carbon_factor", (*site_places(site), reading.zone), np.ones(axis.count)
     )
@@ -227,10 +226,14 @@ def _price(
         return _own("price_usd_per_kwh", axis, own)
     declared = site.power.price_usd_per_kwh
     plain = msgspec.structs.replace(feed, overrides=())
-    reading = plain.price_usd_per_kwh(site.country, axis.start_s, declared=declared)
-    places = (*site_places(site), reading.zone)
+    own_places = site_places(site)
+    reading = plain.price_usd_per_kwh(
+        site.country, axis.start_s, places=own_places, declared=declared
+    )
+    steps = _played(reading, feed.price_recording(own_places), feed, axis)
+    places = (*own_places, reading.zone)
     factor = _overridden(feed, axis, "price_factor", places, np.ones(axis.count))
-    return reading.value * factor, _note("price_usd_per_kwh", reading)
+    return steps * factor, _note("price_usd_per_kwh", reading)
 
 
 def _carbon_free(
@@ -242,7 +245,7 @@ def _carbon_free(
     reading = feed.carbon_free_share(zone, axis.start_s)
     if reading is None:
         return np.full(axis.count, math.nan), _none("carbon_free_share", zone, "counted as none")
-    series = recorded(zone, "carbon_free_pct")
+    series = feed.recorded(zone, "carbon_free_pct")
     if series is None:
         return np.full(axis.count, reading.value), _note("carbon_free_share", reading)
     percent = series_steps(series, axis, offset_s=feed.clock_offset_s, linear=False)
@@ -267,7 +270,7 @@ def _marginal(
     reading = feed.marginal_g_per_kwh(zone, axis.start_s)
     if reading is None:
         return np.full(axis.count, math.nan), _none("marginal_g_per_kwh", zone, "unknown")
-    steps = _played(reading, recorded(zone, "marginal_intensity"), feed, axis)
+    steps = _played(reading, feed.recorded(zone, "marginal_intensity"), feed, axis)
     return steps, _note("marginal_g_per_kwh", reading)
 
 

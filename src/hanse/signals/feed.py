@@ -19,7 +19,7 @@ from hanse.catalogue.electricity import CARBON_SOURCE, price_usd_per_kwh_median
 from hanse.errors import FeedError
 from hanse.model.fleet import Site
 from hanse.signals.kinds import LIFECYCLE
-from hanse.signals.recorded import Quantity, nearest_weather_zone, recorded
+from hanse.signals.recorded import nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
 from hanse.signals.series import Series, SignalType
 from hanse.units import hours_from_s
@@ -39,6 +39,7 @@ MARGINAL_NOTE = (
     "slope of hourly emissions against generation other than wind and sun, by hour of day and quarter; "
     "no imports, no curtailment"
 )
+PRICE = "price_usd_per_kwh"
 WEATHER_KM_MAX = 750.0
 """Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
 
@@ -138,6 +139,15 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     dated by the true clock."""
     observed: tuple[Observed, ...] = ()
     """By true clock too."""
+    recordings: tuple[Series, ...] = ()
+    """Of a whole year or more, replayed in place of the shipped ones; `price_usd_per_kwh` has none shipped."""
+
+    def recorded(self, zone: str, quantity: str) -> Series | None:
+        """The recording of a zone that is replayed: one that was brought, else the shipped one; None where there is none."""
+        for series in self.recordings:
+            if (series.zone, series.quantity) == (zone, quantity):
+                return series
+        return recorded(zone, quantity)  # type: ignore[arg-type]
 
     def with_override(self, override: Override) -> Feed:
         """A feed in which the override holds too; of two that hold, the later added counts."""
@@ -148,7 +158,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ) -> Reading:
         """Average location-based lifecycle carbon intensity of the grid, gCO2e/kWh; `places` are its further names."""
         names = (*places, zone_or_country)
-        series = recorded(zone_or_country, "carbon_intensity")
+        series = self.recorded(zone_or_country, "carbon_intensity")
         told = self._told("carbon_intensity", names)
         of_kind = [o for o in told if (o.signal, o.unit) == ("average_location", LIFECYCLE)]
         live = of_kind[0] if of_kind else None
@@ -172,7 +182,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         live = self._live("marginal_intensity", (zone_or_country,))
         if live is not None and live.signal == "marginal" and live.fresh(now_s):
             return _said(live, now_s)
-        series = recorded(zone_or_country, "marginal_intensity")
+        series = self.recorded(zone_or_country, "marginal_intensity")
         if series is None:
             return None
         reading = self._replayed(series, now_s)
@@ -184,7 +194,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
         Production based: imports are not counted. Biomass and geothermal are not, so it is a lower end.
         """
-        series = recorded(zone_or_country, "carbon_free_pct")
+        series = self.recorded(zone_or_country, "carbon_free_pct")
         if series is None:
             return _carbon_free_yearly(zone_or_country)
         reading = self._replayed(series, now_s)
@@ -198,15 +208,26 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         places: tuple[str, ...] = (),
         declared: float | None = None,
     ) -> Reading:
-        """Price of a delivered kWh: as declared, else of a large industrial user, without VAT."""
+        """Price of a delivered kWh: as recorded, else as declared, else of a large industrial user, without VAT."""
         iso2 = country_of(zone_or_country)
-        reading = _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
         names = (*places, zone_or_country)
+        series = self.price_recording(names)
+        if series is not None:
+            reading = self._replayed(series, now_s)
+        else:
+            reading = (
+                _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
+            )
         live = self._live("price_usd_per_kwh", names)
         if live is not None:
             fresh = live.fresh(now_s)
             reading = _said(live, now_s) if fresh else _silent(reading, live, now_s)
         return self._scaled(reading, "price_factor", now_s, names)
+
+    def price_recording(self, places: tuple[str, ...]) -> Series | None:
+        """Hourly prices that were brought for the first of some names; None ships."""
+        found = (self.recorded(place, PRICE) for place in places)
+        return next((series for series in found if series is not None), None)
 
     def grid_factor(self, site: str, now_s: float) -> float:
         """Of a site's grid connection: 1 unless a scenario takes some of it away."""
@@ -215,7 +236,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def weather(self, zone: str, now_s: float, *, site: str = "") -> Weather:
         """Outdoor conditions recorded for a zone."""
-        temp = recorded(zone, "temp_c")
+        temp = self.recorded(zone, "temp_c")
         if temp is None:
             raise FeedError(
                 "weather zone",
@@ -227,9 +248,9 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         weather = Weather(
             zone=temp.zone,
             temp_c=temp.at(at_s),
-            rh_pct=_at(zone, "rh_pct", at_s),
-            cloud_pct=_at(zone, "cloud_pct", at_s),
-            wind10_ms=_at(zone, "wind10_ms", at_s),
+            rh_pct=self._at(zone, "rh_pct", at_s),
+            cloud_pct=self._at(zone, "cloud_pct", at_s),
+            wind10_ms=self._at(zone, "wind10_ms", at_s),
             method="recorded hour",
             source=temp.source,
             licence=temp.licence,
@@ -251,6 +272,10 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return self._overcast(self._weather_said(unknown, now_s, (site,)), now_s, (site,))
         weather = self.weather(zone, now_s, site=site)
         return msgspec.structs.replace(weather, note=_joined(weather.note, note))
+
+    def _at(self, zone: str, quantity: str, recorded_at_s: float) -> float | None:
+        series = self.recorded(zone, quantity)
+        return None if series is None else series.at(recorded_at_s)
 
     def _told(self, quantity: str, places: tuple[str, ...]) -> list[Observed]:
         """By the first name that it goes by, then the next."""
@@ -437,11 +462,6 @@ def _price_declared(iso2: str, price_usd_per_kwh: float) -> Reading:
         source="fleet file",
         licence="the operator's own",
     )
-
-
-def _at(zone: str, quantity: Quantity, recorded_at_s: float) -> float | None:
-    series = recorded(zone, quantity)
-    return None if series is None else series.at(recorded_at_s)
 
 
 def _joined(note: str, more: str) -> str:

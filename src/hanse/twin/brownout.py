@@ -2,7 +2,7 @@
 
 Here: `Brownouts`. Not here: the balance (`power`), the order (`dispatch.shed`), refusing a request (`choose`, `gateway`). What each kind of
 work draws is split as live agents do, by requests at the engines; batteries and heat bound by `energy.limits`, as there.
-Deferrable work does not run in a trace, and idle engines stay on: their steps of the order pass without effect.
+Jobs hear of it at their next look (`operation`); idle engines stay on: their step of the order passes without effect.
 """
 
 from __future__ import annotations
@@ -87,15 +87,17 @@ class Brownouts:
         return limit
 
     def _draws(self, world: World, power: SitePower, s: int) -> tuple[Draw, ...]:
-        """By requests at the site's engines now; deferrable work and idle engines give nothing here."""
-        nothing = Draw(work="deferrable", kw=0.0), Draw(work="idle", kw=0.0)
+        """By requests at the site's engines now, and what jobs drew; idle engines give nothing here."""
+        it_kw = float(power.out["it_kw"][s])
+        own_kw = float(power.out["facility_kw"][s]) - float(power.params[s]["base_kw"])
+        pue = own_kw / it_kw if it_kw > 0.0 else 1.0
+        jobs = Draw(work="deferrable", kw=float(power.deferrable_kw[s]) * pue)
+        nothing = jobs, Draw(work="idle", kw=0.0)
         attempts = world.attempts[: int(world.clock[0]["slots_used"])]
         here = attempts[(attempts["stage"] == AT_ENGINE) & (attempts["site"] == s)]
         if not len(here):
             return nothing
-        it_kw = float(power.out["it_kw"][s])
-        own_kw = float(power.out["facility_kw"][s]) - float(power.params[s]["base_kw"])
-        each_kw = power.dynamic_kw[s] * (own_kw / it_kw if it_kw > 0.0 else 1.0) / len(here)
+        each_kw = power.dynamic_kw[s] * pue / len(here)
         mine = here[here["gateway"] == s]
         ranks = np.array([self._ranks[c.id] for c in self._fleet.classes])
         counts = np.bincount(ranks[mine["cls"]], minlength=self._rank_count + 1)

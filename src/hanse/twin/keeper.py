@@ -7,7 +7,7 @@ who comes before who goes), what a dying engine does to requests (`faults`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -71,6 +71,8 @@ class Keeper:
         self._loading: dict[str, float] = {}
         """Engines that are being loaded, and when they will answer."""
         self._known_dead: set[str] = set()
+        self.wakes: Callable[[EngineSpec, float], float] | None = None
+        """When an engine's server is on, where servers are switched off between."""
         self.dispatcher = Dispatcher("site", site=site)
         for action in self.dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet)):
             if isinstance(action, act.StartEngine):
@@ -171,7 +173,8 @@ class Keeper:
         _set_up(handle, e, spec)
         self._known_dead.add(spec.name)
         load_s = float(handle.world.engines[e]["weights_bytes"]) / LOAD_BYTES_PER_S
-        self._loading[spec.name] = now_s + START_S + load_s
+        awake_s = now_s if self.wakes is None else self.wakes(spec, now_s)
+        self._loading[spec.name] = awake_s + START_S + load_s
 
     def _stop(self, spec: EngineSpec, handle: Handle, now_s: float) -> None:
         e = self._index.pop(spec.name, None)

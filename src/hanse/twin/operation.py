@@ -1,28 +1,41 @@
 """The slow loop of a simulated fleet: demand is counted, outlooks are issued, placements are solved and carried out while requests flow.
 
 Here: `Operation`, what a run is given for it; `Operator`, the shell around the fleet's Dispatcher; `room_of`, every engine that could
-ever be. Not here: any decision (`dispatch.slow`, `dispatch.place`), what a site does with a placement (`keeper`), forecasts (given as
-a function: the live controller's, or the truth for comparison).
+ever be. Not here: any decision (`dispatch.slow`, `dispatch.place`, `dispatch.defer`; for comparison `scaling`), what a site does with a
+placement (`keeper`), jobs (`yard`), servers (`nodes`), forecasts (given as a function: the live controller's, or the truth).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
-from hanse.dispatch.belief import all_engines
+from hanse.dispatch.belief import EngineSpec, all_engines
+from hanse.dispatch.defer import DeferSolver
+from hanse.dispatch.defer_build import Measured
+from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
+from hanse.dispatch.follow import BatteryPlan, battery_plan_of
 from hanse.dispatch.place import solve
 from hanse.dispatch.place_offers import COUNTS, NODE_CHIPS, stepped
 from hanse.dispatch.place_values import PlaceAnswer
+from hanse.milp import Limits
 from hanse.model.fleet import Fleet, Placement, Value, Variant
+from hanse.model.job import Job
 from hanse.serving.within_slo import SLOTS_MAX, rated
 from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
 from hanse.signals.outlook import Outlook
+from hanse.twin.arrays import AT_ENGINE
+from hanse.twin.nodes import Nodes, PoolKey
+from hanse.twin.power import STEP_S, Beside
+from hanse.twin.scaling import EVERY_S, Autoscaler
+from hanse.twin.yard import Yard
+from hanse.units import SECONDS_PER_HOUR, hours_from_s
 
 if TYPE_CHECKING:
     from hanse.twin.simulate import Simulation
@@ -39,12 +52,23 @@ TOKENS_TYPICAL: Final = (512.0, 256.0)
 
 
 class Operation(Value, frozen=True, kw_only=True):
-    """A run in which placements change."""
+    """A run in which placements change, or jobs run beside requests."""
 
-    foresee: Any
-    """`Foresee`."""
-    every_s: float
+    rule: Literal["slow_loop", "autoscaler", "fixed"] = "slow_loop"
+    """Who decides: the fleet's Dispatcher; every site for itself by the use of its slots; nobody, so that the fleet file's placements
+    hold. Only the slow loop plans batteries and when jobs run; else batteries take surplus, and jobs begin as soon as they can."""
+    foresee: Any = None
+    """`Foresee`, for the slow loop."""
+    every_s: float = SECONDS_PER_HOUR
     """Between two outlooks."""
+    slots_target: float = 0.7
+    """Share of slots that the autoscaler aims at: 50 to 80 % are usual."""
+    jobs: tuple[Job, ...] = ()
+    """Deferrable work, on the run's clock in Unix seconds."""
+    place_limits: Limits | None = None
+    """Of a placement's search; None: as live. A year of hourly questions may want a wider gap; it is in every answer."""
+    powers_down: bool = True
+    """Servers that hold nothing are switched off, and take `place_problem.WAKE_S` to come back."""
 
 
 class Operator:
@@ -54,6 +78,17 @@ class Operator:
         self._sim = simulation
         self._operation = operation
         fleet = simulation.fleet
+        self._plans_ahead = operation.rule == "slow_loop"
+        self.yard = Yard(fleet, operation.jobs, at_once=not self._plans_ahead)
+        self._nodes = Nodes(fleet, powers_down=operation.powers_down)
+        self._counts = {(s.id, p.id): p.count for s in fleet.sites for p in s.pools}
+        self._scaler: Autoscaler | None = None
+        self._schedule: DeferProblem | None = None
+        """The question that is open, for its answer."""
+        self._batteries: tuple[BatteryPlan | None, ...] = ()
+        self._solver = DeferSolver()
+        self.engine_chip_h = self.powered_chip_h = 0.0
+        """Chip hours that engines held, and that servers were on."""
         self.history = DemandCounts(bin_s=fleet.slow_loop.demand_bin_s)
         self.answers: list[tuple[float, PlaceAnswer]] = []
         """(instant, answer) as they were applied or refused."""
@@ -64,7 +99,9 @@ class Operator:
         """All agents are there; engines that are not placed are down."""
         sim = self._sim
         for site in sim.fleet.sites:
-            sim.keeper(site.id, now_s)
+            sim.keeper(site.id, now_s).wakes = self._wakes
+        for key, chips in self._engine_chips().items():
+            self._nodes.ready_s(key, 0, chips, float("-inf"))
         used = {e for keeper in sim.keepers() for e in keeper.berths_used()}
         for e in range(len(sim.berths.specs)):
             if e not in used:
@@ -72,7 +109,11 @@ class Operator:
         sim.grant(1)
         for site in sim.fleet.sites:
             self._report(site.id, now_s)
-        self._look(now_s)
+        if self._operation.rule == "autoscaler":
+            self._scaler = Autoscaler(sim.fleet, self._operation.slots_target)
+            sim.at(now_s + EVERY_S, self._scale)
+        elif self._plans_ahead:
+            self._look(now_s)
 
     def count(self, requests: Any) -> None:
         """Requests of a chunk, as their gateways will have counted them; nothing is told before its bin is over."""
@@ -119,8 +160,14 @@ class Operator:
                 assert isinstance(decided, ev.PlacementDecided)
                 sim.send(now_s, lambda at_s, decided=decided: self._reach(decided, at_s))  # type: ignore[misc]
             elif isinstance(action, act.SolvePlacement):
-                answer = solve(action.problem)
+                answer = solve(action.problem, self._operation.place_limits)
                 sim.at(now_s + SOLVE_S, lambda at_s, answer=answer: self._answer(answer, at_s))  # type: ignore[misc]
+            elif isinstance(action, act.SolveSchedule):
+                self._schedule = action.problem
+                plan = self._solver.solve(action.problem)
+                sim.at(now_s + SOLVE_S, lambda at_s, plan=plan: self._planned(plan, at_s))  # type: ignore[misc]
+            elif isinstance(action, act.SendSchedule):
+                self._follow(action.answer)
             elif isinstance(action, act.Log):
                 sim.log.append((now_s, action.text))
 
@@ -130,10 +177,146 @@ class Operator:
         if serving != self._reported.get(site):
             self._sim.at(now_s + REPORT_S, lambda at_s: self._report(site, at_s))
 
+    # --- jobs, batteries, servers
+
+    def beside(self, now_s: float) -> Beside:
+        """What happened beside requests in the step that ends."""
+        self.yard.advance(self._sim.start_at_s + now_s)
+        used = self._engine_chips()
+        self.engine_chip_h += hours_from_s(STEP_S * sum(used.values()))
+        for key, chips in self.yard.chips().items():
+            used[key] = used.get(key, 0) + chips
+        idle_w = self._nodes.step_w(used, now_s)
+        self.powered_chip_h += hours_from_s(STEP_S * self._nodes.on())
+        return Beside(
+            idle_w=idle_w,
+            deferrable_j=self.yard.take_j(),
+            plans=self._batteries,
+        )
+
+    def look_after_jobs(self, now_s: float) -> None:
+        """Chips and power that requests leave go to jobs, and come back when requests need them."""
+        sim = self._sim
+        at_s = sim.start_at_s + now_s
+        self.yard.advance(at_s)
+        used = self._engine_chips()
+        free = {key: max(0, count - used.get(key, 0)) for key, count in self._counts.items()}
+        before = self.yard.chips()
+        self.yard.decide(at_s, free, self._kw_for_jobs())
+        for key, chips in self.yard.chips().items():
+            if chips > before.get(key, 0):
+                self._nodes.ready_s(key, used.get(key, 0), chips, now_s)
+
+    def close(self, now_s: float) -> None:
+        """The run is over."""
+        self.yard.close(self._sim.start_at_s + now_s)
+
+    def _engine_chips(self) -> dict[PoolKey, int]:
+        """Chips that engines hold, loading and draining ones too."""
+        held: dict[PoolKey, int] = {}
+        specs = self._sim.berths.specs
+        for keeper in self._sim.keepers():
+            for e in keeper.berths_used():
+                key = specs[e].site, specs[e].pool
+                held[key] = held.get(key, 0) + specs[e].chips
+        return held
+
+    def _kw_for_jobs(self) -> dict[str, float]:
+        """By site that takes jobs: supply less all but them, in kW at the meter."""
+        sim, power = self._sim, self._sim.power
+        found = {}
+        for s, site in enumerate(sim.fleet.sites):
+            if not sim.hears_hub(site.id) or sim.brownouts.sites[s].level:
+                continue
+            out = power.out[s]
+            own_kw = float(power.outside_now["pv_kw"][s] + power.outside_now["wind_kw"][s])
+            pue = float(out["pue"]) if out["it_kw"] > 0.0 else 1.0
+            others_kw = float(out["facility_kw"]) - pue * float(power.deferrable_kw[s])
+            supply_kw = float(power.params[s]["grid_kw_max"]) + own_kw
+            found[site.id] = max(0.0, supply_kw - others_kw)
+        return found
+
+    def _wakes(self, spec: EngineSpec, now_s: float) -> float:
+        key = spec.site, spec.pool
+        others = self._engine_chips().get(key, 0) - spec.chips + self.yard.chips().get(key, 0)
+        return self._nodes.ready_s(key, max(others, 0), spec.chips, now_s)
+
+    def _measured(self, outlook: Outlook) -> Measured:
+        """What sites tell: batteries, this month's peaks, and what requests will leave of chips and power as demand goes."""
+        sim, power = self._sim, self._sim.power
+        ratio = _demand_ratio(outlook)
+        used, jobs = self._engine_chips(), self.yard.chips()
+        chips_free, load_kw = {}, {}
+        for key, count in self._counts.items():
+            needed = np.ceil(used.get(key, 0) * ratio - 1e-9)
+            chips_free["/".join(key)] = tuple(np.maximum(count - needed, 0.0).tolist())
+        for s, site in enumerate(sim.fleet.sites):
+            out, row = power.out[s], power.params[s]
+            pue = float(out["pue"]) if out["it_kw"] > 0.0 else 1.0
+            empty_w = self._nodes.empty_w(site.id, used, jobs)
+            own_kw = float(out["it_kw"]) - float(power.deferrable_kw[s]) - empty_w / 1000.0
+            load = float(row["base_kw"]) + pue * max(own_kw, 0.0) * ratio
+            load_kw[site.id] = tuple(load.tolist())
+        return Measured(
+            held_kwh={
+                s.id: float(power.state[i]["battery_kwh"]) for i, s in enumerate(sim.fleet.sites)
+            },
+            peak_import_kw={
+                s.id: float(power.state[i]["peak_import_kw"]) for i, s in enumerate(sim.fleet.sites)
+            },
+            chips_free=chips_free,
+            load_kw=load_kw,
+            whereabouts=self.yard.whereabouts(),
+        )
+
+    def _planned(self, answer: DeferAnswer, now_s: float) -> None:
+        event = ev.ScheduleSolved(at_s=self._sim.start_at_s + now_s, answer=answer)
+        self._sim.tell_fleet(event, now_s)
+
+    def _follow(self, answer: DeferAnswer) -> None:
+        assert self._schedule is not None
+        self.yard.follow(self._schedule, answer)
+        plans = {one.site: battery_plan_of(answer, one) for one in answer.sites}
+        self._batteries = tuple(plans.get(site.id) for site in self._sim.fleet.sites)
+
+    # --- placements
+
+    def _scale(self, now_s: float) -> None:
+        sim = self._sim
+        if now_s >= sim.duration_s:
+            return
+        assert self._scaler is not None
+        world = sim.world
+        attempts = world.attempts[: int(world.clock[0]["slots_used"])]
+        engines = attempts["engine"][attempts["stage"] == AT_ENGINE]
+        counts = np.bincount(engines, minlength=len(sim.berths.specs))
+        used: dict[tuple[str, ...], int] = {}
+        for e in np.flatnonzero(counts).tolist():
+            spec = sim.berths.specs[e]
+            key = spec.site, spec.pool, spec.service, spec.variant
+            used[key] = used.get(key, 0) + int(counts[e])
+        at_s = sim.start_at_s + now_s
+        placements = self._scaler.look(used)
+        belief = sim.dispatcher.belief
+        assert belief is not None
+        if placements != belief.placements:
+            event = ev.PlacementDecided(
+                at_s=at_s, source="autoscaler", placements=placements, epoch=1
+            )
+            sim.tell_fleet(event, now_s)
+            sim.tick(now_s)
+        sim.at(now_s + EVERY_S, self._scale)
+
     def _look(self, now_s: float) -> None:
         sim = self._sim
         if now_s < sim.duration_s:
             outlook = self._operation.foresee(sim.start_at_s + now_s, self.history)
+            at_s = sim.start_at_s + now_s
+            self.yard.advance(at_s)
+            changed = ev.JobsChanged(
+                at_s=at_s, jobs=self.yard.left(), measured=self._measured(outlook)
+            )
+            sim.tell_fleet(changed, now_s)
             sim.tell_fleet(ev.OutlookIssued(at_s=sim.start_at_s + now_s, outlook=outlook), now_s)
         sim.tick(now_s)
         if now_s < sim.duration_s:
@@ -160,6 +343,7 @@ class Operator:
             if self._sim.hears_hub(site.id):
                 self._sim.keeper(site.id, now_s).place(decided, self._sim.handle, now_s)
                 self._sim.keep(site.id, now_s)
+        self.look_after_jobs(now_s)
 
     def _report(self, site: str, now_s: float) -> None:
         sim = self._sim
@@ -195,6 +379,14 @@ def room_of(fleet: Fleet) -> tuple[Placement, ...]:
                         count = max(pool.count // chips, placed.get((*kind, chips), 0))
                         room.append(_room(kind, chips, count))
     return tuple(room)
+
+
+def _demand_ratio(outlook: Outlook) -> NDArray[np.float64]:
+    """[step] of an outlook: demand over that of its first step, as far as it says anything of it."""
+    if not outlook.demand:
+        return np.ones(max(outlook.count, 1))
+    total = np.sum([d.requests_per_s for d in outlook.demand], axis=0)
+    return np.asarray(total / total[0]) if total[0] > 0.0 else np.ones(len(total))
 
 
 def _room(kind: tuple[str, str, str, str], chips: int, replicas: int) -> Placement:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.events import SignalsObserved
+from hanse.dispatch.follow import BatteryPlan, battery_now
 from hanse.energy import site_signals
 from hanse.energy.plant import host_w, states, supplies
 from hanse.energy.records import HOUR_DTYPE, OUT_DTYPE, OUTSIDE_DTYPE, SUMS_DTYPE
@@ -29,6 +30,19 @@ from hanse.twin.scenario import Scenario
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 STEP_S: Final = 300.0
+
+
+class Beside(NamedTuple):
+    """What happens at sites beside requests, for one step."""
+
+    idle_w: NDArray[np.float64]
+    """[site] of servers' chips that nothing runs on, and of servers that are off."""
+    deferrable_j: NDArray[np.float64]
+    """[site] that jobs took in the step, their share of servers included."""
+    plans: tuple[BatteryPlan | None, ...]
+    """[site] battery plans that sites have; empty: batteries are left to the rule of their plant."""
+
+
 UNSERVED_SHARE_MAX: Final = 0.01
 """Of a step's energy: 3 s of 5 minutes, more than any power supply holds."""
 
@@ -66,15 +80,20 @@ class SitePower:
         """[site] weather, own generation and grid of the last step."""
         self.idle_wh = np.zeros(count)
         self.dynamic_wh = np.zeros(count)
+        self.deferrable_wh = np.zeros(count)
+        self.deferrable_kw = np.zeros(count)
+        """[site] what jobs drew in the last step, before cooling."""
         self._scenario = scenario
         self._series: SiteSeries | None = None
         self._taken_j = np.zeros(0)
         self._month = -1
 
-    def step(self, handle: Handle, number: int) -> None:
-        """Close step `number`: engines' energy becomes IT power, and the site's balance is drawn up."""
+    def step(self, handle: Handle, number: int, beside: Beside | None = None) -> None:
+        """Close step `number`: engines' and jobs' energy becomes IT power, and the site's balance is drawn up."""
         world = handle.world
         it_kw = self._it_kw(world.engines, len(self.fleet.sites))
+        if beside is not None:
+            it_kw = it_kw + self._beside_kw(beside)
         at_s = self.start_s + number * STEP_S
         month = datetime.fromtimestamp(at_s, UTC).month
         if self._month not in (-1, month):
@@ -82,6 +101,8 @@ class SitePower:
         self._month = month
         series, t = self._outside(at_s)
         self.outside_now = series.outside[:, t]
+        if beside is not None and beside.plans:
+            self._order(beside.plans, series.outside, t, at_s)
         hour = int(number * STEP_S // SECONDS_PER_HOUR)
         step_sites(
             self.params, self.state, series.outside, t, it_kw, STEP_S, self.sums, self.hourly, hour,
@@ -128,6 +149,30 @@ class SitePower:
         self.idle_wh += idle / SECONDS_PER_HOUR
         self.dynamic_wh += dynamic_j / SECONDS_PER_HOUR
         return np.maximum(dynamic_j + idle, 0.0) / STEP_S / 1000.0
+
+    def _beside_kw(self, beside: Beside) -> NDArray[np.float64]:
+        self.idle_wh += beside.idle_w * STEP_S / SECONDS_PER_HOUR
+        self.deferrable_wh += beside.deferrable_j / SECONDS_PER_HOUR
+        self.deferrable_kw = beside.deferrable_j / STEP_S / 1000.0
+        return beside.idle_w / 1000.0 + self.deferrable_kw
+
+    def _order(
+        self, plans: Sequence[BatteryPlan | None], outside: Any, t: int, at_s: float
+    ) -> None:
+        """Batteries do what their sites' agents would tell them, who know the load of a moment ago."""
+        for i, plan in enumerate(plans):
+            if self.params[i]["battery_kwh"] <= 0.0:
+                continue
+            own_kw = float(outside["pv_kw"][i, t] + outside["wind_kw"][i, t])
+            order = battery_now(
+                plan,
+                at_s,
+                surplus_kw=own_kw - float(self.out["facility_kw"][i]),
+                export_kw_max=float(self.params[i]["export_kw_max"]),
+            )
+            self.params[i]["battery_rule"] = order.rule
+            outside["plan_charge_kw"][i, t] = order.charge_kw
+            outside["plan_discharge_kw"][i, t] = order.discharge_kw
 
     def _outside(self, at_s: float) -> tuple[SiteSeries, int]:
         """Series of the day that holds the instant, and the step in it: memory does not grow with the run."""

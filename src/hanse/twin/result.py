@@ -96,7 +96,10 @@ class EnergyUse(Value, frozen=True, kw_only=True):
     prefill_kwh: float
     decode_kwh: float
     idle_kwh: float
-    """Engines loaded and waiting, what they draw anyway beside work, and the servers around the chips."""
+    """Engines loaded and waiting, what they draw anyway beside work, and the servers around the chips, empty ones too where a run
+    knows of them."""
+    deferrable_kwh: float
+    """Jobs, with their share of servers."""
     cooling_kwh: float
     ups_kwh: float
     other_kwh: float

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -149,7 +150,8 @@ class Simulation:
 
     def _load_fleet(self, now_s: float) -> None:
         fleet = self.fleet
-        digests = {k.id: k.sha256 or _digest_of(k.id) for t in fleet.tenants for k in t.keys}
+        keys = [key for tenant in fleet.tenants for key in tenant.keys]
+        digests = {k.id: k.sha256 or sha256(k.id.encode()).hexdigest() for k in keys}
         at_s = self.start_at_s + now_s
         event = ev.FleetLoaded(
             at_s=at_s,
@@ -205,9 +207,8 @@ class Simulation:
                 if not more:
                     self._stop_s = self._last_s() + TAIL_S
                 if progress is not None:
-                    progress(
-                        float(self.world.clock[0]["now_s"]), int(self.world.clock[0]["requests"])
-                    )
+                    clock = self.world.clock[0]
+                    progress(float(clock["now_s"]), int(clock["requests"]))
             elif why == ar.ROOM:
                 self._make_room()
             else:
@@ -220,9 +221,12 @@ class Simulation:
     def _close(self) -> None:
         self.policy.check()
         self._flush_rows()
-        if self._steps * STEP_S < float(self.world.clock[0]["now_s"]):
-            self.power.step(self.handle, self._steps)  # what was drawn since the last whole step
+        ended_s = float(self.world.clock[0]["now_s"])
+        if self._steps * STEP_S < ended_s:
+            self._close_step(ended_s)  # what was drawn since the last whole step
         self.power.close()
+        if self.operator is not None:
+            self.operator.close(ended_s)
         self.table = self.dispatcher.table or self.table
 
     # --- calendar
@@ -245,8 +249,7 @@ class Simulation:
             self.at(fault.at_s, lambda now_s, fault=fault: self._strike(fault, now_s))  # type: ignore[misc]
 
     def _power_step(self, now_s: float) -> None:
-        self.power.step(self.handle, self._steps)
-        self._steps += 1
+        self._close_step(now_s)
         for s, what in self.brownouts.step(self.world, self.power, now_s):
             self.log.append((now_s, f"{self.fleet.sites[s].id}: {what}"))
         empty = self.power.unserved() & (self.world.site_up != 0)
@@ -254,8 +257,15 @@ class Simulation:
             self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
             self._unpowered.add(s)
             self._darken(s, now_s)
+        if self.operator is not None:
+            self.operator.look_after_jobs(now_s)
         self._signals(now_s)
         self.at(now_s + STEP_S, self._power_step)
+
+    def _close_step(self, now_s: float) -> None:
+        beside = None if self.operator is None else self.operator.beside(now_s)
+        self.power.step(self.handle, self._steps, beside)
+        self._steps += 1
 
     def _signals(self, now_s: float) -> None:
         if self._hub_up:
@@ -325,13 +335,11 @@ class Simulation:
         if not self._hub_up:
             return
         world = self.world
-        used = set(world.version.tolist())
-        free = [v for v in range(ar.VERSIONS) if v not in used]
+        free = set(range(ar.VERSIONS)) - set(world.version.tolist())
         if not free:
             return
-        write_table(world, free[0], table, self.fleet, self.trace.meta)
-        up = world.site_up != 0
-        world.version[up] = free[0]
+        write_table(world, min(free), table, self.fleet, self.trace.meta)
+        world.version[world.site_up != 0] = min(free)
         self.table = table
 
     # --- chunks, rows, room
@@ -590,9 +598,3 @@ def _relative(table: Table, start_s: float) -> Table:
         valid_until_s=table.meta.valid_until_s - start_s,
     )
     return Table(meta, table.arrays)
-
-
-def _digest_of(key_id: str) -> str:
-    from hashlib import sha256
-
-    return sha256(key_id.encode()).hexdigest()

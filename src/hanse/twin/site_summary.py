@@ -209,6 +209,7 @@ def _energy(power: Any, i: int, engines: Any, hours: float) -> EnergyUse:
         "prefill_kwh": prefill_kwh,
         "decode_kwh": dynamic_kwh - prefill_kwh,
         "idle_kwh": kwh_from_wh(float(power.idle_wh[i])),
+        "deferrable_kwh": kwh_from_wh(float(power.deferrable_wh[i])),
         "cooling_kwh": float(sums["cooling_kwh"]),
         "ups_kwh": float(sums["ups_loss_kwh"]),
         "other_kwh": float(sums["other_kwh"]),

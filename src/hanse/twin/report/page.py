@@ -69,11 +69,12 @@ def _charts(result: Result) -> dict[str, str]:
     drawn = [s.id for s in result.sites if s in by_work[:LINES_MAX]]
     sites = [s for s in result.sites if s in by_work[:BARS_MAX]]
     faults = result.happened
-    stages = ("prefill", "decode", "idle", "cooling", "UPS", "other")
+    stages = ("prefill", "decode", "jobs", "idle", "cooling", "UPS", "other")
     energy = {
         s.id: (
             s.energy.prefill_kwh,
             s.energy.decode_kwh,
+            s.energy.deferrable_kwh,
             s.energy.idle_kwh,
             s.energy.cooling_kwh,
             s.energy.ups_kwh,

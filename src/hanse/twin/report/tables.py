@@ -187,6 +187,7 @@ def _energy(result: Result) -> Sheet:
         ("prefill", lambda s: s.energy.prefill_kwh),
         ("decode", lambda s: s.energy.decode_kwh),
         ("of these wasted", lambda s: s.energy.wasted_kwh),
+        ("jobs", lambda s: s.energy.deferrable_kwh),
         ("idle", lambda s: s.energy.idle_kwh),
         ("cooling", lambda s: s.energy.cooling_kwh),
         ("UPS", lambda s: s.energy.ups_kwh),

@@ -1,0 +1,260 @@
+"""What a schedule says right now, to whoever carries it out: a site's battery, and a job that is many small pieces of work.
+
+Here: plans as they travel to sites, and two pure rules, `battery_now` and `work_now`, that the live league and the twin call alike; what
+holds where a plan is missing or too old. Not here: the schedule (`defer`), jobs that hold whole chips and write checkpoints
+(`defer_now`), doing any of it (`live`, `twin`).
+
+Rules of a battery:
+
+* A plan holds for `PLAN_VALID_S` from its begin. Before, after and without one a battery takes own surplus and serves the site's own
+  load (`BY_SURPLUS`): that needs no forecast, and never imports a kWh that would not be imported without a battery.
+* What a plan takes from the sun it takes from the sun: where less shines than was foreseen the battery charges by so much less, and
+  does not fill up from the grid at whatever that costs now. What it was to take from the grid it takes.
+* Own power that nobody could take goes into the battery, planned or not.
+
+Rules of work in small pieces (lines of a batch):
+
+* In each step of a plan so much is begun at each site as the plan's mean for the step comes to, from the step's begin on. Nothing is
+  carried into the next step: what was missed is in the next plan.
+* Work whose deadline presses begins wherever there is room: when what is left takes all the time that is left, less a safety share.
+* Without a plan that holds, work is spread evenly over the first `PACE_SHARE` of its time: nobody knows better hours then, and nothing is
+  late for having waited.
+
+Whether there is room, and who gives way, is decided at the engines, by rules that no plan changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from hanse.dispatch.defer_problem import DeferAnswer, DeferJob, DeferProblem, SitePlan
+from hanse.energy.records import BY_PLAN, BY_SURPLUS
+from hanse.model.fleet import Id, Value
+from hanse.units import s_from_hours
+
+PLAN_VALID_S: Final = s_from_hours(2.0)
+"""The fine steps of a plan; twice the hour between two forecasts of weather and carbon, so that one missed is none."""
+SAFETY_SHARE: Final = 0.25
+"""Of what the work left will take: speeds are known to a few percent, room beside people is not."""
+PACE_SHARE: Final = 0.8
+"""Of a job's time, in which it would be done at an even pace; the rest is for hours without room."""
+
+
+class BatteryPlan(Value, frozen=True, kw_only=True):
+    """One site's battery; tuples are [step], kW at the site's supply."""
+
+    start_s: float
+    """Unix seconds UTC."""
+    step_s: tuple[float, ...]
+    own_charge_kw: tuple[float, ...]
+    """From own generation beyond the load, as foreseen."""
+    grid_charge_kw: tuple[float, ...]
+    discharge_kw: tuple[float, ...]
+
+
+class BatteryOrder(Value, frozen=True, kw_only=True):
+    """What a battery does now, as `energy.balance` takes it."""
+
+    rule: int
+    """`BY_PLAN` or `BY_SURPLUS` of `energy.records`."""
+    charge_kw: float = 0.0
+    discharge_kw: float = 0.0
+    why: str
+    """For people."""
+
+
+class WorkRun(Value, frozen=True, kw_only=True):
+    """A job at one site."""
+
+    site: Id
+    shares: tuple[float, ...]
+    """[step] of what was left of the job when the plan was made."""
+
+
+class WorkPlan(Value, frozen=True, kw_only=True):
+    """When and where one job's pieces begin."""
+
+    job: Id
+    start_s: float
+    step_s: tuple[float, ...]
+    runs: tuple[WorkRun, ...]
+    need_s: float
+    """What was left takes so long in all the room foreseen for it; infinite where none was."""
+
+
+class WorkState(Value, frozen=True, kw_only=True):
+    """How a job stands."""
+
+    submitted_at_s: float
+    deadline_at_s: float
+    done_share: float
+    """Of the whole job."""
+    left_share: float = 1.0
+    """Of what was left when the plan was made."""
+    begun: Mapping[Id, float] = {}
+    """By site, within the step that holds now: in the unit of `WorkRun.shares`."""
+
+
+class WorkOrder(Value, frozen=True, kw_only=True):
+    """What may begin now."""
+
+    kind: Literal["planned", "waits", "presses", "paced"]
+    shares: dict[Id, float] = {}
+    """By site, until the step ends. Without a plan: under the name `""`, anywhere, of the whole job."""
+    step: int = -1
+    """Of the plan; its counts begin anew with each."""
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether no site is named: law and room decide."""
+        return self.kind in ("presses", "paced")
+
+
+def step_of(start_s: float, step_s: tuple[float, ...], at_s: float) -> int:
+    """The step that holds an instant; -1 before the first and after the last."""
+    end_s = start_s
+    if at_s < start_s:
+        return -1
+    for t, length_s in enumerate(step_s):
+        end_s += length_s
+        if at_s < end_s:
+            return t
+    return -1
+
+
+def holds(start_s: float, at_s: float, valid_s: float = PLAN_VALID_S) -> bool:
+    """Whether a plan of `start_s` still counts."""
+    return start_s <= at_s < start_s + valid_s
+
+
+# --- batteries
+
+
+def battery_plan_of(answer: DeferAnswer, plan: SitePlan) -> BatteryPlan:
+    """A site's part of a schedule; of what charges it, own surplus comes first, as in the balance."""
+    own, grid = [], []
+    for t, charge_kw in enumerate(plan.charge_kw):
+        given = plan.facility_kw[t] + charge_kw + plan.export_kw[t] + plan.curtailed_kw[t]
+        other = plan.discharge_kw[t] + plan.import_kw[t] + plan.unserved_kw[t]
+        surplus_kw = max(0.0, given - other - plan.facility_kw[t])
+        own.append(min(charge_kw, surplus_kw))
+        grid.append(max(0.0, charge_kw - surplus_kw))
+    return BatteryPlan(
+        start_s=answer.start_s,
+        step_s=answer.step_s,
+        own_charge_kw=tuple(own),
+        grid_charge_kw=tuple(grid),
+        discharge_kw=plan.discharge_kw,
+    )
+
+
+def battery_now(
+    plan: BatteryPlan | None,
+    at_s: float,
+    *,
+    surplus_kw: float,
+    export_kw_max: float,
+    valid_s: float = PLAN_VALID_S,
+) -> BatteryOrder:
+    """What the battery does at an instant.
+
+    Args:
+        plan: The newest that the site got; None: it never got one.
+        at_s: Now, on the plan's clock.
+        surplus_kw: Own generation beyond the load, as last metered.
+        export_kw_max: What the connection takes of it.
+        valid_s: How long a plan counts, on the same clock.
+    """
+    if plan is None:
+        return BatteryOrder(rule=BY_SURPLUS, why="no plan: own surplus in, own load out")
+    step = step_of(plan.start_s, plan.step_s, at_s)
+    if step < 0 or not holds(plan.start_s, at_s, valid_s):
+        return BatteryOrder(
+            rule=BY_SURPLUS, why="the plan is too old: own surplus in, own load out"
+        )
+    own_kw = min(plan.own_charge_kw[step], max(surplus_kw, 0.0))
+    charge_kw = own_kw + plan.grid_charge_kw[step]
+    discharge_kw = plan.discharge_kw[step]
+    spilled_kw = max(0.0, surplus_kw - export_kw_max)
+    if spilled_kw > charge_kw:
+        return BatteryOrder(
+            rule=BY_PLAN, charge_kw=spilled_kw, why="own power that nobody else can take"
+        )
+    if charge_kw > 0.0 or discharge_kw <= 0.0:
+        why = "planned" if charge_kw > 0.0 else "planned: it waits"
+        return BatteryOrder(rule=BY_PLAN, charge_kw=charge_kw, why=why)
+    return BatteryOrder(rule=BY_PLAN, discharge_kw=discharge_kw, why="planned")
+
+
+# --- work
+
+
+def work_plan_of(problem: DeferProblem, answer: DeferAnswer, one: DeferJob) -> WorkPlan | None:
+    """A job's part of a schedule; None where it has none."""
+    plan = answer.plan_of(one.job.id)
+    if plan is None:
+        return None
+    chip_s = {
+        (site.site, pool.pool): one.job.chip_s.get(pool.accelerator, 0.0)
+        for site in problem.sites
+        for pool in site.pools
+    }
+    by_site: dict[str, list[float]] = {}
+    for run in plan.runs:
+        shares = by_site.setdefault(run.site, [0.0] * len(answer.step_s))
+        for t, chips in enumerate(run.chips):
+            shares[t] += chips * answer.step_s[t] / chip_s[run.site, run.pool]
+    return WorkPlan(
+        job=one.job.id,
+        start_s=answer.start_s,
+        step_s=answer.step_s,
+        runs=tuple(WorkRun(site=s, shares=tuple(by_site[s])) for s in sorted(by_site)),
+        need_s=_need_s(problem, one),
+    )
+
+
+def _need_s(problem: DeferProblem, one: DeferJob) -> float:
+    """All that is left, in all chips that are free at lawful sites on the mean of the time until its deadline."""
+    starts_s, at_s = [], problem.start_s
+    for length_s in problem.step_s:
+        starts_s.append(at_s)
+        at_s += length_s
+    steps = max(1, sum(start_s < one.job.deadline_at_s for start_s in starts_s))
+    whole_s = sum(problem.step_s[:steps])
+    per_s = 0.0
+    for site in problem.sites:
+        for pool in site.pools if site.site in one.sites else ():
+            chip_s = one.job.chip_s.get(pool.accelerator, 0.0)
+            if chip_s > 0.0:
+                free = pool.chips_free[:steps]
+                free_s = sum(c * s for c, s in zip(free, problem.step_s, strict=False))
+                per_s += min(free_s / whole_s, float(one.job.chips_max)) / chip_s
+    return 1.0 / per_s if per_s > 0.0 else float("inf")
+
+
+def work_now(
+    plan: WorkPlan | None, state: WorkState, at_s: float, *, valid_s: float = PLAN_VALID_S
+) -> WorkOrder:
+    """What of a job may begin at an instant, and where; `plan` and `state` on one clock."""
+    step = -1 if plan is None else step_of(plan.start_s, plan.step_s, at_s)
+    if plan is None or step < 0 or not holds(plan.start_s, at_s, valid_s):
+        return _paced(state, at_s)
+    left_s = state.deadline_at_s - at_s
+    if plan.need_s * state.left_share * (1.0 + SAFETY_SHARE) >= left_s:
+        return WorkOrder(kind="presses", step=step)
+    shares = {
+        run.site: run.shares[step] - state.begun.get(run.site, 0.0)
+        for run in plan.runs
+        if run.shares[step] > 0.0
+    }
+    room = {site: share for site, share in shares.items() if share > 0.0}
+    return WorkOrder(kind="planned" if room else "waits", shares=room, step=step)
+
+
+def _paced(state: WorkState, at_s: float) -> WorkOrder:
+    whole_s = max(PACE_SHARE * (state.deadline_at_s - state.submitted_at_s), 1e-9)
+    due = min(1.0, max(0.0, (at_s - state.submitted_at_s) / whole_s))
+    if due <= state.done_share:
+        return WorkOrder(kind="waits")
+    return WorkOrder(kind="paced", shares={"": due - state.done_share})
