@@ -19,7 +19,7 @@ from hanse.catalogue.countries import all_countries
 from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live import bus
-from hanse.live.identity import ensure_identity
+from hanse.live.ca import ensure_identity
 from hanse.live.link_control import LinksConfig, LinkSpec, RelaySpec
 from hanse.live.runtime import Runtime, StateDir, default_state_dir, plan_runtime, replace_file
 from hanse.model.check import Problem, check_fleet, check_known_ids
