@@ -17,6 +17,7 @@ import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -179,14 +180,7 @@ class Authority:
     # --- the register
 
     def _register(self) -> Register:
-        try:
-            return msgspec.json.decode((self.home / "issued.json").read_bytes(), type=Register)
-        except FileNotFoundError:
-            return Register(issued={}, generations={})
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(
-                str(self.home / "issued.json"), got=str(error), fix="restore it from a backup"
-            ) from error
+        return _read_register(self.home)
 
     @contextmanager
     def _writing(self) -> Iterator[Register]:
@@ -215,6 +209,17 @@ class Authority:
         write_file(self.home / "issued.json", msgspec.json.encode(register), secret=True)
 
 
+def _read_register(ca_dir: Path) -> Register:
+    try:
+        return msgspec.json.decode((ca_dir / "issued.json").read_bytes(), type=Register)
+    except FileNotFoundError:
+        return Register(issued={}, generations={})
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(
+            str(ca_dir / "issued.json"), got=str(error), fix="restore it from a backup"
+        ) from error
+
+
 def open_authority(ca_dir: Path, fleet: str, now_s: float, *, make: bool) -> Authority | None:
     """The authority whose key lies here; made on first use where `make`; None where there is none."""
     with locked(ca_dir):
@@ -235,6 +240,12 @@ def _open(ca_dir: Path, fleet: str, now_s: float, *, make: bool) -> Authority | 
         write_file(certificate_path, made.public_bytes(Encoding.PEM))
     certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     return Authority(ca_dir, certificate, load_key(key_path), fleet)
+
+
+def seats(ca_dir: Path, sites: Iterable[str]) -> dict[str, str]:
+    """The seat name by which each site is known now; reads the register, needs no key."""
+    known = _read_register(ca_dir)
+    return {site: seat_name(site, known.generations.get(site, 1)) for site in sites}
 
 
 def ensure_identity(
@@ -357,8 +368,6 @@ def _agreement_in(request: x509.CertificateSigningRequest) -> bytes:
 
 def fingerprint(certificate: x509.Certificate) -> str:
     """Hex SHA-256 of a certificate's DER."""
-    from hashlib import sha256
-
     return sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
 
 

@@ -230,6 +230,14 @@ def server_context(identity: Identity) -> ssl.SSLContext:
     return _context(identity, ssl.PROTOCOL_TLS_SERVER)
 
 
+def client_door_context(identity: Identity) -> ssl.SSLContext:
+    """For the port of clients on other machines: TLS 1.2 or newer, since clients are not ours; they show a key, no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    return context
+
+
 def client_context(identity: Identity) -> ssl.SSLContext:
     """For dialling a hop port; the dialled name is checked (`host_name`)."""
     return _context(identity, ssl.PROTOCOL_TLS_CLIENT)

@@ -195,7 +195,7 @@ def print_line(text: str) -> None:
 
 def _prepared(site: str, fleet_path: Path | None, state_path: Path | None) -> Prepared:
     if state_path is not None and StateDir(state_path).runtime_json.exists():
-        return resume(state_path)
+        return resume(state_path, site)
     if fleet_path is None:
         raise ConfigError(
             "--fleet", got="nothing", allowed="a fleet file: the state is not prepared"

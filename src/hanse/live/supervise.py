@@ -245,6 +245,16 @@ def running_pid(path: Path) -> int | None:
     return record.pid if alive else None
 
 
+def signal_pid(path: Path, number: signal.Signals = signal.SIGHUP) -> bool:
+    """Send a signal to the very process of a pid file; whether it runs. NATS servers read their configuration anew on SIGHUP."""
+    pid = running_pid(path)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return True
+
+
 def sweep(pid_dir: Path) -> list[str]:
     """End whatever an earlier, killed run left, by its pid files; returns the names of what was found."""
     found = []

@@ -20,10 +20,10 @@ import uvloop
 
 from hanse.dispatch.router import warm
 from hanse.errors import HanseError
+from hanse.live.first_start import site_fleet
 from hanse.live.gateway.settings import GatewaySettings, read_settings, site_settings
 from hanse.live.gateway.worker import Worker
 from hanse.live.runtime import StateDir
-from hanse.model.read import read_fleet
 
 GC_FIRST_GENERATION = 50_000
 """A request makes few cyclic objects; collecting after every 700 allocations would cost more than they hold."""
@@ -69,7 +69,7 @@ def _settings(argv: list[str]) -> GatewaySettings:
         return read_settings(asked.settings)
     if asked.site is None or asked.state is None:
         parser.error("give SETTINGS.json, or --site and --state")
-    fleet = read_fleet(StateDir(asked.state).fleet_toml)
+    fleet = site_fleet(StateDir(asked.state), asked.site)
     return site_settings(fleet, asked.site, asked.state, asked.worker)
 
 

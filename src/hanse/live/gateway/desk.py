@@ -231,7 +231,7 @@ class Desk:
             rows.append(
                 GatewayRow(
                     site=site_id,
-                    url=worker.settings.gateway_urls.get(site_id, ""),
+                    url=worker.around.urls.get(site_id, ""),
                     kind=site.kind,
                     city=site.city,
                     country=site.country,
