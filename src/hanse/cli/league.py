@@ -98,7 +98,7 @@ def first_gateway(
     """
     errors = []
     for address in runtime.sites.values():
-        url = f"{address.client_url}/.well-known/hanse?lat={lat_deg}&lon={lon_deg}"
+        url = f"{address.local_url}/.well-known/hanse?lat={lat_deg}&lon={lon_deg}"
         try:
             status, answer = call("GET", url, headers=headers)
         except SiteError as error:

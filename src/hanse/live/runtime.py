@@ -329,6 +329,16 @@ def plan_runtime(
     return Runtime(fleet=fleet.name, hub=hub, sites=_with_relays(sites, relays), relays=relays)
 
 
+def plan_site(fleet: Fleet, site: Site, state_dir: Path, *, hub_leaf: str) -> SiteAddress:
+    """Addresses of one site that runs alone on its machine and reports to a hub elsewhere.
+
+    Its client and hop port are in the fleet file, where others find them; the rest is chosen here.
+    """
+    ports = _Ports(_previous(StateDir(state_dir)), random.Random())
+    address = _site_address(fleet, site, ports)
+    return msgspec.structs.replace(address, hub_leaf=hub_leaf)
+
+
 def hub_site(fleet: Fleet, here: Collection[str] | None = None) -> str:
     """The site whose city the hub shares: the one big site, else the first region, else the first site of those `here`.
 

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import uvloop
 
+from hanse.compiled import stamp
 from hanse.dispatch.router import warm
 from hanse.errors import HanseError
+from hanse.live.ca import locked
 from hanse.live.first_start import site_fleet
+from hanse.live.gateway import kernels
 from hanse.live.gateway.settings import GatewaySettings, read_settings, site_settings
 from hanse.live.gateway.worker import Worker
 from hanse.live.runtime import StateDir
+from hanse.live.supervise import python_command
+from hanse.live.weights import default_cache_dir
 
 GC_FIRST_GENERATION = 50_000
 """A request makes few cyclic objects; collecting after every 700 allocations would cost more than they hold."""
@@ -32,6 +39,11 @@ GC_FIRST_GENERATION = 50_000
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
+        if (sys.argv[1:] if argv is None else argv) == ["--warm"]:
+            warm()
+            kernels.warm()
+            return 0
+        _compile_elsewhere()
         warm()  # from the cache on disk; else the first request would wait for the compiler
         settings = _settings(sys.argv[1:] if argv is None else argv)
         uvloop.run(_serve(settings))
@@ -56,6 +68,18 @@ async def _serve(settings: GatewaySettings) -> None:
     gc.set_threshold(GC_FIRST_GENERATION, 20, 50)
     await stopped.wait()
     await worker.stop()
+
+
+def _compile_elsewhere() -> None:
+    """What the compiler takes, 90 MB, is for a process that ends; once for each version of the kernels."""
+    done = default_cache_dir() / f"warm-{stamp().hex()[:16]}"
+    if done.exists():
+        return
+    with locked(default_cache_dir()), contextlib.suppress(OSError):
+        if not done.exists():
+            command = python_command("hanse.live.gateway", "--warm")
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+            done.touch()
 
 
 def _settings(argv: list[str]) -> GatewaySettings:

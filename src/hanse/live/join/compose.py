@@ -80,7 +80,7 @@ def first_fleet(
         f"countries = [{_text(country)}]    # countries of origin that this key may speak for",
         "",
     ]
-    text = "\n".join(head) + "\n".join(_site_lines(site, host))
+    text = "\n".join([*head, *_site_lines(site, host)])
     text += "\n"
     for group in _groups(host):
         text = _with_engines(text, site, host, group)
