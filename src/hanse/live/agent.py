@@ -39,6 +39,7 @@ from hanse.live.bus import (
     leaf_connected,
     site_subject,
 )
+from hanse.live.bus_sources import watch_sources
 from hanse.live.demand import REPORT_S, DemandMeter
 from hanse.live.evidence import ChainShipper, Sealer
 from hanse.live.evidence.shipping import Message
@@ -49,7 +50,7 @@ from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
 from hanse.live.shared import FLAG_AGENT_AT_S, FLAG_SEAL_COUNT, FLAG_TABLE_VERSION, SharedPage
-from hanse.live.site_group import LIFELINE_VARIABLE
+from hanse.live.site_keep import LIFELINE_VARIABLE
 from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
 from hanse.model.fleet import Fleet
@@ -163,6 +164,8 @@ class Agent:
             ]
             if self.runtime.site(self.site_id).hub_leaf:  # else nobody keeps a copy
                 duties.append(_forever("ship evidence", self._ship))
+                # After a start or a cut tables would stand still for 10 to 30 s.
+                duties.append(watch_sources(self.client, TABLES, standalone=True))
             await asyncio.gather(*duties)
         finally:
             await self.client.close()

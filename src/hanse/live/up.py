@@ -29,7 +29,7 @@ from hanse.live.first_start import Prepared, prepare
 from hanse.live.probe import get, is_listening
 from hanse.live.reach import client_urls
 from hanse.live.runtime import LOOPBACK, StateDir, default_state_dir, is_loopback
-from hanse.live.site_group import child_spec
+from hanse.live.site_keep import child_spec
 from hanse.live.supervise import (
     ChildReport,
     ChildSpec,
@@ -49,7 +49,7 @@ SITE_RESTART_S: Final = 15.0
 READY_S_MAX: Final = 180.0
 """Ready in under 60 s on two cores; three times that before giving up on a loaded machine."""
 GROUP_TERM_S_MAX: Final = 7.0
-"""A site group ends within 6.5 s at worst (`live.site_group`)."""
+"""A site group ends within 6.5 s at worst (`live.site_keep`)."""
 POLL_S: Final = 0.25
 NO_ENGINE: Final = b"no engine here"
 """What a gateway says that is whole and has nobody to send to: all that a site without engines can be before a peer is heard."""

@@ -30,9 +30,9 @@ from hanse.live.batch.owners import Owners
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.standby import Standby
 from hanse.live.batch.store import Store
-from hanse.live.first_start import site_fleet
 from hanse.live.gateway.settings import BATCH_SOCKET, inner_socket
 from hanse.live.identity import load_identity
+from hanse.live.league_file import site_fleet
 from hanse.live.reach import ReachFile, reach_of
 from hanse.live.runtime import StateDir, private_socket, replace_file
 

@@ -24,10 +24,11 @@ from hanse.compiled import stamp
 from hanse.dispatch.router import warm
 from hanse.errors import HanseError
 from hanse.live.ca import locked
-from hanse.live.first_start import site_fleet
 from hanse.live.gateway import kernels
+from hanse.live.gateway.resident import give_back
 from hanse.live.gateway.settings import GatewaySettings, read_settings, site_settings
 from hanse.live.gateway.worker import Worker
+from hanse.live.league_file import site_fleet
 from hanse.live.runtime import StateDir
 from hanse.live.supervise import python_command
 from hanse.live.weights import default_cache_dir
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         _compile_elsewhere()
         warm()  # from the cache on disk; else the first request would wait for the compiler
+        kernels.warm()
+        give_back("libllvmlite")
         settings = _settings(sys.argv[1:] if argv is None else argv)
         uvloop.run(_serve(settings))
     except HanseError as error:
