@@ -399,7 +399,12 @@ def _hub(state: Path | None) -> tuple[StateDir, str]:
 
 def _start(done: Come, state: StateDir) -> int:
     from hanse.live.join.start import start_site
+    from hanse.live.supervise import running_pid
 
+    running = running_pid(state.site(done.site) / "pid" / "site.pid")
+    if running is not None:
+        say(f"site {done.site} runs (process group {running}) and goes on with its new certificate")
+        return 0
     pid = start_site(state, done.site, say)
     url = done.address.local_url
     say(f"site {done.site} runs (process group {pid}); log {state.path / 'log' / 'site.log'}")

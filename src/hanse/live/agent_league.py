@@ -71,6 +71,7 @@ class LeagueKeeper:
         )
         self._authority = authority
         self._revoked = RevokedFile(self._home / "identity", authority)
+        self._certificate = (self._home / "identity" / "site.pem").read_bytes()
         self._refused = (0, 0)
         """A revision that this version or this site cannot follow; said once."""
         write_reach(self._home, reach_of(self.fleet, runtime, site))
@@ -113,8 +114,11 @@ class LeagueKeeper:
         if not self._runtime.site(self._site).hub_leaf:
             return
         home = self._home / "identity"
-        own = x509.load_pem_x509_certificate((home / "site.pem").read_bytes())
-        if self._now_s() < renews_at_s(own):
+        pem = (home / "site.pem").read_bytes()
+        if pem != self._certificate:  # this site has joined again
+            self._certificate = pem
+            self._on_certificate()
+        if self._now_s() < renews_at_s(x509.load_pem_x509_certificate(pem)):
             return
         name, key = SiteName(self.fleet.name, self._site), load_key(home / "site.key")
         message = await client.request(
@@ -132,6 +136,7 @@ class LeagueKeeper:
             log_line(f"certificate not renewed: {flaw or 'another name or key'}")
             return
         write_file(home / "site.pem", answer.certificate_pem.encode())
+        self._certificate = answer.certificate_pem.encode()
         load_identity(home, self.fleet.name, self._site, self._now_s())
         signal_pid(self._home / "pid" / "nats.pid")  # the next handshake with the hub shows it
         log_line(f"certificate renewed until {made.not_valid_after_utc:%Y-%m-%d}")

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet, Id, Site, Value
+from hanse.model.fleet import Fleet, Hub, Id, Site, Value
 from hanse.view import link_id
 
 HUB: Final = "hub"
@@ -285,7 +285,7 @@ def plan_runtime(
     elsewhere: Collection[str] = (),
     seed: int | None = None,
 ) -> Runtime:
-    """Choose every port and relay of a fleet on this machine.
+    """Choose every port and relay of a fleet on this machine; a fleet file with `[hub]` is of real links and gets no relays.
 
     Ports named in the fleet file are kept or refused; port 0 becomes what the last `runtime.json` of `state_dir` had
     while that is free, else a free one.
@@ -325,6 +325,12 @@ def plan_runtime(
         door_port=fleet.hub.door_port or ports.take(fleet.hub.host, "hub.door_port"),
         reached_at=fleet.hub.reached_at,
     )
+    if (
+        fleet.hub != Hub()
+    ):  # the file says where the hub is reached: these are real machines and links
+        leaf = f"{_dialled(hub.leaf_host)}:{hub.leaf_port}"
+        sites = {id: msgspec.structs.replace(one, hub_leaf=leaf) for id, one in sites.items()}
+        return Runtime(fleet=fleet.name, hub=hub, sites=sites)
     relays = tuple(_relays(fleet, sites, hub, ports))
     return Runtime(fleet=fleet.name, hub=hub, sites=_with_relays(sites, relays), relays=relays)
 
@@ -339,16 +345,15 @@ def plan_site(fleet: Fleet, site: Site, state_dir: Path, *, hub_leaf: str) -> Si
     return msgspec.structs.replace(address, hub_leaf=hub_leaf)
 
 
-def hub_site(fleet: Fleet, here: Collection[str] | None = None) -> str:
-    """The site whose city the hub shares: the one big site, else the first region, else the first site of those `here`.
+def hub_site(fleet: Fleet) -> str:
+    """The site whose city the hub shares: the one big site, else the first region, else the first site.
 
     Emulation needs the hub to be somewhere; a league that grew out of a cloud has it there.
     """
-    sites = [site for site in fleet.sites if here is None or site.id in here]
-    if fleet.central is not None and fleet.central.site in {site.id for site in sites}:
+    if fleet.central is not None:
         return fleet.central.site
-    regions = [site.id for site in sites if site.kind == "region"]
-    return next(iter([*regions, *(site.id for site in sites)]), "")
+    regions = [site.id for site in fleet.sites if site.kind == "region"]
+    return regions[0] if regions else fleet.sites[0].id
 
 
 class WanPath(Value, frozen=True, kw_only=True):
@@ -489,7 +494,7 @@ def _relays(
     fleet: Fleet, sites: dict[str, SiteAddress], hub: HubAddress, ports: _Ports
 ) -> Iterator[Relay]:
     paths = wan_paths(fleet)
-    at = hub_site(fleet, sites)
+    at = hub_site(fleet)
     beside = WanPath(hops=(at,), rtt_ms=0.0, mbit_s=10_000.0)  # same building: 10 Gbit/s Ethernet
     for source in sites:
         for target in sites:

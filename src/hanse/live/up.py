@@ -130,8 +130,9 @@ class _League:
 
     def start(self) -> None:
         state = self.prepared.state
-        links = python_command("hanse.live.links", str(state.links_json))
-        self._add("links", links, term_s_max=1.5)
+        if self.prepared.runtime.relays:
+            links = python_command("hanse.live.links", str(state.links_json))
+            self._add("links", links, term_s_max=1.5)
         self._add("hub", python_command("hanse.live.hub", "--state", str(state.path)))
         for site in self.prepared.runtime.sites:
             module = ("hanse.live.site_group", "--site", site, "--state", str(state.path))
@@ -180,7 +181,7 @@ class _League:
         assert hub is not None, "a league has a hub"
         awaited = []
         serving = {placement.site for placement in self.prepared.fleet.placements}
-        if not state.links_sock.exists():
+        if runtime.relays and not state.links_sock.exists():
             awaited.append("links")
         if not await is_listening(hub.host, hub.control_port):
             awaited.append("controller")
@@ -257,11 +258,12 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if runtime.hub is not None:
         console.print(f"dashboard: {runtime.hub.dashboard_url}")
-        if prepared.fleet.hub.host != LOOPBACK:
+        if not runtime.relays:
             console.print(f"another machine: hanse token SITE --state {state.path}", markup=False)
-    console.print(
-        "Links between sites are emulated by user-space relays on this machine: delay, rate, cuts."
-    )
+    if runtime.relays:
+        console.print(
+            "Links between sites are emulated by user-space relays on this machine: delay, rate, cuts."
+        )
 
 
 async def show_league(prepared: Prepared, ended: asyncio.Event) -> None:

@@ -38,6 +38,7 @@ from hanse.live.runtime import (
     plan_site,
     replace_file,
 )
+from hanse.live.supervise import signal_pid
 from hanse.model.fleet import Value
 
 T = TypeVar("T")
@@ -181,6 +182,7 @@ def _settle(
     bus.ensure_secrets(state, (site,), hub=False)
     bus.write_leaf_conf(runtime, state, site)
     state.write_runtime(runtime)
+    signal_pid(home / "pid" / "nats.pid")  # of a site that runs and joins again
     return address
 
 
