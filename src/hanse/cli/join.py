@@ -154,7 +154,7 @@ def token(site: str, /, *, state: Path | None = None, valid_h: float = 1.0) -> i
 
 
 def join(
-    token: str,
+    token: str = "",
     /,
     *,
     state: Path | None = None,
@@ -175,7 +175,7 @@ def join(
     Parameters
     ----------
     token
-        The line that `hanse token` printed at the hub; `-` reads it from standard input, where no other user's `ps` can see it.
+        The line that `hanse token` printed at the hub; without one it is asked for, and no list of processes shows it.
     state
         State directory to make; default `.hanse/<fleet>-<site>`.
     city
@@ -204,8 +204,7 @@ def join(
     from hanse.live.runtime import StateDir
 
     hide_argument(token)
-    line = sys.stdin.readline() if token == "-" else token  # noqa: S105
-    read = read_token(line)
+    read = read_token(token or _line("Token"))
     directory = StateDir(state or Path(".hanse") / f"{read.fleet}-{read.site}")
     refuse_other(directory, read)
     ports = _Ports(host or _own_host(read.hub[0].rpartition(":")[0].strip("[]")), directory)
@@ -357,6 +356,15 @@ def _asked(question: str, default: str = "") -> str:
     sys.stderr.write(shown)
     sys.stderr.flush()
     return sys.stdin.readline().strip() or default
+
+
+def _line(question: str) -> str:
+    """A line of standard input, asked for where a person sits there."""
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass(f"{question}: ")
+    return sys.stdin.readline()
 
 
 def _site_id(city: str) -> str:

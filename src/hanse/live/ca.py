@@ -439,7 +439,8 @@ def _alternative(hosts: Iterable[str]) -> list[x509.GeneralName]:
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            found.append(x509.DNSName(host))
+            if host.isascii():
+                found.append(x509.DNSName(host))
         else:
             if not address.is_unspecified:
                 found.append(x509.IPAddress(address))

@@ -128,7 +128,11 @@ def _with_engines(text: str, site: str, host: Host, group: list[FoundEngine]) ->
 
 def _services(text: str) -> tuple[Service, ...]:
     """Also of a file that has none yet."""
-    return msgspec.convert(tomllib.loads(text).get("service", []), tuple[Service, ...])
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _misshapen("fleet") from error
+    return msgspec.convert(document.get("service", []), tuple[Service, ...])
 
 
 def _client_names(services: tuple[Service, ...]) -> set[str]:
@@ -194,11 +198,12 @@ def _link_lines(site: str, host: Host, other: Site, rtt_ms: float | None) -> Ite
 
 
 def _service_lines(one: FoundEngine, taken: Iterable[str]) -> Iterator[str]:
+    taken = set(taken)
     service = _free(slug(one.served_name), taken)
     embeds = ai_models()[one.model].kind == "embedding"
     yield "[[service]]"
     yield f"id = {_text(service)}"
-    if one.served_name != service:
+    if one.served_name.strip() and one.served_name not in {service, *taken}:
         yield f"aliases = [{_text(one.served_name)}]"
     endpoints = '["embeddings"]' if embeds else '["chat", "completions"]'
     yield f"endpoints = {endpoints}"

@@ -49,6 +49,8 @@ T = TypeVar("T")
 CHANGE_S_MAX: Final = 5.0
 TRIES: Final = 4
 """Two machines that join in the same second: the second is asked to be composed anew."""
+OWN_ENDING: Final = ".hanse"
+"""Of `identity.host_name` and `ca.seat_name`."""
 OWN_EVERY_S: Final = 3600.0
 """How often the hub looks at its own certificate; it has twenty days."""
 REQUESTS_AT_ONCE_MAX: Final = 32
@@ -169,7 +171,7 @@ class Door:
             refusal = self._tokens.spend(asked.secret, asked.site, key, time.time())
             if refusal is not None:
                 return _refused(asked.site, f"token {refusal}", 403)
-            hosts = (asked.host.reached_at, asked.host.host)
+            hosts = self._own_names(asked.host.reached_at, asked.host.host)
             made = self._authority.answer(
                 asked.request_pem.encode(), asked.site, time.time(), hosts
             )
@@ -233,6 +235,11 @@ class Door:
         path = self._authority.list_path
         return path.read_bytes() if path.exists() else b""
 
+    def _own_names(self, *asked: str) -> tuple[str, ...]:
+        """Names that a site may have in its certificate: none that stands for the hub or, by the league's own ending, for a site."""
+        hubs = {self._hub.reached_at, self._hub.leaf_host}
+        return tuple(n for n in asked if n not in hubs and not n.lower().endswith(OWN_ENDING))
+
     # --- certificates that age
 
     async def _renew(self, message: Any) -> None:
@@ -243,7 +250,7 @@ class Door:
             address = next((s.gateway for s in fleet.sites if s.id == site), None)
             if address is None:
                 raise ConfigError("site", got=repr(site), allowed="a site of the fleet")
-            hosts = (address.reached_at, address.host)
+            hosts = self._own_names(address.reached_at, address.host)
             made = self._authority.answer(bytes(message.data), site, time.time(), hosts)
             answer = m.RenewAnswer(certificate_pem=made.public_bytes(Encoding.PEM).decode())
             log_line(f"{site}: certificate renewed until {made.not_valid_after_utc:%Y-%m-%d}")

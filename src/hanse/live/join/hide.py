@@ -1,7 +1,7 @@
 """A secret in a command line, taken out of sight: other users read `/proc/<pid>/cmdline` as long as the process lives.
 
-Here: overwriting one argument of this process in place. Not here: the shell's history, which the shell keeps (`hanse join -` reads
-standard input).
+Here: overwriting one argument of this process in place. Not here: the shell's history, which the shell keeps (`hanse join` without a token
+reads standard input).
 """
 
 from __future__ import annotations

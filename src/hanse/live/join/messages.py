@@ -18,6 +18,8 @@ BODY_BYTES_MAX: Final = 256 * 1024
 """A host with a hundred engines is 40 kB."""
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,200}$")]
+"""Of a host: a name or an address."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
@@ -65,9 +67,9 @@ class Host(Value, frozen=True, kw_only=True):
     lon_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)]
     operator_hq: CountryCode
     grid_kw_max: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
-    host: Text
+    host: Name
     """Listening address of its gateway."""
-    reached_at: Text
+    reached_at: Name
     """Name or address under which others reach that."""
     port: Port
     hop_port: Port
