@@ -143,7 +143,7 @@ def print_line(text: str) -> None:
 def _clear_row(page: Path, report: ChildReport) -> None:
     """A dead worker's requests are over: its row must not count as load. In a process of its own, which may use numpy."""
     kind, _, number = report.name.rpartition("-")
-    if kind == "gateway" and report.state in ("waiting", "held", "stopped"):
+    if kind == "gateway" and report.state in ("waiting", "held"):
         command = python_command("hanse.live.shared", str(page), number)
         subprocess.Popen(command, stdin=subprocess.DEVNULL)
 

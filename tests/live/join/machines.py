@@ -51,6 +51,7 @@ class Machine:
     home: Path
     host: str
     namespace: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     said: str = ""
     """Standard error of the last command."""
@@ -71,6 +72,7 @@ class Machine:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=os.environ | self.environment,
             )
         self.started.append(made)
         return made
@@ -83,8 +85,9 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=300,
             check=False,
+            env=os.environ | self.environment,
         )
         self.said = done.stderr
         assert done.returncode == code, f"{arguments[0]}: {done.returncode}\n{done.stderr}"

@@ -178,6 +178,7 @@ def test_a_site_without_engines_takes_little_memory_and_next_to_no_time(
     assert share < CPU_SHARE_MAX, f"{share:.2f} of a core"
 
 
+@pytest.mark.long
 def test_a_restart_with_the_same_file_goes_on_with_whoever_joined(
     two: tuple[Machine, Machine],
 ) -> None:

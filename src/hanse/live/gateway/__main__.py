@@ -12,9 +12,11 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -75,7 +77,8 @@ async def _serve(settings: GatewaySettings) -> None:
 
 def _compile_elsewhere() -> None:
     """What the compiler takes, 90 MB, is for a process that ends; once for each version of the kernels."""
-    done = default_cache_dir() / f"warm-{stamp().hex()[:16]}"
+    where = stamp() + os.environ.get("NUMBA_CACHE_DIR", "").encode()
+    done = default_cache_dir() / f"warm-{sha256(where).hexdigest()[:16]}"
     if done.exists():
         return
     with locked(default_cache_dir()), contextlib.suppress(OSError):
