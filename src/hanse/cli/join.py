@@ -83,13 +83,7 @@ def init(
     ports = _Ports(host or _own_host(""))
     urls = url or usual_urls()
     found = _host(city, country, operator, kind, ports, urls, model or (), grid_kw)
-    if not found.engines:
-        raise ConfigError(
-            "init",
-            got="no server that answers /v1/models on the usual ports of this machine",
-            allowed="at least one: vLLM, SGLang, llama.cpp, Ollama, TGI, or any OpenAI-compatible one",
-            fix="start it, or name it with --url http://127.0.0.1:PORT",
-        )
+    _need_engines(found)
     id = site or _site_id(found.city)
     text = first_fleet(
         name, id, found, hub_host=found.host, leaf_port=ports.take(), door_port=ports.take()
@@ -246,6 +240,16 @@ def revoke(site: str, /, *, state: Path | None = None) -> int:
     hit = authority.revoke(site, time.time())
     say(f"{site}: {hit} certificates revoked" if hit else f"{site}: no certificate that counts")
     return 0 if hit else 1
+
+
+def _need_engines(host: Host) -> None:
+    if not host.engines:
+        raise ConfigError(
+            "init",
+            got="no server that answers /v1/models on the usual ports of this machine",
+            allowed="at least one: vLLM, SGLang, llama.cpp, Ollama, TGI, or any OpenAI-compatible one",
+            fix="start it, or name it with --url http://127.0.0.1:PORT",
+        )
 
 
 # --- this machine ------------------------------------------------------------------------------------

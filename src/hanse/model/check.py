@@ -95,8 +95,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Power, "price_usd_per_kwh"): Range(0, 10),
     (Gateway, "port"): Range(0, 65_535),
     (Gateway, "hop_port"): Range(0, 65_535),
-    (Hub, "leaf_port"): Range(0, 65_535),
-    (Hub, "door_port"): Range(0, 65_535),
+    **{(Hub, name): Range(0, 65_535) for name in ("leaf_port", "door_port")},
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page
     (Pool, "count"): Range(1, 1_000_000),
     (Kubernetes, "port"): Range(1, 65_535),

@@ -19,6 +19,7 @@ from hanse.live.ca import make_request, open_authority, renews_at_s
 from hanse.live.identity import SiteName, load_key
 from hanse.live.league_file import LEAGUE, read_league
 from hanse.live.revoked import REVOKED, RevokedFile
+from hanse.live.runtime import StateDir
 from live.join.machines import HANSE, Machine, address, machines, until
 
 DAY_S = 86_400.0
@@ -149,7 +150,7 @@ def test_two_fresh_machines_and_a_first_request_within_ten_minutes(
             assert spoken_to(a, b.host, port, nothing) in (b"", b"HTTP/1.1 400", b"INFO {"), port
 
 
-def ready(one: Machine, state, site: str) -> bool:
+def ready(one: Machine, state: StateDir, site: str) -> bool:
     url = address(state, site).local_url
     done = subprocess.run(
         one.within(
@@ -174,7 +175,7 @@ def spoken_to(one: Machine, host: str, port: int, data: bytes) -> bytes:
     code = (
         "import socket, sys; s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5); "
         "s.settimeout(5); s.sendall(sys.stdin.buffer.read()); "
-        "sys.stdout.buffer.write(s.recv(6 if False else 12))"
+        "sys.stdout.buffer.write(s.recv(12))"
     )
     done = subprocess.run(
         one.within(sys.executable, "-c", code, host, str(port)),
@@ -195,30 +196,10 @@ def test_promise_f_identity_outlives_seven_days_cut_off_and_revocation_still_wor
     """
     a, b, c = (machine(network, n, tmp_path / "abc"[n]) for n in range(3))
     with machines(a, b, c):
-        url = a.server(MODEL)
-        a.hanse("init", "--city", "Berlin", "--host", a.host, "--url", url)
-        a.start("up", sys.executable, "-c", HANSE, "up", "fleet.toml", "--state", "A")
-        hub = a.state("A")
-        until(hub.runtime_json.exists, "up is prepared")
-        until(lambda: ready(a, hub, "berlin"), "the hub's site is ready", 120)
-        key = (a.home / "A/keys/own.key").read_text().strip()
-        servers = {}
-        for one, site, city in ((b, "lyon", "Lyon"), (c, "paris", "Paris")):
-            servers[site] = one.server(MODEL)
-            token = a.hanse("token", site, "--state", "A").strip()
-            one.hanse(
-                *("join", token, "--city", city, "--host", one.host),
-                *("--url", servers[site], "--state", "S"),
-            )
-        lyon, paris = b.state("S"), c.state("S")
-        until(
-            lambda: read_league(lyon.site("lyon") / LEAGUE).revision == 3, "lyon knows of paris", 30
-        )
-        until(lambda: table_sites(lyon, "lyon") == 3, "lyon has the table with all three", 30)
-        for one, state, site in ((b, lyon, "lyon"), (c, paris, "paris")):
+        hub, lyon, paris, key = league_of_three(a, b, c)
+        for state, site in ((lyon, "lyon"), (paris, "paris")):
             end(state, site)
             age(hub, state, site, days=16.9)
-            assert one.running() == [] or all("openai_server" in p for p in one.running())
 
         network.cut(0)
         for one, site in ((b, "lyon"), (c, "paris")):
@@ -265,7 +246,24 @@ def test_promise_f_identity_outlives_seven_days_cut_off_and_revocation_still_wor
         assert certificate(paris, "paris").serial_number in kept.revoked.serials
 
 
-def end(state, site: str) -> None:
+def league_of_three(a: Machine, b: Machine, c: Machine) -> tuple[StateDir, StateDir, StateDir, str]:
+    """The hub's state, the states of two sites that joined, and a key; all know of each other."""
+    a.hanse("init", "--city", "Berlin", "--host", a.host, "--url", a.server(MODEL))
+    a.start("up", sys.executable, "-c", HANSE, "up", "fleet.toml", "--state", "A")
+    hub = a.state("A")
+    until(hub.runtime_json.exists, "up is prepared")
+    until(lambda: ready(a, hub, "berlin"), "the hub's site is ready", 120)
+    for one, site, city in ((b, "lyon", "Lyon"), (c, "paris", "Paris")):
+        token = a.hanse("token", site, "--state", "A").strip()
+        where = ("--city", city, "--host", one.host, "--url", one.server(MODEL))
+        one.hanse("join", token, *where, "--state", "S")
+    lyon, paris = b.state("S"), c.state("S")
+    until(lambda: read_league(lyon.site("lyon") / LEAGUE).revision == 3, "lyon knows paris", 30)
+    until(lambda: table_sites(lyon, "lyon") == 3, "lyon has the table with all three", 30)
+    return hub, lyon, paris, (a.home / "A/keys/own.key").read_text().strip()
+
+
+def end(state: StateDir, site: str) -> None:
     import signal
 
     pid = int((state.site(site) / "pid/site.pid").read_text())
@@ -277,7 +275,7 @@ def zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def age(hub, state, site: str, *, days: float) -> None:
+def age(hub: StateDir, state: StateDir, site: str, *, days: float) -> None:
     """The certificate that the site would have, had it been issued so many days ago."""
     home = state.site(site) / "identity"
     authority = open_authority(hub.ca_dir, "home", time.time(), make=False)
@@ -287,20 +285,20 @@ def age(hub, state, site: str, *, days: float) -> None:
     (home / "site.pem").write_bytes(made.public_bytes(Encoding.PEM))
 
 
-def certificate(state, site: str) -> x509.Certificate:
+def certificate(state: StateDir, site: str) -> x509.Certificate:
     path = state.site(site) / "identity/site.pem"
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def load_authority(hub) -> x509.Certificate:
+def load_authority(hub: StateDir) -> x509.Certificate:
     return x509.load_pem_x509_certificate((hub.ca_dir / "ca.pem").read_bytes())
 
 
-def hub_log(hub) -> str:
+def hub_log(hub: StateDir) -> str:
     return (hub.hub / "log/nats.log").read_text()
 
 
-def table_sites(state, site: str) -> int:
+def table_sites(state: StateDir, site: str) -> int:
     from hanse.dispatch.table import Table
 
     home = state.site(site)

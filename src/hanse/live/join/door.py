@@ -43,6 +43,7 @@ from hanse.live.logline import log_line
 from hanse.live.reach import hop_addresses
 from hanse.live.runtime import HUB, HubAddress, StateDir
 from hanse.live.supervise import end_on_signals, signal_pid, write_pid
+from hanse.units import SECONDS_PER_HOUR
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ TRIES: Final = 4
 """Two machines that join in the same second: the second is asked to be composed anew."""
 OWN_ENDING: Final = ".hanse"
 """Of `identity.host_name` and `ca.seat_name`."""
-OWN_EVERY_S: Final = 3600.0
+OWN_EVERY_S: Final = SECONDS_PER_HOUR
 """How often the hub looks at its own certificate; it has twenty days."""
 REQUESTS_AT_ONCE_MAX: Final = 32
 
