@@ -362,14 +362,14 @@ def _ports(fleet: Fleet) -> Iterator[Problem]:
         gateway = site.gateway
         for name, port in (("port", gateway.port), ("hop_port", gateway.hop_port)):
             where = f"site[{s}].gateway.{name}"
-            if port and (gateway.host, port) in taken:
+            if port and (gateway.reached_at, port) in taken:
                 yield Problem(
                     where=where,
                     got=str(port),
-                    allowed=f"a port that {taken[gateway.host, port]} does not have",
+                    allowed=f"a port that {taken[gateway.reached_at, port]} does not have",
                     fix="write 0 to let a free one be chosen",
                 )
-            taken.setdefault((gateway.host, port), where)
+            taken.setdefault((gateway.reached_at, port), where)
 
 
 def _links(fleet: Fleet) -> Iterator[Problem]:

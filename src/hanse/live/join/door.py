@@ -76,6 +76,8 @@ class Door:
             ]
         )
 
+        self.app.router.redirect_slashes = False
+
     async def run(self) -> None:
         """Serve until cancelled."""
         identity = self._own_identity()
