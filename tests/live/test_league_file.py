@@ -81,7 +81,7 @@ def test_of_revisions_in_any_order_the_newest_stays(seen: list[tuple[int, int]])
         if newer(one, held):
             held = one
     assert held is not None
-    assert (held.revision, held.epoch) == max(seen)
+    assert (held.epoch, held.revision) == max((e, r) for r, e in seen)
 
 
 def test_the_hub_keeps_its_history_and_what_travels_is_what_was_written(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class LeagueKeeper:
             log_line(f"list of revoked certificates: {len(self._revoked.revoked.serials)} on it")
 
     def _follow(self, league: LeagueFile) -> None:
-        if (league.revision, league.epoch) == self._refused:
+        if (league.epoch, league.revision) == self._refused:
             return
         try:
             fleet = league.fleet()
@@ -106,7 +106,7 @@ class LeagueKeeper:
             self._on_fleet(fleet, league)
 
     def _refuse(self, league: LeagueFile, why: str) -> None:
-        self._refused = league.revision, league.epoch
+        self._refused = league.epoch, league.revision
         log_line(f"fleet revision {league.revision} not followed: {why}")
 
     async def renew(self, client: Any) -> None:

@@ -42,7 +42,7 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
-from hanse.live.fleet_change import accepted, change_problem, policies_in
+from hanse.live.fleet_change import accepted, change_problem, kept, newest_league, policies_in
 from hanse.live.hub_seats import HubSeats
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
@@ -219,7 +219,12 @@ class Controller:
             log_line(f"change by {change.by} refused: {problem}")
             return Answered(revision=known.revision, problem=problem)
         league = accepted(known, change, self._state, time.time())
-        log_line(f"fleet revision {league.revision} by {change.by}: {change.why}")
+        self._adopt(league)
+        return Answered(revision=league.revision)
+
+    def _adopt(self, league: LeagueFile) -> None:
+        """Act by another revision from now on."""
+        log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
         old, self._fleet = self._fleet, league.fleet()
         self._league, self._unsent_league = league, True
         self._view.fleet = self._fleet
@@ -238,7 +243,15 @@ class Controller:
         self._tell(event)
         self._scenario_changed.set()  # a new site's power and carbon at once
         self._source.tell()
-        return Answered(revision=league.revision)
+
+    async def _take_over_fleet(self) -> None:
+        """Another leader, at another hub, may have taken changes that this one's disk does not know."""
+        if self._league is None:
+            return
+        known = await _until_up(lambda: newest_league(self._client))
+        if known is not None and known.revision > self._league.revision:
+            kept(known, self._state)
+            self._adopt(known)
 
     # --- leadership
 
@@ -249,6 +262,7 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
+                await self._take_over_fleet()
                 await self._take_over()
                 self._take_epoch()
             elif led and not leads:

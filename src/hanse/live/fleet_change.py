@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
 
 from hanse.dispatch.policies import PolicyText
 from hanse.errors import HanseError
+from hanse.live import bus
 from hanse.live.first_start import lay_out, problems_of, with_keys
-from hanse.live.league_file import Change, LeagueFile, LeagueStore, changed, named_files
+from hanse.live.league_file import (
+    Change,
+    LeagueFile,
+    LeagueStore,
+    changed,
+    league_from_bytes,
+    named_files,
+)
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import Fleet
 from hanse.model.read import parse_fleet
@@ -52,6 +63,23 @@ def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -
     LeagueStore(state.hub).put(league)
     lay_out(league, state)
     return league
+
+
+def kept(league: LeagueFile, state: StateDir) -> None:
+    """Take over a revision that another hub's leader has decided: on this hub's disk as if it had been decided here."""
+    LeagueStore(state.hub).put(replace(league, epoch=0))
+    lay_out(league, state)
+
+
+async def newest_league(client: Client) -> LeagueFile | None:
+    """The last one that a leader has published; None where there never was any."""
+    try:
+        newest: Any = await client.jetstream(timeout=2.0).get_last_msg(
+            bus.TABLES, bus.FLEET_SUBJECT
+        )
+    except NotFoundError:
+        return None
+    return league_from_bytes(bytes(newest.data or b""))
 
 
 def policies_in(fleet: Fleet, files: dict[str, str]) -> tuple[PolicyText, ...]:

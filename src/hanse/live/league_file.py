@@ -34,7 +34,8 @@ class LeagueFile(Value, frozen=True, kw_only=True):
 
     schema: Literal["hanse-league/1"] = "hanse-league/1"
     epoch: int = 0
-    """Of the leader that published it; of two, the one with the higher (revision, epoch) is newer."""
+    """Of the leader that published it, 0 on the hub's disk; of two, the one with the higher (epoch, revision) is newer, as with tables:
+    who leads says what is in force, also a hub that came back from an older copy of its disk."""
     revision: int
     at_s: float
     by: str = ""
@@ -165,7 +166,7 @@ def read_digests(state: StateDir) -> dict[str, str]:
 
 def newer(a: LeagueFile, b: LeagueFile | None) -> bool:
     """Whether `a` is to replace `b`."""
-    return b is None or (a.revision, a.epoch) > (b.revision, b.epoch)
+    return b is None or (a.epoch, a.revision) > (b.epoch, b.revision)
 
 
 def imported(
