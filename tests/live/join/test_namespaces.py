@@ -144,6 +144,10 @@ def test_two_fresh_machines_and_a_first_request_within_ten_minutes(
         )
         assert answered.stdout.startswith("from ")
 
+        assert status_of(a, f"{there}/metrics", authority) == "401"
+        assert status_of(a, f"{there}/metrics", authority, key) == "200"
+        assert status_of(a, f"{there}/readyz", authority) == "200"
+
         # What listens on the machine's address asks for a certificate or a key.
         nothing = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         for port in listening(b):
@@ -161,6 +165,17 @@ def ready(one: Machine, state: StateDir, site: str) -> bool:
         check=False,
     )
     return done.stdout == "200"
+
+
+def status_of(one: Machine, url: str, authority: Path, key: str = "") -> str:
+    trust = ["--cacert", str(authority), "-H", f"authorization: Bearer {key}"]
+    done = subprocess.run(
+        one.within("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *trust, url),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
 
 
 def listening(one: Machine) -> list[int]:

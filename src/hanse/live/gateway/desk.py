@@ -208,6 +208,9 @@ class Desk:
         link.answer(503 if problem else 200, msgspec.json.encode(body))
 
     def _metrics(self, link: Incoming) -> None:
+        """Counts say how much is asked and refused: on this machine anybody's, from others (who come by TLS) a key's."""
+        if link.transport.get_extra_info("ssl_object") is not None and self.grant_of(link) is None:
+            return
         self.worker.counts.publish()
         link.answer(
             200,
