@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.live.join.test_compose import hosts_example
 
 from hanse.errors import ConfigError
 from hanse.live.first_start import prepare, resume
@@ -26,6 +25,7 @@ from hanse.live.league_file import (
 )
 from hanse.model.fleet import Fleet
 from hanse.model.read import parse_fleet
+from live.join.test_compose import hosts_example
 
 LEAGUE = (Path(__file__).parents[2] / "examples" / "league.toml").read_text()
 NOW_S = 1.8e9

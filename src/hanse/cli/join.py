@@ -61,7 +61,7 @@ def init(
     operator
         Country whose law reaches the operator, two letters; default the country of the city.
     kind
-        micro, edge, colo or region: what the building is like.
+        micro, edge or region: what the building is like.
     host
         Address of this machine that other machines reach; 127.0.0.1: none will.
     url
@@ -179,7 +179,7 @@ def join(
     operator
         Country whose law reaches the operator, two letters; default the country of the city.
     kind
-        micro, edge, colo or region: what the building is like.
+        micro, edge or region: what the building is like.
     host
         Address of this machine that others reach; default the one that reaches the hub.
     url

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import shutil
 import socket
 import ssl
@@ -231,6 +233,42 @@ def test_a_hub_with_another_authority_never_sees_the_token(tmp_path: Path) -> No
         thread.join()
     assert b"GET /v1/authority" in heard
     assert token.secret.encode() not in heard
+
+
+def test_init_asks_on_a_terminal_what_it_cannot_see(two: tuple[Machine, Machine]) -> None:
+    a, _ = two
+    url = a.server("tiny-135m-q4_1")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keyboard:
+        keyboard.write(b"127.0.0.1\nsaint-etienne\n")
+        done = subprocess.run(
+            _hanse("init", "--url", url),
+            cwd=a.home,
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        os.close(theirs)
+    assert "City of this machine" in done.stderr
+    a.hanse("check", "fleet.toml")
+    text = (a.home / "fleet.toml").read_text()
+    assert 'id = "saint-etienne"' in text
+    assert 'country = "FR"' in text
+    a.hanse("init", "--url", url, "--city", "Lyon", "--host", "127.0.0.1", code=2)
+    assert "--force" in a.said, "a file that is there is not replaced"
+
+
+def test_init_without_a_terminal_and_without_a_server_says_what_to_do(
+    two: tuple[Machine, Machine],
+) -> None:
+    a, _ = two
+    a.hanse("init", "--host", "127.0.0.1", code=2)
+    assert "--city" in a.said
+    nothing = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    a.hanse("init", "--host", "127.0.0.1", "--city", "Lyon", "--url", nothing, code=2)
+    assert "vLLM" in a.said
+    assert not (a.home / "fleet.toml").exists()
 
 
 def test_no_process_is_left_when_a_join_fails(two: tuple[Machine, Machine]) -> None:
