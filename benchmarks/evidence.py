@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hanse.live.ca import ensure_identity
 from hanse.live.evidence import (
     ChainWriter,
     Decided,
@@ -29,7 +30,6 @@ from hanse.live.identity import (
     Envelope,
     Identity,
     ReplayGuard,
-    ensure_identity,
     open_envelope,
     seal_envelope,
     session_with,

@@ -24,6 +24,7 @@ from hanse.errors import SiteError
 from hanse.live import bus
 from hanse.live.batch.commits import Commits, Note
 from hanse.live.bus_sources import watch_sources
+from hanse.live.ca import ensure_identity, seats
 from hanse.live.first_start import links_config
 from hanse.live.link_control import LinkControl
 from hanse.live.runtime import Runtime, StateDir, plan_runtime
@@ -48,12 +49,17 @@ class Rig:
         self.runtime: Runtime = plan_runtime(two_sites(), directory)
         self.state.make(SITES, hub=True)
         bus.ensure_secrets(self.state, SITES, hub=True)
-        self.hub_conf = bus.write_hub_conf(self.runtime, self.state)
+        for site in ("hub", *SITES):
+            ensure_identity(self.state.path, "league", site, time.time())
+        self.hub_conf = bus.write_hub_conf(self.runtime, self.state, self.seats())
         self.confs = {site: bus.write_leaf_conf(self.runtime, self.state, site) for site in SITES}
         links = links_config(self.runtime, self.state)
         self.state.links_json.write_bytes(msgspec.json.encode(links))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.control = LinkControl(self.state.links_sock)
+
+    def seats(self) -> dict[str, str]:
+        return seats(self.state.ca_dir, SITES)
 
     def start(self, name: str) -> None:
         command = {
@@ -431,7 +437,7 @@ def test_a_hub_that_lost_its_disk_is_followed_and_gets_all_evidence_again(tmp_pa
 def test_passwords_are_in_no_command_line_and_in_files_of_mode_0600(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     secrets = msgspec.json.decode((rig.state.hub / "bus.json").read_bytes(), type=bus.HubSecrets)
-    known = [secrets.controller, *secrets.sites.values()]
+    known = [secrets.controller, secrets.door, secrets.keeper]
     assert len(set(known)) == 3
     assert min(len(word) for word in known) >= 43
     for conf in (rig.hub_conf, *rig.confs.values()):
@@ -446,6 +452,8 @@ def test_a_second_start_keeps_the_passwords(tmp_path: Path) -> None:
     assert (
         msgspec.json.decode(first)["accounts"]
         == msgspec.json.decode(
-            bus.write_hub_conf(Rig(tmp_path).runtime, StateDir(tmp_path)).read_bytes()
+            bus.write_hub_conf(
+                Rig(tmp_path).runtime, StateDir(tmp_path), seats(tmp_path / "ca", SITES)
+            ).read_bytes()
         )["accounts"]
     )

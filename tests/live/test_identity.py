@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
+from hanse.live.ca import CERTIFICATE_DAYS, ensure_identity
 from hanse.live.identity import (
-    CERTIFICATE_DAYS,
     CLOCK_SKEW_S_MAX,
     Envelope,
     EnvelopeRefused,
@@ -27,7 +27,6 @@ from hanse.live.identity import (
     SiteName,
     certificate_flaw,
     client_context,
-    ensure_identity,
     host_name,
     load_identity,
     name_of,
@@ -73,7 +72,7 @@ def test_certificate_names_the_site_as_uri_host_and_loopback(tallinn: Identity) 
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == [
         "spiffe://league/site/tallinn"
     ]
-    assert names.get_values_for_type(x509.DNSName) == ["tallinn.hanse"]
+    assert names.get_values_for_type(x509.DNSName) == ["tallinn.hanse", "tallinn.1.hanse"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
     life = tallinn.certificate.not_valid_after_utc - tallinn.certificate.not_valid_before_utc
     assert life.days == CERTIFICATE_DAYS
@@ -85,13 +84,13 @@ def test_private_keys_are_readable_by_their_owner_only(state_dir: Path, tallinn:
 
 
 def test_second_call_loads_what_the_first_made(state_dir: Path, tallinn: Identity) -> None:
-    again = ensure_identity(state_dir, "league", "tallinn", NOW_S + 10 * DAY_S)
+    again = ensure_identity(state_dir, "league", "tallinn", NOW_S + 9.9 * DAY_S)
     assert again.certificate == tallinn.certificate
 
 
 def test_certificate_is_renewed_before_it_ends_and_keeps_its_key(tmp_path: Path) -> None:
     first = ensure_identity(tmp_path, "league", "oslo", NOW_S)
-    renewed = ensure_identity(tmp_path, "league", "oslo", NOW_S + 21 * DAY_S)
+    renewed = ensure_identity(tmp_path, "league", "oslo", NOW_S + 10.1 * DAY_S)
     assert renewed.certificate != first.certificate
     assert renewed.certificate.public_key() == first.certificate.public_key()
     assert renewed.authority == first.authority

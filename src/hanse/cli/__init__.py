@@ -22,6 +22,10 @@ app = App(
 )
 COMMANDS = {
     "check": ("hanse.cli.check:check", "List everything that is wrong with a fleet file."),
+    "init": ("hanse.cli.join:init", "Look at this machine and write a fleet file for it."),
+    "token": ("hanse.cli.join:token", "One line that lets another machine join, once."),
+    "join": ("hanse.cli.join:join", "Make this machine a site of a league."),
+    "revoke": ("hanse.cli.join:revoke", "Let a site's certificates count no more."),
     "up": ("hanse.cli.run:up", "Start every site of a fleet on this machine."),
     "site": ("hanse.cli.run:site", "Run one site by itself."),
     "hub": ("hanse.cli.run:hub", "Run the hub by itself."),

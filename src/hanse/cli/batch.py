@@ -132,7 +132,7 @@ def _ask(state: Path | None, key: str, class_: str, site: str, path: str) -> dic
     errors = []
     for address in addresses:
         try:
-            status, answer = call("GET", address.client_url + path, headers=headers)
+            status, answer = call("GET", address.local_url + path, headers=headers)
         except SiteError as error:
             errors.append(str(error))
             continue

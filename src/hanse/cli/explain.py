@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse.cli.league import call, first_gateway, message_of, secret_of, state_dir
+from hanse.cli.league import authority_of, call, first_gateway, message_of, secret_of, state_dir
 from hanse.cli.output import print_json, say
 from hanse.errors import ConfigError
 
@@ -91,7 +91,13 @@ def _live(
     if country or origin in allowed:
         headers["x-hanse-country"] = country or origin
     site, url = first_gateway(runtime, headers, lat_deg=lat_deg, lon_deg=lon_deg)
-    code, answer = call("POST", f"{url}/hanse/v1/explain", headers=headers, body=ask)
+    code, answer = call(
+        "POST",
+        f"{url}/hanse/v1/explain",
+        headers=headers,
+        body=ask,
+        authority=authority_of(directory),
+    )
     if code != 200:
         raise ConfigError("request", got=message_of(answer), allowed="one that a gateway explains")
     return {"entry": site, "basis": f"live load at {site}", **answer}

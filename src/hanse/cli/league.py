@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -58,16 +59,32 @@ def secret_of(state: StateDir, key: str) -> str:
     )
 
 
+def authority_of(state: StateDir) -> Path | None:
+    """The certificate of the league's authority, which gateways on other machines are trusted by."""
+    found = [state.ca_dir / "ca.pem", *sorted(state.path.glob("sites/*/identity/ca.pem"))]
+    return next((path for path in found if path.exists()), None)
+
+
 def call(
-    method: str, url: str, *, headers: dict[str, str] | None = None, body: Any = None
+    method: str,
+    url: str,
+    *,
+    headers: dict[str, str] | None = None,
+    body: Any = None,
+    authority: Path | None = None,
 ) -> tuple[int, Any]:
-    """Status and decoded JSON of one request.
+    """Status and decoded JSON of one request; `authority` is trusted where the URL is of TLS.
 
     Raises:
         SiteError: nobody answers there.
     """
     where = urlsplit(url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, TIMEOUT_S)
+    if where.scheme == "https":
+        trust = ssl.create_default_context(cafile=authority)
+        connection = http.client.HTTPSConnection(
+            where.hostname or "", where.port, timeout=TIMEOUT_S, context=trust
+        )
     target = where.path + (f"?{where.query}" if where.query else "")
     content = None if body is None else json.dumps(body).encode()
     sent = {"content-type": "application/json", **(headers or {})}
@@ -98,7 +115,7 @@ def first_gateway(
     """
     errors = []
     for address in runtime.sites.values():
-        url = f"{address.client_url}/.well-known/hanse?lat={lat_deg}&lon={lon_deg}"
+        url = f"{address.local_url}/.well-known/hanse?lat={lat_deg}&lon={lon_deg}"
         try:
             status, answer = call("GET", url, headers=headers)
         except SiteError as error:
@@ -109,7 +126,9 @@ def first_gateway(
         gateways = answer["gateways"]
         if not gateways:
             raise ConfigError("request", got="no gateway may read it", allowed="an eligible one")
-        return str(gateways[0]["site"]), str(gateways[0]["url"])
+        site = str(gateways[0]["site"])
+        here = runtime.sites.get(site)
+        return site, here.local_url if here is not None else str(gateways[0]["url"])
     raise SiteError("league", got="; ".join(errors), fix="start it with `hanse up`")
 
 

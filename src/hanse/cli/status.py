@@ -141,7 +141,7 @@ def _without_controller(runtime: Runtime, error: SiteError, *, json: bool) -> in
     ready = {}
     for site, address in runtime.sites.items():
         try:
-            ready[site] = call("GET", f"{address.client_url}/readyz")[0] == 200
+            ready[site] = call("GET", f"{address.local_url}/readyz")[0] == 200
         except SiteError:
             ready[site] = False
     if json:

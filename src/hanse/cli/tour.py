@@ -279,7 +279,7 @@ class Guide:
             "messages": [{"role": "user", "content": text}],
             "max_tokens": 8,
         }
-        where = urlsplit(self.runtime.site(entry).client_url)
+        where = urlsplit(self.runtime.site(entry).local_url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=30.0)
         began_s = time.monotonic()
         try:

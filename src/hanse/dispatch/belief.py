@@ -178,6 +178,24 @@ def offer_key(site: str, service: str, variant: str) -> str:
     return f"{site}/{service}/{variant}"
 
 
+def known_offers(known: list[str], fleet: Fleet, placements: tuple[Placement, ...]) -> list[str]:
+    """Offer keys with those of new placements behind the known ones, in a fixed order."""
+    placed = {offer_key(p.site, p.service, p.variant) for p in placements}
+    sites = {site.id: i for i, site in enumerate(fleet.sites)}
+    fresh = sorted(placed - set(known), key=lambda key: (sites[key.split("/")[0]], key))
+    return [*known, *fresh]
+
+
+def possible_offers(fleet: Fleet) -> set[str]:
+    """Keys of every offer that sites, services and variants of a fleet can make."""
+    return {
+        offer_key(site.id, service.id, variant.id)
+        for site in fleet.sites
+        for service in fleet.services
+        for variant in service.variants
+    }
+
+
 def site_defaults(site: Site) -> SiteBelief:
     """Before anything is observed: the fleet file's figures, else the country's yearly means."""
     try:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from hanse.catalogue import accelerator, ai_model
-from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of, offer_key
+from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.rolling import routable
@@ -86,24 +86,6 @@ def build_table(belief: Belief, now_s: float) -> Table:
         "central_offers": _offers(fleet, central_keys, central_specs),
     }
     return Table(meta, arrays)
-
-
-def known_offers(known: list[str], fleet: Fleet, placements: tuple[Placement, ...]) -> list[str]:
-    """Offer keys with those of new placements behind the known ones, in a fixed order."""
-    placed = {offer_key(p.site, p.service, p.variant) for p in placements}
-    sites = {site.id: i for i, site in enumerate(fleet.sites)}
-    fresh = sorted(placed - set(known), key=lambda key: (sites[key.split("/")[0]], key))
-    return [*known, *fresh]
-
-
-def possible_offers(fleet: Fleet) -> set[str]:
-    """Keys of every offer that sites, services and variants of a fleet can make."""
-    return {
-        offer_key(site.id, service.id, variant.id)
-        for site in fleet.sites
-        for service in fleet.services
-        for variant in service.variants
-    }
 
 
 def _sites(belief: Belief) -> Records:

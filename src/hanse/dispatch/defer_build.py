@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief
@@ -25,7 +26,6 @@ from hanse.dispatch.defer_problem import (
 )
 from hanse.dispatch.paths import paths_from
 from hanse.energy.plant import Plant, chip_rated_w, host_w, supplies
-from hanse.milp import Floats
 from hanse.model.fleet import Fleet, Id, Site, Value
 from hanse.model.job import Job
 from hanse.signals.axis import STEP_S
@@ -128,7 +128,7 @@ class _Grid:
     def put(self, series: Sequence[float]) -> tuple[float, ...]:
         """Means over the steps."""
         fine = np.asarray(series, float)[self.index]
-        means: Floats = np.add.reduceat(fine, self.first) / self.pieces
+        means: NDArray[np.float64] = np.add.reduceat(fine, self.first) / self.pieces
         return tuple(means.tolist())
 
 

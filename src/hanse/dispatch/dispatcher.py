@@ -12,20 +12,28 @@ within one instant does not matter.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
-from hanse.dispatch.belief import Belief, SiteBelief, fleet_digest, site_defaults
-from hanse.dispatch.build import build_table, known_offers, possible_offers
+from hanse.dispatch.belief import (
+    Belief,
+    SiteBelief,
+    fleet_digest,
+    known_offers,
+    possible_offers,
+    site_defaults,
+)
 from hanse.dispatch.events import Event
-from hanse.dispatch.law import compile_law
+from hanse.dispatch.law import compile_law, no_law
 from hanse.dispatch.rolling import known_placements, league_floors, league_problem, routable
 from hanse.dispatch.site_scope import SiteScope
-from hanse.dispatch.slow import SOURCE, SlowScope
 from hanse.dispatch.table import Table
 from hanse.model.fleet import Placement
+
+if TYPE_CHECKING:
+    from hanse.dispatch.slow import SlowScope
 
 Scope = Literal["fleet", "site"]
 
@@ -49,11 +57,17 @@ class Dispatcher:
         self.stale = False
         self.published_at_s = float("-inf")
         self.at_site = SiteScope(site)
-        self.slow = SlowScope()
+        self._slow: SlowScope | None = _slow_scope() if scope == "fleet" else None
         self._epoch = 0
         self._placed_by = ""
         """Whose placement is to be sent; empty: the fleet file's, which sites have."""
         self._told: tuple[object, ...] = ()
+
+    @property
+    def slow(self) -> SlowScope:
+        """What a fleet's dispatcher asks to be solved, and when."""
+        assert self._slow is not None, "a site solves nothing"
+        return self._slow
 
     @property
     def epoch(self) -> int:
@@ -83,7 +97,8 @@ class Dispatcher:
         known = list(event.offers_known) or (old.offer_keys if old and same_fleet else [])
         # Indices of what is gone mean nothing any more; gateways notice and count anew.
         known = known if set(known) <= possible_offers(fleet) else []
-        law = compile_law(fleet, event.policies, event.at_s)
+        fleetwide = self.scope == "fleet"
+        law = compile_law(fleet, event.policies, event.at_s) if fleetwide else no_law()
         placements, misfit = fleet.placements, ""
         if event.placements is not None:
             misfit = league_problem(fleet, event.placements)
@@ -113,7 +128,8 @@ class Dispatcher:
             done.append(self._log("warning", f"the fleet file's placement holds again: {misfit}"))
         elif event.placements is not None:
             self._placed_by = "an earlier leader"
-        self.slow.note(event, changed=True)
+        if self._slow is not None:
+            self._slow.note(event, changed=True)
         if self.scope == "site":
             done += self.at_site.load(self.belief, event, self._epoch)
         return done
@@ -122,7 +138,8 @@ class Dispatcher:
         if event.epoch <= self._epoch:
             return []
         self._epoch = event.epoch
-        self.slow.note(event, changed=True)
+        if self._slow is not None:
+            self._slow.note(event, changed=True)
         if self.belief is not None:
             self.belief.epoch = event.epoch
             self.stale = True
@@ -155,7 +172,7 @@ class Dispatcher:
         ):
             done, placements = self.slow.handle(belief, event, self._epoch)
             if placements is not None:
-                self._place(belief, placements, SOURCE)
+                self._place(belief, placements, self.slow.source)
             return done
         if isinstance(event, ev.KeysChanged):
             self.stale |= event.digests != belief.digests
@@ -270,12 +287,21 @@ class Dispatcher:
             # Decisions end by themselves; law is compiled for an instant and is never older than half a table.
             belief.law = compile_law(belief.fleet, belief.policies, now_s)
             belief.law_at_s = now_s
+        from hanse.dispatch.build import build_table  # see `_slow_scope`
+
         belief.version += 1
         self.table = build_table(belief, now_s)
         self.stale = False
         self.published_at_s = now_s
         content = self.table.to_bytes()
         return [act.PublishTable(epoch=self._epoch, version=belief.version, content=content)]
+
+
+def _slow_scope() -> SlowScope:
+    """Imported where it is needed: with solver and compiler a site's agent would take twice the memory that it takes."""
+    from hanse.dispatch.slow import SlowScope
+
+    return SlowScope()
 
 
 def _rests_on(belief: Belief, site_id: str) -> tuple[object, ...]:

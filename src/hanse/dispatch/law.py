@@ -14,9 +14,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import cedarpy
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,9 @@ from hanse.dispatch.policies import SCHEMA, PolicyBook, PolicyText, check_policy
 from hanse.dispatch.table import SubjectMeta
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Site
+
+if TYPE_CHECKING:
+    import cedarpy
 
 POLICY_ERROR: Final = "hanse:policy-error"
 NO_PERMIT: Final = "hanse:no-permit"
@@ -194,6 +196,8 @@ class CedarJudge:
         self.subjects = subjects
         self.sites = sites
         self.facts = facts
+        import cedarpy  # 15 MB that only whoever compiles law needs
+
         self._entities = cedarpy.Entities.from_json_str(
             json.dumps(entities(facts, subjects, sites)), SCHEMA
         )
@@ -229,6 +233,8 @@ class CedarJudge:
             }
             for i, j in cells
         ]
+        import cedarpy
+
         results = cedarpy.is_authorized_batch(requests, policy_set, self._entities)
         return [self._rules(result) for result in results]
 
@@ -329,3 +335,8 @@ def _groups(members: tuple[Any, ...], key: Callable[[Any], Any]) -> list[int]:
     """For each member the index of the first that looks the same."""
     first: dict[Any, int] = {}
     return [first.setdefault(key(member), i) for i, member in enumerate(members)]
+
+
+def no_law() -> LawTable:
+    """Of a dispatcher that decides nothing by law: a site's, whose gateways read the league's table."""
+    return LawTable((), [()], {})

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, Final
-
-import cedarpy
+from typing import TYPE_CHECKING, Any, Final
 
 from hanse.catalogue.jurisdictions import Adequacy, Jurisdictions, Rule
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
+
+if TYPE_CHECKING:
+    import cedarpy
 
 SCHEMA: Final = """
 entity Bloc;
@@ -325,6 +326,8 @@ class PolicyBook:
         """All policies, or those chosen, parsed."""
         policies = self._static if chosen is None else chosen
         document = {"templates": {}, "staticPolicies": policies, "templateLinks": []}
+        import cedarpy
+
         return cedarpy.PolicySet.from_json_str(json.dumps(document))
 
     def rule(self, policy_id: str) -> str:
@@ -344,6 +347,8 @@ def check_policy(file: PolicyText) -> list[ConfigError]:
     """What keeps an operator's policy file from being applied; empty: nothing."""
     where = f"policy {file.name}"
     try:
+        import cedarpy
+
         templates = cedarpy.PolicySet.from_str(file.text).templates()
         result = cedarpy.validate_policies(file.text, SCHEMA)
     except ValueError as error:
@@ -375,5 +380,7 @@ def check_policy(file: PolicyText) -> list[ConfigError]:
 
 
 def _parsed(text: str) -> dict[str, Any]:
+    import cedarpy
+
     document: dict[str, dict[str, Any]] = json.loads(cedarpy.policies_to_json_str(text))
     return document["staticPolicies"]

@@ -333,6 +333,28 @@ def league_problem(fleet: Fleet, placements: Sequence[Placement]) -> str:
     return ""
 
 
+def carried_over(
+    old: Fleet, in_force: tuple[Placement, ...], new: Fleet
+) -> tuple[Placement, ...] | None:
+    """The placement to go on with when a fleet file takes another's place; None: the new file's own.
+
+    Where the old file's own was in force, or the operator has placed anything anew at a site that stays, the new file's holds. Else
+    what was decided since goes on, as far as sites still have it, and sites that are new begin with what the file places there.
+    """
+    before = {site.id for site in old.sites}
+    after = {site.id for site in new.sites}
+
+    def of(placements: Sequence[Placement], sites: set[str]) -> set[Placement]:
+        return {p for p in placements if p.site in sites}
+
+    stay = before & after
+    if in_force == old.placements or of(old.placements, stay) != of(new.placements, stay):
+        return None
+    kept = tuple(p for p in in_force if p.site in stay)
+    kept += tuple(p for p in new.placements if p.site in after - before)
+    return None if league_problem(new, kept) else kept
+
+
 def known_placements(
     fleet: Fleet, site_id: str, placements: Sequence[Placement]
 ) -> tuple[Placement, ...]:

@@ -46,6 +46,9 @@ CALM_S: Final = 5.0
 class SlowScope:
     """Questions out, answers in."""
 
+    source = SOURCE
+    """Whose placements these are."""
+
     def __init__(self) -> None:
         self.outlook: Outlook | None = None
         self.jobs: tuple[Job, ...] = ()

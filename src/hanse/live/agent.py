@@ -22,9 +22,11 @@ from typing import Any
 import msgspec
 import uvloop
 
+from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.events import event_to_bytes
 from hanse.errors import HanseError
 from hanse.live.agent_engines import EngineKeeper
+from hanse.live.agent_league import RENEW_LOOK_S, TAKE_S, LeagueKeeper
 from hanse.live.agent_power import PowerKeeper
 from hanse.live.bus import (
     CONTROL_SUBJECT,
@@ -38,6 +40,7 @@ from hanse.live.bus import (
     local_password,
     site_subject,
 )
+from hanse.live.bus_sources import watch_sources
 from hanse.live.demand import REPORT_S, DemandMeter
 from hanse.live.evidence import ChainShipper, Sealer
 from hanse.live.evidence.shipping import Message
@@ -45,14 +48,15 @@ from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.identity import load_identity
+from hanse.live.league_file import LeagueFile
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
 from hanse.live.shared import FLAG_AGENT_AT_S, FLAG_SEAL_COUNT, FLAG_TABLE_VERSION, SharedPage
-from hanse.live.site_group import LIFELINE_VARIABLE
+from hanse.live.site_keep import LIFELINE_VARIABLE
 from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
-from hanse.model.read import read_fleet
+from hanse.model.fleet import Fleet
 from hanse.view import DecisionRow, SiteStatus
 
 PROBE_S = 0.25
@@ -80,11 +84,14 @@ class Agent:
         self.state = state
         self.site_id = site_id
         self.home = state.site(site_id)
-        self.fleet = read_fleet(state.fleet_toml)
         self.runtime = state.read_runtime()
+        self.league = LeagueKeeper(state, site_id, self.runtime, self._follow, self._renewed)
+        self.fleet = self.league.fleet
         self.page = SharedPage.open(self.home / "shared.mmap")
         self.tables = TableFiles(self.home)
         self.placement = PlacementFile(self.home, state.fleet_toml)
+        if self.league.league is not None:
+            self.placement.follow(self.league.league.toml.encode())
         self.engines = EngineKeeper(
             self.fleet,
             self.runtime.site(site_id),
@@ -101,6 +108,7 @@ class Agent:
         self.plant: PlantKeeper | None = None
         """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
+        self._sealer = Sealer(self.home / "evidence", self.identity)
         self.hub_connected = False
         self.client: Any = None
         self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
@@ -137,7 +145,7 @@ class Agent:
     # --- evidence
 
     def _make_seal(self) -> Callable[[], Awaitable[None]]:
-        sealer = Sealer(self.home / "evidence", self.identity)
+        sealer = self._sealer
 
         async def seal() -> None:
             # Waits for the disk: in a thread, so that probes go on.
@@ -162,6 +170,8 @@ class Agent:
             duties = [
                 _every("take tables", TABLE_S, self._take_table),
                 _every("take placements", TABLE_S, self._take_placement),
+                _every("take the fleet", TAKE_S, lambda: self.league.take(self.client)),
+                _every("renew", RENEW_LOOK_S, lambda: self.league.renew(self.client)),
                 _every("report", STATUS_S, self._report),
                 _every("report decisions", DECISIONS_S, self._report_decisions),
                 _every("see hub", 1.0, self._see_hub),
@@ -169,6 +179,8 @@ class Agent:
             ]
             if self.runtime.site(self.site_id).hub_leaf:  # else nobody keeps a copy
                 duties.append(_forever("ship evidence", self._ship))
+                # After a start or a cut tables would stand still for 10 to 30 s.
+                duties.append(watch_sources(self.client, TABLES, standalone=True))
             await asyncio.gather(*duties)
         finally:
             await self.client.close()
@@ -190,6 +202,8 @@ class Agent:
         decided = await newest_placement(self.client)
         if decided is None or decided.epoch < self.tables.epoch:
             return
+        if decided.fleet_digest not in ("", fleet_digest(self.fleet)):
+            return  # of the fleet before, or of one that has yet to come
         version = decided.epoch, decided.version
         if version == self._placement_seen or version <= self.engines.placement_version:
             return
@@ -197,6 +211,21 @@ class Agent:
         if self.engines.place(decided):
             self.tables.see_epoch(decided.epoch)
             self.placement.write(event_to_bytes(decided))
+
+    def _follow(self, fleet: Fleet, league: LeagueFile) -> None:
+        """Another fleet is in force; no process is restarted for it."""
+        self.fleet = fleet
+        self.power.follow(fleet)
+        self._demand.follow(fleet)
+        self.engines.follow(fleet)
+        self.placement.follow(league.toml.encode())
+
+    def _renewed(self) -> None:
+        """Seals name the certificate that they are to be checked by."""
+        self.identity = load_identity(
+            self.home / "identity", self.fleet.name, self.site_id, time.time()
+        )
+        self._sealer.renew(self.identity)
 
     async def _report(self) -> None:
         now_s = time.time()

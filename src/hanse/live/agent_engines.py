@@ -41,7 +41,7 @@ from hanse.dispatch.events import (
     Ticked,
 )
 from hanse.dispatch.load_targets import LoadTarget
-from hanse.dispatch.rolling import serving_of
+from hanse.dispatch.rolling import carried_over, serving_of
 from hanse.dispatch.shed import Draw
 from hanse.dispatch.site_scope import FAILING_FROM
 from hanse.energy.limits import Cause
@@ -171,6 +171,22 @@ class EngineKeeper:
         """A placement from the controller; whether it is in force now."""
         self._handle(msgspec.structs.replace(decided, at_s=time.time()))
         return self.placement_version == (decided.epoch, decided.version)
+
+    def follow(self, fleet: Fleet) -> None:
+        """Another fleet is in force: what is placed here by it and as it was decided since is worked towards, nothing else is touched."""
+        belief = self.dispatcher.belief
+        assert belief is not None, "the fleet was loaded"
+        self.meter.follow(fleet)
+        placements = carried_over(belief.fleet, belief.placements, fleet)
+        epoch, version = (0, 0) if placements is None else belief.placement_version
+        event = FleetLoaded(
+            at_s=time.time(),
+            fleet=fleet,
+            placements=placements,
+            placement_epoch=epoch,
+            placement_version=version,
+        )
+        self._handle(event)
 
     def obey(self, epoch: int) -> None:
         """A table of a later epoch has come: nothing of an earlier one counts any more."""

@@ -44,6 +44,13 @@ class PowerKeeper:
         """What bounds it."""
         self._battery_low = False
 
+    def follow(self, fleet: Fleet) -> None:
+        """Another fleet is in force; what the battery holds stays, unless it is another battery."""
+        site = next(site for site in fleet.sites if site.id == self._site.id)
+        if site.power != self._site.power:
+            self._battery = battery_of(site.power, BATTERY_SHARE_START)
+        self._site = site
+
     def hear_control(self, data: bytes) -> None:
         """A scenario (overrides of weather, carbon, price) from the controller; anything else is not ours."""
         try:

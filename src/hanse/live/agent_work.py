@@ -35,13 +35,7 @@ class Meter:
     def __init__(self, fleet: Fleet, site_id: str, page: SharedPage) -> None:
         self._page = page
         self._site_id = site_id
-        self._chips = {
-            pool.id: accelerator(pool.accelerator)
-            for site in fleet.sites
-            if site.id == site_id
-            for pool in site.pools
-        }
-        self._priority = {c.id: c.priority for c in fleet.classes}
+        self.follow(fleet)
         self._cpu_s: dict[str, tuple[float, float]] = {}
         self._watts: dict[str, float] = {}
         self._estimated_w: dict[str, float] = {}
@@ -50,6 +44,16 @@ class Meter:
         self._busy_at_s: dict[str, float] = {}
         self._answers: deque[tuple[float, int, float]] = deque()
         """(instant, priority, Wh)."""
+
+    def follow(self, fleet: Fleet) -> None:
+        """The fleet in force: chips of pools and ranks of classes."""
+        self._chips = {
+            pool.id: accelerator(pool.accelerator)
+            for site in fleet.sites
+            if site.id == self._site_id
+            for pool in site.pools
+        }
+        self._priority = {c.id: c.priority for c in fleet.classes}
 
     def look(self, spec: EngineSpec, cpu_s: float, now_s: float) -> None:
         """Watts since the last look: idle and full power of the threads, by the share of time they ran."""

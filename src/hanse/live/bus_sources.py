@@ -1,6 +1,6 @@
 """Keeps streams flowing between JetStream domains after cuts: a watch that restarts stalled sources.
 
-Here: `watch_sources`, run by the controller for EVIDENCE and by each site group for TABLES. Not
+Here: `watch_sources`, run by the controller for EVIDENCE and by each site's agent for TABLES. Not
 here: the streams themselves (`live.bus`).
 
 Why. A NATS server that asks for a source's consumer waits 30 s for an answer that a cut swallowed, and

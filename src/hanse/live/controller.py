@@ -31,7 +31,7 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.policies import PolicyText
-from hanse.dispatch.rolling import league_problem
+from hanse.dispatch.rolling import carried_over, league_problem
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import HanseError
@@ -42,9 +42,13 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
+from hanse.live.fleet_change import accepted, change_problem, kept, newest_league, policies_in
+from hanse.live.hub_seats import HubSeats
+from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.placements import newest_placement, send_placement
+from hanse.live.reach import client_urls
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
@@ -55,6 +59,8 @@ from hanse.view import DecisionRow, LinkStatus, SiteStatus, ViewState
 T = TypeVar("T")
 
 TICK_S: Final = 0.25
+SEATS_EVERY_S: Final = 1.0
+"""How soon a joined site's bus is let in, and a revoked one's put out."""
 SITE_SILENT_S: Final = 2.0
 """Four missed 2 Hz reports."""
 HEAR_FIRST_S: Final = 1.25
@@ -87,13 +93,14 @@ class Controller:
             self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
         )
         self._scenario_changed = asyncio.Event()
+        self._league = _league(prepared, local_site)
+        self._unsent_league = self._league is not None
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
         self._heard_s: dict[str, float] = {}
         self._failures = Failures()
         self._rule_texts: dict[str, str] = {}
-        urls = {site: one.client_url for site, one in prepared.runtime.sites.items()}
-        self._view = ViewState(self._fleet, urls)
+        self._view = ViewState(self._fleet, client_urls(self._fleet, prepared.runtime))
         self._source = LeagueSource(self._view)
         self._client: Client = Client()
         self._lease = Lease(self._client, "")
@@ -110,6 +117,11 @@ class Controller:
                 tasks.create_task(_every(LINKS_EVERY_S, self._look_at_links))
             await self._join()
             if self._local_site is None:
+                await _until_up(
+                    lambda: self._client.subscribe(bus.CHANGE_SUBJECT, cb=self._hear_change)
+                )
+                seats = HubSeats(self._prepared.runtime, self._state, self._client)
+                tasks.create_task(_every(SEATS_EVERY_S, lambda: seats.tend(self._sites())))
                 tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
                 evidence = self._state.hub / "evidence"
                 tasks.create_task(archive_evidence(self._client, evidence))
@@ -137,7 +149,7 @@ class Controller:
             self._client = await _until_up(
                 lambda: bus.connect_hub(runtime, state, name="controller")
             )
-            await _until_up(lambda: bus.ensure_hub_streams(self._client, runtime.sites))
+            await _until_up(lambda: bus.ensure_hub_streams(self._client, self._sites()))
         else:
             self._client = await _until_up(
                 lambda: bus.connect_leaf(runtime, state, site, name="controller")
@@ -149,6 +161,9 @@ class Controller:
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
         await self._client.subscribe("site.*.demand", cb=self._slow.hear)
+
+    def _sites(self) -> list[str]:
+        return [site.id for site in self._fleet.sites]
 
     async def _newest_table(self) -> bytes:
         js = self._client.jetstream(timeout=bus.API_S_MAX)
@@ -183,6 +198,61 @@ class Controller:
         )
         self._tell(event)
 
+    # --- the fleet
+
+    async def _hear_change(self, message: Any) -> None:
+        """Another fleet file is asked for. Who does not lead says nothing: the one that does is asked as well."""
+        if not self._leads or self._league is None:
+            return
+        try:
+            change = msgspec.msgpack.decode(message.data, type=Change)
+        except msgspec.DecodeError as error:
+            answer = Answered(revision=self._league.revision, problem=str(error))
+        else:
+            answer = self._change(self._league, change)
+        await message.respond(msgspec.msgpack.encode(answer))
+
+    def _change(self, known: LeagueFile, change: Change) -> Answered:
+        """Check a change and take it into force: disk, Dispatcher, and with the next tick the sites."""
+        problem = change_problem(known, change)
+        if problem:
+            log_line(f"change by {change.by} refused: {problem}")
+            return Answered(revision=known.revision, problem=problem)
+        league = accepted(known, change, self._state, time.time())
+        self._adopt(league)
+        return Answered(revision=league.revision)
+
+    def _adopt(self, league: LeagueFile) -> None:
+        """Act by another revision from now on."""
+        log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
+        old, self._fleet = self._fleet, league.fleet()
+        self._league, self._unsent_league = league, True
+        self._view.fleet = self._fleet
+        self._view.gateway_urls = client_urls(self._fleet, self._prepared.runtime)
+        self._slow.follow(self._fleet)
+        belief = self._dispatcher.belief
+        assert belief is not None, "a fleet was loaded before any leads"
+        event = ev.FleetLoaded(
+            at_s=time.time(),
+            fleet=self._fleet,
+            policies=policies_in(self._fleet, league.files),
+            placements=carried_over(old, belief.placements, self._fleet),
+            placement_epoch=belief.placement_version[0],
+            placement_version=belief.placement_version[1],
+        )
+        self._tell(event)
+        self._scenario_changed.set()  # a new site's power and carbon at once
+        self._source.tell()
+
+    async def _take_over_fleet(self) -> None:
+        """Another leader, at another hub, may have taken changes that this one's disk does not know."""
+        if self._league is None:
+            return
+        known = await _until_up(lambda: newest_league(self._client))
+        if known is not None and known.revision > self._league.revision:
+            kept(known, self._state)
+            self._adopt(known)
+
     # --- leadership
 
     async def _lead(self) -> None:
@@ -192,6 +262,7 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
+                await self._take_over_fleet()
                 await self._take_over()
                 self._take_epoch()
             elif led and not leads:
@@ -211,6 +282,7 @@ class Controller:
     def _take_epoch(self) -> None:
         epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
         self._epochs.see(epoch)
+        self._unsent_league = self._league is not None
         log_line(f"leads under epoch {epoch}")
         event = ev.EpochGranted(at_s=time.time(), epoch=epoch)
         self._tell(event)
@@ -265,6 +337,7 @@ class Controller:
         if not self._leads:
             return
         self._tell(ev.Ticked(at_s=now_s))
+        await self._send_league()
         await self._send_table()
         await self._send_placement()
 
@@ -363,6 +436,22 @@ class Controller:
             else:
                 raise AssertionError(f"not an action of fleet scope: {action}")
 
+    async def _send_league(self) -> None:
+        """The fleet file before anything that rests on it; sites take either order."""
+        league = self._league
+        if league is None or not self._unsent_league:
+            return
+        league = replace(league, epoch=self._dispatcher.epoch)
+        try:
+            js = self._client.jetstream(timeout=2.0)
+            await js.publish(bus.FLEET_SUBJECT, league_bytes(league))
+        except Exception as error:
+            log_line(f"fleet revision {league.revision} not sent yet: {error!r}")
+            return
+        if self._league is not None and self._league.revision == league.revision:
+            self._unsent_league = False
+        log_line(f"sent fleet revision {league.revision}")
+
     async def _send_placement(self) -> None:
         """As with tables. A table comes first: gateways know an offer before a site may have it up."""
         placement = self._unsent_placement
@@ -417,9 +506,14 @@ def _feeds(prepared: Prepared) -> tuple[FeedSetting, ...]:
 
 def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
     names = prepared.fleet.policy.cedar_files
-    return tuple(
-        PolicyText(name=name, text=(prepared.state.path / name).read_text()) for name in names
+    return policies_in(
+        prepared.fleet, {name: (prepared.state.path / name).read_text() for name in names}
     )
+
+
+def _league(prepared: Prepared, local_site: str | None) -> LeagueFile | None:
+    """The revision in force; a site by itself has none."""
+    return LeagueStore(prepared.state.hub).newest() if local_site is None else None
 
 
 async def _every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:

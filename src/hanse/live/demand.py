@@ -37,6 +37,10 @@ class DemandMeter:
         self._rows = 0
         self._total: float | None = None
 
+    def follow(self, fleet: Fleet) -> None:
+        """Another fleet is in force."""
+        self._tenants = {k.id: t.id for t in fleet.tenants for k in t.keys}
+
     def add(self, row: DecisionRow) -> None:
         """One request that ended or was refused.
 

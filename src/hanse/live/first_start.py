@@ -19,12 +19,28 @@ from hanse.catalogue.countries import all_countries
 from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live import bus
-from hanse.live.identity import ensure_identity
+from hanse.live.ca import ensure_identity, seats
+from hanse.live.league_file import (
+    LEAGUE,
+    LeagueFile,
+    LeagueStore,
+    imported,
+    league_bytes,
+    read_digests,
+    site_fleet,
+)
 from hanse.live.link_control import LinksConfig, LinkSpec, RelaySpec
-from hanse.live.runtime import Runtime, StateDir, default_state_dir, plan_runtime, replace_file
+from hanse.live.runtime import (
+    HUB,
+    Runtime,
+    StateDir,
+    default_state_dir,
+    plan_runtime,
+    replace_file,
+)
 from hanse.model.check import Problem, check_fleet, check_known_ids
 from hanse.model.fleet import Fleet, Key, Value
-from hanse.model.read import read_fleet
+from hanse.model.read import parse_fleet, read_fleet
 from hanse.signals.providers import read_settings
 
 KEY_PREFIX: Final = "hanse-"
@@ -64,16 +80,23 @@ def prepare(
     refuse_wrong(fleet, fleet_path)
     state = StateDir(state_path or default_state_dir(fleet))
     refuse_other_fleet(fleet, state)
-    runtime = plan_runtime(fleet, state.path, only_site=only_site)
-    state.make(tuple(runtime.sites), hub=runtime.hub is not None)
-    _copy_fleet(fleet, fleet_path, state)
-    fleet = with_keys(fleet, state)
-    for site in runtime.sites:
-        ensure_identity(state.path, fleet.name, site, time.time())
+    if only_site is not None:
+        return _prepare_alone(fleet, fleet_path, state, only_site)
+    state.make((), hub=True)
+    league = _take_in(fleet, fleet_path, state)
+    fleet = league.fleet()
+    runtime = plan_runtime(fleet, state.path, elsewhere=league.joined)
+    state.make(tuple(runtime.sites), hub=True)
+    hub = runtime.hub
+    assert hub is not None, "a league has a hub"
+    ensure_identity(state.path, fleet.name, HUB, time.time(), hosts=(hub.reached_at, hub.leaf_host))
+    for site, address in runtime.sites.items():
+        hosts = (address.reached_at, address.host)
+        ensure_identity(state.path, fleet.name, site, time.time(), hosts=hosts)
+        replace_file(state.site(site) / LEAGUE, league_bytes(league))
     state.write_runtime(runtime)
-    bus.ensure_secrets(state, runtime.sites, hub=runtime.hub is not None)
-    if runtime.hub is not None:
-        bus.write_hub_conf(runtime, state)
+    bus.ensure_secrets(state, runtime.sites, hub=True)
+    bus.write_hub_conf(runtime, state, seats(state.ca_dir, (site.id for site in fleet.sites)))
     for site in runtime.sites:
         bus.write_leaf_conf(runtime, state, site)
     config = links_config(runtime, state)
@@ -81,17 +104,57 @@ def prepare(
     return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))
 
 
-def resume(state_path: Path) -> Prepared:
-    """What `prepare` made, read back by the processes it was made for.
+def _prepare_alone(fleet: Fleet, fleet_path: Path, state: StateDir, site: str) -> Prepared:
+    runtime = plan_runtime(fleet, state.path, only_site=site)
+    state.make((site,), hub=False)
+    _copy_fleet(fleet, fleet_path, state)
+    fleet = with_keys(fleet, state)
+    address = runtime.site(site)
+    hosts = (address.reached_at, address.host)
+    ensure_identity(state.path, fleet.name, site, time.time(), hosts=hosts)
+    state.write_runtime(runtime)
+    bus.ensure_secrets(state, (site,), hub=False)
+    bus.write_leaf_conf(runtime, state, site)
+    return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))
+
+
+def _take_in(fleet: Fleet, fleet_path: Path, state: StateDir) -> LeagueFile:
+    """The revision in force after a start with this file; it and what it names lie in the state directory then."""
+    store = LeagueStore(state.hub)
+    known = store.newest()
+    text = fleet_path.read_text()
+    league = imported(text, files_of(fleet, fleet_path.parent), known, fleet, time.time())
+    full = with_keys(parse_fleet(league.toml.encode(), source=str(fleet_path)), state)
+    digests = {key.id: key.sha256 for tenant in full.tenants for key in tenant.keys}
+    league = msgspec.structs.replace(league, digests=digests)
+    if league != known:
+        store.put(league)
+    lay_out(league, state)
+    return league
+
+
+def lay_out(league: LeagueFile, state: StateDir) -> None:
+    """Write a revision's fleet file and the files it names where processes of the hub read them."""
+    for name, text in league.files.items():
+        target = (state.path / name).resolve()
+        if not target.is_relative_to(state.path.resolve()):
+            allowed = "a path below the fleet file's own directory"
+            raise ConfigError(name, got=repr(name), allowed=allowed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, text.encode())
+    replace_file(state.fleet_toml, league.toml.encode())
+
+
+def resume(state_path: Path, site: str = "") -> Prepared:
+    """What `prepare` made, read back by the processes it was made for; a site's have its own copy of the fleet.
 
     Raises:
         ConfigError: the directory is not prepared.
     """
     state = StateDir(state_path)
-    fleet = read_fleet(state.fleet_toml)
-    return Prepared(
-        fleet=with_keys(fleet, state), runtime=state.read_runtime(), state_path=str(state.path)
-    )
+    runtime = state.read_runtime()
+    fleet = site_fleet(state, site) if site else with_keys(read_fleet(state.fleet_toml), state)
+    return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))
 
 
 def problems_of(fleet: Fleet) -> list[Problem]:
@@ -136,7 +199,7 @@ def refuse_other_fleet(fleet: Fleet, state: StateDir) -> None:
 
 def with_keys(fleet: Fleet, state: StateDir) -> Fleet:
     """The fleet with every key's digest; keys without one are made once and kept, mode 0600."""
-    digests = _read_digests(state)
+    digests = read_digests(state)
     missing = [
         key.id
         for tenant in fleet.tenants
@@ -180,34 +243,32 @@ def links_config(runtime: Runtime, state: StateDir) -> LinksConfig:
     return LinksConfig(control_path=str(state.links_sock), links=links, relays=relays)
 
 
-def _read_digests(state: StateDir) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        return {}
-    except msgspec.DecodeError as error:
-        raise ConfigError(
-            str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
-        ) from error
+def files_of(fleet: Fleet, home: Path) -> dict[str, str]:
+    """Texts of the policies and feeds that a fleet file names.
+
+    Raises:
+        ConfigError: one of them is missing, wrong, or lies elsewhere than below the file's own directory.
+    """
+    named = [(f"policy.cedar_files[{i}]", n) for i, n in enumerate(fleet.policy.cedar_files)]
+    if fleet.feeds:
+        read_settings(home / fleet.feeds)
+        named.append(("feeds", fleet.feeds))
+    found = {}
+    for where, name in named:
+        source = home / name
+        if not source.resolve().is_relative_to(home.resolve()):
+            allowed = "a path below the fleet file's own directory"
+            raise ConfigError(where, got=repr(name), allowed=allowed)
+        try:
+            found[name] = source.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(where, got=f"{source}: {error}") from error
+    return found
 
 
 def _copy_fleet(fleet: Fleet, fleet_path: Path, state: StateDir) -> None:
     """Keep the file as started, and the policies and feeds it names, so that a start is one directory."""
     if fleet_path.resolve() == state.fleet_toml.resolve():
         return
-    named = [(f"policy.cedar_files[{i}]", n) for i, n in enumerate(fleet.policy.cedar_files)]
-    if fleet.feeds:
-        read_settings(fleet_path.parent / fleet.feeds)
-        named.append(("feeds", fleet.feeds))
-    for where, name in named:
-        source, target = fleet_path.parent / name, (state.path / name).resolve()
-        if not target.is_relative_to(state.path.resolve()):
-            allowed = "a path below the fleet file's own directory"
-            raise ConfigError(where, got=repr(name), allowed=allowed)
-        try:
-            content = source.read_bytes()
-        except OSError as error:
-            raise ConfigError(where, got=f"{source}: {error.strerror}") from error
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, content)
-    replace_file(state.fleet_toml, fleet_path.read_bytes())
+    text, files = fleet_path.read_text(), files_of(fleet, fleet_path.parent)
+    lay_out(LeagueFile(revision=0, at_s=0.0, toml=text, files=files), state)

@@ -1,6 +1,6 @@
-"""The hub's process group: its bus and the controller, kept running until told to stop (`hanse hub`).
+"""The hub's process group: its bus, the controller and the door, kept running until told to stop (`hanse hub`).
 
-Here: the two children. Not here: what they do. `python -m hanse.live.hub --state DIR` is the same for
+Here: the three children. Not here: what they do. `python -m hanse.live.hub --state DIR` is the same for
 a prepared state directory. A hub that is gone stops no site: tables stay valid, sites route on.
 """
 
@@ -10,13 +10,15 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
+from hanse.live.ca import ensure_identity, seats
 from hanse.live.first_start import Prepared, prepare, resume
-from hanse.live.runtime import StateDir
-from hanse.live.site_group import AGENT_TERM_S_MAX, BUS_TERM_S_MAX, child_spec, print_line
+from hanse.live.runtime import HUB, StateDir
+from hanse.live.site_keep import AGENT_TERM_S_MAX, BUS_TERM_S_MAX, child_spec, print_line
 from hanse.live.supervise import (
     ChildSpec,
     Supervisor,
@@ -45,7 +47,10 @@ def run_hub(fleet_path: Path | None, state_path: Path | None) -> int:
         )
     sweep(state.hub / "pid")
     write_pid(state.hub / "pid" / "hub.pid", os.getpid())
-    bus.write_hub_conf(prepared.runtime, state)
+    hosts = (hub.reached_at, hub.leaf_host)
+    ensure_identity(state.path, prepared.fleet.name, HUB, time.time(), hosts=hosts)
+    sites = (site.id for site in prepared.fleet.sites)
+    bus.write_hub_conf(prepared.runtime, state, seats(state.ca_dir, sites))
     print_line(f"hub: {hub.dashboard_url} (state {state.hub})")
     return asyncio.run(_run(state))
 
@@ -76,15 +81,22 @@ def children(state: StateDir) -> tuple[ChildSpec, ...]:
             python_command("hanse.live.controller", "--state", str(state.path)),
             term_s_max=AGENT_TERM_S_MAX,
         ),
+        child_spec(
+            state.hub,
+            "door",
+            python_command("hanse.live.join.door", "--state", str(state.path)),
+            term_s_max=AGENT_TERM_S_MAX,
+        ),
     )
 
 
 def _prepared(fleet_path: Path | None, state_path: Path | None) -> Prepared:
+    """With a file: what is in force after a start with it. Without: what is in force."""
+    if fleet_path is not None:
+        return prepare(fleet_path, state_path)
     if state_path is not None and StateDir(state_path).runtime_json.exists():
         return resume(state_path)
-    if fleet_path is None:
-        raise ConfigError("FLEET", got="nothing", allowed="a fleet file: the state is not prepared")
-    return prepare(fleet_path, state_path)
+    raise ConfigError("FLEET", got="nothing", allowed="a fleet file: the state is not prepared")
 
 
 def main() -> int:

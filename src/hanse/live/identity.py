@@ -1,8 +1,8 @@
 """Who a site is: its certificate, its TLS contexts, and the signed envelope of a hop.
 
-Here: the fleet's own certificate authority, site certificates named in the SPIFFE form, mutual TLS contexts, the session key two
-sites share without a round trip, sealing and opening envelopes, the memory against replays. Not here: sockets and connection
-pools (`live.gateway`), API keys of tenants (the table's), what a site signs about its log (`live.evidence`).
+Here: reading and judging certificates named in the SPIFFE form, mutual TLS contexts, the session key two sites share without a
+round trip, sealing and opening envelopes, the memory against replays. Not here: issuing, renewing and revoking (`live.ca`), sockets
+and connection pools (`live.gateway`), API keys of tenants (the table's), what a site signs about its log (`live.evidence`).
 
 Rules: one Ed25519 key per site signs TLS handshakes and seals (each under its own context string); the key for envelopes is
 derived from it and certified in the same certificate. `docs/decisions/0003-hop-envelope.md` says why.
@@ -11,16 +11,10 @@ derived from it and certified in the same certificate. `docs/decisions/0003-hop-
 from __future__ import annotations
 
 import binascii
-import datetime
-import fcntl
 import hashlib
 import hmac
-import ipaddress
-import os
 import ssl
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,34 +23,28 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import ObjectIdentifier
 
 from hanse.errors import ConfigError
-from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
+from hanse.units import SECONDS_PER_DAY
 
-CERTIFICATE_DAYS: Final = 30
-"""Outlives any cut from the authority that is not a decision to leave the fleet."""
-RENEW_DAYS: Final = 10
-"""A third of the life left: the share at which common certificate tools renew."""
-AUTHORITY_DAYS: Final = 3650
-BACKDATE_S: Final = SECONDS_PER_HOUR
-"""A certificate is valid from an hour before its issue, so that a peer whose clock lags takes it."""
 CLOCK_SKEW_S_MAX: Final = 30.0
 """An envelope older or newer than this is refused. Clocks kept by NTP differ by milliseconds; 30 s bounds the replay memory."""
 REPLAY_IDS_MAX: Final = 500_000
 """Ids remembered per worker: 4,000 hops a second over two windows of 60 s, about 50 MB at worst."""
-AGREEMENT_OID: Final = ObjectIdentifier("2.25.241716240842671536034873142498175530131")
-"""Certificate extension with the X25519 public key of the site; an arc of its own by ITU-T X.667 (UUID as OID)."""
+AGREEMENT_OID: Final = ObjectIdentifier(
+    "1.2.840.113556.1.8000.2554.46552.56008.60576.13601.40357.7696451.5551251"
+)
+"""Certificate extension with the X25519 public key of the site. The arc is open to anybody who has a UUID, cut in seven numbers
+(the published oidgen scheme); under 2.25 a UUID is one number of 128 bits, which Go's parser, and so NATS, refuses."""
 
 
 _UNREADABLE: Final = (
@@ -105,28 +93,6 @@ class Identity:
 # --- files -------------------------------------------------------------------------------------
 
 
-def ensure_identity(state_dir: Path, fleet: str, site: str, now_s: float) -> Identity:
-    """Load the site's identity; make or renew it where the authority's key is at hand.
-
-    Layout: `ca/ca.pem`, `ca/ca.key` (only where certificates are issued), `sites/<site>/identity/{site.key,site.pem,ca.pem}`.
-    A machine that runs one site has no `ca/`: it gets the three files of its site and renews by getting a new `site.pem`.
-
-    Raises:
-        ConfigError: no valid identity and no authority's key to make one.
-    """
-    home = state_dir / "sites" / site / "identity"
-    with _locked(state_dir / "ca"):
-        issuer = _open_authority(state_dir / "ca", home, fleet, now_s)
-        if not (home / "site.key").exists():
-            _write(home / "site.key", _private_pem(Ed25519PrivateKey.generate()), secret=True)
-        key = _load_key(home / "site.key")
-        if issuer is not None and _needs_issue(home / "site.pem", issuer[0], now_s):
-            certificate = _issue_site(issuer, key, SiteName(fleet, site), now_s)
-            _write(home / "ca.pem", issuer[0].public_bytes(Encoding.PEM))
-            _write(home / "site.pem", certificate.public_bytes(Encoding.PEM))
-    return load_identity(home, fleet, site, now_s)
-
-
 def load_identity(home: Path, fleet: str, site: str, now_s: float) -> Identity:
     """Read an identity directory and check that it is whole, this site's and valid now."""
     for name in ("site.key", "site.pem", "ca.pem"):
@@ -134,11 +100,11 @@ def load_identity(home: Path, fleet: str, site: str, now_s: float) -> Identity:
             raise ConfigError(
                 str(home / name),
                 got="no file",
-                fix="copy the site's identity here from the machine that holds the fleet's ca/ca.key",
+                fix="let this site join (`hanse token` at the hub, `hanse join` here)",
             )
     authority = x509.load_pem_x509_certificate((home / "ca.pem").read_bytes())
     certificate = x509.load_pem_x509_certificate((home / "site.pem").read_bytes())
-    key = _load_key(home / "site.key")
+    key = load_key(home / "site.key")
     flaw = certificate_flaw(certificate, authority, now_s)
     if flaw is None and certificate.public_key() != key.public_key():
         flaw = "a certificate of another key"
@@ -149,12 +115,12 @@ def load_identity(home: Path, fleet: str, site: str, now_s: float) -> Identity:
             str(home / "site.pem"),
             got=flaw,
             allowed=f"a valid certificate of site {site} in fleet {fleet}",
-            fix="have it issued again where ca/ca.key is",
+            fix="let it join again: `hanse token` at the hub, `hanse join` here",
         )
     return Identity(
         name=SiteName(fleet, site),
         key=key,
-        agreement_key=_agreement_key(key),
+        agreement_key=agreement_key(key),
         certificate=certificate,
         authority=authority,
         key_path=home / "site.key",
@@ -163,65 +129,15 @@ def load_identity(home: Path, fleet: str, site: str, now_s: float) -> Identity:
     )
 
 
-def _open_authority(
-    ca_dir: Path, home: Path, fleet: str, now_s: float
-) -> tuple[x509.Certificate, Ed25519PrivateKey] | None:
-    """The authority to issue with; made on first use, None on a machine that only runs a site."""
-    certificate_path, key_path = ca_dir / "ca.pem", ca_dir / "ca.key"
-    if not key_path.exists():
-        if certificate_path.exists() or (home / "ca.pem").exists():
-            return None
-        key = Ed25519PrivateKey.generate()
-        _write(key_path, _private_pem(key), secret=True)
-        _write(certificate_path, _issue_authority(key, fleet, now_s).public_bytes(Encoding.PEM))
-    if not certificate_path.exists():  # killed between the two writes above
-        authority = _issue_authority(_load_key(key_path), fleet, now_s)
-        _write(certificate_path, authority.public_bytes(Encoding.PEM))
-    return x509.load_pem_x509_certificate(certificate_path.read_bytes()), _load_key(key_path)
-
-
-def _needs_issue(path: Path, authority: x509.Certificate, now_s: float) -> bool:
-    if not path.exists():
-        return True
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    renew_at_s = certificate.not_valid_after_utc.timestamp() - RENEW_DAYS * SECONDS_PER_DAY
-    return now_s >= renew_at_s or certificate_flaw(certificate, authority, now_s) is not None
-
-
-def _write(path: Path, data: bytes, *, secret: bool = False) -> None:
-    """Write by rename, so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fd = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600 if secret else 0o644)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    os.replace(draft, path)
-
-
-@contextmanager
-def _locked(ca_dir: Path) -> Iterator[None]:
-    """One process at a time makes authorities and keys."""
-    ca_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(ca_dir / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _private_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _load_key(path: Path) -> Ed25519PrivateKey:
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """A site's or the authority's private key."""
     key = load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigError(str(path), got=type(key).__name__, allowed="an Ed25519 private key")
     return key
 
 
-def _agreement_key(key: Ed25519PrivateKey) -> X25519PrivateKey:
+def agreement_key(key: Ed25519PrivateKey) -> X25519PrivateKey:
     """A second key from the same seed: one secret to keep, two keys that share no equation."""
     return X25519PrivateKey.from_private_bytes(_hkdf(key.private_bytes_raw(), b"hanse-agreement/1"))
 
@@ -232,85 +148,6 @@ def _hkdf(secret: bytes, info: bytes) -> bytes:
 
 
 # --- certificates ------------------------------------------------------------------------------
-
-
-def _issue_authority(key: Ed25519PrivateKey, fleet: str, now_s: float) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{fleet} authority")])
-    public = key.public_key()
-    uri = x509.UniformResourceIdentifier(f"spiffe://{fleet}")
-    return (
-        _builder(name, name, public, public, now_s, AUTHORITY_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(authority=True), critical=True)
-        .add_extension(x509.SubjectAlternativeName([uri]), critical=False)
-        .sign(key, None)
-    )
-
-
-def _issue_site(
-    issuer: tuple[x509.Certificate, Ed25519PrivateKey],
-    key: Ed25519PrivateKey,
-    name: SiteName,
-    now_s: float,
-) -> x509.Certificate:
-    authority, authority_key = issuer
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name.site)])
-    names = x509.SubjectAlternativeName(
-        [
-            x509.UniformResourceIdentifier(f"spiffe://{name.fleet}/site/{name.site}"),
-            x509.DNSName(host_name(name.site)),
-            x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
-        ]
-    )
-    roles = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    agreement = _agreement_key(key).public_key().public_bytes_raw()
-    public, signer = key.public_key(), authority_key.public_key()
-    return (
-        _builder(subject, authority.subject, public, signer, now_s, CERTIFICATE_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(roles), critical=False)
-        .add_extension(names, critical=False)
-        .add_extension(x509.UnrecognizedExtension(AGREEMENT_OID, agreement), critical=False)
-        .sign(authority_key, None)
-    )
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public: Ed25519PublicKey,
-    signer: Ed25519PublicKey,
-    now_s: float,
-    life_days: int,
-) -> x509.CertificateBuilder:
-    start = datetime.datetime.fromtimestamp(int(now_s - BACKDATE_S), datetime.UTC)
-    signer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=life_days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(signer_id, critical=False)
-    )
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def read_certificate(der: bytes) -> x509.Certificate:
@@ -349,7 +186,7 @@ def certificate_flaw(
 ) -> str | None:
     """Why this site certificate does not hold under this authority at this instant; None: it does.
 
-    One level deep: sites are issued by the authority itself. Revocation is not looked at; 30 days is the longest a stolen key lasts.
+    One level deep: sites are issued by the authority itself. Whether it was revoked says `live.revoked`.
     """
     flaw = _issue_flaw(certificate, authority)
     if flaw is not None:
@@ -391,6 +228,14 @@ def host_name(site: str) -> str:
 def server_context(identity: Identity) -> ssl.SSLContext:
     """For the hop port: TLS 1.3 only, a certificate of this fleet required."""
     return _context(identity, ssl.PROTOCOL_TLS_SERVER)
+
+
+def client_door_context(identity: Identity) -> ssl.SSLContext:
+    """For the port of clients on other machines: TLS 1.2 or newer, since clients are not ours; they show a key, no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    return context
 
 
 def client_context(identity: Identity) -> ssl.SSLContext:

@@ -58,7 +58,11 @@ class PlacementFile:
 
     def __init__(self, home: Path, fleet_file: Path) -> None:
         self._path = home / "placement"
-        self._fleet_sha256 = sha256(fleet_file.read_bytes()).hexdigest()
+        self.follow(fleet_file.read_bytes())
+
+    def follow(self, fleet_text: bytes) -> None:
+        """The fleet file in force, for which what is written from now on is."""
+        self._fleet_sha256 = sha256(fleet_text).hexdigest()
 
     def read(self) -> PlacementDecided | None:
         """What was in force when the agent ended; None where the operator has changed the fleet file since: that is newer."""

@@ -7,6 +7,7 @@ starting anything (`live.supervise`), what a relay does to bytes (`live.links`).
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 import socket
@@ -17,11 +18,13 @@ from typing import Final
 import msgspec
 
 from hanse.errors import ConfigError
-from hanse.model.fleet import Fleet, Id, Site, Value
+from hanse.model.fleet import Fleet, Hub, Id, Site, Value
 from hanse.view import link_id
 
 HUB: Final = "hub"
 """Name of the hub among link ends; no site may be called so."""
+
+LOOPBACK: Final = "127.0.0.1"
 
 PORT_FIRST: Final = 20_000
 """Free ports are sought from here up to the kernel's ephemeral range, so that no outgoing connection takes one between
@@ -44,6 +47,12 @@ class HubAddress(Value, frozen=True, kw_only=True):
     """NATS HTTP monitoring (`/healthz`, `/leafz`)."""
     control_port: int
     """Dashboard and control API of the controller."""
+    leaf_host: str = "127.0.0.1"
+    """Listening address of leaf port and door."""
+    door_port: int = 0
+    """Machines that join."""
+    reached_at: str = "127.0.0.1"
+    """Name or address under which sites on other machines reach both."""
 
     @property
     def client_address(self) -> str:
@@ -61,7 +70,9 @@ class SiteAddress(Value, frozen=True, kw_only=True):
 
     site: Id
     host: str
-    """Listening address of client port, hop port and leaf bus."""
+    """Listening address of client port and hop port; the leaf bus is on loopback."""
+    reached_at: str = ""
+    """Name or address under which others reach those; empty: `host`."""
     client_port: int
     hop_port: int
     leaf_port: int
@@ -78,13 +89,19 @@ class SiteAddress(Value, frozen=True, kw_only=True):
 
     @property
     def client_url(self) -> str:
-        """Base URL of the OpenAI-compatible port, without a trailing slash."""
-        return f"http://{self.host}:{self.client_port}"
+        """Base URL of the OpenAI-compatible port for others, without a trailing slash."""
+        return client_url(self.reached_at or self.host, self.client_port)
+
+    @property
+    def local_url(self) -> str:
+        """The same for programs on this machine: always in plain HTTP over loopback."""
+        host = self.host if is_loopback(self.host) else LOOPBACK
+        return f"http://{host}:{self.client_port}"
 
     @property
     def leaf_address(self) -> str:
         """`host:port` of the site's own NATS server for local clients."""
-        return f"{self.host}:{self.leaf_port}"
+        return f"{LOOPBACK}:{self.leaf_port}"
 
 
 class Relay(Value, frozen=True, kw_only=True):
@@ -126,6 +143,20 @@ class Runtime(Value, frozen=True, kw_only=True):
                 "site", got=repr(site_id), allowed=f"one of {', '.join(sorted(self.sites))}"
             )
         return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what listens there is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def client_url(host: str, port: int) -> str:
+    """Base URL of a gateway: keys and prompts go in plain text over loopback only."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{'http' if is_loopback(host) else 'https'}://{shown}:{port}"
 
 
 class StateDir:
@@ -251,9 +282,10 @@ def plan_runtime(
     state_dir: Path,
     *,
     only_site: str | None = None,
+    elsewhere: Collection[str] = (),
     seed: int | None = None,
 ) -> Runtime:
-    """Choose every port and relay of a fleet on this machine.
+    """Choose every port and relay of a fleet on this machine; a fleet file with `[hub]` is of real links and gets no relays.
 
     Ports named in the fleet file are kept or refused; port 0 becomes what the last `runtime.json` of `state_dir` had
     while that is free, else a free one.
@@ -262,6 +294,7 @@ def plan_runtime(
         fleet: What to run.
         state_dir: Where an earlier `runtime.json` may lie.
         only_site: Plan this site alone: no hub, no peers, no relays.
+        elsewhere: Sites on other machines; nothing is planned for them.
         seed: Where the search for free ports begins; None takes it from the operating system.
 
     Raises:
@@ -275,25 +308,41 @@ def plan_runtime(
             allowed=f"at most {STATE_PATH_BYTES_MAX} (Unix sockets lie inside)",
         )
     ports = _Ports(_previous(state), random.Random(seed))
-    _claim_named_ports(fleet, only_site, ports)
-    sites = {
-        site.id: _site_address(fleet, site, ports)
-        for site in fleet.sites
-        if only_site in (None, site.id)
-    }
+    here = [s for s in fleet.sites if only_site in (None, s.id) and s.id not in elsewhere]
+    _claim_named_ports(fleet, {site.id for site in here}, ports)
+    sites = {site.id: _site_address(fleet, site, ports) for site in here}
     if only_site is not None:
         if not sites:
             known = ", ".join(site.id for site in fleet.sites)
             raise ConfigError("site", got=repr(only_site), allowed=f"one of {known}")
         return Runtime(fleet=fleet.name, sites=sites)
     hub = HubAddress(
-        client_port=ports.take("127.0.0.1", "hub.client_port"),
-        leaf_port=ports.take("127.0.0.1", "hub.leaf_port"),
-        monitor_port=ports.take("127.0.0.1", "hub.monitor_port"),
-        control_port=ports.take("127.0.0.1", "hub.control_port"),
+        client_port=ports.take(LOOPBACK, "hub.client_port"),
+        leaf_port=fleet.hub.leaf_port or ports.take(fleet.hub.host, "hub.leaf_port"),
+        monitor_port=ports.take(LOOPBACK, "hub.monitor_port"),
+        control_port=ports.take(LOOPBACK, "hub.control_port"),
+        leaf_host=fleet.hub.host,
+        door_port=fleet.hub.door_port or ports.take(fleet.hub.host, "hub.door_port"),
+        reached_at=fleet.hub.reached_at,
     )
+    if (
+        fleet.hub != Hub()
+    ):  # the file says where the hub is reached: these are real machines and links
+        leaf = f"{_dialled(hub.leaf_host)}:{hub.leaf_port}"
+        sites = {id: msgspec.structs.replace(one, hub_leaf=leaf) for id, one in sites.items()}
+        return Runtime(fleet=fleet.name, hub=hub, sites=sites)
     relays = tuple(_relays(fleet, sites, hub, ports))
     return Runtime(fleet=fleet.name, hub=hub, sites=_with_relays(sites, relays), relays=relays)
+
+
+def plan_site(fleet: Fleet, site: Site, state_dir: Path, *, hub_leaf: str) -> SiteAddress:
+    """Addresses of one site that runs alone on its machine and reports to a hub elsewhere.
+
+    Its client and hop port are in the fleet file, where others find them; the rest is chosen here.
+    """
+    ports = _Ports(_previous(StateDir(state_dir)), random.Random())
+    address = _site_address(fleet, site, ports)
+    return msgspec.structs.replace(address, hub_leaf=hub_leaf)
 
 
 def hub_site(fleet: Fleet) -> str:
@@ -408,9 +457,9 @@ class _Ports:
         )
 
 
-def _claim_named_ports(fleet: Fleet, only_site: str | None, ports: _Ports) -> None:
+def _claim_named_ports(fleet: Fleet, here: Collection[str], ports: _Ports) -> None:
     for index, site in enumerate(fleet.sites):
-        if only_site not in (None, site.id):
+        if site.id not in here:
             continue
         gateway = site.gateway
         for name, port in (("port", gateway.port), ("hop_port", gateway.hop_port)):
@@ -429,12 +478,13 @@ def _site_address(fleet: Fleet, site: Site, ports: _Ports) -> SiteAddress:
     return SiteAddress(
         site=site.id,
         host=host,
+        reached_at=site.gateway.reached_at,
         client_port=site.gateway.port or ports.take(host, f"{label}.client_port"),
         hop_port=site.gateway.hop_port or ports.take(host, f"{label}.hop_port"),
-        leaf_port=ports.take(host, f"{label}.leaf_port"),
-        monitor_port=ports.take(host, f"{label}.monitor_port"),
+        leaf_port=ports.take(LOOPBACK, f"{label}.leaf_port"),
+        monitor_port=ports.take(LOOPBACK, f"{label}.monitor_port"),
         engine_ports=tuple(
-            ports.take(host, f"{label}.engine_port[{index}]") for index in range(engine_count)
+            ports.take(LOOPBACK, f"{label}.engine_port[{index}]") for index in range(engine_count)
         ),
         workers=site.gateway.workers,
     )
@@ -451,10 +501,15 @@ def _relays(
             path = paths.get((source, target))
             if source != target and path is not None:
                 to = sites[target]
-                yield _relay(source, target, f"{to.host}:{to.hop_port}", path, ports)
+                yield _relay(source, target, f"{_dialled(to.host)}:{to.hop_port}", path, ports)
         path = beside if source == at else paths.get((source, at))
         if path is not None:
-            yield _relay(source, HUB, f"{hub.host}:{hub.leaf_port}", path, ports)
+            yield _relay(source, HUB, f"{_dialled(hub.leaf_host)}:{hub.leaf_port}", path, ports)
+
+
+def _dialled(host: str) -> str:
+    """What a relay on this machine dials to reach a listener on `host`."""
+    return LOOPBACK if host in ("", "0.0.0.0", "::") else host
 
 
 def _relay(source: str, target: str, connect: str, path: WanPath, ports: _Ports) -> Relay:
@@ -492,7 +547,7 @@ def _previous(state: StateDir) -> dict[str, int]:
         return {}
     labels: dict[str, int] = {}
     if runtime.hub is not None:
-        for name in ("client_port", "leaf_port", "monitor_port", "control_port"):
+        for name in ("client_port", "leaf_port", "monitor_port", "control_port", "door_port"):
             labels[f"hub.{name}"] = getattr(runtime.hub, name)
     for site_id, address in runtime.sites.items():
         for name in ("client_port", "hop_port", "leaf_port", "monitor_port"):

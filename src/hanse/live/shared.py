@@ -30,6 +30,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 from collections.abc import MutableSequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -188,3 +189,12 @@ def _create(path: Path) -> None:
         pass
     finally:
         draft.unlink()
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m hanse.live.shared PAGE WORKER`: forget what a dead worker had in flight."""
+    SharedPage.open(Path(arguments[1])).clear_worker(int(arguments[2]))
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -65,6 +65,10 @@ class SlowLoop:
         """Sites whose clock runs ahead."""
         self.counts = self._read()
 
+    def follow(self, fleet: Fleet) -> None:
+        """Another fleet is in force."""
+        self._fleet = fleet
+
     @property
     def every_s(self) -> float:
         """Between two outlooks: as often as demand is known anew, and never more often than placements change."""

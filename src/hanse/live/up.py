@@ -27,8 +27,9 @@ from rich.table import Table
 from hanse.errors import ConfigError, SiteError
 from hanse.live.first_start import Prepared, prepare
 from hanse.live.probe import get, is_listening
-from hanse.live.runtime import StateDir, default_state_dir
-from hanse.live.site_group import child_spec
+from hanse.live.reach import client_urls
+from hanse.live.runtime import LOOPBACK, StateDir, default_state_dir, is_loopback
+from hanse.live.site_keep import child_spec
 from hanse.live.supervise import (
     ChildReport,
     ChildSpec,
@@ -39,6 +40,7 @@ from hanse.live.supervise import (
     sweep,
     write_pid,
 )
+from hanse.model.fleet import Fleet
 from hanse.model.read import read_fleet
 from hanse.view import LeagueView, tally_line
 
@@ -47,8 +49,10 @@ SITE_RESTART_S: Final = 15.0
 READY_S_MAX: Final = 180.0
 """Ready in under 60 s on two cores; three times that before giving up on a loaded machine."""
 GROUP_TERM_S_MAX: Final = 7.0
-"""A site group ends within 6.5 s at worst (`live.site_group`)."""
+"""A site group ends within 6.5 s at worst (`live.site_keep`)."""
 POLL_S: Final = 0.25
+NO_ENGINE: Final = b"no engine here"
+"""What a gateway says that is whole and has nobody to send to: all that a site without engines can be before a peer is heard."""
 LINE_EVERY_S: Final = 10.0
 
 LiveView = Callable[[Prepared, asyncio.Event], Awaitable[None]]
@@ -92,13 +96,18 @@ async def _run(league: _League, traffic: bool, ready_s_max: float, live_view: Li
         league.start()
         await league.wait_until_ready(ended, ready_s_max)
         if not ended.is_set():
-            if traffic:
+            if traffic and is_demo(league.prepared.fleet):
                 league.start_traffic()
             print_welcome(league.prepared, Console())
             await _until_ended(live_view(league.prepared, ended), ended)
         return 0
     finally:
         await league.stop()
+
+
+def is_demo(fleet: Fleet) -> bool:
+    """Whether demo users may ask: engines that somebody else runs are for somebody else's requests."""
+    return all(pool.driver == "process" for site in fleet.sites for pool in site.pools)
 
 
 async def _until_ended(showing: Awaitable[None], ended: asyncio.Event) -> None:
@@ -121,8 +130,9 @@ class _League:
 
     def start(self) -> None:
         state = self.prepared.state
-        links = python_command("hanse.live.links", str(state.links_json))
-        self._add("links", links, term_s_max=1.5)
+        if self.prepared.runtime.relays:
+            links = python_command("hanse.live.links", str(state.links_json))
+            self._add("links", links, term_s_max=1.5)
         self._add("hub", python_command("hanse.live.hub", "--state", str(state.path)))
         for site in self.prepared.runtime.sites:
             module = ("hanse.live.site_group", "--site", site, "--state", str(state.path))
@@ -170,15 +180,17 @@ class _League:
         hub = runtime.hub
         assert hub is not None, "a league has a hub"
         awaited = []
-        if not state.links_sock.exists():
+        serving = {placement.site for placement in self.prepared.fleet.placements}
+        if runtime.relays and not state.links_sock.exists():
             awaited.append("links")
         if not await is_listening(hub.host, hub.control_port):
             awaited.append("controller")
         for site, address in runtime.sites.items():
-            status, reason = await get(address.host, address.client_port, "/readyz", timeout_s=1.0)
-            if status == 200:
+            host = address.host if is_loopback(address.host) else LOOPBACK
+            status, reason = await get(host, address.client_port, "/readyz", timeout_s=1.0)
+            if status == 200 or (status == 503 and site not in serving and NO_ENGINE in reason):
                 continue
-            if not await is_listening(address.host, address.leaf_port):
+            if not await is_listening(LOOPBACK, address.leaf_port):
                 awaited.append(f"{site} bus")
             elif status == 0:
                 awaited.append(f"{site} gateway")
@@ -224,14 +236,15 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
     table = Table(title=f"fleet {prepared.fleet.name}")
     for column in ("site", "kind", "jurisdiction", "gateway"):
         table.add_column(column)
+    urls = client_urls(prepared.fleet, runtime)
     for site in prepared.fleet.sites:
         foreign = "" if site.operator_hq == site.country else f" (operator {site.operator_hq})"
-        url = runtime.site(site.id).client_url
+        url = urls.get(site.id, "") if site.id in runtime.sites else "elsewhere"
         table.add_row(site.id, site.kind, f"{site.country}{foreign}", url)
     console.print(table)
     key = next(key for tenant in prepared.fleet.tenants for key in tenant.keys)
     key_file = state.keys_dir / f"{key.id}.key"
-    url = next(iter(runtime.sites.values())).client_url + "/v1"
+    url = next(iter(runtime.sites.values())).local_url + "/v1"
     model = prepared.fleet.services[0].id
     body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}]}}'
     lines = [
@@ -245,9 +258,12 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if runtime.hub is not None:
         console.print(f"dashboard: {runtime.hub.dashboard_url}")
-    console.print(
-        "Links between sites are emulated by user-space relays on this machine: delay, rate, cuts."
-    )
+        if not runtime.relays:
+            console.print(f"another machine: hanse token SITE --state {state.path}", markup=False)
+    if runtime.relays:
+        console.print(
+            "Links between sites are emulated by user-space relays on this machine: delay, rate, cuts."
+        )
 
 
 async def show_league(prepared: Prepared, ended: asyncio.Event) -> None:

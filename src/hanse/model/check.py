@@ -22,6 +22,7 @@ from hanse.model.fleet import (
     Facility,
     Fleet,
     Gateway,
+    Hub,
     Key,
     Kubernetes,
     Link,
@@ -67,6 +68,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Power, "export_usd_per_kwh"): Range(0, 10),
     (Gateway, "port"): Range(0, 65_535),
     (Gateway, "hop_port"): Range(0, 65_535),
+    **{(Hub, name): Range(0, 65_535) for name in ("leaf_port", "door_port")},
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page
     (Pool, "count"): Range(1, 1_000_000),
     (Kubernetes, "port"): Range(1, 65_535),
@@ -329,14 +331,14 @@ def _ports(fleet: Fleet) -> Iterator[Problem]:
         gateway = site.gateway
         for name, port in (("port", gateway.port), ("hop_port", gateway.hop_port)):
             where = f"site[{s}].gateway.{name}"
-            if port and (gateway.host, port) in taken:
+            if port and (gateway.reached_at, port) in taken:
                 yield Problem(
                     where=where,
                     got=str(port),
-                    allowed=f"a port that {taken[gateway.host, port]} does not have",
+                    allowed=f"a port that {taken[gateway.reached_at, port]} does not have",
                     fix="write 0 to let a free one be chosen",
                 )
-            taken.setdefault((gateway.host, port), where)
+            taken.setdefault((gateway.reached_at, port), where)
 
 
 def _links(fleet: Fleet) -> Iterator[Problem]:

@@ -108,9 +108,34 @@ class Gateway(Value, frozen=True, kw_only=True):
     """Where a site listens. Port 0 lets the supervisor choose a free one."""
 
     host: str = "127.0.0.1"
+    """Loopback: plain HTTP for programs on the machine. Anything else: TLS there, and plain HTTP on 127.0.0.1 beside it."""
     port: int = 0
     hop_port: int = 0
     workers: int = 1
+    advertise: str = ""
+    """Name or address under which others reach `host`; empty: `host` itself."""
+
+    @property
+    def reached_at(self) -> str:
+        """Name or address that others dial."""
+        return self.advertise or self.host
+
+
+class Hub(Value, frozen=True, kw_only=True):
+    """Where the hub listens for sites on other machines. Port 0 lets a free one be chosen, and kept."""
+
+    host: str = "127.0.0.1"
+    leaf_port: int = 0
+    """Sites' buses, by mutual TLS."""
+    door_port: int = 0
+    """Machines that join, by TLS and a token."""
+    advertise: str = ""
+    """Name or address under which sites reach it; empty: `host` itself."""
+
+    @property
+    def reached_at(self) -> str:
+        """Name or address that sites dial."""
+        return self.advertise or self.host
 
 
 class Kubernetes(Value, frozen=True, kw_only=True):
@@ -449,6 +474,7 @@ class Fleet(
     """Path, relative to the fleet file, of the file that names live feeds; absent: recorded years are replayed."""
     batch: Batch = Batch()
     central: Central | None = None
+    hub: Hub = Hub()
     classes: tuple[DataClass, ...]
     sites: tuple[Site, ...]
     links: tuple[Link, ...] = ()

@@ -21,8 +21,8 @@ import numpy as np
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
-from hanse.dispatch.belief import all_engines
-from hanse.dispatch.build import build_table, known_offers
+from hanse.dispatch.belief import all_engines, known_offers
+from hanse.dispatch.build import build_table
 from hanse.dispatch.dispatcher import PUBLISH_EVERY_S, Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.table import Table

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hanse.live.ca import ensure_identity
 from hanse.live.evidence import ChainWriter, Decided, Ended, Executed, Opened, ReceiptBook, Sealer
 from hanse.live.evidence.receipt import SitePart, make_receipt
-from hanse.live.identity import Identity, ensure_identity
+from hanse.live.identity import Identity
 
 NOW_S = 1_800_000_000.0
 SUBJECT = {"tenant": "clinic", "data_class": "health", "country": "EE", "subject_row": 3}

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from hanse.live import identity
+from hanse.live import ca, identity
 from hanse.live.evidence import audit, make_receipt, verify_receipt
 from hanse.live.evidence.chain import FrameWriter
 from hanse.live.evidence.receipt import PartSeal, Receipt
@@ -156,13 +156,16 @@ def test_receipt_that_repeats_or_pads_is_unproven(league: League) -> None:
 def test_site_cannot_issue_and_authority_cannot_name_another_fleet(league: League) -> None:
     tallinn = league.tallinn.identity
     key = league.riga.identity.key
-    made = identity._issue_site(
-        (tallinn.certificate, tallinn.key), key, SiteName("league", "oslo"), NOW_S
+    public, agreement = (
+        key.public_key(),
+        identity.agreement_key(key).public_key().public_bytes_raw(),
     )
+    oslo = SiteName("league", "oslo")
+    made = ca._site_certificate(tallinn.certificate, tallinn.key, public, agreement, oslo, 1, NOW_S)
     assert "not issued by" in str(certificate_flaw(made, tallinn.authority, NOW_S))
     assert certificate_flaw(made, tallinn.certificate, NOW_S) == "issuer is no authority"
     ca_key = load_pem_private_key((league.state_dir / "ca" / "ca.key").read_bytes(), None)
-    foreign = identity._issue_site(
-        (tallinn.authority, ca_key), key, SiteName("rhine", "oslo"), NOW_S
+    foreign = ca._site_certificate(
+        tallinn.authority, ca_key, public, agreement, SiteName("rhine", "oslo"), 1, NOW_S
     )
     assert "names fleet rhine" in str(certificate_flaw(foreign, tallinn.authority, NOW_S))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError, SiteError
+from hanse.live.ca import ensure_identity
 from hanse.live.evidence import Missing, Sealer, Witness, audit, make_receipt, verify_receipt
-from hanse.live.identity import ensure_identity
 from live.evidence.logbook import NOW_S, Desk, League, request_id
 
 

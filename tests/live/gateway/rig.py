@@ -17,11 +17,11 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.actions import PublishTable
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.router import warm
+from hanse.live.ca import ensure_identity
 from hanse.live.evidence.chain import Decided, Ended, Executed, decode_record, scan_file
 from hanse.live.gateway.incoming import Limits
 from hanse.live.gateway.settings import EngineSeat, GatewaySettings
 from hanse.live.gateway.worker import Worker
-from hanse.live.identity import ensure_identity
 from hanse.model.read import parse_fleet
 from live.gateway.mock_engine import MockEngine
 

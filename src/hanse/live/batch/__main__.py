@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 import uvloop
@@ -31,18 +32,21 @@ from hanse.live.batch.standby import Standby
 from hanse.live.batch.store import Store
 from hanse.live.gateway.settings import BATCH_SOCKET, inner_socket
 from hanse.live.identity import load_identity
+from hanse.live.league_file import site_fleet
+from hanse.live.reach import ReachFile, reach_of
 from hanse.live.runtime import StateDir, private_socket, replace_file
-from hanse.model.read import read_fleet
+
+FOLLOW_S: Final = 1.0
 
 
 async def serve(state: StateDir, site: str) -> None:
     """Run everything of one site until cancelled."""
-    fleet, runtime, home = read_fleet(state.fleet_toml), state.read_runtime(), state.site(site)
+    fleet, runtime, home = site_fleet(state, site), state.read_runtime(), state.site(site)
     address = runtime.site(site)
     identity = load_identity(home / "identity", fleet.name, site, time.time())
-    urls = {name: one.client_url for name, one in runtime.sites.items()}
-    access = Access(site, home, urls)
-    hops = Hops(identity, address.peers, access)
+    reach = reach_of(fleet, runtime, site)
+    access = Access(site, home, reach.urls)
+    hops = Hops(identity, reach.peers, access)
     store = Store(home / "batch")
     lines = Lines(tuple(home / inner_socket(worker) for worker in range(address.workers)))
     client = await bus.connect_when_up(
@@ -63,13 +67,26 @@ async def serve(state: StateDir, site: str) -> None:
         standby = Standby(keeper, runner, access, hops, commits, Owners(client, site), copies)
         standby.join(api)
         async with asyncio.TaskGroup() as group:
-            for duty in (runner.run(), keeper.run(), standby.run()):
+            following = _follow(home, access, hops)
+            for duty in (runner.run(), keeper.run(), standby.run(), following):
                 group.create_task(duty)
             group.create_task(_listen(api, private_socket(home / BATCH_SOCKET)))
     finally:
         lines.close()
         await bus.leave(own)
         await bus.leave(client)
+
+
+async def _follow(home: Path, access: Access, hops: Hops) -> None:
+    """Ways to other sites, as the agent tells them."""
+    file = ReachFile(home)
+    while True:
+        reach = file.newer()
+        if reach is not None:
+            access.urls = reach.urls
+            hops.peers = reach.peers
+        hops.look()
+        await asyncio.sleep(FOLLOW_S)
 
 
 async def _listen(api: Api, listening: socket.socket) -> None:

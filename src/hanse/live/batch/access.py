@@ -31,7 +31,7 @@ class Access:
 
     def __init__(self, site: str, table_path: Path, urls: dict[str, str]) -> None:
         self.site = site
-        self._urls = urls
+        self.urls = urls
         self._file = TableFile(table_path)
         self._page = SharedPage.private()
         self._policy: Policy | None = None
@@ -96,7 +96,7 @@ class Access:
         entry = who.peer or self.site
         if not self.lawful(names, self.site) or not self.lawful(names, entry):
             sites = self.lawful_sites(names)
-            url = self._urls.get(sites[0], "") if sites else ""
+            url = self.urls.get(sites[0], "") if sites else ""
             raise Problem(
                 421 if sites else 451,
                 "entry_not_eligible" if sites else "no_eligible_site",

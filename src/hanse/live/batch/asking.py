@@ -26,6 +26,7 @@ from hanse.live.identity import (
     peer_session,
     seal_envelope,
 )
+from hanse.live.revoked import RevokedFile
 
 CONNECT_S_MAX: Final = 3.0
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -222,6 +223,24 @@ class Hops:
         self._identity = identity
         self._access = access
         self._tls = client_context(identity) if identity is not None else None
+        self._revoked = (
+            RevokedFile(identity.certificate_path.parent, identity.authority)
+            if identity is not None
+            else None
+        )
+        self._certificate = identity.certificate_path.read_bytes() if identity is not None else b""
+
+    def look(self) -> None:
+        """Every second: a renewed certificate, and which count no more."""
+        identity = self._identity
+        if identity is None or self._tls is None or self._revoked is None:
+            return
+        self._revoked.look()
+        with contextlib.suppress(OSError):
+            certificate = identity.certificate_path.read_bytes()
+            if certificate != self._certificate:
+                self._tls.load_cert_chain(identity.certificate_path, identity.key_path)
+                self._certificate = certificate
 
     async def ask(
         self,
@@ -301,7 +320,8 @@ class Hops:
         )
         tls = writer.get_extra_info("ssl_object")
         session = peer_session(self._identity, tls, dialled=True)
-        if session is None or session.serving_site != site:
+        trusted = self._revoked is None or self._revoked.holds(tls.getpeercert(binary_form=True))
+        if session is None or not trusted or session.serving_site != site:
             writer.close()
             raise OSError(f"who answers is not {site}")
         meta = self._access.table.meta

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
+import os
 import signal
+import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import uvloop
 
+from hanse.compiled import stamp
 from hanse.dispatch.router import warm
 from hanse.errors import HanseError
+from hanse.live.ca import locked
+from hanse.live.gateway import kernels
+from hanse.live.gateway.resident import give_back
 from hanse.live.gateway.settings import GatewaySettings, read_settings, site_settings
 from hanse.live.gateway.worker import Worker
+from hanse.live.league_file import site_fleet
 from hanse.live.runtime import StateDir
-from hanse.model.read import read_fleet
+from hanse.live.supervise import python_command
+from hanse.live.weights import default_cache_dir
 
 GC_FIRST_GENERATION = 50_000
 """A request makes few cyclic objects; collecting after every 700 allocations would cost more than they hold."""
@@ -32,7 +42,14 @@ GC_FIRST_GENERATION = 50_000
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
+        if (sys.argv[1:] if argv is None else argv) == ["--warm"]:
+            warm()
+            kernels.warm()
+            return 0
+        _compile_elsewhere()
         warm()  # from the cache on disk; else the first request would wait for the compiler
+        kernels.warm()
+        give_back("libllvmlite")
         settings = _settings(sys.argv[1:] if argv is None else argv)
         uvloop.run(_serve(settings))
     except HanseError as error:
@@ -58,6 +75,19 @@ async def _serve(settings: GatewaySettings) -> None:
     await worker.stop()
 
 
+def _compile_elsewhere() -> None:
+    """What the compiler takes, 90 MB, is for a process that ends; once for each version of the kernels."""
+    where = stamp() + os.environ.get("NUMBA_CACHE_DIR", "").encode()
+    done = default_cache_dir() / f"warm-{sha256(where).hexdigest()[:16]}"
+    if done.exists():
+        return
+    with locked(default_cache_dir()), contextlib.suppress(OSError):
+        if not done.exists():
+            command = python_command("hanse.live.gateway", "--warm")
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+            done.touch()
+
+
 def _settings(argv: list[str]) -> GatewaySettings:
     parser = argparse.ArgumentParser(prog="python -m hanse.live.gateway")
     parser.add_argument("settings", nargs="?", type=Path)
@@ -69,7 +99,7 @@ def _settings(argv: list[str]) -> GatewaySettings:
         return read_settings(asked.settings)
     if asked.site is None or asked.state is None:
         parser.error("give SETTINGS.json, or --site and --state")
-    fleet = read_fleet(StateDir(asked.state).fleet_toml)
+    fleet = site_fleet(StateDir(asked.state), asked.site)
     return site_settings(fleet, asked.site, asked.state, asked.worker)
 
 

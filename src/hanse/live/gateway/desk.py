@@ -209,6 +209,9 @@ class Desk:
         link.answer(503 if problem else 200, msgspec.json.encode(body))
 
     def _metrics(self, link: Incoming) -> None:
+        """Counts say how much is asked and refused: on this machine anybody's, from others (who come by TLS) a key's."""
+        if link.transport.get_extra_info("ssl_object") is not None and self.grant_of(link) is None:
+            return
         self.worker.counts.publish()
         worker = self.worker
         own = exposition(worker.page, worker.site, worker.gauges())
@@ -232,7 +235,7 @@ class Desk:
             rows.append(
                 GatewayRow(
                     site=site_id,
-                    url=worker.settings.gateway_urls.get(site_id, ""),
+                    url=worker.around.urls.get(site_id, ""),
                     kind=site.kind,
                     city=site.city,
                     country=site.country,

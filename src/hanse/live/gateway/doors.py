@@ -179,7 +179,7 @@ class ClientDoor:
             worker.feed.send_refusal(record)
         hanse: dict[str, object] = {"request_id": request_id.hex(), "rules": list(rules)}
         if entries:
-            url = worker.settings.gateway_urls.get(entries[0], "")
+            url = worker.around.urls.get(entries[0], "")
             hanse |= {"gateway": {"site": entries[0], "url": url}}
             message = f"this gateway may not read this request; ask {entries[0]} {url}".rstrip()
         else:
@@ -359,5 +359,11 @@ class HopDoor:
         digest = sha256(der).digest()
         if digest not in self._sessions:
             assert isinstance(tls, ssl.SSLObject) or hasattr(tls, "getpeercert")
-            self._sessions[digest] = peer_session(identity, tls, dialled=False)
+            trusted = self.worker.around.trusts(der)
+            session = peer_session(identity, tls, dialled=False) if trusted else None
+            self._sessions[digest] = session
         return self._sessions[digest]
+
+    def forget_sessions(self) -> None:
+        """Whom to trust has changed."""
+        self._sessions.clear()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hanse.live.gateway.frames import LoadFrame, read_json
 from hanse.live.gateway.outgoing import Outgoing, Question, Target
-from hanse.live.identity import HopSession, Identity, client_context, host_name, peer_session
+from hanse.live.identity import HopSession, Identity, host_name, peer_session
 
 if TYPE_CHECKING:
     import ssl
@@ -32,29 +32,26 @@ class PeerTarget(Target):
         identity: Identity,
         tls: ssl.SSLContext,
         loop: asyncio.AbstractEventLoop,
+        *,
+        trusts: Callable[[bytes | None], bool],
     ) -> None:
         super().__init__(f"https://{address}", loop, tls=tls, server_name=host_name(site))
         self.site = site
         self.session: HopSession | None = None
         """Known after the first handshake; the certificate must name the site that was dialled."""
         self._identity = identity
+        self._trusts = trusts
         self.on_connect = self._meet
 
     def _meet(self, out: Outgoing) -> None:
         tls = out.transport.get_extra_info("ssl_object")
-        session = peer_session(self._identity, tls, dialled=True) if tls is not None else None
+        if tls is None or not self._trusts(tls.getpeercert(binary_form=True)):
+            self.session = None
+            out.transport.abort()
+            return
+        session = peer_session(self._identity, tls, dialled=True)
         if session is not None and session.serving_site == self.site:
             self.session = session
-
-
-def peer_targets(
-    peers: dict[str, str], identity: Identity | None, loop: asyncio.AbstractEventLoop
-) -> dict[str, PeerTarget]:
-    """One target per peer; none without an identity: there is no hop in plain text."""
-    if identity is None:
-        return {}
-    tls = client_context(identity)
-    return {site: PeerTarget(site, at, identity, tls, loop) for site, at in peers.items()}
 
 
 class Peer:

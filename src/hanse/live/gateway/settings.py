@@ -17,6 +17,7 @@ from hanse.dispatch.belief import EngineSpec
 from hanse.errors import ConfigError
 from hanse.live.engines import engine_specs
 from hanse.live.gateway.incoming import Limits
+from hanse.live.reach import reach_of
 from hanse.live.runtime import StateDir
 from hanse.live.seats import SEATS
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
@@ -131,6 +132,7 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
     runtime = state.read_runtime()
     address = runtime.site(site)
     home = state.site(site)
+    reach = reach_of(fleet, runtime, site)
     return GatewaySettings(
         site=site,
         fleet=fleet.name,
@@ -144,8 +146,8 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         page=str(home / "shared.mmap"),
         engines=seats_of(engine_specs(fleet, address)),
         seats=str(home / SEATS),
-        peers=address.peers,
-        gateway_urls={name: one.client_url for name, one in runtime.sites.items()},
+        peers=reach.peers,
+        gateway_urls=reach.urls,
         identity_dir=str(home / "identity"),
         evidence_dir=str(home / "evidence"),
         state_dir=str(state.path),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic, time
@@ -31,15 +30,16 @@ from hanse.live.gateway.kernels import Kernels
 from hanse.live.gateway.ledger import Ledger
 from hanse.live.gateway.metrics import TABLES, Counts
 from hanse.live.gateway.notes import Notes
-from hanse.live.gateway.peers import Peer, peer_targets
+from hanse.live.gateway.peers import Peer, PeerTarget
 from hanse.live.gateway.policy import Policy
 from hanse.live.gateway.routing import Routing
 from hanse.live.gateway.settings import VACANT, seats_of
 from hanse.live.gateway.shadow import Shadow
 from hanse.live.gateway.spare import make_room
+from hanse.live.gateway.surroundings import Surroundings
 from hanse.live.gateway.tables import TableFile
-from hanse.live.identity import Identity, ReplayGuard, load_identity, server_context
-from hanse.live.runtime import private_socket
+from hanse.live.identity import ReplayGuard
+from hanse.live.runtime import LOOPBACK, is_loopback, private_socket
 from hanse.live.seats import read_seats
 from hanse.live.shared import (
     FLAG_SEATS_VERSION,
@@ -99,11 +99,11 @@ class Worker:
         self.engines: list[Engine] = []
         self._seats_version = 0.0
         self._take_seats()
-        self.identity = self._load_identity()
-        self.targets = peer_targets(settings.peers, self.identity, loop)
-        self.peers = {
-            site: Peer(target, self._heard, self._lost) for site, target in self.targets.items()
-        }
+        self.around = Surroundings(settings)
+        self.identity = self.around.identity
+        self.targets: dict[str, PeerTarget] = {}
+        self.peers: dict[str, Peer] = {}
+        self.around.make_peers(self)
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
         if self.log is not None and self._seats_version:
@@ -129,21 +129,17 @@ class Worker:
     async def listen(self) -> tuple[int, int]:
         """Bind both ports; the numbers chosen where 0 was asked (hop: 0 where there is none)."""
         settings = self.settings
-        client = await self.loop.create_server(
-            lambda: Incoming(self.client_door),
-            settings.host,
-            settings.port,
-            reuse_port=True,
-            backlog=BACKLOG,
-        )
-        self.servers.append(client)
+        client = await self._listen_clients(settings.host, settings.port)
+        if not is_loopback(settings.host):
+            port = client.sockets[0].getsockname()[1]
+            await self._listen_clients(LOOPBACK, port)
         hop_port = 0
-        if settings.hop_port is not None and self.identity is not None:
+        if settings.hop_port is not None and self.around.tls_hop is not None:
             hop = await self.loop.create_server(
                 lambda: Incoming(self.hop_door),
                 settings.hop_host,
                 settings.hop_port,
-                ssl=self._hop_tls(self.identity),
+                ssl=self.around.tls_hop,
                 reuse_port=True,
                 backlog=BACKLOG,
             )
@@ -157,6 +153,19 @@ class Worker:
         self._tick()
         self._slow_tick()
         return client.sockets[0].getsockname()[1], hop_port
+
+    async def _listen_clients(self, host: str, port: int) -> asyncio.Server:
+        """Keys and prompts in plain text over loopback only."""
+        server = await self.loop.create_server(
+            lambda: Incoming(self.client_door),
+            host,
+            port,
+            ssl=None if is_loopback(host) else self.around.tls_client,
+            reuse_port=True,
+            backlog=BACKLOG,
+        )
+        self.servers.append(server)
+        return server
 
     async def stop(self) -> None:
         """Take no more, let what runs end, write the last records."""
@@ -337,22 +346,43 @@ class Worker:
             if now_s >= exchange.expires_at_s:
                 exchange.expire()
         self.take_table()
+        self.around.look(self)
         if self.policy_or_none is not None:
             for peer in self.peers.values():
                 peer.check()
 
     # --- peers
 
-    def _heard(self, frame: LoadFrame, site: str, now_s: float) -> None:
-        if self.policy_or_none is not None:
-            self.routing.heard(frame, site, now_s)
+    def drop_peer(self, site: str) -> None:
+        """A site that is reached no more, or under another address."""
+        self._lost_for_good(site)
+        self.targets.pop(site).close()
+        del self.peers[site]
 
-    def _lost(self, site: str) -> None:
+    def reroute(self) -> None:
+        """Where sites are reached has changed."""
+        if self.policy_or_none is not None:
+            self._route(self.routing.table)
+
+    def _lost_for_good(self, site: str) -> None:
         if self.policy_or_none is not None:
             index = self.routing.table.site_index.get(site)
             if index is not None:
                 self.routing.lost(index)
-            if self.peers[site].silent:
+            self._peer_died(site)
+
+    def heard(self, frame: LoadFrame, site: str, now_s: float) -> None:
+        """A peer has told its load."""
+        if self.policy_or_none is not None:
+            self.routing.heard(frame, site, now_s)
+
+    def lost(self, site: str) -> None:
+        """A check of a peer went unanswered."""
+        if self.policy_or_none is not None:
+            index = self.routing.table.site_index.get(site)
+            if index is not None:
+                self.routing.lost(index)
+            if site in self.peers and self.peers[site].silent:
                 self._peer_died(site)
 
     def _peer_died(self, site: str) -> None:
@@ -379,15 +409,6 @@ class Worker:
     def _write_pid(self) -> None:
         if self.settings.pid_file:
             Path(self.settings.pid_file).write_text(f"{os.getpid()}\n")
-
-    def _load_identity(self) -> Identity | None:
-        home = self.settings.identity_dir
-        if not home or not (Path(home) / "site.pem").exists():
-            return None
-        return load_identity(Path(home), self.settings.fleet, self.site, time())
-
-    def _hop_tls(self, identity: Identity) -> ssl.SSLContext:
-        return server_context(identity)
 
     def _open_chain(self) -> ChainWriter:
         opened = Opened(

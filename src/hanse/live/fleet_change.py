@@ -1,0 +1,87 @@
+"""Judging a change of the fleet file and writing it where the hub's processes and a restart find it.
+
+Here: what makes a change wrong, what a taken one leaves on disk. Not here: the document (`live.league_file`), what follows from a
+fleet (`dispatch`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from hanse.dispatch.policies import PolicyText
+from hanse.errors import HanseError
+from hanse.live import bus
+from hanse.live.first_start import lay_out, problems_of, with_keys
+from hanse.live.league_file import (
+    Change,
+    LeagueFile,
+    LeagueStore,
+    changed,
+    league_from_bytes,
+    named_files,
+)
+from hanse.live.runtime import StateDir
+from hanse.model.fleet import Fleet
+from hanse.model.read import parse_fleet
+from hanse.signals.providers import read_settings
+
+
+def change_problem(known: LeagueFile, change: Change) -> str:
+    """Why a change cannot be taken; empty: it can."""
+    if change.base != known.revision:
+        return f"made from revision {change.base}; {known.revision} is in force"
+    try:
+        fleet = parse_fleet(change.toml.encode(), source="fleet")
+        name = known.fleet().name
+        if fleet.name != name:
+            return f"name: got {fleet.name!r}, need {name!r}"
+        missing = [name for name in named_files(fleet) if name not in change.files]
+        if missing:
+            return f"{missing[0]}: named by the fleet file, and not sent with it"
+        if fleet.feeds:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "feeds.toml"
+                path.write_text(change.files[fleet.feeds])
+                read_settings(path)
+    except HanseError as error:
+        return str(error)
+    return "; ".join(str(problem.error()) for problem in problems_of(fleet)[:5])
+
+
+def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:
+    """The next revision, with keys made for whoever has none, on the hub's disk."""
+    fleet = with_keys(parse_fleet(change.toml.encode(), source="fleet"), state)
+    league = changed(known, change, fleet, now_s)
+    digests = {key.id: key.sha256 for tenant in fleet.tenants for key in tenant.keys}
+    league = replace(league, digests=digests)
+    LeagueStore(state.hub).put(league)
+    lay_out(league, state)
+    return league
+
+
+def kept(league: LeagueFile, state: StateDir) -> None:
+    """Take over a revision that another hub's leader has decided: on this hub's disk as if it had been decided here."""
+    LeagueStore(state.hub).put(replace(league, epoch=0))
+    lay_out(league, state)
+
+
+async def newest_league(client: Client) -> LeagueFile | None:
+    """The last one that a leader has published; None where there never was any."""
+    try:
+        newest: Any = await client.jetstream(timeout=2.0).get_last_msg(
+            bus.TABLES, bus.FLEET_SUBJECT
+        )
+    except NotFoundError:
+        return None
+    return league_from_bytes(bytes(newest.data or b""))
+
+
+def policies_in(fleet: Fleet, files: dict[str, str]) -> tuple[PolicyText, ...]:
+    """The operator's policies that a fleet names."""
+    return tuple(PolicyText(name=name, text=files[name]) for name in fleet.policy.cedar_files)

@@ -1,0 +1,247 @@
+"""The fleet file in force: a numbered document that the hub keeps and every site hears.
+
+Here: the document (`LeagueFile`), the hub's numbered history of it, what a start makes of the operator's file, how a change is asked
+for and judged. Not here: carrying a change out (`live.controller` at the hub, `live.agent` at a site), what a change should be
+(`live.join.compose` for a site that joins).
+
+A change of the fleet is one event. Whoever wants one sends a `Change`, the whole new text under the revision that it was made from;
+the leading controller checks it, numbers it, writes it, tells its Dispatcher (`FleetLoaded`) and publishes it in the stream of what
+comes down to sites. `docs/decisions/0010-a-fleet-is-a-numbered-document.md` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from hanse.errors import ConfigError
+from hanse.live.runtime import StateDir, replace_file
+from hanse.model.fleet import Fleet, Id, Value
+from hanse.model.read import parse_fleet, read_fleet
+
+LEAGUE: Final = "league"
+"""Name of a site's copy, in its directory."""
+KEPT: Final = 200
+"""Revisions that the hub keeps, to go back to: a change a day for half a year."""
+
+
+class LeagueFile(Value, frozen=True, kw_only=True):
+    """A fleet file with everything it names, as one revision of a league."""
+
+    schema: Literal["hanse-league/1"] = "hanse-league/1"
+    epoch: int = 0
+    """Of the leader that published it, 0 on the hub's disk; of two, the one with the higher (epoch, revision) is newer, as with tables:
+    who leads says what is in force, also a hub that came back from an older copy of its disk."""
+    revision: int
+    at_s: float
+    by: str = ""
+    """Who asked for it: `file`, `join`, or a person's name."""
+    why: str = ""
+    toml: str
+    files: dict[str, str] = {}
+    """Texts of the policies and feeds that it names."""
+    digests: dict[str, str] = {}
+    """SHA-256 hex of keys that the file does not state itself, by key id; never a key."""
+    joined: tuple[Id, ...] = ()
+    """Sites on other machines, which came with a token."""
+    source_sha256: str = ""
+    """Of the operator's file that a start has last read."""
+
+    def fleet(self) -> Fleet:
+        """The fleet with every key's digest.
+
+        Raises:
+            ConfigError: it is not readable by this version.
+        """
+        return with_digests(parse_fleet(self.toml.encode(), source="fleet"), self.digests)
+
+
+class Change(Value, frozen=True, kw_only=True):
+    """What somebody at the hub asks of the leading controller."""
+
+    base: int
+    """Revision that it was made from; a change made from an older one is refused."""
+    toml: str
+    files: dict[str, str] = {}
+    by: str
+    why: str = ""
+    joined: tuple[Id, ...] | None = None
+    """None: as before, without sites that are gone."""
+
+
+class Answered(Value, frozen=True, kw_only=True):
+    """What came of a change."""
+
+    revision: int
+    """In force now, whether the change was taken or not."""
+    problem: str = ""
+    """Why it was not; empty: it was."""
+
+
+class LeagueStore:
+    """The hub's numbered history: `hub/fleet/<revision>.league`, each written once; the highest is in force."""
+
+    def __init__(self, hub_dir: Path) -> None:
+        self.home = hub_dir / "fleet"
+
+    def newest(self) -> LeagueFile | None:
+        """The revision in force; None before the first."""
+        found = self._numbers()
+        return self.get(found[-1]) if found else None
+
+    def get(self, revision: int) -> LeagueFile:
+        """One revision.
+
+        Raises:
+            ConfigError: there is none of this number, or it is unreadable.
+        """
+        return read_league(self._path(revision))
+
+    def put(self, league: LeagueFile) -> None:
+        """Write a revision; the oldest beyond `KEPT` go."""
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(self._path(league.revision), league_bytes(league))
+        for number in self._numbers()[:-KEPT]:
+            self._path(number).unlink(missing_ok=True)
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self.home.glob("[0-9]*.league"))
+
+    def _path(self, revision: int) -> Path:
+        return self.home / f"{revision:08d}.league"
+
+
+def league_bytes(league: LeagueFile) -> bytes:
+    """For a file or the wire."""
+    return msgspec.msgpack.encode(league)
+
+
+def league_from_bytes(data: bytes) -> LeagueFile | None:
+    """From the wire; None where it is none of this version."""
+    try:
+        return msgspec.msgpack.decode(data, type=LeagueFile)
+    except msgspec.DecodeError:
+        return None
+
+
+def read_league(path: Path) -> LeagueFile:
+    """A revision on disk.
+
+    Raises:
+        ConfigError: there is none, or it is unreadable.
+    """
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=LeagueFile)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(str(path), got=str(error), allowed="a fleet revision") from error
+
+
+def site_fleet(state: StateDir, site: str) -> Fleet:
+    """The fleet as a site last heard of it; of a site without a hub the file that it was started with."""
+    copy = state.site(site) / LEAGUE
+    if copy.exists():
+        return read_league(copy).fleet()
+    return with_digests(read_fleet(state.fleet_toml), read_digests(state))
+
+
+def read_digests(state: StateDir) -> dict[str, str]:
+    """SHA-256 of the keys that were made here, by id.
+
+    Raises:
+        ConfigError: the file is unreadable.
+    """
+    try:
+        return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
+        ) from error
+
+
+def newer(a: LeagueFile, b: LeagueFile | None) -> bool:
+    """Whether `a` is to replace `b`."""
+    return b is None or (a.epoch, a.revision) > (b.epoch, b.revision)
+
+
+def imported(
+    text: str, files: dict[str, str], known: LeagueFile | None, fleet: Fleet, now_s: float
+) -> LeagueFile:
+    """What a start with an operator's file has in force.
+
+    The file that the last start read: whatever has changed since then goes on. Another file: it is the next revision, unless sites
+    have joined that it does not name, for then it would put them out without a word.
+
+    Raises:
+        ConfigError: it would.
+    """
+    digest = sha256("\0".join([text, *(f"{n}\0{t}" for n, t in sorted(files.items()))]).encode())
+    source = digest.hexdigest()
+    if known is None:
+        return LeagueFile(
+            revision=1, at_s=now_s, by="file", toml=text, files=files, source_sha256=source
+        )
+    if source == known.source_sha256:
+        return known
+    names = {site.id for site in fleet.sites}
+    out = [site for site in known.joined if site not in names]
+    if out and text != known.toml:
+        raise ConfigError(
+            "FLEET",
+            got=f"a changed file without {', '.join(out)}, which joined since",
+            allowed="one that names every site of the league",
+            fix="start with --state alone to go on as it is, or take the [[site]] blocks over from "
+            "STATE/fleet.toml",
+        )
+    return LeagueFile(
+        revision=known.revision + 1,
+        at_s=now_s,
+        by="file",
+        toml=text,
+        files=files,
+        digests=known.digests,
+        joined=known.joined,
+        source_sha256=source,
+    )
+
+
+def changed(known: LeagueFile, change: Change, fleet: Fleet, now_s: float) -> LeagueFile:
+    """The next revision that a change makes of the one in force."""
+    names = {site.id for site in fleet.sites}
+    joined = known.joined if change.joined is None else change.joined
+    return LeagueFile(
+        revision=known.revision + 1,
+        at_s=now_s,
+        by=change.by,
+        why=change.why,
+        toml=change.toml,
+        files=change.files,
+        digests=known.digests,
+        joined=tuple(site for site in dict.fromkeys(joined) if site in names),
+        source_sha256=known.source_sha256,
+    )
+
+
+def with_digests(fleet: Fleet, digests: dict[str, str]) -> Fleet:
+    """The fleet with digests filled in where it states none; a key without any stays as it is."""
+    tenants = tuple(
+        msgspec.structs.replace(
+            tenant,
+            keys=tuple(
+                msgspec.structs.replace(key, sha256=key.sha256 or digests.get(key.id, ""))
+                for key in tenant.keys
+            ),
+        )
+        for tenant in fleet.tenants
+    )
+    return msgspec.structs.replace(fleet, tenants=tenants)
+
+
+def named_files(fleet: Fleet) -> Collection[str]:
+    """Names of the files that a fleet file is incomplete without."""
+    return (*fleet.policy.cedar_files, *((fleet.feeds,) if fleet.feeds else ()))

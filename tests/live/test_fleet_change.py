@@ -1,0 +1,109 @@
+"""A change of the fleet at run time: one request, one event, no restart; refused as a whole, and known to the next leader."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hanse.live import bus
+from hanse.live.fleet_change import newest_league
+from hanse.live.hub_seats import _users
+from hanse.live.join.compose import with_site
+from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore
+from live.join.test_compose import hosts_example
+from live.test_controller import Hub, run, until
+
+
+async def ask(hub: Hub, change: Change) -> Answered:
+    """As a program of the hub does; who does not lead yet says nothing."""
+    while True:
+        try:
+            answer = await hub.client.request(
+                bus.CHANGE_SUBJECT, msgspec.msgpack.encode(change), timeout=2.0
+            )
+        except Exception:
+            await asyncio.sleep(0.1)
+            continue
+        return msgspec.msgpack.decode(answer.data, type=Answered)
+
+
+def known(hub: Hub) -> LeagueFile:
+    league = LeagueStore(hub.state.hub).newest()
+    assert league is not None
+    return league
+
+
+def with_joiner(league: LeagueFile) -> Change:
+    text = with_site(league.toml, "joiner", hosts_example(), {})
+    return Change(
+        base=league.revision, toml=text, files=league.files, by="join", joined=("joiner",)
+    )
+
+
+def test_a_site_joins_the_table_the_bus_and_the_picture_without_a_restart(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        hub.start()
+        before = await hub.table()
+        controller = hub.controllers["one"][0]
+        answer = await ask(hub, with_joiner(known(hub)))
+        assert answer == Answered(revision=2)
+        after = await hub.table(lambda table: "joiner" in table.site_index)
+        assert after.meta.version > before.meta.version
+        kept = after.meta.offers[: len(before.meta.offers)]
+        assert kept == before.meta.offers, "offers keep their indices: nobody counts anew"
+        conf = hub.state.hub / "hub.conf"
+        await until(lambda: "joiner.1.hanse" in _users(conf.read_text()))
+        sites = {site.id for site in (await hub.view()).sites}
+        assert "joiner" in sites
+        published = await newest_league(hub.client)
+        assert published is not None
+        assert (published.revision, published.toml) == (2, known(hub).toml)
+        assert published.epoch == controller._dispatcher.epoch
+        info = await hub.client.jetstream().stream_info(bus.EVIDENCE)
+        named = {s.external.api for s in info.config.sources or () if s.external}
+        assert "$JS.joiner.API" in named, "its evidence will be fetched"
+
+    run(tmp_path, body)
+
+
+def test_a_wrong_or_late_change_changes_nothing(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        hub.start()
+        await hub.table()
+        right = with_joiner(known(hub))
+        wrong = msgspec.structs.replace(right, toml=right.toml + "\n[[link]]\na = 'x'\nb = 'y'\n")
+        answer = await ask(hub, wrong)
+        assert answer.revision == 1
+        assert "rtt_ms" in answer.problem
+        assert (await ask(hub, right)).problem == ""
+        late = await ask(hub, right)
+        assert (late.revision, known(hub).revision) == (2, 2)
+        assert "revision 1" in late.problem
+        answer = await ask(hub, msgspec.structs.replace(right, base=2, toml=""))
+        assert answer.problem
+        assert known(hub).revision == 2
+
+    run(tmp_path, body)
+
+
+@pytest.mark.long
+def test_a_leader_that_takes_over_knows_what_the_one_before_has_changed(tmp_path: Path) -> None:
+    """The second has read its disk before the change, as one at another hub would."""
+
+    async def body(hub: Hub) -> None:
+        hub.start("one")
+        await hub.table()
+        hub.start("two")
+        await asyncio.sleep(1.0)  # it has loaded the first revision and waits for the lease
+        assert (await ask(hub, with_joiner(known(hub)))).revision == 2
+        first = await hub.table(lambda table: "joiner" in table.site_index)
+        LeagueStore(hub.state.hub)._path(2).unlink()  # the other hub's disk is another one
+        await hub.kill("one")
+        second = await hub.table(lambda table: table.meta.epoch > first.meta.epoch)
+        assert "joiner" in second.site_index
+        assert known(hub).revision == 2
+
+    run(tmp_path, body)
