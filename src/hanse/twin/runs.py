@@ -118,9 +118,8 @@ def run_inputs(
             takers.append(writer.take)
         simulation.run()
     course.close()
-    return summarise(
-        simulation, _run_info(inputs, simulation, command), tally, course, first_table, inputs.notes
-    )
+    info, notes = _run_info(inputs, simulation, command), (*inputs.notes, *policy.notes)
+    return summarise(simulation, info, tally, course, first_table, notes)
 
 
 def command_of(paths: dict[str, Any], **options: Any) -> str:
