@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hanse import __version__
+from hanse.dispatch.reasons import Reason
 from hanse.model.fleet import Fleet
 from hanse.serving.measured import MeasuredTable
 from hanse.signals.traces import Trace
@@ -27,6 +30,10 @@ from hanse.twin.simulate import Simulation
 from hanse.twin.summary import summarise, with_reference
 from hanse.twin.tally import Tally, each
 
+TOO_LONG_SHARE = 0.05
+"""Of all requests: more than a few that no fleet would hold."""
+KV_UNKNOWN = 1_000_000_000
+"""What `serving.thread` says of a machine's thread, whose memory is not known."""
 Progress = Callable[[float], None]
 """Told the share of simulated time that is over."""
 
@@ -119,7 +126,26 @@ def run_inputs(
         simulation.run()
     course.close()
     info, notes = _run_info(inputs, simulation, command), (*inputs.notes, *policy.notes)
-    return summarise(simulation, info, tally, course, first_table, notes)
+    result = summarise(simulation, info, tally, course, first_table, notes)
+    return msgspec.structs.replace(result, notes=(*notes, *_too_long(simulation, result)))
+
+
+def _too_long(simulation: Simulation, result: Result) -> tuple[str, ...]:
+    """Where many requests are longer than placements hold, though their chips would hold them: what a fleet file that says nothing comes to."""
+    everybody = result.group("all")
+    count = everybody.refused.get(Reason.LENGTH.name, 0)
+    if count < TOO_LONG_SHARE * everybody.requests:
+        return ()
+    holds = int(simulation.table.offers["request_tokens_max"].max())
+    memory = int(simulation.world.engines["kv_tokens_max"].max())
+    if memory < 2 * holds:
+        return ()
+    # A thread of a machine has no memory of its own that would be known.
+    more = f", the memory of its chips {memory:,}" if memory < KV_UNKNOWN else ""
+    return (
+        f"{count:,} of {everybody.requests:,} requests ({count / everybody.requests:.1%}) were refused as too long: by its"
+        f" context_tokens a placement lets one hold {holds:,} tokens at most{more}",
+    )
 
 
 def command_of(paths: dict[str, Any], **options: Any) -> str:
