@@ -32,8 +32,6 @@ from hanse.twin.tally import Tally, each
 
 TOO_LONG_SHARE = 0.05
 """Of all requests: more than a few that no fleet would hold."""
-KV_UNKNOWN = 1_000_000_000
-"""What `serving.thread` says of a machine's thread, whose memory is not known."""
 Progress = Callable[[float], None]
 """Told the share of simulated time that is over."""
 
@@ -136,15 +134,15 @@ def _too_long(simulation: Simulation, result: Result) -> tuple[str, ...]:
     count = everybody.refused.get(Reason.LENGTH.name, 0)
     if count < TOO_LONG_SHARE * everybody.requests:
         return ()
-    holds = int(simulation.table.offers["request_tokens_max"].max())
-    memory = int(simulation.world.engines["kv_tokens_max"].max())
+    engines, offers = simulation.world.engines, simulation.table.offers
+    held = offers["request_tokens_max"][engines["offer"]]
+    longest = int(held.argmax())
+    holds, memory = int(held[longest]), int(engines["kv_tokens_max"][longest])
     if memory < 2 * holds:
         return ()
-    # A thread of a machine has no memory of its own that would be known.
-    more = f", the memory of its chips {memory:,}" if memory < KV_UNKNOWN else ""
     return (
         f"{count:,} of {everybody.requests:,} requests ({count / everybody.requests:.1%}) were refused as too long: by its"
-        f" context_tokens a placement lets one hold {holds:,} tokens at most{more}",
+        f" context_tokens a placement lets one hold {holds:,} tokens at most, the memory of its chips {memory:,}",
     )
 
 
