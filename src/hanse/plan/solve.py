@@ -332,7 +332,7 @@ def _notes(study: Study) -> tuple[str, ...]:
     )
 
 
-def _heading(study: Study, made: DesignAnswer, command: str) -> str:
+def heading_of(study: Study, made: DesignAnswer, command: str) -> str:
     """What a fleet file says of itself: whose it is, how to run it, what a run is to be held against."""
     said = [f"{made.name}, the first year of {study.name}: {len(made.sites)} sites", command]
     if made.rented_share > RENTED_MAX:
@@ -366,7 +366,7 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
             first_h = busiest_hour(found.demand, hours)
             trace = trace_of(design, study, found.demand, 0, hours=hours, first_h=first_h)
             write_day(out / day, trace)
-        heading = _heading(study, made, f"hanse simulate {name} --trace {day or 'TRACE'}")
+        heading = heading_of(study, made, f"hanse simulate {name} --trace {day or 'TRACE'}")
         fleet = fleet_at(design, study, found.demand, 0)
         write_fleet(out / name, fleet, heading, own_country(study))
         designs.append(msgspec.structs.replace(made, fleet_file=name, trace_file=day))
