@@ -334,7 +334,10 @@ def _notes(study: Study) -> tuple[str, ...]:
 
 def heading_of(study: Study, made: DesignAnswer, command: str) -> str:
     """What a fleet file says of itself: whose it is, how to run it, what a run is to be held against."""
-    said = [f"{made.name}, the first year of {study.name}: {len(made.sites)} sites", command]
+    said = [
+        f"{made.name}, the first year of {study.name}: {len(made.sites)} site{'s' * (len(made.sites) != 1)}",
+        command,
+    ]
     if made.rented_share > RENTED_MAX:
         said.append(f"It rents {made.rented_share:.0%} of demand for good, which is not in this file.")  # fmt: skip
     if made.rounds:
