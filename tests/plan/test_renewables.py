@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from hanse.energy import PLANTS, Contracts, Storage, wind
 from hanse.errors import ConfigError
+from hanse.model.check import _power
+from hanse.model.fleet import Power
 from hanse.plan.own_power_lp import Hours, OwnPowerModel, Terms
 from hanse.plan.renewables import (
     DAYS_MORE,
     DIFFERENCE_MAX,
+    DUST_KW,
     YEAR_2026,
     Case,
     OwnPower,
@@ -26,6 +29,7 @@ from hanse.plan.renewables import (
     site_hours,
     size_own_power,
     spread,
+    without_dust,
 )
 from hanse.signals import Series, StepAxis
 from hanse.units import SECONDS_PER_HOUR
@@ -176,6 +180,27 @@ def test_nothing_is_built_where_it_does_not_pay() -> None:
         [Case(site=place("ZA", price_usd_per_kwh=0.1), it_kw=50.0, prices=dear)]
     )
     assert one.own == OwnPower() and one.difference == pytest.approx(0.0, abs=0.001)
+
+
+KILOWATTS = st.one_of(
+    st.sampled_from([0.0, 5e-324, 3.1e-14, DUST_KW / 2, DUST_KW]), st.floats(0.0, 1e5)
+)
+
+
+@given(pv=KILOWATTS, wind=KILOWATTS, kwh=KILOWATTS, kw=KILOWATTS)
+def test_whatever_a_solver_leaves_is_a_site_that_a_fleet_file_may_name(
+    pv: float, wind: float, kwh: float, kw: float
+) -> None:
+    """3e-14 kWh of battery without a kW stopped a study after minutes."""
+    left = OwnPower(pv_kw=pv, wind_kw=wind, battery_kwh=kwh, battery_kw=kw)
+    own = without_dust(left)
+    power = Power(
+        grid_kw_max=1.0, pv_kw_peak=own.pv_kw, wind_kw_rated=own.wind_kw,
+        battery_kwh=own.battery_kwh, battery_kw_max=own.battery_kw,
+    )  # fmt: skip
+    assert not list(_power("power", power))
+    if min(pv, wind, kwh, kw) >= DUST_KW:
+        assert own == left, "what is worth building stays as it is"
 
 
 def _day(rng: np.random.Generator, terms: dict[str, Any], days: int = 2) -> tuple[Hours, Terms]:

@@ -194,6 +194,19 @@ def test_carbon_by_method_is_never_added() -> None:
     assert row["embodied_g_per_mtoken_p50"] == first.embodied_g_per_mtoken.p50
 
 
+def test_the_headline_says_what_the_cheapest_leaves_to_others() -> None:
+    first, *rest = RICH.designs
+    poor = replace(RICH, designs=(replace(first, served_share=0.778), *(replace(d, served_share=1.0) for d in rest)))  # fmt: skip
+    said = headline(poor)[0]
+    assert (
+        f"77.8% of what is asked for; the cheapest that delivers all is {rest[0].name} with" in said
+    )
+    nobody = replace(poor, designs=tuple(replace(d, served_share=s) for d, s in zip(poor.designs, (0.7, *(0.8,) * len(rest)), strict=True)))  # fmt: skip
+    assert headline(nobody)[0].count("delivers") == 1 and "70.0% of what is asked for." in headline(nobody)[0]  # fmt: skip
+    alike = replace(poor, designs=tuple(replace(d, served_share=0.778) for d in poor.designs))
+    assert "of what is asked for" not in headline(alike)[0]
+
+
 def test_the_headline_says_who_wins_how_often_and_what_flips_it() -> None:
     first, second = headline(RICH)
     assert "The optimal mix" in first and "0.412 USD" in first and "61.0%" in first

@@ -22,10 +22,11 @@ from hanse.plan.designs import designs_of
 from hanse.plan.fleet_out import cells, trace_of
 from hanse.plan.quick import quick_study
 from hanse.plan.read import parse_toml, problems, read_study
-from hanse.plan.solve import solve
+from hanse.plan.solve import heading_of, solve
 from hanse.plan.study_file import Study, Training
 from hanse.plan.validate import busiest_hour, tried
 from plan import hand
+from plan.answers import rich
 
 
 def test_every_row_is_served_rented_or_lost_and_never_against_law_or_latency() -> None:
@@ -107,6 +108,22 @@ def test_the_twin_confirms_a_design_and_its_energy() -> None:
     assert found.confirmed
     assert last.it_kwh_planned == pytest.approx(last.it_kwh, rel=0.15)
     assert last.facility_kwh_planned == pytest.approx(last.facility_kwh, rel=0.15)
+    assert last.ttft_ms_p95_planned == pytest.approx(last.ttft_ms_p95, rel=0.05)
+    assert last.ttft_ms_p50_planned == pytest.approx(last.ttft_ms_p50, rel=0.05)
+
+
+def test_a_fleet_file_says_what_a_run_of_it_is_to_be_held_against() -> None:
+    study = hand.study()
+    judged_one = next(d for d in rich().designs if d.rounds)
+    said = heading_of(study, judged_one, "hanse simulate a.toml --trace a.parquet").splitlines()
+    assert said[1] == "hanse simulate a.toml --trace a.parquet"
+    last = judged_one.rounds[-1]
+    assert last.ttft_ms_p95 is not None and last.ttft_ms_p95_planned is not None
+    assert f"TTFT p95 {last.ttft_ms_p95_planned:.1f} ms, {last.ttft_ms_p95:.1f} ms" in said[-2]
+    assert study.workloads[0].id in said[-2]
+    assert f"{last.energy_usd_planned:.2f} USD, {last.energy_usd:.2f} USD" in said[-1]
+    untried = msgspec.structs.replace(judged_one, rounds=())
+    assert len(heading_of(study, untried, "hanse simulate").splitlines()) == len(said) - 3
 
 
 def test_training_is_answered_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from hanse.signals.traces.trace import REQUEST_DTYPE, Origin, Trace, TraceMeta
 from hanse.twin import arrays as ar
 from hanse.twin import policies
 from hanse.twin.policies import BUILT_IN, OWN, Features, Policy, names, resolve
+from hanse.twin.runs import simulate
 from hanse.twin.simulate import Simulation
 from twin.fleets import powered_fleet, random_faults, random_trace
 
@@ -300,6 +301,7 @@ def test_compiled_or_not_the_same_function_chooses_the_same(tmp_path: Path) -> N
     )
     fast, slow = resolve(f"{path}:fast"), resolve(f"{path}:slow")
     assert fast.compiled and not slow.compiled and slow.why_not
+    assert not fast.notes and slow.why_not in slow.notes[0]
     trace = asked(400, 30.0)
     np.testing.assert_array_equal(run(fast, trace=trace).sums, run(slow, trace=trace).sums)
 
@@ -316,10 +318,45 @@ def test_runs_repeat_and_a_copy_of_a_built_in_policy_does_the_same(name: str) ->
 
 def test_what_a_function_raises_is_raised_after_the_run() -> None:
     def broken(f: Any) -> float:
-        raise KeyError(str(f.offer))
+        raise KeyError({f.offer: {}})
 
+    def compiled(f: Any) -> float:
+        if f.offer >= 0.0:
+            raise ValueError("no site is good enough")
+        return 1.0
+
+    assert own(compiled).compiled and not own(broken).compiled
     with pytest.raises(ConfigError, match="KeyError"):
         run(own(broken))
+    with pytest.raises(
+        ConfigError, match=r"ValueError: no site is good enough \(test_policies.py, line"
+    ):
+        run(own(compiled))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda f: f.rtt_s, "no attribute 'rtt_s'"),
+        (lambda f: "soon", "could not convert string"),
+        (lambda f: None, "not 'NoneType'"),
+        (lambda f: f.rtt_ms + "", "unsupported operand"),
+    ],
+)
+def test_what_numba_stumbles_over_is_told_in_pythons_words(wrong: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(own(wrong))
+
+
+def test_a_result_says_that_its_policy_ran_as_python(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def slow(f):\n    return float(str(f.rtt_ms))\n\n\ndef fast(f):\n    return f.rtt_ms\n"
+    )
+    league = Path(__file__).parents[2] / "examples" / "league.toml"
+    for name, count in (("slow", 1), ("fast", 0)):
+        notes = simulate(league, policy=f"{path}:{name}", scale=0.002).notes
+        assert len([n for n in notes if "runs as Python" in n and "30 times" in n]) == count
 
 
 def test_a_package_may_name_policies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,8 @@ def test_charts_leave_gaps_where_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(None, "–"), (0.0, "0.0%"), (0.123, "12.3%"), (0.0000847, "0.00847%")]
+    ("share", "text"),
+    [(None, "–"), (0.0, "0.0%"), (0.123, "12.3%"), (0.0000847, "0.00847%"), (-2e-16, "0.0%")],
 )
 def test_shares_keep_a_digit_that_says_something(share: float | None, text: str) -> None:
     assert percent(share) == text

@@ -359,3 +359,14 @@ def test_engines_take_the_steps_that_were_measured(tmp_path: Path) -> None:
     assert fixed == {40.0}
     chat = [r.group("service", "chat").tpot_ms.p50 for r in (plain, found)]
     assert chat[1] > 2.0 * chat[0], chat
+
+
+def test_a_result_says_where_a_fleet_file_is_what_makes_requests_too_long() -> None:
+    league = read_inputs(LEAGUE).fleet
+    changed = msgspec.structs.replace
+    short = changed(
+        league, placements=tuple(changed(p, context_tokens=256) for p in league.placements)
+    )
+    said = hanse.simulate(short, scale=0.01).notes[-1]
+    assert "refused as too long" in said
+    assert "hold 128 tokens at most" in said, "256 over the two slots of Tallinn"

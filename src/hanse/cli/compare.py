@@ -87,7 +87,7 @@ def compare(
         print_json(found)
     else:
         _say(found)
-    say("\n".join([*(f"assumed: {note}" for note in found.notes), f"again: {found.command}"]))
+    say("\n".join([*(f"mind: {note}" for note in found.notes), f"again: {found.command}"]))
     return 0
 
 

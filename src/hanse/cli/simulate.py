@@ -95,7 +95,7 @@ def _say_rest(result: Result, files: dict[str, Path | None]) -> None:
         if path is not None:
             say(f"{what}: {path}")
     for note in result.notes:
-        say(f"assumed: {note}")
+        say(f"mind: {note}")
     say(f"seed {result.run.seed}; again: {result.run.command}")
 
 

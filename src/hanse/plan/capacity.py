@@ -10,6 +10,8 @@ import math
 from functools import cache
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from hanse.catalogue import accelerator_named, ai_model_named
 from hanse.energy.plant import chip_rated_w, host_w
 from hanse.errors import ConfigError
@@ -173,6 +175,17 @@ def _fit(
     return best
 
 
+def running_at(fit: Fit, load: float) -> float:
+    """Requests that run at once at so many tokens a second."""
+    at = (0.0, *(float(b) for b in _batches(fit.slots)))
+    return float(np.interp(load, fit.loads, at))
+
+
+def _batches(slots: int) -> list[int]:
+    """Where a replica is described: powers of two, and full."""
+    return sorted({*(b for b in BATCHES if b < slots), slots})
+
+
 def slots_needed(mean_running: float, peakedness: float = 1.0) -> float:
     """Slots so that a Poisson number of running requests seldom (`WAIT_SHARE`) exceeds them: m + z sqrt(m c).
 
@@ -211,8 +224,7 @@ class _Replica(NamedTuple):
     def described(self, slots: int) -> Fit:
         """At rising numbers of running requests, the last of them full."""
         facts, step = accelerator_named(self.chip), self.step(slots)
-        batches = sorted({*(b for b in BATCHES if b < slots), slots})
-        course = [loaded(step, b, self.tokens_in, self.tokens_out) for b in batches]
+        course = [loaded(step, b, self.tokens_in, self.tokens_out) for b in _batches(slots)]
         full = course[-1]
         method, _, error, _ = expected_errors(ai_model_named(self.model), self.precision, facts)
         return Fit(

@@ -37,6 +37,8 @@ DIFFERENCE_MAX = 0.05
 POLISH_FACTORS: Final = (1.15, 1.05)
 """Steps of the search in the year: from what a program misses to what nobody would notice."""
 UNLIMITED_KW: Final = 1e9
+DUST_KW: Final = 0.001
+"""A watt, or a watt-hour: nobody builds so little, and a solver leaves 1e-14 of what it means to be none."""
 YEAR_2026: Final = StepAxis(start_s=datetime(2026, 1, 1, tzinfo=UTC).timestamp(), count=365 * 288)
 QUANTITIES: Final = (
     "price_usd_per_kwh",
@@ -292,8 +294,19 @@ def program(case: Case, hours: SiteHours, days: int) -> tuple[OwnPower, OwnPower
     model = OwnPowerModel(chosen, terms)
     values = model.solve()
     pv, wind, kwh, kw = (float(v) for v in np.maximum(values[model.size], 0.0))
-    own = OwnPower(pv_kw=pv, wind_kw=wind, battery_kwh=kwh, battery_kw=kw)
+    own = without_dust(OwnPower(pv_kw=pv, wind_kw=wind, battery_kwh=kwh, battery_kw=kw))
     return own, _program_figures(case, model, values, own)
+
+
+def without_dust(own: OwnPower) -> OwnPower:
+    """Sizes without what a solver's tolerance leaves; a battery without capacity or without power is none."""
+    battery = own.battery_kwh >= DUST_KW and own.battery_kw >= DUST_KW
+    return OwnPower(
+        pv_kw=own.pv_kw if own.pv_kw >= DUST_KW else 0.0,
+        wind_kw=own.wind_kw if own.wind_kw >= DUST_KW else 0.0,
+        battery_kwh=own.battery_kwh if battery else 0.0,
+        battery_kw=own.battery_kw if battery else 0.0,
+    )
 
 
 def days_of(hours: SiteHours, count: int) -> Hours:

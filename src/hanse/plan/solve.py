@@ -332,6 +332,24 @@ def _notes(study: Study) -> tuple[str, ...]:
     )
 
 
+def heading_of(study: Study, made: DesignAnswer, command: str) -> str:
+    """What a fleet file says of itself: whose it is, how to run it, what a run is to be held against."""
+    said = [
+        f"{made.name}, the first year of {study.name}: {len(made.sites)} site{'s' * (len(made.sites) != 1)}",
+        command,
+    ]
+    if made.rented_share > RENTED_MAX:
+        said.append(f"It rents {made.rented_share:.0%} of demand for good, which is not in this file.")  # fmt: skip
+    if made.rounds:
+        last = made.rounds[-1]
+        waits = ", ".join(w.id for w in study.workloads if w.kind == "interactive")
+        said.append("In these hours planned, and found by the twin:")
+        if last.ttft_ms_p95 is not None and last.ttft_ms_p95_planned is not None:
+            said.append(f"  TTFT p95 {last.ttft_ms_p95_planned:.1f} ms, {last.ttft_ms_p95:.1f} ms (of {waits} together)")  # fmt: skip
+        said.append(f"  energy {last.facility_kwh_planned:.1f} kWh, {last.facility_kwh:.1f} kWh; {last.energy_usd_planned:.2f} USD, {last.energy_usd:.2f} USD")  # fmt: skip
+    return "\n".join(said)
+
+
 def _written(found: Found, answer: Answer, out: Path) -> Answer:
     """Files to go on from: a fleet per design that builds, a day to try them on, the study."""
     out.mkdir(parents=True, exist_ok=True)
@@ -351,15 +369,7 @@ def _written(found: Found, answer: Answer, out: Path) -> Answer:
             first_h = busiest_hour(found.demand, hours)
             trace = trace_of(design, study, found.demand, 0, hours=hours, first_h=first_h)
             write_day(out / day, trace)
-        heading = (
-            f"{made.name}, the first year of {study.name}: {len(design.places)} sites\n"
-            f"hanse simulate {name} --trace {day or 'TRACE'}"
-            + (
-                f"\nIt rents {made.rented_share:.0%} of demand for good, which is not in this file."
-                if made.rented_share > RENTED_MAX
-                else ""
-            )
-        )
+        heading = heading_of(study, made, f"hanse simulate {name} --trace {day or 'TRACE'}")
         fleet = fleet_at(design, study, found.demand, 0)
         write_fleet(out / name, fleet, heading, own_country(study))
         designs.append(msgspec.structs.replace(made, fleet_file=name, trace_file=day))

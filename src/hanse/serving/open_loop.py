@@ -120,13 +120,18 @@ def _tpot_ms(
 
 
 def waits_ms(
-    decode_ms: float, readings_ms: Floats, per_ms: float, replicas: float = 1.0
+    decode_ms: float,
+    readings_ms: Floats,
+    per_ms: float,
+    replicas: float = 1.0,
+    preference: float = 1.0,
 ) -> tuple[Floats, Floats]:
     """From a request's coming to its first token, without what is fixed and without reading its prompt: [point] times and weights.
 
     Args:
         per_ms: Requests that come to a replica in a millisecond, at random moments.
         replicas: Among which a request goes to the one that is not reading, if there is one: it meets a prompt only where all are reading.
+        preference: How far that holds: 0 where it goes anywhere, whatever is read there.
     """
     prompt_ms = float(readings_ms.mean())
     step = decode_ms / (1.0 - min(per_ms * prompt_ms, 0.95))
@@ -136,7 +141,7 @@ def waits_ms(
     p = _poisson(per_ms * step, 3)
     met = np.concatenate([[0.0], reading, reading + prompt_ms, [3.0 * prompt_ms]]) + decode_ms
     chance = np.repeat([p[0], p[1] / points, p[2] / points, p[3]], [1, points, points, 1]) * met
-    chance = _last_resort(chance / chance.sum(), replicas)
+    chance = _last_resort(chance / chance.sum(), preference * (replicas - 1.0))
     # What came with the request during it is read in the same step.
     some = reading[1::3]
     beside = np.concatenate([[0.0], some, [2.0 * prompt_ms]])
@@ -144,7 +149,7 @@ def waits_ms(
     for length, share in zip(met, chance, strict=True):
         q = _poisson(per_ms * length, 2)
         more = np.concatenate([[q[0]], np.full(len(some), q[1] / len(some)), [q[2]]])
-        more = _last_resort(more, replicas)
+        more = _last_resort(more, preference * (replicas - 1.0))
         for part in RESTS:
             values.append(part * length + decode_ms + beside)
             weights.append(share / len(RESTS) * more)
@@ -161,11 +166,11 @@ def weighted_quantile(values: Floats, weight: Floats, share: float) -> float:
     return float(values[order[min(at, len(values) - 1)]])
 
 
-def _last_resort(chance: Floats, replicas: float) -> Floats:
-    """Chances at the best of some alike, where the first is the one that all prefer."""
+def _last_resort(chance: Floats, others: float) -> Floats:
+    """Chances at the best of one and `others` alike, where the first is the one that all prefer."""
     rest = 1.0 - chance[0]
-    others = chance[1:] * rest ** max(replicas - 1.0, 0.0)
-    return np.concatenate([[1.0 - others.sum()], others])
+    met = chance[1:] * rest ** max(others, 0.0)
+    return np.concatenate([[1.0 - met.sum()], met])
 
 
 def _poisson(mean: float, most: int) -> list[float]:

@@ -204,8 +204,7 @@ def compare(
     pairs = [(fleet, policy) for fleet in fleets for policy in policies]
     draws = range(1, runs + 1) if runs > 1 else range(1)
     # What is wrong is said before minutes are spent.
-    for policy in policies:
-        chosen_policy(policy)
+    slow = [note for policy in policies for note in chosen_policy(policy).notes]
     read = [read_inputs(f, policy=p, fit=fleets[0], **rest) for f, p in pairs]
     jobs = [
         _Job(i, draw, fleet, fleets[0], policy, rest)
@@ -221,7 +220,7 @@ def compare(
         runs=runs,
         software=f"hanse {__version__}",
         command=_command(fleets, policies, runs, rest),
-        notes=read[0].notes,
+        notes=(*read[0].notes, *slow),
         metrics=(*(metric for metric, _ in METRICS), *ALIKE),
         alternatives=tuple(
             _alternative(label, inputs.fleet.name, inputs.policy, values[i], values[0], labels[0])

@@ -19,6 +19,7 @@ import ctypes
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,7 +27,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import cfunc, njit, types
-from numba.core.errors import NumbaError
 from numba.np.numpy_support import carray, from_dtype
 
 from hanse.compiled import KERNEL
@@ -283,7 +283,7 @@ class Policy:
         self.why_not = ""
         """What numba said where it could not compile the function."""
         self.error: BaseException | None = None
-        """The first exception of a function that runs as Python; its offer counted as infinity."""
+        """The first exception of the user's function; its offer counted as infinity."""
         self._kept: Any = None
         if number == OWN:
             self._prepare()
@@ -306,37 +306,40 @@ class Policy:
         return self.one_entry or self.name == "central_only"
 
     @property
-    def speed_note(self) -> str:
-        """For the report: empty where the policy costs what a built-in one costs."""
+    def notes(self) -> tuple[str, ...]:
+        """For the report: none where the policy costs what a built-in one costs."""
         if self.compiled:
-            return ""
-        return f"runs as Python ({self.why_not}): {SLOWER_AS_PYTHON}"
+            return ()
+        return (f"policy {self.name} runs as Python ({self.why_not}): {SLOWER_AS_PYTHON}",)
 
     def check(self) -> None:
         """Raise what the policy's function raised during a run."""
         if self.error is not None:
+            last = traceback.extract_tb(self.error.__traceback__)[-1]
             raise ConfigError(
                 f"policy {self.name}",
-                got=f"{type(self.error).__name__}: {self.error}",
+                got=f"{type(self.error).__name__}: {self.error} ({Path(last.filename).name}, line {last.lineno})",
                 allowed="a score for every offer",
-                fix="the traceback above names the line; docs/policies.md lists the features",
+                fix="docs/policies.md lists the features",
             ) from self.error
 
     def _prepare(self) -> None:
+        as_python = _SCORE_C(self._call)
         try:
-            self._kept = _compiled(self.score)
-            self.address = self._kept.address
-        except NumbaError as error:
+            self._kept = _compiled(self.score, as_python), as_python
+            self.address = self._kept[0].address
+        except Exception as error:  # of names that are wrong numba raises more than its own errors; as Python they get a clear one
             self.compiled = False
-            self.why_not = str(error).strip().splitlines()[0]
-            self._kept = _SCORE_C(self._call)
+            self.why_not = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._kept = as_python
             self.address = ctypes.cast(self._kept, ctypes.c_void_p).value or 0
 
     def _call(self, address: int) -> float:
         """From compiled code into Python; an exception must not cross that border."""
         try:
             row = (ctypes.c_double * FEATURES).from_address(address)
-            return float(self.score(Features(*row)))  # type: ignore[misc]
+            as_python: Any = getattr(self.score, "py_func", self.score)
+            return float(as_python(Features(*row)))
         except Exception as error:  # whatever it is, `check` raises it again
             self.error = self.error or error
             return INF
@@ -349,14 +352,18 @@ _SCORE_C: Final = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)
 _ROW: Final = from_dtype(FEATURE_DTYPE)
 
 
-def _compiled(score: Any) -> Any:
-    """A C function around a user's, as fast as a built-in one but for the call."""
-    # Division by zero gives infinity or NaN, which mean "not this one": no exception can be raised in compiled code.
+def _compiled(score: Any, as_python: Any) -> Any:
+    """A C function around a user's, as fast as a built-in one but for the call; what raises is asked again as Python, which keeps the exception."""
+    # Division by zero gives infinity or NaN, which mean "not this one".
     inner = score if hasattr(score, "py_func") else njit(error_model="numpy")(score)
 
     def outer(pointer: Any) -> float:
-        row = carray(pointer, (1,))[0]
-        return float(inner(row))
+        rows, raised, found = carray(pointer, (1,)), False, 0.0
+        try:
+            found = float(inner(rows[0]))
+        except Exception:
+            raised = True
+        return float(as_python(rows.ctypes)) if raised else found
 
     pointer_type = types.CPointer(_ROW)
     return cfunc(types.float64(pointer_type), error_model="numpy")(outer)

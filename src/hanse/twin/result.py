@@ -341,7 +341,7 @@ class Result(Value, frozen=True, kw_only=True):
     schema: Literal["hanse-result/1"] = "hanse-result/1"
     run: RunInfo
     notes: tuple[str, ...]
-    """What was assumed for this run because the trace or the fleet did not say."""
+    """What a reader has to know first: what was assumed because trace or fleet did not say, what ran slowly or not at all because of what they say."""
     groups: tuple[GroupResult, ...]
     fleet: SiteResult
     sites: tuple[SiteResult, ...]

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hanse import __version__
+from hanse.dispatch.reasons import Reason
 from hanse.model.fleet import Fleet
 from hanse.serving.measured import MeasuredTable
 from hanse.signals.traces import Trace
@@ -27,6 +30,8 @@ from hanse.twin.simulate import Simulation
 from hanse.twin.summary import summarise, with_reference
 from hanse.twin.tally import Tally, each
 
+TOO_LONG_SHARE = 0.05
+"""Of all requests: more than a few that no fleet would hold."""
 Progress = Callable[[float], None]
 """Told the share of simulated time that is over."""
 
@@ -118,8 +123,26 @@ def run_inputs(
             takers.append(writer.take)
         simulation.run()
     course.close()
-    return summarise(
-        simulation, _run_info(inputs, simulation, command), tally, course, first_table, inputs.notes
+    info, notes = _run_info(inputs, simulation, command), (*inputs.notes, *policy.notes)
+    result = summarise(simulation, info, tally, course, first_table, notes)
+    return msgspec.structs.replace(result, notes=(*notes, *_too_long(simulation, result)))
+
+
+def _too_long(simulation: Simulation, result: Result) -> tuple[str, ...]:
+    """Where many requests are longer than placements hold, though their chips would hold them: what a fleet file that says nothing comes to."""
+    everybody = result.group("all")
+    count = everybody.refused.get(Reason.LENGTH.name, 0)
+    if count < TOO_LONG_SHARE * everybody.requests:
+        return ()
+    engines, offers = simulation.world.engines, simulation.table.offers
+    held = offers["request_tokens_max"][engines["offer"]]
+    longest = int(held.argmax())
+    holds, memory = int(held[longest]), int(engines["kv_tokens_max"][longest])
+    if memory < 2 * holds:
+        return ()
+    return (
+        f"{count:,} of {everybody.requests:,} requests ({count / everybody.requests:.1%}) were refused as too long: by its"
+        f" context_tokens a placement lets one hold {holds:,} tokens at most, the memory of its chips {memory:,}",
     )
 
 

@@ -118,7 +118,8 @@ def shifting(answer: Answer) -> Table:
     )  # fmt: skip
     notes = (
         "perfect foresight, no cost of moving, all energy moves along: upper bounds; carbon by location",
-        "no hourly prices are recorded for places of a plan: in USD only sites' prices and the carbon price tell hours apart",
+        "no hourly prices are recorded for places of a plan: in USD only sites' prices and the carbon price tell hours apart;"
+        " what hours of recorded markets gain says hanse reproduce spatial-shift",
     )
     return Table(key="shifting", title="How little moving work by the hour gains over siting it well", columns=columns, rows=tuple(rows), notes=notes)  # fmt: skip
 

@@ -112,7 +112,8 @@ METHODS: Final[dict[str, Method]] = {
     "twin": Method(
         title="What the twin measured",
         text="A discrete-event simulation of one day of requests on the design's fleet file (docs/twin.md). A design that misses the SLO is made "
-        "larger and tried again, three times at most.",
+        "larger and tried again, three times at most. It runs one day, or the busiest hours of a large study, and what own sites serve; "
+        "what is planned for just these hours and requests stands beside it.",
         groups=("demand",),
     ),
     "rtt": Method(

@@ -149,7 +149,7 @@ class Context:
         """(name, figure, what stands against it, address): no merit without its price."""
         first = self.answer.designs[0]
         twin = (
-            f"{number(first.rounds[-1].ttft_ms_p95 or 0.0)} ms in the twin"
+            f"{number(first.rounds[-1].ttft_ms_p95 or 0.0)} ms in the twin, planned for its hours {number(first.rounds[-1].ttft_ms_p95_planned or 0.0)}"
             if first.rounds
             else "the twin was not asked"
         )

@@ -177,6 +177,7 @@ def _service_fields() -> list[tuple[Column, Get]]:
     return [
         _field(s, "ttft_ms_p50", "TTFT p50, planned", "ms", "ttft", lambda d: d.ttft_ms_p50, why=NOTHING_INTERACTIVE),
         _field(s, "ttft_ms_p95", "TTFT p95, planned", "ms", "ttft", lambda d: d.ttft_ms_p95, why=NOTHING_INTERACTIVE),
+        _field(s, "hours_ttft_ms_p95", "TTFT p95, planned for the twin's hours", "ms", "twin", lambda d: d.rounds[-1].ttft_ms_p95_planned if d.rounds else None, why=UNASKED),
         _field(s, "twin_ttft_ms_p50", "TTFT p50, twin", "ms", "twin", lambda d: d.rounds[-1].ttft_ms_p50 if d.rounds else None, why=UNASKED),
         _field(s, "twin_ttft_ms_p95", "TTFT p95, twin", "ms", "twin", lambda d: d.rounds[-1].ttft_ms_p95 if d.rounds else None, why=UNASKED),
         _field(s, "twin_good_share", "within SLO, twin", "share of requests", "twin", lambda d: d.rounds[-1].good_share if d.rounds else None, "percent", UNASKED),

@@ -19,6 +19,8 @@ from hanse.web.figures import number
 
 SAME: Final = 0.01
 """Figures nearer to each other than this share speak for nobody."""
+LEFT_SHARE: Final = 0.005
+"""Of demand: less is an outage here and there, which the cost has in it."""
 NO_SMALL: Final = "the design has no small site"
 
 
@@ -67,10 +69,23 @@ def headline(answer: Answer) -> tuple[str, str]:
         f", and it is the cheapest in {percent(first.win_share)} of {answer.draws:,} draws; "
         f"second is {names[second.id]} with {number(second.usd_per_mtoken.p50)} USD."
     )
+    said += _left(answer, names)
     often = max(answer.designs, key=lambda d: d.win_share)
     if often.win_share > first.win_share:
         said += f" More draws, {percent(often.win_share)}, are won by {names[often.id]}."
     return said, _flips(answer, names)
+
+
+def _left(answer: Answer, names: dict[str, str]) -> str:
+    """What the cheapest leaves, where another one delivers more: a cost per delivered token says nothing of it."""
+    first = answer.designs[0]
+    if max(d.served_share for d in answer.designs) - first.served_share <= LEFT_SHARE:
+        return ""
+    said = f" It delivers {percent(first.served_share)} of what is asked for"
+    for d in answer.designs[1:]:
+        if d.served_share >= 1.0 - LEFT_SHARE:
+            return f"{said}; the cheapest that delivers all is {names[d.id]} with {number(d.usd_per_mtoken.p50)} USD."
+    return f"{said}."
 
 
 def opened(name: str) -> str:

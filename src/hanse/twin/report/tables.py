@@ -39,10 +39,16 @@ SITES_MAX: Final = 10
 """Columns of sites that a page is wide enough for."""
 
 
+SHARE_NONE = 1e-9
+"""What sums in another order leave of nothing."""
+
+
 def percent(share: float | None) -> str:
     """A share; small ones keep a digit that says something."""
     if share is None:
         return MISSING
+    if abs(share) < SHARE_NONE:
+        share = 0.0
     small = 0.0 < abs(share) < 0.001
     return f"{number(100.0 * share)}%" if small else f"{share:.1%}"
 

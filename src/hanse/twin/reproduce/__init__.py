@@ -49,6 +49,10 @@ REPRODUCTIONS = {
         "temporal:temporal_shift",
         "What does a 4 h job save by waiting up to a day, and how much of it with forecasts? 16 grid zones.",
     ),
+    "spatial-shift": (
+        "spatial:spatial_shift",
+        "What does moving work by the hour gain over siting it well, in carbon and in USD? 17 grids and markets.",
+    ),
 }
 """Name -> (module of this package and function, the question in one line)."""
 
