@@ -102,6 +102,13 @@ class PowerStatus(Value, frozen=True, kw_only=True):
     """Of the site's next kWh."""
     price_usd_per_kwh: float
     sources: tuple[str, ...]
+    charge_kw: float = 0.0
+    discharge_kw: float = 0.0
+    """Of the battery."""
+    battery_kwh: float | None = None
+    """What it holds; None: there is none."""
+    battery_why: str = ""
+    """By which rule it does what it does."""
 
 
 class SiteStatus(Value, frozen=True, kw_only=True):

@@ -42,9 +42,11 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
+from hanse.live.jobs import JobBook, site_in
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.placements import newest_placement, send_placement
+from hanse.live.schedules import Schedules
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
@@ -86,6 +88,8 @@ class Controller:
         self._slow = SlowLoop(
             self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
         )
+        self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
+        self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
@@ -149,6 +153,7 @@ class Controller:
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
         await self._client.subscribe("site.*.demand", cb=self._slow.hear)
+        await self._client.subscribe("site.*.batches", cb=self._hear_batches)
 
     async def _newest_table(self) -> bytes:
         js = self._client.jetstream(timeout=bus.API_S_MAX)
@@ -232,6 +237,7 @@ class Controller:
         self._heard_s[status.site] = time.monotonic()
         self._epochs.see(status.epoch)
         self._view.hear_status(status, time.time())
+        self._jobs.see(status)
         self._source.tell()
         heard = ev.SiteHeard(
             at_s=time.time(),
@@ -245,6 +251,9 @@ class Controller:
         self._tell(heard)
         for event in self._failures.events(status, time.time()):
             self._tell(event)
+
+    async def _hear_batches(self, message: Any) -> None:
+        self._jobs.hear(bytes(message.data), site_in(message.subject), time.time())
 
     async def _hear_decisions(self, message: Any) -> None:
         try:
@@ -263,10 +272,15 @@ class Controller:
                 self._source.tell()
         self._view.hub_up = self._client.is_connected
         if not self._leads:
+            self._schedules.drop()
             return
+        changed = self._jobs.due(now_s)
+        if changed is not None:
+            self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
         await self._send_table()
         await self._send_placement()
+        await self._send_schedules()
 
     async def _observe_signals(self) -> None:
         """Every half minute, and at once when the scenario changes."""
@@ -304,6 +318,8 @@ class Controller:
 
     def _feed_at(self, now_s: float) -> Feed:
         """The scenario with what providers last said."""
+        if self._feed.clock_speed != 1.0:
+            return self._feed  # providers tell of true hours
         return msgspec.structs.replace(self._feed, observed=self._live.observed(now_s))
 
     def _load_kw(self, site: Site) -> float:
@@ -314,6 +330,8 @@ class Controller:
         return site.power.base_kw + status.power.it_kw * status.power.pue
 
     def _take_scenario(self, feed: Feed) -> None:
+        if feed.clock_speed != 1.0 and not feed.clock_from_s:
+            feed = replace(feed, clock_from_s=time.time())  # both clocks meet now
         self._feed = feed
         self._view.notes = tuple(dict.fromkeys(one.reason for one in feed.overrides))
         self._scenario_changed.set()
@@ -353,6 +371,7 @@ class Controller:
             elif isinstance(action, act.SendSchedule):
                 late = ", ".join(one.where for one in action.answer.violations) or "nothing late"
                 log_line(f"schedule of {len(action.answer.jobs)} jobs: {late}")
+                self._schedules.take(action.sites)
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
                 log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")
@@ -362,6 +381,12 @@ class Controller:
                 log_line(f"{action.level}: {action.text}")
             else:
                 raise AssertionError(f"not an action of fleet scope: {action}")
+
+    async def _send_schedules(self) -> None:
+        try:
+            await self._schedules.send(self._client)
+        except Exception as error:
+            log_line(f"schedule not sent yet: {error!r}")
 
     async def _send_placement(self) -> None:
         """As with tables. A table comes first: gateways know an offer before a site may have it up."""

@@ -7,6 +7,7 @@ needs no forecast. Not here: how anything is forecast (`forecast`), what is deci
 from __future__ import annotations
 
 from hanse.model.fleet import CarbonSignal, CountryCode, Id, Value
+from hanse.signals.clock import TRUE_CLOCK, Clock
 
 __all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook"]
 
@@ -56,6 +57,8 @@ class Outlook(Value, frozen=True, kw_only=True):
     step_s: float
     demand: tuple[DemandOutlook, ...]
     sites: tuple[SiteOutlook, ...]
+    clock: Clock = TRUE_CLOCK
+    """By which all instants and durations here are told; requests a second are true seconds, always."""
 
     def __post_init__(self) -> None:
         lengths = {len(d.requests_per_s) for d in self.demand} | {

@@ -24,6 +24,7 @@ import msgspec
 from hanse.errors import HanseError, SiteError
 from hanse.live.batch.access import ENDPOINTS, Access
 from hanse.live.batch.commits import Commits
+from hanse.live.batch.follow import OpenBatch, open_batch
 from hanse.live.batch.lines import Index, Rules, check_file
 from hanse.live.batch.results import write_results
 from hanse.live.batch.runner import Runner
@@ -182,6 +183,18 @@ class Keeper:
         if meta.status in ("validating", "in_progress"):
             meta = self._enter(batch_id, "cancelling")
         return meta
+
+    def open_batches(self) -> list[OpenBatch]:
+        """What is being worked on here, for the controller."""
+        found = []
+        for work in tuple(self._runner.works.values()):
+            meta = self.store.batches.get(work.id)
+            if meta is None or meta.status != "in_progress" or meta.home != self.site:
+                continue
+            service = self._access.service_of(meta.model)
+            if service and work.left:
+                found.append(open_batch(meta, work, service))
+        return found
 
     # --- the clock
 
