@@ -32,6 +32,7 @@ from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.rolling import league_problem
+from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import HanseError
@@ -82,7 +83,7 @@ class Controller:
         home = self._state.hub if local_site is None else self._state.site(local_site)
         self._epochs = EpochFile(home / "controller-epoch")
         self._dispatcher = Dispatcher("fleet")
-        self._log = EventLog(home / "events", time.time())
+        self._log = EventLog(home / "events", time.time(), lambda: state_of(self._dispatcher))
         self._feed = Feed()
         self._live = LiveFeed(_feeds(prepared))
         self._slow = SlowLoop(

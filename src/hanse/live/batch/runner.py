@@ -19,7 +19,7 @@ from hanse.live.batch.asking import Lines, NotSent, Whole
 from hanse.live.batch.commits import Commits, Note
 from hanse.live.batch.follow import Follower
 from hanse.live.batch.lines import Line
-from hanse.live.batch.work import Verdict, Work, extra_of, measured_of
+from hanse.live.batch.work import InputGone, Verdict, Work, extra_of, measured_of
 from hanse.live.logline import log_line
 
 NO_ROOM_S: Final = 0.25
@@ -99,7 +99,7 @@ class Runner:
         for batch_id in tuple(self.works):
             work = self.works.pop(batch_id)
             self.works[batch_id] = work  # to the end of the row
-            at = self._lane(work) if work.waiting else None
+            at = self._lane(work) if work.waiting and work.broken is None else None
             if at is not None:
                 self._start(work, at)
                 return True
@@ -140,6 +140,8 @@ class Runner:
             answer = await self._lines.post(work.endpoint, work.who, line.body, at)
             if await self._answered(work, number, line, answer, at) == "no_room":
                 self._not_begun(work, at, step)
+        except InputGone as error:
+            work.broken = error
         except NotSent:
             self._later(work, number, at, GONE_S)
             self._not_begun(work, at, step)

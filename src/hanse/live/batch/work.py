@@ -17,7 +17,7 @@ from hanse.live.batch.asking import LINE_BYTES_MAX, Whole
 from hanse.live.batch.commits import Commits, Note, add
 from hanse.live.batch.lines import Index, Line, read_line
 from hanse.live.batch.store import RunLog
-from hanse.live.batch.values import BatchMeta, Tally, Who
+from hanse.live.batch.values import BatchMeta, Tally, who_of
 
 SEEN_MIN: Final = 8
 """Lines answered at a site before their mean says more than a prediction."""
@@ -34,6 +34,10 @@ WINDOW_FIRST: Final = 2.0
 """Lines in flight of a batch that begins."""
 
 Verdict = Literal["done", "no_room", "again"]
+
+
+class InputGone(Exception):
+    """The input file of a batch cannot be read any more, or is another one."""
 
 
 class Lane:
@@ -61,18 +65,15 @@ class Work:
         self.endpoint = meta.endpoint
         self.created_at_s = meta.created_at_s
         self.expires_at_s = meta.expires_at_s
-        self.who = Who(
-            tenant=meta.tenant,
-            key_id=meta.key_id,
-            data_class=meta.data_class,
-            country=meta.country,
-        )
+        self.who = who_of(meta)
         self.index = index
         self.runs = runs
         self.tally = Tally()
         self.waiting: deque[int] = deque()
         self.running: set[int] = set()
         self.committed = bytearray(len(index))
+        self.broken: InputGone | None = None
+        """Why no line can be read any more."""
         self.lanes: dict[str, Lane] = {}
         """By site."""
         self.step: tuple[object, int] = (None, -1)
@@ -142,9 +143,14 @@ class Work:
         return sum(self.index.sizes) / count / BODY_BYTES_PER_TOKEN, float(out)
 
     def line(self, number: int) -> Line:
-        """One line of the file, which was checked before."""
+        """One line of the file, which was checked before.
+
+        Raises:
+            InputGone: it is not the file that it was.
+        """
         found = read_line(self.index.read(self._file, number), self.endpoint)
-        assert isinstance(found, Line), "the input file changed under a running batch"
+        if not isinstance(found, Line):
+            raise InputGone(f"the input file has changed since it was checked: {found.message}")
         return found
 
     def wasted(self, number: int, runs: int, wh: float) -> None:
