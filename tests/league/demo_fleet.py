@@ -22,14 +22,22 @@ schedule_every_s = 10
 """
 
 
-def demo_text(*, home_copies: int = 2, slots: int = 4, external: dict[str, str] | None = None) -> str:
+def demo_text(
+    *,
+    home_copies: int = 2,
+    slots: int = 4,
+    external: dict[str, str] | None = None,
+    placed: tuple[str, ...] = ("frankfurt", "lyon"),
+) -> str:
     """The fleet file."""
-    text = fleet_text(places=True, slots=slots, external=external, placed=("frankfurt", "lyon"))
+    text = fleet_text(places=True, slots=slots, external=external, placed=placed)
     for site, power in POWER.items():
         head, mark, rest = text.partition(f'id = "{site}"')
         rest = rest.replace("grid_kw_max = 600", power, 1)
         text = head + mark + rest
-    text = text.replace('accelerator = "x86-thread"\ncount = 2', 'accelerator = "rpi5-16"\ncount = 8')
+    text = text.replace(
+        'accelerator = "x86-thread"\ncount = 2', 'accelerator = "rpi5-16"\ncount = 8'
+    )
     text = text.replace("usd_per_tonne_co2e = 100", "usd_per_tonne_co2e = 1000")
     text = text.replace("demand_bin_s = 4\n", f"demand_bin_s = 4{LOOP}")
     head, mark, rest = text.partition("[policy]")

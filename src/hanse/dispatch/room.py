@@ -6,7 +6,7 @@ the schedule (`defer`).
 
 A replica of k chips and s slots has k chips; while people use a share u of its slots, k (SPARE_SHARE - u) of them are spare. With
 SPARE_SHARE of its slots in use it answers r requests a second, so one request takes k SPARE_SHARE / r chip seconds, or, where it was
-seen to take e seconds there, k e / s.
+seen to take e seconds, k e / s.
 """
 
 from __future__ import annotations
@@ -170,36 +170,49 @@ def with_rooms(belief: Belief, job: Job, rooms: Sequence[Room]) -> Job:
     if service is None:
         return job
     quality = next((c.quality_min for c in belief.fleet.classes if c.id == job.data_class), 0.0)
-    chip_s: dict[str, float] = {}
+    mine = [
+        (room, variant)
+        for room in rooms
+        if room.service == service.id and (variant := _variant(service, room)).quality >= quality
+    ]
+    each = _request_chip_s(job, mine)
     chips = 0.0
-    for room in rooms:
-        variant = _variant(service, room) if room.service == service.id else None
-        if variant is None or variant.quality < quality:
-            continue
-        each = _request_chip_s(job, room, variant)
-        if each is not None:
-            chip_s[room.key] = job.requests * each
+    for room, _ in mine:
+        if room.key in each:
             chips += room.chips * room.replicas
             # No more at once than a home sends.
             most = belief.fleet.batch.lines_at_once_max * room.chips / room.slots
             chips = min(chips, max(most, 1.0))
-    return replace(job, chip_s=chip_s, chips_max=max(1, math.ceil(chips)))
-
-
-def _request_chip_s(job: Job, room: Room, variant: Variant) -> float | None:
-    seen_s = job.request_s.get(room.site)
-    if seen_s is not None:
-        return room.chips * seen_s / room.slots
-    going = pace_at(
-        variant.model,
-        variant.precision,
-        room.chip,
-        room.chips,
-        room.requests,
-        stepped(job.input_tokens),
-        stepped(job.output_tokens),
+    return replace(
+        job,
+        chip_s={key: job.requests * chip_s for key, chip_s in each.items()},
+        chips_max=max(1, math.ceil(chips)),
     )
-    return None if going is None else room.chips * SPARE_SHARE / going.requests_per_s
+
+
+def _request_chip_s(job: Job, mine: Sequence[tuple[Room, Variant]]) -> dict[str, float]:
+    """Room -> chip seconds of one request: as seen there, else as predicted, times what was seen elsewhere over what was predicted there.
+
+    Without that a site that nobody has tried would look better or worse than all others by the model's error.
+    """
+    predicted, seen = {}, {}
+    for room, variant in mine:
+        going = pace_at(
+            variant.model,
+            variant.precision,
+            room.chip,
+            room.chips,
+            room.requests,
+            stepped(job.input_tokens),
+            stepped(job.output_tokens),
+        )
+        if going is not None:
+            predicted[room.key] = room.chips * SPARE_SHARE / going.requests_per_s
+        if room.site in job.request_s:
+            seen[room.key] = room.chips * job.request_s[room.site] / room.slots
+    both = [math.log(seen[key] / predicted[key]) for key in seen if key in predicted]
+    off = math.exp(sum(both) / len(both)) if both else 1.0
+    return {key: off * chip_s for key, chip_s in predicted.items()} | seen
 
 
 def by_clock(job: Job, clock: Clock) -> Job:
