@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,15 +13,13 @@ import pytest
 from hanse.dispatch.eventlog import repeat
 from hanse.live.event_log import controller_logs
 from hanse.live.evidence.chain import Executed
-from hanse.live.play import Happening, Player
-from league.demo_fleet import SPEED, demo_text
+from league.demo_fleet import Sky, demo_text
 from league.harness import League, running, wait_until
 from league.mock_fleet import MockFleet
 from league.small_fleet import SITES
 from league.test_actuation import status_of
 from league.test_batch import begin, client, jsonl, row
 
-MORNING_S = datetime(2026, 6, 21, 10, tzinfo=UTC).timestamp()
 LINE_S = 0.2
 LINES = 1500
 FOLLOWS_S_MAX = 40.0
@@ -37,41 +33,6 @@ def kept() -> Iterator[League]:
             engines.hold(site, LINE_S)
         with running(demo_text(home_copies=1, external=engines.urls, placed=SITES)) as league:
             yield league
-
-
-class Weather(threading.Thread):
-    """A script that plays in the background until it is told to end."""
-
-    def __init__(self, league: League, *happenings: Happening) -> None:
-        super().__init__(name="weather")
-        self._end = threading.Event()
-        self.player = Player(
-            league.state,
-            league.runtime,
-            happenings,
-            speed=SPEED,
-            offset_s=MORNING_S - time.time(),
-        )
-
-    def run(self) -> None:
-        self.player.play(float("inf"), self._end.is_set)
-
-    def __enter__(self) -> Weather:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self.join(10)
-
-
-def sun(cloud_pct: float = 0.0, **how: float) -> Happening:
-    return Happening(kind="clouds", at_s=0.0, site="frankfurt", factor=cloud_pct, **how)
-
-
-def clean(site: str) -> Happening:
-    """For some hours of it: a plan knows until when, and does not wait for something better."""
-    return Happening(kind="carbon", at_s=0.0, for_s=3 * 3600.0, site=site, factor=0.1)
 
 
 def ran_at(league: League, since_s: float) -> Counter[str]:
@@ -107,24 +68,29 @@ def progress(league: League, batch_id: str) -> dict[str, Any]:
 
 
 def test_lines_go_where_the_sun_shines_and_leave_when_a_cloud_comes(kept: League) -> None:
-    league = kept
-    with client(league, "lyon") as ask, Weather(league, sun()) as _:
-        time.sleep(1.0)
+    """What is clean is so for some hours: a plan knows until when, and does not wait for something better."""
+    league, sky = kept, Sky(kept.runtime)
+    sky.clouds("frankfurt", 0.0)
+    with client(league, "lyon") as ask:
         batch = begin(ask, jsonl([row(n) for n in range(LINES)]), completion_window="10m")
         moves_to(league, {"frankfurt"}, but="in the sun")
         power = status_of(league, "frankfurt").power
         assert power.pv_kw > 0.08 and power.battery_kwh is not None
-    began_s = time.monotonic()
-    with Weather(league, sun(100.0), clean("lyon")):
+        assert power.battery_why.startswith("planned") or power.battery_why.startswith("own")
+        sky.clouds("frankfurt", 100.0)
+        sky.carbon("lyon", 0.1, hours=3.0)
+        since_s = time.monotonic()
         moves_to(league, {"lyon"}, but="under a cloud")
-        print(f"left the cloud after {time.monotonic() - began_s:.1f} s")
-    dear = Happening(kind="carbon", at_s=0.0, site="lyon", factor=20.0)
-    with Weather(league, sun(100.0), dear, clean("london")), client(league, "lyon") as ask:
+        print(f"left the cloud after {time.monotonic() - since_s:.1f} s")
+        sky.carbon("lyon", 20.0)
+        sky.carbon("london", 0.1, hours=3.0)
         moves_to(league, {"london"}, but="away from carbon")
         assert progress(league, batch.id)["request_counts"]["completed"] < LINES
         ask.batches.cancel(batch.id)
+    sky.all_well()
     said = re.findall(r"schedule: batch-\w+: (.*)", log_of(league))
-    assert [s for s in said if s.startswith("at ")][:2] == ["at frankfurt", "at lyon"], said
+    went = [s for s in said if s.startswith("at ")]
+    assert went[:3] == ["at frankfurt", "at lyon", "at london"], said
 
 
 def test_every_decision_of_it_can_be_made_again(kept: League) -> None:
