@@ -32,7 +32,7 @@ SPARE_SHARE: Final = 0.75
 ID_MAX: Final = 63
 """Characters of an id."""
 FEW_RPS: Final = 1e-6
-"""Demand that need not survive a failure: work that may wait then waits."""
+"""Weight of demand that is expected to be none."""
 
 Shares = Mapping[tuple[str, str], float]
 """(service, site) -> share of a service's demand that is served there."""
@@ -251,10 +251,11 @@ def asked_for(
                 data_class=job.data_class,
                 country=job.country,
                 origin=job.home,
-                requests_per_s=(min(rate, FEW_RPS),) * outlook.count,
+                requests_per_s=(rate,) * outlook.count,
                 requests_per_s_high=(rate,) * outlook.count,
                 input_tokens=job.input_tokens,
                 output_tokens=job.output_tokens,
+                waits=True,
             )
         )
     return tuple(found)

@@ -31,6 +31,8 @@ class DemandOutlook(Value, frozen=True, kw_only=True):
     output_tokens: float
     cached_share: float = 0.0
     """Of prompt tokens, found again in a prefix cache."""
+    waits: bool = False
+    """Work that may wait: it needs room, and none that outlives a failure."""
 
 
 class SiteOutlook(Value, frozen=True, kw_only=True):
