@@ -17,8 +17,8 @@ from hanse.live.runtime import Runtime
 from hanse.signals import Feed, Override
 from league.small_fleet import fleet_text
 
-SPEED: Final = 60.0
-"""An hour of sun and carbon in a minute."""
+SPEED: Final = 30.0
+"""An hour of sun and carbon in two minutes."""
 POWER: Final = {
     "frankfurt": "grid_kw_max = 0.2, base_kw = 0.06, pv_kw_peak = 0.16, battery_kwh = 0.05, battery_kw_max = 0.05",
     "lyon": "grid_kw_max = 0.2",

@@ -88,15 +88,16 @@ def digest_of(actions: list[act.Action]) -> bytes:
 
 def frame(event: ev.Event, actions: list[act.Action]) -> bytes:
     """One entry with its length."""
-    return _framed(Entry(event=ev.event_to_bytes(event), actions=digest_of(actions)))
+    return _framed((ev.event_to_bytes(event), digest_of(actions)))
 
 
 def state_frame(state: bytes) -> bytes:
     """A log's first entry, where it goes on from another's end."""
-    return _framed(Entry(event=b"", actions=b"", state=state))
+    return _framed((b"", b"", state))
 
 
-def _framed(entry: Entry) -> bytes:
+def _framed(entry: tuple[bytes, ...]) -> bytes:
+    """An `Entry`; one without a state is as it was before there were any."""
     content = msgspec.msgpack.encode(entry)
     return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
