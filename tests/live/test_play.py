@@ -21,7 +21,8 @@ from hanse.errors import ConfigError, SiteError
 from hanse.live.play import KINDS, Happening, Player
 from hanse.live.runtime import HubAddress, Runtime, StateDir
 from hanse.live.supervise import write_pid
-from hanse.twin.scenario import Fault
+from hanse.model.read import read_fleet
+from hanse.twin.scenario import Fault, read_scenario
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -131,3 +132,11 @@ def test_what_cannot_be_done_to_processes_is_said(tmp_path: Path) -> None:
     player, _ = played(tmp_path, 1, speed=1.0)
     with pytest.raises(SiteError, match="api/scenario"):
         player.play(1.0)
+
+
+def test_the_example_is_a_script_of_the_example_league() -> None:
+    examples = Path(__file__).parents[2] / "examples"
+    script = read_scenario(examples / "follow.toml", read_fleet(examples / "league.toml"))
+    assert [happening(one).kind for one in script.faults] == [
+        "clouds", "clouds", "carbon", "site_down", "link_cut",
+    ]  # fmt: skip
