@@ -13,7 +13,9 @@ import pytest
 from hanse.dispatch.eventlog import repeat
 from hanse.live.event_log import controller_logs
 from hanse.live.evidence.chain import Executed
-from league.demo_fleet import Sky, demo_text
+from hanse.live.play import Happening, Player
+from hanse.view import link_id
+from league.demo_fleet import MORNING_S, SPEED, Sky, demo_text
 from league.harness import League, running, wait_until
 from league.mock_fleet import MockFleet
 from league.small_fleet import SITES
@@ -91,6 +93,27 @@ def test_lines_go_where_the_sun_shines_and_leave_when_a_cloud_comes(kept: League
     said = re.findall(r"schedule: batch-\w+: (.*)", log_of(league))
     went = [s for s in said if s.startswith("at ")]
     assert went[:3] == ["at frankfurt", "at lyon", "at london"], said
+
+
+def test_a_script_plays_on_it_and_leaves_nothing_behind(kept: League) -> None:
+    league, link = kept, link_id("frankfurt", "virginia")
+    seen: list[tuple[str, float]] = []
+
+    def look() -> bool:
+        state = league.links.get().links[link].a_to_b.state
+        seen.append((state, status_of(league, "frankfurt").power.pv_kw))
+        return {"cut", "open"} <= {s for s, _ in seen[1:]} and seen[-1][1] < 0.07
+
+    script = (
+        Happening(kind="clouds", at_s=0.0, site="frankfurt", factor=100.0),
+        Happening(kind="link_cut", at_s=120.0, for_s=120.0, site="frankfurt", other="virginia"),
+    )
+    offset_s = MORNING_S - time.time()
+    player = Player(league.state, league.runtime, script, speed=SPEED, offset_s=offset_s)
+    player.play(3000.0, look)
+    assert seen[0][0] == "open" and ("cut" in {s for s, _ in seen}), seen
+    assert 0.0 < seen[-1][1] < 0.07, "clouds over a June morning"
+    assert league.links.get().links[link].a_to_b.state == "open"
 
 
 def test_every_decision_of_it_can_be_made_again(kept: League) -> None:

@@ -7,11 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dispatch.test_eventlog import made
 from hanse.cli.replay import gaps
 from hanse.dispatch import events as ev
+from hanse.dispatch.defer_problem import JobPlan, JobRun, SitePlan, axis
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import MAGIC, frame, repeat, state_frame
 from hanse.dispatch.snapshot import state_of
@@ -159,6 +161,23 @@ def test_the_newest_files_stay(tmp_path: Path) -> None:
     assert kept[-1].name.startswith(f"{int((NOW_S + FILES_KEPT + 2) * 1000):016d}")
     with pytest.raises(ConfigError, match="hub/events"):
         controller_logs(tmp_path / "nowhere")
+
+
+def test_schedules_add_what_the_page_says() -> None:
+    steps = axis()
+    row = tuple(1.0 + n / 7.0 for n in range(len(steps)))
+    names = [f.name for f in msgspec.structs.fields(SitePlan) if f.name != "site"]
+    site = SitePlan(site="site-1", **dict.fromkeys(names, row))
+    run = JobRun(site="site-1", pool="gpu-chat-v0", chips=row)
+    job = JobPlan(
+        job="batch-1", runs=(run,), finish_at_s=1.5, late_s=0.0, done_share=1.0, moved_gb=0.1, move_usd=0.1
+    )  # fmt: skip
+    every_s = SlowLoop().schedule_every_s
+    a_day = [86_400.0 / every_s * len(msgspec.msgpack.encode(one)) for one in (site, job)]
+    assert a_day[0] == pytest.approx(1.5e6, rel=0.1)
+    assert a_day[1] == pytest.approx(0.2e6, rel=0.2)
+    page = (Path(__file__).parents[2] / "docs" / "place.md").read_text()
+    assert "1.5 MB a day a site and 0.2 MB for each site that a batch runs at" in page
 
 
 def test_a_day_of_twenty_sites_is_as_long_as_the_page_says() -> None:

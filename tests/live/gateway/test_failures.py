@@ -162,7 +162,9 @@ def test_who_was_left_as_late_is_asked_again_when_the_other_turns_out_to_be_wors
         league = await start(tmp_path, replicas=2)
         lyon = league["lyon"]
         slow, broken = lyon.engines[:2]
-        lyon.worker.counts.row[metrics.HEDGES] = 1.0  # the budget of second tries beside a first is spent
+        lyon.worker.counts.row[metrics.HEDGES] = (
+            1.0  # the budget of second tries beside a first is spent
+        )
         slow.hold, broken.mode = asyncio.Event(), "error"
         asking = asyncio.ensure_future(ask(lyon.port, chat(stream=True, max_tokens=1)))
         await slow.arrived.wait()

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from hanse.dispatch.follow import SiteSchedule, WorkOrder, WorkPlan, WorkState, work_now
 from hanse.live.batch.values import BatchMeta
@@ -198,5 +199,8 @@ async def reporting(client: Client, site: str, batches: Callable[[], Iterable[Op
         due_s = REPORT_S if count or before else IDLE_REPORT_S
         if client.is_connected and time.monotonic() - said_at_s >= due_s:
             said_at_s, before = time.monotonic(), count
-            await client.publish(site_subject(site, "batches"), msgspec.msgpack.encode(report))
+            try:
+                await client.publish(site_subject(site, "batches"), msgspec.msgpack.encode(report))
+            except (NatsError, OSError) as error:  # lost between the question and the word
+                log_line(f"batches not told: {error!r}")
         await asyncio.sleep(REPORT_S / 2.0)
