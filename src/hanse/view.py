@@ -111,6 +111,13 @@ class PowerStatus(Value, frozen=True, kw_only=True):
     """Two standard errors, of a measured figure; None: of an estimate nobody knows it."""
     drawn_method: Literal["measured", "estimated"] = "estimated"
     drawn_error_share: float | None = None
+    charge_kw: float = 0.0
+    discharge_kw: float = 0.0
+    """Of the battery."""
+    battery_kwh: float | None = None
+    """What it holds; None: there is none."""
+    battery_why: str = ""
+    """By which rule it does what it does."""
 
 
 class FacilityStatus(Value, frozen=True, kw_only=True):

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from hanse.cli import main
-from hanse.live.event_log import EventLog
 from hanse.signals.traces import open_trace
 from live.gateway.rig import fleet_toml
 from live.gateway.test_journal import SITES, STORY, Site
-from live.test_event_log import told
+from live.test_event_log import Led
 from twin.test_recorded import engine_log
 
 
@@ -96,9 +95,9 @@ def test_record_and_calibrate_write_their_files(
 @pytest.fixture
 def led(tmp_path: Path) -> Path:
     """A state directory with the log of a controller."""
-    log = EventLog(tmp_path / "hub" / "events", 1.0)
-    told(log, 20)
-    log.close()
+    led = Led(tmp_path / "hub" / "events", 1.0)
+    led.told(20)
+    led.log.close()
     return tmp_path
 
 

@@ -19,11 +19,13 @@ from hanse.dispatch.follow import (
     WorkState,
     battery_now,
     battery_plan_of,
+    site_schedules,
     step_of,
     work_now,
     work_plan_of,
 )
 from hanse.energy.records import BY_PLAN, BY_SURPLUS
+from hanse.signals.clock import Clock
 
 replace = msgspec.structs.replace
 seeds = st.integers(0, 10_000)
@@ -192,3 +194,20 @@ def test_steps_are_found() -> None:
         -1, 0, 0, 1, 1, -1,
     ]  # fmt: skip
     assert START_S > 0.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(0, 3), st.sampled_from([1.0, 30.0]))
+def test_an_answer_read_back_from_a_log_leads_to_the_same_bytes(
+    seed: int, jobs: int, speed: float
+) -> None:
+    """An int where a float is meant would be another byte after a log, and a decision that differs."""
+    one = problem(seed, jobs=jobs)
+    answer = solve(one)
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(answer), type=type(answer))
+    clock = Clock(speed=speed, from_s=START_S)
+    sent = [
+        msgspec.msgpack.encode((a, site_schedules(one, a, clock=clock, epoch=1, at_s=one.start_s)))
+        for a in (answer, again)
+    ]
+    assert sent[0] == sent[1]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanse.dispatch.follow import BatteryPlan, SiteSchedule
 from hanse.live.agent_power import BATTERY_SHARE_START, STEP_S_MAX, PowerKeeper
 from hanse.model.read import read_fleet
 from hanse.signals import Feed, Override
@@ -78,3 +79,70 @@ def test_a_capped_grid_an_empty_battery_and_a_heat_wave_are_told_apart() -> None
     hot.status(JUNE_NOON_S, 0.0)
     assert hot.cause == "heat"
     assert hot.available_kw < PowerKeeper(FLEET, "frankfurt").available_kw + 1e3
+
+
+# --- the plan of the battery
+
+
+def planned(
+    *,
+    start_s: float,
+    charge: float = 0.0,
+    discharge: float = 0.0,
+    epoch: int = 1,
+    site: str = "frankfurt",
+) -> bytes:
+    steps = 24
+    battery = BatteryPlan(
+        start_s=start_s,
+        step_s=(300.0,) * steps,
+        own_charge_kw=(0.0,) * steps,
+        grid_charge_kw=(charge,) * steps,
+        discharge_kw=(discharge,) * steps,
+    )
+    told = SiteSchedule(
+        site=site, epoch=epoch, issued_at_s=start_s, valid_s=7200.0, battery=battery
+    )
+    return msgspec.msgpack.encode(told)
+
+
+def test_a_battery_follows_its_plan_and_goes_back_to_its_own_rule_when_that_is_old() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    assert keeper.status(MIDNIGHT_S, 0.0).battery_why.startswith("no plan")
+    assert keeper.hear_schedule(planned(start_s=MIDNIGHT_S, charge=5.0), epoch=1)
+    held = [keeper.status(MIDNIGHT_S + 60.0 * n, 0.0) for n in range(1, 5)]
+    assert all(s.charge_kw == pytest.approx(5.0) and s.discharge_kw == 0.0 for s in held)
+    assert held[-1].import_kw == pytest.approx(keeper.drawn_kw + 5.0), "bought for later"
+    assert held[-1].battery_kwh > held[0].battery_kwh  # type: ignore[operator]
+    later = keeper.status(MIDNIGHT_S + 7200.0, 0.0)
+    assert later.battery_why.startswith("the plan is too old")
+    assert later.charge_kw == 0.0 and later.discharge_kw > 0.0
+
+
+def test_what_is_old_or_anothers_changes_no_plan() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    assert keeper.hear_schedule(planned(start_s=100.0, epoch=3), epoch=3)
+    for content, epoch in (
+        (planned(start_s=99.0, epoch=3), 3),
+        (planned(start_s=200.0, epoch=2), 2),
+        (planned(start_s=200.0, epoch=3), 4),
+        (planned(start_s=300.0, epoch=9, site="lyon"), 3),
+        (b"\xc1", 3),
+    ):
+        assert not keeper.hear_schedule(content, epoch)
+    assert keeper.hear_schedule(planned(start_s=200.0, epoch=3), epoch=3)
+
+
+def test_a_battery_lives_by_the_clock_that_the_weather_is_played_by() -> None:
+    slow, fast = PowerKeeper(FLEET, "frankfurt"), PowerKeeper(FLEET, "frankfurt")
+    fast.hear_control(msgspec.msgpack.encode(Feed(clock_speed=30.0, clock_from_s=MIDNIGHT_S)))
+    for keeper in (slow, fast):
+        keeper.hear_schedule(planned(start_s=MIDNIGHT_S, charge=2.0), epoch=0)
+        keeper.status(MIDNIGHT_S, 0.0)
+    before = fast.status(MIDNIGHT_S + 1.0, 0.0).battery_kwh
+    after = fast.status(MIDNIGHT_S + 11.0, 0.0).battery_kwh
+    slow.status(MIDNIGHT_S + 1.0, 0.0)
+    first = slow.status(MIDNIGHT_S + 11.0, 0.0).battery_kwh
+    again = slow.status(MIDNIGHT_S + 21.0, 0.0).battery_kwh
+    assert None not in (before, after, first, again)
+    assert after - before == pytest.approx(30.0 * (again - first), rel=1e-3)  # type: ignore[operator]

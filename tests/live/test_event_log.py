@@ -7,15 +7,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dispatch.test_eventlog import made
+from hanse.cli.replay import gaps
 from hanse.dispatch import events as ev
+from hanse.dispatch.defer_problem import JobPlan, JobRun, SitePlan, axis
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.eventlog import MAGIC, frame, repeat
+from hanse.dispatch.eventlog import MAGIC, frame, repeat, state_frame
+from hanse.dispatch.snapshot import state_of
 from hanse.errors import ConfigError
 from hanse.live.controller import SIGNALS_EVERY_S
-from hanse.live.event_log import BYTES_MAX, FILES_KEPT, EventLog, controller_logs
+from hanse.live.event_log import BYTES_KEPT, FILES_KEPT, EventLog, controller_logs
 from hanse.live.slow_loop import OUTLOOK_STEPS
 from hanse.model.fleet import SlowLoop
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
@@ -23,9 +27,24 @@ from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 NOW_S = 1_800_000_000.0
 
 
-def told(log: EventLog, count: int) -> None:
+class Led:
+    """A log and the Dispatcher that it is of."""
+
+    def __init__(self, folder: Path, at_s: float = NOW_S, **how: int) -> None:
+        self.dispatcher = Dispatcher("fleet")
+        self.log = EventLog(folder, at_s, lambda: state_of(self.dispatcher), **how)
+
+    @property
+    def path(self) -> Path:
+        return self.log.path
+
+    def told(self, count: int) -> None:
+        told(self.log, count, self.dispatcher)
+
+
+def told(log: EventLog, count: int, dispatcher: Dispatcher | None = None) -> None:
     """A controller's life: a fleet, an epoch, sites that come and go."""
-    dispatcher = Dispatcher("fleet")
+    dispatcher = dispatcher or Dispatcher("fleet")
     events: list[ev.Event] = [made(), ev.EpochGranted(at_s=NOW_S, epoch=1)]
     for n in range(count):
         events.append(ev.SiteHeard(at_s=NOW_S + n, site="a", epoch=1, table_version=n))
@@ -34,19 +53,42 @@ def told(log: EventLog, count: int) -> None:
         log.add(event, dispatcher.handle(event))
 
 
-def test_a_full_log_ends_with_a_whole_frame_and_takes_nothing_more(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    log = EventLog(tmp_path, NOW_S, bytes_max=5_000)
-    told(log, 100)
-    size = log.path.stat().st_size
-    assert 4_000 < size <= 5_000
-    found = repeat(log.path.read_bytes())
-    assert found.events > 10 and found.differ == () and not found.truncated
-    assert capfd.readouterr().err.count("full at 5000 bytes") == 1
-    told(log, 1)
-    assert log.path.stat().st_size == size
-    log.close()
+def test_a_full_file_is_followed_by_one_that_goes_on_from_its_end(tmp_path: Path) -> None:
+    led = Led(tmp_path, file_bytes=5_000)
+    led.told(100)
+    led.told(100)
+    led.log.close()
+    files = controller_logs(tmp_path)
+    assert len(files) > 4
+    found = [(str(path), repeat(path.read_bytes())) for path in files]
+    assert all(one.differ == () and not one.truncated for _, one in found)
+    assert not found[0][1].began and all(one.began for _, one in found[1:])
+    assert gaps(found) == []
+    assert gaps([found[0], found[2]]) == [
+        f"{found[2][0]}: begins with another state than {found[0][0]} ends with"
+    ]
+    assert found[-1][1].ended == repeat(MAGIC + state_frame(state_of(led.dispatcher))).ended
+    for path in files[:-1]:
+        assert 5_000 <= path.stat().st_size < 5_000 + 2_000 + len(state_of(led.dispatcher))
+
+
+def test_old_files_go_and_the_rest_is_still_replayed(tmp_path: Path) -> None:
+    led = Led(tmp_path, file_bytes=5_000, bytes_kept=30_000)
+    for _ in range(12):
+        led.told(50)
+    led.log.close()
+    files = controller_logs(tmp_path)
+    assert sum(path.stat().st_size for path in files) <= 30_000 + 5_000
+    found = [(str(path), repeat(path.read_bytes())) for path in files]
+    assert all(one.began and one.differ == () for _, one in found), "the first file is long gone"
+    assert gaps(found) == []
+
+
+def test_a_clock_that_is_set_back_writes_over_nothing(tmp_path: Path) -> None:
+    Led(tmp_path, NOW_S).log.close()
+    led = Led(tmp_path, NOW_S - 3600.0)
+    led.log.close()
+    assert controller_logs(tmp_path)[-1] == led.path
 
 
 def short(fd: int, data: memoryview) -> int:
@@ -79,10 +121,10 @@ def test_a_write_that_takes_a_part_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "write", on_files(short))
-    log = EventLog(tmp_path, NOW_S)
-    told(log, 5)
-    log.close()
-    found = repeat(log.path.read_bytes())
+    led = Led(tmp_path)
+    led.told(5)
+    led.log.close()
+    found = repeat(led.path.read_bytes())
     assert found.events == 12 and found.differ == () and not found.truncated
 
 
@@ -91,10 +133,10 @@ def test_a_full_disk_ends_the_log_before_the_frame_that_did_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], room: int
 ) -> None:
     monkeypatch.setattr(os, "write", on_files(full(room)))
-    log = EventLog(tmp_path, NOW_S)
-    told(log, 100)
+    led = Led(tmp_path)
+    led.told(100)
     assert capfd.readouterr().err.count("No space left") == 1
-    content = log.path.read_bytes()
+    content = led.path.read_bytes()
     assert len(content) <= room
     if len(content) >= len(MAGIC):
         found = repeat(content)
@@ -105,20 +147,37 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    log = EventLog(tmp_path / "file" / "events", NOW_S)
-    told(log, 3)
-    log.close()
+    led = Led(tmp_path / "file" / "events")
+    led.told(3)
+    led.log.close()
     assert "unlogged" in capfd.readouterr().err
 
 
 def test_the_newest_files_stay(tmp_path: Path) -> None:
     for n in range(FILES_KEPT + 3):
-        EventLog(tmp_path, NOW_S + n).close()
+        Led(tmp_path, NOW_S + n).log.close()
     kept = controller_logs(tmp_path)
     assert len(kept) == FILES_KEPT
     assert kept[-1].name.startswith(f"{int((NOW_S + FILES_KEPT + 2) * 1000):016d}")
     with pytest.raises(ConfigError, match="hub/events"):
         controller_logs(tmp_path / "nowhere")
+
+
+def test_schedules_add_what_the_page_says() -> None:
+    steps = axis()
+    row = tuple(1.0 + n / 7.0 for n in range(len(steps)))
+    names = [f.name for f in msgspec.structs.fields(SitePlan) if f.name != "site"]
+    site = SitePlan(site="site-1", **dict.fromkeys(names, row))
+    run = JobRun(site="site-1", pool="gpu-chat-v0", chips=row)
+    job = JobPlan(
+        job="batch-1", runs=(run,), finish_at_s=1.5, late_s=0.0, done_share=1.0, moved_gb=0.1, move_usd=0.1
+    )  # fmt: skip
+    every_s = SlowLoop().schedule_every_s
+    a_day = [86_400.0 / every_s * len(msgspec.msgpack.encode(one)) for one in (site, job)]
+    assert a_day[0] == pytest.approx(1.5e6, rel=0.1)
+    assert a_day[1] == pytest.approx(0.2e6, rel=0.2)
+    page = (Path(__file__).parents[2] / "docs" / "place.md").read_text()
+    assert "1.5 MB a day a site and 0.2 MB for each site that a batch runs at" in page
 
 
 def test_a_day_of_twenty_sites_is_as_long_as_the_page_says() -> None:
@@ -161,4 +220,4 @@ def test_a_day_of_twenty_sites_is_as_long_as_the_page_says() -> None:
     assert day == pytest.approx(30e6, rel=0.1)
     page = (Path(__file__).parents[2] / "docs" / "place.md").read_text()
     assert "About 30 MB a day for twenty sites" in page
-    assert 30 <= BYTES_MAX / day <= 45, "about a month"
+    assert 30 <= BYTES_KEPT / day <= 45, "about a month"

@@ -62,6 +62,10 @@ COMMANDS = {
         "Say how fast and at what energy an engine serves a model on a chip.",
     ),
     "tour": ("hanse.cli.tour:tour", "Three minutes: law, sun, a death and a cut move the work."),
+    "play": (
+        "hanse.cli.play:play",
+        "Play a scenario on a running league, its hours as short as asked.",
+    ),
     "replay": (
         "hanse.cli.replay:replay",
         "Make a recorded league's decisions again and compare every bit.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -154,7 +155,19 @@ def _controller(where: Path, json: bool) -> int:
             )
             for line in one.differ[:DIFFER_SHOWN_MAX]:
                 say(f"  {line}")
-    return 1 if any(one.differ for one in found.values()) else 0
+    torn = gaps(list(found.items()))
+    for line in torn:
+        say(line)
+    return 1 if torn or any(one.differ for one in found.values()) else 0
+
+
+def gaps(found: list[tuple[str, Repeated]]) -> list[str]:
+    """Files that begin with another state than the file before them ends with; the first file that is there may begin with any."""
+    return [
+        f"{path}: begins with another state than {before} ends with"
+        for (before, last), (path, one) in pairwise(found)
+        if one.began and one.began != last.ended
+    ]
 
 
 def _fields(one: Repeated) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
+from hanse.dispatch.follow import SiteSchedule
 from hanse.dispatch.place_values import PlaceProblem
 from hanse.energy.limits import Cause
 
@@ -51,9 +52,10 @@ class SolveSchedule(_Action, frozen=True, kw_only=True, tag="solve_schedule"):
 
 
 class SendSchedule(_Action, frozen=True, kw_only=True, tag="send_schedule"):
-    """A schedule that holds from now on (fleet scope). Shells tell people of it; no job and no battery follows one yet."""
+    """A schedule that holds from now on: tell each site its part, which follows it by `follow` (fleet scope)."""
 
     answer: DeferAnswer
+    sites: tuple[SiteSchedule, ...] = ()
 
 
 class StepDown(_Action, frozen=True, kw_only=True, tag="step_down"):

@@ -143,7 +143,9 @@ def _costs(
         carbon_g=carbon_g,
         demand_usd=_demand_usd(frame, flows.import_kw),
         wear_usd=wear,
-        move_usd=sum(job.move_usd for job in jobs),
+        move_usd=sum(
+            (job.move_usd for job in jobs), 0.0
+        ),  # a float without jobs, too: a log tells an int from it
         late_usd=late + float(hopeless @ chosen.hopeless),
         unserved_usd=UNSERVED_USD_PER_KWH * float((flows.unserved_kw * hours).sum()),
         later_usd=float(guess @ chosen.later),

@@ -1,7 +1,8 @@
 """A scheduling problem from what a dispatcher believes, what is forecast, and which jobs there are. Pure.
 
 Here: `problem_from`: law by job and site, series brought onto the schedule's steps, batteries and tariffs from the plant, ways
-for data. Not here: forecasts (`signals.outlook`), how many chips interactive work needs (`place` says; it is an argument).
+for data. Not here: forecasts (`signals.outlook`), what replicas have to spare (`room`), how many chips interactive work needs (`place`
+says; it is an argument).
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from hanse.dispatch.defer_problem import (
     axis,
 )
 from hanse.dispatch.paths import paths_from
+from hanse.dispatch.room import (
+    SPARE_SHARE,
+    Room,
+    Shares,
+    busy_shares,
+    rooms_of,
+    with_rooms,
+)
 from hanse.energy.plant import Plant, chip_rated_w, host_w, supplies
 from hanse.model.fleet import Fleet, Id, Site, Value
 from hanse.model.job import Job
@@ -78,17 +87,32 @@ def problem_from(
     plants: Mapping[str, Plant] | None = None,
     step_s: tuple[float, ...] | None = None,
     sites_max: int = SITES_MAX,
+    served: Shares | None = None,
 ) -> DeferProblem:
-    """The problem of an instant. Sites without an outlook take no part."""
+    """The problem of an instant, `start_s` and jobs by the outlook's clock. Sites without an outlook take no part.
+
+    Jobs of requests bring the room that replicas have to spare with them, as pools of its own (`room`).
+    """
     measured = measured or Measured()
     steps = step_s or axis()
     fleet = belief.fleet
+    rooms = rooms_of(belief) if any(job.service is not None for job in jobs) else ()
+    busy = busy_shares(belief, outlook, rooms, served or {})
+    jobs = [with_rooms(belief, job, rooms) for job in jobs]
     foreseen = {one.site: one for one in outlook.sites}
     places = tuple(site for site in fleet.sites if site.id in foreseen)
     rows = supplies(places, plants)
     grid = _Grid(outlook, start_s, steps)
     sites = tuple(
-        _site(belief, site, foreseen[site.id], row, grid, measured)
+        _site(
+            belief,
+            site,
+            foreseen[site.id],
+            row,
+            grid,
+            measured,
+            {room: busy[room.key] for room in rooms if room.site == site.id},
+        )
         for site, row in zip(places, rows, strict=True)
     )
     cost = {one.site: _unit_usd(belief, one) for one in sites}
@@ -133,7 +157,13 @@ class _Grid:
 
 
 def _site(
-    belief: Belief, site: Site, seen: SiteOutlook, row: Any, grid: _Grid, measured: Measured
+    belief: Belief,
+    site: Site,
+    seen: SiteOutlook,
+    row: Any,
+    grid: _Grid,
+    measured: Measured,
+    rooms: Mapping[Room, tuple[float, ...]],
 ) -> DeferSite:
     price, carbon = grid.put(seen.price_usd_per_kwh), grid.put(seen.carbon_g_per_kwh)
     pue = grid.put(seen.pue)
@@ -145,7 +175,8 @@ def _site(
         if given is not None:
             free = np.clip(np.array(grid.put(given)), 0.0, float(pool.count))
         full_kw = chip_rated_w(pool.accelerator) / 1000.0
-        busy_kw += (pool.count - free) * full_kw
+        if not rooms or pool.id not in busy:
+            busy_kw += (pool.count - free) * full_kw
         if not belief.sites[site.id].hosts:
             free = np.zeros(len(pue))
         idle_w = accelerator(pool.accelerator).idle_w or 0.0
@@ -159,6 +190,11 @@ def _site(
                 chip_kw_full=full_kw,
             )
         )
+    for room, people in rooms.items():
+        used = np.array(grid.put(people))
+        pools.append(_room(room, used, hosts=belief.sites[site.id].hosts))
+        added_kw = room.chip_kw_full - room.chip_kw_idle
+        busy_kw += room.replicas * room.chips * (room.chip_kw_idle + added_kw * used)
     load = measured.load_kw.get(site.id)
     rated = np.array(pue) * busy_kw + float(row["base_kw"])
     return DeferSite(
@@ -176,6 +212,18 @@ def _site(
         peak_import_kw=measured.peak_import_kw.get(site.id, 0.0),
         battery=_battery(belief, site, row, measured, price, carbon),
         pools=tuple(pools),
+    )
+
+
+def _room(room: Room, used: NDArray[np.float64], *, hosts: bool) -> DeferPool:
+    """What replicas have to spare; that they idle is in the site's base already."""
+    share = np.clip(SPARE_SHARE - used, 0.0, None) if hosts else np.zeros_like(used)
+    return DeferPool(
+        pool=room.pool,
+        accelerator=room.key,
+        chips_free=tuple((room.replicas * room.chips * share).tolist()),
+        chip_kw_idle=0.0,
+        chip_kw_full=room.chip_kw_full - room.chip_kw_idle,
     )
 
 

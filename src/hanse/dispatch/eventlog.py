@@ -1,7 +1,7 @@
 """The slow path's log: events of one Dispatcher in order, each with what it made of it; enough to make every decision again.
 
 Here: frames and their reading, which events may be left out (`Changes`), and `repeat`. Not here: files (`live.event_log`), the
-requests' own log (`journal`). Answers of solvers are events: a replay solves nothing.
+requests' own log (`journal`), the state that a log may begin with (`snapshot`). Answers of solvers are events: a replay solves nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher, Scope
+from hanse.dispatch.snapshot import restored, state_of
 from hanse.errors import ConfigError
 
 MAGIC: Final = b"hanseev1"
@@ -29,6 +30,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     event: bytes
     actions: bytes
     """BLAKE2b, 16 bytes, of the encoded actions; empty: there were none."""
+    state: bytes = b""
+    """Of a log's first entry, which then has no event: what the Dispatcher was when the file before was full."""
 
 
 class Repeated(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,10 @@ class Repeated(msgspec.Struct, frozen=True, kw_only=True):
     """What came out otherwise."""
     truncated: bool
     """The log ends inside a frame: its writer was killed there."""
+    began: str = ""
+    """Digest of the state that it begins with; empty: it begins where nothing was known."""
+    ended: str = ""
+    """Digest of the state at its end: another file that goes on from there begins with it."""
 
 
 class Changes:
@@ -81,7 +88,16 @@ def digest_of(actions: list[act.Action]) -> bytes:
 
 def frame(event: ev.Event, actions: list[act.Action]) -> bytes:
     """One entry with its length."""
-    entry = Entry(event=ev.event_to_bytes(event), actions=digest_of(actions))
+    return _framed((ev.event_to_bytes(event), digest_of(actions)))
+
+
+def state_frame(state: bytes) -> bytes:
+    """A log's first entry, where it goes on from another's end."""
+    return _framed((b"", b"", state))
+
+
+def _framed(entry: tuple[bytes, ...]) -> bytes:
+    """An `Entry`; one without a state is as it was before there were any."""
     content = msgspec.msgpack.encode(entry)
     return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
@@ -133,12 +149,15 @@ def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "", where: str = "
     dispatcher = Dispatcher(scope, site=site)
     events = decided = placements = 0
     differ: list[str] = []
-    truncated = False
+    truncated, began = False, ""
     for entry in entries(log, where=where):
         if entry is None:
             truncated = True
             break
         try:
+            if entry.state and not events:
+                dispatcher, began = restored(entry.state), _digest(entry.state)
+                continue
             event = ev.event_from_bytes(entry.event)
         except msgspec.MsgspecError as error:
             raise ConfigError(
@@ -160,4 +179,10 @@ def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "", where: str = "
         placements=placements,
         differ=tuple(differ),
         truncated=truncated,
+        began=began,
+        ended=_digest(state_of(dispatcher)) if scope == "fleet" else "",
     )
+
+
+def _digest(state: bytes) -> str:
+    return hashlib.blake2b(state, digest_size=16).hexdigest()

@@ -26,11 +26,14 @@ Whether there is room, and who gives way, is decided at the engines, by rules th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
+
+from msgspec.structs import replace
 
 from hanse.dispatch.defer_problem import DeferAnswer, DeferJob, DeferProblem, SitePlan
 from hanse.energy.records import BY_PLAN, BY_SURPLUS
 from hanse.model.fleet import Id, Value
+from hanse.signals.clock import Clock
 from hanse.units import s_from_hours
 
 PLAN_VALID_S: Final = s_from_hours(2.0)
@@ -81,6 +84,8 @@ class WorkPlan(Value, frozen=True, kw_only=True):
     runs: tuple[WorkRun, ...]
     need_s: float
     """What was left takes so long in all the room foreseen for it; infinite where none was."""
+    requests: float = 0.0
+    """That were left, of a job of requests."""
 
 
 class WorkState(Value, frozen=True, kw_only=True):
@@ -109,6 +114,69 @@ class WorkOrder(Value, frozen=True, kw_only=True):
     def anywhere(self) -> bool:
         """Whether no site is named: law and room decide."""
         return self.kind in ("presses", "paced")
+
+
+class SiteSchedule(Value, frozen=True, kw_only=True):
+    """All that one site is to follow, on the true clock."""
+
+    site: Id
+    epoch: int
+    issued_at_s: float
+    """Of two schedules of an epoch the later holds."""
+    valid_s: float
+    """From each plan's begin."""
+    battery: BatteryPlan | None = None
+    works: tuple[WorkPlan, ...] = ()
+    """Of jobs whose home the site is."""
+
+    @property
+    def version(self) -> tuple[int, float]:
+        """Rises with every schedule."""
+        return self.epoch, self.issued_at_s
+
+
+def site_schedules(
+    problem: DeferProblem, answer: DeferAnswer, *, clock: Clock, epoch: int, at_s: float
+) -> tuple[SiteSchedule, ...]:
+    """A schedule cut up by site, each plan brought to the true clock; a site with nothing to follow is told so too."""
+    works: dict[str, list[WorkPlan]] = {}
+    for one in problem.jobs:
+        plan = work_plan_of(problem, answer, one)
+        if plan is not None and one.job.service is not None:
+            works.setdefault(one.job.home, []).append(_true(plan, clock))
+    batteries = {
+        site.site: _true(battery_plan_of(answer, plan), clock)
+        for site, plan in zip(problem.sites, answer.sites, strict=True)
+        if site.battery is not None
+    }
+    return tuple(
+        SiteSchedule(
+            site=site.site,
+            epoch=epoch,
+            issued_at_s=at_s,
+            valid_s=PLAN_VALID_S / clock.speed,
+            battery=batteries.get(site.site),
+            works=tuple(works.get(site.site, ())),
+        )
+        for site in problem.sites
+    )
+
+
+P = TypeVar("P", BatteryPlan, WorkPlan)
+
+
+def _true(plan: P, clock: Clock) -> P:
+    """A plan by the true clock."""
+    if clock.speed == 1.0:
+        return plan
+    moved = replace(
+        plan,
+        start_s=clock.true_s(plan.start_s),
+        step_s=tuple(s / clock.speed for s in plan.step_s),
+    )
+    if isinstance(moved, WorkPlan):
+        moved = replace(moved, need_s=moved.need_s / clock.speed)
+    return moved
 
 
 def step_of(start_s: float, step_s: tuple[float, ...], at_s: float) -> int:
@@ -211,6 +279,7 @@ def work_plan_of(problem: DeferProblem, answer: DeferAnswer, one: DeferJob) -> W
         step_s=answer.step_s,
         runs=tuple(WorkRun(site=s, shares=tuple(by_site[s])) for s in sorted(by_site)),
         need_s=_need_s(problem, one),
+        requests=one.job.requests,
     )
 
 

@@ -329,6 +329,7 @@ def _row(
     q, origin, law, quality = key
     rates = np.array([d.requests_per_s[steps] for d, _ in members])
     high = np.array([d.requests_per_s_high[steps] for d, _ in members])
+    waits = np.array([d.waits for d, _ in members])
     weight = np.maximum(rates.mean(axis=1), 1e-12)
     share = weight / weight.sum()
     work = float(share @ np.array([own for _, own in members]))
@@ -345,7 +346,7 @@ def _row(
         quality_min=quality,
         requests_per_s=per_h / SECONDS_PER_HOUR,
         requests_per_s_high=float(np.maximum(high, rates).sum(axis=0).max()),
-        requests_per_s_kept=float(rates.sum(axis=0).max()),
+        requests_per_s_kept=float(rates[~waits].sum(axis=0).max(initial=0.0)),
         late_usd_per_request=max(LATE_WAIT_S * second, LATE_TIMES * replica_usd / per_h),
         unserved_usd_per_request=max(
             UNSERVED_WAIT_S * second, UNSERVED_TIMES * replica_usd / per_h

@@ -24,13 +24,16 @@ from hanse.dispatch.defer import DeferAnswer, DeferProblem
 from hanse.dispatch.defer import check as defer_check
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_build import problem_from as defer_problem
+from hanse.dispatch.follow import site_schedules
 from hanse.dispatch.place_check import check as place_check
 from hanse.dispatch.place_explain import changes
 from hanse.dispatch.place_problem import problem_from as place_problem
 from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
 from hanse.dispatch.rolling import league_problem
+from hanse.dispatch.room import asked_for, by_clock
 from hanse.model.fleet import Placement
 from hanse.model.job import Job
+from hanse.signals.clock import TRUE_CLOCK
 from hanse.signals.outlook import Outlook
 
 SOURCE: Final = "optimiser"
@@ -57,6 +60,14 @@ class SlowScope:
         self._defer_open: DeferProblem | None = None
         self._place_due = self._defer_due = False
         self._asked_at_s = {"place": float("-inf"), "defer": float("-inf")}
+        self._defer_clock = TRUE_CLOCK
+        """By which the open schedule is asked for."""
+        self._served: dict[tuple[str, str], float] = {}
+        """(service, site) -> requests a second that the placement in force expects to be served there."""
+        self._late: frozenset[str] = frozenset()
+        """Jobs that a schedule found no room for in time; until they end, since the replica that they then get is why there is room."""
+        self._said: tuple[str, ...] = ()
+        """What people were last told of jobs."""
         self._epoch = 0
 
     def note(self, event: ev.Event, *, changed: bool) -> None:
@@ -78,12 +89,12 @@ class SlowScope:
             self.outlook = event.outlook
             self._defer_due |= bool(self.jobs)
         elif isinstance(event, ev.JobsChanged):
-            self._defer_due |= event.jobs != self.jobs
+            self._defer_due |= _kinds(event.jobs) != _kinds(self.jobs)
             self.jobs, self.measured = event.jobs, event.measured
         elif isinstance(event, ev.PlacementSolved):
             return self._take_placement(belief, event.answer)
         elif isinstance(event, ev.ScheduleSolved):
-            return self._take_schedule(event.answer), None
+            return self._take_schedule(event.answer, event.at_s), None
         return [], None
 
     def ask(self, belief: Belief, now_s: float, epoch: int) -> list[Action]:
@@ -93,14 +104,23 @@ class SlowScope:
         loop = belief.fleet.slow_loop
         if self.outlook is None or not loop.places:
             return done
+        clock = self.outlook.clock
+        played_s = clock.played_s(now_s)
+        outlook = replace(
+            self.outlook,
+            demand=(
+                *self.outlook.demand,
+                *asked_for(self.jobs, self.outlook, self._late, now_s),
+            ),
+        )
         # An outlook without any demand says that nobody has counted yet, not that nobody will come.
-        if self.outlook.demand and self._is_due(
+        if outlook.demand and self._is_due(
             "place", now_s, self._place_due, self._place_open, loop.place_every_s
         ):
             self._place_due = False
-            window = steps_of(self.outlook, now_s, loop.window_s)
+            window = steps_of(outlook, played_s, clock.speed * loop.window_s)
             peaks = self.measured.peak_import_kw
-            problem = place_problem(belief, self.outlook, window=window, peak_import_kw=peaks)
+            problem = place_problem(belief, outlook, window=window, peak_import_kw=peaks)
             self._place_open = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
@@ -109,9 +129,14 @@ class SlowScope:
         ):
             self._defer_due = False
             schedule = defer_problem(
-                belief, self.outlook, self.jobs, start_s=now_s, measured=self.measured
+                belief,
+                self.outlook,
+                [by_clock(job, clock) for job in self.jobs],
+                start_s=played_s,
+                measured=self.measured,
+                served=self._served,
             )
-            self._defer_open = schedule
+            self._defer_open, self._defer_clock = schedule, clock
             done.append(act.SolveSchedule(epoch=epoch, problem=schedule))
         return done
 
@@ -145,6 +170,8 @@ class SlowScope:
             text = "; ".join([*wrong, unfit] if unfit else wrong)
             return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
         placements = as_running(belief.placements, answer.placements)
+        self._served = served_by(asked, answer)
+        self._defer_due |= bool(self.jobs) and placements != belief.placements
         said = changes(belief.placements, placements)
         notes = [f"{one.kind} {one.what}: {one.why}; {one.cure}" for one in answer.violated]
         done: list[Action] = [self._log("warning", note) for note in notes]
@@ -152,17 +179,55 @@ class SlowScope:
             done.append(self._log("info", f"placement: {said} ({answer.cost.usd:.4g} USD/h)"))
         return done, placements
 
-    def _take_schedule(self, answer: DeferAnswer) -> list[Action]:
+    def _take_schedule(self, answer: DeferAnswer, at_s: float) -> list[Action]:
         asked, self._defer_open = self._defer_open, None
         if asked is None or answer.problem != asked.digest():
             return [self._log("warning", "an answer to a schedule that nobody asks for")]
         wrong = defer_check(asked, answer)
         if wrong:
             return [self._log("warning", f"schedule refused: {'; '.join(wrong)}")]
-        return [act.SendSchedule(epoch=self._epoch, answer=answer)]
+        jobs = {one.job.id for one in asked.jobs}
+        late = {v.where for v in answer.violations}
+        self._late = frozenset(jobs & (self._late | late))
+        sites = site_schedules(asked, answer, clock=self._defer_clock, epoch=self._epoch, at_s=at_s)
+        done: list[Action] = [act.SendSchedule(epoch=self._epoch, answer=answer, sites=sites)]
+        said = runs_now(answer)
+        if said != self._said:
+            self._said = said
+            done += [self._log("info", f"schedule: {line}") for line in said]
+        return done
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
         return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def _kinds(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs without how far they are: progress alone asks for no new schedule before its time."""
+    return [
+        replace(job, chip_s=dict.fromkeys(job.chip_s, 0.0), requests=0.0, request_s={})
+        for job in jobs
+    ]
+
+
+def served_by(problem: PlaceProblem, answer: PlaceAnswer) -> dict[tuple[str, str], float]:
+    """(service, site) -> requests a second that a placement expects to be served there."""
+    found: dict[tuple[str, str], float] = {}
+    for flow in answer.flows:
+        row, offer = problem.demand[flow.demand], problem.offers[flow.offer]
+        site = problem.sites[problem.pools[offer.pool].site].id
+        key = problem.services[row.service].id, site
+        found[key] = found.get(key, 0.0) + row.requests_per_s * flow.share
+    return found
+
+
+def runs_now(answer: DeferAnswer) -> tuple[str, ...]:
+    """Where each job of a schedule runs in its first step, in words."""
+    said = []
+    for plan in answer.jobs:
+        sites = sorted({run.site for run in plan.runs if run.chips[0] > 0.0})
+        if plan.runs or plan.done_share < 1.0:
+            said.append(f"{plan.job}: {'at ' + ', '.join(sites) if sites else 'waits'}")
+    return tuple(said)
 
 
 def steps_of(outlook: Outlook, now_s: float, window_s: float) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def site_signals(
         lat_deg=site.lat_deg,
         lon_deg=site.lon_deg,
         tilt_deg=power.pv_tilt_deg,
-        now_s=now_s + feed.clock_offset_s,
+        now_s=feed.played_s(now_s),
         cloud_pct=weather.cloud_pct,
         temp_c=weather.temp_c,
         wind_ms=weather.wind10_ms,

@@ -1,8 +1,9 @@
 """Balance of a site over a short step, as values: what the live agent asks.
 
-Here: `site_supply` by the load-following rule (own power first, then battery, then grid; surplus into the battery,
-then out to the grid). The arithmetic is `balance.supply_step`, the same that the twin runs. Not here: battery
-schedules with foresight, tariffs, the plant's overhead (a live site measures or estimates its load as a whole).
+Here: `site_supply`, by the load-following rule (own power first, then battery, then grid; surplus into the battery,
+then out to the grid) or by what a plan says. The arithmetic is `balance.supply_step`, the same that the twin runs. Not
+here: plans (`dispatch.defer`, followed by `dispatch.follow`), tariffs, the plant's overhead (a live site measures or
+estimates its load as a whole).
 """
 
 from __future__ import annotations
@@ -74,8 +75,11 @@ def site_supply(
     grid_kw_max: float,
     battery: Battery,
     step_s: float,
+    rule: int = BY_SURPLUS,
+    plan_charge_kw: float = 0.0,
+    plan_discharge_kw: float = 0.0,
 ) -> SiteFlows:
-    """Serve a load (IT and overhead) for one step by the load-following rule.
+    """Serve a load (IT and overhead) for one step; the battery by the load-following rule, or `BY_PLAN` as far as limits let.
 
     The grid connection limits import and export alike. Valid for steps over which the inputs are
     steady; the battery's power is limited by its rating, its room and what it holds.
@@ -89,7 +93,8 @@ def site_supply(
     p["battery_kwh"], p["battery_kw_max"] = battery.capacity_kwh, battery.power_kw_max
     p["charge_efficiency"], p["discharge_efficiency"] = CHARGE_EFFICIENCY, DISCHARGE_EFFICIENCY
     p["self_discharge_per_h"] = battery.self_discharge_per_h
-    p["soc_max"], p["battery_rule"] = 1.0, BY_SURPLUS
+    p["soc_max"], p["battery_rule"] = 1.0, rule
+    x["plan_charge_kw"], x["plan_discharge_kw"] = plan_charge_kw, plan_discharge_kw
     s["battery_kwh"] = battery.stored_kwh
     x["pv_kw"], x["wind_kw"], x["grid_up"] = pv_kw, wind_kw, 1.0
     supply_step(p, s, x, load_kw, 0.0, step_s, out)

@@ -167,6 +167,8 @@ class Agent:
                 self.client, self.site_id, hub=bool(self.runtime.site(self.site_id).hub_leaf)
             )
             await self.client.subscribe(CONTROL_SUBJECT, cb=self._hear_control)
+            schedule = site_subject(self.site_id, "schedule")
+            await self.client.subscribe(schedule, cb=self._hear_schedule)
             duties = [
                 _every("take tables", TABLE_S, self._take_table),
                 _every("take placements", TABLE_S, self._take_placement),
@@ -299,6 +301,9 @@ class Agent:
 
     async def _hear_control(self, message: Any) -> None:
         self.power.hear_control(bytes(message.data))
+
+    async def _hear_schedule(self, message: Any) -> None:
+        self.power.hear_schedule(bytes(message.data), self.tables.epoch)
 
     async def _publish(self, what: str, value: Any) -> None:
         await self.client.publish(site_subject(self.site_id, what), msgspec.msgpack.encode(value))

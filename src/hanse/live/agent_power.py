@@ -1,18 +1,22 @@
-"""What a site draws and what its next kWh is made of, as its agent reports it.
+"""What a site draws and what its next kWh is made of, as its agent reports it; its battery follows the league's plan.
 
-Here: putting IT load, signals and scenario overrides together. Not here: the physics (`energy`), the
-recordings (`signals`).
+Here: putting IT load, signals, scenario overrides and the plan together. Not here: the physics (`energy`), the recordings
+(`signals`), what a battery does by a plan and without one (`dispatch.follow`), the plan (`dispatch.defer`).
+
+An emulated battery lives by the clock that the weather is played by: a day of sun in minutes fills and empties it as a day does.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from hanse.dispatch.follow import SiteSchedule, battery_now
 from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
 from hanse.energy.limits import Cause, power_limit
 from hanse.energy.plant import it_kw_rated
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
 from hanse.live.facility.metering import Measured
+from hanse.live.logline import log_line
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.view import PowerStatus
@@ -20,8 +24,8 @@ from hanse.view import PowerStatus
 BATTERY_SHARE_START = 0.5
 """No meter tells what an emulated battery holds; half full favours neither sun nor night."""
 STEP_S_MAX = 60.0
-"""After a pause (a suspended machine) the balance goes on from now, not through the gap; and the battery counts with
-what it can give for so long."""
+"""True seconds. After a pause (a suspended machine) the balance goes on from now, not through the gap; and the battery counts
+with what it can give for so long."""
 
 
 PUE_MIN, PUE_MAX = 1.0, 5.0
@@ -29,7 +33,7 @@ PUE_MIN, PUE_MAX = 1.0, 5.0
 
 
 class PowerKeeper:
-    """A site's power account; `hear_control` takes the controller's scenario feed."""
+    """A site's power account; `hear_control` takes the controller's scenario feed, `hear_schedule` the plan of its battery."""
 
     def __init__(self, fleet: Fleet, site_id: str) -> None:
         self._site = next(site for site in fleet.sites if site.id == site_id)
@@ -43,6 +47,22 @@ class PowerKeeper:
         self.cause: Cause = "grid cap"
         """What bounds it."""
         self._battery_low = False
+        self._schedule: SiteSchedule | None = None
+        self._why = ""
+
+    def hear_schedule(self, data: bytes, epoch: int) -> bool:
+        """A schedule of the league; False: it is another site's, older than what is known, or of an epoch below `epoch`."""
+        try:
+            told = msgspec.msgpack.decode(data, type=SiteSchedule)
+        except msgspec.DecodeError as error:
+            log_line(f"schedule not understood: {error}")
+            return False
+        known = self._schedule
+        old = known is not None and told.version <= known.version
+        if told.site != self._site.id or told.epoch < epoch or old:
+            return False
+        self._schedule = told
+        return True
 
     def follow(self, fleet: Fleet) -> None:
         """Another fleet is in force; what the battery holds stays, unless it is another battery."""
@@ -113,6 +133,10 @@ class PowerKeeper:
             it_error_share=None if measured.it is None else measured.it.error_share,
             drawn_method="estimated" if measured.site is None else "measured",
             drawn_error_share=None if measured.site is None else measured.site.error_share,
+            charge_kw=supply.charge_kw,
+            discharge_kw=supply.discharge_kw,
+            battery_kwh=supply.stored_kwh if self._battery.capacity_kwh > 0.0 else None,
+            battery_why=self._why,
         )
 
     def _step(
@@ -120,13 +144,27 @@ class PowerKeeper:
     ) -> SiteFlows:
         """Balance since the last step; the battery carries over."""
         since_s = now_s - self._stepped_at_s if self._stepped_at_s is not None else 1.0
+        schedule = self._schedule
+        order = battery_now(
+            schedule.battery if schedule is not None else None,
+            now_s,
+            surplus_kw=pv_kw + wind_kw - load_kw,
+            export_kw_max=grid_kw,
+            valid_s=schedule.valid_s if schedule is not None else 0.0,
+        )
+        if self._battery.capacity_kwh > 0.0 and order.why != self._why:
+            self._why = order.why
+            log_line(f"battery: {order.why}")
         flows = site_supply(
             load_kw=load_kw,
             pv_kw=pv_kw,
             wind_kw=wind_kw,
             grid_kw_max=grid_kw,
             battery=self._battery,
-            step_s=min(max(since_s, 0.001), STEP_S_MAX),
+            step_s=min(max(since_s, 0.001), STEP_S_MAX) * self._feed.clock_speed,
+            rule=order.rule,
+            plan_charge_kw=order.charge_kw,
+            plan_discharge_kw=order.discharge_kw,
         )
         self._battery = msgspec.structs.replace(self._battery, stored_kwh=flows.stored_kwh)
         self._stepped_at_s = now_s

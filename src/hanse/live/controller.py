@@ -32,6 +32,7 @@ from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.rolling import carried_over, league_problem
+from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import HanseError
@@ -44,11 +45,13 @@ from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import accepted, change_problem, kept, newest_league, policies_in
 from hanse.live.hub_seats import HubSeats
+from hanse.live.jobs import JobBook, site_in
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
+from hanse.live.schedules import Schedules
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Site
@@ -86,12 +89,14 @@ class Controller:
         home = self._state.hub if local_site is None else self._state.site(local_site)
         self._epochs = EpochFile(home / "controller-epoch")
         self._dispatcher = Dispatcher("fleet")
-        self._log = EventLog(home / "events", time.time())
+        self._log = EventLog(home / "events", time.time(), lambda: state_of(self._dispatcher))
         self._feed = Feed()
         self._live = LiveFeed(_feeds(prepared))
         self._slow = SlowLoop(
             self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
         )
+        self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
+        self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
         self._league = _league(prepared, local_site)
         self._unsent_league = self._league is not None
@@ -161,6 +166,7 @@ class Controller:
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
         await self._client.subscribe("site.*.demand", cb=self._slow.hear)
+        await self._client.subscribe("site.*.batches", cb=self._hear_batches)
 
     def _sites(self) -> list[str]:
         return [site.id for site in self._fleet.sites]
@@ -304,6 +310,7 @@ class Controller:
         self._heard_s[status.site] = time.monotonic()
         self._epochs.see(status.epoch)
         self._view.hear_status(status, time.time())
+        self._jobs.see(status)
         self._source.tell()
         heard = ev.SiteHeard(
             at_s=time.time(),
@@ -317,6 +324,9 @@ class Controller:
         self._tell(heard)
         for event in self._failures.events(status, time.time()):
             self._tell(event)
+
+    async def _hear_batches(self, message: Any) -> None:
+        self._jobs.hear(bytes(message.data), site_in(message.subject), time.time())
 
     async def _hear_decisions(self, message: Any) -> None:
         try:
@@ -335,11 +345,16 @@ class Controller:
                 self._source.tell()
         self._view.hub_up = self._client.is_connected
         if not self._leads:
+            self._schedules.drop()
             return
+        changed = self._jobs.due(now_s)
+        if changed is not None:
+            self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
         await self._send_league()
         await self._send_table()
         await self._send_placement()
+        await self._schedules.send(self._client)
 
     async def _observe_signals(self) -> None:
         """Every half minute, and at once when the scenario changes."""
@@ -377,6 +392,8 @@ class Controller:
 
     def _feed_at(self, now_s: float) -> Feed:
         """The scenario with what providers last said."""
+        if self._feed.clock_speed != 1.0:
+            return self._feed  # providers tell of true hours
         return msgspec.structs.replace(self._feed, observed=self._live.observed(now_s))
 
     def _load_kw(self, site: Site) -> float:
@@ -387,6 +404,8 @@ class Controller:
         return site.power.base_kw + status.power.it_kw * status.power.pue
 
     def _take_scenario(self, feed: Feed) -> None:
+        if feed.clock_speed != 1.0 and not feed.clock_from_s:
+            feed = replace(feed, clock_from_s=time.time())  # both clocks meet now
         self._feed = feed
         self._view.notes = tuple(dict.fromkeys(one.reason for one in feed.overrides))
         self._scenario_changed.set()
@@ -426,6 +445,7 @@ class Controller:
             elif isinstance(action, act.SendSchedule):
                 late = ", ".join(one.where for one in action.answer.violations) or "nothing late"
                 log_line(f"schedule of {len(action.answer.jobs)} jobs: {late}")
+                self._schedules.take(action.sites)
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
                 log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")

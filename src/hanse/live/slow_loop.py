@@ -26,6 +26,7 @@ from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand
+from hanse.signals.outlook import DemandOutlook
 from hanse.signals.providers import LiveFeed
 
 OUTLOOK_STEPS: Final = 48
@@ -125,17 +126,23 @@ class SlowLoop:
         return ev.ScheduleSolved(at_s=time.time(), answer=planned)
 
     def _outlook(self, now_s: float) -> Any:
+        """By the feed's clock; demand is counted by the true one, and comes to the steps that it falls into."""
+        feed = self._feed()
+        clock = feed.clock
         demand = expected_demand(self.counts, now_s, steps=OUTLOOK_STEPS)
-        return outlook_from(
+        own = clock.speed == 1.0
+        outlook = outlook_from(
             self._fleet.sites,
-            self._feed(),
-            now_s,
+            feed if own else feed.by_its_clock(),
+            clock.played_s(now_s),
             steps=OUTLOOK_STEPS,
-            demand=demand,
+            demand=demand if own else sped_up(demand, clock.speed),
             carbon_signal=self._fleet.slow_loop.carbon_signal,
-            brought=self._live.brought(now_s),
-            provided=self._live.provided(now_s),
+            # Histories and forecasts of providers are of true hours.
+            brought=self._live.brought(now_s) if own else None,
+            provided=self._live.provided(now_s) if own else None,
         )
+        return msgspec.structs.replace(outlook, clock=clock)
 
     def _read(self) -> DemandCounts:
         bin_s = self._fleet.slow_loop.demand_bin_s
@@ -150,3 +157,18 @@ class SlowLoop:
         now_s = time.time()
         fits = known.bin_s == bin_s and known.start_s <= now_s <= known.until_s + KEEP_S
         return known if fits else DemandCounts(bin_s=bin_s)
+
+
+def sped_up(demand: tuple[DemandOutlook, ...], speed: float) -> tuple[DemandOutlook, ...]:
+    """Demand of true hours on steps of which `speed` pass in an hour."""
+    found = []
+    for one in demand:
+        hours = [min(int(step / speed), OUTLOOK_STEPS - 1) for step in range(OUTLOOK_STEPS)]
+        found.append(
+            msgspec.structs.replace(
+                one,
+                requests_per_s=tuple(one.requests_per_s[h] for h in hours),
+                requests_per_s_high=tuple(one.requests_per_s_high[h] for h in hours),
+            )
+        )
+    return tuple(found)

@@ -30,7 +30,8 @@ class Job(Value, frozen=True, kw_only=True):
     submitted_at_s: float
     deadline_at_s: float
     chip_s: dict[str, float]
-    """Seconds of one chip that are left, by accelerator id; one that is not named cannot run it."""
+    """Seconds of one chip that are left, by accelerator id; one that is not named cannot run it. Empty for requests of a `service`:
+    what those take follows from its replicas."""
     chips_min: int = 1
     """Fewer at once do not run (one replica, one tensor or data parallel group)."""
     chips_max: int = 1
@@ -41,3 +42,12 @@ class Job(Value, frozen=True, kw_only=True):
     """Loading weights and state whenever it begins or goes on at a site."""
     weight: float = 1.0
     """Of its lateness against others'."""
+    service: Id | None = None
+    """It is made of requests of this service, which run in the room that its replicas have to spare."""
+    requests: float = 0.0
+    """Of them that are left."""
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    """Means of one."""
+    request_s: dict[str, float] = {}
+    """Site -> seconds that one took there, of late; absent: as predicted."""

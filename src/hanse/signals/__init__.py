@@ -7,12 +7,15 @@ The time axis is Unix seconds UTC everywhere; a local clock never enters.
 """
 
 from hanse.signals.axis import SiteSignalSteps, SourceNote, StepAxis, site_steps
+from hanse.signals.clock import TRUE_CLOCK, Clock
 from hanse.signals.feed import Feed, Observed, Override, Reading, Weather, site_places
 from hanse.signals.recorded import nearest_weather_zone, recorded, recorded_zones
 from hanse.signals.replay import replay, replay_within
 from hanse.signals.series import Series, SignalType
 
 __all__ = [
+    "TRUE_CLOCK",
+    "Clock",
     "Feed",
     "Observed",
     "Override",

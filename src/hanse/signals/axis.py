@@ -108,6 +108,7 @@ def site_steps(
     site: Site, feed: Feed, axis: StepAxis, own: Mapping[Own, Series] | None = None
 ) -> SiteSignalSteps:
     """All signals of a site over an axis; a series of the operator's own comes before recordings."""
+    assert feed.clock_speed == 1.0, "an axis is on the feed's own clock (`Feed.by_its_clock`)"
     series = own or {}
     weather, weather_notes = _weather(site, feed, axis)
     carbon, carbon_note = _carbon(site, feed, axis, series)

@@ -18,6 +18,7 @@ from hanse.catalogue import country_electricity
 from hanse.catalogue.electricity import CARBON_SOURCE, price_usd_per_kwh_median
 from hanse.errors import FeedError
 from hanse.model.fleet import Site
+from hanse.signals.clock import Clock
 from hanse.signals.kinds import LIFECYCLE
 from hanse.signals.recorded import nearest_weather_zone, recorded
 from hanse.signals.replay import replay_within
@@ -137,6 +138,9 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clock_offset_s: float = 0.0
     """Added to the instant before it is replayed: plays another hour of the year. Overrides are
     dated by the true clock."""
+    clock_speed: float = 1.0
+    """Of the recorded years against the true clock, from `clock_from_s` on; 60 plays an hour in a minute."""
+    clock_from_s: float = 0.0
     observed: tuple[Observed, ...] = ()
     """By true clock too."""
     recordings: tuple[Series, ...] = ()
@@ -148,6 +152,34 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if (series.zone, series.quantity) == (zone, quantity):
                 return series
         return recorded(zone, quantity)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        assert self.clock.speed > 0.0, "said by the clock itself"
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that recordings are played by, without the offset."""
+        return Clock(speed=self.clock_speed, from_s=self.clock_from_s)
+
+    def played_s(self, now_s: float) -> float:
+        """The instant that is replayed."""
+        return self.clock.played_s(now_s) + self.clock_offset_s
+
+    def by_its_clock(self) -> Feed:
+        """The same feed for instants of its own clock: overrides dated by that, nothing observed, since providers tell of true hours."""
+        clock = self.clock
+        return msgspec.structs.replace(
+            self,
+            clock_speed=1.0,
+            clock_from_s=0.0,
+            observed=(),
+            overrides=tuple(
+                msgspec.structs.replace(
+                    one, from_s=clock.played_s(one.from_s), until_s=clock.played_s(one.until_s)
+                )
+                for one in self.overrides
+            ),
+        )
 
     def with_override(self, override: Override) -> Feed:
         """A feed in which the override holds too; of two that hold, the later added counts."""
@@ -312,8 +344,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
 
     def _recorded_at_s(self, series: Series, now_s: float) -> float:
-        played_s = now_s + self.clock_offset_s
-        return replay_within(played_s, start_s=series.start_s, until_s=series.until_s)
+        return replay_within(self.played_s(now_s), start_s=series.start_s, until_s=series.until_s)
 
     def _replayed(self, series: Series, now_s: float) -> Reading:
         recorded_at_s = self._recorded_at_s(series, now_s)

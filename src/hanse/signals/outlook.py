@@ -7,6 +7,7 @@ needs no forecast. Not here: how anything is forecast (`forecast`), what is deci
 from __future__ import annotations
 
 from hanse.model.fleet import CarbonSignal, CountryCode, Id, Value
+from hanse.signals.clock import TRUE_CLOCK, Clock
 
 __all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook"]
 
@@ -30,6 +31,8 @@ class DemandOutlook(Value, frozen=True, kw_only=True):
     output_tokens: float
     cached_share: float = 0.0
     """Of prompt tokens, found again in a prefix cache."""
+    waits: bool = False
+    """Work that may wait: it needs room, and none that outlives a failure."""
 
 
 class SiteOutlook(Value, frozen=True, kw_only=True):
@@ -56,6 +59,8 @@ class Outlook(Value, frozen=True, kw_only=True):
     step_s: float
     demand: tuple[DemandOutlook, ...]
     sites: tuple[SiteOutlook, ...]
+    clock: Clock = TRUE_CLOCK
+    """By which all instants and durations here are told; requests a second are true seconds, always."""
 
     def __post_init__(self) -> None:
         lengths = {len(d.requests_per_s) for d in self.demand} | {

@@ -87,8 +87,10 @@ class MemoryLines:
     def __init__(self, act: Callable[[bytes], Whole]) -> None:
         self.act = act
         self.sent: list[bytes] = []
+        self.sent_to: list[str] = []
 
-    async def post(self, endpoint: str, who: Who, body: bytes) -> Whole:
+    async def post(self, endpoint: str, who: Who, body: bytes, at: str = "") -> Whole:
+        self.sent_to.append(at)
         self.sent.append(body)
         return self.act(body)
 

@@ -216,7 +216,7 @@ def test_a_batch_without_room_does_not_slow_another(tmp_path: Path) -> None:
         began_s = time.monotonic()
         await until(ended(home, free.id))
         assert time.monotonic() - began_s < 4.0, "200 lines that are answered at once"
-        assert home.runner.works[stuck.id].window == 1.0
+        assert home.runner.works[stuck.id].lane("").window == 1.0
 
     run(home, test)
 

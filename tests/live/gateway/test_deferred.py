@@ -17,6 +17,7 @@ from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.gateway.incoming import Incoming
 from hanse.live.gateway.spare import spare_requests
 from hanse.live.runtime import private_socket
+from hanse.live.shared import FLAG_POWER_SHED
 from live.gateway.rig import (
     Answer,
     SiteRig,
@@ -316,5 +317,25 @@ def test_what_a_peer_sends_is_as_large_as_its_envelope_says(tmp_path):
             number = {"attempt": status}
             answer, _ = await hop(league, "tallinn", path=path, body="x" * 200_000, change=number)
             assert answer.status == status, path
+
+    run(test)
+
+
+def test_a_line_goes_where_the_schedule_says_or_nowhere(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon = league["lyon"]
+        async with Inner(lyon) as inner:
+            assert (await inner.send(chat("anywhere"), at="")).status == 200
+            for _ in range(3):
+                for name in ("tallinn", "lyon"):
+                    answer = await inner.send(chat(f"a line for {name}"), at=name, country="EE")
+                    assert (answer.status, answer.headers["x-hanse-site"]) == (200, name)
+            assert (await inner.send(chat("a line"), at="atlantis")).status == 503
+            league["tallinn"].worker.page.flags[FLAG_POWER_SHED] = 1
+            await asyncio.sleep(0.5)
+            refused = await inner.send(chat("a line"), at="tallinn", country="EE")
+            assert refused.status == 503, "room elsewhere is no room there"
+            await lyon.idle()
 
     run(test)

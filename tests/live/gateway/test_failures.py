@@ -157,6 +157,30 @@ def test_a_slow_engine_is_waited_for_where_there_is_no_other(tmp_path):
     run(test)
 
 
+def test_who_was_left_as_late_is_asked_again_when_the_other_turns_out_to_be_worse(tmp_path):
+    async def test():
+        league = await start(tmp_path, replicas=2)
+        lyon = league["lyon"]
+        slow, broken = lyon.engines[:2]
+        lyon.worker.counts.row[metrics.HEDGES] = (
+            1.0  # the budget of second tries beside a first is spent
+        )
+        slow.hold, broken.mode = asyncio.Event(), "error"
+        asking = asyncio.ensure_future(ask(lyon.port, chat(stream=True, max_tokens=1)))
+        await slow.arrived.wait()
+        for _ in range(200):
+            if broken.posts():
+                break
+            await asyncio.sleep(0.02)
+        slow.hold.set()
+        answer = await asking
+        assert (answer.status, events(answer.body)[-1]) == (200, "[DONE]")
+        assert len(slow.posts()) == 2 and len(broken.posts()) == 1
+        await lyon.idle()
+
+    run(test)
+
+
 @pytest.mark.parametrize("mode", ["cut_mid", "error_event"])
 def test_a_stream_that_breaks_ends_with_an_error_event_and_a_closed_connection(tmp_path, mode):
     async def test():

@@ -10,6 +10,7 @@
 | `access` | who may see what, by the routing table in force |
 | `asking` | HTTP to the site's own gateway and to peers' hop ports |
 | `work`, `runner` | a batch being worked on; which line is sent next, and what its answer means |
+| `follow` | the schedule of the league: what may begin now, what the controller is told |
 | `keeper` | what becomes of a batch: from validating to its last state |
 | `owners`, `standby` | who owns a batch of two homes; the other home's copy and its turn |
 | `drops`, `pauses` | deleting copies of files that were deleted; when to try again |

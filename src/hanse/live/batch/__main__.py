@@ -25,6 +25,7 @@ from hanse.live.batch.access import Access
 from hanse.live.batch.api import Api
 from hanse.live.batch.asking import Hops, Lines
 from hanse.live.batch.commits import Commits
+from hanse.live.batch.follow import Follower, reporting
 from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.owners import Owners
 from hanse.live.batch.runner import Runner
@@ -58,8 +59,14 @@ async def serve(state: StateDir, site: str) -> None:
     try:
         commits = Commits(own)
         await commits.ensure()
+        follower = Follower(site, scheduled=fleet.slow_loop.places)
+        await client.subscribe(bus.site_subject(site, "schedule"), cb=follower.hear)
         runner = Runner(
-            lines, commits, fleet.batch.lines_at_once_max, lambda work: keeper.progressed(work)
+            lines,
+            commits,
+            fleet.batch.lines_at_once_max,
+            lambda work: keeper.progressed(work),
+            follower,
         )
         keeper = Keeper(site, store, access, commits, runner, fleet.batch)
         api = Api(keeper, access, hops)
@@ -67,8 +74,9 @@ async def serve(state: StateDir, site: str) -> None:
         standby = Standby(keeper, runner, access, hops, commits, Owners(client, site), copies)
         standby.join(api)
         async with asyncio.TaskGroup() as group:
+            told = reporting(client, site, lambda: keeper.open_batches())
             following = _follow(home, access, hops)
-            for duty in (runner.run(), keeper.run(), standby.run(), following):
+            for duty in (runner.run(), keeper.run(), standby.run(), following, told):
                 group.create_task(duty)
             group.create_task(_listen(api, private_socket(home / BATCH_SOCKET)))
     finally:

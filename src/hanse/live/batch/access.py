@@ -134,6 +134,14 @@ class Access:
 
         return flaw
 
+    def service_of(self, model: str) -> str:
+        """The service that a model's name stands for; empty where the table knows none, or there is no table."""
+        if self._policy is None:
+            return ""
+        table = self._policy.table
+        index = table.service_index.get(model, -1)
+        return table.meta.services[index].id if index >= 0 else ""
+
     def body_bytes_max(self) -> int:
         """Of any service."""
         return max((s.body_bytes_max for s in self.table.meta.services), default=0)

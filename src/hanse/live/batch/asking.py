@@ -162,8 +162,8 @@ class Lines:
             path: [] for path in sockets
         }
 
-    async def post(self, endpoint: str, who: Who, body: bytes) -> Whole:
-        """Send one line.
+    async def post(self, endpoint: str, who: Who, body: bytes, at: str = "") -> Whole:
+        """Send one line, to engines of the site `at` alone where one is named.
 
         Raises:
             NotSent: no worker took it.
@@ -174,7 +174,8 @@ class Lines:
         head = (
             f"POST {endpoint} HTTP/1.1\r\nhost: line\r\ncontent-type: application/json\r\n"
             f"x-hanse-key: {who.key_id}\r\nx-hanse-class: {who.data_class}\r\n"
-            f"x-hanse-country: {who.country}\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"x-hanse-country: {who.country}\r\ncontent-length: {len(body)}\r\n"
+            f"x-hanse-at: {at}\r\n\r\n"
         ).encode("latin-1")
         reader, writer = await self._connection(path)
         done = False

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -24,8 +25,9 @@ import msgspec
 from hanse.errors import HanseError, SiteError
 from hanse.live.batch.access import ENDPOINTS, Access
 from hanse.live.batch.commits import Commits
-from hanse.live.batch.lines import Index, Rules, check_file
-from hanse.live.batch.results import write_results
+from hanse.live.batch.follow import OpenBatch, open_batch
+from hanse.live.batch.lines import Index, ModelFlaw, Rules, check_file
+from hanse.live.batch.results import write_committed, write_results
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.store import Store
 from hanse.live.batch.values import (
@@ -39,9 +41,10 @@ from hanse.live.batch.values import (
     new_batch_id,
     new_file_id,
     result_file_id,
+    who_of,
     window_s,
 )
-from hanse.live.batch.work import Work
+from hanse.live.batch.work import InputGone, Work
 from hanse.live.logline import log_line
 from hanse.model.fleet import Batch as Limits
 from hanse.units import SECONDS_PER_DAY
@@ -49,6 +52,8 @@ from hanse.units import SECONDS_PER_DAY
 LOOK_S: Final = 0.5
 AGAIN_S: Final = 1.0
 """After a step that the bus or the disk did not let through."""
+BODY_BYTES_ANY: Final = 2**40
+"""Of lines that were good once: what a service takes today is no question any more."""
 SAVE_EVERY_S: Final = 1.0
 """Counts on disk are only for people; after a crash they are made again from the stream."""
 
@@ -183,6 +188,18 @@ class Keeper:
             meta = self._enter(batch_id, "cancelling")
         return meta
 
+    def open_batches(self) -> list[OpenBatch]:
+        """What is being worked on here, for the controller."""
+        found = []
+        for work in tuple(self._runner.works.values()):
+            meta = self.store.batches.get(work.id)
+            if meta is None or meta.status != "in_progress" or meta.home != self.site:
+                continue
+            service = self._access.service_of(meta.model)
+            if service and work.left:
+                found.append(open_batch(meta, work, service))
+        return found
+
     # --- the clock
 
     async def run(self) -> None:
@@ -238,6 +255,8 @@ class Keeper:
             self._do(meta, self._end(meta, "expired"))
         elif work is None:
             self._do(meta, self._resume(meta))
+        elif work.broken is not None:
+            self._do(meta, self._give_up(meta, work.broken))
         elif not work.left:
             self._do(meta, self._end(meta, "completed"))
 
@@ -245,6 +264,8 @@ class Keeper:
         async def guarded() -> None:
             try:
                 await step
+            except InputGone as error:
+                await self._give_up(meta, error)
             except (HanseError, OSError, Problem) as error:
                 log_line(f"batch {meta.id}: {error}")
                 await asyncio.sleep(AGAIN_S)
@@ -260,8 +281,7 @@ class Keeper:
             body_bytes_max=self._access.body_bytes_max(),
         )
         flaw = self._access.model_flaw(meta.key_id, meta.endpoint)
-        path = self.store.data_path(meta.input_file_id)
-        found = await asyncio.to_thread(check_file, path, rules, flaw)
+        found = await self._checked(meta, rules, flaw)
         if self.store.batches[meta.id].status != "validating":
             return  # cancelled meanwhile
         if isinstance(found, tuple):
@@ -294,15 +314,61 @@ class Keeper:
         """Of a file that was found good before: services, keys and limits of today change nothing of what is committed.
 
         Raises:
-            SiteError: it is not the file that it was.
+            InputGone: it is not there, or not the file that it was.
+        """
+        rules = Rules(endpoint=meta.endpoint, lines_max=meta.lines, body_bytes_max=BODY_BYTES_ANY)
+        found = await self._checked(meta, rules, lambda *_: None)
+        if isinstance(found, tuple):
+            raise InputGone(
+                f"{meta.input_file_id} has changed since it was checked: {found[0].message}"
+            )
+        if len(found) != meta.lines:
+            raise InputGone(
+                f"{meta.input_file_id} has {len(found)} lines, and had {meta.lines} when it was checked"
+            )
+        return found
+
+    async def _checked(
+        self, meta: BatchMeta, rules: Rules, flaw: ModelFlaw
+    ) -> Index | tuple[LineError, ...]:
+        """Raises:
+        InputGone: the file is not there.
         """
         path = self.store.data_path(meta.input_file_id)
-        size_bytes = path.stat().st_size
-        rules = Rules(endpoint=meta.endpoint, lines_max=meta.lines, body_bytes_max=size_bytes)
-        found = await asyncio.to_thread(check_file, path, rules, lambda *_: None)
-        if isinstance(found, tuple):
-            raise SiteError(str(path), got=found[0].message, allowed="the file as it was checked")
-        return found
+        try:
+            return await asyncio.to_thread(check_file, path, rules, flaw)
+        except FileNotFoundError:
+            raise InputGone(f"{meta.input_file_id} is gone from the disk of {self.site}") from None
+
+    async def _give_up(self, meta: BatchMeta, error: InputGone) -> None:
+        """Nobody can run what nobody can read: it has failed, and says why. What was committed before is in the output file."""
+        log_line(f"batch {meta.id}: {error}")
+        try:
+            if not await self.may_end(meta):
+                return
+            work = await self._runner.remove(meta.id)
+            if work is not None:
+                work.close(ended=True)
+            changes = await self._salvaged(meta)
+        except (HanseError, OSError) as again:
+            log_line(f"batch {meta.id}: {again}")
+            await asyncio.sleep(AGAIN_S)
+            return
+        flaw = LineError(code="input_file_gone", message=str(error), param="input_file_id")
+        self._enter(meta.id, "failed", errors=(flaw,), **changes)
+        with contextlib.suppress(SiteError):  # what stays is removed at the next start
+            await self._commits.forget(meta.id)
+
+    async def _salvaged(self, meta: BatchMeta) -> dict[str, object]:
+        """Files of what was committed; lines that never ran have no names without their file, and are only counted."""
+        if not meta.lines:
+            return {}
+        drafts = self.store.draft(), self.store.draft()
+        good, bad, tally = await write_committed(self._commits.read(meta.id), *drafts)
+        ids = self._keep_results(meta, drafts, (good, bad))
+        never = meta.lines - good - bad
+        tally = msgspec.structs.replace(tally, failed=tally.failed + never)
+        return {"tally": tally, "output_file_id": ids[0], "error_file_id": ids[1]}
 
     # --- the end
 
@@ -331,21 +397,7 @@ class Keeper:
         drafts = self.store.draft(), self.store.draft()
         commits = self._commits.read(meta.id)
         good, bad, tally = await write_results(work, commits, end, *drafts)
-        ids = []
-        for draft, lines, kind in zip(drafts, (good, bad), ("output", "error"), strict=True):
-            if not lines:
-                draft.unlink()
-                ids.append("")
-                continue
-            file = self.new_file(
-                work.who,
-                f"{meta.id}_{kind}.jsonl",
-                draft.stat().st_size,
-                purpose="batch_output",
-                file_id=result_file_id(self.site, meta.id, kind),
-            )
-            self.store.add_file(file, draft)
-            ids.append(file.id)
+        ids = self._keep_results(meta, drafts, (good, bad))
         return {
             "tally": tally,
             "lost_runs": work.lost_runs,
@@ -353,6 +405,27 @@ class Keeper:
             "output_file_id": ids[0],
             "error_file_id": ids[1],
         }
+
+    def _keep_results(
+        self, meta: BatchMeta, drafts: tuple[Path, Path], counts: tuple[int, int]
+    ) -> list[str]:
+        """Ids of the output and the error file; one without lines is none."""
+        ids = []
+        for draft, lines, kind in zip(drafts, counts, ("output", "error"), strict=True):
+            if not lines:
+                draft.unlink()
+                ids.append("")
+                continue
+            file = self.new_file(
+                who_of(meta),
+                f"{meta.id}_{kind}.jsonl",
+                draft.stat().st_size,
+                purpose="batch_output",
+                file_id=result_file_id(self.site, meta.id, kind),
+            )
+            self.store.add_file(file, draft)
+            ids.append(file.id)
+        return ids
 
     def _enter(self, batch_id: str, status: Status, **changes: object) -> BatchMeta:
         """Of the batch as it is now: others (its standby, its counts) may have changed it meanwhile."""

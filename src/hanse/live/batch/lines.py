@@ -17,6 +17,8 @@ from hanse.live.batch.values import ERRORS_MAX, LineError
 from hanse.model.fleet import Value
 
 CUSTOM_ID_CHARACTERS_MAX: Final = 512
+TOKENS_KNOWN_MAX: Final = 1_000_000
+"""What is said beyond it says nothing."""
 LINE_EXTRA_BYTES: Final = 4096
 """What a line may add to the request's body in it: custom id, method, url."""
 
@@ -33,6 +35,8 @@ class _Outer(msgspec.Struct):
 class _Body(msgspec.Struct):
     model: str
     stream: bool | None = None
+    max_tokens: object = None
+    max_completion_tokens: object = None
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -41,6 +45,8 @@ class Line(Value, frozen=True, kw_only=True):
     custom_id: str
     body: bytes
     model: str
+    tokens_max: int = 0
+    """Of its answer, as far as it says; 0: it does not."""
 
 
 class Rules(Value, frozen=True, kw_only=True):
@@ -66,6 +72,10 @@ class Index:
         self.offsets = array("Q")
         self.sizes = array("I")
         self.model = ""
+        self.tokens_max = 0
+        """Answers' tokens at most, of the lines that say so."""
+        self.tokens_max_known = 0
+        """How many do."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -108,7 +118,14 @@ def read_line(data: bytes, endpoint: str) -> Line | LineError:
     if asked.stream:
         message = "a line of a batch cannot stream; leave stream out"
         return LineError(code="stream_not_supported", message=message, param="body.stream")
-    return Line(custom_id=custom_id, body=body, model=asked.model)
+    tokens_max = asked.max_completion_tokens or asked.max_tokens
+    known = isinstance(tokens_max, int) and 0 < tokens_max <= TOKENS_KNOWN_MAX
+    return Line(
+        custom_id=custom_id,
+        body=body,
+        model=asked.model,
+        tokens_max=int(tokens_max) if known else 0,  # type: ignore[call-overload]
+    )
 
 
 def check_file(path: Path, rules: Rules, model_flaw: ModelFlaw) -> Index | tuple[LineError, ...]:
@@ -161,6 +178,8 @@ def _check(
         message = f"model is {line.model[:64]!r}, that of the first line {index.model!r}; a batch has one model"
         return LineError(code="mismatched_model", message=message, param="body.model")
     index.model = line.model
+    index.tokens_max += line.tokens_max
+    index.tokens_max_known += line.tokens_max > 0
     return None
 
 

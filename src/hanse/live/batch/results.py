@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from hanse.live.batch.commits import Note
+from hanse.live.batch.commits import Note, add
 from hanse.live.batch.values import Tally
 from hanse.live.batch.work import Work, error_row
 
@@ -29,6 +29,10 @@ WHY = {
 """State that a batch ends in -> error of the lines that it never ran."""
 
 
+Places = dict[int, tuple[int, int, bool]]
+"""Line -> (where in the spool, bytes, whether it is for the output file)."""
+
+
 async def write_results(
     work: Work,
     commits: AsyncIterator[tuple[int, Note, bytes]],
@@ -38,18 +42,9 @@ async def write_results(
 ) -> tuple[int, int, Tally]:
     """(output lines, error lines, sums); both files are on disk when this returns."""
     spool = output.with_name(f"{token_hex(8)}.draft")
-    places: dict[int, tuple[int, int, bool]] = {}
-    tally = Tally()
-    with spool.open("xb") as file:  # a local disk
-        spool.chmod(0o600)
-        at = 0
-        async for line, note, content in commits:
-            if line in places or line >= len(work.index):
-                continue
-            file.write(content)
-            places[line] = (at, len(content), note.ok)
-            at += len(content)
-            work.see(line, note)
+    places: Places = {}
+    async for line, note in _spooled(_of(commits, len(work.index)), spool, places):
+        work.see(line, note)
     try:
         with spool.open("rb") as file:  # beside: 50,000 lines and two fsyncs must not hold up beats
             counts = await asyncio.to_thread(_sort, work, places, file, end, output, errors)
@@ -60,9 +55,62 @@ async def write_results(
     return (*counts, msgspec.structs.replace(tally, failed=tally.failed + never))
 
 
+async def write_committed(
+    commits: AsyncIterator[tuple[int, Note, bytes]], output: Path, errors: Path
+) -> tuple[int, int, Tally]:
+    """The same where the input is gone: what was committed, in its order, and nothing of the rest."""
+    spool = output.with_name(f"{token_hex(8)}.draft")
+    places: Places = {}
+    tally = Tally()
+    try:
+        async for _, note in _spooled(commits, spool, places):
+            tally = add(tally, note)
+        with spool.open("rb") as file:
+            good, bad = await asyncio.to_thread(_copy, places, file, output, errors)
+    finally:
+        spool.unlink(missing_ok=True)
+    return good, bad, tally
+
+
+async def _of(
+    commits: AsyncIterator[tuple[int, Note, bytes]], lines: int
+) -> AsyncIterator[tuple[int, Note, bytes]]:
+    """Those of lines that there are."""
+    async for line, note, content in commits:
+        if line < lines:
+            yield line, note, content
+
+
+async def _spooled(
+    commits: AsyncIterator[tuple[int, Note, bytes]], spool: Path, places: Places
+) -> AsyncIterator[tuple[int, Note]]:
+    """Contents into one file as they come, each line's first; where each is goes to `places`."""
+    with _private(spool) as file:  # a local disk
+        at = 0
+        async for line, note, content in commits:
+            if line not in places:
+                file.write(content)
+                places[line] = (at, len(content), note.ok)
+                at += len(content)
+                yield line, note
+
+
+def _copy(places: Places, spool: BinaryIO, output: Path, errors: Path) -> tuple[int, int]:
+    good = bad = 0
+    with _private(output) as out, _private(errors) as err:
+        for _, (at, size, ok) in sorted(places.items()):
+            spool.seek(at)
+            (out if ok else err).write(spool.read(size) + b"\n")
+            good, bad = good + ok, bad + (not ok)
+        for file in (out, err):
+            file.flush()
+            os.fsync(file.fileno())
+    return good, bad
+
+
 def _sort(
     work: Work,
-    places: dict[int, tuple[int, int, bool]],
+    places: Places,
     spool: BinaryIO,
     end: str,
     output: Path,

@@ -1,22 +1,25 @@
 """Which line is sent next, and what its answer means.
 
-Here: one loop over all batches of this home, taken in turn; each has a window of lines in flight that opens by one with each round of
-answers and closes by a third when there is no room to spare, and no more than so many are in flight in all; committing. Not here: room at engines and giving way (`live.gateway.spare`), what
-becomes of a batch (`keeper`).
+Here: one loop over all batches of this home, taken in turn; each has, for each site that a schedule sends it to, a window of lines in flight
+that opens by one with each round of answers and closes by a third when there is no room to spare, and no more than so many are in flight
+in all; committing. Not here: where and how many a schedule lets begin (`follow`), room at engines and giving way (`live.gateway.spare`),
+what becomes of a batch (`keeper`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Final
 
 from hanse.errors import SiteError
 from hanse.live.batch.asking import Lines, NotSent, Whole
 from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.follow import Follower
 from hanse.live.batch.lines import Line
-from hanse.live.batch.work import Work, extra_of, measured_of
+from hanse.live.batch.work import InputGone, Verdict, Work, extra_of, measured_of
 from hanse.live.logline import log_line
 
 NO_ROOM_S: Final = 0.25
@@ -32,8 +35,14 @@ class Runner:
     """The lines of one home."""
 
     def __init__(
-        self, lines: Lines, commits: Commits, at_once_max: int, progressed: Callable[[Work], None]
+        self,
+        lines: Lines,
+        commits: Commits,
+        at_once_max: int,
+        progressed: Callable[[Work], None],
+        follower: Follower | None = None,
     ) -> None:
+        self.follower = follower or Follower("", scheduled=False)
         self.works: dict[str, Work] = {}
         self._lines = lines
         self._commits = commits
@@ -52,6 +61,7 @@ class Runner:
     async def remove(self, batch_id: str) -> Work | None:
         """Stop with a batch: what is in flight is broken off."""
         work = self.works.pop(batch_id, None)
+        self.follower.forget(batch_id)
         tasks = [task for task, of in self._tasks.items() if of is work]
         for task in tasks:
             task.cancel()
@@ -76,24 +86,44 @@ class Runner:
     def _wait_s(self) -> float:
         """Until a batch that is quiet may send again; ends of lines wake this loop by themselves."""
         now_s = asyncio.get_running_loop().time()
-        quiet = [w.quiet_until_s - now_s for w in self.works.values() if w.waiting]
+        quiet = [
+            lane.quiet_until_s - now_s
+            for work in self.works.values()
+            for lane in work.lanes.values()
+            if work.waiting
+        ]
         return max(0.02, min([LOOK_S, *(wait_s for wait_s in quiet if wait_s > 0.0)]))
 
     def _start_one(self) -> bool:
         """The next line of the batch whose turn it is; False where none may be sent."""
-        now_s = asyncio.get_running_loop().time()
         for batch_id in tuple(self.works):
             work = self.works.pop(batch_id)
             self.works[batch_id] = work  # to the end of the row
-            room = len(work.running) < int(work.window) and now_s >= work.quiet_until_s
-            if work.waiting and room:
-                number = work.waiting.popleft()
-                work.running.add(number)
-                task = asyncio.create_task(self._one(work, number))
-                self._tasks[task] = work
-                task.add_done_callback(self._ended)
+            at = self._lane(work) if work.waiting and work.broken is None else None
+            if at is not None:
+                self._start(work, at)
                 return True
         return False
+
+    def _lane(self, work: Work) -> str | None:
+        """Where its next line goes; None: nowhere now."""
+        now_s = asyncio.get_running_loop().time()
+        room = self.follower.room(work, time.time())
+        return next((at for at in room if work.lane(at).open(now_s)), None)
+
+    def _start(self, work: Work, at: str) -> None:
+        number = work.waiting.popleft()
+        work.running.add(number)
+        work.lane(at).running += 1
+        work.begun[at] = work.begun.get(at, 0.0) + 1.0
+        task = asyncio.create_task(self._one(work, number, at, work.step))
+        self._tasks[task] = work
+        task.add_done_callback(self._ended)
+
+    def _not_begun(self, work: Work, at: str, step: object) -> None:
+        """It was counted in a step of the schedule, and no engine got it."""
+        if work.step == step:
+            work.begun[at] = max(0.0, work.begun.get(at, 0.0) - 1.0)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -101,46 +131,58 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             log_line(f"batch: a line ended with {error!r}")
 
-    async def _one(self, work: Work, number: int) -> None:
+    async def _one(self, work: Work, number: int, at: str, step: object) -> None:
         sent = False
         try:
             line = work.line(number)
             work.runs.begun(number)
             sent = True
-            answer = await self._lines.post(work.endpoint, work.who, line.body)
-            await self._answered(work, number, line, answer)
+            answer = await self._lines.post(work.endpoint, work.who, line.body, at)
+            if await self._answered(work, number, line, answer, at) == "no_room":
+                self._not_begun(work, at, step)
+        except InputGone as error:
+            work.broken = error
         except NotSent:
-            self._later(work, number, GONE_S)
+            self._later(work, number, at, GONE_S)
+            self._not_begun(work, at, step)
             work.runs.undone(number)
         except OSError:
-            self._later(work, number, GONE_S)
+            self._later(work, number, at, GONE_S)
             if sent:
                 work.wasted(number, 1, 0.0)
         finally:
             work.running.discard(number)
+            work.lane(at).running -= 1
             if not work.committed[number] and number not in work.waiting:
                 work.waiting.append(number)
         self._progressed(work)
 
-    async def _answered(self, work: Work, number: int, line: Line, answer: Whole) -> None:
+    async def _answered(
+        self, work: Work, number: int, line: Line, answer: Whole, at: str
+    ) -> Verdict:
         runs, wh = extra_of(answer)
         work.wasted(number, runs, wh)
         verdict = work.judge(number, answer)
+        lane = work.lane(at)
         if verdict != "done":
             if not runs:
                 work.runs.undone(number)
             if verdict == "no_room":
-                work.window = max(1.0, work.window * 2.0 / 3.0)
-                self._later(work, number, NO_ROOM_S)
-            return
-        work.window = min(float(self._at_once_max), work.window + 1.0 / work.window)
+                lane.window = max(1.0, lane.window * 2.0 / 3.0)
+                self._later(work, number, at, NO_ROOM_S)
+            return verdict
+        lane.window = min(float(self._at_once_max), lane.window + 1.0 / lane.window)
+        measured = measured_of(answer)
+        if answer.status == 200 and "e2e_ms" in measured:
+            work.saw(answer.headers.get("x-hanse-site", ""), measured["e2e_ms"] / 1000.0)
         payload, note = work.commit_of(number, line, answer)
         stored = await self._commit(work, number, payload, note)
         work.see(number, stored)
         if stored.run != note.run:
-            work.lost(measured_of(answer).get("wh", 0.0))
+            work.lost(measured.get("wh", 0.0))
         else:
             self.committed(work.id, number, note, payload)
+        return verdict
 
     async def _commit(self, work: Work, number: int, payload: bytes, note: Note) -> Note:
         """Until the stream has it: a bus that restarts costs time, never an answer."""
@@ -151,6 +193,6 @@ class Runner:
                 log_line(f"batch: {error}")
                 await asyncio.sleep(COMMIT_AGAIN_S)
 
-    def _later(self, work: Work, number: int, pause_s: float) -> None:
-        work.quiet_until_s = asyncio.get_running_loop().time() + pause_s
+    def _later(self, work: Work, number: int, at: str, pause_s: float) -> None:
+        work.lane(at).quiet_until_s = asyncio.get_running_loop().time() + pause_s
         work.waiting.appendleft(number)

@@ -146,6 +146,16 @@ class BatchMeta(Value, frozen=True, kw_only=True):
         return self.status in ENDED
 
 
+def who_of(meta: BatchMeta) -> Who:
+    """For whom a batch runs."""
+    return Who(
+        tenant=meta.tenant,
+        key_id=meta.key_id,
+        data_class=meta.data_class,
+        country=meta.country,
+    )
+
+
 class Problem(Exception):
     """A no to a client: `error` in OpenAI's shape."""
 

@@ -17,8 +17,16 @@ from hanse.live.batch.asking import LINE_BYTES_MAX, Whole
 from hanse.live.batch.commits import Commits, Note, add
 from hanse.live.batch.lines import Index, Line, read_line
 from hanse.live.batch.store import RunLog
-from hanse.live.batch.values import BatchMeta, Tally, Who
+from hanse.live.batch.values import BatchMeta, Tally, who_of
 
+SEEN_MIN: Final = 8
+"""Lines answered at a site before their mean says more than a prediction."""
+SEEN_SHARE: Final = 0.1
+"""Of the newest line in that mean: the last ten or twenty count."""
+TOKENS_GUESSED: Final = 128
+"""Of an answer whose line says no `max_tokens` and before any was seen: a short chat turn."""
+BODY_BYTES_PER_TOKEN: Final = 4.0
+"""English text, as everywhere; JSON around it counts as text until lines were answered."""
 TRIES_MAX: Final = 5
 """Answers 5xx that speak of the line as likely as of the engine; then the line has failed. Full engines and cuts do not count."""
 
@@ -28,28 +36,51 @@ WINDOW_FIRST: Final = 2.0
 Verdict = Literal["done", "no_room", "again"]
 
 
+class InputGone(Exception):
+    """The input file of a batch cannot be read any more, or is another one."""
+
+
+class Lane:
+    """A batch's lines to one site, or (under no name) to whichever has room."""
+
+    __slots__ = ("quiet_until_s", "running", "window")
+
+    def __init__(self) -> None:
+        self.window = WINDOW_FIRST
+        """How many lines may be in flight: each batch finds its own room, since each has its own model, law and class."""
+        self.quiet_until_s = 0.0
+        """On the loop's clock: nothing is sent before."""
+        self.running = 0
+
+    def open(self, now_s: float) -> bool:
+        """Whether one more line may go."""
+        return self.running < int(self.window) and now_s >= self.quiet_until_s
+
+
 class Work:
     """One batch in memory."""
 
     def __init__(self, meta: BatchMeta, index: Index, input_path: Path, runs: RunLog) -> None:
         self.id = meta.id
         self.endpoint = meta.endpoint
-        self.who = Who(
-            tenant=meta.tenant,
-            key_id=meta.key_id,
-            data_class=meta.data_class,
-            country=meta.country,
-        )
+        self.created_at_s = meta.created_at_s
+        self.expires_at_s = meta.expires_at_s
+        self.who = who_of(meta)
         self.index = index
         self.runs = runs
         self.tally = Tally()
         self.waiting: deque[int] = deque()
         self.running: set[int] = set()
         self.committed = bytearray(len(index))
-        self.window = WINDOW_FIRST
-        """How many lines may be in flight: each batch finds its own room, since each has its own model, law and class."""
-        self.quiet_until_s = 0.0
-        """On the loop's clock: nothing is sent before."""
+        self.broken: InputGone | None = None
+        """Why no line can be read any more."""
+        self.lanes: dict[str, Lane] = {}
+        """By site."""
+        self.step: tuple[object, int] = (None, -1)
+        """Version of the schedule and its step that `begun` counts in."""
+        self.begun: dict[str, float] = {}
+        """Site -> lines begun within that step."""
+        self._seen: dict[str, tuple[int, float]] = {}
         self.lost_runs = meta.lost_runs
         self.lost_wh = meta.lost_wh
         self._tries: dict[int, int] = {}
@@ -79,10 +110,47 @@ class Work:
         """Lines that are not committed."""
         return len(self.index) - self.tally.completed - self.tally.failed
 
+    def lane(self, site: str) -> Lane:
+        """Of a site; empty: of no site in particular."""
+        return self.lanes.setdefault(site, Lane())
+
+    def saw(self, site: str, took_s: float) -> None:
+        """A line was answered there."""
+        count, mean_s = self._seen.get(site, (0, took_s))
+        share = max(SEEN_SHARE, 1.0 / (count + 1))
+        self._seen[site] = count + 1, mean_s + share * (took_s - mean_s)
+
+    @property
+    def request_s(self) -> dict[str, float]:
+        """Site -> seconds that a line takes there of late, where enough were seen."""
+        return {
+            site: float(f"{mean_s:.2g}")  # rounded: nobody plans anew for a hundredth
+            for site, (count, mean_s) in sorted(self._seen.items())
+            if count >= SEEN_MIN
+        }
+
+    @property
+    def tokens(self) -> tuple[float, float]:
+        """Of a line, in and out: the mean of those answered, else what their bodies say."""
+        done = self.tally.completed
+        if done and self.tally.tokens_out:
+            return float(f"{self.tally.tokens_in / done:.2g}"), float(
+                f"{self.tally.tokens_out / done:.2g}"
+            )
+        count = max(len(self.index), 1)
+        known = self.index.tokens_max_known
+        out = self.index.tokens_max / known if known else TOKENS_GUESSED
+        return sum(self.index.sizes) / count / BODY_BYTES_PER_TOKEN, float(out)
+
     def line(self, number: int) -> Line:
-        """One line of the file, which was checked before."""
+        """One line of the file, which was checked before.
+
+        Raises:
+            InputGone: it is not the file that it was.
+        """
         found = read_line(self.index.read(self._file, number), self.endpoint)
-        assert isinstance(found, Line), "the input file changed under a running batch"
+        if not isinstance(found, Line):
+            raise InputGone(f"the input file has changed since it was checked: {found.message}")
         return found
 
     def wasted(self, number: int, runs: int, wh: float) -> None:

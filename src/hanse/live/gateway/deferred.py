@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.outgoing import Outgoing
     from hanse.live.gateway.policy import Grant, KeyRow, Policy
-    from hanse.live.gateway.routing import OfferRow
+    from hanse.live.gateway.routing import OfferRow, Routing
     from hanse.live.gateway.worker import Worker
 
 OFFERS_ASKED_MAX = 7
@@ -56,6 +56,7 @@ class InnerDoor(ClientDoor):
 
     def take(self, entry: Entry, endpoint: str, now_s: float) -> None:
         line = Line.like(entry, now_s)
+        line.at = entry.link.headers.get(b"x-hanse-at", b"").decode("latin-1")
         line.link.running = line
         self.worker.running.add(line)
         self.worker.deferred.add(line)
@@ -82,6 +83,8 @@ class Line(Entry, eq=False, kw_only=True):
     """One line of a batch at its entry site."""
 
     deferrable: ClassVar[bool] = True
+    at: str = ""
+    """Site whose engines alone it may go to, as a schedule says; empty: any."""
     extra_runs: int = 0
     extra_wh: float = 0.0
     """Of attempts that an engine got and that did not answer."""
@@ -115,9 +118,7 @@ class Line(Entry, eq=False, kw_only=True):
             tried = self._offers_again(tried)
             routing = self.worker.routing
         for _ in range(OFFERS_ASKED_MAX):
-            request = self._request(now_s)
-            subject = self.grant.subject
-            index = routing.router.ask(self.service.index, subject, request, now_s, tried, None)
+            index = self._ask(routing, now_s, tried)
             if index < 0:
                 return index
             offer = routing.offers[index]
@@ -127,6 +128,15 @@ class Line(Entry, eq=False, kw_only=True):
                     return found
             tried = [*tried, index]
         return Reason.ROOM
+
+    def _ask(self, routing: Routing, now_s: float, tried: list[int]) -> int:
+        request, subject, service = self._request(now_s), self.grant.subject, self.service.index
+        if not self.at:
+            return routing.router.ask(service, subject, request, now_s, tried, None)
+        site = routing.table.site_index.get(self.at, -1)
+        if site < 0:
+            return Reason.NO_OFFER
+        return routing.router.ask_at(site, service, subject, request, now_s, tried)
 
     def _at(self, offer: OfferRow, now_s: float) -> Attempt | None:
         routing = self.worker.routing

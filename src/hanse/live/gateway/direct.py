@@ -47,6 +47,7 @@ class DirectRouter(Router):
         fixed = (self._table, self._lists, self._load)
         rest = (self._none_tried, self._none_cached, self._row)
         self._choose = direct(kernels.choose, *fixed, 0, 0, origin, request, 1.0, 1.0, 1.0, *rest)
+        self._lists_at: dict[int, tuple[Any, Any, Any]] = {}
 
     def ask(
         self,
@@ -80,6 +81,38 @@ class DirectRouter(Router):
             self._row,
         )
         return chosen
+
+    def ask_at(
+        self,
+        site: int,
+        service: int,
+        subject: int,
+        request: tuple[float, float, float, float],
+        now_s: float,
+        tried: list[int],
+    ) -> int:
+        """As `ask`, among the offers of one site: every gate holds, whatever other sites could do."""
+        lists = self._lists_at.get(site)
+        if lists is None:
+            lists = self._lists_at[site] = self._only(site)
+        every, self._lists = self._lists, lists
+        try:
+            return DirectRouter.ask(self, service, subject, request, now_s, tried, None)
+        finally:
+            self._lists = every
+
+    def _only(self, site: int) -> tuple[Any, Any, Any]:
+        """The lists of the kernel without other sites' offers."""
+        candidate, listed, first = self._lists
+        table = self.table
+        here = listed[table.offers["site"][listed] == site]
+        counts = np.zeros((len(table.services), len(table.sites)), np.int64)
+        np.add.at(counts, (table.offers["service"][here], site), 1)
+        ends = np.cumsum(counts).reshape(counts.shape)
+        only = np.zeros_like(first)
+        only[:, 1:] = ends
+        only[:, 0] = ends[:, 0] - counts[:, 0]
+        return np.full_like(candidate, -1), here, only
 
     def figures(self) -> list[float]:
         """Columns `OUT_*` of the last offer that `ask` returned."""

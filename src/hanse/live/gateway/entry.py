@@ -68,6 +68,8 @@ class Entry(Exchange, eq=False, kw_only=True):
     site_note: bytes | None = None
     tried: list[int] = []
     tried_engines: set[int] = set()
+    slow: list[Attempt] = []
+    """Given up as late, and nothing worse: once nobody else is left, they may be asked again."""
 
     answer_plain = closing.answer_plain
 
@@ -80,7 +82,11 @@ class Entry(Exchange, eq=False, kw_only=True):
 
     def seek(self, now_s: float) -> None:
         """Find an offer and try it, or refuse."""
-        found = self._find(now_s, self.tried) if len(self.attempts) < ATTEMPTS_MAX else Reason.TRIED
+        more = len(self.attempts) < ATTEMPTS_MAX
+        found = self._find(now_s, self.tried) if more else Reason.TRIED
+        if more and self.slow and not isinstance(found, Attempt):
+            self._forgive()
+            found = self._find(now_s, self.tried)
         if isinstance(found, Attempt):
             self._go(found)
         elif all(attempt.settled for attempt in self.attempts):
@@ -121,6 +127,16 @@ class Entry(Exchange, eq=False, kw_only=True):
             else:
                 worst = min(worst, Reason.DEAD)
             tried = [*tried, index]
+
+    def _forgive(self) -> None:
+        """An engine that was only slow is better than a refusal: who was to be quicker turned out to be gone, or to have no room."""
+        index = self.worker.routing.table.offer_index
+        for attempt in self.slow:
+            if attempt.engine >= 0:
+                self.tried_engines.discard(attempt.engine)
+            again = index.get(f"{attempt.offer.site}/{attempt.offer.key}", -1)
+            self.tried = [offer for offer in self.tried if offer != again]
+        self.slow = []
 
     def _renewed(self) -> bool:
         """A new table came since the last attempt: look everything up again by its names; False: admitted no more."""
@@ -230,6 +246,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         attempt.drop()
         self.settle(attempt)
         self._exclude(attempt)
+        self.slow.append(attempt)
         self._go(found)
 
     def hedge(self, attempt: Attempt, now_s: float) -> None:

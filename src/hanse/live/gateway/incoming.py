@@ -95,6 +95,7 @@ KNOWN = frozenset(
         b"x-request-id",
         b"traceparent",
         b"tracestate",
+        b"x-hanse-at",
         b"x-hanse-class",
         b"x-hanse-country",
         b"x-hanse-conversation",

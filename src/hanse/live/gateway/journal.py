@@ -267,6 +267,20 @@ class RecordedRouter(DirectRouter):
         self._recorder.choice(service, subject, request, now_s, tried, cached, chosen, self._bytes)
         return chosen
 
+    def ask_at(
+        self,
+        site: int,
+        service: int,
+        subject: int,
+        request: tuple[float, float, float, float],
+        now_s: float,
+        tried: list[int],
+    ) -> int:
+        """Where a schedule sends a line is no choice of this gateway's: the load it makes is noted, as everybody's."""
+        if self._shared:
+            self._recorded.sync()
+        return super().ask_at(site, service, subject, request, now_s, tried)
+
 
 class RecordedKernels(DirectLoad):
     """Counting kernels that note their arguments; counts go to the copy and to what the other workers see."""
