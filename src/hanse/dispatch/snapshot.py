@@ -39,7 +39,7 @@ DISPATCHER: Final = frozenset(
         "stale",
         "published_at_s",
         "at_site",
-        "slow",
+        "_slow",
         "_epoch",
         "_placed_by",
         "_told",
