@@ -1,6 +1,6 @@
 """A year at twenty sites: placement fixed at the peak, an autoscaler at every site, the slow loop by forecasts and by the truth.
 
-Run: `python benchmarks/year.py [--months 1-12] [--days N] [--workers 2] [--json] [--fresh]`. Needs `../shared/data` (weather and wholesale
+Run: `python benchmarks/year.py [--months 1-12 | 1,4,7,10] [--days N] [--workers 2] [--json] [--fresh]`. Needs `../shared/data` (weather and wholesale
 prices of 2022; carbon of the package). Each month of each alternative is one run of the twin, kept under `benchmarks/out/year`, so that an
 interrupted benchmark goes on. Here: runs and the table. Not here: the fleet and what is foreseen (`year_world`), any decision.
 """
@@ -252,7 +252,7 @@ def told(columns: dict[str, dict[str, float]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--months", default="1-12", help="one, or first-last")
+    parser.add_argument("--months", default="1-12", help="first-last, or some with commas")
     parser.add_argument(
         "--days", type=float, default=0.0, help="of each month, from its first on; 0: all"
     )
@@ -265,7 +265,7 @@ def main() -> int:
         print(f"no data at {SHARED}: weather and prices of 2022 are needed", file=sys.stderr)
         return 2
     first, _, last = args.months.partition("-")
-    months = range(int(first), int(last or first) + 1)
+    months = range(int(first), int(last) + 1) if last else [int(m) for m in first.split(",")]
     tasks = [(a, m, args.days or hours_in(m) / 24.0) for m in months for a in args.only.split(",")]
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
         pool.map(count_month, range(ALL_MONTHS))
