@@ -214,7 +214,10 @@ def routable(
 def league_floors(
     fleet: Fleet, placements: Sequence[Placement], sites: Mapping[str, SiteBelief]
 ) -> tuple[Floor, ...]:
-    """What sites keep up that are to lose replicas, until as many are up where they are to be.
+    """What sites keep up that are to lose replicas, until as many requests find room where they are to be.
+
+    Counted are slots, not replicas: one large replica takes the place of several small ones. A floor is in replicas all the same, and as many as
+    hold what is needed even where the site lets its largest go first.
 
     A site that waits for room waits for another site's floor, and that may wait for it in turn. So where nothing can start
     or go anywhere, the first floor gives way: full sites change one after the other, each when the one before is up again.
@@ -227,16 +230,18 @@ def league_floors(
     for service in sorted(up):
         to_be, there = wanted.get(service, Counter()), up[service]
         alike = to_be & there
-        short = min(to_be.total(), there.total()) - alike.total()
+        short = min(_slots(to_be), _slots(there)) - _slots(alike)
         stay: Counter[str] = Counter()
         keep: Counter[str] = Counter()
         for kind in sorted(there):
-            over = there[kind] - to_be[kind]
-            kept = min(max(over, 0), short)
-            short -= kept
-            keep[kind[0]] += kept
             stay[kind[0]] += alike[kind]
-            moves = moves or over > kept
+        over = there - to_be
+        for site in sorted({kind[0] for kind in over}):
+            leaving = sorted(k[3] for k in over.elements() if k[0] == site)
+            while short > 0 and keep[site] < len(leaving):
+                short -= leaving[keep[site]]
+                keep[site] += 1
+            moves = moves or len(leaving) > keep[site]
         floors += [
             Floor(site=site, service=service, replicas_min=stay[site] + keep[site])
             for site in sorted(keep)
@@ -258,6 +263,11 @@ _Kind = tuple[str, str, str, int, int, int]
 def _kind(p: Placement) -> _Kind:
     """A site's replicas of one kind are alike; another kind in the same place has to be started anew."""
     return p.site, p.variant, p.pool, p.slots, p.context_tokens, p.chips or 0
+
+
+def _slots(kinds: Counter[_Kind]) -> int:
+    """Requests that find room in some replicas at once."""
+    return sum(count * kind[3] for kind, count in kinds.items())
 
 
 def _by_service(
