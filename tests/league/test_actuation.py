@@ -193,6 +193,7 @@ def scenario(league: League, *overrides: Override) -> None:
     publish(league, lambda client: client.publish(bus.CONTROL_SUBJECT, feed))
 
 
+@pytest.mark.long
 def test_a_capped_site_gives_up_others_work_and_says_so(placer: Placer) -> None:
     league = placer.league
     now_s = time.time()

@@ -62,6 +62,7 @@ def check_whole(league: League, batch: Any, lines: int) -> None:
     assert len({one["response"]["request_id"] for one in rows}) == lines
 
 
+@pytest.mark.long
 def test_a_home_that_is_lost_is_replaced(league: League) -> None:
     batch_id = under_way(league, LINES)
     league.kill_site("frankfurt")

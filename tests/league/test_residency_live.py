@@ -170,6 +170,7 @@ def outages_of(league: League) -> Callable[[int], None]:
     return outage
 
 
+@pytest.mark.long
 def test_500_requests_over_the_league_are_lawful_and_proven(league: League, seed: int) -> None:
     since_s = time.monotonic()
     sent = send_all(league, np.random.default_rng([seed, 500]), outages_of(league))

@@ -62,8 +62,12 @@ def test_a_site_joins_the_table_the_bus_and_the_picture_without_a_restart(tmp_pa
         assert published is not None
         assert (published.revision, published.toml) == (2, known(hub).toml)
         assert published.epoch == controller._dispatcher.epoch
-        info = await hub.client.jetstream().stream_info(bus.EVIDENCE)
-        named = {s.external.api for s in info.config.sources or () if s.external}
+        for _ in range(200):  # seats are looked after once a second
+            info = await hub.client.jetstream().stream_info(bus.EVIDENCE)
+            named = {s.external.api for s in info.config.sources or () if s.external}
+            if "$JS.joiner.API" in named:
+                break
+            await asyncio.sleep(0.05)
         assert "$JS.joiner.API" in named, "its evidence will be fetched"
 
     run(tmp_path, body)

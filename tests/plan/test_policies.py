@@ -73,6 +73,7 @@ def ruled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return (*solved(folder, ACTS), folder / "out")
 
 
+@pytest.mark.long
 def test_each_kind_of_rule_changes_the_cost_in_its_direction(
     ruled: tuple[dict[str, Any], str, Path],
 ) -> None:
@@ -91,6 +92,7 @@ def test_each_kind_of_rule_changes_the_cost_in_its_direction(
     assert max(effects["home"].values()) > 0.0, "a site at home costs more than one anywhere"
 
 
+@pytest.mark.long
 def test_the_answer_without_a_rule_is_that_of_the_study_that_has_it_not(
     tmp_path: Path, ruled: tuple[dict[str, Any], str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

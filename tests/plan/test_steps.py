@@ -81,6 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_study_goes_on_and_comes_to_the_same_bytes(
     tmp_path: Path, undisturbed: dict[str, bytes], sign: signal.Signals

@@ -132,7 +132,7 @@ def _too_long(simulation: Simulation, result: Result) -> tuple[str, ...]:
     """Where many requests are longer than placements hold, though their chips would hold them: what a fleet file that says nothing comes to."""
     everybody = result.group("all")
     count = everybody.refused.get(Reason.LENGTH.name, 0)
-    if count < TOO_LONG_SHARE * everybody.requests:
+    if count == 0 or count < TOO_LONG_SHARE * everybody.requests:
         return ()
     engines, offers = simulation.world.engines, simulation.table.offers
     held = offers["request_tokens_max"][engines["offer"]]
