@@ -8,6 +8,8 @@ import pytest
 
 from hanse.live.evidence.chain import Decided, Ended, Executed, decode_record, scan_file
 from hanse.live.gateway import metrics
+from hanse.live.gateway.worker import PROBE_EVERY_S
+from hanse.live.shared import ENGINE_ALIVE, ENGINE_STATE, FLAG_AGENT_AT_S
 from live.gateway.rig import (
     ask,
     chat,
@@ -121,6 +123,29 @@ def test_a_frozen_engine_is_noticed_within_a_second_and_its_requests_go_elsewher
             await asyncio.sleep(0.02)
         else:
             raise AssertionError("a healed engine was not used again")
+        await lyon.idle()
+
+    run(test)
+
+
+def test_an_agent_that_falls_silent_takes_no_living_engine_with_it(tmp_path):
+    """Its engine was looked after, and never asked by the gateway itself, until then."""
+
+    async def test():
+        league = await start(tmp_path, replicas=1)
+        lyon = league["lyon"]
+        page, engine = lyon.worker.page, lyon.worker.engines[0]
+        page.engines[0, ENGINE_STATE] = ENGINE_ALIVE
+        page.flags[FLAG_AGENT_AT_S] = time.time() + 1000.0
+        engine._probe.up = False
+        await asyncio.sleep(2 * PROBE_EVERY_S)
+        assert engine.usable(time.time())
+        page.flags[FLAG_AGENT_AT_S] = time.time() - 1000.0
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:
+            assert engine.usable(time.time())
+            await asyncio.sleep(0.02)
+        assert (await ask(lyon.port, chat())).status == 200
         await lyon.idle()
 
     run(test)

@@ -94,8 +94,12 @@ class Engine:
         self._late = 0
 
     def probe(self, now_s: float) -> None:
-        """Called every `PROBE_EVERY_S`; asks only where no agent does."""
-        if not self.vacant and not self._agent_feeds(now_s):
+        """Called every `PROBE_EVERY_S`; asks only where no agent does, and believes until then what the agent said last."""
+        if self.vacant:
+            return
+        if self._agent_feeds(now_s):
+            self._probe.believe(up=self._state[ENGINE_STATE] == ENGINE_ALIVE)
+        else:
             self._probe.next()
 
     def count(self, requests: int, tokens: int, prefill_tokens: int) -> None:
@@ -158,6 +162,13 @@ class _Probe:
         self._target = target
         self._misses = 0
         self._asked: Question | None = None
+
+    def believe(self, *, up: bool) -> None:
+        """Whoever looked after it said so: an agent that falls silent takes no living engine with it."""
+        self.up, self._misses = up, 0
+        if self._asked is not None:
+            self._asked.drop()
+            self._asked = None
 
     def next(self) -> None:
         """The last probe's time is over: note a miss, start another."""
