@@ -118,6 +118,8 @@ class PowerStatus(Value, frozen=True, kw_only=True):
     """What it holds; None: there is none."""
     battery_why: str = ""
     """By which rule it does what it does."""
+    peak_import_kw: float = 0.0
+    """Highest quarter of an hour of import this month, so far."""
 
 
 class FacilityStatus(Value, frozen=True, kw_only=True):

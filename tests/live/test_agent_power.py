@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.dispatch.follow import BatteryPlan, SiteSchedule
-from hanse.live.agent_power import BATTERY_SHARE_START, STEP_S_MAX, PowerKeeper
+from hanse.live.agent_power import BATTERY_SHARE_START, PEAK, STEP_S_MAX, PowerKeeper
+from hanse.model.fleet import Power
 from hanse.model.read import read_fleet
 from hanse.signals import Feed, Override
 
@@ -146,3 +147,41 @@ def test_a_battery_lives_by_the_clock_that_the_weather_is_played_by() -> None:
     again = slow.status(MIDNIGHT_S + 21.0, 0.0).battery_kwh
     assert None not in (before, after, first, again)
     assert after - before == pytest.approx(30.0 * (again - first), rel=1e-3)  # type: ignore[operator]
+
+
+def test_the_months_peak_outlives_the_agent_and_not_the_month(tmp_path: Path) -> None:
+    """A quarter of an hour counts when it is over."""
+
+    def drawn(keeper: PowerKeeper, from_s: float, minutes: int, it_w: float) -> float:
+        found = [keeper.status(from_s + 60.0 * i, it_w) for i in range(minutes + 1)]
+        return found[-1].peak_import_kw
+
+    bare = tuple(msgspec.structs.replace(s, power=Power(grid_kw_max=60.0)) for s in FLEET.sites)
+    fleet = msgspec.structs.replace(FLEET, sites=bare)
+    keeper = PowerKeeper(fleet, "frankfurt", tmp_path)
+    assert drawn(keeper, MIDNIGHT_S, 14, 20_000.0) == 0.0
+    peak_kw = drawn(keeper, MIDNIGHT_S + 15 * 60.0, 30, 10_000.0)
+    pue = keeper.status(MIDNIGHT_S + 46 * 60.0, 0.0).pue
+    assert peak_kw == pytest.approx(20.0 * pue, rel=0.07), (
+        "less the first step, which nobody saw whole"
+    )
+    again = PowerKeeper(fleet, "frankfurt", tmp_path)
+    assert drawn(again, MIDNIGHT_S + 3600.0, 30, 1_000.0) == pytest.approx(peak_kw)
+    assert drawn(again, MIDNIGHT_S + 40 * 86_400.0, 31, 1_000.0) < 0.2 * peak_kw
+    (tmp_path / PEAK).write_bytes(b"no peak")
+    assert PowerKeeper(fleet, "frankfurt", tmp_path).status(MIDNIGHT_S, 0.0).peak_import_kw == 0.0
+
+
+def test_what_the_grid_does_not_take_back_goes_into_the_battery_and_then_is_lost() -> None:
+    power = Power(
+        grid_kw_max=60.0, pv_kw_peak=40.0, battery_kwh=5.0, battery_kw_max=50.0, export_kw_max=0.0
+    )
+    fleet = msgspec.structs.replace(
+        FLEET, sites=tuple(msgspec.structs.replace(s, power=power) for s in FLEET.sites)
+    )
+    keeper = PowerKeeper(fleet, "frankfurt")
+    keeper.hear_control(scenario(kind="cloud_pct", value=0.0))
+    said = [keeper.status(JUNE_NOON_S + 60.0 * i, 0.0) for i in range(60)]
+    assert said[0].pv_kw > 20.0
+    assert all(one.export_kw == 0.0 for one in said)
+    assert said[-1].battery_kwh == pytest.approx(5.0, rel=0.01)

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer_problem import (
     DeferBattery,
@@ -34,7 +33,7 @@ from hanse.dispatch.room import (
     rooms_of,
     with_rooms,
 )
-from hanse.energy.plant import Plant, chip_rated_w, host_w, supplies
+from hanse.energy.plant import Plant, chip_rated_w, empty_w, host_w, supplies
 from hanse.model.fleet import Fleet, Id, Site, Value
 from hanse.model.job import Job
 from hanse.signals.axis import STEP_S
@@ -179,8 +178,8 @@ def _site(
             busy_kw += (pool.count - free) * full_kw
         if not belief.sites[site.id].hosts:
             free = np.zeros(len(pue))
-        idle_w = accelerator(pool.accelerator).idle_w or 0.0
-        idle_kw = min(full_kw, (idle_w + host_w(pool.accelerator)) / 1000.0)
+        idle_w = empty_w(pool.accelerator) + host_w(pool.accelerator)
+        idle_kw = min(full_kw, idle_w / 1000.0)
         pools.append(
             DeferPool(
                 pool=pool.id,

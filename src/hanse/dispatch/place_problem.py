@@ -27,10 +27,9 @@ from hanse.dispatch.place_values import (
     PlaceSite,
 )
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
-from hanse.energy.plant import host_w
+from hanse.energy.plant import empty_w, host_w
 from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import Id, Placement, Pool, Site
-from hanse.serving.roofline import IDLE_SHARE_UNKNOWN
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.units import (
     SECONDS_PER_HOUR,
@@ -194,10 +193,7 @@ def _hardware(
         dear = sites[s].price_usd_per_kwh + sites[s].carbon_g_per_kwh * usd_per_g
         for pool in site.pools:
             chip = accelerator(pool.accelerator)
-            empty_w = (
-                chip.idle_w if chip.idle_w is not None else IDLE_SHARE_UNKNOWN * (chip.tdp_w or 0.0)
-            )
-            power = Power(usd_per_kwh=dear * sites[s].pue, empty_w=empty_w)
+            power = Power(usd_per_kwh=dear * sites[s].pue, empty_w=empty_w(chip.id))
             here = [(p, chips) for p, chips in placed if p.pool == pool.id]
             made = _pool(s, pool, power, sum(p.replicas * c for p, c in here))
             for q, service in enumerate(fleet.services):

@@ -17,10 +17,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief, engines_of
 from hanse.dispatch.place_offers import stepped
-from hanse.energy.plant import chip_rated_w, host_w
+from hanse.energy.plant import chip_rated_w, empty_w, host_w
 from hanse.model.fleet import Id, Service, Value, Variant
 from hanse.model.job import Job
 from hanse.serving.running import pace_at
@@ -65,8 +64,8 @@ class Room(Value, frozen=True, kw_only=True):
     @property
     def chip_kw_idle(self) -> float:
         """IT power of a chip with nothing to do."""
-        idle_w = accelerator(self.chip).idle_w or 0.0
-        return min(chip_rated_w(self.chip), idle_w + host_w(self.chip)) / 1000.0
+        idle_w = empty_w(self.chip) + host_w(self.chip)
+        return min(chip_rated_w(self.chip), idle_w) / 1000.0
 
     @property
     def chip_kw_full(self) -> float:

@@ -41,6 +41,8 @@ SERVER_OVER_CHIP: Final = 1.45
 """IT power over the rated power of data-centre accelerators: CPUs, memory, NICs, fans. A DGX H100 is rated 10.2 kW for
 eight chips of 700 W, which is 1.8; that a server at work draws 0.8 of its rating is an assumption. Edge boxes and CPU
 threads are rated whole."""
+IDLE_SHARE_UNKNOWN: Final = 0.10
+"""Of TDP where no idle power is published: H100 and H200 have 0.10, A100 0.11, B200 0.14."""
 IN_SERVERS: Final = ("datacenter", "workstation", "edge-server")
 """Tiers of chips that need a server around them."""
 PUE_DESIGN: Final = 1.5
@@ -226,6 +228,12 @@ def host_w(chip: str) -> float:
     """What the server around one chip draws, taken as constant: fans and CPUs follow the load by little against that."""
     facts = accelerator(chip)
     return (SERVER_OVER_CHIP - 1.0) * (facts.tdp_w or 0.0) if facts.tier in IN_SERVERS else 0.0
+
+
+def empty_w(chip: str) -> float:
+    """What one chip draws that is on and holds nothing, without its server."""
+    facts = accelerator(chip)
+    return facts.idle_w if facts.idle_w is not None else IDLE_SHARE_UNKNOWN * (facts.tdp_w or 0.0)
 
 
 def supply_of(site: Site, plant: Plant | None = None) -> Any:

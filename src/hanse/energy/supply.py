@@ -75,13 +75,14 @@ def site_supply(
     grid_kw_max: float,
     battery: Battery,
     step_s: float,
+    export_kw_max: float | None = None,
     rule: int = BY_SURPLUS,
     plan_charge_kw: float = 0.0,
     plan_discharge_kw: float = 0.0,
 ) -> SiteFlows:
     """Serve a load (IT and overhead) for one step; the battery by the load-following rule, or `BY_PLAN` as far as limits let.
 
-    The grid connection limits import and export alike. Valid for steps over which the inputs are
+    The grid connection limits import, and export too where nothing narrower is said. Valid for steps over which the inputs are
     steady; the battery's power is limited by its rating, its room and what it holds.
     """
     assert min(load_kw, pv_kw, wind_kw, grid_kw_max) >= 0.0, "flows are unsigned"
@@ -89,7 +90,8 @@ def site_supply(
     p, s, x, out = (
         np.zeros(1, dtype)[0] for dtype in (SUPPLY_DTYPE, STATE_DTYPE, OUTSIDE_DTYPE, OUT_DTYPE)
     )
-    p["grid_kw_max"] = p["export_kw_max"] = grid_kw_max
+    p["grid_kw_max"] = grid_kw_max
+    p["export_kw_max"] = grid_kw_max if export_kw_max is None else export_kw_max
     p["battery_kwh"], p["battery_kw_max"] = battery.capacity_kwh, battery.power_kw_max
     p["charge_efficiency"], p["discharge_efficiency"] = CHARGE_EFFICIENCY, DISCHARGE_EFFICIENCY
     p["self_discharge_per_h"] = battery.self_discharge_per_h

@@ -8,15 +8,19 @@ An emulated battery lives by the clock that the weather is played by: a day of s
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from hanse.dispatch.follow import SiteSchedule, battery_now
 from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
 from hanse.energy.limits import Cause, power_limit
+from hanse.energy.meters import ImportPeak
 from hanse.energy.plant import it_kw_rated
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
 from hanse.live.facility.metering import Measured
 from hanse.live.logline import log_line
+from hanse.live.runtime import replace_file
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.view import PowerStatus
@@ -28,6 +32,8 @@ STEP_S_MAX = 60.0
 with what it can give for so long."""
 
 
+PEAK = "peak.json"
+"""The month's peak of import, in the site's directory; written four times an hour."""
 PUE_MIN, PUE_MAX = 1.0, 5.0
 """The range that a fleet file may declare too."""
 
@@ -35,7 +41,10 @@ PUE_MIN, PUE_MAX = 1.0, 5.0
 class PowerKeeper:
     """A site's power account; `hear_control` takes the controller's scenario feed, `hear_schedule` the plan of its battery."""
 
-    def __init__(self, fleet: Fleet, site_id: str) -> None:
+    def __init__(self, fleet: Fleet, site_id: str, home: Path | None = None) -> None:
+        """`home`: the site's directory, where the month's peak outlives the agent; None: nothing is kept."""
+        self._peak_path = home / PEAK if home is not None else None
+        self._peak = _kept_peak(self._peak_path)
         self._site = next(site for site in fleet.sites if site.id == site_id)
         self._feed = Feed()
         self._battery = battery_of(self._site.power, BATTERY_SHARE_START)
@@ -137,6 +146,7 @@ class PowerKeeper:
             discharge_kw=supply.discharge_kw,
             battery_kwh=supply.stored_kwh if self._battery.capacity_kwh > 0.0 else None,
             battery_why=self._why,
+            peak_import_kw=self._peak.kw,
         )
 
     def _step(
@@ -145,11 +155,13 @@ class PowerKeeper:
         """Balance since the last step; the battery carries over."""
         since_s = now_s - self._stepped_at_s if self._stepped_at_s is not None else 1.0
         schedule = self._schedule
+        limit_kw = self._site.power.export_kw_max
+        export_kw = grid_kw if limit_kw is None else min(limit_kw, grid_kw)
         order = battery_now(
             schedule.battery if schedule is not None else None,
             now_s,
             surplus_kw=pv_kw + wind_kw - load_kw,
-            export_kw_max=grid_kw,
+            export_kw_max=export_kw,
             valid_s=schedule.valid_s if schedule is not None else 0.0,
         )
         if self._battery.capacity_kwh > 0.0 and order.why != self._why:
@@ -160,6 +172,7 @@ class PowerKeeper:
             pv_kw=pv_kw,
             wind_kw=wind_kw,
             grid_kw_max=grid_kw,
+            export_kw_max=export_kw,
             battery=self._battery,
             step_s=min(max(since_s, 0.001), STEP_S_MAX) * self._feed.clock_speed,
             rule=order.rule,
@@ -168,7 +181,25 @@ class PowerKeeper:
         )
         self._battery = msgspec.structs.replace(self._battery, stored_kwh=flows.stored_kwh)
         self._stepped_at_s = now_s
+        self._note_import(flows.import_kw, min(max(since_s, 0.0), STEP_S_MAX), now_s)
         return flows
+
+    def _note_import(self, import_kw: float, since_s: float, now_s: float) -> None:
+        before = self._peak
+        self._peak = before.with_import(import_kw, since_s, now_s)
+        if self._peak_path is not None and self._peak.window != before.window:
+            replace_file(self._peak_path, msgspec.json.encode(self._peak))
+
+
+def _kept_peak(path: Path | None) -> ImportPeak:
+    """What an earlier agent had seen of this month; the quarter in which it ended counts from there on."""
+    if path is None or not path.exists():
+        return ImportPeak()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ImportPeak)
+    except (OSError, msgspec.DecodeError) as error:
+        log_line(f"{path}: {error}; the month's peak begins anew")
+        return ImportPeak()
 
 
 def _measured_pue(modelled: float, measured: Measured, it_kw: float, base_kw: float) -> float:

@@ -1,4 +1,4 @@
-"""What homes report of their batches, as jobs of the slow loop; and what sites hold in their batteries.
+"""What homes report of their batches, as jobs of the slow loop; and what sites tell of batteries and peaks.
 
 Here: `JobBook`, reports in, a `JobsChanged` out when one is due. Not here: what a job takes where (`dispatch.room`), the schedule
 (`dispatch.defer`), the reports themselves (`live.batch.follow`).
@@ -31,6 +31,7 @@ class JobBook:
         self._every_s = min(PROGRESS_S_MAX, schedule_every_s)
         self._reports: dict[str, tuple[float, BatchReport]] = {}
         self._held_kwh: dict[str, float] = {}
+        self._peak_kw: dict[str, float] = {}
         self._told: JobsChanged | None = None
         self._told_at_s = float("-inf")
 
@@ -45,19 +46,24 @@ class JobBook:
             self._reports[report.site] = now_s, report
 
     def see(self, status: SiteStatus) -> None:
-        """What a site's agent says of its battery."""
+        """What a site's agent says of its battery and its month's peak."""
         if status.power.battery_kwh is not None:
             self._held_kwh[status.site] = round(status.power.battery_kwh, 3)
+        if status.power.peak_import_kw > 0.0:
+            self._peak_kw[status.site] = round(status.power.peak_import_kw, 3)
 
     def due(self, now_s: float) -> JobsChanged | None:
         """The jobs, where others have come or gone, and now and then how far they are."""
         event = JobsChanged(
             at_s=now_s,
             jobs=self._jobs(now_s),
-            measured=Measured(held_kwh=dict(sorted(self._held_kwh.items()))),
+            measured=Measured(
+                held_kwh=dict(sorted(self._held_kwh.items())),
+                peak_import_kw=dict(sorted(self._peak_kw.items())),
+            ),
         )
         before = self._told
-        if before is None and not event.jobs and not self._held_kwh:
+        if before is None and event.measured == Measured() and not event.jobs:
             return None
         waited = now_s - self._told_at_s >= self._every_s
         if before is not None and not waited and _who(event) == _who(before):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from hanse.catalogue import accelerator_named, ai_model_named
-from hanse.energy.plant import chip_rated_w, host_w
+from hanse.energy.plant import chip_rated_w, empty_w, host_w
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.plan.study_file import Workload
@@ -125,12 +125,12 @@ def _tuning(model: str, chip: str) -> Fit:
         e2e_s=1.0,
         ttft_ms=0.0,
         tpot_ms=0.0,
-        idle_w=count * (facts.idle_w or 0.1 * facts.tdp_w),
+        idle_w=count * empty_w(facts.id),
         busy_w=watts,
         rated_w=count * chip_rated_w(facts.id),
         host_w=count * host_w(facts.id),
         loads=(0.0, tokens_per_s),
-        watts=(count * (facts.idle_w or 0.1 * facts.tdp_w), watts),
+        watts=(count * empty_w(facts.id), watts),
         decodes_ms=(0.0, 0.0),
         fixed_ms=0.0,
         readings_ms=(0.0,),

@@ -21,6 +21,7 @@ import math
 from typing import Final
 
 from hanse.catalogue import Accelerator, AiModel
+from hanse.energy.plant import empty_w
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.serving.families import Family, family_of, runs_llama_cpp
@@ -36,8 +37,6 @@ RESERVED_SHARE: Final = 0.1
 """Of a small chip's memory beside that half GB: engines leave a tenth free by default (vLLM)."""
 LINK_GB_S_UNKNOWN: Final = 32.0
 """PCIe 4.0 x16, one way: what a chip without a published link has at least."""
-IDLE_SHARE_UNKNOWN: Final = 0.10
-"""Of TDP where no idle power is published: H100 and H200 have 0.10, A100 0.11, B200 0.14."""
 POWER_SHARE_MAX: Final = 1.0
 
 
@@ -200,8 +199,7 @@ def _power(known: Family, rated: Rated, made: Shape) -> tuple[float, float, floa
 
 def _idle_w(chip: Accelerator, known: Family, count: int) -> float:
     assert chip.tdp_w is not None
-    empty_w = chip.idle_w if chip.idle_w is not None else IDLE_SHARE_UNKNOWN * chip.tdp_w
-    return count * min(empty_w + known.idle_loaded_w, 0.9 * known.power_base * chip.tdp_w)
+    return count * min(empty_w(chip.id) + known.idle_loaded_w, 0.9 * known.power_base * chip.tdp_w)
 
 
 def _kv_tokens_max(

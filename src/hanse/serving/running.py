@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from hanse.catalogue import accelerator, ai_model
-from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.serving.open_loop import loaded
-from hanse.serving.precisions import known_precision
-from hanse.serving.steps import step_model
+from hanse.serving.within_slo import replica_step
 
 
 class Going(Value, frozen=True, kw_only=True):
@@ -34,16 +31,9 @@ def pace_at(
 ) -> Going | None:
     """A replica on `chips` chips with `running` requests of such lengths; None where it does not fit."""
     tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
-    try:
-        step = step_model(
-            ai_model(model),
-            known_precision(precision),
-            accelerator(chip),
-            count=chips,
-            slots=max(1, round(running)),
-            context_tokens_mean=tokens_in + tokens_out / 2.0,
-        )
-    except ConfigError:
+    slots = max(1, round(running))
+    step = replica_step(model, precision, chip, chips, slots, tokens_in, tokens_out)
+    if step is None:
         return None
     said = loaded(step, max(running, 1.0), tokens_in, tokens_out)
     return Going(

@@ -90,6 +90,29 @@ def running_mean(slots: float) -> float:
     return ((-Z95 + math.sqrt(Z95**2 + 4.0 * slots)) / 2.0) ** 2
 
 
+def replica_step(
+    model: str,
+    precision: str,
+    chip: str,
+    chips: int,
+    slots: int,
+    tokens_in: float,
+    tokens_out: float,
+) -> StepModel | None:
+    """How a replica steps with requests of such lengths in its slots; None where it does not fit."""
+    try:
+        return step_model(
+            ai_model(model),
+            known_precision(precision),
+            accelerator(chip),
+            count=chips,
+            slots=slots,
+            context_tokens_mean=tokens_in + tokens_out / 2.0,
+        )
+    except ConfigError:
+        return None
+
+
 @cache
 def rated(
     model: str,
@@ -103,17 +126,12 @@ def rated(
 ) -> Rated | None:
     """A replica on `chips` chips under open arrivals; None where it does not fit or one request alone breaks the promise."""
     tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
+    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
+    if step is None:
+        return None
     try:
-        step = step_model(
-            ai_model(model),
-            known_precision(precision),
-            accelerator(chip),
-            count=chips,
-            slots=SLOTS_MAX,
-            context_tokens_mean=tokens_in + tokens_out / 2.0,
-        )
         slots = slots_within(step, tokens_in, tokens_out, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-    except ConfigError:
+    except ConfigError:  # not even one request fits beside the weights
         return None
     if slots == 0:
         return None

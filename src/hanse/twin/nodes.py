@@ -12,12 +12,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.catalogue import accelerator
 from hanse.dispatch.place_offers import NODE_CHIPS
 from hanse.dispatch.place_problem import NODE_OFF_W, WAKE_S
-from hanse.energy.plant import host_w
+from hanse.energy.plant import empty_w, host_w
 from hanse.model.fleet import Fleet
-from hanse.serving.roofline import IDLE_SHARE_UNKNOWN
 
 PoolKey = tuple[str, str]
 """(site, pool)."""
@@ -41,13 +39,10 @@ class Nodes:
         self._awake_at_s: dict[PoolKey, list[float]] = {}
         for s, site in enumerate(fleet.sites):
             for pool in site.pools:
-                chip = accelerator(pool.accelerator)
-                idle_w = chip.idle_w
-                if idle_w is None:
-                    idle_w = IDLE_SHARE_UNKNOWN * (chip.tdp_w or 0.0)
+                chip_w = empty_w(pool.accelerator) + host_w(pool.accelerator)
                 per_node = min(pool.count, NODE_CHIPS)
                 key = site.id, pool.id
-                self._pools[key] = _Pool(s, pool.count, per_node, idle_w + host_w(chip.id))
+                self._pools[key] = _Pool(s, pool.count, per_node, chip_w)
                 begun = ASLEEP if powers_down else 0.0
                 self._awake_at_s[key] = [begun] * -(-pool.count // per_node)
         self._sites = len(fleet.sites)
