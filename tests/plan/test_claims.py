@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.plan.answers import HELD, away, design, site
 
 from hanse.plan.answer import DesignAnswer, away_gb
-from hanse.plan.claims import _inference_wan
+from hanse.plan.claims import _days, _inference_wan
 from hanse.plan.held import Held
 from hanse.plan.report.verdict import away_ms
 
@@ -64,3 +64,9 @@ def test_without_small_sites_nothing_could_be_held_and_so_nothing_goes_away_for_
         assert away_gb(one) is None and away_ms(one) is None
     assert away_gb(EDGE) == pytest.approx(210.0) and away_ms(EDGE) == pytest.approx(11.5)
     assert away_gb(MICRO) == 0.0 and away_ms(MICRO) is None
+
+
+def test_a_training_job_is_told_with_its_cost() -> None:
+    """Sites together have more chips: days alone would speak for them."""
+    said = _days(27.43, 262_761.4), _days(73.1, None), _days(None, None)
+    assert said == ("27.4 days for 262,761 USD", "73.1 days", "-")

@@ -113,7 +113,10 @@ def claims(
     study: Path | None = None,
     /,
     *,
+    quick: bool = False,
     draws: int | None = None,
+    out: Path | None = None,
+    processes: int | None = None,
     into: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -122,20 +125,26 @@ def claims(
     Parameters
     ----------
     study
-        Path of the study file; default the embedded one.
+        Path of a study file, or of an answer.json that `hanse plan` wrote; default the embedded study, which takes minutes.
+    quick
+        A first look: no own power, no twin. Nothing is written.
     draws
         Random draws of all figures; default as the study says.
+    out
+        Folder for what `hanse plan` writes; default plan-NAME.
+    processes
+        How many compute; default one for each core, with --quick one. The numbers are the same.
     into
         Markdown page whose table of claims, between two markers, is made anew.
     json
         Print the claims as one JSON document on standard output.
     """
-    from hanse.plan.read import read_study
-    from hanse.plan.solve import solve
+    if study is not None and study.suffix == ".json":
+        from hanse.plan.read import read_answer
 
-    found = _with(read_study(study), draws, None)
-    with _progress(f"planning {found.name}") as told:
-        answer = solve(found, quick=True, progress=told)
+        answer = read_answer(study)
+    else:
+        answer = _first_look(study, draws) if quick else _whole(study, draws, out, processes)
     if into is not None:
         from hanse.plan.claims_page import written_into
 
@@ -145,6 +154,29 @@ def claims(
     else:
         _show_claims(answer)
     return 0
+
+
+def _first_look(study: Path | None, draws: int | None) -> Answer:
+    from hanse.plan.read import read_study
+    from hanse.plan.solve import solve
+
+    found = _with(read_study(study), draws, None)
+    with _progress(f"planning {found.name}") as told:
+        return solve(found, quick=True, progress=told)
+
+
+def _whole(
+    study: Path | None, draws: int | None, out: Path | None, processes: int | None
+) -> Answer:
+    """As `hanse plan` has it, with all that it writes."""
+    from hanse.plan.read import read_study
+
+    found = _with(read_study(study), draws, None)
+    folder = out or Path(f"plan-{found.name}")
+    store = _store(found, folder, False)
+    answer = _solved(found, folder, False, _processes(processes, False), None, store)
+    store.clear()
+    return answer
 
 
 def _study(

@@ -168,15 +168,17 @@ def _against(
     for t in trainings:
         across = t.choice == "across sites"
         figures = {
-            "central": "-" if t.days_central is None else f"{t.days_central:.1f} days",
-            "across sites": "-" if t.days_across is None else f"{t.days_across:.1f} days",
+            "central": _days(t.days_central, t.usd_central),
+            "across sites": _days(t.days_across, t.usd_across),
         }
+        lost = t.loss_penalty_pct
+        loss = "not known" if lost is None else f"{lost:.1f} %"
         found.append(
             ClaimAnswer(
                 id=f"training-{t.id}",
                 claim="Training wants one large place",
                 by_design=figures,
-                condition=t.why,
+                condition=f"{t.why}; loss of quality across sites: {loss}",
                 verdict="does not hold" if across else "holds",
             )
         )
@@ -314,6 +316,13 @@ def _claim(
         condition=unit,
         verdict=verdict,
     )
+
+
+def _days(days: float | None, usd: float | None) -> str:
+    """Of a training job; sites together may have more chips, so that days alone would mislead."""
+    if days is None:
+        return "-"
+    return f"{days:.1f} days" if usd is None else f"{days:.1f} days for {usd:,.0f} USD"
 
 
 def _plant_usd_per_kw(d: DesignAnswer) -> float | None:

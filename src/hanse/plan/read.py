@@ -1,4 +1,4 @@
-"""A study file becomes a `Study`, or every wrong meaning at once.
+"""A study file becomes a `Study`, or every wrong meaning at once; an answer is read back.
 
 Here: reading and checking. Not here: the nouns (`study_file`), reading TOML (`model.read`), figures with ranges (`assumptions`).
 """
@@ -12,9 +12,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hanse.catalogue import accelerator_named, ai_model_named, city, country
 from hanse.errors import ConfigError
 from hanse.model.read import parse_toml, read_toml
+from hanse.plan.answer import Answer
 from hanse.plan.study_file import Study
 from hanse.serving.precisions import known_precision
 
@@ -31,6 +34,21 @@ def read_study(path: Path | None = None) -> Study:
         content = (files("hanse.plan") / "data" / f"{EMBEDDED}.toml").read_bytes()
         return checked(parse_toml(content, Study, source=EMBEDDED, noun="study"))
     return checked(read_toml(path, Study, noun="study"), source=str(path))
+
+
+def read_answer(path: Path) -> Answer:
+    """What `hanse plan` wrote as answer.json.
+
+    Raises:
+        ConfigError: it cannot be read, or is no answer of this version.
+    """
+    allowed = "the answer.json that `hanse plan` of this version wrote"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Answer)
+    except OSError as error:
+        raise ConfigError(str(path), got=error.strerror or str(error), allowed=allowed) from error
+    except msgspec.MsgspecError as error:
+        raise ConfigError(str(path), got=str(error), allowed=allowed) from error
 
 
 def checked(study: Study, *, source: str = "study") -> Study:

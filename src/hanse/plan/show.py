@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -119,14 +120,11 @@ def _say_rest(answer: Answer, console: Console) -> None:
 
 
 def show_claims(answer: Answer, console: Console) -> None:
-    """What is claimed for and against small sites, with the figure of each design and a verdict."""
+    """What is claimed for and against small sites: verdict, then what was measured, then each design's figure."""
     names = [d.id for d in answer.designs]
-    grid = Grid("claim", *names, "measured", "verdict", show_edge=False)
     for claim in answer.claims:
-        values = [claim.by_design.get(name, "-") for name in names]
-        if not any(claim.by_design.get(name) for name in names):
-            values = ["; ".join(f"{k}: {v}" for k, v in claim.by_design.items())] + [""] * (
-                len(names) - 1
-            )
-        grid.add_row(claim.claim, *values, claim.condition, claim.verdict)
-    console.print(grid)
+        known = [name for name in (*names, *claim.by_design) if name in claim.by_design]
+        values = " · ".join(f"{name} {claim.by_design[name]}" for name in dict.fromkeys(known))
+        console.print(Text.assemble((claim.claim, "bold"), f": {claim.verdict}"))
+        console.print(Padding(Text(claim.condition, style="dim"), (0, 0, 0, 2)))
+        console.print(Padding(Text(values or "-"), (0, 0, 1, 2)))
