@@ -176,6 +176,12 @@ class PlaceModel:
         over = values[self.e].sum() * p.over_usd_per_kwh
         return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
 
+    def failures(self) -> tuple[Ints, Ints]:
+        """Where each failure's sites begin, and the sites of all, one after the other."""
+        sites = [list(f.sites) for f in self.problem.failures]
+        first = np.concatenate([[0], np.cumsum([len(s) for s in sites])]).astype(np.int64)
+        return first, np.array([i for s in sites for i in s], np.int64)
+
     def _fixed_nodes(self) -> Floats:
         """[pool] nodes that engines which run by themselves take."""
         r, p = self.rows, self.problem

@@ -7,7 +7,7 @@ Steps. The relaxed program is solved; pairs that its prices call for come in, an
     `link`  x_do <= min(1, r_o / a_d) n_o;   `lit`  x_do <= k_p
 
 where it breaks them (Daskin, Network and Discrete Location, 2013: the strong form of opening what serves). When none is missing its
-value is a bound on every placement. Then whole numbers: rounded up and thinned out, and HiGHS from there.
+value is a bound on every placement. Then whole numbers: moves of replicas, and HiGHS from there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from hanse.dispatch.place_local import Local, candidates
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Bools, Floats, Ints
 from hanse.milp import INF, Limits, Outcome, Solver
@@ -23,11 +24,11 @@ from hanse.milp import INF, Limits, Outcome, Solver
 ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
 USED_MIN: Final = 1e-6
+ROUND_UP: Final = 0.3
+"""Less of a replica is none to begin with."""
 WIDE: Final = 1.3
 LOSSES_ALL_MAX: Final = 20_000
 """Up to here all rows for failures are in before whole numbers are sought: cheaper than seeking again."""
-WIDE_GAP_SHARE: Final = 0.8
-"""Of the gap asked for; the rest is for what stood for pairs left out."""
 KERNEL_MORE: Final = 8
 """Offers a broken promise."""
 KERNEL_ROUNDS_MAX: Final = 4
@@ -54,23 +55,27 @@ class Found(NamedTuple):
 def search(model: PlaceModel, limits: Limits) -> Found:
     """A placement within the gap, or the best at the node limit.
 
-    Where failures make few rows, all offers at once (`widened`). Else first a kernel (Angelelli, Mansini, Speranza, Computers and
-    Operations Research 37, 2010): offers that the relaxed program uses or nearly uses, more of them where promises are broken.
+    Moves of replicas find one within milliseconds (`place_local`); where the relaxed program does not prove it near enough, HiGHS goes on
+    from there: where failures make few rows, with all offers at once (`widened`). Else first in a kernel (Angelelli, Mansini, Speranza,
+    Computers and Operations Research 37, 2010): offers that the relaxed program uses or nearly uses, more of them where promises are broken.
     """
     solver = Solver(model.model)
     relaxed = tightened(model, solver)
     bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
     n, nodes = relaxed.values[model.n], 0
-    best: Outcome | None = None
+    best = _moved(model, solver, n, reduced)
+    if best.objective - bound <= limits.gap * _own(model, best) or limits.nodes_max < 1:
+        return _found(model, limits, best, bound, 0)
     if len(model.losses) <= LOSSES_ALL_MAX:
         _add_losses(model, solver, np.flatnonzero(~model.loss_known))
     else:
-        kernel = _kernel(model, n, reduced)
-        best, nodes = _in_kernel(model, solver, limits, kernel, reduced, relaxed)
+        kernel = _kernel(model, n, reduced) | (best.values[model.n] > 0.5)
+        other, nodes = _in_kernel(model, solver, limits, kernel, reduced, relaxed)
+        best = min(best, other, key=lambda one: one.objective)
     for _ in range(WIDE_ROUNDS_MAX):
-        if best is not None and best.objective - bound <= limits.gap * _own(model, best):
+        if best.objective - bound <= limits.gap * _own(model, best):
             break
-        known = np.inf if best is None else best.objective
+        known = best.objective
         # Reduced costs belong to the relaxed program, whatever was proven since.
         out = (n < USED_MIN) & (reduced > known - relaxed.objective)
         wide = _wide(model, solver, limits, out, relaxed, best)
@@ -83,13 +88,34 @@ def search(model: PlaceModel, limits: Limits) -> Found:
             wide, more = _in_kernel(model, solver, limits, kernel, reduced, wide)
             nodes += more
         stuck = wide.objective >= known * (1.0 - 1e-9)
-        best = best if best is not None and stuck else wide
+        best = best if stuck else wide
         if stuck or wide.nodes >= limits.nodes_max:
             break  # the same search again would find the same
-    assert best is not None
+    return _found(model, limits, best, bound, nodes)
+
+
+def _found(model: PlaceModel, limits: Limits, best: Outcome, bound: float, nodes: int) -> Found:
     near = best.objective - bound <= 1.001 * limits.gap * _own(model, best)
     stopped_by = "gap" if near else "nodes"
     return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
+
+
+def _moved(model: PlaceModel, solver: Solver, n: Floats, reduced: Floats) -> Outcome:
+    """What moves come to from what runs, from the relaxed program's replicas `n` and from none, at what it costs."""
+    r = model.rows
+    now = np.minimum(r.offer_now, r.offer_max)
+    starts = (now, np.ceil(n - ROUND_UP), np.zeros(len(n)))
+    moved = Local(model).best(starts, candidates(model, n, reduced))
+    stands = moved > 0.5
+    _add_pairs(model, solver, np.flatnonzero(~model.taken & stands[model.pair_offer]))
+    solver.set_columns(model.n, moved, moved)
+    while True:
+        found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
+        if not lose(model, solver, found.values):
+            break
+    lower = _lower(model)
+    solver.set_columns(model.n, lower, np.maximum(r.offer_max, lower))
+    return found
 
 
 def _wide(
@@ -98,24 +124,14 @@ def _wide(
     limits: Limits,
     out: Bools,
     relaxed: Outcome,
-    best: Outcome | None,
+    best: Outcome,
 ) -> Outcome:
-    """Whole numbers of all offers but those ruled out."""
+    """Whole numbers of all offers but those ruled out, from the best known."""
     lower = _lower(model)
     solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
     widened(model, solver, relaxed.row_duals[model.serve])
-    start = _running(model) if best is None else _whole_columns(model, best.values)
-    own = _own(model, relaxed if best is None else best)
-    share = WIDE_GAP_SHARE if best is None else 1.0
-    found = solver.search(limits, start=start, gap_absolute=share * limits.gap * own)
-    more = _own(model, found)
-    short = found.objective - found.bound > limits.gap * more
-    if best is None and short and found.nodes < limits.nodes_max:
-        # Less is its own cost than the relaxed program's, so a finer gap is meant.
-        start = _whole_columns(model, found.values)
-        again = solver.search(limits, start=start, gap_absolute=share * limits.gap * more)
-        found = again if again.objective <= found.objective else found
-    return found
+    start = _whole_columns(model, best.values)
+    return solver.search(limits, start=start, gap_absolute=limits.gap * _own(model, best))
 
 
 def _lower(model: PlaceModel) -> Floats:
@@ -126,17 +142,6 @@ def _whole_columns(model: PlaceModel, values: Floats) -> tuple[Ints, Floats]:
     """Replicas and nodes of a solution, to begin with."""
     columns = np.concatenate([model.n, model.k])
     return columns, np.rint(values[columns])
-
-
-def _running(model: PlaceModel) -> tuple[Ints, Floats] | None:
-    """What runs now, to begin with: the hours of a day differ by a few replicas."""
-    r = model.rows
-    if not (r.offer_now > 0.0).any():
-        return None
-    n = np.minimum(r.offer_now, r.offer_max)
-    chips = np.bincount(r.offer_pool, n * r.offer_chips, len(model.problem.pools))
-    k = np.ceil(chips / np.array([pool.chips for pool in model.problem.pools]) - 1e-9)
-    return np.concatenate([model.n, model.k]), np.concatenate([n, k])
 
 
 def _own(model: PlaceModel, found: Outcome) -> float:

@@ -1,0 +1,95 @@
+"""Moves of replicas: what they say a placement costs, what they keep in mind while moving, how good they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatch.place_problems import least_usd, random_problem
+from hanse.dispatch import place_cost as pc
+from hanse.dispatch.place import check, solve
+from hanse.dispatch.place_local import Local
+from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_rows import Floats, Rows
+from hanse.dispatch.place_search import lose
+from hanse.dispatch.place_values import with_what_runs
+from hanse.milp import Limits, Solver
+
+SEEDS = st.integers(0, 100_000)
+MOVES_ONLY = Limits(gap=1e-6, nodes_max=0)
+
+
+def local_of(seed: int) -> Local:
+    rng = np.random.default_rng(seed)
+    p = random_problem(rng, sites=5, services=3, offers=14, rows=12)
+    return Local(PlaceModel(Rows(with_what_runs(p))))
+
+
+def wanted(local: Local, seed: int) -> Floats:
+    most = local.model.rows.offer_max
+    return np.asarray(np.floor(np.random.default_rng(seed).random(len(most)) * (most + 1.0)))
+
+
+def exact_usd(local: Local, n: Floats) -> float:
+    model = local.model
+    solver = Solver(model.model)
+    solver.set_columns(model.n, n, n)
+    while True:
+        found = solver.search(Limits(gap=0.0))
+        if not lose(model, solver, found.values):
+            return found.objective
+
+
+def anew(local: Local, n: Floats) -> float:
+    state = local.state(n)
+    state.touched[:] = 1
+    return float(pc.cost(local.fixed, state))
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_placement_costs_at_most_what_moves_say(seed: int) -> None:
+    local = local_of(seed)
+    n = local.fitted(wanted(local, seed))
+    said, exact = anew(local, n), exact_usd(local, n)
+    assert said >= exact * (1.0 - 1e-9) - 1e-7
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_what_is_kept_in_mind_while_moving_is_what_is_so(seed: int) -> None:
+    local = local_of(seed)
+    local.fixed.offer_at[:, pc.CANDIDATE] = 1
+    n = local.fitted(wanted(local, seed))
+    moved, usd = local.descend(n, 5_000, opens=True)
+    assert anew(local, moved) == pytest.approx(usd, rel=1e-9, abs=1e-9)
+    assert usd <= anew(local, n) + 1e-9
+    r = local.model.rows
+    assert (moved <= r.offer_max).all() and (moved >= np.where(r.offer_fixed, moved, 0.0)).all()
+    assert (local.fitted(moved) == moved).all(), "it fits"
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_without_a_tree_an_answer_may_be_applied_and_tells_its_gap(seed: int) -> None:
+    p = random_problem(np.random.default_rng(seed), sites=4, services=2, offers=8, rows=8)
+    answer = solve(p, MOVES_ONLY)
+    assert check(p, answer) == [] and answer.nodes == 0
+    proven = answer.cost.usd - answer.bound_usd
+    assert proven >= -1e-6 * max(1.0, answer.cost.usd)
+    assert answer.gap == pytest.approx(max(0.0, proven) / max(answer.cost.own_usd, 1e-12), abs=1e-6)
+    assert solve(p, MOVES_ONLY) == answer
+
+
+def test_moves_alone_find_the_best_of_most_small_problems() -> None:
+    over = []
+    for seed in range(60):
+        p = random_problem(np.random.default_rng(seed))
+        least = least_usd(p)
+        over.append((solve(p, MOVES_ONLY).cost.usd - least) / max(abs(least), 1e-9))
+    worst = np.array(over)
+    assert (worst >= -1e-4).all()
+    assert (worst < 1e-4).mean() >= 0.9, worst.round(4)
+    assert worst.mean() < 0.01
