@@ -11,12 +11,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief, engines_of
 from hanse.dispatch.choose import WIRE_BYTES_PER_TOKEN_OUT
 from hanse.dispatch.paths import paths_from
 from hanse.dispatch.place_offers import NODE_CHIPS, Power, Work, offers_of, stepped, work_of
+from hanse.dispatch.place_pooling import peak_shares
 from hanse.dispatch.place_values import (
     FailureSet,
     PlaceDemand,
@@ -94,7 +96,7 @@ def problem_from(
     )
     pools, offers = _hardware(belief, sites, works, usd_per_g)
     replica = _replica_usd(sites, pools, offers, usd_per_g, window_s)
-    laws, demand = _demand(belief, outlook.demand, steps, names, works, offers, replica)
+    laws, demand = _demand(belief, outlook, steps, names, works, offers, replica)
     services = tuple(
         _service(belief, i, offers, demand, replica) for i in range(len(fleet.services))
     )
@@ -283,7 +285,7 @@ def _works(belief: Belief, demand: Sequence[DemandOutlook]) -> list[Work | None]
 
 def _demand(
     belief: Belief,
-    outlooks: Sequence[DemandOutlook],
+    outlook: Outlook,
     steps: slice,
     names: _Names,
     works: Sequence[Work | None],
@@ -296,7 +298,7 @@ def _demand(
     subjects: dict[tuple[str, str, str], int] = {}
     laws: dict[tuple[int, ...], int] = {}
     rows: dict[tuple[int, int, int, float], list[tuple[DemandOutlook, float]]] = {}
-    for d in outlooks:
+    for d in outlook.demand:
         who = d.tenant, d.data_class, d.country
         if who not in subjects:
             bits = law.bits[law.profile[belief.subject_row(*who)]]
@@ -309,10 +311,30 @@ def _demand(
         key = q, names.site[d.origin], subjects[who], qualities.get(d.data_class, 1.0)
         own = work_of(fleet.services[q], fleet, d, work)
         rows.setdefault(key, []).append((d, own))
+    shares = _shares(rows, outlook)
     made = tuple(
-        _row(belief, key, members, steps, replica.get(key[0], 1.0)) for key, members in rows.items()
+        _row(belief, key, members, steps, replica.get(key[0], 1.0), shares.get(_kind(key)))
+        for key, members in rows.items()
     )
     return tuple(laws), made
+
+
+_RowKey = tuple[int, int, int, float]
+
+
+def _kind(key: _RowKey) -> tuple[int, int, float]:
+    """Rows that differ in their origin only."""
+    return key[0], key[2], key[3]
+
+
+def _shares(
+    rows: Mapping[_RowKey, list[tuple[DemandOutlook, float]]], outlook: Outlook
+) -> dict[tuple[int, int, float], NDArray[np.float64]]:
+    """By kind of row, [step]: what it needs of its origins' own peaks. Work that may wait is in no total."""
+    kinds: dict[tuple[int, int, float], list[DemandOutlook]] = {}
+    for key, members in rows.items():
+        kinds.setdefault(_kind(key), []).extend(d for d, _ in members if not d.waits)
+    return peak_shares({kind: mine for kind, mine in kinds.items() if mine}, outlook.totals)
 
 
 def _row(
@@ -321,11 +343,15 @@ def _row(
     members: list[tuple[DemandOutlook, float]],
     steps: slice,
     replica_usd: float,
+    peak_share: NDArray[np.float64] | None,
 ) -> PlaceDemand:
     q, origin, law, quality = key
     rates = np.array([d.requests_per_s[steps] for d, _ in members])
     high = np.array([d.requests_per_s_high[steps] for d, _ in members])
     waits = np.array([d.waits for d, _ in members])
+    if peak_share is not None:
+        share_of = np.where(waits[:, None], 1.0, peak_share[steps])
+        high = rates + share_of * np.maximum(high - rates, 0.0)
     weight = np.maximum(rates.mean(axis=1), 1e-12)
     share = weight / weight.sum()
     work = float(share @ np.array([own for _, own in members]))

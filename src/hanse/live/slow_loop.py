@@ -25,7 +25,7 @@ from hanse.live.runtime import replace_file
 from hanse.model.fleet import Fleet
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
-from hanse.signals.forecast.expected import expected_demand
+from hanse.signals.forecast.expected import expected_demand, expected_totals
 from hanse.signals.outlook import DemandOutlook
 from hanse.signals.providers import LiveFeed
 
@@ -142,7 +142,8 @@ class SlowLoop:
             brought=self._live.brought(now_s) if own else None,
             provided=self._live.provided(now_s) if own else None,
         )
-        return msgspec.structs.replace(outlook, clock=clock)
+        totals = expected_totals(self.counts, now_s, steps=OUTLOOK_STEPS) if own else ()
+        return msgspec.structs.replace(outlook, clock=clock, totals=totals)
 
     def _read(self) -> DemandCounts:
         bin_s = self._fleet.slow_loop.demand_bin_s

@@ -9,7 +9,7 @@ from __future__ import annotations
 from hanse.model.fleet import CarbonSignal, CountryCode, Id, Value
 from hanse.signals.clock import TRUE_CLOCK, Clock
 
-__all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook"]
+__all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook", "TotalOutlook"]
 
 
 class DemandOutlook(Value, frozen=True, kw_only=True):
@@ -33,6 +33,14 @@ class DemandOutlook(Value, frozen=True, kw_only=True):
     """Of prompt tokens, found again in a prefix cache."""
     waits: bool = False
     """Work that may wait: it needs room, and none that outlives a failure."""
+
+
+class TotalOutlook(Value, frozen=True, kw_only=True):
+    """All requests of a service together, [step]: their peaks are lower than the sum of each origin's own."""
+
+    service: Id
+    requests_per_s_high: tuple[float, ...]
+    """What nineteen of twenty steps stay under."""
 
 
 class SiteOutlook(Value, frozen=True, kw_only=True):
@@ -59,6 +67,8 @@ class Outlook(Value, frozen=True, kw_only=True):
     step_s: float
     demand: tuple[DemandOutlook, ...]
     sites: tuple[SiteOutlook, ...]
+    totals: tuple[TotalOutlook, ...] = ()
+    """Of services whose origins were foreseen together, too; of others every origin is thought to peak at once."""
     clock: Clock = TRUE_CLOCK
     """By which all instants and durations here are told; requests a second are true seconds, always."""
 
@@ -66,6 +76,7 @@ class Outlook(Value, frozen=True, kw_only=True):
         lengths = {len(d.requests_per_s) for d in self.demand} | {
             len(d.requests_per_s_high) for d in self.demand
         }
+        lengths |= {len(t.requests_per_s_high) for t in self.totals}
         for site in self.sites:
             lengths |= {
                 len(site.price_usd_per_kwh), len(site.carbon_g_per_kwh), len(site.pue),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hanse.signals.demand_counts import DemandCount, DemandCounts, DemandKey
-from hanse.signals.forecast.expected import SILENT_S, expected_demand
+from hanse.signals.forecast.expected import SILENT_S, expected_demand, expected_totals
 from signals.forecast.histories import MONDAY_S
 
 BIN_S, HOUR_S = 300.0, 3600.0
@@ -66,3 +66,32 @@ def test_nobody_asked_is_nobody_expected_and_an_entry_that_is_gone_is_too() -> N
         counts.add(MONDAY_S + i * BIN_S, (), "lyon")
     assert expected_demand(counts, MONDAY_S + 368 * BIN_S, steps=12) == ()
     assert expected_demand(heard(288), MONDAY_S + 288 * BIN_S + SILENT_S + 1.0, steps=12) == ()
+
+
+def noisy(days: float, origins: int, seed: int = 1) -> DemandCounts:
+    """Independent origins of 0.2 requests/s each, counted in bins."""
+    rng, counts = np.random.default_rng(seed), DemandCounts()
+    for i in range(round(days * 288)):
+        for o in range(origins):
+            key = DemandKey(
+                **{f: getattr(KEY, f) for f in KEY.__struct_fields__} | {"origin": f"s{o}"}
+            )
+            asked = float(rng.poisson(0.2 * BIN_S))
+            one = DemandCount(key=key, requests=asked, tokens_in=asked, tokens_out=asked)
+            counts.add(MONDAY_S + i * BIN_S + 10.0, (one,), f"s{o}", 10.0)
+    return counts
+
+
+def test_origins_together_peak_lower_than_their_peaks_together() -> None:
+    counts, now_s = noisy(8.0, 9), MONDAY_S + 8.0 * 86_400.0
+    each = expected_demand(counts, now_s, steps=4)
+    (total,) = expected_totals(counts, now_s, steps=4)
+    mean = np.sum([d.requests_per_s for d in each], axis=0)
+    alone = np.sum([d.requests_per_s_high for d in each], axis=0) - mean
+    together = np.array(total.requests_per_s_high) - mean
+    # Nine independent ones: a third, as far as eight days of counts tell.
+    assert (together > 0.1 * alone).all() and (together < 0.6 * alone).all()
+
+
+def test_totals_wait_until_days_were_seen() -> None:
+    assert expected_totals(noisy(2.0, 2), MONDAY_S + 2.0 * 86_400.0, steps=4) == ()

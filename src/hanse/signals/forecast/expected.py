@@ -1,6 +1,6 @@
 """What is expected of every kind of demand that was counted: the shipped method where days were seen, the last minutes where not.
 
-Here: `expected_demand`. Not here: counting (`signals.demand_counts`), the method (`make`).
+Here: `expected_demand`, `expected_totals`. Not here: counting (`signals.demand_counts`), the method (`make`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from hanse.signals.demand_counts import DemandCounts, DemandKey
 from hanse.signals.forecast.make import forecast
 from hanse.signals.forecast.past import Floats
-from hanse.signals.outlook import DemandOutlook
+from hanse.signals.outlook import DemandOutlook, TotalOutlook
 from hanse.signals.series import Series
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
@@ -44,7 +44,8 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
             continue
         if (len(rates) - heard[0]) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
             start_s = counts.start_s + float(heard[0]) * counts.bin_s
-            hourly = _hourly(counts.bin_s, key, start_s, rates[heard[0] :])
+            zone = f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}"
+            hourly = _hourly(counts.bin_s, zone, start_s, rates[heard[0] :])
             made = forecast(hourly, now_s, steps=steps)
             mean, high = made.mean, made.high
         else:
@@ -52,6 +53,27 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
             mean, high = (flat[0],) * steps, (flat[1],) * steps
         if max(high) > 0.0:
             found.append(_outlook(key, counts.tokens(key, now_s), mean, high))
+    return tuple(found)
+
+
+def expected_totals(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[TotalOutlook, ...]:
+    """High quantiles of services' totals, where days were seen of all who ask; a bin in which one entry was not heard is a gap."""
+    by_service: dict[str, list[Floats]] = {}
+    for key in counts.kinds():
+        rates = counts.requests_per_s(key, now_s)
+        if np.nansum(rates) > 0.0 and now_s - counts.heard_until_s(key.origin) <= SILENT_S:
+            by_service.setdefault(key.service, []).append(rates)
+    found = []
+    for service, each in by_service.items():
+        total = np.sum(each, axis=0)
+        heard = np.flatnonzero(~np.isnan(total))
+        if not len(heard) or len(heard) * counts.bin_s < DAYS_MIN * SECONDS_PER_DAY:
+            continue
+        start_s = counts.start_s + float(heard[0]) * counts.bin_s
+        made = forecast(
+            _hourly(counts.bin_s, service, start_s, total[heard[0] :]), now_s, steps=steps
+        )
+        found.append(TotalOutlook(service=service, requests_per_s_high=made.high))
     return tuple(found)
 
 
@@ -71,7 +93,7 @@ def _outlook(
     )
 
 
-def _hourly(bin_s: float, key: DemandKey, start_s: float, rates: Floats) -> Series:
+def _hourly(bin_s: float, zone: str, start_s: float, rates: Floats) -> Series:
     """Hourly means of what was heard, from a full hour on; an hour of silence is a gap."""
     each = round(SECONDS_PER_HOUR / bin_s)
     skip = round((-start_s % SECONDS_PER_HOUR) / bin_s)
@@ -86,7 +108,7 @@ def _hourly(bin_s: float, key: DemandKey, start_s: float, rates: Floats) -> Seri
         quantity="demand",
         unit="requests/s",
         signal="demand",
-        zone=f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}",
+        zone=zone,
         source="counted at the gateways",
         licence="the operator's own",
     )
