@@ -153,10 +153,10 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
             for t in steps:
                 end = begin[t] + p.step_s[t]
                 may = max(0.0, end - max(begin[t], ready, job.submitted_at_s)) / p.step_s[t]
-                late_s = min(p.step_s[t], max(0.0, end - job.deadline_at_s))
+                late_s = min(p.step_s[t], max(0.0, end - due_of(job)))
                 price = move / left + 1e-6 * (begin[t] - p.start_s) / 3600.0
                 if late_s > 0.0:
-                    mean_h = (end - late_s / 2.0 - job.deadline_at_s) / 3600.0
+                    mean_h = (end - late_s / 2.0 - due_of(job)) / 3600.0
                     rate = p.late_usd_per_chip_h + p.later_usd_per_chip_h * mean_h
                     price += job.weight * rate * late_s / p.step_s[t]
                 x = lp.new(hours[t] * speed * price, 0.0, may * job.chips_max)
@@ -190,17 +190,22 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
     add_left(lp, p, one, hours, begin, work, unit, dearest)
 
 
+def due_of(job) -> float:  # type: ignore[no-untyped-def]
+    """A yield costs what was not in a checkpoint, and a restart: planned work leaves time for one."""
+    return float(job.deadline_at_s - job.checkpoint_every_s - job.restart_s)
+
+
 def add_left(lp, p, one, hours, begin, work, unit, dearest) -> None:  # type: ignore[no-untyped-def]
     """Work that is left for later or not done, and the row that counts all work."""
     job = one.job
     left = min(job.chip_s.values()) / 3600.0
     end_s = begin[-1] + p.step_s[-1]
     room, guess = 0.0, 0.0
-    if job.deadline_at_s > end_s and unit:
-        room = 0.5 * (job.deadline_at_s - end_s) / 3600.0 * job.chips_max
+    if due_of(job) > end_s and unit:
+        room = 0.5 * (due_of(job) - end_s) / 3600.0 * job.chips_max
         guess = cheapest([min(c) for c in zip(*unit, strict=True)], hours, min(1.0, left / room))
         room = min(room, left)
-    missed = max(0.0, end_s - job.deadline_at_s) / 3600.0 + hours[-1]
+    missed = max(0.0, end_s - due_of(job)) / 3600.0 + hours[-1]
     never = job.weight * (p.late_usd_per_chip_h + p.later_usd_per_chip_h * missed)
     work[lp.new(guess, 0.0, room)] = 1.0
     all_dearest = getattr(lp, "dearest", [])

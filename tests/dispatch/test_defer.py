@@ -174,6 +174,21 @@ def quiet(price: tuple[float, ...]) -> DeferProblem:
     return replace(one, sites=(site,), jobs=(wanted,))
 
 
+def test_a_plan_leaves_time_to_yield_once() -> None:
+    """The cheapest hour is the last one before the deadline: whoever waits for it has none to spare."""
+    one = quiet(price=(0.5, 0.4, 0.3, 0.2, 0.1, 0.02))
+
+    def last_chips(checkpoint_s: float, restart_s: float) -> float:
+        wanted = one.jobs[0]
+        job = replace(wanted.job, checkpoint_every_s=checkpoint_s, restart_s=restart_s)
+        plan = solve(replace(one, jobs=(replace(wanted, job=job),))).plan_of(job.id)
+        assert plan is not None and plan.late_s == 0.0
+        return sum(run.chips[-1] for run in plan.runs)
+
+    assert last_chips(0.0, 0.0) > 0.9
+    assert last_chips(3_600.0, 0.0) == last_chips(3_000.0, 600.0) == 0.0
+
+
 def _battery():  # type: ignore[no-untyped-def]
     for seed in range(50):
         found = problem(seed, sites=1, jobs=1).sites[0].battery

@@ -255,8 +255,8 @@ class Frame:
 
     @cached_property
     def deadline_s(self) -> Floats:
-        """[job]"""
-        return np.array([one.job.deadline_at_s for one in self.problem.jobs], float)
+        """[job] by which work is planned to be done: early enough for one yield."""
+        return np.array([one.due_s for one in self.problem.jobs], float)
 
     @cached_property
     def weight(self) -> Floats:

@@ -24,6 +24,7 @@ from typing import Final
 
 from hanse.dispatch.defer_problem import DeferAnswer, DeferJob, DeferProblem
 from hanse.model.fleet import Id, Value
+from hanse.model.job import Job
 
 RESTARTS_WORTH: Final = 2.0
 """A run shorter than so many restarts is more restarting than running."""
@@ -233,7 +234,7 @@ def step_at(problem: DeferProblem, at_s: float) -> int:
 def latest_start_s(one: DeferJob, speed_chip_s: float) -> float:
     """When a job has to run on all chips it can use, to be in time at a pool that takes `speed_chip_s`."""
     needed = speed_chip_s / max(one.job.chips_max, 1) * (1.0 + SAFETY_SHARE) + one.job.restart_s
-    return one.job.deadline_at_s - needed
+    return one.due_s - needed
 
 
 def _wish(
@@ -251,7 +252,8 @@ def _wish(
     if state.at_s < job.submitted_at_s or not any(job.chip_s.values()):
         return nothing
     pressing = _pressing(problem, one, mine, state)
-    if key is None or (pressing is not None and planned[step] <= 0.0):
+    idle = key is None or planned[step] <= 0.0 or not _has_room(state, job, key)
+    if key is None or (pressing is not None and idle):
         key = pressing
         if key is None:
             return nothing
@@ -340,10 +342,11 @@ def _pressing(
 ) -> tuple[str, str] | None:
     """Pool where a job has to run now to be in time; None while there is slack, or where it may run nowhere.
 
-    Where it is, else the fastest lawful pool that has free chips and its state; a job that is late already is pressing, too.
+    Where it is, else the fastest lawful pool that has free chips and its state, else one to which its state has a way; a job that is late
+    already is pressing, too.
     """
-    free = {(p.site, p.pool): p.chips_free for p in state.pools}
     accepts = {s.site for s in state.sites if s.accepts}
+    ways = {way.target for way in problem.paths if way.source == one.state_at and way.mbit_s > 0.0}
     found = []
     for site in problem.sites:
         if site.site not in one.sites or site.site not in accepts:
@@ -351,16 +354,22 @@ def _pressing(
         for pool in site.pools:
             chip_s = one.job.chip_s.get(pool.accelerator, 0.0)
             here = mine is not None and (mine.site, mine.pool) == (site.site, pool.pool)
-            at_hand = site.site == one.state_at and _reads(one, site.site)
-            if chip_s > 0.0 and (here or at_hand):
-                room = free.get((site.site, pool.pool), 0) >= one.job.chips_min
-                found.append((not room, not here, chip_s, site.site, pool.pool))
+            reads = _reads(one, site.site) and (site.site == one.state_at or site.site in ways)
+            if chip_s > 0.0 and (here or reads):
+                room = _has_room(state, one.job, (site.site, pool.pool))
+                moves = site.site != one.state_at
+                found.append((not room, not here, moves, chip_s, site.site, pool.pool))
     if not found:
         return None
     best = min(found)
-    if state.at_s < latest_start_s(one, best[2]):
+    if state.at_s < latest_start_s(one, best[3]):
         return None
-    return best[3], best[4]
+    return best[4], best[5]
+
+
+def _has_room(state: NowState, job: Job, key: tuple[str, str]) -> bool:
+    """Whether interactive work leaves a pool chips enough for a job, whoever else is on them."""
+    return any((p.site, p.pool) == key and p.chips_free >= job.chips_min for p in state.pools)
 
 
 def _reads(one: DeferJob, site: str) -> bool:

@@ -120,6 +120,13 @@ class DeferJob(Value, frozen=True, kw_only=True):
     chips: int = 0
     """On which it runs now."""
 
+    @property
+    def due_s(self) -> float:
+        """By when it is to be done, Unix seconds: early enough before its deadline to yield once (to work again what was not in a
+        checkpoint, and to restart), because requests of people come first whatever was planned.
+        """
+        return self.job.deadline_at_s - self.job.checkpoint_every_s - self.job.restart_s
+
 
 class DeferProblem(Value, frozen=True, kw_only=True):
     """Everything that the answer depends on."""
