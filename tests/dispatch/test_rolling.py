@@ -544,6 +544,8 @@ def asked(draw: st.DrawFn) -> Fleet:
         urls = tuple(f"http://127.0.0.1:{n + 1}" for n in range(draw(st.integers(1, 4))))
         known = Kubernetes(
             name=draw(st.sampled_from(("llm", "{service}", "{service}-{variant}", "{variant}")))
+            + draw(st.sampled_from(("", "", "-{chips}"))),
+            chips=draw(st.sampled_from((1, 2))),
         )
         pools.append(
             Pool(
@@ -590,4 +592,6 @@ def test_where_the_controller_places_every_variant_has_a_workload_of_its_own(mad
     loop = SlowLoop(places=True)
     made = msgspec.structs.replace(made, placements=(), slow_loop=loop)
     names = {p.kubernetes.name for s in made.sites for p in s.pools if p.kubernetes}
-    assert bool(wrong(made)) == bool(names - {"{service}-{variant}"})
+    assert bool(wrong(made)) == bool(
+        {name.removesuffix("-{chips}") for name in names} - {"{service}-{variant}"}
+    )

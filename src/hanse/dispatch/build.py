@@ -5,7 +5,7 @@ Here: `build_table`. Not here: the table's form (`table`), law (`law`), coeffici
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from hanse.catalogue import accelerator, ai_model
 from hanse.dispatch.belief import Belief, EngineSpec, all_engines, engines_of
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.law import LawTable, subject
-from hanse.dispatch.rolling import routable
+from hanse.dispatch.rolling import described
 from hanse.dispatch.shed import shed_rank
 from hanse.dispatch.table import (
     OFFER_DTYPE,
@@ -52,8 +52,7 @@ _OF_ENGINE: Final = (
 def build_table(belief: Belief, now_s: float) -> Table:
     """The table that a belief amounts to at `now_s`."""
     fleet, law = belief.fleet, belief.law
-    specs = all_engines(fleet, belief.placements)
-    specs += all_engines(fleet, routable(belief.placements, belief.sites))
+    specs = all_engines(fleet, described(belief.placements, belief.sites))
     central_specs = _central_specs(fleet, belief.placements)
     central_keys = tuple(dict.fromkeys(s.offer for s in central_specs))
     subjects, rows = _subjects(fleet, law)
@@ -127,12 +126,19 @@ def _offers(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Rec
         running = replicas.get(key, [])
         row["replicas"] = len(running)
         if running:
-            _fill_engine(row, hardware[site_id, running[0].pool], running[0])
+            _fill_engine(row, hardware, running)
     return offers
 
 
-def _fill_engine(row: Any, hardware: str, spec: EngineSpec) -> None:
-    found = _coefficients(spec.model, spec.precision, hardware, spec.chips, spec.slots)
+def _fill_engine(
+    row: Any, hardware: Mapping[tuple[str, str], str], running: Sequence[EngineSpec]
+) -> None:
+    """Of replicas of several kinds the one that holds fewest requests: gateways reckon with one pace, and none may be promised more than the
+    replica that it comes to has.
+    """
+    spec = min(running, key=lambda one: (one.slots, one.chips))
+    chip = hardware[spec.site, spec.pool]
+    found = _coefficients(spec.model, spec.precision, chip, spec.chips, spec.slots)
     # An engine that we start splits its context over its slots; of others we know only the sum.
     per_request = spec.context_tokens
     if spec.driver == "process":

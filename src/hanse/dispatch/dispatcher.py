@@ -27,7 +27,7 @@ from hanse.dispatch.belief import (
 )
 from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law, no_law
-from hanse.dispatch.rolling import known_placements, league_floors, league_problem, routable
+from hanse.dispatch.rolling import described, known_placements, league_floors, league_problem
 from hanse.dispatch.site_scope import SiteScope
 from hanse.dispatch.table import Table
 from hanse.model.fleet import Placement
@@ -226,12 +226,14 @@ class Dispatcher:
         site.heard_at_s = max(site.heard_at_s, event.at_s)
         site.table_version, site.shed_level = event.table_version, event.shed_level
         site.placement_version = event.placement_version
-        before = routable(belief.placements, belief.sites)
-        site.serving = known_placements(belief.fleet, event.site, event.serving)
-        after = routable(belief.placements, belief.sites)
-        if after != before:
-            belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, after)
-            self.stale = True
+        serving = known_placements(belief.fleet, event.site, event.serving)
+        if serving != site.serving:
+            before = described(belief.placements, belief.sites)
+            site.serving = serving
+            after = described(belief.placements, belief.sites)
+            if after != before:
+                belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, after)
+                self.stale = True
         if event.epoch > self._epoch:
             return [act.StepDown(epoch=self._epoch, epoch_seen=event.epoch)]
         return [] if was_up else [self._log("info", f"site {event.site} reports")]

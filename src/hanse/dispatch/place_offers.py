@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from hanse.catalogue import Accelerator, accelerator
 from hanse.dispatch.place_values import PlaceOffer
 from hanse.model.fleet import Fleet, Placement, Pool, Service, Variant
+from hanse.model.workloads import any_chips
 from hanse.serving.within_slo import Rated, rated
 from hanse.signals.outlook import DemandOutlook
 from hanse.units import hours_from_s
@@ -87,6 +88,8 @@ def offers_of(
     """Offers of one service in one pool; `placed` are its replicas there now with their chips."""
     found: list[PlaceOffer] = []
     counts = [c for c in COUNTS if c <= min(pool.count, NODE_CHIPS)]
+    if pool.kubernetes is not None and not any_chips(pool.kubernetes):
+        counts = [pool.kubernetes.chips]
     for variant in service.variants:
         now = {chips: p for p, chips in placed if p.variant == variant.id}
         # A replica that runs may have a number of chips of its own.

@@ -1,7 +1,7 @@
 """How a placement becomes another while requests flow: what a site may start, drain and stop next, and what it must keep.
 
 Here: `Floor`; which engines stay, leave, or are missing (`sort_out`); the next steps at a site (`next_steps`); what the league keeps
-while replicas move between sites (`league_floors`), and what a table lists meanwhile (`routable`). Not here: the life of one engine
+while replicas move between sites (`league_floors`), and what a table lists meanwhile (`described`). Not here: the life of one engine
 (`site_scope`), which placement is best (`place`).
 
 The rule of a site. New engines start first, wherever chips allow. One that is placed no more gets no new requests once its
@@ -19,6 +19,7 @@ from typing import Final, Literal
 from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
 from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Site, Value
+from hanse.model.workloads import any_chips, workload_name
 
 DRAIN_SLACK_S: Final = 5.0
 """Beyond a service's deadline, after which a gateway has ended every request: a clock and a tick apart."""
@@ -44,9 +45,11 @@ def recipe(spec: EngineSpec) -> Recipe:
         spec.pool,
         spec.driver,
     )
-    if spec.driver != "process":  # started by others, as they see fit
-        return (*kind, spec.url if spec.driver == "external" else "")
     chips = spec.chips if spec.alone else 0
+    if spec.driver == "external":  # started by others, as they see fit
+        return (*kind, spec.url)
+    if spec.driver == "kubernetes":
+        return (*kind, "", chips)
     return (*kind, spec.slots, spec.context_tokens, spec.embedding, chips)
 
 
@@ -129,7 +132,29 @@ def next_steps(
             steps.append(Step(kind="start", engine=spec))
         else:
             blocked.append(spec)
-    return steps + _drains(left, wanted, floors, blocked)
+    drains = _drains(left, wanted, floors, blocked)
+    return steps + _round(blocked, left, drains, free, rows) + drains
+
+
+def _round(
+    blocked: Sequence[EngineSpec],
+    engines: Mapping[str, EngineBelief],
+    drains: Sequence[Step],
+    free: Counter[str],
+    rows: int,
+) -> list[Step]:
+    """Small engines that go round a large one after all: where nothing will make room for it, they may be what its room waits for."""
+    moving = {e.spec.pool for e in engines.values() if _on_its_way(e)}
+    moving |= {step.engine.pool for step in drains}
+    steps: list[Step] = []
+    for spec in blocked:
+        waits_for_url = any(e.spec.url == spec.url for e in engines.values() if spec.url)
+        if spec.pool in moving or waits_for_url or chips_held(spec) > free[spec.pool]:
+            continue
+        if len(steps) < rows:
+            free[spec.pool] -= chips_held(spec)
+            steps.append(Step(kind="start", engine=spec))
+    return steps
 
 
 def _farewell(engine: EngineBelief, now_s: float, drain_s: Mapping[str, float]) -> Iterator[Step]:
@@ -209,6 +234,24 @@ def routable(
         for serving in sites[name].serving
         if (serving.site, serving.service, serving.variant) not in placed
     )
+
+
+def described(
+    placements: Sequence[Placement], sites: Mapping[str, SiteBelief]
+) -> tuple[Placement, ...]:
+    """What a table describes: of each site, service and variant the replicas that are placed there, or those that are up while they are of
+    other kinds (more chips, other slots), and `routable` ones.
+    """
+    placed: dict[tuple[str, str, str], list[Placement]] = {}
+    for p in placements:
+        placed.setdefault((p.site, p.service, p.variant), []).append(p)
+    found: list[Placement] = []
+    for (site, service, variant), mine in placed.items():
+        known = sites[site].serving if site in sites else ()
+        up = [p for p in known if (p.service, p.variant) == (service, variant)]
+        other = up and {_kind(p) for p in up} != {_kind(p) for p in mine}
+        found += up if other else mine
+    return (*found, *routable(placements, sites))
 
 
 def league_floors(
@@ -312,7 +355,10 @@ def placement_problem(fleet: Fleet, site: Site, placements: Sequence[Placement])
         if pool.driver == "kubernetes":
             if pool.kubernetes is None:
                 return f"pool {p.pool!r} names no workload of Kubernetes"
-            name = _workload(pool.kubernetes, p)
+            known = pool.kubernetes
+            if p.chips not in (None, known.chips) and not any_chips(known):
+                return f"a replica of workload {known.name!r} has {known.chips} chips, placed are {p.chips}: set its `chips`, or put {{chips}} into its name"
+            name = _workload(known, p)
             for o in placements:
                 other = (o.site, o.pool) == (site.id, p.pool) and _workload(
                     pool.kubernetes, o
@@ -327,7 +373,7 @@ def placement_problem(fleet: Fleet, site: Site, placements: Sequence[Placement])
 
 
 def _workload(known: Kubernetes, p: Placement) -> str:
-    return known.name.format(service=p.service, variant=p.variant)
+    return workload_name(known, p.service, p.variant, p.chips or known.chips)
 
 
 def league_problem(fleet: Fleet, placements: Sequence[Placement]) -> str:

@@ -100,6 +100,18 @@ class SiteScope:
         """What is given up and why, for people."""
         return shed_reasons(self._steps, self.shedding)
 
+    def due_s(self, belief: Belief) -> float:
+        """The first instant at which time alone gives something to do: a start takes too long, a drain is over, a restart is due."""
+        due = [float("inf")]
+        for engine in belief.engines.values():
+            if engine.state == "starting":
+                due.append(engine.since_s + _start_s_max(engine))
+            elif engine.state == "draining" and engine.leaving:
+                due.append(engine.since_s + self._drain_s.get(engine.spec.service, 0.0))
+            elif engine.state == "dead":
+                due.append(engine.restart_at_s)
+        return min(due)
+
     # --- placement
 
     def _place(self, belief: Belief, event: ev.PlacementDecided) -> list[Action]:
@@ -232,7 +244,7 @@ class SiteScope:
     def _tick(self, belief: Belief, now_s: float) -> list[Action]:
         done: list[Action] = []
         for engine in belief.engines.values():
-            limit_s = EXTERNAL_START_S_MAX if engine.spec.driver == "external" else START_S_MAX
+            limit_s = _start_s_max(engine)
             if engine.state == "starting" and now_s - engine.since_s > limit_s:
                 done += self._bury(engine, now_s, f"no answer {limit_s:.0f} s after its start")
             if engine.state == "dead" and now_s >= engine.restart_at_s and not engine.leaving:
@@ -335,10 +347,14 @@ class SiteScope:
         return act.Log(epoch=self._epoch, level=level, text=text)
 
 
+def _start_s_max(engine: EngineBelief) -> float:
+    return EXTERNAL_START_S_MAX if engine.spec.driver == "external" else START_S_MAX
+
+
 def _as_one(a: EngineSpec, b: EngineSpec) -> bool:
     """Replicas of one workload of Kubernetes."""
-    same = (a.pool, a.service, a.variant) == (b.pool, b.service, b.variant)
-    return same and a.driver == b.driver == "kubernetes"
+    one, other = ((e.pool, e.service, e.variant, e.chips if e.alone else 0) for e in (a, b))
+    return one == other and a.driver == b.driver == "kubernetes"
 
 
 def _number(engine: EngineBelief) -> int:

@@ -25,6 +25,7 @@ from hanse.live.drivers import Seen
 from hanse.live.kube_api import KubeApi, KubeError, cluster_of
 from hanse.live.logline import log_line
 from hanse.model.fleet import Fleet, Kubernetes
+from hanse.model.workloads import workload_name
 
 CONFLICTS_MAX: Final = 5
 """Tries against others who change the same object; each reads it anew."""
@@ -110,7 +111,8 @@ class KubernetesDriver:
 
     def _workload(self, spec: EngineSpec) -> Workload:
         known = self._pools[spec.pool]
-        name = known.name.format(service=spec.service, variant=spec.variant)
+        chips = spec.chips if spec.alone else known.chips
+        name = workload_name(known, spec.service, spec.variant, chips)
         key = spec.pool, name
         if key not in self._workloads:
             self._workloads[key] = Workload(known, name)

@@ -44,7 +44,7 @@ from hanse.model.fleet import (
 from hanse.model.plant_check import plant_problems
 from hanse.model.problem import Problem as Problem
 from hanse.model.problem import Range, unknown
-from hanse.model.workloads import shared_workloads
+from hanse.model.workloads import odd_chips, shared_workloads
 
 HOUR_S: Final = 60.0 * 60.0
 YEAR_S: Final = 365.0 * 86_400.0
@@ -72,6 +72,7 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page
     (Pool, "count"): Range(1, 1_000_000),
     (Kubernetes, "port"): Range(1, 65_535),
+    (Kubernetes, "chips"): Range(1, 1_024),
     (Site, "lat_deg"): Range(-90, 90),
     (Site, "lon_deg"): Range(-180, 180),
     (Link, "rtt_ms"): Range(0, 10_000, above=True),  # a geostationary hop is 600
@@ -121,7 +122,7 @@ RESERVED_SITE_IDS: Final = ("hub",)
 _COUNTRY = re.compile(r"^[A-Z]{2}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _URL = re.compile(r"^https?://[^/\s]+(/\S*)?$")
-_WORKLOAD = re.compile(r"^([a-z0-9-]|\{service\}|\{variant\})+$")
+_WORKLOAD = re.compile(r"^([a-z0-9-]|\{service\}|\{variant\}|\{chips\})+$")
 _NOT_COUNTRIES: Final = {"UK": "GB", "EL": "GR", "EU": "a member state", "EN": "GB"}
 
 
@@ -318,7 +319,7 @@ def _pool(where: str, pool: Pool) -> Iterator[Problem]:
         yield Problem(
             where=f"{where}.kubernetes.name",
             got=repr(pool.kubernetes.name),
-            allowed="a name of lower-case letters, digits and hyphens, with {service} and {variant} where they differ",
+            allowed="a name of lower-case letters, digits and hyphens, with {service}, {variant} and {chips} where they differ",
         )
     for u, url in enumerate(pool.urls):
         if not _URL.match(url):
@@ -557,6 +558,10 @@ def _workloads(fleet: Fleet) -> Iterator[Problem]:
         allowed = "a workload for each variant"
         fix = "put {service} and {variant} into the name"
         yield Problem(where=where, got=f"{name!r} for {who}", allowed=allowed, fix=fix)
+    for where, placed, name, has in odd_chips(fleet):
+        allowed = f"{has}, as replicas of workload {name!r} have"
+        fix = "set `chips` of the pool's kubernetes, or put {chips} into its name"
+        yield Problem(where=where, got=str(placed), allowed=allowed, fix=fix)
 
 
 def _policy(fleet: Fleet) -> Iterator[Problem]:

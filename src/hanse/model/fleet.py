@@ -139,13 +139,15 @@ class Hub(Value, frozen=True, kw_only=True):
 
 
 class Kubernetes(Value, frozen=True, kw_only=True):
-    """The workload of a `kubernetes` pool, whose replicas are engines. `{service}` and `{variant}` in its name are filled in."""
+    """The workload of a `kubernetes` pool, whose replicas are engines. `{service}`, `{variant}` and `{chips}` in its name are filled in."""
 
     kind: Literal["Deployment", "LeaderWorkerSet"] = "Deployment"
     name: str
     namespace: str = "default"
     port: int = 8000
     """Where the engine in a pod listens; 8000 is what vLLM takes."""
+    chips: int = 1
+    """Of one replica, as its pod template asks for. With `{chips}` in the name there is a workload for each number, and this is not read."""
     kubeconfig: str = ""
     """File with server, CA and credentials; empty: the service account of the pod that the agent runs in."""
 

@@ -1,6 +1,6 @@
 """Which services and variants of a fleet would run as one workload of Kubernetes.
 
-Here: `shared_workloads`. Not here: the problem that it is (`model.check`), refusing it at a site (`dispatch.rolling`).
+Here: `shared_workloads`, `odd_chips`, `workload_name`. Not here: the problem that it is (`model.check`), refusing it at a site (`dispatch.rolling`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,22 @@ def shared_workloads(fleet: Fleet) -> Iterator[tuple[str, str, str]]:
                     yield f"site[{s}].pool[{p}].kubernetes.name", name, ", ".join(who)
 
 
-def workload_name(known: Kubernetes, service: str, variant: str) -> str:
-    """As `str.format` fills it in, but of any text."""
-    return known.name.replace("{service}", service).replace("{variant}", variant)
+def odd_chips(fleet: Fleet) -> Iterator[tuple[str, int, str, int]]:
+    """(path, chips placed, workload, chips of its replicas) of placements that no replica of their workload is."""
+    pools = {(s.id, p.id): p.kubernetes for s in fleet.sites for p in s.pools}
+    for i, placed in enumerate(fleet.placements):
+        known = pools.get((placed.site, placed.pool))
+        if known is None or any_chips(known) or placed.chips in (None, known.chips):
+            continue
+        yield f"placement[{i}].chips", placed.chips, known.name, known.chips
+
+
+def workload_name(known: Kubernetes, service: str, variant: str, chips: int = 0) -> str:
+    """As `str.format` fills it in, but of any text; without `chips` what workloads of any number have in common."""
+    name = known.name.replace("{service}", service).replace("{variant}", variant)
+    return name.replace("{chips}", str(chips or "N"))
+
+
+def any_chips(known: Kubernetes) -> bool:
+    """Whether there is a workload for each number of chips."""
+    return "{chips}" in known.name
