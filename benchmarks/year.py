@@ -88,7 +88,7 @@ def run_month(alternative: str, month: int, days: float) -> dict[str, Any]:
             foresee=lambda now_s, _: known[now_s],
             every_s=HOUR_S,
             jobs=jobs,
-            place_limits=Limits(gap=PLACE_GAP, nodes_max=1),
+            place_limits=Limits(gap=PLACE_GAP, nodes_max=0),
         )
     made_s = time.process_time() - begun
     box: list[Tally] = []
@@ -118,7 +118,7 @@ def opening(fleet: Fleet, outlook: Outlook) -> tuple[Placement, ...]:
     dispatcher.handle(ev.FleetLoaded(at_s=outlook.start_s, fleet=fleet, digests=digests))
     assert dispatcher.belief is not None
     problem = problem_from(dispatcher.belief, outlook, window=(0, 2))
-    return solve(problem, Limits(gap=PLACE_GAP, nodes_max=1)).placements
+    return solve(problem, Limits(gap=PLACE_GAP, nodes_max=0)).placements
 
 
 def figures(run: Simulation, tally: Tally) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ from hanse.model.job import Job
 from hanse.serving.within_slo import Rated, rated
 from hanse.signals import Feed, Series, StepAxis
 from hanse.signals.forecast import many
-from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
+from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook, TotalOutlook
 from hanse.signals.traces.generate import generate
 from hanse.signals.traces.jobs import read_gaia
 from hanse.signals.traces.spec import (
@@ -69,7 +70,9 @@ CITIES = {
     "US-MIDA-PJM": ("Philadelphia", "Washington", "Chicago", "Pittsburgh", "Columbus"),
 }
 CHIP, CHIPS = "l40s", 6
-VLLM = Kubernetes(name="vllm-{service}")
+VLLM = Kubernetes(name="vllm-{service}-{chips}")
+ZONE_H, PUBLISHED_H = 6.0, 14.0
+"""Sites buy at the day-ahead market's hours: CAISO, ERCOT, NYISO and PJM publish the next day's by 11 to 14 o'clock; of one time zone here."""
 NETWORK_USD_PER_KWH = 0.06
 """On top of the wholesale hour: wholesale is 30 to 60 % of what a kWh costs delivered (facts: energy_cost_law); 2022's mean was 0.08."""
 DEMAND_USD_PER_KW_MONTH = 10.0
@@ -397,14 +400,7 @@ def demand_foreseen(
     counted: list[Counted], issues_s: Floats, *, truth: bool
 ) -> list[tuple[DemandOutlook, ...]]:
     """Demand of the two days after each issue, from the four weeks before it, or as it will be."""
-    quarters = np.concatenate([c.requests for c in counted])
-    start_s = counted[0].start_s
-    hourly = quarters.reshape(-1, 4, *quarters.shape[1:])
-    means, peaks = hourly.sum(axis=1) / HOUR_S, hourly.max(axis=1) / QUARTER_S
-    known = (start_s + HOUR_S * len(means)) - issues_s.max() - STEPS * HOUR_S
-    if known < 0:  # the last days of the last month: the next days are as the days before
-        more = math.ceil(-known / HOUR_S)
-        means, peaks = (np.concatenate([x, x[-more - 168 : -168]]) for x in (means, peaks))
+    start_s, means, peaks = _hours(counted, issues_s)
     found: list[list[DemandOutlook]] = [[] for _ in issues_s]
     names = [site.id for site in sites()]
     first = np.rint((issues_s - start_s) / HOUR_S).astype(np.int64)
@@ -424,6 +420,40 @@ def demand_foreseen(
                     )
                 )  # fmt: skip
     return [tuple(one) for one in found]
+
+
+def totals_foreseen(
+    counted: list[Counted], issues_s: Floats, *, truth: bool
+) -> list[tuple[TotalOutlook, ...]]:
+    """The same of each service's total."""
+    start_s, means, peaks = _hours(
+        [c._replace(requests=c.requests.sum(axis=2, keepdims=True)) for c in counted], issues_s
+    )
+    found: list[list[TotalOutlook]] = [[] for _ in issues_s]
+    first = np.rint((issues_s - start_s) / HOUR_S).astype(np.int64)
+    for q, service in enumerate(services()):
+        if truth:
+            high = peaks[first[:, None] + np.arange(STEPS), q, 0]
+        else:
+            _, high = _forecast(start_s, means[:, q, 0], issues_s)
+        for i in range(len(issues_s)):
+            found[i].append(
+                TotalOutlook(service=service.id, requests_per_s_high=tuple(high[i].tolist()))
+            )
+    return [tuple(one) for one in found]
+
+
+def _hours(counted: list[Counted], issues_s: Floats) -> tuple[float, Floats, Floats]:
+    """Begin, hourly means and each hour's highest quarter, [hour, service, origin]."""
+    quarters = np.concatenate([c.requests for c in counted])
+    start_s = counted[0].start_s
+    hourly = quarters.reshape(-1, 4, *quarters.shape[1:])
+    means, peaks = hourly.sum(axis=1) / HOUR_S, hourly.max(axis=1) / QUARTER_S
+    known = (start_s + HOUR_S * len(means)) - issues_s.max() - STEPS * HOUR_S
+    if known < 0:  # the last days of the last month: the next days are as the days before
+        more = math.ceil(-known / HOUR_S)
+        means, peaks = (np.concatenate([x, x[-more - 168 : -168]]) for x in (means, peaks))
+    return start_s, means, peaks
 
 
 def _forecast(start_s: float, rates: Floats, issues_s: Floats) -> tuple[Floats, Floats]:
@@ -486,6 +516,23 @@ def power_as_it_will_be(feed: Feed, issues_s: Floats) -> list[tuple[SiteOutlook,
     ]
 
 
+def prices_published(
+    foreseen: tuple[SiteOutlook, ...], true: tuple[SiteOutlook, ...], issued_at_s: float
+) -> tuple[SiteOutlook, ...]:
+    """Hours whose price the day-ahead market has told: all of this day, from `PUBLISHED_H` on of the next, too."""
+    day_s = 24.0 * HOUR_S
+    local_s = issued_at_s - ZONE_H * HOUR_S
+    days = 2.0 if local_s % day_s >= PUBLISHED_H * HOUR_S else 1.0
+    known = min(STEPS, round(((local_s // day_s + days) * day_s - local_s) / HOUR_S))
+    return tuple(
+        msgspec.structs.replace(
+            one,
+            price_usd_per_kwh=their.price_usd_per_kwh[:known] + one.price_usd_per_kwh[known:],
+        )
+        for one, their in zip(foreseen, true, strict=True)
+    )
+
+
 def outlooks(
     counted: list[Counted], month: int, days: float, *, truth: bool
 ) -> dict[float, Outlook]:
@@ -494,12 +541,17 @@ def outlooks(
     issues_s = start_s + HOUR_S * np.arange(math.ceil(days * 24.0))
     feed = recordings()
     demand = demand_foreseen(counted, issues_s, truth=truth)
+    totals = totals_foreseen(counted, issues_s, truth=truth)
     if truth:
         power = power_as_it_will_be(feed, issues_s)
     else:
         made = outlooks_from(sites(), feed, issues_s.tolist(), steps=STEPS)
-        power = [one.sites for one in made]
+        will_be = power_as_it_will_be(feed, issues_s)
+        power = [
+            prices_published(one.sites, true, at_s)
+            for one, true, at_s in zip(made, will_be, issues_s.tolist(), strict=True)
+        ]
     return {
-        at_s: Outlook(issued_at_s=at_s, start_s=at_s, step_s=HOUR_S, demand=d, sites=p)
-        for at_s, d, p in zip(issues_s.tolist(), demand, power, strict=True)
+        at_s: Outlook(issued_at_s=at_s, start_s=at_s, step_s=HOUR_S, demand=d, totals=t, sites=p)
+        for at_s, d, t, p in zip(issues_s.tolist(), demand, totals, power, strict=True)
     }

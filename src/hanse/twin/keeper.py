@@ -7,6 +7,7 @@ who comes before who goes), what a dying engine does to requests (`faults`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -71,6 +72,8 @@ class Keeper:
         self._loading: dict[str, float] = {}
         """Engines that are being loaded, and when they will answer."""
         self._known_dead: set[str] = set()
+        self._acted = False
+        self._still_until_s = -math.inf
         self.wakes: Callable[[EngineSpec, float], float] | None = None
         """When an engine's server is on, where servers are switched off between."""
         self.dispatcher = Dispatcher("site", site=site)
@@ -107,10 +110,34 @@ class Keeper:
 
     def place(self, decided: ev.PlacementDecided, handle: Handle, now_s: float) -> None:
         """A placement reached the site."""
+        self._still_until_s = -math.inf
         self._tell(replace(decided, at_s=now_s), handle, now_s)
 
     def tick(self, handle: Handle, now_s: float) -> None:
-        """One round of probes."""
+        """One round of probes; none where the last found nothing to do and nothing has come since."""
+        if not self._still(handle, now_s):
+            self._acted = False
+            self._round(handle, now_s)
+            self._still_until_s = -math.inf if self._acted else self._next_s()
+
+    def _still(self, handle: Handle, now_s: float) -> bool:
+        """Whether a round would tell the dispatcher what it knows: engines answer as before, none is empty or ready, no time is over."""
+        if now_s >= self._still_until_s:
+            return False
+        modes = handle.world.engines["mode"]
+        return not any(
+            (int(modes[e]) in (FROZEN, DOWN) and name not in self._loading)
+            or self._drained(handle, name)
+            for name, e in self._index.items()
+        )
+
+    def _next_s(self) -> float:
+        """When time alone changes something."""
+        belief = self.dispatcher.belief
+        assert belief is not None
+        return min([self.dispatcher.at_site.due_s(belief), *self._loading.values()])
+
+    def _round(self, handle: Handle, now_s: float) -> None:
         modes = handle.world.engines["mode"]
         for name, e in list(self._index.items()):
             if self._index.get(name) != e:
@@ -151,6 +178,7 @@ class Keeper:
 
     def _act(self, actions: list[act.Action], handle: Handle, now_s: float) -> None:
         world = handle.world
+        self._acted = self._acted or bool(actions)
         for action in actions:
             if isinstance(action, act.MarkEngine):
                 e = self._index.get(action.engine.name)
