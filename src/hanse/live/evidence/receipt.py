@@ -19,8 +19,8 @@ from cryptography import x509
 from hanse.live.evidence.chain import (
     Decided,
     Executed,
-    Opened,
     Record,
+    RequestRecord,
     decode_record,
     scan,
 )
@@ -227,7 +227,7 @@ def _records_in(
 
 
 def _is_of(record: Record, request_id: bytes) -> bool:
-    return not isinstance(record, Opened) and record.request_id == request_id
+    return isinstance(record, RequestRecord) and record.request_id == request_id
 
 
 def _part(hits: list[tuple[_Place, PartRecord]]) -> SitePart:
@@ -343,7 +343,7 @@ def _check_record(
         record = decode_record(held.record)
     except ValueError as error:
         return f"not a record: {error}"
-    if isinstance(record, Opened) or record.request_id != request_id:
+    if not isinstance(record, RequestRecord) or record.request_id != request_id:
         return "of another request"
     if not 0 <= held.seal < len(seals):
         return "its seal is not in the receipt or not readable"
@@ -351,7 +351,7 @@ def _check_record(
     segment = next((s for s in body.segments if s.chain == held.chain), None)
     if any((held.chain, held.seq) == (other.chain, other.seq) for other in shown):
         return "stands there twice"
-    found.append(Found(part.site, record))
+    found.append(Found(part.site, record, leaf=leaf_hash(held.record)))
     shown.append(
         ShownRecord(
             site=part.site,
