@@ -194,11 +194,14 @@ def test_a_request_is_spread_over_the_quarters_that_it_ran_in(at_s: float, laste
 
 def test_factors_are_means_of_what_was_known_throughout() -> None:
     quarter = Quarter(start_s=0.0)
-    base = dict(
-        it_w=0.0, it_error_share=None, drawn_w=0.0, drawn_error_share=None, base_w=0.0, busy_w=0.0
-    )
-    quarter.look(Look(**base, carbon_g_per_kwh=100.0, market_g_per_kwh=50.0), 600.0)
-    quarter.look(Look(**base, carbon_g_per_kwh=400.0), 300.0)
+
+    def seen(**factors: float) -> Look:
+        return Look(
+            it_w=0.0, it_error_share=None, drawn_w=0.0, drawn_error_share=None, base_w=0.0, busy_w=0.0, **factors
+        )  # fmt: skip
+
+    quarter.look(seen(carbon_g_per_kwh=100.0, market_g_per_kwh=50.0), 600.0)
+    quarter.look(seen(carbon_g_per_kwh=400.0), 300.0)
     assert quarter.factor("carbon_g_per_kwh") == pytest.approx(200.0)
     assert quarter.factor("market_g_per_kwh") is None
     assert quarter.factor("marginal_g_per_kwh") is None

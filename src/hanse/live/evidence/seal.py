@@ -226,6 +226,7 @@ class Sealer:
         self._directory = directory
         self._durable = durable
         self._tails: dict[str, _Tail] = {}
+        self._forgotten: set[str] = set()
         self._seq, self._sealed_at_s, self._certificate_sha256 = 0, float("-inf"), b""
         self._log = self._open_log(directory / SEALS_NAME)
         self.renew(identity)
@@ -245,12 +246,22 @@ class Sealer:
         self._identity = identity
         self._der = identity.certificate_der()
 
+    def forget(self, chain: str) -> None:
+        """Its file is deleted by rule: that it is gone is no problem."""
+        self._forgotten.add(chain)
+        self._tails.pop(chain, None)
+
+    def tail(self, chain: str) -> tuple[int, bytes, int]:
+        """Records, head and bytes of a chain that are sealed; (0, zeros, 0) of one that is not."""
+        tail = self._tails.get(chain, _Tail())
+        return tail.count, tail.head, tail.bytes_end
+
     def seal(self, now_s: float) -> Sealed:
         """Sign what came since the last seal; call once a second."""
         segments = []
         names = {path.stem: path for path in self._directory.glob("*.log")}
         names.pop(Path(SEALS_NAME).stem, None)
-        for chain in sorted(names.keys() | self._tails.keys()):
+        for chain in sorted((names.keys() | self._tails.keys()) - self._forgotten):
             tail = self._tails.setdefault(chain, _Tail())
             if chain not in names:
                 tail.problem = "the file is gone"
