@@ -90,6 +90,8 @@ COMMANDS = {
         "hanse.cli.statement:energy",
         "What sites drew by the quarter: requests, idle, overhead, and the meter.",
     ),
+    "backup": ("hanse.cli.keep:backup", "The hub on one file, while it runs."),
+    "restore": ("hanse.cli.keep:restore", "One file as a hub again."),
     "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),
 }
 """Name -> (where it is imported from when it runs, one line of help)."""
