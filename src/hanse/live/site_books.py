@@ -66,6 +66,13 @@ class Kept(msgspec.Struct, kw_only=True):
     looked_at_s: float = 0.0
 
 
+class Place(NamedTuple):
+    """Where a record stands."""
+
+    chain: str
+    seq: int
+
+
 class Charge(NamedTuple):
     """What requests of one method were charged in one quarter."""
 
@@ -229,13 +236,13 @@ class SiteBooks:
             self.keep(now_s)
         return done
 
-    def drop(self, record: Dropped) -> None:
-        """Say that a chain is deleted by rule, before it is.
+    def drop(self, record: Dropped) -> Place:
+        """Say that a chain is deleted by rule, before it is; where that stands.
 
         Raises:
             SiteError: the disk took not all of it; nothing may be deleted.
         """
-        self._append(record)
+        return self._append(record)
 
     def keep(self, now_s: float) -> None:
         """Write what is open, as a whole."""
@@ -254,10 +261,10 @@ class SiteBooks:
             start_s = self._closed_s + QUARTER_S
         return self._quarters.setdefault(start_s, Quarter(start_s=start_s))
 
-    def _append(self, record: Metered | Dropped) -> None:
+    def _append(self, record: Metered | Dropped) -> Place:
         if self._chain is None:
             self._chain = own_chain(self._directory, self._site, record.at_s)
-        self._chain.append(record)
+        return Place(self._chain.chain, self._chain.append(record))
 
 
 def metered(site: str, quarter: Quarter, now_s: float) -> Metered:
@@ -303,8 +310,8 @@ def own_chain(directory: Path, site: str, now_s: float) -> ChainWriter:
     return ChainWriter(directory, opened)
 
 
-def own_records(directory: Path) -> Iterator[Metered | Dropped]:
-    """What earlier processes wrote to such chains; a torn end is left out, damage is the audit's to find."""
+def own_places(directory: Path) -> Iterator[tuple[Metered | Dropped, Place]]:
+    """What earlier processes wrote to such chains, and where; a torn end is left out, damage is the audit's to find."""
     for path in sorted(directory.glob(f"*-{OWN_WORKER}-*.log")):
         for frame in scan_file(path).frames:
             try:
@@ -312,7 +319,12 @@ def own_records(directory: Path) -> Iterator[Metered | Dropped]:
             except ValueError:
                 continue
             if isinstance(record, Metered | Dropped):
-                yield record
+                yield record, Place(path.stem, frame.seq)
+
+
+def own_records(directory: Path) -> Iterator[Metered | Dropped]:
+    """The same without places."""
+    return (record for record, _ in own_places(directory))
 
 
 def _read_kept(path: Path) -> Kept | None:

@@ -332,6 +332,11 @@ class ChainWriter:
         """The last chain hash."""
         return self._frames.head
 
+    @property
+    def bytes_end(self) -> int:
+        """Bytes written."""
+        return self._frames.bytes_end
+
     def append(self, record: Record) -> int:
         """Write one record now; its number.
 

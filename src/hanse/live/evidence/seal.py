@@ -195,13 +195,28 @@ class Sealed(NamedTuple):
 class _Tail:
     """How far one chain is sealed."""
 
-    __slots__ = ("bytes_end", "count", "head", "problem")
+    __slots__ = ("bytes_end", "count", "head", "log_end", "problem", "sealed_at_s")
 
     def __init__(self, count: int = 0, head: bytes = GENESIS, bytes_end: int = 0) -> None:
         self.count = count
         self.head = head
         self.bytes_end = bytes_end
         self.problem = ""
+        self.sealed_at_s = 0.0
+        self.log_end = 0
+
+
+class SealedChain(NamedTuple):
+    """How far one chain is sealed."""
+
+    chain: str
+    records: int
+    head: bytes
+    bytes_end: int
+    sealed_at_s: float
+    """Of the last seal that covers more of it."""
+    log_end: int
+    """Where that seal ends in the seal log: who has so much of it has the whole chain, up to there."""
 
 
 class Sealer:
@@ -251,10 +266,18 @@ class Sealer:
         self._forgotten.add(chain)
         self._tails.pop(chain, None)
 
-    def tail(self, chain: str) -> tuple[int, bytes, int]:
-        """Records, head and bytes of a chain that are sealed; (0, zeros, 0) of one that is not."""
-        tail = self._tails.get(chain, _Tail())
-        return tail.count, tail.head, tail.bytes_end
+    def sealed(self) -> list[SealedChain]:
+        """Chains by the order in which they first were sealed; those that are gone by rule are left out."""
+        return [
+            SealedChain(chain, t.count, t.head, t.bytes_end, t.sealed_at_s, t.log_end)
+            for chain, t in self._tails.items()
+            if t.count
+        ]
+
+    def covers(self, chain: str, seq: int) -> bool:
+        """Whether a record is under a seal."""
+        tail = self._tails.get(chain)
+        return tail is not None and tail.count > seq
 
     def seal(self, now_s: float) -> Sealed:
         """Sign what came since the last seal; call once a second."""
@@ -296,7 +319,8 @@ class Sealer:
             self._certificate_sha256 = entry.body.certificate_sha256
             self._sealed_at_s = entry.body.at_s
             for part in entry.body.segments:
-                self._tails[part.chain] = _Tail(part.count, part.head, part.bytes_end)
+                tail = self._tails[part.chain] = _Tail(part.count, part.head, part.bytes_end)
+                tail.sealed_at_s, tail.log_end = entry.body.at_s, entry.frame.bytes_end
         self._seq = len(log.entries)
         head = log.entries[-1].frame.head if log.entries else GENESIS
         return FrameWriter(path, fd, head=head, count=self._seq, bytes_end=log.bytes_end)
@@ -365,4 +389,7 @@ class Sealer:
             self._log.sync()
         self._seq += 1
         self._sealed_at_s, self._certificate_sha256 = now_s, digest
+        for segment in segments:
+            tail = self._tails[segment.chain]
+            tail.sealed_at_s, tail.log_end = now_s, self._log.bytes_end
         return body

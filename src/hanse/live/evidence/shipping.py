@@ -96,7 +96,7 @@ class ChainShipper:
         for position, site, ranges in _plan(self._seals.entries, at):
             if position.seq <= after_seq:
                 continue
-            pieces = tuple(self._read(piece) for piece in ranges)
+            pieces = tuple(p for p in map(self._read, ranges) if p is not None)
             messages.append(
                 msgspec.msgpack.encode(Message(site=site, seq=position.seq, pieces=pieces))
             )
@@ -121,14 +121,55 @@ class ChainShipper:
                 got=f"message {seq} acknowledged, which this log does not have",
                 fix="the hub holds a longer log of this site: audit both before going on",
             )
+        self._keep(position)
+        self._sent = {s: p for s, p in self._sent.items() if s > seq}
+
+    def next_after(self, held_until: int) -> int:
+        """Number of the first message that a receiver lacks who has so many bytes of the seal log."""
+        return self._after(held_until)[0] + 1
+
+    def rewind(self, held_until: int) -> bool:
+        """Begin again after what the receiver has; False: it has not less than was acknowledged.
+
+        What is sent twice is compared there and no more. Of chains that were deleted by rule meanwhile only the seals can be sent.
+
+        Args:
+            held_until: Bytes of the seal log that it has.
+        """
+        seq, seals = self._after(held_until)
+        if seals >= self._acked.seal:
+            return False
+        self._keep(_Position(seq=seq, seal=seals))
+        self._sent.clear()
+        return True
+
+    def _after(self, held_until: int) -> tuple[int, int]:
+        """Messages and seals that so many bytes of the seal log stand for."""
+        path = self._directory / SEALS_NAME
+        if not path.exists():
+            return 0, 0
+        self._seals = read_seals(path, self._seals)
+        seq = seals = start = 0
+        for entry in self._seals.entries:
+            if entry.frame.bytes_end > held_until:
+                break
+            seq += len(_parts(entry, start))
+            seals += 1
+            start = entry.frame.bytes_end
+        return seq, seals
+
+    def _keep(self, position: _Position) -> None:
         draft = self._state.with_name(_STATE_NAME + ".new")
         draft.write_bytes(msgspec.json.encode(position))
         os.replace(draft, self._state)
         self._acked = position
-        self._sent = {s: p for s, p in self._sent.items() if s > seq}
 
-    def _read(self, piece: _Range) -> Piece:
-        with (self._directory / piece.file).open("rb") as file:
+    def _read(self, piece: _Range) -> Piece | None:
+        """None: its chain is here no more."""
+        path = self._directory / piece.file
+        if not path.exists() and piece.file != SEALS_NAME:
+            return None
+        with path.open("rb") as file:
             file.seek(piece.start)
             data = file.read(piece.end - piece.start)
         if len(data) != piece.end - piece.start:

@@ -94,7 +94,11 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
 def refuse_unrecorded(entry: Entry) -> None:
     """The chain could not be written: nothing goes on, and nothing can be recorded."""
     entry.refusal, entry.status = "no_evidence", 503
-    _answer(entry, "the decision log cannot be written", entry.id_line(), "evidence")
+    message = "the decision log cannot be written"
+    if entry.worker.ledger.refusing:
+        message = "this site's disk is full: nothing is served that could not be put on record"
+    extra = entry.id_line() + b"retry-after: 30\r\n"
+    _answer(entry, message, extra, "evidence")
 
 
 def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
