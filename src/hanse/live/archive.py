@@ -33,7 +33,7 @@ from hanse.live.runtime import HUB, StateDir
 from hanse.live.shared import DISK_ROOM
 from hanse.live.site_books import own_chain
 from hanse.model.fleet import Fleet, Retention
-from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY
+from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 DURABLE = "archive"
 BATCH = 16
@@ -45,7 +45,7 @@ REDELIVER_S = 30.0
 TELL_EVERY_S: Final = 5.0
 LET_GO_EVERY_S: Final = 60.0
 """What is in files needs no place in the stream, whose store has a bound for all sites together."""
-DROP_EVERY_S: Final = 3600.0
+DROP_EVERY_S: Final = SECONDS_PER_HOUR
 """Rules of age are of days."""
 
 
@@ -62,20 +62,21 @@ async def archive_evidence(client: Client, state: StateDir, fleet: Callable[[], 
 
 async def keep_copies(state: StateDir, fleet: Callable[[], Fleet]) -> None:
     """Delete copies by rule until cancelled, and warn of a disk that fills up; one process a hub does."""
-    last_level = DISK_ROOM
+    level, dropped_at_s = DISK_ROOM, float("-inf")
     while True:
+        rule, name, now_s = fleet().retention, fleet().name, time.time()
         try:
-            rule, name, now_s = fleet().retention, fleet().name, time.time()
-            level = level_of(look_at(state.hub), rule, last_level)
-            if level != last_level:
+            before, level = level, level_of(look_at(state.hub), rule, level)
+            if level != before:
                 log_line(f"disk of the hub: level {level:g} (0 room, 1 low, 2 full)")
-            last_level = level
-            identity = load_identity(state.site(HUB) / "identity", name, HUB, now_s)
-            directory = state.hub / "evidence"
-            await asyncio.to_thread(drop_old_copies, directory, identity, rule, now_s)
+            if now_s - dropped_at_s >= DROP_EVERY_S:
+                dropped_at_s = now_s
+                identity = load_identity(state.site(HUB) / "identity", name, HUB, now_s)
+                directory = state.hub / "evidence"
+                await asyncio.to_thread(drop_old_copies, directory, identity, rule, now_s)
         except (HanseError, OSError) as error:
             log_line(f"evidence copies: {error}")
-        await asyncio.sleep(DROP_EVERY_S)
+        await asyncio.sleep(LET_GO_EVERY_S)
 
 
 def drop_old_copies(

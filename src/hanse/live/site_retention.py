@@ -80,12 +80,12 @@ class SiteRetention:
         self._disk = look_at_disk(home)
         self._given_up: list[str] = []
         self._tended_at_s = self._looked_at_s = float("-inf")
-        self._to_delete: dict[str, Place] = {}
-        """Chain -> where its deletion is recorded."""
+        self._to_delete: dict[str, tuple[Place, int]] = {}
+        """Chain -> where its deletion is recorded, and how many bytes it will free."""
         for record, place in own_places(self._evidence):
             if isinstance(record, Dropped):
                 # Its file may still be there: the crash came between the record and the deletion.
-                self._to_delete[record.chain] = place
+                self._to_delete[record.chain] = place, record.size_bytes
                 sealer.forget(record.chain)
 
     def hear(self, held_until: float) -> None:
@@ -132,7 +132,10 @@ class SiteRetention:
 
     def _give_up(self, rule: Retention, now_s: float) -> None:
         low, _ = bounds_of(rule, self._disk.size_bytes)
-        wanted = low * BACK - self._disk.free_bytes
+        coming = sum(size for _, size in self._to_delete.values())
+        wanted = low * BACK - self._disk.free_bytes - coming
+        if wanted <= 0.0:
+            return
         steps: tuple[tuple[str, Callable[[float], int]], ...] = (
             ("logs of processes", lambda _: give_up_logs(self._home / "log")),
             ("logs of decisions", lambda _: give_up_inputs(self._home / JOURNAL)),
@@ -167,7 +170,7 @@ class SiteRetention:
         for one, why in due:
             record = dropped(self._site, one, why, days * SECONDS_PER_DAY, now_s)
             try:
-                self._to_delete[record.chain] = self._books.drop(record)
+                self._to_delete[record.chain] = self._books.drop(record), record.size_bytes
             except HanseError as error:
                 log_line(f"evidence: chain {record.chain} stays: {error}")
                 break
@@ -177,7 +180,7 @@ class SiteRetention:
 
     def _delete_recorded(self) -> None:
         """Files whose deletion is under a seal now."""
-        for chain, place in list(self._to_delete.items()):
+        for chain, (place, _) in list(self._to_delete.items()):
             if self._sealer.covers(*place):
                 self._sealer.forget(chain)
                 (self._evidence / f"{chain}.log").unlink(missing_ok=True)
