@@ -6,6 +6,7 @@ overhead is another than the fleet file says. Nothing in this file knows how the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import io
@@ -29,6 +30,8 @@ pytest.importorskip("joserfc", reason="pip install joserfc")
 pytest.importorskip("openai", reason="pip install openai")
 
 from hanse.energy.ledger import parts_of
+from hanse.errors import SiteError
+from hanse.live import bus
 from hanse.live.evidence.audit import audit, read_logs
 from hanse.live.evidence.chain import Ended
 from hanse.live.evidence.quarters import CLOSES_SHARE
@@ -258,6 +261,27 @@ def filled(disk: Path, left_bytes: int) -> Path:
     return path
 
 
+def stores(site: Site) -> bool:
+    """Whether a stream of the site's own bus takes a message; more of it than the store holds back."""
+
+    async def publish() -> bool:
+        runtime = site.state.read_runtime()
+        try:
+            client = await bus.connect_leaf(runtime, site.state, SITE, name="test")
+        except SiteError:
+            return False
+        try:
+            js = client.jetstream(timeout=2.0)
+            await js.publish(bus.site_subject(SITE, "evidence"), bytes(500_000))
+        except Exception:
+            return False
+        finally:
+            await bus.leave(client)
+        return True
+
+    return asyncio.run(publish())
+
+
 def test_a_site_on_a_full_disk_refuses_and_serves_again_with_nothing_unproven(
     small_disk: Path, tmp_path: Path
 ) -> None:
@@ -287,8 +311,10 @@ def test_a_site_on_a_full_disk_refuses_and_serves_again_with_nothing_unproven(
         statuses = {site.ask("public")[0] for _ in range(12)}
         assert statuses <= {200, 503}
         wait_until(lambda: site.ask("public")[0] == 503, "requests are refused", 20)
+        wait_until(lambda: not stores(site), "the bus meets the full disk too", 30)
         filler.unlink()
         wait_until(lambda: site.ask("public")[0] == 200, "it serves again", 30)
+        wait_until(lambda: stores(site), "the bus stores again", 30)
         assert burst(site, 2, 2.0) > 0
         time.sleep(3.0)
         pem = (site.state.ca_dir / "ca.pem").read_bytes()

@@ -28,9 +28,16 @@ from hanse.live.evidence.seal import SEALS_NAME, SealedChain, Sealer, read_seals
 from hanse.live.evidence_ship import HubHolds
 from hanse.live.identity import Identity, load_identity
 from hanse.live.logline import log_line
-from hanse.live.retention import chain_files, chains_due, dropped, level_of, look_at
+from hanse.live.retention import (
+    chain_files,
+    chains_due,
+    dropped,
+    level_of,
+    look_at,
+    wake_bus,
+)
 from hanse.live.runtime import HUB, StateDir
-from hanse.live.shared import DISK_ROOM
+from hanse.live.shared import DISK_FULL, DISK_ROOM
 from hanse.live.site_books import own_chain
 from hanse.model.fleet import Fleet, Retention
 from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -45,6 +52,7 @@ REDELIVER_S = 30.0
 TELL_EVERY_S: Final = 5.0
 LET_GO_EVERY_S: Final = 60.0
 """What is in files needs no place in the stream, whose store has a bound for all sites together."""
+LOOK_EVERY_S: Final = 5.0
 DROP_EVERY_S: Final = SECONDS_PER_HOUR
 """Rules of age are of days."""
 
@@ -69,6 +77,8 @@ async def keep_copies(state: StateDir, fleet: Callable[[], Fleet]) -> None:
             before, level = level, level_of(look_at(state.hub), rule, level)
             if level != before:
                 log_line(f"disk of the hub: level {level:g} (0 room, 1 low, 2 full)")
+            if before >= DISK_FULL > level:
+                wake_bus(state.hub)
             if now_s - dropped_at_s >= DROP_EVERY_S:
                 dropped_at_s = now_s
                 identity = load_identity(state.site(HUB) / "identity", name, HUB, now_s)
@@ -76,7 +86,7 @@ async def keep_copies(state: StateDir, fleet: Callable[[], Fleet]) -> None:
                 await asyncio.to_thread(drop_old_copies, directory, identity, rule, now_s)
         except (HanseError, OSError) as error:
             log_line(f"evidence copies: {error}")
-        await asyncio.sleep(LET_GO_EVERY_S)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def drop_old_copies(

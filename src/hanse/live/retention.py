@@ -19,13 +19,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from hanse.live.evidence.chain import OWN_WORKER, Dropped
 from hanse.live.evidence.seal import SealedChain
+from hanse.live.logline import log_line
 from hanse.live.shared import DISK_FULL, DISK_LOW, DISK_ROOM
+from hanse.live.supervise import signal_pid
 from hanse.model.fleet import Retention
 from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY
 
@@ -152,6 +155,17 @@ def chain_files(
             size = (directory / f"{one.chain}.log").stat().st_size
             found.append(ChainFile(one, size, one.log_end <= held_until))
     return found
+
+
+def wake_bus(home: Path) -> None:
+    """Let the bus of a site or hub be started anew, after its disk was full.
+
+    A JetStream file store that has met a full disk once (nats-server 2.15) stores nothing more in that stream, however much room there
+    is afterwards, and says so to its own log alone. Whoever keeps the bus running starts it again within a second; its clients come back
+    by themselves, and no request needs it.
+    """
+    if signal_pid(home / "pid" / "nats.pid", signal.SIGTERM):
+        log_line("bus: started anew, for one that has met a full disk stores nothing more")
 
 
 # --- logs ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Here: `SiteRetention`. Not here: the rules (`live.retention`), sealing, shipping
 When the disk is low, in this order, each only as far as it takes: logs of processes; logs of decisions; chains that the hub has,
 oldest first. When it is full all the same, requests are refused (503 `no_evidence`): the reserve, a file that was kept for this, is
 deleted, and its room is for the ends of requests that have begun, their seals and their way to the hub. Never given up: what the hub
-has not got, seals, energy quarters, files of batches.
+has not got, seals, energy quarters, files of batches. Once there is room again the bus is started anew (`live.retention.wake_bus`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from hanse.live.retention import (
     look_at,
     tend_inputs,
     tend_logs,
+    wake_bus,
 )
 from hanse.live.shared import DISK_FULL, DISK_LOW, DISK_ROOM
 from hanse.live.site_books import Place, SiteBooks, own_places
@@ -105,6 +106,8 @@ class SiteRetention:
             names = {DISK_ROOM: "has room", DISK_LOW: "is low", DISK_FULL: "is full"}
             free_mb = self._disk.free_bytes / BYTES_PER_MB
             log_line(f"disk {names[self.level]}: {free_mb:.0f} MB free")
+        if before >= DISK_FULL > self.level:
+            wake_bus(self._home)
         if self.level >= DISK_LOW:
             self._give_up(rule, now_s)
         else:
