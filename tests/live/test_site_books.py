@@ -13,6 +13,7 @@ from hanse.live.evidence import audit
 from hanse.live.evidence.audit import read_logs
 from hanse.live.evidence.chain import Dropped, Metered
 from hanse.live.evidence.quarters import CLOSES_SHARE, summed
+from hanse.live.evidence.seal import SealPlace
 from hanse.live.facility.metering import EnergyAccount
 from hanse.live.facility.readings import Reading
 from hanse.live.site_books import FILE, OPEN_S, SiteBooks, own_records
@@ -41,11 +42,11 @@ class Agent:
 
     def start(self) -> None:
         self.books = SiteBooks(self.desk.directory.parent, self.desk.site)
-        self.books.start_at(0)
+        self.books.start_at(SealPlace())
 
     def seal(self) -> None:
-        sealed = self.desk.sealer.seal(self.league.now_s)
-        self.books.charge(self.books.reader.read(sealed.body), PUE)
+        self.desk.sealer.seal(self.league.now_s)
+        self.books.charge(self.books.reader.read(), PUE)
 
     def crash(self) -> None:
         """Without a last word; what was not kept is gone."""

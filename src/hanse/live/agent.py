@@ -118,7 +118,7 @@ class Agent:
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self._sealer = Sealer(self.home / "evidence", self.identity)
         self.books = SiteBooks(self.home, site_id)
-        self.books.start_at(self._sealer.count)
+        self.books.start_at(self._sealer.place)
         self.ship = EvidenceShip(self.home, site_id)
         alone = not self.runtime.site(site_id).hub_leaf
         self.retention = SiteRetention(self.home, site_id, self._sealer, self.books, alone=alone)
@@ -170,7 +170,7 @@ class Agent:
             self.page.flags[FLAG_SEAL_COUNT] = sealer.count
             for chain, problem in sealed.problems.items():
                 log_line(f"evidence: chain {chain}: {problem}")
-            read = await asyncio.to_thread(self.books.reader.read, sealed.body)
+            read = await asyncio.to_thread(self.books.reader.read)
             self.books.charge(read, self.tables.pues.get(self.site_id, 1.0))
             self._draw_up(time.time())
 

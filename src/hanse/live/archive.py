@@ -24,7 +24,7 @@ from nats.js.errors import NotFoundError
 from hanse.errors import HanseError
 from hanse.live.bus import API_S_MAX, EVIDENCE, site_subject
 from hanse.live.evidence import EvidenceCopy
-from hanse.live.evidence.seal import SEALS_NAME, SealedChain, Sealer, read_seals
+from hanse.live.evidence.seal import SEALS_NAME, SealedChain, Sealer, SealPlace, SealReader
 from hanse.live.evidence_ship import HubHolds
 from hanse.live.identity import Identity, load_identity
 from hanse.live.logline import log_line
@@ -40,7 +40,7 @@ from hanse.live.runtime import HUB, StateDir
 from hanse.live.shared import DISK_FULL, DISK_ROOM
 from hanse.live.site_books import own_chain
 from hanse.model.fleet import Fleet, Retention
-from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY, SECONDS_PER_HOUR
+from hanse.units import BYTES_PER_GB, SECONDS_PER_DAY
 
 DURABLE = "archive"
 BATCH = 16
@@ -53,7 +53,7 @@ TELL_EVERY_S: Final = 5.0
 LET_GO_EVERY_S: Final = 60.0
 """What is in files needs no place in the stream, whose store has a bound for all sites together."""
 LOOK_EVERY_S: Final = 5.0
-DROP_EVERY_S: Final = SECONDS_PER_HOUR
+DROP_EVERY_S: Final = SECONDS_PER_DAY
 """Rules of age are of days."""
 
 
@@ -137,7 +137,7 @@ def drop_old_copies(
 def sealed_in(path: Path) -> list[SealedChain]:
     """Chains as a seal log has them, by the order in which they first were sealed."""
     found: dict[str, SealedChain] = {}
-    for entry in read_seals(path).entries:
+    for entry in SealReader(path, SealPlace()):
         for s in entry.body.segments:
             found[s.chain] = SealedChain(
                 s.chain, s.count, s.head, s.bytes_end, entry.body.at_s, entry.frame.bytes_end

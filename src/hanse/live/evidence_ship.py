@@ -45,6 +45,7 @@ class EvidenceShip:
         self._site = site
         self.held_until = 0
         self._heard_at_s = float("-inf")
+        self._compared = -1
 
     def hear(self, data: bytes) -> None:
         """The hub's word; anything else is none."""
@@ -73,8 +74,10 @@ class EvidenceShip:
 
     async def _compare(self, client: Any, shipper: ChainShipper) -> None:
         """Send again what the hub lacks and the stream has no more."""
-        if time.monotonic() - self._heard_at_s > HEARD_S:
-            return
+        before, self._compared = self._compared, self.held_until
+        stuck = self.held_until == before and shipper.lacks(self.held_until)
+        if not stuck or time.monotonic() - self._heard_at_s > HEARD_S:
+            return  # it has all, or comes on by itself
         oldest = await _oldest(client, self._site)
         if oldest is not None and oldest <= shipper.next_after(self.held_until):
             return  # on its way

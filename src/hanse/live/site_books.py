@@ -35,7 +35,7 @@ from hanse.live.evidence.chain import (
     scan_batches,
     scan_file,
 )
-from hanse.live.evidence.seal import SEALS_NAME, SealBody, Segment, read_seals
+from hanse.live.evidence.seal import SEALS_NAME, SealBody, SealPlace, SealReader, Segment
 from hanse.live.facility.metering import EnergyAccount
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
@@ -56,8 +56,8 @@ _ENDED, _EXECUTED = b"\xa5ended", b"\xa8executed"
 class Kept(msgspec.Struct, kw_only=True):
     """The file."""
 
-    seals: int
-    """Whose records were read."""
+    place: SealPlace = SealPlace()
+    """In the seal log: records that are under seals before it were read."""
     quarters: list[Quarter] = []
     running: list[bytes] = []
     """Ids of requests that an engine here has, entered here."""
@@ -86,7 +86,7 @@ class Read(NamedTuple):
     """What some seals cover, and the reader's place after them."""
 
     charges: list[Charge]
-    seals: int
+    place: SealPlace
     running: list[bytes]
 
 
@@ -96,31 +96,29 @@ class ChargeReader:
     def __init__(self, directory: Path, site: str, kept: Kept) -> None:
         self._directory = directory
         self._site = site
-        self._seals = kept.seals
+        self._log = SealReader(directory / SEALS_NAME, kept.place)
         self._running: dict[bytes, None] = dict.fromkeys(kept.running)
 
-    def start_at(self, seals: int) -> None:
+    def start_at(self, place: SealPlace) -> None:
         """Read nothing before."""
-        self._seals = max(self._seals, seals)
+        self._log = SealReader(self._log.path, place)
 
-    def read(self, body: SealBody | None) -> Read:
-        """Charges of the records that a new seal covers, and of those sealed before that nobody read; each seal once."""
+    def read(self) -> Read:
+        """Charges of the records that new seals cover, and of those sealed while nobody read; each seal once."""
         made: dict[tuple[float, str], list[float]] = {}
-        if body is not None and body.seq != self._seals:
-            for entry in read_seals(self._directory / SEALS_NAME).entries[self._seals :]:
-                self._read(entry.body, made)
-        elif body is not None:
-            self._read(body, made)
+        for entry in self._log:
+            self._read(entry.body, made)
+        if self._log.flaw is not None:
+            log_line(f"energy books: {self._log.flaw}")
         while len(self._running) > RUNNING_MAX:
             del self._running[next(iter(self._running))]
         charges = [Charge(start_s, how, wh, int(n)) for (start_s, how), (wh, n) in made.items()]
-        return Read(charges, self._seals, list(self._running))
+        return Read(charges, self._log.place, list(self._running))
 
     def _read(self, body: SealBody, made: dict[tuple[float, str], list[float]]) -> None:
         for segment in body.segments:
             if f"-{OWN_WORKER}-" not in segment.chain:
                 self._read_segment(segment, made)
-        self._seals = body.seq + 1
 
     def _read_segment(self, segment: Segment, made: dict[tuple[float, str], list[float]]) -> None:
         try:
@@ -169,7 +167,7 @@ class SiteBooks:
         self._chain: ChainWriter | None = None
         known = _read_kept(home / FILE)
         self._new = known is None
-        self._kept = known or Kept(seals=0)
+        self._kept = known or Kept()
         self._quarters = {q.start_s: q for q in self._kept.quarters}
         self.reader = ChargeReader(self._directory, site, self._kept)
         own = [r for r in own_records(self._directory) if isinstance(r, Metered)]
@@ -178,11 +176,11 @@ class SiteBooks:
             del self._quarters[start_s]  # it was written, and the crash came before this was noted
         self._kept_at_s = float("-inf")
 
-    def start_at(self, seals: int) -> None:
+    def start_at(self, place: SealPlace) -> None:
         """Where no books were kept before, they begin here: nobody looked at meters when older records were written."""
         if self._new:
-            self.reader.start_at(seals)
-            self._kept.seals = seals
+            self.reader.start_at(place)
+            self._kept.place = place
 
     def quarters(self) -> list[Quarter]:
         """Those that are open, oldest first."""
@@ -215,7 +213,7 @@ class SiteBooks:
         """What records say; `pue` of the table in force, by which they were charged."""
         for one in read.charges:
             self._open(one.start_s).charge(one.method, one.wh, max(pue, 1.0), one.ended)
-        self._kept.seals, self._kept.running = read.seals, read.running
+        self._kept.place, self._kept.running = read.place, read.running
 
     def close_due(self, now_s: float) -> list[Metered]:
         """Draw up and write quarters that are over; keep the rest now and then.
