@@ -458,6 +458,15 @@ def scan_file(path: Path) -> Scan:
     return scan(path.read_bytes())
 
 
+FRAME_HEAD_BYTES: Final = _HEAD.size
+
+
+def framed_bytes(head: bytes) -> int:
+    """Bytes of a batch as it stands in a file, by its first `FRAME_HEAD_BYTES`."""
+    size, _ = _HEAD.unpack(head)
+    return FRAME_HEAD_BYTES + int(size) + _CHECK_BYTES
+
+
 def _unsized(batch: bytes) -> list[bytes] | None:
     """The records of a batch; None where their sizes do not add up to it, or there is none."""
     raws: list[bytes] = []
