@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from hanse.live.evidence.chain import OWN_WORKER, Dropped
 from hanse.live.evidence.seal import SEALS_NAME, SealedChain
 from hanse.live.evidence.shipping import ChainShipper, Message
 from hanse.live.retention import (
+    BACK,
     ChainFile,
     Disk,
     bounds_of,
@@ -32,7 +35,7 @@ from hanse.live.retention import (
 from hanse.live.runtime import HUB
 from hanse.live.shared import DISK_FULL, DISK_LOW, DISK_ROOM
 from hanse.live.site_books import SiteBooks, own_records
-from hanse.live.site_retention import RESERVE, SiteRetention
+from hanse.live.site_retention import RESERVE, RESERVE_BYTES, SiteRetention
 from hanse.model.fleet import Retention
 from live.evidence.logbook import NOW_S, Desk, League
 
@@ -398,3 +401,14 @@ def test_what_the_hub_lost_is_sent_again_but_for_chains_that_are_gone(
     report = audit(tmp_path / "hub", league.authority_pem)
     assert report.findings == ()
     assert "deleted by rule" in " ".join(report.sites[0].notes)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_code_keeps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backup.md").read_text()
+    said = tomllib.loads("\n".join(re.findall(r"^    (\w+ = [\d.]+)", page, re.M)))
+    assert said == msgspec.structs.asdict(Retention())
+    assert f"{BACK:g} times" in page
+    assert f"at most {RESERVE_BYTES / 2**20:.0f} MB" in page

@@ -119,6 +119,8 @@ def _say_report(report: AuditReport) -> None:
             f"{site.site}: {site.records_proven} of {site.records} records proven in {site.chains} chains, "
             f"{site.seals} seals until {utc(site.sealed_until_s)}"
         )
+        for note in site.notes:
+            say(f"  note: {note}")
     for finding in report.findings:
         where = f"{finding.site} {finding.chain or 'seals'} {finding.seq}"
         say(f"FOUND {finding.kind}: {where}: {finding.detail}")

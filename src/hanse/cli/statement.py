@@ -115,6 +115,8 @@ def energy(
     json
         Print the quarters and their sums as one JSON document on standard output.
     """
+    from msgspec.structs import asdict
+
     from hanse.live.evidence.quarters import CLOSES_SHARE, summed
 
     now_s = time.time()
@@ -129,7 +131,7 @@ def energy(
     ]
     sums = [summed([q for q in own if q.site == name]) for name in sorted({q.site for q in own})]
     if json:
-        print_json({"sites": sums, "quarters": own})
+        print_json({"sites": sums, "quarters": [asdict(q) for q in own]})
     elif not sums:
         say("no quarter of an hour has been drawn up in this period")
     else:
