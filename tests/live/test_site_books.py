@@ -77,6 +77,26 @@ def test_a_request_is_charged_where_it_ran_and_once(league: League) -> None:
     assert charged(riga.books) == (1, pytest.approx(ENERGY_WH))
 
 
+def test_a_request_that_was_lost_here_and_answered_elsewhere_is_the_other_sites(
+    league: League,
+) -> None:
+    tallinn, riga = Agent(league, "tallinn"), Agent(league, "riga")
+    entry, other = league.tallinn.writer, league.riga.writer
+    entry.append(league.decided(1, site="tallinn"))
+    entry.append(league.executed(1, site="tallinn"))
+    entry.append(league.decided(1, site="riga", attempt=2))
+    other.append(league.executed(1, site="riga", attempt=2))
+    other.append(league.ended(1, role="serving", attempt=2, attempts=2))
+    entry.append(league.ended(1, role="entry", attempt=2, attempts=2))
+    # And one that nobody answered: the engine here was the last to have it.
+    entry.append(league.decided(2, site="tallinn"))
+    entry.append(league.executed(2, site="tallinn"))
+    entry.append(league.ended(2, role="entry", attempt=0, outcome="failed"))
+    seal_all(league, tallinn, riga)
+    assert charged(tallinn.books) == (1, pytest.approx(ENERGY_WH))
+    assert charged(riga.books) == (1, pytest.approx(ENERGY_WH))
+
+
 def test_a_request_that_ends_under_a_later_seal_is_still_known_to_run_here(league: League) -> None:
     tallinn = Agent(league, "tallinn")
     writer = league.tallinn.writer

@@ -4,7 +4,7 @@ Here: `ChargeReader` (sealed records become Wh by quarter), `SiteBooks` (open qu
 Not here: the arithmetic (`energy.ledger`), what a request is charged (`live.gateway.measured`), sealing and shipping.
 
 A request is charged where it ran, by the record that says so and by no other count: at a serving site its own `ended`, at an entry
-site the whole request's `ended` where an engine of that site had it. A finished quarter is a record (`chain.Metered`) in a chain of
+site the whole request's `ended` where an engine of that site gave the answer, or was the last to have it. A finished quarter is a record (`chain.Metered`) in a chain of
 the agent's own, so that it is signed, shipped and kept as all evidence is. Open quarters, and how far records were read, lie in one
 file that is replaced as a whole: after any crash each record counts once, and looks at the meters of a few seconds are missing,
 which `seen_s` tells.
@@ -59,8 +59,8 @@ class Kept(msgspec.Struct, kw_only=True):
     place: SealPlace = SealPlace()
     """In the seal log: records that are under seals before it were read."""
     quarters: list[Quarter] = []
-    running: list[bytes] = []
-    """Ids of requests that an engine here has, entered here."""
+    running: dict[bytes, int] = {}
+    """Requests that entered here and that an engine here has: the attempt, by id."""
     accounts: dict[str, tuple[float, float]] = {}
     """Meter -> (Wh, gap s) of its account as last seen."""
     looked_at_s: float = 0.0
@@ -87,7 +87,7 @@ class Read(NamedTuple):
 
     charges: list[Charge]
     place: SealPlace
-    running: list[bytes]
+    running: dict[bytes, int]
 
 
 class ChargeReader:
@@ -97,7 +97,7 @@ class ChargeReader:
         self._directory = directory
         self._site = site
         self._log = SealReader(directory / SEALS_NAME, kept.place)
-        self._running: dict[bytes, None] = dict.fromkeys(kept.running)
+        self._running = dict(kept.running)
 
     def start_at(self, place: SealPlace) -> None:
         """Read nothing before."""
@@ -113,7 +113,7 @@ class ChargeReader:
         while len(self._running) > RUNNING_MAX:
             del self._running[next(iter(self._running))]
         charges = [Charge(start_s, how, wh, int(n)) for (start_s, how), (wh, n) in made.items()]
-        return Read(charges, self._log.place, list(self._running))
+        return Read(charges, self._log.place, dict(self._running))
 
     def _read(self, body: SealBody, made: dict[tuple[float, str], list[float]]) -> None:
         for segment in body.segments:
@@ -139,11 +139,13 @@ class ChargeReader:
         record = decode_record(raw)
         if isinstance(record, Executed):
             if record.engine and record.entry_site == self._site:
-                self._running[record.request_id] = None
+                self._running[record.request_id] = record.attempt
         elif isinstance(record, Ended):
-            ran_here = record.role == "serving" or record.request_id in self._running
+            ran_here = record.role == "serving"
             if record.role == "entry":
-                self._running.pop(record.request_id, None)
+                attempt = self._running.pop(record.request_id, None)
+                # Lost here and answered elsewhere: that site has it in its own books.
+                ran_here = attempt is not None and record.attempt in (0, attempt)
             if ran_here:
                 _add(record, made)
 

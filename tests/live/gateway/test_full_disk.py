@@ -91,3 +91,18 @@ def test_a_chain_is_turned_over_and_requests_span_both(tmp_path: Path) -> None:
         assert sorted(k.__name__ for k in kinds) == ["Decided", "Ended", "Executed"]
 
     run(test)
+
+
+def test_a_low_disk_takes_no_more_files_and_goes_on_answering(tmp_path: Path) -> None:
+    async def test() -> None:
+        league = await start(tmp_path, sites=("lyon",))
+        site = league["lyon"]
+        site.worker.page.flags[FLAG_DISK_LEVEL] = DISK_LOW
+        for path in ("/v1/files", "/v1/batches"):
+            answer = await ask(site.port, {}, path=path)
+            assert (answer.status, answer.code) == (503, "disk_low")
+        cancel = await ask(site.port, {}, path="/v1/batches/batch_1/cancel")
+        assert cancel.code != "disk_low"
+        assert (await ask(site.port, chat())).status == 200
+
+    run(test)

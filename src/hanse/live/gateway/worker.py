@@ -268,6 +268,11 @@ class Worker:
             self._route(self.routing.table)
         self.page.workers[self.settings.worker, WORKER_SEATS_VERSION] = self._seats_version
 
+    @property
+    def disk_level(self) -> float:
+        """How full the agent found the site's disk: `shared.DISK_ROOM`, `DISK_LOW`, `DISK_FULL`."""
+        return self._flags[FLAG_DISK_LEVEL]
+
     def gauges(self) -> dict[str, float]:
         """Values of now, for `/metrics`."""
         gauges = {
@@ -289,7 +294,7 @@ class Worker:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
         self.ledger.flush()
-        self.ledger.refusing = self._flags[FLAG_DISK_LEVEL] >= DISK_FULL
+        self.ledger.refusing = self.disk_level >= DISK_FULL
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
         if self.page.flags[FLAG_SEATS_VERSION] != self._seats_version and self.settings.seats:
