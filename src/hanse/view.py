@@ -148,6 +148,17 @@ class LoadTargetStatus(Value, frozen=True, kw_only=True):
     compliant: bool
 
 
+class DiskStatus(Value, frozen=True, kw_only=True):
+    """The disk of a site's directory."""
+
+    free_gb: float
+    size_gb: float
+    level: Literal["room", "low", "full"]
+    """`low`: things are given up, in order; `full`: requests are refused, since nothing could be put on record."""
+    given_up: tuple[str, ...] = ()
+    """What went, and how much of it, since the disk last had room."""
+
+
 class SiteStatus(Value, frozen=True, kw_only=True):
     """What an agent reports twice a second."""
 
@@ -171,6 +182,7 @@ class SiteStatus(Value, frozen=True, kw_only=True):
     facilities: tuple[FacilityStatus, ...] = ()
     load_target: LoadTargetStatus | None = None
     """The one in force."""
+    disk: DiskStatus | None = None
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):
@@ -390,6 +402,7 @@ __all__ = [
     "CentralVerdict",
     "Cost",
     "DecisionRow",
+    "DiskStatus",
     "EngineStatus",
     "FacilityStatus",
     "LeagueView",

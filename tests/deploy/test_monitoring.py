@@ -21,7 +21,14 @@ from hanse.live.facility.readings import Reading
 from hanse.live.gateway.metrics import exposition
 from hanse.live.shared import SharedPage
 from hanse.model.fleet import PlantMeter
-from hanse.view import EngineStatus, FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
+from hanse.view import (
+    DiskStatus,
+    EngineStatus,
+    FacilityStatus,
+    LoadTargetStatus,
+    PowerStatus,
+    SiteStatus,
+)
 
 promql = pytest.importorskip("promql_parser", reason="pip install promql-parser")
 
@@ -48,6 +55,7 @@ def full_status() -> SiteStatus:
     return SiteStatus(
         site="harbour", at_s=1.0, epoch=1, table_version=1, hub_connected=True, engines=(engine,),
         gateway_workers=1, running=0.0, waiting=0.0, power=power, facilities=(facility,), load_target=target,
+        disk=DiskStatus(free_gb=1.0, size_gb=2.0, level="low"),
     )  # fmt: skip
 
 

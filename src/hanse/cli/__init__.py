@@ -82,6 +82,16 @@ COMMANDS = {
     ),
     "facility": ("hanse.cli.plant:facility", "List devices of a site's plant and their readings."),
     "inventory": ("hanse.cli.plant:inventory", "A fleet as the objects of NetBox."),
+    "statement": (
+        "hanse.cli.statement:statement",
+        "What a tenant asked for, where it ran, what it took: a month's account.",
+    ),
+    "energy": (
+        "hanse.cli.statement:energy",
+        "What sites drew by the quarter: requests, idle, overhead, and the meter.",
+    ),
+    "backup": ("hanse.cli.keep:backup", "The hub on one file, while it runs."),
+    "restore": ("hanse.cli.keep:restore", "One file as a hub again."),
     "audit": ("hanse.cli.prove:audit", "Say what all the evidence proves, and what not."),
 }
 """Name -> (where it is imported from when it runs, one line of help)."""

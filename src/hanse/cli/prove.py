@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hanse.cli.output import print_json, say
 
 if TYPE_CHECKING:
-    from hanse.live.evidence import AuditReport
+    from hanse.live.evidence import AuditReport, Verdict
 
 UNSEALED_S = 3.0
 """Seals come once a second; requests younger than this are counted apart."""
@@ -19,7 +19,7 @@ UNPROVEN_SHOWN_MAX = 20
 """The rest are in --json."""
 
 
-def verify(receipt: Path, /, *, ca: Path, json: bool = False) -> int:
+def verify(receipt: Path, /, *, ca: Path, statement: Path | None = None, json: bool = False) -> int:
     """Check a receipt: signatures, inclusion in the sealed log, and that the sites named are the sites that signed.
 
     Needs the receipt and the fleet's CA certificate, nothing else: no network, no log. Exit code 0 where everything
@@ -31,13 +31,18 @@ def verify(receipt: Path, /, *, ca: Path, json: bool = False) -> int:
         The document from `GET /hanse/v1/requests/{id}/receipt`; `-` reads standard input.
     ca
         The fleet's CA certificate (PEM), obtained once from a source you trust.
+    statement
+        A statement's JSON, its list (.receipts) beside it: is this request in it, exactly as it was counted?
     json
         Print the verdict as one JSON document on standard output.
     """
     from hanse.live.evidence import verify_receipt
 
     document = sys.stdin.buffer.read() if str(receipt) == "-" else _read(receipt, "receipt")
-    verdict = verify_receipt(document, _read(ca, "--ca"))
+    authority = _read(ca, "--ca")
+    verdict = verify_receipt(document, authority)
+    if statement is not None:
+        verdict = _counted(verdict, document, statement, authority)
     if json:
         print_json(verdict)
     else:
@@ -51,6 +56,28 @@ def verify(receipt: Path, /, *, ca: Path, json: bool = False) -> int:
             for line in lines:
                 say(f"  {heading}: {line}")
     return 1 if verdict.status == "unproven" else 0
+
+
+def _counted(verdict: Verdict, document: bytes, statement: Path, authority: bytes) -> Verdict:
+    """The verdict with what a statement says of the same request."""
+    from msgspec.structs import replace
+
+    from hanse.live.evidence.statement_files import (
+        LIST_SUFFIX,
+        check_statement,
+        read_list,
+        receipt_flaw,
+    )
+
+    checked = check_statement(_read(statement, "--statement"), authority)
+    listed = _read(statement.with_suffix(LIST_SUFFIX), "--statement")
+    flaw = receipt_flaw(checked.statement, read_list(listed.decode(errors="replace")), document)
+    flaws = (*checked.flaws, *([flaw] if flaw else []))
+    if flaws:
+        reasons = tuple(f"statement: {one}" for one in flaws)
+        return replace(verdict, status="unproven", proven=(), reasons=(*verdict.reasons, *reasons))
+    said = f"it is counted in the statement with root {checked.statement.receipts_root}"
+    return replace(verdict, notes=(*verdict.notes, said))
 
 
 def audit(state: Path, /, *, ca: Path | None = None, law: bool = True, json: bool = False) -> int:
@@ -92,6 +119,8 @@ def _say_report(report: AuditReport) -> None:
             f"{site.site}: {site.records_proven} of {site.records} records proven in {site.chains} chains, "
             f"{site.seals} seals until {utc(site.sealed_until_s)}"
         )
+        for note in site.notes:
+            say(f"  note: {note}")
     for finding in report.findings:
         where = f"{finding.site} {finding.chain or 'seals'} {finding.seq}"
         say(f"FOUND {finding.kind}: {where}: {finding.detail}")

@@ -113,7 +113,23 @@ def picture(view: LeagueView) -> RenderableType:
     hub = "hub up" if view.hub_up else "HUB CUT OFF: sites go on with their last table"
     foot = Text(f"{hub}; table {view.table_version}, epoch {view.epoch}")
     refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
-    return Group(sides, sites, Text(f"refusals: {refused}"), foot)
+    disks = [Text(line, style="red") for line in disk_lines(view)]
+    return Group(sides, sites, Text(f"refusals: {refused}"), *disks, foot)
+
+
+def disk_lines(view: LeagueView) -> list[str]:
+    """Sites whose disk is low or full, and what that has cost so far."""
+    said = []
+    for site in view.sites:
+        disk = None if site.status is None else site.status.disk
+        if disk is None or disk.level == "room":
+            continue
+        gone = f"; gave up {', '.join(disk.given_up)}" if disk.given_up else ""
+        refuses = ": requests are refused" if disk.level == "full" else ""
+        said.append(
+            f"{site.id}: disk {disk.level}, {disk.free_gb:.2f} of {disk.size_gb:.1f} GB free{refuses}{gone}"
+        )
+    return said
 
 
 def _watch(runtime: Runtime) -> None:

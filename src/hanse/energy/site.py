@@ -122,6 +122,36 @@ def own_carbon_g_per_kwh(pv_kw: float, wind_kw: float) -> float:
     return own_g_per_kwh(pv_kw, wind_kw, solar, wind)
 
 
+class OtherCarbon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a kWh at a site emits by the two other methods; None: nobody tells. Never to be added to the average, or to each other."""
+
+    market_g_per_kwh: float | None
+    """By the residual mix, where a provider tells one: contracts are not known live."""
+    marginal_g_per_kwh: float | None
+
+
+def other_carbon(site: Site, feed: Feed, now_s: float, signals: SiteSignals) -> OtherCarbon:
+    """The same mix of grid and own generation as in `signals`, the grid's part by other methods."""
+    zone = site.grid_zone or site.country
+    own_g = own_carbon_g_per_kwh(signals.pv_kw, signals.wind_kw)
+    residual = [
+        o.value
+        for o in feed.observed
+        if o.quantity == "residual_intensity" and o.place in (*site_places(site), zone)
+        if o.fresh(now_s)
+    ]
+    marginal = feed.marginal_g_per_kwh(zone, now_s)
+
+    def mixed(grid: float | None) -> float | None:
+        own = signals.own_share
+        return None if grid is None else own * own_g + (1.0 - own) * grid
+
+    return OtherCarbon(
+        market_g_per_kwh=mixed(residual[0] if residual else None),
+        marginal_g_per_kwh=mixed(None if marginal is None else marginal.value),
+    )
+
+
 def _notes(site: Site, weather: Weather, carbon: Reading, price: Reading) -> tuple[str, ...]:
     notes = [
         _note("carbon", carbon.method, carbon.source, carbon.note),

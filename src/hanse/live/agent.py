@@ -32,7 +32,6 @@ from hanse.live.bus import (
     CONTROL_SUBJECT,
     TABLE_SUBJECT,
     TABLES,
-    EvidencePublisher,
     connect_leaf,
     connect_when_up,
     ensure_leaf_streams,
@@ -42,8 +41,8 @@ from hanse.live.bus import (
 )
 from hanse.live.bus_sources import watch_sources
 from hanse.live.demand import REPORT_S, DemandMeter
-from hanse.live.evidence import ChainShipper, Sealer
-from hanse.live.evidence.shipping import Message
+from hanse.live.evidence import Sealer
+from hanse.live.evidence_ship import EvidenceShip
 from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
@@ -52,8 +51,16 @@ from hanse.live.league_file import LeagueFile
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
-from hanse.live.shared import FLAG_AGENT_AT_S, FLAG_SEAL_COUNT, FLAG_TABLE_VERSION, SharedPage
+from hanse.live.shared import (
+    FLAG_AGENT_AT_S,
+    FLAG_DISK_LEVEL,
+    FLAG_SEAL_COUNT,
+    FLAG_TABLE_VERSION,
+    SharedPage,
+)
+from hanse.live.site_books import SiteBooks
 from hanse.live.site_keep import LIFELINE_VARIABLE
+from hanse.live.site_retention import SiteRetention
 from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
 from hanse.model.fleet import Fleet
@@ -65,7 +72,8 @@ STATUS_S = 0.5
 TABLE_S = 0.25
 """A new table is in force within this plus one worker poll; the leaf is on this machine."""
 SEAL_S = 1.0
-SHIP_S = 0.5
+LOOK_S = 0.05
+"""Energy books: an engine's turn from idle to busy is known to half of this, 5 % of an answer of half a second."""
 CLUSTERS_S = 1.0
 """A pod takes seconds to come; a cluster's API should not be asked more often."""
 DECISIONS_S = 0.25
@@ -109,6 +117,11 @@ class Agent:
         """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self._sealer = Sealer(self.home / "evidence", self.identity)
+        self.books = SiteBooks(self.home, site_id)
+        self.books.start_at(self._sealer.place)
+        self.ship = EvidenceShip(self.home, site_id)
+        alone = not self.runtime.site(site_id).hub_leaf
+        self.retention = SiteRetention(self.home, site_id, self._sealer, self.books, alone=alone)
         self.hub_connected = False
         self.client: Any = None
         self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
@@ -119,6 +132,7 @@ class Agent:
         duties: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
             ("probe engines", PROBE_S, self._probe),
             ("seal", SEAL_S, self._make_seal()),
+            ("look at power", LOOK_S, self._look_at_power),
             ("act on clusters", CLUSTERS_S, self.engines.act_on_clusters),
         ]
         tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
@@ -148,13 +162,32 @@ class Agent:
         sealer = self._sealer
 
         async def seal() -> None:
+            # First, for a full disk takes no seal; and here, so that no chain changes hands meanwhile.
+            self.retention.look(self.fleet.retention, time.time())
+            self.page.flags[FLAG_DISK_LEVEL] = self.retention.level
             # Waits for the disk: in a thread, so that probes go on.
             sealed = await asyncio.to_thread(sealer.seal, time.time())
             self.page.flags[FLAG_SEAL_COUNT] = sealer.count
             for chain, problem in sealed.problems.items():
                 log_line(f"evidence: chain {chain}: {problem}")
+            read = await asyncio.to_thread(self.books.reader.read)
+            self.books.charge(read, self.tables.pues.get(self.site_id, 1.0))
+            self._draw_up(time.time())
 
         return seal
+
+    def _draw_up(self, now_s: float) -> None:
+        """Quarters of an hour that are over."""
+        for quarter in self.books.close_due(now_s):
+            parts_wh = quarter.drawn_wh - quarter.missing_wh + quarter.excess_wh
+            log_line(
+                f"energy: {quarter.drawn_wh:.1f} Wh {quarter.drawn_method}, parts {parts_wh:.1f} Wh"
+            )
+
+    async def _look_at_power(self) -> None:
+        seen = self.power.look(*self.engines.meter.busy_w(self.engines.seated()))
+        if seen is not None:
+            self.books.look(seen, time.time())
 
     # --- bus
 
@@ -169,6 +202,8 @@ class Agent:
             await self.client.subscribe(CONTROL_SUBJECT, cb=self._hear_control)
             schedule = site_subject(self.site_id, "schedule")
             await self.client.subscribe(schedule, cb=self._hear_schedule)
+            kept = site_subject(self.site_id, "kept")
+            await self.client.subscribe(kept, cb=self._hear_kept)
             duties = [
                 _every("take tables", TABLE_S, self._take_table),
                 _every("take placements", TABLE_S, self._take_placement),
@@ -261,9 +296,11 @@ class Agent:
             serving=self.engines.serving(),
             facilities=() if plant is None else plant.statuses(now_s),
             load_target=None if plant is None else plant.target(power.drawn_kw, now_s),
+            disk=self.retention.status(),
         )
         if plant is not None:
             plant.look(status, self.engines.seated(), meter.idle(now_s), now_s)
+            self.books.count(plant.accounts, now_s)
         await self._publish("status", status)
 
     def _local_offers(self) -> tuple[int, ...]:
@@ -286,18 +323,11 @@ class Agent:
         self.hub_connected = await leaf_connected(self.client)
 
     async def _ship(self) -> None:
-        """Messages follow one another exactly once; what the leaf already has is not sent again."""
-        shipper = ChainShipper(self.home / "evidence")
-        publisher = EvidencePublisher(self.client, self.site_id)
-        newest = await publisher.newest()
-        if newest is not None:
-            shipper.pending(shipper.acked_seq)
-            shipper.acked(msgspec.msgpack.decode(newest, type=Message).seq)
-        while True:
-            for payload in shipper.pending(shipper.acked_seq):
-                await publisher.publish(payload)
-                shipper.acked(msgspec.msgpack.decode(payload, type=Message).seq)
-            await asyncio.sleep(SHIP_S)
+        await self.ship.run(self.client)
+
+    async def _hear_kept(self, message: Any) -> None:
+        self.ship.hear(bytes(message.data))
+        self.retention.hear(self.ship.held_until)
 
     async def _hear_control(self, message: Any) -> None:
         self.power.hear_control(bytes(message.data))

@@ -13,10 +13,12 @@ from pathlib import Path
 import msgspec
 
 from hanse.dispatch.follow import SiteSchedule, battery_now
-from hanse.energy import SiteFlows, battery_of, site_signals, site_supply
+from hanse.energy import SiteFlows, SiteSignals, battery_of, site_signals, site_supply
+from hanse.energy.ledger import Look
 from hanse.energy.limits import Cause, power_limit
 from hanse.energy.meters import ImportPeak
 from hanse.energy.plant import it_kw_rated
+from hanse.energy.site import other_carbon
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
 from hanse.live.facility.metering import Measured
 from hanse.live.logline import log_line
@@ -58,6 +60,8 @@ class PowerKeeper:
         self._battery_low = False
         self._schedule: SiteSchedule | None = None
         self._why = ""
+        self._seen: Look | None = None
+        """Of the last report, for the energy books."""
 
     def hear_schedule(self, data: bytes, epoch: int) -> bool:
         """A schedule of the league; False: it is another site's, older than what is known, or of an epoch below `epoch`."""
@@ -124,6 +128,7 @@ class PowerKeeper:
             pue=pue,
             was_low=self._battery_low,
         )
+        self._seen = self._look(first, measured, it_w, load_kw, pue, now_s)
         self.drawn_kw, self.available_kw = load_kw, limit.available_kw
         self.cause, self._battery_low = limit.cause, limit.battery_low
         return PowerStatus(
@@ -147,6 +152,36 @@ class PowerKeeper:
             battery_kwh=supply.stored_kwh if self._battery.capacity_kwh > 0.0 else None,
             battery_why=self._why,
             peak_import_kw=self._peak.kw,
+        )
+
+    def look(self, busy_w: float, silent_idle_w: float) -> Look | None:
+        """The site as last reported, with what its engines do this moment; None before the first report."""
+        if self._seen is None:
+            return None
+        return msgspec.structs.replace(self._seen, busy_w=busy_w, silent_idle_w=silent_idle_w)
+
+    def _look(
+        self,
+        signals: SiteSignals,
+        measured: Measured,
+        it_w: float,
+        load_kw: float,
+        pue: float,
+        now_s: float,
+    ) -> Look:
+        other = other_carbon(self._site, self._feed, now_s, signals)
+        return Look(
+            it_w=it_w,
+            it_error_share=None if measured.it is None else measured.it.error_share,
+            drawn_w=load_kw * 1e3,
+            drawn_error_share=None if measured.site is None else measured.site.error_share,
+            base_w=self._site.power.base_kw * 1e3,
+            busy_w=0.0,
+            pue=pue,
+            carbon_g_per_kwh=signals.carbon_g_per_kwh,
+            market_g_per_kwh=other.market_g_per_kwh,
+            marginal_g_per_kwh=other.marginal_g_per_kwh,
+            price_usd_per_kwh=signals.price_usd_per_kwh,
         )
 
     def _step(

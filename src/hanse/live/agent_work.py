@@ -126,6 +126,18 @@ class Meter:
             return self._it_measured_w
         return sum(self._watts.values())
 
+    def busy_w(self, engines: Sequence[EngineSpec]) -> tuple[float, float]:
+        """Watts of engines that have a request, as gateways share them out; and idle figures of those whose power nobody tells."""
+        running = self._page.exec[:, :, 0].sum(axis=0)
+        busy = silent = 0.0
+        for spec in engines:
+            watts = self._watts.get(spec.name, 0.0)
+            if watts <= 0.0:
+                silent += (self._chips[spec.pool].idle_w or 0.0) * spec.chips
+            elif running[spec.index] > 0:
+                busy += watts
+        return busy, silent
+
     def idle(self, now_s: float) -> tuple[str, ...]:
         """Engines that had no request for a while."""
         return tuple(name for name, at_s in self._busy_at_s.items() if now_s - at_s >= IDLE_S)

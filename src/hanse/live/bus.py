@@ -241,6 +241,19 @@ async def connect_own(runtime: Runtime, state: StateDir, site: str, *, name: str
     return await _connect(address, user, known.local, name=name, inbox=site)
 
 
+def write_restoring_conf(state: StateDir, port: int, password: str) -> Path:
+    """Render the configuration of a server that takes streams back into the hub's directory: on loopback, for one user."""
+    users = [{"user": CONTROLLER, "password": password}]
+    conf = _server(HUB, LOOPBACK, port, 0, state.hub, users)
+    del conf["http"]
+    return _write_conf(state.hub / "restore.conf", conf)
+
+
+async def connect_restoring(port: int, password: str) -> Client:
+    """A connection to that server."""
+    return await _connect(f"{LOOPBACK}:{port}", CONTROLLER, password, name="restore", inbox=HUB)
+
+
 def local_password(state: StateDir, site: str) -> str:
     """Of a site's own processes at its own leaf."""
     password: str = _secrets(state.site(site) / "bus.json", LeafSecrets).local

@@ -128,8 +128,8 @@ class Controller:
                 seats = HubSeats(self._prepared.runtime, self._state, self._client)
                 tasks.create_task(_every(SEATS_EVERY_S, lambda: seats.tend(self._sites())))
                 tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
-                evidence = self._state.hub / "evidence"
-                tasks.create_task(archive_evidence(self._client, evidence))
+                archive = archive_evidence(self._client, self._state, lambda: self._fleet)
+                tasks.create_task(archive)
             tasks.create_task(_every(TICK_S, self._tick))
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())

@@ -8,7 +8,7 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 
 | region | axes | writer |
 |---|---|---|
-| flags | power_shed (steps of the order in force), seal_count, agent_at_s (when the agent last wrote engine states), table_version, seats_version, power_cause | agent |
+| flags | power_shed (steps of the order in force), seal_count, agent_at_s (when the agent last wrote engine states), table_version, seats_version, power_cause, disk_level (0 room, 1 low, 2 full) | agent |
 | engines | [engine] (state, generation, cpu_w, busy_s) | agent |
 | workers | [worker] (pid, alive_at_s, table_version, seats_version) | that worker |
 | own | [worker, offer] (requests, tokens, prefill_tokens): in flight from this site's gateway, by global offer index | that worker |
@@ -58,9 +58,11 @@ NOTE_BYTES: Final = 256
 ENGINE_DEAD, ENGINE_ALIVE, ENGINE_DRAINING = 0, 1, 2
 
 FLAG_POWER_SHED, FLAG_SEAL_COUNT, FLAG_AGENT_AT_S, FLAG_TABLE_VERSION = range(4)
-FLAG_SEATS_VERSION, FLAG_POWER_CAUSE = 4, 5
+FLAG_SEATS_VERSION, FLAG_POWER_CAUSE, FLAG_DISK_LEVEL = 4, 5, 6
 ENGINE_STATE, ENGINE_GENERATION, ENGINE_CPU_W, ENGINE_BUSY_S = range(4)
 WORKER_PID, WORKER_ALIVE_AT_S, WORKER_TABLE_VERSION, WORKER_SEATS_VERSION = range(4)
+DISK_ROOM, DISK_LOW, DISK_FULL = 0.0, 1.0, 2.0
+"""Of `disk_level`."""
 CAUSES: Final = ("grid cap", "battery low", "heat", "load target")
 """Of a brownout, by the number in `power_cause`."""
 

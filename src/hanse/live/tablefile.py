@@ -27,8 +27,10 @@ class TableFiles:
         self.version = int(_text(home / "current") or 0)
         self.meta: TableMeta | None = None
         """Of the table in force."""
+        self.pues: dict[str, float] = {}
+        """By site, as that table has them: what requests are charged by."""
         with contextlib.suppress(OSError, HanseError):
-            self.meta = Table.from_bytes((home / f"table-{self.version}.tbl").read_bytes()).meta
+            self._hold(Table.from_bytes((home / f"table-{self.version}.tbl").read_bytes()))
 
     def accept(self, data: bytes) -> bool:
         """Write a table unless it is older than what is in force; True where it now is in force.
@@ -36,18 +38,26 @@ class TableFiles:
         The highest epoch seen stays on disk: a controller that lost its lease cannot bring an old table back.
         """
         try:
-            meta = Table.from_bytes(data).meta
+            table = Table.from_bytes(data)
         except HanseError:
             return False
+        meta = table.meta
         in_force = self.epoch if self.meta is None else self.meta.epoch
         if meta.epoch < self.epoch or (meta.epoch, meta.version) <= (in_force, self.version):
             return False
         self.see_epoch(meta.epoch)
         replace_file(self._home / f"table-{meta.version}.tbl", data)
         replace_file(self._home / "current", f"{meta.version}\n".encode())
-        self.version, self.meta = meta.version, meta
+        self.version = meta.version
+        self._hold(table)
         self._forget_old()
         return True
+
+    def _hold(self, table: Table) -> None:
+        self.meta = table.meta
+        self.pues = {
+            site: float(table.sites[index]["pue"]) for site, index in table.site_index.items()
+        }
 
     def see_epoch(self, epoch: int) -> None:
         """Keep the highest epoch that anything obeyed came under."""

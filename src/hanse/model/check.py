@@ -33,6 +33,7 @@ from hanse.model.fleet import (
     Pool,
     Power,
     Register,
+    Retention,
     Service,
     Site,
     Slo,
@@ -113,6 +114,14 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Batch, "tenant_bytes_max"): Range(1, 1e13),
     (Batch, "lines_at_once_max"): Range(1, 4096),
     (Batch, "file_days"): Range(0, 3650, above=True),
+    **{
+        (Retention, name): Range(1, 36_500)  # under a day nobody could look; a century is for ever
+        for name in ("site_days", "hub_days", "log_days")
+    },
+    **{(Retention, name): Range(0.001, 1e6) for name in ("site_gb_max", "hub_gb_max")},
+    (Retention, "log_mb_max"): Range(1, 1e6),
+    (Retention, "disk_low_gb"): Range(0, 1e6),
+    (Retention, "disk_full_gb"): Range(0, 1e6),
 }
 """What each number of a fleet may be: wide enough for anything sane, so that what falls out is a slip."""
 

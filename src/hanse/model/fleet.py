@@ -341,6 +341,26 @@ class Batch(Value, frozen=True, kw_only=True):
     """Files go after this, as OpenAI's of purpose `batch` do."""
 
 
+class Retention(Value, frozen=True, kw_only=True):
+    """How long what is written down is kept, and what a disk that fills up may cost. GB are 1e9 bytes."""
+
+    site_days: float = 90.0
+    """Chains of records at a site, once the hub has them: a quarter's questions are answered without asking the hub."""
+    site_gb_max: float = 50.0
+    """The same by size, oldest first: some 100 million requests."""
+    hub_days: float = 400.0
+    """Copies at the hub, and chains of a site without one: a year's statements can be made again, and a month to notice."""
+    hub_gb_max: float = 1000.0
+    log_days: float = 30.0
+    """Logs of processes that were moved aside, and logs of decisions that were asked for (`HANSE_RECORD`)."""
+    log_mb_max: float = 64.0
+    """A process's log beyond this is moved aside; one is kept."""
+    disk_low_gb: float = 2.0
+    """Free room below which things are given up in the order of docs/backup.md; never more than a tenth of the disk."""
+    disk_full_gb: float = 0.25
+    """Free room below which requests are refused: minutes of records of a busy site; never more than a fiftieth of the disk."""
+
+
 class Register(Value, frozen=True, kw_only=True):
     """One value in a Modbus device's holding or input registers: number x `scale` is the quantity."""
 
@@ -475,6 +495,7 @@ class Fleet(
     feeds: str = ""
     """Path, relative to the fleet file, of the file that names live feeds; absent: recorded years are replayed."""
     batch: Batch = Batch()
+    retention: Retention = Retention()
     central: Central | None = None
     hub: Hub = Hub()
     classes: tuple[DataClass, ...]

@@ -10,7 +10,7 @@ requests whose other site's log is not among the audited.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -19,11 +19,23 @@ import msgspec
 from cryptography import x509
 
 from hanse.errors import ConfigError
-from hanse.live.evidence.chain import Frame, Opened, Record, Scan, decode_record, scan_file
+from hanse.live.evidence.chain import (
+    OWN_WORKER,
+    Dropped,
+    Frame,
+    Metered,
+    Opened,
+    Record,
+    RequestRecord,
+    Scan,
+    decode_record,
+    scan_file,
+)
 from hanse.live.evidence.judge import CLOCK_SKEW_S_MAX, Found, LawCheck, judge
 from hanse.live.evidence.merkle import root_of
 from hanse.live.evidence.seal import SEALS_NAME, SealEntry, Segment, read_seals, seal_flaw
 from hanse.live.identity import read_certificate
+from hanse.live.runtime import HUB
 
 UNPROVEN_LISTED_MAX: Final = 1000
 """Unproven requests named in a report; all are counted."""
@@ -129,15 +141,52 @@ def audit(
     Raises:
         ConfigError: nothing to audit, no certificate, or one site's log twice.
     """
+    logs = read_logs(root, authority_pem, sites=sites, witnesses=witnesses)
+    return _report(logs, law, until_s)
+
+
+class Logs(NamedTuple):
+    """What all logs under a directory hold."""
+
+    sites: tuple[SiteSummary, ...]
+    findings: tuple[Finding, ...]
+    requests: dict[bytes, list[Found]]
+    """By request id."""
+    quarters: tuple[Metered, ...]
+    """Of all sites, under a seal; each quarter once."""
+    dropped: tuple[Dropped, ...]
+    """Chains that are gone by rule, each as a record under a seal says."""
+
+
+def read_logs(
+    root: Path,
+    authority_pem: bytes,
+    *,
+    sites: Collection[str] = (),
+    witnesses: Mapping[str, Witness] = {},
+    keep: Callable[[RequestRecord], bool] = lambda record: True,
+) -> Logs:
+    """Check every chain and seal under a directory, and gather what they hold.
+
+    Args:
+        root: As for `audit`, and the rest likewise.
+        keep: Records of requests that are to be gathered; all are checked.
+
+    Raises:
+        ConfigError: as `audit`.
+    """
     try:
         authority = x509.load_pem_x509_certificate(authority_pem)
     except ValueError as error:
         raise ConfigError("authority", got=str(error), allowed="the fleet's ca.pem") from None
-    audits = [_SiteAudit(directory, authority, witnesses) for directory in _directories(root)]
+    audits = [_SiteAudit(directory, authority, witnesses, keep) for directory in _directories(root)]
     names = [found.site for found in audits]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(str(root), got=f"two logs of site {name}", fix="audit one at a time")
+    dropped = [(found.site, record) for found in audits for record in found.dropped]
+    for found in audits:
+        found.explain_missing([d for by, d in dropped if by in (found.site, HUB)])
     findings = [finding for found in audits for finding in found.findings]
     absent = sorted(set(sites) - set(names))
     findings += [Finding(kind="site missing", site=s, detail="no log of it here") for s in absent]
@@ -145,19 +194,23 @@ def audit(
     for found in audits:
         for held in found.found:
             requests.setdefault(held.record.request_id, []).append(held)
-    return _report(audits, findings, requests, law, until_s)
+    quarters: dict[tuple[str, float], Metered] = {}
+    for found in audits:
+        for quarter in found.quarters:
+            quarters.setdefault((quarter.site, quarter.start_s), quarter)
+    return Logs(
+        sites=tuple(found.summary() for found in audits),
+        findings=tuple(findings),
+        requests=requests,
+        quarters=tuple(quarters[key] for key in sorted(quarters)),
+        dropped=tuple(record for found in audits for record in found.gone),
+    )
 
 
-def _report(
-    audits: Sequence[_SiteAudit],
-    findings: list[Finding],
-    requests: Mapping[bytes, list[Found]],
-    law: LawCheck | None,
-    until_s: float,
-) -> AuditReport:
+def _report(logs: Logs, law: LawCheck | None, until_s: float) -> AuditReport:
     counts = {"proven": 0, "denied": 0, "unproven": 0, "later": 0}
     listed: list[UnprovenRequest] = []
-    for request_id, held in requests.items():
+    for request_id, held in logs.requests.items():
         if min(f.record.at_s for f in held) > until_s:
             counts["later"] += 1
             continue
@@ -166,8 +219,8 @@ def _report(
         if judgement.status == "unproven" and len(listed) < UNPROVEN_LISTED_MAX:
             listed.append(UnprovenRequest(request_id=request_id.hex(), reasons=judgement.reasons))
     return AuditReport(
-        sites=tuple(found.summary() for found in audits),
-        findings=tuple(findings),
+        sites=logs.sites,
+        findings=logs.findings,
         proven=counts["proven"],
         denied=counts["denied"],
         unproven=counts["unproven"],
@@ -200,11 +253,23 @@ class _SiteAudit:
     """One site's log: findings, and every request record with what takes its value."""
 
     def __init__(
-        self, directory: Path, authority: x509.Certificate, witnesses: Mapping[str, Witness]
+        self,
+        directory: Path,
+        authority: x509.Certificate,
+        witnesses: Mapping[str, Witness],
+        keep: Callable[[RequestRecord], bool],
     ) -> None:
         self.directory = directory
+        self._keep = keep
         self.findings: list[Finding] = []
         self.found: list[Found] = []
+        self.quarters: list[Metered] = []
+        self.dropped: list[Dropped] = []
+        """What this log says was deleted, here or, in the hub's, of another site."""
+        self.gone: list[Dropped] = []
+        """Chains of this site that are away by rule."""
+        self._missing: list[tuple[Segment, float]] = []
+        """Chains that are not here: the last that was sealed of each, and when."""
         self.notes: list[str] = []
         self.records = self.records_proven = 0
         self.chains = {p.stem: p for p in sorted(directory.glob("*.log")) if p.name != SEALS_NAME}
@@ -308,7 +373,7 @@ class _SiteAudit:
     def _check_chain(self, chain: str, sealed: list[tuple[Segment, float]]) -> None:
         count = sealed[-1][0].count if sealed else 0
         if chain not in self.chains:
-            self._find("chain missing", f"{count} records were sealed", chain=chain)
+            self._missing.append(sealed[-1])
             return
         found = scan_file(self.chains[chain])
         broken_at = self._broken_at(chain, found, count)
@@ -323,6 +388,24 @@ class _SiteAudit:
             else:
                 text = f"behind damage, chain {chain} from record {broken_at} on"
                 self._take(chain, frame, text, None)
+
+    def explain_missing(self, dropped: Sequence[Dropped]) -> None:
+        """Chains that are gone by a rule that was stated and kept are a note; all others a finding."""
+        by_chain = {record.chain: record for record in dropped if record.site == self.site}
+        for segment, sealed_at_s in self._missing:
+            record = by_chain.get(segment.chain)
+            if record is None:
+                why = "the log does not say that it was deleted"
+            else:
+                why = _not_by_rule(record, segment, sealed_at_s)
+            if record is not None and not why:
+                self.gone.append(record)
+                continue
+            text = f"{segment.count} records were sealed; {why}"
+            self._find("chain missing", text, chain=segment.chain)
+        if self.gone:
+            text = f"{len(self.gone)} chains deleted by rule, each recorded under a seal"
+            self.notes.append(text)
 
     def _broken_at(self, chain: str, found: Scan, sealed_count: int) -> int | None:
         """First record that cannot be trusted by the file alone; None: the file is whole."""
@@ -377,9 +460,32 @@ class _SiteAudit:
             if frame.seq > 0:
                 self._find("record out of place", "a second opening", chain=chain, seq=frame.seq)
             return
+        if isinstance(record, Metered | Dropped):
+            self._take_own(chain, frame, record, flaw)
+            return
         if sealed_at_s is not None and record.at_s > sealed_at_s + CLOCK_SKEW_S_MAX:
             flaw = "younger than its seal"
-        self.found.append(Found(self.site, record, flaw))
+        if self._keep(record):
+            self.found.append(Found(self.site, record, flaw, frame.leaf))
+
+    def _take_own(self, chain: str, frame: Frame, record: Metered | Dropped, flaw: str) -> None:
+        """What an agent says of its site, and who deletes of a chain; it counts under a seal only."""
+        elsewhere = record.site != self.site and (self.site != HUB or isinstance(record, Metered))
+        if f"-{OWN_WORKER}-" not in chain or elsewhere:
+            self._find("record out of place", "not its own", chain=chain, seq=frame.seq)
+        elif not flaw and isinstance(record, Metered):
+            self.quarters.append(record)
+        elif not flaw and isinstance(record, Dropped):
+            self.dropped.append(record)
+
+
+def _not_by_rule(record: Dropped, segment: Segment, sealed_at_s: float) -> str:
+    """Why a recorded deletion does not explain that a chain is missing; empty: it does."""
+    if (record.count, record.head) != (segment.count, segment.head):
+        return f"what was deleted had {record.count} records, or others"
+    if record.rule == "age" and record.at_s < sealed_at_s + record.kept_s - CLOCK_SKEW_S_MAX:
+        return f"deleted by the rule of age before its {record.kept_s:.0f} s were over"
+    return ""
 
 
 def _decoded(frame: Frame) -> Record | None:

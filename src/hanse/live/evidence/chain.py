@@ -1,7 +1,7 @@
 """The decision log: one append-only hash chain per writer process and boot.
 
 Here: the records, the file format, the fast writer, the reader. Not here: signatures (`seal`), joins of records to a request's
-story (`judge`). Never here: request or answer bodies, prompts, API keys.
+story (`judge`), who draws up quarters (`live.site_books`) and deletes by rule (`live.retention`). Never here: request or answer bodies, prompts, API keys.
 
 File `<site>-<worker>-<boot>.log`, little endian. What is written with one system call is one batch, of one record or of many:
 
@@ -18,6 +18,7 @@ starts right and is short is torn, and nothing can hide behind it; one that star
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -157,8 +158,74 @@ class Ended(_Record, frozen=True, kw_only=True, tag="ended"):
     """How the energy was found; empty: no energy was spent."""
 
 
-Record = Opened | Decided | Executed | Ended
+class Metered(_Record, frozen=True, kw_only=True, tag="metered"):
+    """A quarter of an hour at a site: what it drew and what became of that. By its agent, in a chain of the agent's own.
+
+    `requests + idle + overhead + others + missing = drawn + excess`, all Wh: what does not close is told, not spread.
+    """
+
+    at_s: float
+    site: Id
+    start_s: float
+    until_s: float
+    seen_s: float
+    """Of the quarter, in which the agent looked; the rest nobody knows."""
+    drawn_wh: float
+    """All that the site drew: by its meter where one counted."""
+    drawn_method: Method
+    drawn_error_share: float
+    """Two standard errors."""
+    it_wh: float
+    it_method: Method
+    it_error_share: float
+    requests: int
+    """Ended attempts that ran here."""
+    requests_wh: dict[str, float]
+    """By method, as their own records say: at the meter, PUE included."""
+    requests_it_wh: float
+    """The same without PUE."""
+    idle_wh: float
+    """Of engines without a request, and of what else the IT meter sees."""
+    overhead_wh: float
+    """Cooling, UPS and distribution that no request was charged for."""
+    others_wh: float
+    """What the site draws for others, as the fleet file says."""
+    missing_wh: float
+    excess_wh: float
+    carbon_g_per_kwh: float | None
+    """Average of the grid and own generation, as routing had it; None: nobody knows."""
+    market_g_per_kwh: float | None
+    marginal_g_per_kwh: float | None
+    price_usd_per_kwh: float | None
+
+    @property
+    def charged_wh(self) -> float:
+        """Of requests, by all methods."""
+        return math.fsum(self.requests_wh.values())
+
+
+class Dropped(_Record, frozen=True, kw_only=True, tag="dropped"):
+    """A chain's file was deleted by a stated rule; what the seals say of it stays."""
+
+    at_s: float
+    site: Id
+    """Whose chain; the hub deletes copies of sites' chains, a site its own."""
+    chain: str
+    count: int
+    """Records, all of them sealed."""
+    head: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    size_bytes: int
+    sealed_at_s: float
+    """Of the last seal that covers it."""
+    rule: Literal["age", "size", "disk"]
+    kept_s: float
+    """By the rule of age a chain is kept so long after that seal; by the other two, oldest first."""
+
+
+Record = Opened | Decided | Executed | Ended | Metered | Dropped
 RequestRecord = Decided | Executed | Ended
+OWN_WORKER: Final = 999_999
+"""Worker number in the name of an agent's (and the hub's) own chains: `shared.WORKERS_MAX` is far below."""
 _decode: Final = msgspec.msgpack.Decoder(Record).decode
 
 
@@ -264,6 +331,11 @@ class ChainWriter:
     def head(self) -> bytes:
         """The last chain hash."""
         return self._frames.head
+
+    @property
+    def bytes_end(self) -> int:
+        """Bytes written."""
+        return self._frames.bytes_end
 
     def append(self, record: Record) -> int:
         """Write one record now; its number.
@@ -384,6 +456,15 @@ def scan(data: bytes, *, seq: int = 0, head: bytes = GENESIS, start: int = 0) ->
 def scan_file(path: Path) -> Scan:
     """Read a whole chain file."""
     return scan(path.read_bytes())
+
+
+FRAME_HEAD_BYTES: Final = _HEAD.size
+
+
+def framed_bytes(head: bytes) -> int:
+    """Bytes of a batch as it stands in a file, by its first `FRAME_HEAD_BYTES`."""
+    size, _ = _HEAD.unpack(head)
+    return FRAME_HEAD_BYTES + int(size) + _CHECK_BYTES
 
 
 def _unsized(batch: bytes) -> list[bytes] | None:

@@ -45,6 +45,8 @@ class Found(NamedTuple):
     record: RequestRecord
     flaw: str = ""
     """Why the record proves nothing (not sealed yet, its chain is altered, ...); empty: it is genuine."""
+    leaf: bytes = b""
+    """Hash of the record's bytes."""
 
 
 class Judgement(NamedTuple):

@@ -7,6 +7,7 @@ authority certificate. Not here: asking the serving site for its part (`live.gat
 from __future__ import annotations
 
 import mmap
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -17,11 +18,13 @@ import msgspec
 from cryptography import x509
 
 from hanse.live.evidence.chain import (
+    FRAME_HEAD_BYTES,
     Decided,
     Executed,
-    Opened,
     Record,
+    RequestRecord,
     decode_record,
+    framed_bytes,
     scan,
 )
 from hanse.live.evidence.judge import CLOCK_SKEW_S_MAX, Found, Status, judge, kind_of
@@ -31,14 +34,16 @@ from hanse.live.evidence.seal import (
     Seal,
     SealBody,
     SealEntry,
-    SealLog,
+    SealPlace,
+    SealReader,
     Segment,
     decode_seal,
-    read_seals,
     seal_flaw,
 )
 from hanse.live.identity import read_certificate
 
+LOADED_MAX: Final = 64
+"""Seals that were read again and are kept, by chain: a request's records lie under one or two."""
 RECEIPT_BYTES_MAX: Final = 4 << 20
 """A receipt is a few kB; what is larger is not read."""
 NOT_PROVEN: Final = (
@@ -107,6 +112,19 @@ class _Place(NamedTuple):
     entry: SealEntry
 
 
+class _Stretches:
+    """A chain's sealed stretches, in 24 bytes each: a busy site has 86,400 a day."""
+
+    __slots__ = ("bytes_end", "loaded", "seal_start", "sealed_at_s")
+
+    def __init__(self) -> None:
+        self.bytes_end = array("q")
+        self.sealed_at_s = array("d")
+        self.seal_start = array("q")
+        """Where the seal that covers it begins in the seal log."""
+        self.loaded: dict[int, _Place] = {}
+
+
 class ReceiptBook:
     """Finds requests in one site's evidence directory.
 
@@ -116,8 +134,10 @@ class ReceiptBook:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._seals: SealLog | None = None
-        self._places: dict[str, list[_Place]] = {}
+        self._log = SealReader(directory / SEALS_NAME, SealPlace())
+        self._stretches: dict[str, _Stretches] = {}
+        self._certificates: dict[bytes, bytes] = {}
+        """DER by SHA-256."""
 
     def part(self, request_id: bytes, since_s: float = float("-inf")) -> SitePart | Missing:
         """All sealed records of a request at this site.
@@ -143,25 +163,51 @@ class ReceiptBook:
         return _part(hits) if hits else Missing(reason="unknown request")
 
     def _read_new_seals(self) -> None:
-        path = self._directory / SEALS_NAME
-        if not path.exists():
-            return
-        known = len(self._seals.entries) if self._seals else 0
-        self._seals = read_seals(path, self._seals)
-        for entry in self._seals.entries[known:]:
-            for segment in entry.body.segments:
-                self._places.setdefault(segment.chain, []).append(_Place(segment, entry))
+        start = self._log.place.bytes_end
+        for entry in self._log:
+            body = entry.body
+            if body.certificate:
+                self._certificates[body.certificate_sha256] = body.certificate
+            for segment in body.segments:
+                known = self._stretches.setdefault(segment.chain, _Stretches())
+                known.bytes_end.append(segment.bytes_end)
+                known.sealed_at_s.append(body.at_s)
+                known.seal_start.append(start)
+            start = entry.frame.bytes_end
 
     def _start(self, chain: str, since_s: float) -> int:
-        places = self._places.get(chain, [])
-        first = bisect_right(places, since_s, key=lambda place: place.entry.body.at_s)
+        known = self._stretches.get(chain)
+        if known is None:
+            return 0
+        first = bisect_right(known.sealed_at_s, since_s)
         # One seal earlier than asked: the workers' clock and the sealer's are read at different instants.
-        return places[max(0, first - 1)].segment.bytes_start if places else 0
+        return known.bytes_end[first - 2] if first >= 2 else 0
 
     def _place_at(self, chain: str, at: int) -> _Place | None:
-        places = self._places.get(chain, [])
-        index = bisect_right(places, at, key=lambda place: place.segment.bytes_end)
-        return places[index] if index < len(places) else None
+        known = self._stretches.get(chain)
+        if known is None:
+            return None
+        index = bisect_right(known.bytes_end, at)
+        if index >= len(known.bytes_end):
+            return None
+        found = known.loaded.get(index)
+        if found is None:
+            found = known.loaded[index] = self._load(chain, known.seal_start[index])
+            if len(known.loaded) > LOADED_MAX:
+                del known.loaded[next(iter(known.loaded))]
+        return found
+
+    def _load(self, chain: str, start: int) -> _Place:
+        """A seal again, from its place in the log."""
+        with self._log.path.open("rb") as file:
+            file.seek(start)
+            data = file.read(FRAME_HEAD_BYTES)
+            data += file.read(framed_bytes(data) - len(data))
+        frame = scan(data, start=start).frames[0]
+        seal, body = decode_seal(frame.raw)
+        segment = next(one for one in body.segments if one.chain == chain)
+        der = self._certificates.get(body.certificate_sha256, b"")
+        return _Place(segment, SealEntry(frame, seal, body, der))
 
 
 def make_receipt(request_id: bytes, parts: Sequence[SitePart]) -> bytes:
@@ -227,7 +273,7 @@ def _records_in(
 
 
 def _is_of(record: Record, request_id: bytes) -> bool:
-    return not isinstance(record, Opened) and record.request_id == request_id
+    return isinstance(record, RequestRecord) and record.request_id == request_id
 
 
 def _part(hits: list[tuple[_Place, PartRecord]]) -> SitePart:
@@ -343,7 +389,7 @@ def _check_record(
         record = decode_record(held.record)
     except ValueError as error:
         return f"not a record: {error}"
-    if isinstance(record, Opened) or record.request_id != request_id:
+    if not isinstance(record, RequestRecord) or record.request_id != request_id:
         return "of another request"
     if not 0 <= held.seal < len(seals):
         return "its seal is not in the receipt or not readable"
@@ -351,7 +397,7 @@ def _check_record(
     segment = next((s for s in body.segments if s.chain == held.chain), None)
     if any((held.chain, held.seq) == (other.chain, other.seq) for other in shown):
         return "stands there twice"
-    found.append(Found(part.site, record))
+    found.append(Found(part.site, record, leaf=leaf_hash(held.record)))
     shown.append(
         ShownRecord(
             site=part.site,

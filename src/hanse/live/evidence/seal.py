@@ -10,8 +10,10 @@ bytes lie. The site certificate travels inside the first seal that it signs. Sig
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
@@ -36,11 +38,15 @@ from hanse.live.evidence.chain import (
 )
 from hanse.live.evidence.merkle import root_of
 from hanse.live.identity import Identity, certificate_flaw, name_of
+from hanse.live.runtime import replace_file
 from hanse.model.fleet import Id
 
 SEALS_NAME: Final = "seals.log"
 IDLE_S_MAX: Final = 60.0
 """An idle site still signs once a minute: a log cut back further than that shows by its silence."""
+_RESUME_NAME: Final = "sealed"
+RESUME_EVERY: Final = 60
+"""Seals: a restart reads at most so many again, and not a year's thirty million."""
 READ_BYTES_MAX: Final = 8 << 20
 """Read per chain and seal: 50,000 records, ten times what a worker writes in a second."""
 _CONTEXT: Final = b"hanse-seal/1\x00"
@@ -183,6 +189,70 @@ def read_seals(path: Path, known: SealLog | None = None) -> SealLog:
     return SealLog(entries, found.ending, bytes_end, flaw)
 
 
+class SealPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a seal log, between two seals."""
+
+    seals: int = 0
+    head: bytes = GENESIS
+    bytes_end: int = 0
+
+
+class SealReader:
+    """Reads a seal log on from a place and keeps nothing of it: a busy site signs every second, for years.
+
+    Iterating gives the seals that came since the last time; framing looked at, signatures not. A certificate stands only with the seal
+    that carries it.
+    """
+
+    def __init__(self, path: Path, place: SealPlace) -> None:
+        self.path = path
+        self.place = place
+        """After the last seal that was given out."""
+        self.flaw: str | None = None
+        """First frame that is altered or no seal; nothing is read after it."""
+
+    def __iter__(self) -> Iterator[SealEntry]:
+        while self.flaw is None and self.path.exists():
+            place = self.place
+            with self.path.open("rb") as file:
+                file.seek(place.bytes_end)
+                data = file.read(READ_BYTES_MAX)
+            found = scan(data, seq=place.seals, head=place.head, start=place.bytes_end)
+            for frame in found.frames:
+                entry = self._entry(frame)
+                if entry is None:
+                    return
+                self.place = SealPlace(
+                    seals=frame.seq + 1, head=frame.head, bytes_end=frame.bytes_end
+                )
+                yield entry
+            if found.ending == "damaged":
+                self.flaw = f"unreadable from byte {found.bytes_end} on"
+            if self.place == place:
+                return
+
+    def _entry(self, frame: Frame) -> SealEntry | None:
+        try:
+            seal, body = decode_seal(frame.raw)
+        except ValueError as error:
+            self.flaw = f"seal {frame.seq}: {error}"
+            return None
+        if not frame.intact or body.seq != frame.seq or body.previous != self.place.head:
+            self.flaw = f"seal {frame.seq}: altered, removed, repeated or out of order"
+            return None
+        return SealEntry(frame, seal, body, body.certificate)
+
+
+class _Resume(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a sealer goes on without reading its log from the beginning; only that: what was damaged before, an audit finds."""
+
+    place: SealPlace
+    sealed_at_s: float
+    certificate_sha256: bytes
+    tails: dict[str, tuple[int, bytes, int, float, int]]
+    """Chain -> records, head, bytes, instant and end in the log of the seal that covers them."""
+
+
 class Sealed(NamedTuple):
     """What one turn of the sealer did."""
 
@@ -195,13 +265,28 @@ class Sealed(NamedTuple):
 class _Tail:
     """How far one chain is sealed."""
 
-    __slots__ = ("bytes_end", "count", "head", "problem")
+    __slots__ = ("bytes_end", "count", "head", "log_end", "problem", "sealed_at_s")
 
     def __init__(self, count: int = 0, head: bytes = GENESIS, bytes_end: int = 0) -> None:
         self.count = count
         self.head = head
         self.bytes_end = bytes_end
         self.problem = ""
+        self.sealed_at_s = 0.0
+        self.log_end = 0
+
+
+class SealedChain(NamedTuple):
+    """How far one chain is sealed."""
+
+    chain: str
+    records: int
+    head: bytes
+    bytes_end: int
+    sealed_at_s: float
+    """Of the last seal that covers more of it."""
+    log_end: int
+    """Where that seal ends in the seal log: who has so much of it has the whole chain, up to there."""
 
 
 class Sealer:
@@ -226,6 +311,7 @@ class Sealer:
         self._directory = directory
         self._durable = durable
         self._tails: dict[str, _Tail] = {}
+        self._forgotten: set[str] = set()
         self._seq, self._sealed_at_s, self._certificate_sha256 = 0, float("-inf"), b""
         self._log = self._open_log(directory / SEALS_NAME)
         self.renew(identity)
@@ -240,17 +326,40 @@ class Sealer:
         """Head of the seal log: what a witness keeps (`audit.Witness`)."""
         return self._log.head
 
+    @property
+    def place(self) -> SealPlace:
+        """The end of the log."""
+        return SealPlace(seals=self._seq, head=self._log.head, bytes_end=self._log.bytes_end)
+
     def renew(self, identity: Identity) -> None:
         """Sign with this identity from now on: first use, or a renewed certificate."""
         self._identity = identity
         self._der = identity.certificate_der()
+
+    def forget(self, chain: str) -> None:
+        """Its file is deleted by rule: that it is gone is no problem."""
+        self._forgotten.add(chain)
+        self._tails.pop(chain, None)
+
+    def sealed(self) -> list[SealedChain]:
+        """Chains by the order in which they first were sealed; those that are gone by rule are left out."""
+        return [
+            SealedChain(chain, t.count, t.head, t.bytes_end, t.sealed_at_s, t.log_end)
+            for chain, t in self._tails.items()
+            if t.count
+        ]
+
+    def covers(self, chain: str, seq: int) -> bool:
+        """Whether a record is under a seal."""
+        tail = self._tails.get(chain)
+        return tail is not None and tail.count > seq
 
     def seal(self, now_s: float) -> Sealed:
         """Sign what came since the last seal; call once a second."""
         segments = []
         names = {path.stem: path for path in self._directory.glob("*.log")}
         names.pop(Path(SEALS_NAME).stem, None)
-        for chain in sorted(names.keys() | self._tails.keys()):
+        for chain in sorted((names.keys() | self._tails.keys()) - self._forgotten):
             tail = self._tails.setdefault(chain, _Tail())
             if chain not in names:
                 tail.problem = "the file is gone"
@@ -274,21 +383,63 @@ class Sealer:
             raise SiteError(
                 str(path), got="a second sealer", fix="stop the other agent of this site"
             ) from None
-        log = read_seals(path)
-        if log.flaw is not None:
+        reader = self._resume(path)
+        if reader.flaw is not None:
             os.close(fd)
             raise SiteError(
-                str(path), got=log.flaw, fix="keep the directory for `hanse audit`, start a new one"
+                str(path),
+                got=reader.flaw,
+                fix="keep the directory for `hanse audit`, start a new one",
             )
-        os.ftruncate(fd, log.bytes_end)  # a torn seal was never anybody's
-        for entry in log.entries:
+        place = reader.place
+        os.ftruncate(fd, place.bytes_end)  # a torn seal was never anybody's
+        self._seq = place.seals
+        return FrameWriter(path, fd, head=place.head, count=place.seals, bytes_end=place.bytes_end)
+
+    def _resume(self, path: Path) -> SealReader:
+        """Read on from the last note, or all of it where the note does not fit."""
+        known = _read_resume(path.with_name(_RESUME_NAME))
+        if known is not None and path.stat().st_size >= known.place.bytes_end:
+            self._sealed_at_s, self._certificate_sha256 = (
+                known.sealed_at_s,
+                known.certificate_sha256,
+            )
+            for chain, (count, head, end, at_s, log_end) in known.tails.items():
+                tail = self._tails[chain] = _Tail(count, head, end)
+                tail.sealed_at_s, tail.log_end = at_s, log_end
+            reader = SealReader(path, known.place)
+            self._read_on(reader)
+            if reader.flaw is None:
+                return reader
+            self._tails.clear()
+            self._sealed_at_s, self._certificate_sha256 = float("-inf"), b""
+        reader = SealReader(path, SealPlace())
+        self._read_on(reader)
+        return reader
+
+    def _read_on(self, reader: SealReader) -> None:
+        for entry in reader:
             self._certificate_sha256 = entry.body.certificate_sha256
             self._sealed_at_s = entry.body.at_s
             for part in entry.body.segments:
-                self._tails[part.chain] = _Tail(part.count, part.head, part.bytes_end)
-        self._seq = len(log.entries)
-        head = log.entries[-1].frame.head if log.entries else GENESIS
-        return FrameWriter(path, fd, head=head, count=self._seq, bytes_end=log.bytes_end)
+                tail = self._tails[part.chain] = _Tail(part.count, part.head, part.bytes_end)
+                tail.sealed_at_s, tail.log_end = entry.body.at_s, entry.frame.bytes_end
+
+    def _note(self) -> None:
+        """Where a restart goes on; one that cannot be written costs it time and nothing else."""
+        tails = {
+            chain: (t.count, t.head, t.bytes_end, t.sealed_at_s, t.log_end)
+            for chain, t in self._tails.items()
+            if t.count
+        }
+        known = _Resume(
+            place=self.place,
+            sealed_at_s=self._sealed_at_s,
+            certificate_sha256=self._certificate_sha256,
+            tails=tails,
+        )
+        with contextlib.suppress(OSError):
+            replace_file(self._directory / _RESUME_NAME, msgspec.msgpack.encode(known))
 
     def _advance(self, path: Path, chain: str, tail: _Tail) -> Segment | None:
         """The chain's new whole records; None where there are none."""
@@ -354,4 +505,16 @@ class Sealer:
             self._log.sync()
         self._seq += 1
         self._sealed_at_s, self._certificate_sha256 = now_s, digest
+        for segment in segments:
+            tail = self._tails[segment.chain]
+            tail.sealed_at_s, tail.log_end = now_s, self._log.bytes_end
+        if self._seq % RESUME_EVERY == 0:
+            self._note()
         return body
+
+
+def _read_resume(path: Path) -> _Resume | None:
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=_Resume)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -19,7 +19,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from hanse.errors import SiteError
-from hanse.live.evidence.seal import SEALS_NAME, SealEntry, SealLog, read_seals
+from hanse.live.evidence.chain import GENESIS
+from hanse.live.evidence.seal import SEALS_NAME, SealEntry, SealPlace, SealReader
 from hanse.model.fleet import Id
 
 MESSAGE_BYTES_MAX: Final = 512 * 1024
@@ -53,6 +54,9 @@ class _Position(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0
     seal: int = 0
     part: int = 0
+    log_end: int = 0
+    """Of the seal before `seal`, in the seal log; with the head after it, so that the log is not read from the beginning."""
+    head: bytes = GENESIS
 
 
 class _Range(msgspec.Struct, frozen=True):
@@ -69,10 +73,9 @@ class ChainShipper:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._state = directory / _STATE_NAME
-        self._seals: SealLog | None = None
         self._acked = _Position()
         if self._state.exists():
-            self._acked = _read_position(self._state)
+            self._acked = self._placed(_read_position(self._state))
         self._sent: dict[int, _Position] = {}
 
     @property
@@ -87,16 +90,11 @@ class ChainShipper:
             after_seq: The last message already handed over; at least `acked_seq`.
         """
         assert after_seq >= self._acked.seq
-        path = self._directory / SEALS_NAME
-        if not path.exists():
-            return []
-        self._seals = read_seals(path, self._seals)
         messages: list[bytes] = []
-        at = self._sent.get(after_seq, self._acked)
-        for position, site, ranges in _plan(self._seals.entries, at):
+        for position, site, ranges in self._plan(self._sent.get(after_seq, self._acked)):
             if position.seq <= after_seq:
                 continue
-            pieces = tuple(self._read(piece) for piece in ranges)
+            pieces = tuple(p for p in map(self._read, ranges) if p is not None)
             messages.append(
                 msgspec.msgpack.encode(Message(site=site, seq=position.seq, pieces=pieces))
             )
@@ -112,8 +110,7 @@ class ChainShipper:
         position = self._sent.get(seq)
         if position is None:
             # The hub knows more than this memory does: the state file was lost. Find the place again.
-            known = self._seals or read_seals(self._directory / SEALS_NAME)
-            plan = _plan(known.entries, self._acked)
+            plan = self._plan(self._acked)
             position = next((p for p, _, _ in plan if p.seq == seq), None)
         if position is None:
             raise SiteError(
@@ -121,14 +118,83 @@ class ChainShipper:
                 got=f"message {seq} acknowledged, which this log does not have",
                 fix="the hub holds a longer log of this site: audit both before going on",
             )
+        self._keep(position)
+        self._sent = {s: p for s, p in self._sent.items() if s > seq}
+
+    def lacks(self, held_until: int) -> bool:
+        """Whether a receiver that has so many bytes of the seal log lacks what was acknowledged."""
+        return held_until < self._acked.log_end
+
+    def next_after(self, held_until: int) -> int:
+        """Number of the first message that a receiver lacks who has so many bytes of the seal log."""
+        return self._after(held_until).seq + 1
+
+    def rewind(self, held_until: int) -> bool:
+        """Begin again after what the receiver has; False: it has not less than was acknowledged.
+
+        What is sent twice is compared there and no more. Of chains that were deleted by rule meanwhile only the seals can be sent.
+
+        Args:
+            held_until: Bytes of the seal log that it has.
+        """
+        position = self._after(held_until)
+        if position.seal >= self._acked.seal:
+            return False
+        self._keep(position)
+        self._sent.clear()
+        return True
+
+    def _after(self, held_until: int) -> _Position:
+        """After all seals that so many bytes of the seal log hold; read from the beginning, and rarely asked."""
+        last = _Position()
+        for position, _, _ in self._plan(_Position()):
+            if position.part == 0:
+                if position.log_end > held_until:
+                    break
+                last = position
+        return last
+
+    def _placed(self, known: _Position) -> _Position:
+        """One that an earlier release kept says nothing of the place in the log."""
+        if known.seal == 0 or known.log_end:
+            return known
+        for position, _, _ in self._plan(_Position()):
+            if position.seq == known.seq:
+                return position
+        return known if known.seq == 0 else _Position()
+
+    def _plan(self, at: _Position) -> Iterator[tuple[_Position, str, list[_Range]]]:
+        """The messages after a position, in order, from what the seals say about bytes."""
+        place = SealPlace(seals=at.seal, head=at.head, bytes_end=at.log_end)
+        seq, start, head, first = at.seq, at.log_end, at.head, at.part
+        for entry in SealReader(self._directory / SEALS_NAME, place):
+            index, parts = entry.body.seq, _parts(entry, start)
+            for part in range(first, len(parts)):
+                seq += 1
+                if part + 1 == len(parts):
+                    end = entry.frame.bytes_end
+                    position = _Position(
+                        seq=seq, seal=index + 1, log_end=end, head=entry.frame.head
+                    )
+                else:
+                    position = _Position(
+                        seq=seq, seal=index, part=part + 1, log_end=start, head=head
+                    )
+                yield position, entry.body.site, parts[part]
+            start, head, first = entry.frame.bytes_end, entry.frame.head, 0
+
+    def _keep(self, position: _Position) -> None:
         draft = self._state.with_name(_STATE_NAME + ".new")
         draft.write_bytes(msgspec.json.encode(position))
         os.replace(draft, self._state)
         self._acked = position
-        self._sent = {s: p for s, p in self._sent.items() if s > seq}
 
-    def _read(self, piece: _Range) -> Piece:
-        with (self._directory / piece.file).open("rb") as file:
+    def _read(self, piece: _Range) -> Piece | None:
+        """None: its chain is here no more."""
+        path = self._directory / piece.file
+        if not path.exists() and piece.file != SEALS_NAME:
+            return None
+        with path.open("rb") as file:
             file.seek(piece.start)
             data = file.read(piece.end - piece.start)
         if len(data) != piece.end - piece.start:
@@ -145,21 +211,6 @@ def _read_position(path: Path) -> _Position:
         return msgspec.json.decode(path.read_bytes(), type=_Position)
     except ValueError:
         return _Position()  # start over: the receiver compares what it has
-
-
-def _plan(entries: list[SealEntry], at: _Position) -> Iterator[tuple[_Position, str, list[_Range]]]:
-    """The messages after a position, in order, from what the seals say about bytes."""
-    seq = at.seq
-    for index in range(at.seal, len(entries)):
-        parts = _parts(entries[index], entries[index - 1].frame.bytes_end if index else 0)
-        first = at.part if index == at.seal else 0
-        for part in range(first, len(parts)):
-            seq += 1
-            done = part + 1 == len(parts)
-            position = _Position(
-                seq=seq, seal=index + 1 if done else index, part=0 if done else part + 1
-            )
-            yield position, entries[index].body.site, parts[part]
 
 
 def _parts(entry: SealEntry, seal_start: int) -> list[list[_Range]]:

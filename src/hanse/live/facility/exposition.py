@@ -14,7 +14,7 @@ from hanse.dispatch.load_targets import FOREVER
 from hanse.live.facility.metering import EnergyAccount
 from hanse.live.facility.readings import Reading
 from hanse.model.fleet import Quantity
-from hanse.units import JOULES_PER_WH
+from hanse.units import BYTES_PER_GB, JOULES_PER_WH
 from hanse.view import SiteStatus
 
 FILE: Final = "agent.prom"
@@ -105,6 +105,11 @@ def _site(status: SiteStatus, resets: int) -> Iterator[Row]:
     for state in ENGINE_STATES:
         count = sum(engine.state == state for engine in status.engines)
         yield "hanse_site_engines", {"state": state}, float(count)
+    if status.disk is not None:
+        levels = ("room", "low", "full")
+        yield "hanse_site_disk_free_bytes", {}, status.disk.free_gb * BYTES_PER_GB
+        yield "hanse_site_disk_size_bytes", {}, status.disk.size_gb * BYTES_PER_GB
+        yield "hanse_site_disk_level", {}, float(levels.index(status.disk.level))
     target = status.load_target
     yield "hanse_site_load_target_active", {}, float(target is not None)
     if target is not None:

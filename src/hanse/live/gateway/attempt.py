@@ -64,6 +64,8 @@ class Attempt(msgspec.Struct, eq=False):
     won: bool = False
     late: bool = False
     hedge: bool = False
+    unrecorded: bool = False
+    """It could not be put on record: nothing went on, and no end of it may be written either."""
     reached: bool = False
     """Its bytes went out on a connection: the engine may have worked on it."""
     body_bytes: int = 0
@@ -75,6 +77,7 @@ class Attempt(msgspec.Struct, eq=False):
         if self.settled:
             return
         if not written:
+            self.unrecorded = True
             self.exchange.unrecorded(self)
             return
         idle = self.target.idle

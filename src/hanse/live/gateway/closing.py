@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hanse.live.gateway.kernels import Five, Kernels
     from hanse.live.gateway.ledger import Ledger
 
+UNRECORDED = "no_evidence"
 CANCELLED = 499
 """nginx's code for a client that left; only metrics ever see it."""
 NO_FIGURES: Five = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -93,8 +94,12 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
 
 def refuse_unrecorded(entry: Entry) -> None:
     """The chain could not be written: nothing goes on, and nothing can be recorded."""
-    entry.refusal, entry.status = "no_evidence", 503
-    _answer(entry, "the decision log cannot be written", entry.id_line(), "evidence")
+    entry.refusal, entry.status = UNRECORDED, 503
+    message = "the decision log cannot be written"
+    if entry.worker.ledger.refusing:
+        message = "this site's disk is full: nothing is served that could not be put on record"
+    extra = entry.id_line() + b"retry-after: 30\r\n"
+    _answer(entry, message, extra, "evidence")
 
 
 def answer_plain(entry: Entry, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
@@ -191,6 +196,9 @@ class Books:
     def add(self, entry: Entry, outcome: str, now_s: float) -> None:
         """One request ended, however that was."""
         winner, attempts, measured = entry.winner, entry.attempts, entry.measured
+        if entry.refusal == UNRECORDED:
+            # An end without a decision would look like a request whose log was cut.
+            attempts = [attempt for attempt in attempts if not attempt.unrecorded]
         last = winner or (attempts[-1] if attempts else None)
         five = predicted = NO_FIGURES
         tokens_in = tokens_out = method = 0

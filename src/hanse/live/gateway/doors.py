@@ -29,6 +29,7 @@ from hanse.live.identity import (
     open_envelope,
     peer_session,
 )
+from hanse.live.shared import DISK_LOW
 
 if TYPE_CHECKING:
     from hanse.live.gateway.incoming import Incoming
@@ -135,6 +136,11 @@ class ClientDoor:
         """Files and batches: who may ask is asked as for any request, then the batch process has it."""
         if link.method not in tunnel.METHODS:
             self._other_method(link, tunnel.ALLOW)
+            return
+        more = link.method == b"POST" and link.path in tunnel.PATHS
+        if more and self.worker.disk_level >= DISK_LOW:
+            message = "this site's disk is low: it takes no more files and batches now"
+            link.refuse(503, "disk_low", message, extra=b"retry-after: 30\r\n")
             return
         self._admit(link)
         if link.grant is not None and not link.refused:

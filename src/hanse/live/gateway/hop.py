@@ -239,7 +239,7 @@ class Hop(Exchange, eq=False, kw_only=True):
     def conclude(self, outcome: str, now_s: float) -> None:
         worker, measured = self.worker, self.measured
         worker.deferred.discard(self)
-        if not self.attempts:
+        if not self.attempts or all(attempt.unrecorded for attempt in self.attempts):
             return
         if worker.log is not None:
             worker.log.ended(self, outcome, now_s, serving=True)

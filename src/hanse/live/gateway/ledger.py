@@ -25,7 +25,16 @@ _encode = msgspec.msgpack.Encoder().encode
 class Ledger:
     """The worker's chain, written once per loop turn."""
 
-    __slots__ = ("_chain", "_count", "_counts", "_loop", "_scheduled", "_sized", "_waiting")
+    __slots__ = (
+        "_chain",
+        "_count",
+        "_counts",
+        "_loop",
+        "_scheduled",
+        "_sized",
+        "_waiting",
+        "refusing",
+    )
 
     def __init__(self, chain: ChainWriter, loop: asyncio.AbstractEventLoop, counts: Counts) -> None:
         self._chain = chain
@@ -35,6 +44,8 @@ class Ledger:
         self._count = 0
         self._waiting: list[Attempt] = []
         self._scheduled = False
+        self.refusing = False
+        """The disk is nearly full: what is left of it is for the ends of requests that have begun, and for their seals."""
 
     def before(self, raws: tuple[bytes, ...], attempt: Attempt) -> None:
         """Write records, then launch the attempt, still in this turn of the loop."""
@@ -42,6 +53,9 @@ class Ledger:
 
     def before_sized(self, records: bytes, count: int, attempt: Attempt) -> None:
         """The same with so many records that are sized bytes already."""
+        if self.refusing:
+            self._loop.call_soon(self._refuse, attempt)
+            return
         self._sized.append(records)
         self._count += count
         self._waiting.append(attempt)
@@ -74,6 +88,20 @@ class Ledger:
                 self._counts.row[RECORDS] += count
         for attempt in waiting:
             attempt.recorded(written=written)
+
+    def turn_over(self, chain: ChainWriter) -> None:
+        """Go on in another chain; the one before ends whole."""
+        self.flush()
+        self._chain.close()
+        self._chain = chain
+
+    @property
+    def bytes_end(self) -> int:
+        """Of the chain so far."""
+        return self._chain.bytes_end
+
+    def _refuse(self, attempt: Attempt) -> None:
+        attempt.recorded(written=False)
 
     def close(self) -> None:
         """Write the rest and close the chain."""

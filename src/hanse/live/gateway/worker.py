@@ -7,6 +7,7 @@ tables). Not here: anything per request (`doors`, `entry`, `hop`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from secrets import token_hex
@@ -42,12 +43,15 @@ from hanse.live.identity import ReplayGuard
 from hanse.live.runtime import LOOPBACK, is_loopback, private_socket
 from hanse.live.seats import read_seats
 from hanse.live.shared import (
+    DISK_FULL,
+    FLAG_DISK_LEVEL,
     FLAG_SEATS_VERSION,
     WORKER_ALIVE_AT_S,
     WORKER_PID,
     WORKER_SEATS_VERSION,
     WORKER_TABLE_VERSION,
     SharedPage,
+    cells,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +67,9 @@ SLOW_TICK_S = 0.5
 """Also the rate of checks between sites: 2 Hz."""
 BODY_BYTES_MAX_FIRST = 4 * 1024 * 1024
 BACKLOG = 2048
+CHAIN_S_MAX = 86_400.0
+CHAIN_BYTES_MAX = 256 * 1024 * 1024
+"""A chain is of a day, or of some two million records: what is older can be deleted by rule while its writer goes on."""
 SHUTDOWN_S = 5.0
 """SIGTERM: requests in flight get this long to end."""
 
@@ -79,6 +86,7 @@ class Worker:
         self.site = settings.site
         self.page = SharedPage.open(Path(settings.page)) if settings.page else SharedPage.private()
         self.page.clear_worker(settings.worker)
+        self._flags = cells(self.page.flags)
         self.counts = Counts(self.page, settings.worker)
         self.notes = Notes(self.page)
         self.feed = Feed(settings.feed, self.counts)
@@ -111,6 +119,7 @@ class Worker:
         affinity = Affinity if self.log is None else self.log.affinity
         self.affinity = affinity(self.page, secret)
         self.ledger = Ledger(self._open_chain(), loop, self.counts)
+        self._chain_at_s = monotonic()
         self.kernels = Kernels(self.counts, self.page)
         self.books = Books(self.kernels, self.ledger)
         self.desk = Desk(self)
@@ -259,6 +268,11 @@ class Worker:
             self._route(self.routing.table)
         self.page.workers[self.settings.worker, WORKER_SEATS_VERSION] = self._seats_version
 
+    @property
+    def disk_level(self) -> float:
+        """How full the agent found the site's disk: `shared.DISK_ROOM`, `DISK_LOW`, `DISK_FULL`."""
+        return self._flags[FLAG_DISK_LEVEL]
+
     def gauges(self) -> dict[str, float]:
         """Values of now, for `/metrics`."""
         gauges = {
@@ -280,6 +294,7 @@ class Worker:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
         self.ledger.flush()
+        self.ledger.refusing = self.disk_level >= DISK_FULL
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
         if self.page.flags[FLAG_SEATS_VERSION] != self._seats_version and self.settings.seats:
@@ -346,6 +361,7 @@ class Worker:
             if now_s >= exchange.expires_at_s:
                 exchange.expire()
         self.take_table()
+        self._turn_chain_over(mono_s)
         self.around.look(self)
         if self.policy_or_none is not None:
             for peer in self.peers.values():
@@ -409,6 +425,15 @@ class Worker:
     def _write_pid(self) -> None:
         if self.settings.pid_file:
             Path(self.settings.pid_file).write_text(f"{os.getpid()}\n")
+
+    def _turn_chain_over(self, mono_s: float) -> None:
+        if (
+            mono_s - self._chain_at_s < CHAIN_S_MAX and self.ledger.bytes_end < CHAIN_BYTES_MAX
+        ) or self.ledger.refusing:
+            return
+        self._chain_at_s = mono_s
+        with contextlib.suppress(HanseError, OSError):  # a full disk: the chain goes on
+            self.ledger.turn_over(self._open_chain())
 
     def _open_chain(self) -> ChainWriter:
         opened = Opened(
