@@ -171,6 +171,12 @@ class SiteStatus(Value, frozen=True, kw_only=True):
     facilities: tuple[FacilityStatus, ...] = ()
     load_target: LoadTargetStatus | None = None
     """The one in force."""
+    fleet_revision: int = 0
+    """Of the fleet in force there; 0: the agent does not say."""
+    workers_table_version: int = 0
+    """The oldest table that any of its gateway workers routes by; 0: the agent does not say."""
+    entered: int = 0
+    """Requests under way that came in here, wherever they run."""
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):
@@ -184,6 +190,17 @@ class LinkStatus(Value, frozen=True, kw_only=True):
     b_to_a: Literal["open", "cut"] = "open"
     bytes_a_to_b: int = 0
     bytes_b_to_a: int = 0
+
+
+class StandingView(Value, frozen=True, kw_only=True):
+    """A site that its operator has taken out of service."""
+
+    state: Literal["drained", "maintenance"]
+    since_s: float
+    until_s: float | None = None
+    """It takes work again by itself then."""
+    by: str = ""
+    why: str = ""
 
 
 class SiteView(Value, frozen=True, kw_only=True):
@@ -200,6 +217,10 @@ class SiteView(Value, frozen=True, kw_only=True):
     age_s: float
     served: int
     status: SiteStatus | None
+    standing: StandingView | None = None
+    """None: it is in service."""
+    fleet_in_force: bool = False
+    """Whether it acts by the fleet and a table as new as the hub's."""
 
 
 class Tally(Value, frozen=True, kw_only=True):
@@ -237,6 +258,8 @@ class LeagueView(Value, frozen=True, kw_only=True):
     flows: tuple[tuple[str, str, int], ...]
     """(entry, serving site, requests in the kept rows)."""
     notes: tuple[str, ...] = ()
+    fleet_revision: int = 0
+    """In force at the hub."""
 
 
 class _Sum:
@@ -302,7 +325,19 @@ class ViewState:
         )
         self.hub_up = True
         self.table_version = self.epoch = 0
+        self.standing: dict[str, StandingView] = {}
+        self.fleet_revision = 0
+        self._fleet_table_version = 0
+        """The first table that is made from the fleet in force."""
         self.notes: tuple[str, ...] = ()
+
+    def follow(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
+        """Another fleet is in force."""
+        self.fleet, self.gateway_urls = fleet, gateway_urls
+
+    def see_league(self, revision: int, table_version: int) -> None:
+        """The hub acts by this revision of the fleet, and by tables from this version on."""
+        self.fleet_revision, self._fleet_table_version = revision, table_version
 
     def hear_status(self, status: SiteStatus, now_s: float) -> None:
         """Keep a site's newest report; its own clock orders them, ours ages them."""
@@ -341,6 +376,7 @@ class ViewState:
             decisions=tuple(reversed(self.decisions)),
             flows=tuple((entry, site, count) for (entry, site), count in sorted(flows.items())),
             notes=self.notes,
+            fleet_revision=self.fleet_revision,
         )
 
     def _site(self, index: int, now_s: float) -> SiteView:
@@ -359,7 +395,15 @@ class ViewState:
             age_s=age_s,
             served=self.served_by[site.id],
             status=status,
+            standing=self.standing.get(site.id),
+            fleet_in_force=status is not None and self._acts_by_it(status),
         )
+
+    def _acts_by_it(self, status: SiteStatus) -> bool:
+        """Fleet and table: keys, law and offers are in the table. An agent of the version before tells of its table alone."""
+        table = status.workers_table_version or status.table_version
+        known = status.fleet_revision in (0, self.fleet_revision)
+        return known and 0 < self._fleet_table_version <= table
 
 
 def _state(status: SiteStatus | None, age_s: float) -> SiteState:
@@ -398,6 +442,7 @@ __all__ = [
     "PowerStatus",
     "SiteStatus",
     "SiteView",
+    "StandingView",
     "Tally",
     "ViewState",
     "link_id",

@@ -101,7 +101,7 @@ def test_the_hub_keeps_its_history_and_what_travels_is_what_was_written(tmp_path
 
 def test_a_change_is_checked_before_it_is_taken() -> None:
     known = first()
-    assert change_problem(known, Change(base=1, toml=joined(), by="join")) == ""
+    assert change_problem(known, Change(base=1, toml=joined(), by="join", joined=("joiner",))) == ""
     assert "revision 0" in change_problem(known, Change(base=0, toml=joined(), by="join"))
     assert "TOML" in change_problem(known, Change(base=1, toml="[", by="x"))
     renamed = LEAGUE.replace('name = "league"', 'name = "other"')

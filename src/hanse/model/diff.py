@@ -39,7 +39,7 @@ SECTIONS: Final = (
     "slow_loop", "batch", "central", "feeds", "facility", "meter", "hub",
 )  # fmt: skip
 """In the order in which a person reads them; whatever is missing here comes last."""
-SECRET: Final = "sha256"
+DIGEST: Final = "sha256"
 """A digest of a key is no secret, and 64 letters tell nobody anything: eight are shown."""
 SHOWN_LETTERS_MAX: Final = 60
 
@@ -214,7 +214,7 @@ def _value(field: str, value: Any) -> str:
         return "nothing"
     if value == "":
         return "empty"
-    if field == SECRET:
+    if field == DIGEST:
         return f"{str(value)[:8]}..."
     if isinstance(value, dict):
         inner = (f"{key} {_value(key, item)}" for key, item in value.items() if item is not None)
