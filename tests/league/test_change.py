@@ -1,0 +1,393 @@
+"""An operator changes a running league by the command line: apply, rollback, keys, drain; nothing restarts and nobody notices.
+
+Real processes, mock engines behind them, whose streams can be held open while something changes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+
+from hanse.live.league_file import LEAGUE, LeagueStore, read_league
+from league.harness import Answer, League, Stream, wait_until
+from league.mock_fleet import MockFleet
+from league.small_fleet import SITES, fleet_text
+
+HANSE = "import sys; from hanse.cli import main; main(sys.argv[1:])"
+KEY_S_MAX = 2.0
+"""From the moment at which the hub has taken a change: a second or two are promised."""
+HEARD_S_MAX = 20.0
+
+
+class Changed(League):
+    """A league with the command line at hand."""
+
+    engines: MockFleet
+
+    def hanse(self, *arguments: str, code: int = 0) -> str:
+        """What a command says on both outputs; it must end with `code`."""
+        state = str(self.state.path)
+        done = subprocess.run(
+            [sys.executable, "-c", HANSE, *arguments, "--state", state],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stderr}"
+        return done.stderr + done.stdout
+
+    @property
+    def revision(self) -> int:
+        newest = LeagueStore(self.state.hub).newest()
+        assert newest is not None
+        return newest.revision
+
+    @property
+    def toml(self) -> str:
+        newest = LeagueStore(self.state.hub).newest()
+        assert newest is not None
+        return newest.toml
+
+    def apply(self, text: str, *flags: str, code: int = 0) -> str:
+        path = self.root / "next.toml"
+        path.write_text(text)
+        return self.hanse("apply", str(path), *flags, code=code)
+
+    def pids(self) -> dict[str, int]:
+        """Of every process but engines, which are not ours here."""
+        files = [*self.state.hub.glob("pid/*.pid"), *self.state.path.glob("sites/*/pid/*.pid")]
+        return {str(path): int(path.read_text()) for path in files}
+
+    def view(self) -> Any:
+        hub = self.runtime.hub
+        assert hub is not None
+        with urllib.request.urlopen(f"{hub.dashboard_url}/api/view.json", timeout=10) as answer:
+            return json.load(answer)
+
+    def site_view(self, site: str) -> Any:
+        return next(one for one in self.view()["sites"] if one["id"] == site)
+
+    def wait_until_open(self, site: str) -> None:
+        """Every gateway may send there."""
+        for entry in SITES:
+            wait_until(
+                lambda: self.gate(entry, site) == "OK", f"{entry} sends to {site}", HEARD_S_MAX
+            )  # noqa: B023
+
+    def served_at(self, entry: str) -> str:
+        answer = self.ask(entry)
+        assert answer.status == 200, (answer.status, answer.code, answer.body[:300])
+        return answer.site
+
+
+@pytest.fixture(scope="module")
+def league() -> Iterator[Changed]:
+    with MockFleet(SITES) as engines:
+        found = Changed.start(fleet_text(external=engines.urls), options=("--record",))
+        assert isinstance(found, Changed)
+        found.engines = engines
+        try:
+            found.wait_until_whole()
+            yield found
+        finally:
+            found.stop()
+
+
+def with_second_key(text: str) -> str:
+    """Another key of the tenant that is called demo."""
+    key = '[[tenant.key]]\nid = "second"\ncountries = ["FR", "DE"]\n\n'
+    before, mark, after = text.partition('\n[[tenant]]\nid = "clinic"')
+    assert mark
+    return before + "\n" + key + mark + after
+
+
+def without_tenant(text: str, name: str) -> str:
+    found = re.sub(
+        rf'\n\[\[tenant\]\]\nid = "{name}".*?(?=\n\[\[(tenant\]\]|placement))', "", text, flags=re.S
+    )
+    assert found != text
+    return found
+
+
+def refused_within(league: Changed, site: str, secret: str, code: int) -> None:
+    def answered() -> bool:
+        return league.get(site, "/v1/models", authorization=f"Bearer {secret}").status == code
+
+    wait_until(answered, f"{site} says {code}", KEY_S_MAX)
+
+
+def test_keys_come_and_go_everywhere_and_nothing_restarts(league: Changed) -> None:
+    before, old_text, pids = league.revision, league.toml, league.pids()
+    slow = league.secret("slowly")
+    for site in SITES:
+        assert league.ask(site, key="shop", country="FR").status in (200, 421, 451)
+    text = without_tenant(with_second_key(old_text), "slowly")
+
+    said = league.apply(text, "--dry-run")
+    assert "+ key second: speaks for FR, DE" in said
+    assert "- tenant slowly: public; 1 key" in said
+    assert "recorded requests" in said
+    assert league.revision == before
+
+    said = league.apply(text, "--yes", "--why", "a second key")
+    print(said)
+    assert f"revision {before + 1} is in force at 4 of 4 sites" in said
+    took_s = float(re.findall(r"([\d.]+) s  in force", said)[-1])
+    assert took_s < 5.0
+    second = league.secret("second")
+    for site in SITES:
+        refused_within(league, site, second, 200)
+        refused_within(league, site, slow, 401)
+    assert league.pids() == pids, "nothing was restarted"
+
+    said = league.hanse("history")
+    assert "a second key" in said and "tenant slowly, tenant demo" in said
+
+    said = league.hanse("rollback", "--yes")
+    print(said)
+    assert f"revision {before + 2} is in force at 4 of 4 sites" in said
+    for site in SITES:
+        refused_within(league, site, second, 401)
+        refused_within(league, site, slow, 200)
+    assert league.toml == old_text
+    assert league.pids() == pids
+    assert "nothing changes" in league.apply(old_text, "--yes")
+    assert league.revision == before + 2
+    rows = json.loads(league.hanse("history", "--json"))
+    assert [row["revision"] for row in rows[:3]] == [before + 2, before + 1, before]
+
+
+def test_the_file_a_person_applied_is_the_one_a_restart_goes_on_with(league: Changed) -> None:
+    """Else the next `hanse up FILE` would take a rollback back."""
+    from hanse.live.league_file import imported
+    from hanse.model.read import parse_fleet
+
+    text = league.toml.replace("grid_kw_max = 600", "grid_kw_max = 599", 1)
+    league.apply(text, "--yes")
+    league.hanse("rollback", "--yes")
+    known = LeagueStore(league.state.hub).newest()
+    assert known is not None
+    fleet = parse_fleet(text.encode(), source="test")
+    assert imported(text, {}, known, fleet, time.time()) == known
+
+
+def test_a_removed_right_is_told_before_it_is_taken(league: Changed) -> None:
+    """From the evidence: who asked what, and whether anybody may answer under the new file."""
+    for _ in range(3):
+        assert league.ask("lyon", key="shop", data_class="personal", country="FR").status == 200
+    refused = league.ask("lyon", key="mill", data_class="important", country="CN")
+    assert refused.status in (421, 451)
+    wait_until(
+        lambda: re.search(
+            r"shop.*personal from FR",
+            league.hanse("apply", str(_without_shop(league)), "--dry-run"),
+        ),
+        "the hub has a copy of the records",
+        HEARD_S_MAX,
+    )
+    said = league.hanse("apply", str(_without_shop(league)), "--dry-run")
+    print(said)
+    assert re.search(
+        r"\d+ would be refused: shop \(key shop\), chat, personal from FR at lyon: \w+ -> the key may not use this class",
+        said,
+    )
+    assert "input logs" in said
+
+    # A class that turns out to be nobody's personal data may go anywhere.
+    text = league.toml.replace(
+        'id = "important"\nlaw = "important"', 'id = "important"\nlaw = "non_personal"'
+    )
+    said = league.apply(text, "--dry-run")
+    print(said)
+    assert re.search(
+        r"1 would become lawful: mill \(key mill\), .*important from CN at lyon: refused by law -> ",
+        said,
+    )
+
+
+def _without_shop(league: Changed) -> object:
+    text = league.toml
+    mark = 'id = "shop"\nclasses = ["public", "personal"]'
+    assert mark in text
+    path = league.root / "shop.toml"
+    path.write_text(text.replace(mark, 'id = "shop"\nclasses = ["public"]'))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("gateway = { workers = 1 }", "gateway = { workers = 2 }", "gateway.workers"),
+        ('name = "small"', 'name = "other"', "name"),
+        ("rtt_ms = 14", "rtt_ms = 15", "link frankfurt lyon"),
+    ],
+)
+def test_what_needs_a_restart_is_refused_whole(
+    league: Changed, old: str, new: str, where: str
+) -> None:
+    before = league.revision
+    text = (
+        with_second_key(league.toml).replace('id = "second"', 'id = "third"').replace(old, new, 1)
+    )
+    said = league.apply(text, "--yes", code=2)
+    assert where in said and "To fix:" in said
+    assert league.revision == before
+    assert not (league.state.keys_dir / "third.key").exists()
+    assert "which nobody runs" in league.apply(
+        league.toml.replace('id = "lyon"', 'id = "oslo"').replace('"lyon"', '"oslo"'),
+        "--yes",
+        code=2,
+    )
+    assert league.revision == before
+
+
+def test_a_site_leaves_only_by_name_and_a_wrong_file_says_where(league: Changed) -> None:
+    before, text = league.revision, league.toml
+    london = re.sub(
+        r'\n\[\[site\]\]\nid = "london".*?(?=\n\[\[(site|link)\]\])', "", text, flags=re.S
+    )
+    london = re.sub(r'\[\[link\]\]\n(a|b) = "london".*?(?=\n\[\[)', "", london, flags=re.S)
+    london = re.sub(r'\[\[link\]\]\na = "\w+"\nb = "london".*?(?=\n\[\[)', "", london, flags=re.S)
+    london = re.sub(
+        r'\n\[\[placement\]\]\nservice = "chat"\nvariant = "q4-1"\nsite = "london".*?(?=\n\[\[|$)',
+        "",
+        london,
+        flags=re.S,
+    )
+    said = league.apply(london, "--yes", code=2)
+    assert "--without london" in said
+    assert "grid_kw_max" in league.apply(
+        text.replace("grid_kw_max = 600", "grid_kw_max = -1", 1), "--yes", code=2
+    )
+    assert league.revision == before
+    said = league.apply(london, "--yes", "--without", "london")
+    assert "- site london" in said and "3 of 3 sites" in said
+    assert league.served_at("lyon")
+    # It runs on, unasked, and is taken back as it was.
+    said = league.hanse("rollback", "--yes")
+    wait_until(lambda: not league.unwell(), "london is one of the league again", HEARD_S_MAX)
+
+
+class Traffic:
+    """Clients that ask at every gateway, one after the other, until told to stop."""
+
+    def __init__(self, league: Changed) -> None:
+        self._league = league
+        self._ended = Event()
+        self._pool = ThreadPoolExecutor(len(SITES))
+        self._going = [self._pool.submit(self._ask, site) for site in SITES]
+
+    def _ask(self, entry: str) -> list[Answer]:
+        answers = []
+        while not self._ended.is_set():
+            stream = bool(len(answers) % 2)
+            answers.append(self._league.ask(entry, f"{len(answers)}", stream=stream))
+        return answers
+
+    def end(self) -> list[Answer]:
+        self._ended.set()
+        return [answer for one in self._going for answer in one.result(60)]
+
+
+def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> None:
+    gate = league.engines.hold_streams("frankfurt")
+    streams = [Stream(league, "frankfurt", max_tokens=4) for _ in range(2)]
+    for stream in streams:
+        stream.wait_for_chunks(1)
+    gate.let_others_pass()
+    running = league.executing("frankfurt")
+    assert running, "at least one of them is held there"
+    traffic = Traffic(league)
+    time.sleep(1.0)
+    said = league.hanse("site", "drain", "frankfurt", "--why", "new disks", "--no-wait")
+    print(said)
+    assert "in force at 4 of 4 sites" in said
+    drained_at_s = time.time()
+    time.sleep(4.0)  # long enough for its engines to be marked too
+    assert league.executing("frankfurt") == running, "what runs goes on, and nothing else came"
+    assert league.site_view("frankfurt")["standing"]["why"] == "new disks"
+    assert "drained" in league.hanse("status", "--once")
+    gate.set()
+    for stream in streams:
+        answer = stream.answer()
+        assert answer.done and not answer.broken
+    assert "frankfurt" in {stream.answer().site for stream in streams}
+    wait_until(lambda: league.executing("frankfurt") == 0, "it is empty", HEARD_S_MAX)
+    answers = traffic.end()
+    bad = [a for a in answers if a.status != 200 or a.error or a.broken]
+    assert not bad, [(a.status, a.code, a.error, a.body[:200]) for a in bad[:5]]
+    late = [a for a in answers if a.sent_at_s > drained_at_s]
+    print(
+        f"{len(answers)} answers, {len(late)} after the drain, at {sorted({a.site for a in late})}"
+    )
+    assert late and "frankfurt" not in {a.site for a in late}
+    assert "frankfurt" in {a.site for a in answers}
+    entries = league.get("lyon", "/.well-known/hanse", key="demo").json["gateways"]
+    assert "frankfurt" not in {one["site"] for one in entries}
+
+    said = league.hanse("site", "resume", "frankfurt")
+    assert "in force at 4 of 4 sites" in said
+    league.wait_until_open("frankfurt")
+
+
+@pytest.mark.long
+def test_a_drain_outlives_hub_and_agent(league: Changed) -> None:
+    league.hanse("site", "drain", "london")
+    version = league.table("london")
+    for process in (league.hub("controller"), league.agent("london"), league.gateway("london")):
+        process.back(process.kill())
+    wait_until(lambda: league.table("london") > version, "the next leader's table", 60)
+    wait_until(lambda: league.site_view("london")["state"] == "degraded", "it reports", 30)
+    assert {league.served_at("london") for _ in range(10)} <= set(SITES) - {"london"}
+    states = {engine["state"] for engine in league.site_view("london")["status"]["engines"]}
+    assert states == {"draining"}
+    league.hanse("site", "resume", "london")
+    league.wait_until_open("london")
+
+
+def test_maintenance_ends_by_itself_and_tells_load_balancers(league: Changed) -> None:
+    said = league.hanse("site", "maintenance", "frankfurt", "--for", "6s", "--why", "fans")
+    assert "maintenance, until" in said
+    wait_until(lambda: league.get("frankfurt", "/readyz").status == 503, "readyz says so", 5)
+    assert league.get("frankfurt", "/readyz").json["status"] == "in maintenance"
+    assert league.served_at("frankfurt") != "frankfurt", "it is a way in all the same"
+    wait_until(lambda: league.get("frankfurt", "/readyz").status == 200, "it is over", 20)
+    league.wait_until_open("frankfurt")
+    said = league.hanse("history")
+    assert "frankfurt in service again" in said and "time limit" in said
+
+
+def test_a_drain_that_leaves_requests_without_a_lawful_site_is_refused(league: Changed) -> None:
+    """Health data of a French hospital that wants no foreign law: lyon alone is certified for it."""
+    before = league.revision
+    said = league.hanse("site", "drain", "lyon", code=2)
+    assert "no other site may and can answer: chat for clinic, class health from FR" in said
+    assert league.revision == before
+    league.hanse("site", "drain", "lyon", "--force")
+    assert league.ask("lyon", key="clinic", data_class="health", country="FR").status == 503
+    assert league.served_at("lyon") != "lyon"
+    league.hanse("site", "resume", "lyon")
+    league.wait_until_open("lyon")
+
+
+def test_every_site_has_the_document_in_force(league: Changed) -> None:
+    for site in SITES:
+        wait_until(
+            lambda site=site: (
+                read_league(league.state.site(site) / LEAGUE).revision == league.revision
+            ),
+            f"{site} knows",
+            5,
+        )
