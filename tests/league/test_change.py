@@ -358,7 +358,7 @@ def test_a_drain_outlives_hub_and_agent(league: Changed) -> None:
 
 
 def test_maintenance_ends_by_itself_and_tells_load_balancers(league: Changed) -> None:
-    said = league.hanse("site", "maintenance", "frankfurt", "--for", "6s", "--why", "fans")
+    said = league.hanse("site", "maintenance", "frankfurt", "--for", "8s", "--no-wait")
     assert "maintenance, until" in said
     wait_until(lambda: league.get("frankfurt", "/readyz").status == 503, "readyz says so", 5)
     assert league.get("frankfurt", "/readyz").json["status"] == "in maintenance"

@@ -91,7 +91,7 @@ def picture(view: LeagueView) -> RenderableType:
         colour = {"up": "green", "degraded": "yellow"}.get(site.state, "red")
         state = Text(site.state, style=colour)
         if site.standing is not None:
-            state = Text(standing_text(site.standing, site.state, view.at_s), style="cyan")
+            state = Text(site.standing.state, style="cyan")
         place = f"{site.city}, {site.country}"
         sites.add_row(site.id, site.kind, place, state, site.gateway_url, *cells, str(site.served))
     hub = "hub up" if view.hub_up else "HUB CUT OFF: sites go on with their last table"
@@ -100,7 +100,12 @@ def picture(view: LeagueView) -> RenderableType:
     fleet = f"fleet revision {view.fleet_revision}{late}"
     foot = Text(f"{hub}; {fleet}; table {view.table_version}, epoch {view.epoch}")
     refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
-    return Group(sides, sites, Text(f"refusals: {refused}"), foot)
+    out = [
+        Text(f"{site.id}: {standing_text(site.standing, site.state, view.at_s)}", style="cyan")
+        for site in view.sites
+        if site.standing is not None
+    ]
+    return Group(sides, sites, *out, Text(f"refusals: {refused}"), foot)
 
 
 def standing_text(standing: StandingView, state: str, now_s: float) -> str:
@@ -108,8 +113,9 @@ def standing_text(standing: StandingView, state: str, now_s: float) -> str:
     heard = "" if state in ("up", "degraded") else f", {state}"
     left_s = None if standing.until_s is None else max(standing.until_s - now_s, 0.0)
     end = "" if left_s is None else f", {left_s / 60:.0f} min left"
-    why = f" ({standing.why})" if standing.why else ""
-    return f"{standing.state}{heard}{end}{why}"
+    by = f" by {standing.by}" if standing.by else ""
+    why = f": {standing.why}" if standing.why else ""
+    return f"{standing.state}{heard}{end}{by}{why}"
 
 
 def _watch(runtime: Runtime) -> None:
