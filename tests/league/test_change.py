@@ -76,15 +76,20 @@ class Changed(League):
         with urllib.request.urlopen(f"{hub.dashboard_url}/api/view.json", timeout=10) as answer:
             return json.load(answer)
 
+    def begun(self, site: str) -> int:
+        """Requests that its workers have ever handed to its engine."""
+        return int(self.page(site).begun[:, 0].sum())
+
     def site_view(self, site: str) -> Any:
         return next(one for one in self.view()["sites"] if one["id"] == site)
 
     def wait_until_open(self, site: str) -> None:
         """Every gateway may send there."""
-        for entry in SITES:
-            wait_until(
-                lambda: self.gate(entry, site) == "OK", f"{entry} sends to {site}", HEARD_S_MAX
-            )  # noqa: B023
+
+        def shut() -> list[str]:
+            return [entry for entry in SITES if self.gate(entry, site) != "OK"]
+
+        wait_until(lambda: not shut(), f"all send to {site}", HEARD_S_MAX)
 
     def served_at(self, entry: str) -> str:
         answer = self.ask(entry)
@@ -95,7 +100,7 @@ class Changed(League):
 @pytest.fixture(scope="module")
 def league() -> Iterator[Changed]:
     with MockFleet(SITES) as engines:
-        found = Changed.start(fleet_text(external=engines.urls), options=("--record",))
+        found = Changed.start(fleet_text(external=engines.urls, slots=8), options=("--record",))
         assert isinstance(found, Changed)
         found.engines = engines
         try:
@@ -280,6 +285,50 @@ def test_a_site_leaves_only_by_name_and_a_wrong_file_says_where(league: Changed)
     wait_until(lambda: not league.unwell(), "london is one of the league again", HEARD_S_MAX)
 
 
+def test_an_agent_follows_new_devices_and_meters(league: Changed) -> None:
+    """Its plant is made anew, and goes on with what was measured; nothing else notices."""
+    pytest.importorskip("pymodbus", reason="pip install pymodbus")
+    from live.facility.modbus_server import modbus_server
+
+    def shown() -> dict[str, str]:
+        found = league.site_view("lyon")["status"]["facilities"]
+        return {one["id"]: one["state"] for one in found}
+
+    with modbus_server({0: 1234}) as (url, _):
+        device = f"""
+[[facility]]
+id = "roof"
+site = "lyon"
+driver = "modbus"
+url = "{url}"
+every_s = 0.5
+
+[[facility.register]]
+point = "power"
+quantity = "power_w"
+address = 0
+
+[[meter]]
+id = "roof"
+site = "lyon"
+facility = "roof"
+point = "power"
+measures = "pv"
+"""
+        agent = league.agent("lyon").pid
+        said = league.apply(league.toml + device, "--yes")
+        assert "+ facility roof: modbus at lyon" in said and "+ meter roof" in said
+        wait_until(lambda: shown() == {"roof": "up"}, "the agent reads the device", HEARD_S_MAX)
+        wait_until(
+            lambda: league.site_view("lyon")["status"]["power"]["pv_kw"] == pytest.approx(1.234),
+            "its reading counts",
+            HEARD_S_MAX,
+        )
+        assert league.agent("lyon").pid == agent
+        league.hanse("rollback", "--yes")
+        wait_until(lambda: shown() == {}, "and forgets it", HEARD_S_MAX)
+
+
 class Traffic:
     """Clients that ask at every gateway, one after the other, until told to stop."""
 
@@ -302,21 +351,21 @@ class Traffic:
 
 
 def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> None:
+    traffic = Traffic(league)
+    time.sleep(1.0)
     gate = league.engines.hold_streams("frankfurt")
-    streams = [Stream(league, "frankfurt", max_tokens=4) for _ in range(2)]
+    streams = [Stream(league, "frankfurt", max_tokens=4) for _ in range(4)]
     for stream in streams:
         stream.wait_for_chunks(1)
     gate.let_others_pass()
-    running = league.executing("frankfurt")
-    assert running, "at least one of them is held there"
-    traffic = Traffic(league)
-    time.sleep(1.0)
     said = league.hanse("site", "drain", "frankfurt", "--why", "new disks", "--no-wait")
     print(said)
     assert "in force at 4 of 4 sites" in said
     drained_at_s = time.time()
     time.sleep(4.0)  # long enough for its engines to be marked too
-    assert league.executing("frankfurt") == running, "what runs goes on, and nothing else came"
+    held = league.executing("frankfurt")
+    assert held, "what runs goes on"
+    begun = league.begun("frankfurt")
     assert league.site_view("frankfurt")["standing"]["why"] == "new disks"
     assert "drained" in league.hanse("status", "--once")
     gate.set()
@@ -324,13 +373,14 @@ def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> N
         answer = stream.answer()
         assert answer.done and not answer.broken
     assert "frankfurt" in {stream.answer().site for stream in streams}
+    assert league.begun("frankfurt") == begun, "nothing came meanwhile, by whatever way"
     wait_until(lambda: league.executing("frankfurt") == 0, "it is empty", HEARD_S_MAX)
     answers = traffic.end()
     bad = [a for a in answers if a.status != 200 or a.error or a.broken]
     assert not bad, [(a.status, a.code, a.error, a.body[:200]) for a in bad[:5]]
     late = [a for a in answers if a.sent_at_s > drained_at_s]
     print(
-        f"{len(answers)} answers, {len(late)} after the drain, at {sorted({a.site for a in late})}"
+        f"{held} held, {len(answers)} answers, {len(late)} after the drain, at {sorted({a.site for a in late})}"
     )
     assert late and "frankfurt" not in {a.site for a in late}
     assert "frankfurt" in {a.site for a in answers}

@@ -43,7 +43,7 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
-from hanse.live.fleet_change import newest_league, policies_in
+from hanse.live.fleet_change import newest_league, policies_in, settle
 from hanse.live.fleet_in_force import FleetInForce
 from hanse.live.hub_seats import HubSeats
 from hanse.live.jobs import JobBook, site_in
@@ -577,6 +577,7 @@ def main() -> int:
     parser.add_argument("--local", metavar="SITE", help="publish on this site's own bus")
     arguments = parser.parse_args()
     try:
+        settle(StateDir(arguments.state))
         prepared = resume(arguments.state)
         home = prepared.state.site(arguments.local) if arguments.local else prepared.state.hub
         write_pid(home / "pid" / "controller.pid", os.getpid())

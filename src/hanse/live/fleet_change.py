@@ -84,6 +84,13 @@ def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -
     return league
 
 
+def settle(state: StateDir) -> None:
+    """A hub that was killed between numbering a revision and laying it out does the rest now: the number is what counts."""
+    newest = LeagueStore(state.hub).newest()
+    if newest is not None and newest.toml.encode() != state.fleet_toml.read_bytes():
+        lay_out(newest, state)
+
+
 def kept(league: LeagueFile, state: StateDir) -> None:
     """Take over a revision that another hub's leader has decided: on this hub's disk as if it had been decided here."""
     LeagueStore(state.hub).put(replace(league, epoch=0))
