@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from hanse import __version__
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.events import event_to_bytes
 from hanse.errors import HanseError
@@ -62,6 +63,7 @@ from hanse.live.shared import (
 from hanse.live.site_keep import LIFELINE_VARIABLE
 from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
+from hanse.model import versions
 from hanse.model.fleet import Fleet
 from hanse.view import DecisionRow, SiteStatus
 
@@ -114,6 +116,7 @@ class Agent:
         self.plant: PlantKeeper | None = None
         """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
         self._plant_changed = asyncio.Event()
+        self._started_at_s = time.time()
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self._sealer = Sealer(self.home / "evidence", self.identity)
         self.hub_connected = False
@@ -295,6 +298,9 @@ class Agent:
                 min(self.page.workers[alive, WORKER_TABLE_VERSION], default=0)
             ),
             entered=int(self.page.own[:, :, 0].sum()),
+            spoken=versions.BUS.now,
+            release=__version__,
+            started_at_s=self._started_at_s,
         )
         if plant is not None:
             plant.closed_until_s = closed_until_s(self.league.standing)

@@ -28,6 +28,7 @@ from hanse.live.league_file import (
     Standing,
     league_bytes,
     league_from_bytes,
+    league_refusal,
     newer,
     read_league,
     site_fleet,
@@ -78,6 +79,7 @@ class LeagueKeeper:
         self._certificate = (self._home / "identity" / "site.pem").read_bytes()
         self._refused = (0, 0)
         """A revision that this version or this site cannot follow; said once."""
+        self._flaw = ""
         self._stood_s = -math.inf
         """Since when this process knows how the site stands; what was on disk at its start, others know as well."""
         self._tell_site()
@@ -109,6 +111,8 @@ class LeagueKeeper:
         league = league_from_bytes(data) if data else None
         if league is not None and newer(league, self.league):
             self._follow(league)
+        elif league is None and data:
+            self._say_once(league_refusal(data))
         data = await _newest(client, bus.REVOKED_SUBJECT)
         if data and self._revoked.accept(data):
             log_line(f"list of revoked certificates: {len(self._revoked.revoked.serials)} on it")
@@ -134,6 +138,11 @@ class LeagueKeeper:
         if other:
             log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
             self._on_fleet(fleet, league)
+
+    def _say_once(self, flaw: str) -> None:
+        if flaw != self._flaw:
+            self._flaw = flaw
+            log_line(f"not followed: {flaw}")
 
     def _refuse(self, league: LeagueFile, why: str) -> None:
         self._refused = league.epoch, league.revision

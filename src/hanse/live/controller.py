@@ -59,7 +59,7 @@ from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Fleet, Site
 from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
-from hanse.view import DecisionRow, LinkStatus, SiteStatus, StandingView, ViewState
+from hanse.view import DecisionRow, LinkStatus, StandingView, ViewState, read_status
 
 T = TypeVar("T")
 
@@ -308,9 +308,12 @@ class Controller:
     # --- events in
 
     async def _hear_status(self, message: Any) -> None:
-        try:
-            status = msgspec.msgpack.decode(message.data, type=SiteStatus)
-        except msgspec.DecodeError:
+        site = site_in(message.subject)
+        status, flaw = read_status(bytes(message.data))
+        if flaw != self._view.not_understood.get(site, ""):
+            self._view.not_understood[site] = flaw
+            log_line(f"reports of {site}: {flaw or 'understood again'}")
+        if status is None:
             return
         if message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not

@@ -21,6 +21,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.live.runtime import StateDir, replace_file
+from hanse.model import versions
 from hanse.model.fleet import Fleet, Id, Value
 from hanse.model.read import parse_fleet, read_fleet
 
@@ -45,7 +46,7 @@ class Standing(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
 class LeagueFile(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """A fleet file with everything it names, as one revision of a league."""
 
-    schema: Literal["hanse-league/1"] = "hanse-league/1"
+    schema: str = versions.LEAGUE.now
     epoch: int = 0
     """Of the leader that published it, 0 on the hub's disk; of two, the one with the higher (epoch, revision) is newer, as with tables:
     who leads says what is in force, also a hub that came back from an older copy of its disk."""
@@ -150,11 +151,31 @@ def league_bytes(league: LeagueFile) -> bytes:
 
 
 def league_from_bytes(data: bytes) -> LeagueFile | None:
-    """From the wire; None where it is none of this version."""
+    """From the wire; None where it is none of a version that is understood (`league_refusal` says which it is)."""
+    return None if league_refusal(data) else msgspec.msgpack.decode(data, type=LeagueFile)
+
+
+class _Head(msgspec.Struct):
+    """What any version of the document says of itself."""
+
+    schema: str = ""
+    revision: int = 0
+
+
+def league_refusal(data: bytes) -> str:
+    """Why bytes are not taken as a fleet in force; empty: they are."""
     try:
-        return msgspec.msgpack.decode(data, type=LeagueFile)
-    except msgspec.DecodeError:
-        return None
+        head = msgspec.msgpack.decode(data, type=_Head)
+    except msgspec.DecodeError as error:
+        return f"not a fleet in force: {error}"
+    flaw = versions.LEAGUE.refusal(head.schema)
+    if flaw:
+        return f"revision {head.revision}: {flaw}"
+    try:
+        msgspec.msgpack.decode(data, type=LeagueFile)
+    except msgspec.DecodeError as error:
+        return f"revision {head.revision}: {error}"
+    return ""
 
 
 def read_league(path: Path) -> LeagueFile:
@@ -164,9 +185,13 @@ def read_league(path: Path) -> LeagueFile:
         ConfigError: there is none, or it is unreadable.
     """
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=LeagueFile)
-    except (OSError, msgspec.DecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise ConfigError(str(path), got=str(error), allowed="a fleet revision") from error
+    found = league_from_bytes(data)
+    if found is None:
+        raise ConfigError(str(path), got=league_refusal(data), allowed="a fleet revision")
+    return found
 
 
 def site_fleet(state: StateDir, site: str) -> Fleet:
