@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -27,6 +28,8 @@ HANSE = "import sys; from hanse.cli import main; main(sys.argv[1:])"
 KEY_S_MAX = 2.0
 """From the moment at which the hub has taken a change: a second or two are promised."""
 HEARD_S_MAX = 20.0
+PAUSE_S = 0.01
+"""Between two requests of a client: a key may send 500 a second."""
 
 
 class Changed(League):
@@ -41,7 +44,7 @@ class Changed(League):
             [sys.executable, "-c", HANSE, *arguments, "--state", state],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
             stdin=subprocess.DEVNULL,
         )
@@ -332,17 +335,18 @@ measures = "pv"
 class Traffic:
     """Clients that ask at every gateway, one after the other, until told to stop."""
 
-    def __init__(self, league: Changed) -> None:
+    def __init__(self, league: Changed, entries: tuple[str, ...] = SITES) -> None:
         self._league = league
         self._ended = Event()
-        self._pool = ThreadPoolExecutor(len(SITES))
-        self._going = [self._pool.submit(self._ask, site) for site in SITES]
+        self._pool = ThreadPoolExecutor(len(entries))
+        self._going = [self._pool.submit(self._ask, site) for site in entries]
 
     def _ask(self, entry: str) -> list[Answer]:
         answers = []
         while not self._ended.is_set():
             stream = bool(len(answers) % 2)
             answers.append(self._league.ask(entry, f"{len(answers)}", stream=stream))
+            self._ended.wait(PAUSE_S)
         return answers
 
     def end(self) -> list[Answer]:
@@ -430,6 +434,73 @@ def test_a_drain_that_leaves_requests_without_a_lawful_site_is_refused(league: C
     assert league.served_at("lyon") != "lyon"
     league.hanse("site", "resume", "lyon")
     league.wait_until_open("lyon")
+
+
+WRAPPER = """#!/bin/sh
+case "$*" in *"--site {bad} "*) exit 3;; esac
+exec {python} "$@"
+"""
+
+
+def other_python(league: Changed, bad: str) -> str:
+    """Another installation, as far as anybody can see; one of its sites does not start."""
+    path = league.root / f"python-{bad}"
+    path.write_text(WRAPPER.format(bad=bad, python=sys.executable))
+    path.chmod(0o755)
+    return str(path)
+
+
+def runs_under(league: Changed, site: str) -> str:
+    """Which interpreter a site's group was handed over to."""
+    pid = (league.state.site(site) / "pid/site.pid").read_text().strip()
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    found = [one for one in environment if one.startswith(b"HANSE_INTERPRETER=")]
+    return found[0].partition(b"=")[2].decode() if found else ""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_rollout_goes_site_by_site_and_stops_where_one_does_not_come_back(
+    league: Changed,
+) -> None:
+    hub = {path: pid for path, pid in league.pids().items() if "/hub/" in path}
+    agents = {site: league.agent(site).pid for site in SITES}
+    good, bad = other_python(league, "nobody"), other_python(league, "london")
+    flags = ("--soak-s", "2", "--python")
+    traffic = Traffic(league, ("lyon", "virginia"))
+    said = league.hanse("upgrade", *flags, good, "--group", "frankfurt")
+    print(said)
+    assert "frankfurt: back after" in said and "done: 1 sites" in said
+    assert runs_under(league, "frankfurt") == good
+    failed = ("--probe-s", "30", "--group", "london", "--group", "virginia")
+    said = league.hanse("upgrade", *flags, bad, *failed, code=1)
+    print(said)
+    assert "stopped at london: does not answer as before" in said
+    assert "london stays out of service" in said and "not touched: virginia" in said
+    assert league.agent("virginia").pid == agents["virginia"], "not touched"
+    assert league.site_view("london")["standing"]["state"] == "drained"
+    answers = traffic.end()
+    wrong = [(a.status, a.code, a.error) for a in answers if a.status != 200 or a.broken]
+    assert not wrong, f"{len(wrong)} of {len(answers)}: {wrong[:5]}"
+    print(f"{len(answers)} answers meanwhile, none failed")
+    # Mended: the same site again, with one that starts.
+    said = league.hanse("upgrade", *flags, good, "--group", "london")
+    assert "london: in service" in said
+    assert {path: pid for path, pid in league.pids().items() if "/hub/" in path} == hub
+    league.wait_until_open("london")
+
+
+def test_a_rollout_that_cannot_be_carried_out_touches_nothing(league: Changed) -> None:
+    pids = league.pids()
+    one = ("--group", "frankfurt")
+    assert "--group" in league.hanse(
+        "upgrade", "--python", sys.executable, "--group", "oslo", code=2
+    )
+    assert "--python" in league.hanse("upgrade", *one, code=2)
+    assert "an installation of hanse" in league.hanse(
+        "upgrade", *one, "--python", "/bin/true", code=2
+    )
+    assert league.pids() == pids
 
 
 def test_every_site_has_the_document_in_force(league: Changed) -> None:

@@ -36,6 +36,7 @@ COMMANDS = {
     "apply": ("hanse.cli.change:apply", "Put another fleet file in force; nothing is restarted."),
     "rollback": ("hanse.cli.change:rollback", "Put an earlier fleet file in force again."),
     "history": ("hanse.cli.change:history", "Revisions of the fleet file: when, who, what."),
+    "upgrade": ("hanse.cli.upgrade:upgrade", "Another version, site by site; stops at a failure."),
     "status": ("hanse.cli.status:status", "Show the running league beside one big site."),
     "explain": (
         "hanse.cli.explain:explain",

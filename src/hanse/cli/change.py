@@ -367,8 +367,11 @@ def _carry_out(
     return 1 if missing else 0
 
 
-def wait_in_force(runtime: Runtime, revision: int, wait_s: float) -> list[str]:
+def wait_in_force(
+    runtime: Runtime, revision: int, wait_s: float, *, quiet: bool = False
+) -> list[str]:
     """Say which sites have a revision in force, as they come; reachable ones that do not have it after so long."""
+    tell = (lambda _text: None) if quiet else say
     since_s = time.monotonic()
     done: set[str] = set()
     while True:
@@ -378,21 +381,21 @@ def wait_in_force(runtime: Runtime, revision: int, wait_s: float) -> list[str]:
         except SiteError as error:
             if took_s > wait_s:
                 raise
-            say(f"waiting for the controller: {error.got}")
+            tell(f"waiting for the controller: {error.got}")
             time.sleep(1.0)
             continue
         newer = view.fleet_revision >= revision
         there = {site.id for site in view.sites if newer and site.fleet_in_force}
         fresh = [site for site in view.sites if site.id in there - done]
         if fresh:
-            say(f"{took_s:4.1f} s  in force at {', '.join(site.id for site in fresh)}")
+            tell(f"{took_s:4.1f} s  in force at {', '.join(site.id for site in fresh)}")
         done |= there
         away = [site for site in view.sites if site.state in ("silent", "never seen")]
         missing = [s.id for s in view.sites if s.id not in done and s not in away]
         if newer and not missing:
             break
         if took_s > wait_s:
-            say(
+            tell(
                 f"after {took_s:.0f} s not in force at {', '.join(missing) or 'the hub'}; it comes when they ask"
             )
             break
@@ -402,8 +405,8 @@ def wait_in_force(runtime: Runtime, revision: int, wait_s: float) -> list[str]:
         if site.standing is not None and site.standing.state == "maintenance":
             how = "in maintenance"
         if site.id not in done:
-            say(f"        {site.id} is {how}: it takes revision {revision} when it is back")
-    say(f"revision {revision} is in force at {len(done)} of {len(view.sites)} sites")
+            tell(f"        {site.id} is {how}: it takes revision {revision} when it is back")
+    tell(f"revision {revision} is in force at {len(done)} of {len(view.sites)} sites")
     return missing
 
 
