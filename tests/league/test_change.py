@@ -362,9 +362,16 @@ def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> N
     for stream in streams:
         stream.wait_for_chunks(1)
     gate.let_others_pass()
-    said = league.hanse("site", "drain", "frankfurt", "--why", "new disks", "--no-wait")
-    print(said)
-    assert "in force at 4 of 4 sites" in said
+    draining = league.threads.submit(
+        league.hanse, "site", "drain", "frankfurt", "--why", "new disks"
+    )
+
+    def drained_everywhere() -> bool:
+        sites = league.view()["sites"]
+        out = {one["id"] for one in sites if one["standing"]}
+        return out == {"frankfurt"} and all(one["fleet_in_force"] for one in sites)
+
+    wait_until(drained_everywhere, "every site knows", HEARD_S_MAX)
     drained_at_s = time.time()
     time.sleep(4.0)  # long enough for its engines to be marked too
     held = league.executing("frankfurt")
@@ -378,7 +385,10 @@ def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> N
         assert answer.done and not answer.broken
     assert "frankfurt" in {stream.answer().site for stream in streams}
     assert league.begun("frankfurt") == begun, "nothing came meanwhile, by whatever way"
-    wait_until(lambda: league.executing("frankfurt") == 0, "it is empty", HEARD_S_MAX)
+    said = draining.result(60)
+    print(said)
+    assert "in force at 4 of 4 sites" in said
+    assert f"frankfurt: {held} still run there" in said and "frankfurt is empty after" in said
     answers = traffic.end()
     bad = [a for a in answers if a.status != 200 or a.error or a.broken]
     assert not bad, [(a.status, a.code, a.error, a.body[:200]) for a in bad[:5]]

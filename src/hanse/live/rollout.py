@@ -237,14 +237,16 @@ def _restart(plan: Plan, state: StateDir, site: str) -> None:
             raise Stopped(site, f"{command[0]} ended with {done.returncode}")
         return
     pid = running_pid(home / "pid" / "site.pid")
-    if pid is None:
+    if pid is None and not here:
         raise Stopped(site, "does not run on this machine")
-    os.kill(pid, signal.SIGTERM)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
     end_s = time.monotonic() + END_S_MAX
-    while running_pid(home / "pid" / "site.pid") == pid:
+    while pid is not None and running_pid(home / "pid" / "site.pid") == pid:
         if time.monotonic() > end_s:
             raise Stopped(site, f"process {pid} does not end")
         time.sleep(POLL_S)
+    # `hanse up` starts whatever ended again by itself, also one that ended before.
     if running_pid(state.pid_dir / "up.pid") is None:
         _start_again(state, site)
 
