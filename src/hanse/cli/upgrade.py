@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hanse.cli.change import WAIT_S, wait_in_force, who
 from hanse.cli.league import hub_dir, read_view
 from hanse.cli.output import say
+
+if TYPE_CHECKING:
+    from hanse.live.rollout import Hands
+    from hanse.live.runtime import StateDir
 
 
 def upgrade(
@@ -46,15 +51,12 @@ def upgrade(
     force
         Also where some requests have no other lawful site meanwhile.
     """
-    from hanse.live.ask_change import History, ask_again, change_of_standing
-    from hanse.live.league_file import Standing
-    from hanse.live.rollout import Hands, Plan, Stopped, check_plan, roll_out
+    from hanse.live.ask_change import History
+    from hanse.live.rollout import Plan, Stopped, check_plan, roll_out
 
     directory, _ = hub_dir(state)
-    runtime = directory.read_runtime()
-    groups = tuple(tuple(site for site in one.split(",") if site) for one in group)
     plan = Plan(
-        groups=groups,
+        groups=tuple(tuple(site for site in one.split(",") if site) for one in group),
         python=str(python.absolute()) if python is not None else "",
         run=run,
         probe_s_max=probe_s,
@@ -62,10 +64,30 @@ def upgrade(
     )
     sites = [site.id for site in History(directory).newest().fleet().sites]
     check_plan(plan, directory, sites)
+    order = [site for one in plan.groups for site in one]
+    try:
+        roll_out(plan, directory, _hands(directory, force), say)
+    except Stopped as error:
+        after = order[order.index(error.site) + 1 :]
+        say(f"stopped at {error}")
+        if error.out:
+            say(f"{error.site} stays out of service until `hanse site resume {error.site}`")
+        say(f"not touched: {', '.join(after) or 'none is left'}")
+        return 1
+    say(f"done: {len(order)} sites")
+    return 0
+
+
+def _hands(directory: StateDir, force: bool) -> Hands:
+    """The rollout's eyes and hands: the hub's picture, and the words that take a site out of service and put it back."""
+    from hanse.live.ask_change import History, ask_again, change_of_standing
+    from hanse.live.league_file import Standing
+    from hanse.live.rollout import Hands
+
+    runtime = directory.read_runtime()
 
     def stand(site: str, out: bool) -> None:
-        known = History(directory).newest().standing
-        if (site in known) == out:
+        if (site in History(directory).newest().standing) == out:
             return
         standing = Standing(state="drained", since_s=time.time(), by=who(), why="upgrade")
         revision = ask_again(
@@ -76,20 +98,9 @@ def upgrade(
         )
         wait_in_force(runtime, revision, WAIT_S, quiet=True)
 
-    hands = Hands(
+    made: Hands = Hands(
         view=lambda: read_view(runtime),
         drain=lambda site: stand(site, True),
         resume=lambda site: stand(site, False),
     )
-    try:
-        roll_out(plan, directory, hands, say)
-    except Stopped as error:
-        order = [site for one in groups for site in one]
-        after = order[order.index(error.site) + 1 :]
-        say(f"stopped at {error}")
-        if error.out:
-            say(f"{error.site} stays out of service until `hanse site resume {error.site}`")
-        say(f"not touched: {', '.join(after) or 'none is left'}")
-        return 1
-    say(f"done: {sum(map(len, groups))} sites")
-    return 0
+    return made
