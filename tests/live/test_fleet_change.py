@@ -181,6 +181,38 @@ def test_what_needs_a_restart_is_refused_by_the_hub_itself(tmp_path: Path) -> No
     run(tmp_path, body)
 
 
+def test_slow_loop_feeds_and_policies_change_while_it_runs(tmp_path: Path) -> None:
+    """What used to be read at a start; a policy that is wrong would shut everybody out, and is refused."""
+    hour_s = time.time() // 3600.0 * 3600.0
+    table = tmp_path / "own.csv"
+    table.write_text(f"utc,g\n{hour_s - 3600.0},700\n{hour_s},777\n")
+    feeds = f'[[feed]]\nprovider = "csv"\nzone = "virginia"\npath = "{table}"\n'
+
+    async def body(hub: Hub) -> None:
+        hub.start()
+        await hub.table()
+        controller = hub.controllers["one"][0]
+        assert controller._dispatcher.slow.outlook is None
+        league = known(hub)
+        loop = "\n[slow_loop]\nplaces = true\nplace_every_s = 5\ndemand_bin_s = 60\n"
+        text = league.toml.replace("\nname = ", '\nfeeds = "feeds.toml"\nname = ', 1) + loop
+        change = Change(base=1, toml=text, files=league.files | {"feeds.toml": feeds}, by="x")
+        assert await ask(hub, change) == Answered(revision=2)
+        virginia = [s.id for s in hub.prepared.fleet.sites].index("virginia")
+        await hub.table(lambda t: t.sites["g_per_wh"][virginia] > 0.7)
+        await until(lambda: controller._dispatcher.slow.outlook is not None)
+        assert controller._slow.counts.bin_s == 60
+
+        named = text.replace("valid_s = 86400", 'valid_s = 86400\ncedar_files = ["own.cedar"]')
+        wrong = msgspec.structs.replace(
+            change, base=2, toml=named, files=change.files | {"own.cedar": "forbid (principal"}
+        )
+        answer = await ask(hub, wrong)
+        assert "policy own.cedar" in answer.problem and known(hub).revision == 2
+
+    run(tmp_path, body)
+
+
 def moved(text: str) -> str:
     """A gateway with one worker more."""
     found = re.sub(r"gateway = \{ ([^}]*)\}", r"gateway = { workers = 3, \1}", text, count=1)

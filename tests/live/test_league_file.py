@@ -16,6 +16,7 @@ from hanse.live.join.compose import with_site
 from hanse.live.league_file import (
     KEPT,
     Change,
+    LeagueCopy,
     LeagueFile,
     LeagueStore,
     Standing,
@@ -139,6 +140,22 @@ def test_what_a_revision_says_beside_its_file_is_left_out_while_it_says_nothing(
     out = msgspec.structs.replace(drained, state="maintenance")
     assert closed_until_s(out) == float("inf")
     assert closed_until_s(msgspec.structs.replace(out, until_s=9.0)) == 9.0
+
+
+def test_a_process_that_only_reads_hears_of_another_fleet_once(tmp_path: Path) -> None:
+    (tmp_path / "league.toml").write_text(LEAGUE.replace("port = 81", "port = 281"))
+    prepared = prepare(tmp_path / "league.toml", tmp_path / "state")
+    copy = LeagueCopy(prepared.state, "lyon")
+    assert copy.newer() is None
+    known = LeagueStore(prepared.state.hub).newest()
+    assert known is not None
+    text = known.toml + "\n[batch]\nlines_at_once_max = 7\n"
+    path = prepared.state.site("lyon") / "league"
+    path.unlink()
+    path.write_bytes(league_bytes(msgspec.structs.replace(known, revision=2, toml=text)))
+    found = copy.newer()
+    assert found is not None and found.batch.lines_at_once_max == 7
+    assert copy.newer() is None
 
 
 def test_a_taken_change_is_what_a_restart_finds_and_makes_keys_for_new_tenants(

@@ -18,7 +18,7 @@ from hanse.errors import ConfigError, SiteError
 from hanse.live import bus
 from hanse.live.ca import certified
 from hanse.live.first_start import files_of, refuse_wrong
-from hanse.live.fleet_change import JOINING
+from hanse.live.fleet_change import JOINING, policy_flaws
 from hanse.live.fleet_restart import restart_problems
 from hanse.live.league_file import (
     Answered,
@@ -112,6 +112,8 @@ def change_to_file(known: LeagueFile, path: Path, by: str, why: str) -> Change:
     fleet = read_fleet(path)
     refuse_wrong(fleet, path)
     text, files = path.read_text(), files_of(fleet, path.parent)
+    for flaw in policy_flaws(known, fleet, files):
+        raise flaw
     return Change(
         base=known.revision,
         toml=text,

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from hanse.dispatch.policies import PolicyText
-from hanse.errors import HanseError
+from hanse.dispatch.policies import PolicyText, check_policy
+from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
 from hanse.live.first_start import lay_out, problems_of, with_keys
 from hanse.live.fleet_restart import restart_problems, without_joins
@@ -66,11 +66,23 @@ def change_problem(
         return str(error)
     if problems := problems_of(fleet):
         return "; ".join(str(problem.error()) for problem in problems[:PROBLEMS_SAID_MAX])
+    if flaws := policy_flaws(known, fleet, change.files):
+        return "; ".join(str(flaw) for flaw in flaws[:PROBLEMS_SAID_MAX])
     old, new = known.fleet(), fleet
     for site in (change.joined or ()) if change.by == JOINING else ():
         old, new = without_joins(old, new, site)
     errors = restart_problems(old, new, runs=runs, emulated=emulated)
     return "; ".join(str(error) for error in errors[:PROBLEMS_SAID_MAX])
+
+
+def policy_flaws(known: LeagueFile, fleet: Fleet, files: dict[str, str]) -> list[ConfigError]:
+    """What is wrong with policies that are new or changed: while one is, nothing at all would be admitted."""
+    return [
+        flaw
+        for policy in policies_in(fleet, files)
+        if known.files.get(policy.name) != policy.text
+        for flaw in check_policy(policy)
+    ]
 
 
 def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:

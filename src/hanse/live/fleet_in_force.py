@@ -25,6 +25,8 @@ from hanse.live.runtime import Runtime, StateDir
 Adopt = Callable[[LeagueFile], None]
 STRANDED_SAID_MAX = 5
 TIME_LIMIT = "time limit"
+LOOK_AGAIN_S = 60.0
+"""After an end of a time out of service was refused, which is said in the log: a disk that is full, a file that a newer version refuses."""
 
 
 class FleetInForce:
@@ -36,6 +38,7 @@ class FleetInForce:
         self._adopt = adopt
         self.league: LeagueFile | None = LeagueStore(state.hub).newest()
         self.unsent = self.league is not None
+        self._look_again_s = 0.0
 
     async def hear(
         self, message: Any, now_s: float, table: Table | None, lost: Collection[str]
@@ -88,6 +91,8 @@ class FleetInForce:
         known = self.league
         if known is None:
             return
+        if now_s < self._look_again_s:
+            return
         over = [
             site
             for site, one in known.standing.items()
@@ -104,7 +109,8 @@ class FleetInForce:
                 why=why,
                 standing=stay,
             )
-            self.change(change, now_s)
+            if self.change(change, now_s).problem:
+                self._look_again_s = now_s + LOOK_AGAIN_S
 
     async def send(self, client: Client, epoch: int) -> None:
         """The fleet file before anything that rests on it; sites take either order."""
