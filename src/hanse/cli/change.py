@@ -131,6 +131,7 @@ def history(
     /,
     *,
     state: Path | None = None,
+    last: int = 20,
     toml: bool = False,
     json: bool = False,
 ) -> int:
@@ -144,6 +145,8 @@ def history(
         Show all that this one changed.
     state
         State directory of the hub; default the only one below `.hanse`.
+    last
+        How many, the newest first.
     toml
         Print the revision's fleet file (default the one in force) on standard output.
     json
@@ -157,13 +160,11 @@ def history(
         chosen = known.newest() if revision is None else known.get(revision)
         sys.stdout.write(chosen.toml)
         return 0
-    leagues = known.all()
-    before: list[LeagueFile | None] = [*leagues[1:], None]
     if revision is not None:
-        found = [pair for pair in zip(leagues, before, strict=True) if pair[0].revision == revision]
-        if not found:
-            known.get(revision)  # says which there are
-        return _one_revision(*found[0], json=json)
+        return _one_revision(known.get(revision), known.earlier(revision), json=json)
+    leagues = known.last(last + 1)
+    before: list[LeagueFile | None] = [*leagues[1:], None][: max(last, 0)]
+    leagues = leagues[: max(last, 0)]
     if json:
         print_json([_row(*pair) for pair in zip(leagues, before, strict=True)])
         return 0

@@ -40,12 +40,15 @@ def stranded(table: Table, out: Collection[str], lost: Collection[str] = ()) -> 
     sites = np.array([site.id for site in table.meta.sites])
     there = (table.sites["drained"] == 0) & ~np.isin(sites, list(lost))
     stays = there & ~np.isin(sites, list(out))
+    rows: dict[int, NDArray[np.int64]] = {}
     found: dict[Stranded, None] = {}
     for key in table.meta.keys.values():
         for data_class, countries in key.subjects.items():
             for country, row in countries.items():
-                before, after = (_served(table, row, open) for open in (there, stays))
-                for service in np.flatnonzero(before & ~after).tolist():
+                if row not in rows:
+                    before, after = (_served(table, row, open) for open in (there, stays))
+                    rows[row] = np.flatnonzero(before & ~after)
+                for service in rows[row].tolist():
                     name = table.meta.services[service].id
                     if name in key.services:
                         one = Stranded(

@@ -65,9 +65,15 @@ class History:
         """One of them."""
         return self._store.get(revision)
 
-    def all(self) -> list[LeagueFile]:
-        """All that are kept, the newest first."""
-        return [self._store.get(number) for number in reversed(self._store.numbers())]
+    def last(self, count: int) -> list[LeagueFile]:
+        """So many, the newest first."""
+        numbers = self._store.numbers()[::-1][: max(count, 0)]
+        return [self._store.get(number) for number in numbers]
+
+    def earlier(self, revision: int) -> LeagueFile | None:
+        """The one before a revision; None: it is the first that is kept."""
+        numbers = [number for number in self._store.numbers() if number < revision]
+        return self._store.get(numbers[-1]) if numbers else None
 
     def before(self, league: LeagueFile) -> LeagueFile:
         """The newest earlier one with another file.
