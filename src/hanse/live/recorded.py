@@ -15,8 +15,8 @@ from hanse.dispatch.asked_again import BY_LAW, Asked
 from hanse.live.evidence.chain import Decided, decode_record, scan_batches
 from hanse.live.runtime import StateDir
 
-BYTES_READ_MAX: Final = 192 * 1024**2
-"""Some 400,000 requests, a few seconds; the newest files first."""
+BYTES_READ_MAX: Final = 96 * 1024**2
+"""Half a million records of some 200 bytes, about four seconds (measured: 20,000 in 0.09 s); the newest files first."""
 
 
 class Decisions:
