@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Literal
 
+import msgspec
+
+from hanse.model import versions
 from hanse.model.fleet import Fleet, Placement, Value
 
 DECISIONS_KEPT_MAX = 200
@@ -22,7 +25,11 @@ Outcome = Literal["served", "refused", "failed"]
 SiteState = Literal["up", "degraded", "silent", "never seen"]
 
 
-class Cost(Value, frozen=True, kw_only=True):
+class Report(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """What sites send the hub: a newer one may say more than the hub knows (`model.versions`)."""
+
+
+class Cost(Report, frozen=True, kw_only=True):
     """What one request took, or was predicted to take."""
 
     ttft_ms: float
@@ -33,7 +40,7 @@ class Cost(Value, frozen=True, kw_only=True):
     """Energy, carbon price and egress; not the value of waiting."""
 
 
-class CentralVerdict(Value, frozen=True, kw_only=True):
+class CentralVerdict(Report, frozen=True, kw_only=True):
     """What the one big site would have done with the same request."""
 
     outcome: Outcome
@@ -41,7 +48,7 @@ class CentralVerdict(Value, frozen=True, kw_only=True):
     predicted: Cost | None = None
 
 
-class DecisionRow(Value, frozen=True, kw_only=True):
+class DecisionRow(Report, frozen=True, kw_only=True):
     """One finished request, as people may see it."""
 
     at_s: float
@@ -69,7 +76,7 @@ class DecisionRow(Value, frozen=True, kw_only=True):
     """A line of a batch: nobody waits for it."""
 
 
-class EngineStatus(Value, frozen=True, kw_only=True):
+class EngineStatus(Report, frozen=True, kw_only=True):
     """One engine as its agent sees it."""
 
     name: str
@@ -89,7 +96,7 @@ class EngineStatus(Value, frozen=True, kw_only=True):
     """Placed here no more; gone when its requests have ended."""
 
 
-class PowerStatus(Value, frozen=True, kw_only=True):
+class PowerStatus(Report, frozen=True, kw_only=True):
     """A site's supply right now. Flows are never signed."""
 
     it_kw: float
@@ -122,7 +129,7 @@ class PowerStatus(Value, frozen=True, kw_only=True):
     """Highest quarter of an hour of import this month, so far."""
 
 
-class FacilityStatus(Value, frozen=True, kw_only=True):
+class FacilityStatus(Report, frozen=True, kw_only=True):
     """One device of a site's plant."""
 
     id: str
@@ -138,7 +145,7 @@ class FacilityStatus(Value, frozen=True, kw_only=True):
     """Power limit that it holds for this site, as read back."""
 
 
-class LoadTargetStatus(Value, frozen=True, kw_only=True):
+class LoadTargetStatus(Report, frozen=True, kw_only=True):
     """What a site is asked to draw at most now."""
 
     id: str
@@ -159,7 +166,7 @@ class DiskStatus(Value, frozen=True, kw_only=True):
     """What went, and how much of it, since the disk last had room."""
 
 
-class SiteStatus(Value, frozen=True, kw_only=True):
+class SiteStatus(Report, frozen=True, kw_only=True):
     """What an agent reports twice a second."""
 
     site: str
@@ -183,6 +190,17 @@ class SiteStatus(Value, frozen=True, kw_only=True):
     load_target: LoadTargetStatus | None = None
     """The one in force."""
     disk: DiskStatus | None = None
+    fleet_revision: int = 0
+    """Of the fleet in force there; 0: the agent does not say."""
+    workers_table_version: int = 0
+    """The oldest table that any of its gateway workers routes by; 0: the agent does not say."""
+    entered: int = 0
+    """Requests under way that came in here, wherever they run."""
+    spoken: str = versions.BUS.before[0]
+    """Form of the bus that its agent speaks; who does not say speaks the one before."""
+    release: str = ""
+    started_at_s: float = 0.0
+    """When its agent began; another instant: another process."""
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):
@@ -196,6 +214,17 @@ class LinkStatus(Value, frozen=True, kw_only=True):
     b_to_a: Literal["open", "cut"] = "open"
     bytes_a_to_b: int = 0
     bytes_b_to_a: int = 0
+
+
+class StandingView(Value, frozen=True, kw_only=True):
+    """A site that its operator has taken out of service."""
+
+    state: Literal["drained", "maintenance"]
+    since_s: float
+    until_s: float | None = None
+    """It takes work again by itself then."""
+    by: str = ""
+    why: str = ""
 
 
 class SiteView(Value, frozen=True, kw_only=True):
@@ -212,6 +241,12 @@ class SiteView(Value, frozen=True, kw_only=True):
     age_s: float
     served: int
     status: SiteStatus | None
+    standing: StandingView | None = None
+    """None: it is in service."""
+    not_understood: str = ""
+    """Why its reports are not read: it is of a version that this hub does not know."""
+    fleet_in_force: bool = False
+    """Whether it acts by the fleet and a table as new as the hub's."""
 
 
 class Tally(Value, frozen=True, kw_only=True):
@@ -249,6 +284,8 @@ class LeagueView(Value, frozen=True, kw_only=True):
     flows: tuple[tuple[str, str, int], ...]
     """(entry, serving site, requests in the kept rows)."""
     notes: tuple[str, ...] = ()
+    fleet_revision: int = 0
+    """In force at the hub."""
 
 
 class _Sum:
@@ -314,7 +351,20 @@ class ViewState:
         )
         self.hub_up = True
         self.table_version = self.epoch = 0
+        self.standing: dict[str, StandingView] = {}
+        self.not_understood: dict[str, str] = {}
+        self.fleet_revision = 0
+        self._fleet_table_version = 0
+        """The first table that is made from the fleet in force."""
         self.notes: tuple[str, ...] = ()
+
+    def follow(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
+        """Another fleet is in force."""
+        self.fleet, self.gateway_urls = fleet, gateway_urls
+
+    def see_league(self, revision: int, table_version: int) -> None:
+        """The hub acts by this revision of the fleet, and by tables from this version on."""
+        self.fleet_revision, self._fleet_table_version = revision, table_version
 
     def hear_status(self, status: SiteStatus, now_s: float) -> None:
         """Keep a site's newest report; its own clock orders them, ours ages them."""
@@ -353,6 +403,7 @@ class ViewState:
             decisions=tuple(reversed(self.decisions)),
             flows=tuple((entry, site, count) for (entry, site), count in sorted(flows.items())),
             notes=self.notes,
+            fleet_revision=self.fleet_revision,
         )
 
     def _site(self, index: int, now_s: float) -> SiteView:
@@ -371,7 +422,16 @@ class ViewState:
             age_s=age_s,
             served=self.served_by[site.id],
             status=status,
+            standing=self.standing.get(site.id),
+            not_understood=self.not_understood.get(site.id, ""),
+            fleet_in_force=status is not None and self._acts_by_it(status),
         )
+
+    def _acts_by_it(self, status: SiteStatus) -> bool:
+        """Fleet and table: keys, law and offers are in the table. An agent of the version before tells of its table alone."""
+        table = status.workers_table_version or status.table_version
+        known = status.fleet_revision in (0, self.fleet_revision)
+        return known and 0 < self._fleet_table_version <= table
 
 
 def _state(status: SiteStatus | None, age_s: float) -> SiteState:
@@ -381,6 +441,23 @@ def _state(status: SiteStatus | None, age_s: float) -> SiteState:
         return "silent"
     engines_up = any(engine.state == "up" for engine in status.engines)
     return "up" if engines_up and status.gateway_workers > 0 else "degraded"
+
+
+class _Spoken(msgspec.Struct):
+    """What a report of any version says of itself."""
+
+    site: str = ""
+    spoken: str = versions.BUS.before[0]
+
+
+def read_status(data: bytes) -> tuple[SiteStatus | None, str]:
+    """A site's report, or why it is not read."""
+    try:
+        head = msgspec.msgpack.decode(data, type=_Spoken)
+        flaw = versions.BUS.refusal(head.spoken)
+        return (None, flaw) if flaw else (msgspec.msgpack.decode(data, type=SiteStatus), "")
+    except msgspec.DecodeError as error:
+        return None, f"not a report: {error}"
 
 
 def link_id(a: str, b: str) -> str:
@@ -411,8 +488,10 @@ __all__ = [
     "PowerStatus",
     "SiteStatus",
     "SiteView",
+    "StandingView",
     "Tally",
     "ViewState",
     "link_id",
+    "read_status",
     "tally_line",
 ]

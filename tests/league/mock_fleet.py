@@ -12,6 +12,22 @@ from live.gateway.mock_engine import MockEngine
 T = TypeVar("T")
 
 
+class Gate:
+    """An event of the engines' thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: MockEngine) -> None:
+        self._loop = loop
+        self._engine = engine
+        self.event = asyncio.Event()
+
+    def let_others_pass(self) -> None:
+        """Streams that begin from now on are not held."""
+        self._engine.gate = None
+
+    def set(self) -> None:
+        self._loop.call_soon_threadsafe(self.event.set)
+
+
 class MockFleet:
     """Started and ended by `with`."""
 
@@ -45,6 +61,12 @@ class MockFleet:
     def hold(self, site: str, wait_s: float) -> None:
         """Answers of requests from now on come after so long."""
         self._engines[site].wait_s = wait_s
+
+    def hold_streams(self, site: str) -> Gate:
+        """Streams that begin there from now on stand still after their first event, until the gate is set."""
+        gate = Gate(self._loop, self._engines[site])
+        self._engines[site].gate = gate.event
+        return gate
 
     def kill(self, site: str) -> None:
         """Every connection is reset, the port refuses."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
 from hanse.live.first_start import prepare, resume
-from hanse.live.fleet_change import accepted, change_problem
+from hanse.live.fleet_change import accepted, change_problem, settle
 from hanse.live.join.compose import with_site
 from hanse.live.league_file import (
     KEPT,
     Change,
+    LeagueCopy,
     LeagueFile,
     LeagueStore,
+    Standing,
     changed,
+    closed_until_s,
     imported,
     league_bytes,
     league_from_bytes,
@@ -101,7 +105,7 @@ def test_the_hub_keeps_its_history_and_what_travels_is_what_was_written(tmp_path
 
 def test_a_change_is_checked_before_it_is_taken() -> None:
     known = first()
-    assert change_problem(known, Change(base=1, toml=joined(), by="join")) == ""
+    assert change_problem(known, Change(base=1, toml=joined(), by="join", joined=("joiner",))) == ""
     assert "revision 0" in change_problem(known, Change(base=0, toml=joined(), by="join"))
     assert "TOML" in change_problem(known, Change(base=1, toml="[", by="x"))
     renamed = LEAGUE.replace('name = "league"', 'name = "other"')
@@ -110,6 +114,48 @@ def test_a_change_is_checked_before_it_is_taken() -> None:
     assert "AI model" in change_problem(known, Change(base=1, toml=wrong, by="x"))
     named = LEAGUE.replace("valid_s = 86400", 'valid_s = 86400\ncedar_files = ["own.cedar"]')
     assert "own.cedar" in change_problem(known, Change(base=1, toml=named, by="x"))
+
+
+def test_a_hub_killed_in_the_middle_of_a_change_finishes_it_at_its_start(tmp_path: Path) -> None:
+    (tmp_path / "league.toml").write_text(LEAGUE.replace("port = 81", "port = 281"))
+    prepared = prepare(tmp_path / "league.toml", tmp_path / "state")
+    store = LeagueStore(prepared.state.hub)
+    known = store.newest()
+    assert known is not None
+    text = known.toml.replace("valid_s = 86400", "valid_s = 80000")
+    store.put(msgspec.structs.replace(known, revision=2, toml=text))  # killed here
+    settle(prepared.state)
+    assert resume(prepared.state.path).fleet.policy.valid_s == 80000
+    assert prepared.state.fleet_toml.read_text() == text
+
+
+def test_what_a_revision_says_beside_its_file_is_left_out_while_it_says_nothing() -> None:
+    """So that the version before, which refuses fields that it does not know, follows it."""
+    league = LeagueFile(revision=1, at_s=0.0, toml="x")
+    assert b"standing" not in league_bytes(league)
+    drained = Standing(state="drained", since_s=1.0, why="disks")
+    closed = msgspec.structs.replace(league, standing={"a": drained})
+    assert league_from_bytes(league_bytes(closed)) == closed
+    assert closed_until_s(drained) == closed_until_s(None) == 0.0
+    out = msgspec.structs.replace(drained, state="maintenance")
+    assert closed_until_s(out) == float("inf")
+    assert closed_until_s(msgspec.structs.replace(out, until_s=9.0)) == 9.0
+
+
+def test_a_process_that_only_reads_hears_of_another_fleet_once(tmp_path: Path) -> None:
+    (tmp_path / "league.toml").write_text(LEAGUE.replace("port = 81", "port = 281"))
+    prepared = prepare(tmp_path / "league.toml", tmp_path / "state")
+    copy = LeagueCopy(prepared.state, "lyon")
+    assert copy.newer() is None
+    known = LeagueStore(prepared.state.hub).newest()
+    assert known is not None
+    text = known.toml + "\n[batch]\nlines_at_once_max = 7\n"
+    path = prepared.state.site("lyon") / "league"
+    path.unlink()
+    path.write_bytes(league_bytes(msgspec.structs.replace(known, revision=2, toml=text)))
+    found = copy.newer()
+    assert found is not None and found.batch.lines_at_once_max == 7
+    assert copy.newer() is None
 
 
 def test_a_taken_change_is_what_a_restart_finds_and_makes_keys_for_new_tenants(

@@ -27,9 +27,16 @@ COMMANDS = {
     "join": ("hanse.cli.join:join", "Make this machine a site of a league."),
     "revoke": ("hanse.cli.join:revoke", "Let a site's certificates count no more."),
     "up": ("hanse.cli.run:up", "Start every site of a fleet on this machine."),
-    "site": ("hanse.cli.run:site", "Run one site by itself."),
+    "site": (
+        "hanse.cli.site:app",
+        "Run one site by itself; drain one, put it back, or into maintenance.",
+    ),
     "hub": ("hanse.cli.run:hub", "Run the hub by itself."),
     "warm": ("hanse.cli.run:warm", "Compile kernels and make weights once."),
+    "apply": ("hanse.cli.change:apply", "Put another fleet file in force; nothing is restarted."),
+    "rollback": ("hanse.cli.change:rollback", "Put an earlier fleet file in force again."),
+    "history": ("hanse.cli.change:history", "Revisions of the fleet file: when, who, what."),
+    "upgrade": ("hanse.cli.upgrade:upgrade", "Another version, site by site; stops at a failure."),
     "status": ("hanse.cli.status:status", "Show the running league beside one big site."),
     "explain": (
         "hanse.cli.explain:explain",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hanse.cli.league import state_dir
+from hanse.cli.league import hub_dir
 from hanse.cli.output import say
 from hanse.errors import ConfigError
 
@@ -118,10 +118,10 @@ def token(site: str, /, *, state: Path | None = None, valid_h: float = 1.0) -> i
     from hanse.live.runtime import HUB
     from hanse.units import SECONDS_PER_HOUR
 
-    directory, fleet = _hub(state)
+    directory, fleet = hub_dir(state)
     runtime = directory.read_runtime()
     hub = runtime.hub
-    assert hub is not None, "_hub has looked"
+    assert hub is not None, "hub_dir has looked"
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", site) or site == HUB:
         raise ConfigError("SITE", got=repr(site), allowed="1 to 63 of a-z, 0-9 and hyphen")
     if site in runtime.sites:
@@ -230,7 +230,7 @@ def revoke(site: str, /, *, state: Path | None = None) -> int:
     from hanse.live.ca import open_authority
     from hanse.live.join.token import TokenBook
 
-    directory, fleet = _hub(state)
+    directory, fleet = hub_dir(state)
     authority = open_authority(directory.ca_dir, fleet, time.time(), make=False)
     if authority is None:
         raise ConfigError(
@@ -397,16 +397,6 @@ def _checked(text: str, out: Path) -> None:
 
     for problem in problems_of(parse_fleet(text.encode(), source=str(out))):
         raise problem.error()
-
-
-def _hub(state: Path | None) -> tuple[StateDir, str]:
-    directory = state_dir(state)
-    runtime = directory.read_runtime()
-    if runtime.hub is None:
-        raise ConfigError(
-            "--state", got=f"{directory.path}, a site's", allowed="the hub's", fix="run it there"
-        )
-    return directory, runtime.fleet
 
 
 def _start(done: Come, state: StateDir) -> int:

@@ -16,6 +16,7 @@ from hanse.errors import ConfigError, SiteError
 
 if TYPE_CHECKING:
     from hanse.live.runtime import Runtime, StateDir
+    from hanse.view import LeagueView
 
 TIMEOUT_S = 5.0
 KEY_PREFIX = "hanse-"
@@ -40,6 +41,39 @@ def state_dir(given: Path | None) -> StateDir:
         allowed="the state directory of a league",
         fix="name one with --state, or start a league with `hanse up`",
     )
+
+
+def hub_dir(given: Path | None) -> tuple[StateDir, str]:
+    """The state directory of a hub, as `state_dir`, and its fleet's name.
+
+    Raises:
+        ConfigError: it is of a machine without the hub.
+    """
+    directory = state_dir(given)
+    runtime = directory.read_runtime()
+    if runtime.hub is None:
+        raise ConfigError(
+            "--state", got=f"{directory.path}, a site's", allowed="the hub's", fix="run it there"
+        )
+    return directory, runtime.fleet
+
+
+def read_view(runtime: Runtime) -> LeagueView:
+    """The picture as the controller has it.
+
+    Raises:
+        SiteError: no controller answers.
+    """
+    import msgspec
+
+    from hanse.view import LeagueView
+
+    if runtime.hub is None:
+        raise SiteError("hub", got="none in this runtime")
+    code, answer = call("GET", f"{runtime.hub.dashboard_url}/api/view.json")
+    if code != 200:
+        raise SiteError(runtime.hub.dashboard_url, got=f"status {code}")
+    return msgspec.convert(answer, LeagueView)
 
 
 def secret_of(state: StateDir, key: str) -> str:

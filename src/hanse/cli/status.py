@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse.cli.league import call, state_dir
+from hanse.cli.league import call, read_view, state_dir
 from hanse.cli.output import print_json, say
 from hanse.errors import HanseError, SiteError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hanse.live.runtime import Runtime
-    from hanse.view import LeagueView
+    from hanse.view import LeagueView, StandingView
 
 REFRESH_S = 1.0
 
@@ -47,24 +47,6 @@ def status(*, state: Path | None = None, once: bool = False, json: bool = False)
         return 0
     _watch(runtime)
     return 0
-
-
-def read_view(runtime: Runtime) -> LeagueView:
-    """The picture as the controller has it.
-
-    Raises:
-        SiteError: no controller answers.
-    """
-    import msgspec
-
-    from hanse.view import LeagueView
-
-    if runtime.hub is None:
-        raise SiteError("hub", got="none in this runtime")
-    code, answer = call("GET", f"{runtime.hub.dashboard_url}/api/view.json")
-    if code != 200:
-        raise SiteError(runtime.hub.dashboard_url, got=f"status {code}")
-    return msgspec.convert(answer, LeagueView)
 
 
 def picture(view: LeagueView) -> RenderableType:
@@ -108,13 +90,23 @@ def picture(view: LeagueView) -> RenderableType:
             ]
         colour = {"up": "green", "degraded": "yellow"}.get(site.state, "red")
         state = Text(site.state, style=colour)
+        if site.standing is not None:
+            state = Text(site.standing.state, style="cyan")
         place = f"{site.city}, {site.country}"
         sites.add_row(site.id, site.kind, place, state, site.gateway_url, *cells, str(site.served))
     hub = "hub up" if view.hub_up else "HUB CUT OFF: sites go on with their last table"
-    foot = Text(f"{hub}; table {view.table_version}, epoch {view.epoch}")
+    behind = [s.id for s in view.sites if not s.fleet_in_force and s.state in ("up", "degraded")]
+    late = f" (not yet at {', '.join(behind)})" if behind else ""
+    fleet = f"fleet revision {view.fleet_revision}{late}"
+    foot = Text(f"{hub}; {fleet}; table {view.table_version}, epoch {view.epoch}")
     refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
     disks = [Text(line, style="red") for line in disk_lines(view)]
-    return Group(sides, sites, Text(f"refusals: {refused}"), *disks, foot)
+    out = [
+        Text(f"{site.id}: {standing_text(site.standing, site.state, view.at_s)}", style="cyan")
+        for site in view.sites
+        if site.standing is not None
+    ]
+    return Group(sides, sites, *out, Text(f"refusals: {refused}"), *disks, foot)
 
 
 def disk_lines(view: LeagueView) -> list[str]:
@@ -130,6 +122,16 @@ def disk_lines(view: LeagueView) -> list[str]:
             f"{site.id}: disk {disk.level}, {disk.free_gb:.2f} of {disk.size_gb:.1f} GB free{refuses}{gone}"
         )
     return said
+
+
+def standing_text(standing: StandingView, state: str, now_s: float) -> str:
+    """A site that is out of service, and whether it is heard: in maintenance its silence is no alarm."""
+    heard = "" if state in ("up", "degraded") else f", {state}"
+    left_s = None if standing.until_s is None else max(standing.until_s - now_s, 0.0)
+    end = "" if left_s is None else f", {left_s / 60:.0f} min left"
+    by = f" by {standing.by}" if standing.by else ""
+    why = f": {standing.why}" if standing.why else ""
+    return f"{standing.state}{heard}{end}{by}{why}"
 
 
 def _watch(runtime: Runtime) -> None:

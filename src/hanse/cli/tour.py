@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from hanse.cli.league import call, secret_of, state_dir
+from hanse.cli.league import call, read_view, secret_of, state_dir
 from hanse.cli.output import say
-from hanse.cli.status import read_view
 from hanse.errors import ConfigError, SiteError
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher, Scope
 from hanse.dispatch.snapshot import restored, state_of
 from hanse.errors import ConfigError
+from hanse.model import versions
 
-MAGIC: Final = b"hanseev1"
+MAGIC: Final = versions.EVENT_LOG.now.encode()
 LENGTH_BYTES: Final = 4
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """An outlook and a placement of a thousand sites are a few megabytes."""

@@ -51,6 +51,7 @@ from hanse.dispatch.choose import CACHED_MAX, OUT_COUNT, TRIED_MAX
 from hanse.dispatch.prefix import DIGESTS_MAX
 from hanse.dispatch.shed import flags_of_gate
 from hanse.errors import ConfigError
+from hanse.model import versions
 from hanse.model.fleet import Value
 
 if TYPE_CHECKING:
@@ -59,9 +60,8 @@ if TYPE_CHECKING:
     from hanse.dispatch.load import Load
     from hanse.dispatch.prefix import Prefixes
 
-MAGIC: Final = b"HANSEJN2"
+MAGIC, BLOCK = versions.INPUT_LOG.now.encode(), Struct("<II")
 HEAD_AT: Final = len(MAGIC) + 4
-BLOCK: Final = Struct("<II")
 BUFFER_BYTES: Final = 256 * 1024
 """Some 400 requests; written at every tick of 20 ms, and earlier where it is full."""
 RECORD_BYTES_MAX: Final = 65_535

@@ -167,11 +167,12 @@ class Router:
         return self.table.lawful(subject, self.origin)
 
     def lawful_entries(self, subject: int) -> list[str]:
-        """Sites that may read such a request, nearest to this one first."""
+        """Sites that may read such a request, nearest to this one first; drained ones only where there is no other."""
         rtt_ms = self.table.paths_from(self.origin)["rtt_ms"]
         order = np.argsort(rtt_ms, kind="stable")
-        names = self.table.meta.sites
-        return [names[i].id for i in order.tolist() if self.table.lawful(subject, i)]
+        names, drained = self.table.meta.sites, self.table.sites["drained"]
+        found = [i for i in order.tolist() if self.table.lawful(subject, i)]
+        return [names[i].id for i in [i for i in found if not drained[i]] or found]
 
     def explain(
         self,

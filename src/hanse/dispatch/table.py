@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from hanse.dispatch.paths import paths_from
 from hanse.errors import ConfigError
+from hanse.model import versions
 from hanse.model.fleet import Endpoint, Link, Protocol, SiteKind, Slo, Value
 
 Records = NDArray[Any]
 """A structured array; its dtype is one of those below."""
 
-MAGIC: Final = b"HANSETB2"
-MAGIC_BEFORE: Final = b"HANSETB1"
+MAGIC: Final = versions.TABLE.now.encode()
+MAGIC_BEFORE: Final = versions.TABLE.before[0].encode()
 """Tables whose subjects have no rank yet: on a site's disk after an update, and beside older input logs."""
 ALIGNMENT_BYTES: Final = 64
 """A cache line, and more than any field needs."""
@@ -302,7 +303,7 @@ class Table:
         view = memoryview(buffer)
         magic = bytes(view[:8])
         if magic not in (MAGIC, MAGIC_BEFORE):
-            raise _not_a_table(f"starts with {bytes(view[:8])!r}")
+            raise _not_a_table(versions.TABLE.refusal(magic.decode("latin-1")))
         start = 16 + int.from_bytes(view[8:16], "little")
         try:
             head = msgspec.msgpack.decode(view[16:start], type=_Head)

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from hanse import __version__
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.events import event_to_bytes
 from hanse.errors import HanseError
@@ -47,7 +48,7 @@ from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.identity import load_identity
-from hanse.live.league_file import LeagueFile
+from hanse.live.league_file import LeagueFile, closed_until_s
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
@@ -56,6 +57,7 @@ from hanse.live.shared import (
     FLAG_DISK_LEVEL,
     FLAG_SEAL_COUNT,
     FLAG_TABLE_VERSION,
+    WORKER_TABLE_VERSION,
     SharedPage,
 )
 from hanse.live.site_books import SiteBooks
@@ -63,6 +65,7 @@ from hanse.live.site_keep import LIFELINE_VARIABLE
 from hanse.live.site_retention import SiteRetention
 from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
+from hanse.model import versions
 from hanse.model.fleet import Fleet
 from hanse.view import DecisionRow, SiteStatus
 
@@ -115,6 +118,8 @@ class Agent:
         self.power = PowerKeeper(self.fleet, site_id, self.home)
         self.plant: PlantKeeper | None = None
         """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
+        self._plant_changed = asyncio.Event()
+        self._started_at_s = time.time()
         self.identity = load_identity(self.home / "identity", self.fleet.name, site_id, time.time())
         self._sealer = Sealer(self.home / "evidence", self.identity)
         self.books = SiteBooks(self.home, site_id)
@@ -137,22 +142,42 @@ class Agent:
         ]
         tasks = [asyncio.create_task(_every(name, s, duty)) for name, s, duty in duties]
         tasks.append(asyncio.create_task(_forever("hear decisions", self._hear_decisions)))
-        self.plant = self._make_plant()
-        tasks.append(asyncio.create_task(_forever("keep the plant", self.plant.run)))
+        tasks.append(asyncio.create_task(_forever("keep the plant", self._keep_plant)))
         tasks.append(asyncio.create_task(_forever("bus", self._bus_duties)))
         await asyncio.gather(*tasks)
 
     # --- engines
 
     async def _probe(self) -> None:
+        self.engines.drain(self.league.drained())
         await self.engines.look()
         self.page.flags[FLAG_AGENT_AT_S] = time.time()
 
     # --- plant
 
-    def _make_plant(self) -> PlantKeeper:
+    async def _keep_plant(self) -> None:
+        """One after the other: another fleet may name other devices, which does not wait for a restart."""
+        while True:
+            self._plant_changed.clear()
+            self.plant = self._make_plant(self.plant)
+            keeping = asyncio.ensure_future(self.plant.run())
+            changed = asyncio.ensure_future(self._plant_changed.wait())
+            try:
+                await asyncio.wait({keeping, changed}, return_when=asyncio.FIRST_COMPLETED)
+                if keeping.done():
+                    keeping.result()
+            finally:
+                keeping.cancel()
+                changed.cancel()
+                await asyncio.gather(keeping, changed, return_exceptions=True)
+
+    def _make_plant(self, before: PlantKeeper | None) -> PlantKeeper:
         password = local_password(self.state, self.site_id)
+        if before is not None:
+            before.keep_accounts()
         plant = PlantKeeper(self.fleet, self.site_id, self.home, password, self.engines.see_targets)
+        if before is not None:
+            plant.go_on_from(before)
         self.engines.on_cap = plant.cap
         return plant
 
@@ -256,6 +281,8 @@ class Agent:
         self._demand.follow(fleet)
         self.engines.follow(fleet)
         self.placement.follow(league.toml.encode())
+        if self.plant is not None and not self.plant.follow(fleet):
+            self._plant_changed.set()
 
     def _renewed(self) -> None:
         """Seals name the certificate that they are to be checked by."""
@@ -297,8 +324,17 @@ class Agent:
             facilities=() if plant is None else plant.statuses(now_s),
             load_target=None if plant is None else plant.target(power.drawn_kw, now_s),
             disk=self.retention.status(),
+            fleet_revision=self.league.revision,
+            workers_table_version=int(
+                min(self.page.workers[alive, WORKER_TABLE_VERSION], default=0)
+            ),
+            entered=int(self.page.own[:, :, 0].sum()),
+            spoken=versions.BUS.now,
+            release=__version__,
+            started_at_s=self._started_at_s,
         )
         if plant is not None:
+            plant.closed_until_s = closed_until_s(self.league.standing)
             plant.look(status, self.engines.seated(), meter.idle(now_s), now_s)
             self.books.count(plant.accounts, now_s)
         await self._publish("status", status)

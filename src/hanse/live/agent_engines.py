@@ -28,6 +28,7 @@ from hanse.dispatch.actions import (
 from hanse.dispatch.belief import EngineBelief, EngineSpec
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.events import (
+    DrainRequested,
     EngineDied,
     EngineEmptied,
     EngineProbed,
@@ -177,6 +178,9 @@ class EngineKeeper:
         belief = self.dispatcher.belief
         assert belief is not None, "the fleet was loaded"
         self.meter.follow(fleet)
+        kubernetes = self._drivers["kubernetes"]
+        assert isinstance(kubernetes, KubernetesDriver)
+        kubernetes.follow(fleet, self._address.site)
         placements = carried_over(belief.fleet, belief.placements, fleet)
         epoch, version = (0, 0) if placements is None else belief.placement_version
         event = FleetLoaded(
@@ -187,6 +191,15 @@ class EngineKeeper:
             placement_version=version,
         )
         self._handle(event)
+
+    def drain(self, drained: bool) -> None:
+        """The site takes no new requests, or takes them again; what runs goes on."""
+        belief = self.dispatcher.belief
+        assert belief is not None, "the fleet was loaded"
+        site = self.dispatcher.site
+        if belief.sites[site].drained != drained:
+            now_s, epoch = time.time(), self.dispatcher.epoch
+            self._handle(DrainRequested(at_s=now_s, site=site, drained=drained, epoch=epoch))
 
     def obey(self, epoch: int) -> None:
         """A table of a later epoch has come: nothing of an earlier one counts any more."""

@@ -8,6 +8,7 @@ All of it rests on the disk: a site that starts while cut off has the last fleet
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,8 +25,10 @@ from hanse.live.join.messages import RenewAnswer
 from hanse.live.league_file import (
     LEAGUE,
     LeagueFile,
+    Standing,
     league_bytes,
     league_from_bytes,
+    league_refusal,
     newer,
     read_league,
     site_fleet,
@@ -41,6 +44,8 @@ TAKE_S: Final = 1.0
 RENEW_LOOK_S: Final = 30.0
 """How often the certificate's age is looked at; a hub that was away is asked again after this."""
 RENEW_ANSWER_S_MAX: Final = 5.0
+DRAIN_AFTER_S: Final = 2.0
+"""Gateways hear of a drain by their tables, within two seconds; a site that refused at once would cost requests a detour."""
 
 Clock = Callable[[], float]
 
@@ -74,7 +79,31 @@ class LeagueKeeper:
         self._certificate = (self._home / "identity" / "site.pem").read_bytes()
         self._refused = (0, 0)
         """A revision that this version or this site cannot follow; said once."""
-        write_reach(self._home, reach_of(self.fleet, runtime, site))
+        self._flaw = ""
+        self._stood_s = -math.inf
+        """Since when this process knows how the site stands; what was on disk at its start, others know as well."""
+        self._tell_site()
+
+    @property
+    def revision(self) -> int:
+        """Of the fleet in force here; 0: of a site without a hub."""
+        return 0 if self.league is None else self.league.revision
+
+    @property
+    def standing(self) -> Standing | None:
+        """How this site is out of service; None: it is in it."""
+        return None if self.league is None else self.league.standing.get(self._site)
+
+    def drained(self) -> bool:
+        """Whether engines here are to take nothing new: others are given time to hear of it first."""
+        told = time.monotonic() - self._stood_s >= DRAIN_AFTER_S
+        return self.standing is not None and told
+
+    def _tell_site(self) -> None:
+        standing = self.standing
+        reach = reach_of(self.fleet, self._runtime, self._site)
+        closed = standing is not None and standing.state == "maintenance"
+        write_reach(self._home, msgspec.structs.replace(reach, maintenance=closed))
 
     async def take(self, client: Any) -> None:
         """The newest fleet file and list, where they are newer than ours."""
@@ -82,6 +111,8 @@ class LeagueKeeper:
         league = league_from_bytes(data) if data else None
         if league is not None and newer(league, self.league):
             self._follow(league)
+        elif league is None and data:
+            self._say_once(league_refusal(data))
         data = await _newest(client, bus.REVOKED_SUBJECT)
         if data and self._revoked.accept(data):
             log_line(f"list of revoked certificates: {len(self._revoked.revoked.serials)} on it")
@@ -98,12 +129,20 @@ class LeagueKeeper:
             self._refuse(league, "this site is not in it; what runs goes on as it was")
             return
         replace_file(self._home / LEAGUE, league_bytes(league))
-        self.league = league
-        write_reach(self._home, reach_of(fleet, self._runtime, self._site))
-        if fleet != self.fleet:
-            self.fleet = fleet
+        before, self.league = self.standing, league
+        if (before is None) != (self.standing is None):
+            self._stood_s = time.monotonic()
+            log_line("out of service: drains" if self.standing else "in service again")
+        other, self.fleet = fleet != self.fleet, fleet
+        self._tell_site()
+        if other:
             log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
             self._on_fleet(fleet, league)
+
+    def _say_once(self, flaw: str) -> None:
+        if flaw != self._flaw:
+            self._flaw = flaw
+            log_line(f"not followed: {flaw}")
 
     def _refuse(self, league: LeagueFile, why: str) -> None:
         self._refused = league.epoch, league.revision

@@ -248,6 +248,12 @@ def seats(ca_dir: Path, sites: Iterable[str]) -> dict[str, str]:
     return {site: seat_name(site, known.generations.get(site, 1)) for site in sites}
 
 
+def certified(ca_dir: Path, now_s: float) -> set[str]:
+    """Sites that have a certificate that counts; reads the register, needs no key."""
+    issued = _read_register(ca_dir).issued.values()
+    return {one.site for one in issued if one.revoked_at_s is None and one.expires_at_s > now_s}
+
+
 def ensure_identity(
     state_dir: Path, fleet: str, site: str, now_s: float, *, hosts: Sequence[str] = ()
 ) -> Identity:

@@ -43,21 +43,23 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
-from hanse.live.fleet_change import accepted, change_problem, kept, newest_league, policies_in
+from hanse.live.fleet_change import newest_league, policies_in, settle
+from hanse.live.fleet_in_force import FleetInForce
 from hanse.live.hub_seats import HubSeats
 from hanse.live.jobs import JobBook, site_in
-from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
+from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
+from hanse.live.runtime import StateDir
 from hanse.live.schedules import Schedules
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
-from hanse.model.fleet import Site
+from hanse.model.fleet import Fleet, Site
 from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
-from hanse.view import DecisionRow, LinkStatus, SiteStatus, ViewState
+from hanse.view import DecisionRow, LinkStatus, StandingView, ViewState, read_status
 
 T = TypeVar("T")
 
@@ -74,6 +76,8 @@ SCENARIO_EVERY_S: Final = 5.0
 """A restarted agent knows the scenario after this."""
 FEEDS_EVERY_S: Final = 5.0
 """How often it is looked whether a provider is due; each has its own interval of minutes."""
+PLACES_LOOK_S: Final = 1.0
+"""How soon a controller that is told to place begins."""
 LINKS_EVERY_S: Final = 1.0
 """How often the emulator is asked what it does; for people's eyes."""
 
@@ -91,15 +95,17 @@ class Controller:
         self._dispatcher = Dispatcher("fleet")
         self._log = EventLog(home / "events", time.time(), lambda: state_of(self._dispatcher))
         self._feed = Feed()
-        self._live = LiveFeed(_feeds(prepared))
+        self._feeds = _feeds(self._state, self._fleet)
+        self._live = LiveFeed(self._feeds)
         self._slow = SlowLoop(
             self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
         )
         self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
         self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
-        self._league = _league(prepared, local_site)
-        self._unsent_league = self._league is not None
+        self._fleets = None
+        if local_site is None:  # a site by itself has no revisions
+            self._fleets = FleetInForce(self._state, prepared.runtime, self._adopt)
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
         self._heard_s: dict[str, float] = {}
@@ -134,8 +140,7 @@ class Controller:
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
             tasks.create_task(_every(FEEDS_EVERY_S, self._ask_providers))
-            if self._fleet.slow_loop.places:
-                tasks.create_task(_every(self._slow.every_s, self._look_ahead))
+            tasks.create_task(self._look_ahead())
             tasks.create_task(self._lead())
 
     async def close(self) -> None:
@@ -203,39 +208,27 @@ class Controller:
             placement_version=0 if placed is None else placed.version,
         )
         self._tell(event)
+        league = None if self._fleets is None else self._fleets.league
+        self._stand(league)
 
     # --- the fleet
 
     async def _hear_change(self, message: Any) -> None:
         """Another fleet file is asked for. Who does not lead says nothing: the one that does is asked as well."""
-        if not self._leads or self._league is None:
-            return
-        try:
-            change = msgspec.msgpack.decode(message.data, type=Change)
-        except msgspec.DecodeError as error:
-            answer = Answered(revision=self._league.revision, problem=str(error))
-        else:
-            answer = self._change(self._league, change)
-        await message.respond(msgspec.msgpack.encode(answer))
-
-    def _change(self, known: LeagueFile, change: Change) -> Answered:
-        """Check a change and take it into force: disk, Dispatcher, and with the next tick the sites."""
-        problem = change_problem(known, change)
-        if problem:
-            log_line(f"change by {change.by} refused: {problem}")
-            return Answered(revision=known.revision, problem=problem)
-        league = accepted(known, change, self._state, time.time())
-        self._adopt(league)
-        return Answered(revision=league.revision)
+        belief = self._dispatcher.belief
+        if self._leads and self._fleets is not None and belief is not None:
+            lost = [site for site, known in belief.sites.items() if known.lost]
+            await self._fleets.hear(message, time.time(), self._dispatcher.table, lost)
 
     def _adopt(self, league: LeagueFile) -> None:
         """Act by another revision from now on."""
-        log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
         old, self._fleet = self._fleet, league.fleet()
-        self._league, self._unsent_league = league, True
-        self._view.fleet = self._fleet
-        self._view.gateway_urls = client_urls(self._fleet, self._prepared.runtime)
-        self._slow.follow(self._fleet)
+        self._view.follow(self._fleet, client_urls(self._fleet, self._prepared.runtime))
+        feeds = _feeds(self._state, self._fleet)
+        if feeds != self._feeds:
+            self._feeds, self._live = feeds, LiveFeed(feeds)
+        self._slow.follow(self._fleet, self._live)
+        self._jobs.follow(self._fleet.slow_loop.schedule_every_s)
         belief = self._dispatcher.belief
         assert belief is not None, "a fleet was loaded before any leads"
         event = ev.FleetLoaded(
@@ -247,17 +240,29 @@ class Controller:
             placement_version=belief.placement_version[1],
         )
         self._tell(event)
+        self._stand(league)
         self._scenario_changed.set()  # a new site's power and carbon at once
         self._source.tell()
 
-    async def _take_over_fleet(self) -> None:
-        """Another leader, at another hub, may have taken changes that this one's disk does not know."""
-        if self._league is None:
-            return
-        known = await _until_up(lambda: newest_league(self._client))
-        if known is not None and known.revision > self._league.revision:
-            kept(known, self._state)
-            self._adopt(known)
+    def _stand(self, league: LeagueFile | None) -> None:
+        """Which sites are out of service, and which are in it again."""
+        belief = self._dispatcher.belief
+        assert belief is not None, "a fleet was loaded"
+        standing = {} if league is None else league.standing
+        for site, known in belief.sites.items():
+            if known.drained != (site in standing):
+                drained = site in standing
+                event = ev.DrainRequested(
+                    at_s=time.time(), site=site, drained=drained, epoch=self._dispatcher.epoch
+                )
+                self._tell(event)
+        self._view.standing = {
+            site: StandingView(
+                state=one.state, since_s=one.since_s, until_s=one.until_s, by=one.by, why=one.why
+            )
+            for site, one in standing.items()
+        }
+        self._view.see_league(0 if league is None else league.revision, belief.version + 1)
 
     # --- leadership
 
@@ -268,7 +273,8 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
-                await self._take_over_fleet()
+                if self._fleets is not None:
+                    self._fleets.take_over(await _until_up(lambda: newest_league(self._client)))
                 await self._take_over()
                 self._take_epoch()
             elif led and not leads:
@@ -288,7 +294,8 @@ class Controller:
     def _take_epoch(self) -> None:
         epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
         self._epochs.see(epoch)
-        self._unsent_league = self._league is not None
+        if self._fleets is not None:
+            self._fleets.unsent = True
         log_line(f"leads under epoch {epoch}")
         event = ev.EpochGranted(at_s=time.time(), epoch=epoch)
         self._tell(event)
@@ -301,9 +308,12 @@ class Controller:
     # --- events in
 
     async def _hear_status(self, message: Any) -> None:
-        try:
-            status = msgspec.msgpack.decode(message.data, type=SiteStatus)
-        except msgspec.DecodeError:
+        site = site_in(message.subject)
+        status, flaw = read_status(bytes(message.data))
+        if flaw != self._view.not_understood.get(site, ""):
+            self._view.not_understood[site] = flaw
+            log_line(f"reports of {site}: {flaw or 'understood again'}")
+        if status is None:
             return
         if message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not
@@ -351,7 +361,9 @@ class Controller:
         if changed is not None:
             self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
-        await self._send_league()
+        if self._fleets is not None:
+            self._fleets.look(now_s)
+            await self._fleets.send(self._client, self._dispatcher.epoch)
         await self._send_table()
         await self._send_placement()
         await self._schedules.send(self._client)
@@ -387,8 +399,15 @@ class Controller:
         self._scenario_changed.set()
 
     async def _look_ahead(self) -> None:
-        if self._leads:
-            await self._slow.look()
+        """At the pace of the fleet in force, where that says that the controller places."""
+        while True:
+            if self._leads and self._fleet.slow_loop.places:
+                try:
+                    await self._slow.look()
+                except (HanseError, OSError, TimeoutError) as error:
+                    log_line(repr(error))
+            places = self._fleet.slow_loop.places
+            await asyncio.sleep(self._slow.every_s if places else PLACES_LOOK_S)
 
     def _feed_at(self, now_s: float) -> Feed:
         """The scenario with what providers last said."""
@@ -456,22 +475,6 @@ class Controller:
             else:
                 raise AssertionError(f"not an action of fleet scope: {action}")
 
-    async def _send_league(self) -> None:
-        """The fleet file before anything that rests on it; sites take either order."""
-        league = self._league
-        if league is None or not self._unsent_league:
-            return
-        league = replace(league, epoch=self._dispatcher.epoch)
-        try:
-            js = self._client.jetstream(timeout=2.0)
-            await js.publish(bus.FLEET_SUBJECT, league_bytes(league))
-        except Exception as error:
-            log_line(f"fleet revision {league.revision} not sent yet: {error!r}")
-            return
-        if self._league is not None and self._league.revision == league.revision:
-            self._unsent_league = False
-        log_line(f"sent fleet revision {league.revision}")
-
     async def _send_placement(self) -> None:
         """As with tables. A table comes first: gateways know an offer before a site may have it up."""
         placement = self._unsent_placement
@@ -519,9 +522,8 @@ def _link_status(name: str, link: LinkView) -> LinkStatus:
     )
 
 
-def _feeds(prepared: Prepared) -> tuple[FeedSetting, ...]:
-    named = prepared.fleet.feeds
-    return read_settings(prepared.state.path / named) if named else ()
+def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:
+    return read_settings(state.path / fleet.feeds) if fleet.feeds else ()
 
 
 def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
@@ -529,11 +531,6 @@ def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
     return policies_in(
         prepared.fleet, {name: (prepared.state.path / name).read_text() for name in names}
     )
-
-
-def _league(prepared: Prepared, local_site: str | None) -> LeagueFile | None:
-    """The revision in force; a site by itself has none."""
-    return LeagueStore(prepared.state.hub).newest() if local_site is None else None
 
 
 async def _every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
@@ -583,6 +580,7 @@ def main() -> int:
     parser.add_argument("--local", metavar="SITE", help="publish on this site's own bus")
     arguments = parser.parse_args()
     try:
+        settle(StateDir(arguments.state))
         prepared = resume(arguments.state)
         home = prepared.state.site(arguments.local) if arguments.local else prepared.state.hub
         write_pid(home / "pid" / "controller.pid", os.getpid())

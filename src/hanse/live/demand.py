@@ -17,7 +17,7 @@ REPORT_S: Final = 10.0
 """A thirtieth of a bin: little is lost with an agent that dies, and a thousand sites send a hundred small messages a second."""
 
 
-class DemandReport(Value, frozen=True, kw_only=True):
+class DemandReport(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """What one entry counted since its last report."""
 
     site: str

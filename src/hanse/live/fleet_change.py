@@ -7,17 +7,19 @@ fleet (`dispatch`).
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from hanse.dispatch.policies import PolicyText
-from hanse.errors import HanseError
+from hanse.dispatch.policies import PolicyText, check_policy
+from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
 from hanse.live.first_start import lay_out, problems_of, with_keys
+from hanse.live.fleet_restart import restart_problems, without_joins
 from hanse.live.league_file import (
     Change,
     LeagueFile,
@@ -31,9 +33,20 @@ from hanse.model.fleet import Fleet
 from hanse.model.read import parse_fleet
 from hanse.signals.providers import read_settings
 
+PROBLEMS_SAID_MAX: Final = 5
+JOINING: Final = "join"
+"""Who asks for the change that lets a site in."""
 
-def change_problem(known: LeagueFile, change: Change) -> str:
-    """Why a change cannot be taken; empty: it can."""
+
+def change_problem(
+    known: LeagueFile, change: Change, *, runs: Collection[str] = (), emulated: bool = False
+) -> str:
+    """Why a change cannot be taken; empty: it can.
+
+    Args:
+        runs: Sites that run, or may (`live.fleet_restart`).
+        emulated: Links are.
+    """
     if change.base != known.revision:
         return f"made from revision {change.base}; {known.revision} is in force"
     try:
@@ -51,7 +64,25 @@ def change_problem(known: LeagueFile, change: Change) -> str:
                 read_settings(path)
     except HanseError as error:
         return str(error)
-    return "; ".join(str(problem.error()) for problem in problems_of(fleet)[:5])
+    if problems := problems_of(fleet):
+        return "; ".join(str(problem.error()) for problem in problems[:PROBLEMS_SAID_MAX])
+    if flaws := policy_flaws(known, fleet, change.files):
+        return "; ".join(str(flaw) for flaw in flaws[:PROBLEMS_SAID_MAX])
+    old, new = known.fleet(), fleet
+    for site in (change.joined or ()) if change.by == JOINING else ():
+        old, new = without_joins(old, new, site)
+    errors = restart_problems(old, new, runs=runs, emulated=emulated)
+    return "; ".join(str(error) for error in errors[:PROBLEMS_SAID_MAX])
+
+
+def policy_flaws(known: LeagueFile, fleet: Fleet, files: dict[str, str]) -> list[ConfigError]:
+    """What is wrong with policies that are new or changed: while one is, nothing at all would be admitted."""
+    return [
+        flaw
+        for policy in policies_in(fleet, files)
+        if known.files.get(policy.name) != policy.text
+        for flaw in check_policy(policy)
+    ]
 
 
 def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:
@@ -63,6 +94,13 @@ def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -
     LeagueStore(state.hub).put(league)
     lay_out(league, state)
     return league
+
+
+def settle(state: StateDir) -> None:
+    """A hub that was killed between numbering a revision and laying it out does the rest now: the number is what counts."""
+    newest = LeagueStore(state.hub).newest()
+    if newest is not None and newest.toml.encode() != state.fleet_toml.read_bytes():
+        lay_out(newest, state)
 
 
 def kept(league: LeagueFile, state: StateDir) -> None:

@@ -35,6 +35,10 @@ class JobBook:
         self._told: JobsChanged | None = None
         self._told_at_s = float("-inf")
 
+    def follow(self, schedule_every_s: float) -> None:
+        """Another fleet is in force."""
+        self._every_s = min(PROGRESS_S_MAX, schedule_every_s)
+
     def hear(self, data: bytes, subject_site: str, now_s: float) -> None:
         """A home's report, on the site's own subject."""
         try:

@@ -68,6 +68,11 @@ class KubernetesDriver:
         self._rounds: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._threads = ThreadPoolExecutor(WORKLOADS_MAX, thread_name_prefix="kubernetes")
 
+    def follow(self, fleet: Fleet, site_id: str) -> None:
+        """Another fleet is in force; of a pool that is gone, what runs is still to be ended."""
+        site = next(site for site in fleet.sites if site.id == site_id)
+        self._pools |= {pool.id: pool.kubernetes for pool in site.pools if pool.kubernetes}
+
     def start(self, spec: EngineSpec) -> None:
         """One more replica of its workload is wanted."""
         self._workload(spec).want(spec)

@@ -11,6 +11,7 @@ comes down to sites. `docs/decisions/0010-a-fleet-is-a-numbered-document.md` say
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.live.runtime import StateDir, replace_file
+from hanse.model import versions
 from hanse.model.fleet import Fleet, Id, Value
 from hanse.model.read import parse_fleet, read_fleet
 
@@ -29,10 +31,22 @@ KEPT: Final = 200
 """Revisions that the hub keeps, to go back to: a change a day for half a year."""
 
 
-class LeagueFile(Value, frozen=True, kw_only=True):
+class Standing(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """What a site is not to do for a while, by its operator's word."""
+
+    state: Literal["drained", "maintenance"]
+    """`drained`: no new requests. `maintenance`: that too, and its silence is no alarm."""
+    since_s: float
+    until_s: float | None = None
+    """When it takes work again by itself; None: when somebody says so."""
+    by: str = ""
+    why: str = ""
+
+
+class LeagueFile(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """A fleet file with everything it names, as one revision of a league."""
 
-    schema: Literal["hanse-league/1"] = "hanse-league/1"
+    schema: str = versions.LEAGUE.now
     epoch: int = 0
     """Of the leader that published it, 0 on the hub's disk; of two, the one with the higher (epoch, revision) is newer, as with tables:
     who leads says what is in force, also a hub that came back from an older copy of its disk."""
@@ -49,7 +63,9 @@ class LeagueFile(Value, frozen=True, kw_only=True):
     joined: tuple[Id, ...] = ()
     """Sites on other machines, which came with a token."""
     source_sha256: str = ""
-    """Of the operator's file that a start has last read."""
+    """Of the operator's file that a start or a change has last read."""
+    standing: dict[Id, Standing] = {}
+    """Sites that are out of service. Not part of the file: going back to an older one brings no site back into service."""
 
     def fleet(self) -> Fleet:
         """The fleet with every key's digest.
@@ -71,6 +87,12 @@ class Change(Value, frozen=True, kw_only=True):
     why: str = ""
     joined: tuple[Id, ...] | None = None
     """None: as before, without sites that are gone."""
+    standing: dict[Id, Standing] | None = None
+    """None: as before, without sites that are gone."""
+    source_sha256: str = ""
+    """Of the file that it was made of; empty: of none."""
+    force: bool = False
+    """Take sites out of service even where that leaves requests without a lawful one."""
 
 
 class Answered(Value, frozen=True, kw_only=True):
@@ -90,7 +112,7 @@ class LeagueStore:
 
     def newest(self) -> LeagueFile | None:
         """The revision in force; None before the first."""
-        found = self._numbers()
+        found = self.numbers()
         return self.get(found[-1]) if found else None
 
     def get(self, revision: int) -> LeagueFile:
@@ -99,16 +121,21 @@ class LeagueStore:
         Raises:
             ConfigError: there is none of this number, or it is unreadable.
         """
+        known = self.numbers()
+        if revision not in known:
+            kept = f"{known[0]} to {known[-1]}" if known else "none"
+            raise ConfigError("revision", got=revision, allowed=f"one that is kept: {kept}")
         return read_league(self._path(revision))
 
     def put(self, league: LeagueFile) -> None:
         """Write a revision; the oldest beyond `KEPT` go."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(self._path(league.revision), league_bytes(league))
-        for number in self._numbers()[:-KEPT]:
+        for number in self.numbers()[:-KEPT]:
             self._path(number).unlink(missing_ok=True)
 
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
+        """Of all revisions that are kept, the newest last."""
         return sorted(int(path.stem) for path in self.home.glob("[0-9]*.league"))
 
     def _path(self, revision: int) -> Path:
@@ -116,16 +143,39 @@ class LeagueStore:
 
 
 def league_bytes(league: LeagueFile) -> bytes:
-    """For a file or the wire."""
-    return msgspec.msgpack.encode(league)
+    """For a file or the wire. What the version before does not know is left out while it says nothing (`model.versions`)."""
+    written = msgspec.structs.asdict(league)
+    if not league.standing:
+        del written["standing"]
+    return msgspec.msgpack.encode(written)
 
 
 def league_from_bytes(data: bytes) -> LeagueFile | None:
-    """From the wire; None where it is none of this version."""
+    """From the wire; None where it is none of a version that is understood (`league_refusal` says which it is)."""
+    return None if league_refusal(data) else msgspec.msgpack.decode(data, type=LeagueFile)
+
+
+class _Head(msgspec.Struct):
+    """What any version of the document says of itself."""
+
+    schema: str = ""
+    revision: int = 0
+
+
+def league_refusal(data: bytes) -> str:
+    """Why bytes are not taken as a fleet in force; empty: they are."""
     try:
-        return msgspec.msgpack.decode(data, type=LeagueFile)
-    except msgspec.DecodeError:
-        return None
+        head = msgspec.msgpack.decode(data, type=_Head)
+    except msgspec.DecodeError as error:
+        return f"not a fleet in force: {error}"
+    flaw = versions.LEAGUE.refusal(head.schema)
+    if flaw:
+        return f"revision {head.revision}: {flaw}"
+    try:
+        msgspec.msgpack.decode(data, type=LeagueFile)
+    except msgspec.DecodeError as error:
+        return f"revision {head.revision}: {error}"
+    return ""
 
 
 def read_league(path: Path) -> LeagueFile:
@@ -135,9 +185,13 @@ def read_league(path: Path) -> LeagueFile:
         ConfigError: there is none, or it is unreadable.
     """
     try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=LeagueFile)
-    except (OSError, msgspec.DecodeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise ConfigError(str(path), got=str(error), allowed="a fleet revision") from error
+    found = league_from_bytes(data)
+    if found is None:
+        raise ConfigError(str(path), got=league_refusal(data), allowed="a fleet revision")
+    return found
 
 
 def site_fleet(state: StateDir, site: str) -> Fleet:
@@ -146,6 +200,32 @@ def site_fleet(state: StateDir, site: str) -> Fleet:
     if copy.exists():
         return read_league(copy).fleet()
     return with_digests(read_fleet(state.fleet_toml), read_digests(state))
+
+
+class LeagueCopy:
+    """A site's copy as a process that only reads it follows it."""
+
+    def __init__(self, state: StateDir, site: str) -> None:
+        self._path = state.site(site) / LEAGUE
+        self._seen = self._stamp()
+
+    def newer(self) -> Fleet | None:
+        """The fleet where it is another file than before; None else, and where it cannot be read: the agent says so."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        try:
+            return read_league(self._path).fleet()
+        except ConfigError:
+            return None
+
+    def _stamp(self) -> tuple[int, int]:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_ino, stat.st_mtime_ns
 
 
 def read_digests(state: StateDir) -> dict[str, str]:
@@ -164,6 +244,13 @@ def read_digests(state: StateDir) -> dict[str, str]:
         ) from error
 
 
+def closed_until_s(standing: Standing | None) -> float:
+    """Until when a site's silence is no alarm; infinity: until somebody says so; 0: it is one."""
+    if standing is None or standing.state != "maintenance":
+        return 0.0
+    return math.inf if standing.until_s is None else standing.until_s
+
+
 def newer(a: LeagueFile, b: LeagueFile | None) -> bool:
     """Whether `a` is to replace `b`."""
     return b is None or (a.epoch, a.revision) > (b.epoch, b.revision)
@@ -180,8 +267,7 @@ def imported(
     Raises:
         ConfigError: it would.
     """
-    digest = sha256("\0".join([text, *(f"{n}\0{t}" for n, t in sorted(files.items()))]).encode())
-    source = digest.hexdigest()
+    source = source_digest(text, files)
     if known is None:
         return LeagueFile(
             revision=1, at_s=now_s, by="file", toml=text, files=files, source_sha256=source
@@ -207,13 +293,21 @@ def imported(
         digests=known.digests,
         joined=known.joined,
         source_sha256=source,
+        standing={site: one for site, one in known.standing.items() if site in names},
     )
+
+
+def source_digest(text: str, files: dict[str, str]) -> str:
+    """Of an operator's file with what it names."""
+    parts = [text, *(f"{name}\0{content}" for name, content in sorted(files.items()))]
+    return sha256("\0".join(parts).encode()).hexdigest()
 
 
 def changed(known: LeagueFile, change: Change, fleet: Fleet, now_s: float) -> LeagueFile:
     """The next revision that a change makes of the one in force."""
     names = {site.id for site in fleet.sites}
     joined = known.joined if change.joined is None else change.joined
+    standing = known.standing if change.standing is None else change.standing
     return LeagueFile(
         revision=known.revision + 1,
         at_s=now_s,
@@ -223,7 +317,8 @@ def changed(known: LeagueFile, change: Change, fleet: Fleet, now_s: float) -> Le
         files=change.files,
         digests=known.digests,
         joined=tuple(site for site in dict.fromkeys(joined) if site in names),
-        source_sha256=known.source_sha256,
+        source_sha256=change.source_sha256 or known.source_sha256,
+        standing={site: one for site, one in standing.items() if site in names},
     )
 
 

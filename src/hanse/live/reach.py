@@ -28,6 +28,8 @@ class Reach(Value, frozen=True, kw_only=True):
     """Site id -> base URL of its client port."""
     peers: dict[str, str] = {}
     """Site id -> `host:port` to dial for its hop port."""
+    maintenance: bool = False
+    """Whether clients should go elsewhere: the site's own gateway may end soon."""
 
 
 def reach_of(fleet: Fleet, runtime: Runtime, site: str) -> Reach:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from hanse.errors import ConfigError
+from hanse.model import versions
 from hanse.model.fleet import Fleet, Hub, Id, Site, Value
 from hanse.view import link_id
 
@@ -124,7 +125,7 @@ class Relay(Value, frozen=True, kw_only=True):
 class Runtime(Value, frozen=True, kw_only=True):
     """Every address and port of one running fleet, as `runtime.json` keeps it."""
 
-    schema: str = "hanse-runtime/1"
+    schema: str = versions.RUNTIME.now
     fleet: Id
     hub: HubAddress | None = None
     sites: dict[str, SiteAddress]

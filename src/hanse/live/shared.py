@@ -39,9 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.errors import SiteError
+from hanse.model import versions
 
 MAGIC: Final = b"HANSESHM"
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = int(versions.PAGE.now)
 
 WORKERS_MAX: Final = 16
 OFFERS_MAX: Final = 4096

@@ -14,6 +14,7 @@ from pathlib import Path
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.first_start import Prepared, prepare, resume
+from hanse.live.interpreter import hand_over
 from hanse.live.runtime import StateDir
 from hanse.live.shared import ENGINE_DEAD, ENGINE_STATE, WORKERS_MAX, SharedPage
 from hanse.live.site_keep import print_line
@@ -28,6 +29,9 @@ def run_site(site: str, fleet_path: Path | None, state_path: Path | None) -> int
     Raises:
         ConfigError: the site is unknown, already runs here, or the fleet file is wrong.
     """
+    if state_path is not None:
+        where = ("--site", site, "--state", str(state_path.absolute()))
+        hand_over(StateDir(state_path).site(site), "hanse.live.site_group", where)
     prepared = _prepared(site, fleet_path, state_path)
     address = prepared.runtime.site(site)
     home = prepared.state.site(site)

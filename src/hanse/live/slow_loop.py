@@ -66,9 +66,11 @@ class SlowLoop:
         """Sites whose clock runs ahead."""
         self.counts = self._read()
 
-    def follow(self, fleet: Fleet) -> None:
-        """Another fleet is in force."""
-        self._fleet = fleet
+    def follow(self, fleet: Fleet, live: LiveFeed) -> None:
+        """Another fleet is in force; where it counts demand in other steps, it counts anew."""
+        self._fleet, self._live = fleet, live
+        if fleet.slow_loop.demand_bin_s != self.counts.bin_s:
+            self.counts = DemandCounts(bin_s=fleet.slow_loop.demand_bin_s)
 
     @property
     def every_s(self) -> float:

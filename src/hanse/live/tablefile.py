@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hanse.dispatch.table import Table, TableMeta
 from hanse.errors import HanseError
+from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 
 FILES_KEPT = 3
@@ -25,6 +26,8 @@ class TableFiles:
         self._epoch_path = home / "epoch"
         self.epoch = int(_text(self._epoch_path) or 0)
         self.version = int(_text(home / "current") or 0)
+        self.flaw = ""
+        """Why the last table that came was none for this version."""
         self.meta: TableMeta | None = None
         """Of the table in force."""
         self.pues: dict[str, float] = {}
@@ -39,7 +42,10 @@ class TableFiles:
         """
         try:
             table = Table.from_bytes(data)
-        except HanseError:
+        except HanseError as error:
+            if str(error) != self.flaw:
+                self.flaw = str(error)
+                log_line(f"table not taken: {error}")
             return False
         meta = table.meta
         in_force = self.epoch if self.meta is None else self.meta.epoch

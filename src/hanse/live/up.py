@@ -53,6 +53,8 @@ GROUP_TERM_S_MAX: Final = 7.0
 POLL_S: Final = 0.25
 NO_ENGINE: Final = b"no engine here"
 """What a gateway says that is whole and has nobody to send to: all that a site without engines can be before a peer is heard."""
+IN_MAINTENANCE: Final = b"in maintenance"
+"""What a gateway says that is whole and whose clients should go elsewhere."""
 LINE_EVERY_S: Final = 10.0
 
 LiveView = Callable[[Prepared, asyncio.Event], Awaitable[None]]
@@ -189,6 +191,8 @@ class _League:
             host = address.host if is_loopback(address.host) else LOOPBACK
             status, reason = await get(host, address.client_port, "/readyz", timeout_s=1.0)
             if status == 200 or (status == 503 and site not in serving and NO_ENGINE in reason):
+                continue
+            if status == 503 and IN_MAINTENANCE in reason:
                 continue
             if not await is_listening(LOOPBACK, address.leaf_port):
                 awaited.append(f"{site} bus")

@@ -11,7 +11,7 @@ than the fleet that ran. An offer that the fleet that ran did not have is idle, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch import events as ev
 from hanse.dispatch import journal as form
 from hanse.dispatch import load as loads
 from hanse.dispatch.choose import OUT_COST_USD, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
-from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.declared import declared_table, stand_in_digests
 from hanse.dispatch.journal import Choice, Record
 from hanse.dispatch.load import OWN_DTYPE, Load
 from hanse.dispatch.policies import PolicyText
@@ -38,6 +37,20 @@ FIGURES: Final = {
 }  # fmt: skip
 
 
+EXAMPLES_MAX: Final = 3
+
+
+class Example(Value, frozen=True, kw_only=True):
+    """One of many alike."""
+
+    at_s: float
+    entry: str
+    service: str
+    data_class: str
+    country: str
+    tokens_in: int
+
+
 class Move(Value, frozen=True, kw_only=True):
     """Decisions that went one way and would have gone another."""
 
@@ -45,6 +58,8 @@ class Move(Value, frozen=True, kw_only=True):
     """`site/service/variant`, or the reason of a refusal."""
     now: str
     count: int
+    examples: tuple[Example, ...] = ()
+    """The first of them."""
 
 
 class WhatIf(Value, frozen=True, kw_only=True):
@@ -61,6 +76,8 @@ class WhatIf(Value, frozen=True, kw_only=True):
     now: dict[str, float]
     skipped: int
     """Decisions at entry sites that the other fleet does not have."""
+    earlier: int = 0
+    """Decisions from before `since_s`: of another fleet than the one that ran last, and counted nowhere else."""
 
 
 class FleetFiles(Value, frozen=True, kw_only=True):
@@ -70,14 +87,22 @@ class FleetFiles(Value, frozen=True, kw_only=True):
     policies: tuple[PolicyText, ...] = ()
 
 
-def what_if(where: Path, was: FleetFiles, other: FleetFiles) -> WhatIf:
+def what_if(
+    where: Path | Sequence[Path], was: FleetFiles, other: FleetFiles, *, since_s: float = 0.0
+) -> WhatIf:
     """Ask every recorded decision of another fleet.
+
+    Args:
+        where: Logs, or where `replay.journal_files` finds them.
+        was: The fleet that ran.
+        other: The one to ask.
+        since_s: Since when `was` ran; what was decided before is not asked.
 
     Raises:
         ConfigError: no log, or a table of one is missing beside it.
     """
-    sums = _Sums()
-    for path in journal_files(where):
+    sums = _Sums(since_s)
+    for path in journal_files(where) if isinstance(where, Path) else where:
         asked = _Elsewhere(was, other)
         for record, rebuilt in records_with_state(path):
             asked.take(record, rebuilt)
@@ -88,20 +113,27 @@ def what_if(where: Path, was: FleetFiles, other: FleetFiles) -> WhatIf:
 
 
 class _Sums:
-    def __init__(self) -> None:
+    def __init__(self, since_s: float) -> None:
+        self._since_s = since_s
         self.counts: dict[tuple[str, str], int] = {}
-        self.both = self.skipped = 0
+        self.examples: dict[tuple[str, str], list[Example]] = {}
+        self.both = self.skipped = self.earlier = 0
         self.was: NDArray[np.float64] = np.zeros(len(FIGURES))
         self.now: NDArray[np.float64] = np.zeros(len(FIGURES))
 
     def add(self, choice: Choice, rebuilt: Rebuilt, asked: _Elsewhere) -> None:
         """One decision."""
+        if choice.now_s < self._since_s:
+            self.earlier += 1
+            return
         if asked.asker is None:
             self.skipped += 1
             return
         result = asked.ask(choice)
         names = _name(rebuilt.asker.table, choice.result), _name(asked.asker.table, result)
         self.counts[names] = self.counts.get(names, 0) + 1
+        if names[0] != names[1] and self.counts[names] <= EXAMPLES_MAX:
+            self.examples.setdefault(names, []).append(_example(choice, rebuilt))
         if result >= 0 and choice.result >= 0:
             columns = list(FIGURES.values())
             self.both += 1
@@ -115,12 +147,29 @@ class _Sums:
         return WhatIf(
             decisions=sum(self.counts.values()),
             same=sum(n for (was, now), n in self.counts.items() if was == now),
-            moves=tuple(Move(was=was, now=now, count=n) for was, now, n in moved),
+            moves=tuple(
+                Move(was=was, now=now, count=n, examples=tuple(self.examples[was, now]))
+                for was, now, n in moved
+            ),
             both=self.both,
             was=dict(zip(FIGURES, self.was.tolist(), strict=True)),
             now=dict(zip(FIGURES, self.now.tolist(), strict=True)),
             skipped=self.skipped,
+            earlier=self.earlier,
         )
+
+
+def _example(choice: Choice, rebuilt: Rebuilt) -> Example:
+    meta = rebuilt.asker.table.meta
+    who = meta.subjects[choice.subject]
+    return Example(
+        at_s=choice.now_s,
+        entry=rebuilt.head.site,
+        service=meta.services[choice.service].id,
+        data_class=who.data_class,
+        country=who.country,
+        tokens_in=int(choice.request[0]),
+    )
 
 
 def _name(table: Table, result: int) -> str:
@@ -179,7 +228,12 @@ class _Elsewhere:
         at_s = lived.meta.issued_at_s
         if self._declared is None:  # law may begin and end with time, but not within a recording
             digests = {meta.id: sha256 for sha256, meta in lived.meta.keys.items()}
-            declared = [declared_table(files, digests, at_s) for files in (self._was, self._other)]
+            declared = [
+                declared_table(
+                    files.fleet, files.policies, stand_in_digests(files.fleet) | digests, at_s
+                )
+                for files in (self._was, self._other)
+            ]
             self._declared = declared[0], declared[1]
         table = carried(lived, *self._declared)
         self._maps(lived, table)
@@ -201,7 +255,8 @@ class _Elsewhere:
         rows = dict(_rows(table))
         self._subjects = [0] * len(lived.subjects)
         for who, row in _rows(lived):
-            self._subjects[row] = rows.get(who, 0)
+            # Keys of equal rights share a row: it means something as long as one of them is left.
+            self._subjects[row] = rows.get(who, 0) or self._subjects[row]
         known = set(lived.meta.offers)
         self._new: dict[int, list[tuple[int, float]]] = {}
         for offer, key in enumerate(table.meta.offers):
@@ -282,16 +337,6 @@ def _rows(table: Table) -> Iterator[tuple[tuple[str, str, str], int]]:
         for data_class, countries in meta.subjects.items():
             for country, row in countries.items():
                 yield (meta.id, data_class, country), row
-
-
-def declared_table(files: FleetFiles, digests: dict[str, str], at_s: float) -> Table:
-    """The table of a fleet as its file declares it, without signals."""
-    dispatcher = Dispatcher("fleet")
-    loaded = ev.FleetLoaded(at_s=at_s, fleet=files.fleet, policies=files.policies, digests=digests)
-    dispatcher.handle(loaded)
-    dispatcher.handle(ev.Ticked(at_s=at_s))
-    assert dispatcher.table is not None, "the first tick publishes"
-    return dispatcher.table
 
 
 def carried(lived: Table, was: Table, other: Table) -> Table:

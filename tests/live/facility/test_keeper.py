@@ -17,7 +17,7 @@ from hanse.dispatch.load_targets import LoadTarget
 from hanse.live.facility.exposition import FILE, FRESH_S, fresh_text
 from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.resets import DEAD_S
-from hanse.model.fleet import Facility, Fleet, PlantMeter, Register
+from hanse.model.fleet import Facility, Fleet, PlantMeter, Register, Weights
 from hanse.model.read import read_fleet
 from hanse.view import EngineStatus, PowerStatus, SiteStatus
 from live.facility.redfish_server import ADMIN, Service, redfish_server
@@ -311,3 +311,40 @@ def test_people_see_devices_and_the_names_of_readings(
     told = msgspec.json.decode(capsys.readouterr().out)[SITE]
     assert told["facilities"][0]["state"] == "up"
     assert {r["point"] for r in told["readings"]["bmc"]} >= {"tray1.power", "node1.GPU_0.power"}
+
+
+def test_another_fleet_with_other_devices_is_followed_and_what_is_the_same_goes_on(
+    tmp_path: Path,
+) -> None:
+    """As an agent does when a fleet changes: one keeper ends, the next goes on from what it knew."""
+    register = Register(point="power", quantity="power_w", address=0)
+    with ExitStack() as stack:
+        first, _ = stack.enter_context(modbus_server({0: 7000}))
+        second, _ = stack.enter_context(modbus_server({0: 900}))
+        pv = Facility(id="pv", site=SITE, driver="modbus", url=first, registers=(register,), every_s=0.2)  # fmt: skip
+        wind = msgspec.structs.replace(pv, id="wind", url=second)
+        meter = PlantMeter(id="pv", site=SITE, facility="pv", point="power", measures="pv")
+        other = msgspec.structs.replace(meter, id="wind", facility="wind", measures="wind")
+        plant = Plant(tmp_path, [pv], [meter])
+        fleet = msgspec.structs.replace(plant.fleet, facilities=(pv, wind), meters=(meter, other))
+
+        async def course(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.measured(time.time()).pv, "the sun is read")
+            await until(lambda: keeper.accounts[0].wh > 0.0, "and counted")
+            priced = msgspec.structs.replace(plant.fleet, weights=Weights(usd_per_tonne_co2e=1.0))
+            assert keeper.follow(priced), "a price needs no other devices"
+            assert not keeper.follow(fleet)
+            keeper.keep_accounts()
+            next_one = PlantKeeper(fleet, SITE, tmp_path, "own", plant.targets.append)
+            next_one.go_on_from(keeper)
+            assert next_one.measured(time.time()).pv, "nothing is forgotten meanwhile"
+            assert next_one.accounts[0].wh == pytest.approx(keeper.accounts[0].wh)
+            running = asyncio.create_task(next_one.run())
+            try:
+                found = await until(lambda: next_one.measured(time.time()).wind, "the wind too")
+                assert found.w == pytest.approx(900.0)
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
+
+        plant.run(course)

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +33,10 @@ from hanse.live.batch.standby import Standby
 from hanse.live.batch.store import Store
 from hanse.live.gateway.settings import BATCH_SOCKET, inner_socket
 from hanse.live.identity import load_identity
-from hanse.live.league_file import site_fleet
+from hanse.live.league_file import LeagueCopy, site_fleet
 from hanse.live.reach import ReachFile, reach_of
 from hanse.live.runtime import StateDir, private_socket, replace_file
+from hanse.model.fleet import Fleet
 
 FOLLOW_S: Final = 1.0
 
@@ -75,7 +76,15 @@ async def serve(state: StateDir, site: str) -> None:
         standby.join(api)
         async with asyncio.TaskGroup() as group:
             told = reporting(client, site, lambda: keeper.open_batches())
-            following = _follow(home, access, hops)
+
+            def follow(fleet: Fleet) -> None:
+                """Another fleet is in force: bounds hold for what comes from now on."""
+                follower.scheduled = fleet.slow_loop.places
+                runner.at_once_max = fleet.batch.lines_at_once_max
+                keeper.limits = fleet.batch
+                standby.copies = fleet.batch.home_copies if address.hub_leaf else 1
+
+            following = _follow(home, access, hops, LeagueCopy(state, site), follow)
             for duty in (runner.run(), keeper.run(), standby.run(), following, told):
                 group.create_task(duty)
             group.create_task(_listen(api, private_socket(home / BATCH_SOCKET)))
@@ -85,10 +94,15 @@ async def serve(state: StateDir, site: str) -> None:
         await bus.leave(client)
 
 
-async def _follow(home: Path, access: Access, hops: Hops) -> None:
-    """Ways to other sites, as the agent tells them."""
+async def _follow(
+    home: Path, access: Access, hops: Hops, copy: LeagueCopy, on_fleet: Callable[[Fleet], None]
+) -> None:
+    """Ways to other sites and the fleet in force, as the agent leaves them."""
     file = ReachFile(home)
     while True:
+        fleet = copy.newer()
+        if fleet is not None:
+            on_fleet(fleet)
         reach = file.newer()
         if reach is not None:
             access.urls = reach.urls

@@ -35,7 +35,7 @@ WHOLE: Final = 1e-6
 """Shares are floats: a line that is due but for rounding is due."""
 
 
-class OpenBatch(Value, frozen=True, kw_only=True):
+class OpenBatch(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """One batch that is being worked on."""
 
     id: str
@@ -58,7 +58,7 @@ class OpenBatch(Value, frozen=True, kw_only=True):
     """Site -> seconds of a line there."""
 
 
-class BatchReport(Value, frozen=True, kw_only=True):
+class BatchReport(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """All of one home."""
 
     site: str

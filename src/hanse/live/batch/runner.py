@@ -46,7 +46,7 @@ class Runner:
         self.works: dict[str, Work] = {}
         self._lines = lines
         self._commits = commits
-        self._at_once_max = at_once_max
+        self.at_once_max = at_once_max
         self._progressed = progressed
         self.committed: Callable[[str, int, Note, bytes], None] = lambda *_: None
         """Told of every commit of this home."""
@@ -73,7 +73,7 @@ class Runner:
         try:
             while True:
                 self._wake.clear()
-                while len(self._tasks) < self._at_once_max and self._start_one():
+                while len(self._tasks) < self.at_once_max and self._start_one():
                     pass
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._wait_s()):
@@ -171,7 +171,7 @@ class Runner:
                 lane.window = max(1.0, lane.window * 2.0 / 3.0)
                 self._later(work, number, at, NO_ROOM_S)
             return verdict
-        lane.window = min(float(self._at_once_max), lane.window + 1.0 / lane.window)
+        lane.window = min(float(self.at_once_max), lane.window + 1.0 / lane.window)
         measured = measured_of(answer)
         if answer.status == 200 and "e2e_ms" in measured:
             work.saw(answer.headers.get("x-hanse-site", ""), measured["e2e_ms"] / 1000.0)

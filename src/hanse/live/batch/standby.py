@@ -105,7 +105,7 @@ class Standby:
         self._hops = hops
         self._commits = commits
         self._owners = owners
-        self._copies = copies
+        self.copies = copies
         self._outbox: dict[str, dict[int, Note]] = {}
         """Commits that the standby has not got, by line; a batch is missing until its stream was read once."""
         self._owed: dict[str, tuple[BatchMeta, tuple[Row, ...]]] = {}
@@ -165,7 +165,7 @@ class Standby:
     def _idle(self, meta: BatchMeta) -> bool:
         """Nothing is to be done for it any more, as for most."""
         if meta.home == self.site:
-            return self._copies < 2 or (meta.ended and ("copied" in meta.at_s or not meta.standby))
+            return self.copies < 2 or (meta.ended and ("copied" in meta.at_s or not meta.standby))
         return meta.id not in self._owed and (meta.ended or meta.standby != self.site)
 
     async def _turn(self, meta: BatchMeta) -> None:

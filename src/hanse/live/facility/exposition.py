@@ -6,6 +6,7 @@ Here: `plant_text` and its names. Not here: the page itself; the agent writes th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -43,13 +44,16 @@ def plant_text(
     readings: Iterable[tuple[str, Reading]],
     accounts: Sequence[EnergyAccount],
     resets: int,
+    closed_until_s: float = 0.0,
 ) -> bytes:
     """Prometheus text (format 0.0.4) of a site.
 
     Args:
         readings: (facility, reading).
+        closed_until_s: Until when its silence is no alarm.
     """
-    rows = [*_site(status, resets), *_facilities(status), *_accounts(accounts)]
+    closed: Row = ("hanse_site_maintenance_until_timestamp_seconds", {}, closed_until_s)
+    rows = [closed, *_site(status, resets), *_facilities(status), *_accounts(accounts)]
     for facility, reading in readings:
         name, factor = READING_NAMES[reading.quantity]
         labels = {"facility": facility, "point": reading.point}
@@ -64,7 +68,7 @@ def plant_text(
         inner = ",".join(
             f'{k}="{_escaped(v)}"' for k, v in ({"site": status.site} | labels).items()
         )
-        lines.append(f"{name}{{{inner}}} {value:.10g}")
+        lines.append(f"{name}{{{inner}}} {_number(value)}")
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -138,6 +142,10 @@ def _accounts(accounts: Sequence[EnergyAccount]) -> Iterator[Row]:
         yield "hanse_meter_counted_joules_total", labels, account.counted_wh * joules
         yield "hanse_meter_gap_seconds_total", labels, account.gap_s
         yield "hanse_meter_error_ratio", labels, meter.error_share
+
+
+def _number(value: float) -> str:
+    return "+Inf" if value == math.inf else f"{value:.10g}"
 
 
 def _escaped(text: str) -> str:

@@ -118,7 +118,9 @@ class PlantKeeper:
         self._pue = 1.0
         self.resets_done = 0
         self._shown_at_s = self._told_at_s = float("-inf")
-        own = [f for f in fleet.facilities if f.site == site_id]
+        self.closed_until_s = 0.0
+        """Until when the site's silence is no alarm."""
+        self._own = own = tuple(f for f in fleet.facilities if f.site == site_id)
         self._flex, flex_devices = self._flex_of(own, own_password)
         self._devices = [
             *flex_devices,
@@ -144,6 +146,30 @@ class PlantKeeper:
                     await device.driver.close()
             if self._flex is not None:
                 await self._flex.close()
+
+    # --- another fleet
+
+    def follow(self, fleet: Fleet) -> bool:
+        """Another fleet is in force; False where it names other devices or meters here: then another keeper is to be made."""
+        id = self._site.id
+        self._site = next(site for site in fleet.sites if site.id == id)
+        own = tuple(f for f in fleet.facilities if f.site == id)
+        meters = tuple(m for m in fleet.meters if m.site == id)
+        return (own, meters) == (self._own, self._meters)
+
+    def go_on_from(self, before: PlantKeeper) -> None:
+        """What the keeper before this one knew and held, as far as it is still about the same devices."""
+        same = {f.id for f in self._own if f in before._own}
+        self.readings = {key: r for key, r in before.readings.items() if key[0] in same}
+        self._schedules = {name: s for name, s in before._schedules.items() if name in same}
+        self._cap_kw, self._pue = before._cap_kw, before._pue
+        self.resets_done = before.resets_done
+        self._on_targets(self.schedule())
+
+    def keep_accounts(self) -> None:
+        """Write what was counted so far."""
+        kept = {account.meter.id: account.kept() for account in self.accounts}
+        replace_file(self._home / ACCOUNTS, msgspec.msgpack.encode(kept))
 
     # --- what the agent asks
 
@@ -198,13 +224,14 @@ class PlantKeeper:
         if now_s - self._told_at_s >= TELL_EVERY_S:
             self._told_at_s = now_s
             readings = ((facility, reading) for (facility, _), reading in self.readings.items())
-            text = plant_text(status, readings, self.accounts, self.resets_done)
+            text = plant_text(
+                status, readings, self.accounts, self.resets_done, self.closed_until_s
+            )
             replace_file(self._home / FILE, text)
         if self._devices and now_s - self._shown_at_s >= EVERY_S:
             self._shown_at_s = now_s
             self._show(now_s)
-            kept = {account.meter.id: account.kept() for account in self.accounts}
-            replace_file(self._home / ACCOUNTS, msgspec.msgpack.encode(kept))
+            self.keep_accounts()
 
     def _show(self, now_s: float) -> None:
         names = sorted({name for name, _ in self.readings})

@@ -36,6 +36,8 @@ EXPLAIN = b"/hanse/v1/explain"
 CHECK = b"/hanse/v1/check"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 PART_TIMEOUT_S = 5.0
+IN_MAINTENANCE = "in maintenance"
+"""It serves, but whoever balances clients over gateways should send them elsewhere."""
 NOT_SEALED = b"not sealed yet"
 """A serving site's word that its part will be there in a second: a receipt without it would be unproven for ever."""
 
@@ -203,6 +205,8 @@ class Desk:
                 problem = "the routing table has expired"
             elif not worker.routing.ready:
                 problem = "no engine here and no peer heard of"
+            elif worker.around.maintenance:
+                problem = IN_MAINTENANCE
             else:
                 problem = ""
         body = {"status": problem or "ready", "site": worker.site}

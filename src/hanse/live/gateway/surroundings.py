@@ -36,6 +36,8 @@ class Surroundings:
         self._settings = settings
         self.urls = dict(settings.gateway_urls)
         self.peers = dict(settings.peers)
+        self.maintenance = False
+        """The operator is about to work on this site."""
         self.identity = self._load()
         self._certificate_seen = self._certificate_stamp()
         self._reach = ReachFile(Path(settings.table))
@@ -84,7 +86,7 @@ class Surroundings:
         reach = self._reach.newer()
         if reach is None:
             return False
-        self.urls = reach.urls or self.urls
+        self.urls, self.maintenance = reach.urls or self.urls, reach.maintenance
         known, self.peers = self.peers, reach.peers or self.peers
         return known != self.peers
 

@@ -55,7 +55,8 @@ def start_site(state: StateDir, site: str, say: Callable[[str], None]) -> int:
 
 async def _awaited(host: str, client_port: int, leaf_port: int) -> str:
     status, reason = await get(host, client_port, "/readyz", timeout_s=1.0)
-    if status == 200 or (status == 503 and b"no engine here" in reason):
+    whole = b"no engine here" in reason or b"in maintenance" in reason
+    if status == 200 or (status == 503 and whole):
         return ""
     if not await is_listening(LOOPBACK, leaf_port):
         return "its bus"

@@ -33,9 +33,9 @@ function swap(sections) {
   knownRequests = ids;
 }
 
-// Only what changes a person's picture is spoken: a site or the hub coming or going.
+// Only what changes a person's picture is spoken: a site or the hub coming or going. In maintenance silence is no news.
 function announce(view) {
-  const now = new Map(view.sites.map((site) => [site.id, site.state]));
+  const now = new Map(view.sites.map((site) => [site.id, site.standing ? site.standing.state : site.state]));
   now.set("the hub", view.hub_up ? "up" : "lost");
   const said = [...now].filter(([id, state]) => states.has(id) && states.get(id) !== state).map(([id, state]) => `${id} is now ${state}`);
   states = now;

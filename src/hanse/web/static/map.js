@@ -301,6 +301,7 @@ function corners(site) {
 }
 
 function subtitle(site) {
+  if (site.standing) return site.state === "silent" ? `${site.standing.state}, silent` : site.standing.state;
   if (site.state === "silent") return `silent ${site.age_s.toFixed(0)} s`;
   if (!site.status || site.state === "never seen") return "no report yet";
   const { running, waiting } = site.status;

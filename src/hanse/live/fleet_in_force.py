@@ -1,0 +1,146 @@
+"""The hub's side of the fleet in force: hearing who wants another, judging it, numbering it, sending it down.
+
+Here: `FleetInForce`, one controller's. Not here: what a controller makes of another fleet (`live.controller`), the document
+(`live.league_file`), what makes a change wrong (`live.fleet_change`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from nats.aio.client import Client
+
+from hanse.dispatch.stranded import stranded
+from hanse.dispatch.table import Table
+from hanse.live import bus
+from hanse.live.ca import certified
+from hanse.live.fleet_change import accepted, change_problem, kept
+from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
+from hanse.live.logline import log_line
+from hanse.live.runtime import Runtime, StateDir
+
+Adopt = Callable[[LeagueFile], None]
+STRANDED_SAID_MAX = 5
+TIME_LIMIT = "time limit"
+LOOK_AGAIN_S = 60.0
+"""After an end of a time out of service was refused, which is said in the log: a disk that is full, a file that a newer version refuses."""
+
+
+class FleetInForce:
+    """`league` is the revision in force; `adopt` is called with every one that takes its place."""
+
+    def __init__(self, state: StateDir, runtime: Runtime, adopt: Adopt) -> None:
+        self._state = state
+        self._runtime = runtime
+        self._adopt = adopt
+        self.league: LeagueFile | None = LeagueStore(state.hub).newest()
+        self.unsent = self.league is not None
+        self._look_again_s = 0.0
+
+    async def hear(
+        self, message: Any, now_s: float, table: Table | None, lost: Collection[str]
+    ) -> None:
+        """Another fleet file is asked for; called on the leader alone."""
+        assert self.league is not None, "a hub has a fleet"
+        try:
+            change = msgspec.msgpack.decode(message.data, type=Change)
+        except msgspec.DecodeError as error:
+            answer = Answered(revision=self.league.revision, problem=str(error))
+        else:
+            answer = self.change(change, now_s, table, lost)
+        await message.respond(msgspec.msgpack.encode(answer))
+
+    def change(
+        self, change: Change, now_s: float, table: Table | None = None, lost: Collection[str] = ()
+    ) -> Answered:
+        """Check a change and take it into force: disk, Dispatcher, and with the next tick the sites.
+
+        Args:
+            table: In force; who would be left without a lawful site is read from it.
+            lost: Sites that are not heard.
+        """
+        known = self.league
+        assert known is not None, "a hub has a fleet"
+        runs = {*self._runtime.sites, *certified(self._state.ca_dir, now_s)}
+        problem = change_problem(known, change, runs=runs, emulated=bool(self._runtime.relays))
+        problem = problem or _left_without(known, change, table, lost)
+        if problem:
+            log_line(f"change by {change.by} refused: {problem}")
+            return Answered(revision=known.revision, problem=problem)
+        self.take(accepted(known, change, self._state, now_s))
+        return Answered(revision=known.revision + 1)
+
+    def take(self, league: LeagueFile) -> None:
+        """Act by another revision from now on."""
+        log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
+        self.league, self.unsent = league, True
+        self._adopt(league)
+
+    def take_over(self, published: LeagueFile | None) -> None:
+        """Another leader, at another hub, may have taken changes that this one's disk does not know."""
+        known = self.league
+        if known is not None and published is not None and published.revision > known.revision:
+            kept(published, self._state)
+            self.take(published)
+
+    def look(self, now_s: float) -> None:
+        """Sites whose time out of service is over take work again."""
+        known = self.league
+        if known is None:
+            return
+        if now_s < self._look_again_s:
+            return
+        over = [
+            site
+            for site, one in known.standing.items()
+            if one.until_s is not None and one.until_s <= now_s
+        ]
+        if over:
+            stay = {site: one for site, one in known.standing.items() if site not in over}
+            why = f"{', '.join(over)} in service again"
+            change = Change(
+                base=known.revision,
+                toml=known.toml,
+                files=known.files,
+                by=TIME_LIMIT,
+                why=why,
+                standing=stay,
+            )
+            if self.change(change, now_s).problem:
+                self._look_again_s = now_s + LOOK_AGAIN_S
+
+    async def send(self, client: Client, epoch: int) -> None:
+        """The fleet file before anything that rests on it; sites take either order."""
+        league = self.league
+        if league is None or not self.unsent:
+            return
+        league = replace(league, epoch=epoch)
+        try:
+            js = client.jetstream(timeout=2.0)
+            await js.publish(bus.FLEET_SUBJECT, league_bytes(league))
+        except Exception as error:
+            log_line(f"fleet revision {league.revision} not sent yet: {error!r}")
+            return
+        if self.league is not None and self.league.revision == league.revision:
+            self.unsent = False
+        log_line(f"sent fleet revision {league.revision}")
+
+
+def _left_without(
+    known: LeagueFile, change: Change, table: Table | None, lost: Collection[str]
+) -> str:
+    """Why sites should not be taken out of service; empty: nobody is left without a lawful one."""
+    out = set(change.standing or ()) - set(known.standing)
+    if change.force or not out:
+        return ""
+    if table is None:
+        return "this hub has just begun to lead and has no table yet; try again in a second"
+    left = stranded(table, out, lost)
+    if not left:
+        return ""
+    said = "; ".join(one.text for one in left[:STRANDED_SAID_MAX])
+    more = f"; and {len(left) - STRANDED_SAID_MAX} more" if len(left) > STRANDED_SAID_MAX else ""
+    return f"no other site may and can answer: {said}{more}"
