@@ -17,9 +17,9 @@ from hanse.dispatch.place_rows import Bools, Floats, Ints
 from hanse.milp import INF
 from hanse.units import SECONDS_PER_HOUR
 
-EVALUATIONS_MAX: Final = 15_000
-"""Of placements, from one start: 20 ms for twenty sites with two services."""
-OPENED_MAX: Final = 40_000
+EVALUATIONS_EACH: Final = 100
+"""Of placements, from one start, for each offer that may get replicas: 15 ms for twenty sites with two services."""
+OPENED_EACH: Final = 300
 """From the best of all starts, with all moves."""
 CANDIDATES_MIN: Final = 400
 CANDIDATES_EACH: Final = 4
@@ -182,9 +182,11 @@ class Local:
         if not (r.offer_max > np.where(r.offer_fixed, r.offer_max, 0.0)).any():
             return self.fitted(r.offer_max)
         self.fixed.offer_at[:, pc.CANDIDATE] = candidates[self.offers]
-        found = [self.descend(self.fitted(n), EVALUATIONS_MAX, opens=False) for n in starts]
+        count = int(candidates.sum())
+        each = EVALUATIONS_EACH * count
+        found = [self.descend(self.fitted(n), each, opens=False) for n in starts]
         n, _ = min(found, key=lambda one: one[1])
-        n, _ = self.descend(n, OPENED_MAX, opens=True)
+        n, _ = self.descend(n, OPENED_EACH * count, opens=True)
         return n
 
     def descend(self, n: Floats, evaluations_max: int, *, opens: bool) -> tuple[Floats, float]:
