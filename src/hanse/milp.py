@@ -25,6 +25,16 @@ COST_ERROR: Final = 1e-5
 """Relative; sums of thousands of terms agree to 1e-9."""
 
 
+OTHER_WAYS: Final = (
+    ("presolve", "choose", "choose"),
+    ("presolve", "off", "choose"),
+    ("simplex_strategy", 4, 1),
+    ("solver", "ipm", "choose"),
+)
+"""Options and their defaults, one after the other where HiGHS 1.16 gives up (`Unknown`, from a basis that rows were added to) or contradicts itself
+(presolve undone wrongly, a solution that costs ten times what is said of it): afresh, without presolve, by the primal simplex method, by interior points."""
+
+
 COST_MAX: Final = 1e4
 """Solvers' tolerances are absolute: dearer columns make all costs smaller by a power of two, inside."""
 
@@ -289,17 +299,17 @@ class Solver:
 
     def _run(self, otherwise: str) -> Outcome:
         self.highs.run()
-        if not self._consistent():
-            # Seen with HiGHS 1.16: presolve undone wrongly, a solution that costs ten times what is said of it.
-            self.highs.setOptionValue("presolve", "off")
+        for name, value, default in OTHER_WAYS:
+            if self._answered() and self._consistent():
+                break
+            self.highs.setOptionValue(name, value)
+            self.highs.clearSolver()
             self.highs.run()
-            self.highs.setOptionValue("presolve", "choose")
-            assert self._consistent(), "HiGHS contradicts itself without presolve, too"
-        status = self.highs.getModelStatus()
-        optimal = status == highspy.HighsModelStatus.kOptimal
+            self.highs.setOptionValue(name, default)
         # Slacks make every model feasible, and costs keep it bounded: all else is a bug of ours.
-        limit = highspy.HighsModelStatus.kSolutionLimit, highspy.HighsModelStatus.kIterationLimit
-        assert optimal or status in limit, self.highs.modelStatusToString(status)
+        said = self.highs.modelStatusToString(self.highs.getModelStatus())
+        assert self._answered() and self._consistent(), f"HiGHS finds no way: {said}"
+        optimal = self.highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
         solution, info = self.highs.getSolution(), self.highs.getInfo()
         objective = float(info.objective_function_value) * self.unit
         whole = otherwise == "nodes" and len(self.integers) > 0
@@ -314,6 +324,12 @@ class Solver:
             bound=float(info.mip_dual_bound) * self.unit if whole else objective,
             nodes=max(0, int(info.mip_node_count)) if whole else 0,
         )
+
+    def _answered(self) -> bool:
+        """Optimal, or as far as the limits let it go."""
+        kinds = highspy.HighsModelStatus
+        answers = kinds.kOptimal, kinds.kSolutionLimit, kinds.kIterationLimit
+        return self.highs.getModelStatus() in answers
 
     def _consistent(self) -> bool:
         """The values cost what the solver says they do."""

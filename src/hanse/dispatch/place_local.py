@@ -21,6 +21,9 @@ EVALUATIONS_EACH: Final = 100
 """Of placements, from one start, for each offer that may get replicas: 15 ms for twenty sites with two services."""
 OPENED_EACH: Final = 300
 """From the best of all starts, with all moves."""
+EVALUATIONS_MAX: Final = 50_000
+OPENED_MAX: Final = 150_000
+"""And no more than so many: of 200 sites the program says more than moves do."""
 CANDIDATES_MIN: Final = 400
 CANDIDATES_EACH: Final = 4
 """Offers that may get replicas: all where they are few, else so many for each that the relaxed program uses."""
@@ -183,10 +186,10 @@ class Local:
             return self.fitted(r.offer_max)
         self.fixed.offer_at[:, pc.CANDIDATE] = candidates[self.offers]
         count = int(candidates.sum())
-        each = EVALUATIONS_EACH * count
+        each = min(EVALUATIONS_EACH * count, EVALUATIONS_MAX)
         found = [self.descend(self.fitted(n), each, opens=False) for n in starts]
         n, _ = min(found, key=lambda one: one[1])
-        n, _ = self.descend(n, OPENED_EACH * count, opens=True)
+        n, _ = self.descend(n, min(OPENED_EACH * count, OPENED_MAX), opens=True)
         return n
 
     def descend(self, n: Floats, evaluations_max: int, *, opens: bool) -> tuple[Floats, float]:
