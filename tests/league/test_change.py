@@ -177,6 +177,7 @@ def test_keys_come_and_go_everywhere_and_nothing_restarts(league: Changed) -> No
     assert [row["revision"] for row in rows[:3]] == [before + 2, before + 1, before]
 
 
+@pytest.mark.long  # a league, ten seconds
 def test_the_file_a_person_applied_is_the_one_a_restart_goes_on_with(league: Changed) -> None:
     """Else the next `hanse up FILE` would take a rollback back."""
     from hanse.live.league_file import imported
@@ -191,6 +192,7 @@ def test_the_file_a_person_applied_is_the_one_a_restart_goes_on_with(league: Cha
     assert imported(text, {}, known, fleet, time.time()) == known
 
 
+@pytest.mark.long  # a league, ten seconds
 def test_a_removed_right_is_told_before_it_is_taken(league: Changed) -> None:
     """From the evidence: who asked what, and whether anybody may answer under the new file."""
     for _ in range(3):
@@ -261,6 +263,7 @@ def test_what_needs_a_restart_is_refused_whole(
     assert league.revision == before
 
 
+@pytest.mark.long  # a league, ten seconds
 def test_a_site_leaves_only_by_name_and_a_wrong_file_says_where(league: Changed) -> None:
     before, text = league.revision, league.toml
     london = re.sub(
@@ -288,6 +291,7 @@ def test_a_site_leaves_only_by_name_and_a_wrong_file_says_where(league: Changed)
     wait_until(lambda: not league.unwell(), "london is one of the league again", HEARD_S_MAX)
 
 
+@pytest.mark.long  # a league, ten seconds
 def test_an_agent_follows_new_devices_and_meters(league: Changed) -> None:
     """Its plant is made anew, and goes on with what was measured; nothing else notices."""
     pytest.importorskip("pymodbus", reason="pip install pymodbus")

@@ -137,6 +137,7 @@ def test_what_the_stream_lost_in_a_cut_is_sent_again(rig: Rig) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.long  # a bus is filled
 def test_the_hubs_stream_lets_go_of_what_is_in_files_and_goes_on_after_a_restart(rig: Rig) -> None:
     async def test() -> None:
         lyon = Lyon(rig)
