@@ -40,10 +40,10 @@ from hanse.live.runtime import StateDir
 
 SITE_PROCESSES = 2
 READY_S_MAX = 100.0
-DONE_S_MAX = 60.0
-CALM_S = 2.0
+DONE_S_MAX = 40.0
+CALM_S = 1.5
 """Between two measurements, so that one does not wait for the other."""
-IDLE_S = 20.0
+IDLE_S = 10.0
 PROCESSES = ("nats", "controller", "door")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
