@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 from rig.process import build_rig_env, start, stop
 from rig.report import describe_machine
-from rig.scale_fleet import prepared, site_name
+from rig.scale_fleet import prepared
 
 from hanse.dispatch import events as ev
 from hanse.dispatch.eventlog import entries
@@ -206,9 +206,13 @@ class Scale:
                 asked_s = time.time()
                 revision = await asyncio.to_thread(self._stand, site, out)
                 answered.append(time.time() - asked_s)
-                table = await self._table_with(asked_s, lambda t: (site in t["drained"]) == out)
+                table = await self._table_with(
+                    asked_s, lambda t, site=site, out=out: (site in t["drained"]) == out
+                )
                 league = await self.sites.until(
-                    lambda: self.sites.complete("revision", revision), DONE_S_MAX, "a revision"
+                    lambda revision=revision: self.sites.complete("revision", revision),
+                    DONE_S_MAX,
+                    "a revision",
                 )
                 revised.append(max(league["acked"]) - asked_s)
                 in_force.append(max(max(table["acked"]), max(league["acked"])) - asked_s)
@@ -277,11 +281,13 @@ class Scale:
                 DONE_S_MAX, "silence",
             )  # fmt: skip
             said = f"site {site} is silent"
-            await _until(lambda: said in self.hub.log()[offset:], DONE_S_MAX, said)
+            await _until(
+                lambda said=said, offset=offset: said in self.hub.log()[offset:], DONE_S_MAX, said
+            )
             noticed.append((site, silent["at_s"]))
             asked_s = time.time()
             await asyncio.to_thread(self._stand, site, True)
-            table = await self._table_with(asked_s, lambda t: site in t["drained"])
+            table = await self._table_with(asked_s, lambda t, site=site: site in t["drained"])
             in_force.append(max(table["acked"]) - silent["at_s"])
             self.sites.order(resume=site)
             await asyncio.to_thread(self._stand, site, False)

@@ -24,7 +24,10 @@ EMBEDS_EACH = 4
 """Every fourth site also embeds."""
 TENANTS = 20
 COUNTRIES = ("DE", "FR", "NL", "SE", "PL", "IT", "ES", "GB", "US", "JP")
-STAND_IN = frozenset("DE FR NL SE PL IT ES GB US JP FI NO AT BE CH DK IE PT CZ CA AU BR IN KR".split())
+STAND_IN = frozenset(
+    ("DE", "FR", "NL", "SE", "PL", "IT", "ES", "GB", "US", "JP", "FI", "NO", "AT", "BE", "CH", "DK", "IE", "PT", "CZ", "CA", "AU")
+)  # fmt: skip
+"""Countries whose electricity has published means."""
 CHIPS = 4
 ACCESS_MS = 4.0
 """Of both access networks of a link, beyond light in fibre."""

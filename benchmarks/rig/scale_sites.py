@@ -128,6 +128,7 @@ class LightSite(asyncio.Protocol):
         self._buffer = bytearray()
         self._sync = b""
         """Deliver subject of the hub's source of evidence."""
+        self._fed_at = ""
         self._turn = 0
         self._started_at_s = time.time()
         self.address: tuple[str, int] = ("", 0)
@@ -154,6 +155,11 @@ class LightSite(asyncio.Protocol):
         lines = [b"CONNECT " + msgspec.json.encode(hello)]
         lines += [f"SUB {subject} {i}".encode() for i, subject in enumerate(subjects, 1)]
         transport.write(b"\r\n".join(lines) + b"\r\n")
+        self._feed(fed)
+
+    def _feed(self, fed: str) -> None:
+        """The consumer that a leaf's stream is sourced by."""
+        s, self._fed_at = self.site, fed
         config = {
             "deliver_subject": fed,
             "deliver_policy": "last_per_subject", "filter_subject": "hanse.>",
@@ -217,9 +223,9 @@ class LightSite(asyncio.Protocol):
     def _hear(self, subject: bytes, reply: bytes, data: bytes) -> None:
         if subject.startswith(b"$JS."):
             self._asked(subject, reply, data)
-        elif subject.endswith(b".created"):
-            if b'"error"' in data:
-                say({"error": f"{self.site}: {data.decode()}"})
+        elif subject.endswith(b".created") and b'"error"' in data:
+            # As a leaf does: again. Where the one before is not forgotten yet, the stream may have its most.
+            asyncio.get_running_loop().call_later(RECONNECT_S, self._feed, self._fed_at)
         # The scenario, schedules and what the hub holds: read, as an agent would.
 
     def _fed(self, reply: bytes, head: bytes, data: bytes) -> None:
