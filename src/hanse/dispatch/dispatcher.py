@@ -226,17 +226,26 @@ class Dispatcher:
         site.heard_at_s = max(site.heard_at_s, event.at_s)
         site.table_version, site.shed_level = event.table_version, event.shed_level
         site.placement_version = event.placement_version
-        serving = known_placements(belief.fleet, event.site, event.serving)
-        if serving != site.serving:
-            before = described(belief.placements, belief.sites)
-            site.serving = serving
-            after = described(belief.placements, belief.sites)
-            if after != before:
-                belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, after)
-                self.stale = True
+        if event.serving != site.serving:
+            self._hear_serving(belief, event.site, site, event.serving)
         if event.epoch > self._epoch:
             return [act.StepDown(epoch=self._epoch, epoch_seen=event.epoch)]
         return [] if was_up else [self._log("info", f"site {event.site} reports")]
+
+    def _hear_serving(
+        self, belief: Belief, name: str, site: SiteBelief, said: tuple[Placement, ...]
+    ) -> None:
+        """What is up at a site is not what it was; a table that describes that site alike is the same table, whatever the others do."""
+        serving = known_placements(belief.fleet, name, said)
+        if serving == site.serving:
+            return
+        placed = tuple(p for p in belief.placements if p.site == name)
+        before = described(placed, {name: site})
+        site.serving = serving
+        if described(placed, {name: site}) != before:
+            every = described(belief.placements, belief.sites)
+            belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, every)
+            self.stale = True
 
     def _tell_sites(self, belief: Belief, at_s: float) -> list[Action]:
         """The placement once, and again whenever what sites have to keep up for each other changes."""

@@ -35,7 +35,7 @@ from hanse.dispatch.rolling import carried_over, league_problem
 from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
-from hanse.errors import HanseError
+from hanse.errors import FeedError, HanseError
 from hanse.live import bus
 from hanse.live.archive import archive_evidence
 from hanse.live.bus_sources import watch_sources
@@ -54,6 +54,7 @@ from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
 from hanse.live.runtime import StateDir
 from hanse.live.schedules import Schedules
+from hanse.live.silence import Silence
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Fleet, Site
@@ -108,8 +109,9 @@ class Controller:
             self._fleets = FleetInForce(self._state, prepared.runtime, self._adopt)
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
-        self._heard_s: dict[str, float] = {}
+        self._silence = Silence(SITE_SILENT_S, TICK_S, time.monotonic())
         self._failures = Failures()
+        self._figureless: dict[str, str] = {}  # sites of whose power nothing is known, and why
         self._rule_texts: dict[str, str] = {}
         self._view = ViewState(self._fleet, client_urls(self._fleet, prepared.runtime))
         self._source = LeagueSource(self._view)
@@ -136,6 +138,7 @@ class Controller:
                 tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
                 archive = archive_evidence(self._client, self._state, lambda: self._fleet)
                 tasks.create_task(archive)
+            tasks.create_task(_every(TICK_S, self._listen))
             tasks.create_task(_every(TICK_S, self._tick))
             tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
@@ -186,8 +189,7 @@ class Controller:
 
     def _load(self, newest_table: bytes, placed: ev.PlacementDecided | None) -> None:
         """The fleet, going on from the newest table so that offers keep their indices, and from the last placement."""
-        offers: tuple[str, ...] = ()
-        version = 0
+        offers, version = tuple[str, ...](), 0
         if placed is not None:
             self._epochs.see(placed.epoch)
             if placed.fleet_digest != fleet_digest(self._fleet):
@@ -208,8 +210,7 @@ class Controller:
             placement_version=0 if placed is None else placed.version,
         )
         self._tell(event)
-        league = None if self._fleets is None else self._fleets.league
-        self._stand(league)
+        self._stand(None if self._fleets is None else self._fleets.league)
 
     # --- the fleet
 
@@ -249,12 +250,10 @@ class Controller:
         belief = self._dispatcher.belief
         assert belief is not None, "a fleet was loaded"
         standing = {} if league is None else league.standing
+        epoch = self._dispatcher.epoch
         for site, known in belief.sites.items():
-            if known.drained != (site in standing):
-                drained = site in standing
-                event = ev.DrainRequested(
-                    at_s=time.time(), site=site, drained=drained, epoch=self._dispatcher.epoch
-                )
+            if known.drained != (drained := site in standing):
+                event = ev.DrainRequested(at_s=time.time(), site=site, drained=drained, epoch=epoch)
                 self._tell(event)
         self._view.standing = {
             site: StandingView(
@@ -297,8 +296,7 @@ class Controller:
         if self._fleets is not None:
             self._fleets.unsent = True
         log_line(f"leads under epoch {epoch}")
-        event = ev.EpochGranted(at_s=time.time(), epoch=epoch)
-        self._tell(event)
+        self._tell(ev.EpochGranted(at_s=time.time(), epoch=epoch))
         self._view.epoch = epoch
 
     @property
@@ -317,7 +315,7 @@ class Controller:
             return
         if message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not
-        self._heard_s[status.site] = time.monotonic()
+        self._silence.hear(status.site, time.monotonic())
         self._epochs.see(status.epoch)
         self._view.hear_status(status, time.time())
         self._jobs.see(status)
@@ -348,17 +346,11 @@ class Controller:
 
     async def _tick(self) -> None:
         now_s = time.time()
-        for site, heard_s in list(self._heard_s.items()):
-            if time.monotonic() - heard_s > SITE_SILENT_S:
-                del self._heard_s[site]
-                self._tell(ev.SiteLost(at_s=now_s, site=site))
-                self._source.tell()
         self._view.hub_up = self._client.is_connected
         if not self._leads:
             self._schedules.drop()
             return
-        changed = self._jobs.due(now_s)
-        if changed is not None:
+        if (changed := self._jobs.due(now_s)) is not None:
             self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
         if self._fleets is not None:
@@ -368,6 +360,12 @@ class Controller:
         await self._send_placement()
         await self._schedules.send(self._client)
 
+    async def _listen(self) -> None:
+        """Waits for nothing, so a look that comes late says that all of this process was held up."""
+        for site in self._silence.lost(time.monotonic()):
+            self._tell(ev.SiteLost(at_s=time.time(), site=site))
+            self._source.tell()
+
     async def _observe_signals(self) -> None:
         """Every half minute, and at once when the scenario changes."""
         while True:
@@ -375,8 +373,13 @@ class Controller:
             now_s = time.time()
             feed = self._feed_at(now_s)
             for site in self._fleet.sites:
-                load_kw = self._load_kw(site)
-                found = site_signals(site, feed, now_s, load_kw=load_kw)
+                try:
+                    found = site_signals(site, feed, now_s, load_kw=self._load_kw(site))
+                except FeedError as error:  # no figures: what the table has goes on
+                    if self._figureless.setdefault(site.id, "") != str(error):
+                        self._figureless[site.id] = str(error)
+                        log_line(f"figures of {site.id}: {error}")
+                    continue
                 event = ev.SignalsObserved(
                     at_s=now_s,
                     site=site.id,

@@ -27,10 +27,10 @@ from hanse.live.league_file import (
     changed,
     league_from_bytes,
     named_files,
+    parsed,
 )
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import Fleet
-from hanse.model.read import parse_fleet
 from hanse.signals.providers import read_settings
 
 PROBLEMS_SAID_MAX: Final = 5
@@ -50,7 +50,7 @@ def change_problem(
     if change.base != known.revision:
         return f"made from revision {change.base}; {known.revision} is in force"
     try:
-        fleet = parse_fleet(change.toml.encode(), source="fleet")
+        fleet = parsed(change.toml)
         name = known.fleet().name
         if fleet.name != name:
             return f"name: got {fleet.name!r}, need {name!r}"
@@ -87,7 +87,7 @@ def policy_flaws(known: LeagueFile, fleet: Fleet, files: dict[str, str]) -> list
 
 def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:
     """The next revision, with keys made for whoever has none, on the hub's disk."""
-    fleet = with_keys(parse_fleet(change.toml.encode(), source="fleet"), state)
+    fleet = with_keys(parsed(change.toml), state)
     league = changed(known, change, fleet, now_s)
     digests = {key.id: key.sha256 for tenant in fleet.tenants for key in tenant.keys}
     league = replace(league, digests=digests)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from nats.aio.client import Client
 
@@ -33,21 +34,18 @@ class HubSeats:
         self._client = client
         self._sites: tuple[str, ...] = ()
         self._list = b""
+        self._rests_on: tuple[object, ...] = ()
+        """What the configuration was last made of."""
         self._put_out = False
         """Connections have yet to be ended."""
 
     async def tend(self, sites: Sequence[str]) -> None:
         """Let in who joined, put out who was revoked, tell all sites what is revoked."""
-        known = seats(self._state.ca_dir, sites)
-        conf = json.dumps(bus.hub_conf(self._runtime, self._state, known), indent=1)
-        path = self._state.hub / "hub.conf"
-        before = path.read_text() if path.exists() else ""
-        if conf != before:
-            gone = _users(before) - _users(conf)
-            bus.write_hub_conf(self._runtime, self._state, known)
-            signal_pid(self._state.hub / "pid" / "nats.pid")
-            log_line(f"hub bus: {len(known)} sites may sit, {len(gone)} no more")
-            self._put_out = self._put_out or bool(gone)
+        rests_on = (tuple(sites), *(_stamp(path) for path in self._files()))
+        if rests_on != self._rests_on:
+            self._write(sites)
+            # Of before it was looked at, but for what was just written: what changed meanwhile is looked at next time.
+            self._rests_on = (*rests_on[:-1], _stamp(self._conf))
         if self._put_out:
             await self._end_connections()
             self._put_out = False
@@ -55,6 +53,26 @@ class HubSeats:
             await bus.ensure_hub_streams(self._client, sites)
             self._sites = tuple(sites)
         await self._tell_revoked()
+
+    @property
+    def _conf(self) -> Path:
+        return self._state.hub / "hub.conf"
+
+    def _files(self) -> tuple[Path, ...]:
+        """What the configuration is made of, and the configuration itself, which somebody may have written over."""
+        return self._state.ca_dir / "issued.json", self._state.hub / "bus.json", self._conf
+
+    def _write(self, sites: Sequence[str]) -> None:
+        """The configuration anew, where it comes out otherwise: of a thousand sites it is more than a megabyte, too much for every second."""
+        known = seats(self._state.ca_dir, sites)
+        conf = json.dumps(bus.hub_conf(self._runtime, self._state, known), indent=1)
+        before = self._conf.read_text() if self._conf.exists() else ""
+        if conf != before:
+            gone = _users(before) - _users(conf)
+            bus.write_hub_conf(self._runtime, self._state, known)
+            signal_pid(self._state.hub / "pid" / "nats.pid")
+            log_line(f"hub bus: {len(known)} sites may sit, {len(gone)} no more")
+            self._put_out = self._put_out or bool(gone)
 
     async def _end_connections(self) -> None:
         client = await bus.connect_keeper(self._runtime, self._state, name="seats")
@@ -72,6 +90,15 @@ class HubSeats:
         await self._client.jetstream(timeout=2.0).publish(bus.REVOKED_SUBJECT, data)
         self._list = data
         log_line("sent the list of revoked certificates")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Tells one writing of a file from another; each is by rename, so it has another inode as well."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _users(conf: str) -> set[str]:
