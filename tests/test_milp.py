@@ -23,7 +23,7 @@ class GivesUp:
         self.runs += 1
         return self._highs.run()
 
-    def getModelStatus(self) -> Any:  # noqa: N802
+    def getModelStatus(self) -> Any:
         unknown = highspy.HighsModelStatus.kUnknown
         return unknown if self.runs < self._after else self._highs.getModelStatus()
 
