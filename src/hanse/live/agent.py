@@ -50,6 +50,7 @@ from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.gateway.seen import unheard
 from hanse.live.identity import load_identity
 from hanse.live.league_file import LeagueFile, closed_until_s
+from hanse.live.link_watch import LinkKeeper
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
@@ -129,6 +130,7 @@ class Agent:
         alone = not self.runtime.site(site_id).hub_leaf
         self.retention = SiteRetention(self.home, site_id, self._sealer, self.books, alone=alone)
         self.hub_connected = False
+        self._link = LinkKeeper(self.home, self.runtime.site(site_id).hub_leaf)
         self.client: Any = None
         self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
         self._demand = DemandMeter(self.fleet, site_id)
@@ -362,6 +364,7 @@ class Agent:
 
     async def _see_hub(self) -> None:
         self.hub_connected = await leaf_connected(self.client)
+        await self._link.see(self.hub_connected)
 
     async def _ship(self) -> None:
         await self.ship.run(self.client)
