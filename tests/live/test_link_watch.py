@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hanse.live import link_watch
 from hanse.live.link_watch import WEDGED_S, WEDGED_S_MAX, LinkKeeper, LinkWatch, takes_connections
+from hanse.live.supervise import write_pid
 
 LOOKS = st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60)
 
@@ -49,12 +50,11 @@ def test_a_frozen_bus_is_ended_by_force_where_the_hub_takes_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_watch, "ASK_EVERY_S", 0.0)
-    (tmp_path / "pid").mkdir()
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as bus:
         assert bus.stdout is not None
         bus.stdout.readline()
-        (tmp_path / "pid/nats.pid").write_text(f"{bus.pid}\n")
+        write_pid(tmp_path / "pid/nats.pid", bus.pid)
 
         async def through() -> None:
             server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)

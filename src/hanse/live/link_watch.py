@@ -20,10 +20,11 @@ from typing import Final
 
 from hanse.live.logline import log_line
 from hanse.live.supervise import signal_pid
+from hanse.units import SECONDS_PER_HOUR
 
 WEDGED_S: Final = 15.0
 """NATS notices a dead connection after 4 to 6 s, tries again each second, and gives a handshake 5 s: it should be back by then."""
-WEDGED_S_MAX: Final = 3600.0
+WEDGED_S_MAX: Final = SECONDS_PER_HOUR
 ASK_EVERY_S: Final = 3.0
 """The hub's log has a line for each connection that says nothing."""
 ANSWER_S_MAX: Final = 2.0

@@ -230,10 +230,10 @@ class Wide:
     def site_log(self, site: str, name: str) -> str:
         return (self.state(site).site(site) / "log" / f"{name}.log").read_text()
 
-    def proven(self, until_s: float) -> tuple[int, int]:
+    def proven(self, until_s: float, place: str = "hub") -> tuple[int, int]:
         """(proven, unproven) by the hub's own copy; nothing in it may be amiss."""
-        ca = (self.hub.ca_dir / "ca.pem").read_bytes()
-        report = audit(self.hub.hub / "evidence", ca, until_s=until_s)
+        hub = self.machines[place].state("S")
+        report = audit(hub.hub / "evidence", (hub.ca_dir / "ca.pem").read_bytes(), until_s=until_s)
         assert [f for f in report.findings if f.site == "lyon"] == []
         return report.proven, report.unproven
 

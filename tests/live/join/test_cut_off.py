@@ -7,7 +7,9 @@ printed (`pytest -s`), and bounded as docs/failures.md says.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +69,7 @@ def test_promise_a_all_killed_while_cut_off_comes_back_from_disk_and_serves(leag
     answer = league.ask("lyon")
     assert (answer["status"], answer["site"]) == (200, "lyon"), answer
     assert (league.state("lyon").site("lyon") / "current").read_text() == table
-    assert league.verdict("lyon") == "dead", "nobody heard it: it was cut off from everybody"
+    until(lambda: league.verdict("lyon") == "dead", "nobody hears it: it is alone", 10)
     league.heal()
     back_s = until(lambda: league.up("lyon"), "the hub hears lyon", 30)
     assert league.ask("lyon")["status"] == 200
@@ -85,7 +87,8 @@ def stream(league: Wide, site: str, count: int, log: Path) -> subprocess.Popen[b
         "curl", "-sN", "-m", "60", url, "-H", f"authorization: Bearer {league.key}",
         "-H", "content-type: application/json", "-d", json.dumps(body),
     )  # fmt: skip
-    return subprocess.Popen(command, stdout=log.open("wb"))
+    with log.open("wb") as out:
+        return subprocess.Popen(command, stdout=out)
 
 
 def numbers(log: Path) -> list[int]:
@@ -114,7 +117,7 @@ def test_promise_b_reconnecting_restarts_kills_and_deletes_nothing(
     league.start_hub()
     until(lambda: league.view().get("epoch", 0) > epoch, "it leads under a higher epoch", 40)
     text = (league.hub.path / "fleet.toml").read_text()
-    assert "max_s" in text or "valid_s" in text
+    assert "valid_s = " in text
     (hub.home / "next.toml").write_text(text.replace("valid_s = ", "valid_s = 1", 1))
     hub.hanse("apply", "next.toml", "--yes", "--state", "S")
     revision = league.view()["fleet_revision"]
@@ -155,8 +158,6 @@ def test_promise_c_a_cut_is_told_from_a_death_by_what_neighbours_hear(league: Wi
     league.start_site("lyon", "lyon")
     until(lambda: league.up("lyon"), "lyon is back", 60)
 
-    # The hub's own machine hears nobody: then it is the hub that is cut off, and it judges nobody who could be alive.
-    league.wait_until_whole()
     told(
         f"C: cut known {cut_s:.1f} s after it, dead {dead_s:.1f} s after kill -9, heard {heard_s:.1f} s after healing"
     )
@@ -296,7 +297,6 @@ def test_promise_d_records_of_a_cut_arrive_once_and_in_order_also_after_a_restar
 
 def check_receipts(league: Wide) -> None:
     """Of a request of the cut, made by the site: it verifies against the authority alone."""
-    url = address(league.state("lyon"), "lyon").local_url
     lyon = league.machines["lyon"]
     body = {"model": SERVICE, "max_tokens": 4, "messages": [{"role": "user", "content": "Hi"}]}
     head = fetch(league, "lyon", "/v1/chat/completions", "-i", "-H", "content-type: application/json", "-d", json.dumps(body))  # fmt: skip
@@ -309,7 +309,6 @@ def check_receipts(league: Wide) -> None:
     )
     receipt = fetch(league, "lyon", f"/hanse/v1/requests/{request_id}/receipt")
     (lyon.home / "receipt.json").write_text(receipt)
-    assert url
     lyon.hanse("verify", "receipt.json", "--ca", str(league.hub.ca_dir / "ca.pem"))
 
 
@@ -362,3 +361,55 @@ def test_promise_e_a_bus_that_hangs_is_started_anew(league: Wide) -> None:
     )
     assert noticed_s < DETECT_S_MAX
     assert back_s < 45
+
+
+def test_a_hub_that_crashes_and_another_in_its_place_restart_no_site(league: Wide) -> None:
+    """The hub is killed, a backup of it is started on another machine, and its name moves there. The last test: it ends the old hub."""
+    hub, spare = league.machines["hub"], league.machines["spare"]
+    pids = {site: league.pids(site) for site in ("lyon", "paris")}
+    epoch = league.view()["epoch"]
+    began_s = time.time()
+    proven_before, _ = league.proven(began_s - 3.0)
+    users = Users(lambda: league.ask("lyon"))
+    try:
+        hub.hanse("backup", "hub.tar", "--state", "S")
+        league.kill_hub()
+        until(lambda: not league.view(), "the hub is gone", 10)
+        asked = len(users.statuses)
+        until(lambda: len(users.statuses) > asked + 20, "users go on without a hub", 30)
+        spare.hanse("restore", str(hub.home / "hub.tar"), "--state", "S")
+        moved_s = time.monotonic()
+        league.start_hub(place="spare")
+        league.name_hub("spare")
+        for site in pids:
+            until(
+                lambda site=site: league.up(site, "spare"), f"{site} reports to the other hub", 60
+            )
+        homed_s = time.monotonic() - moved_s
+        until(
+            lambda: league.view("spare").get("epoch", 0) > epoch,
+            "it leads under a higher epoch",
+            30,
+        )
+        until(
+            lambda: all(league.site(site, "spare")["fleet_in_force"] for site in pids),
+            "sites act by its tables", 30,
+        )  # fmt: skip
+        asked = len(users.statuses)
+        until(lambda: len(users.statuses) > asked + 10, "users go on", 30)
+    finally:
+        ended_s = users.stop()
+    total = len(users.statuses)
+    assert set(users.statuses) == {200}, "nobody noticed"
+    since_s = time.monotonic()
+    until(
+        lambda: league.proven(ended_s, "spare")[0] >= proven_before + total,
+        "every record is at the other hub", 60,
+    )  # fmt: skip
+    whole_s = time.monotonic() - since_s
+    assert {site: league.pids(site) for site in pids} == pids, "no process was restarted"
+    told(
+        f"hub: sites report to another hub {homed_s:.1f} s after its start; {total} requests answered meanwhile, "
+        f"records whole {whole_s:.1f} s after the last"
+    )
+    assert homed_s < 30
