@@ -61,6 +61,8 @@ class Wide:
         for machine in self.machines.values():
             with contextlib.suppress(AssertionError, subprocess.CalledProcessError):
                 self.kill(machine)
+            for process in machine.started:
+                process.wait(15)
         self._wan.close()
         for path in self._hosts:
             shutil.rmtree(path, ignore_errors=True)
