@@ -239,6 +239,11 @@ class Wide:
         assert [f for f in report.findings if f.site == "lyon"] == []
         return report.proven, report.unproven
 
+    def proven_between(self, began_s: float, ended_s: float, place: str = "hub") -> tuple[int, int]:
+        """The same of requests that were decided in between."""
+        late, early = self.proven(ended_s, place), self.proven(began_s, place)
+        return late[0] - early[0], late[1] - early[1]
+
     def copied(self, site: str) -> tuple[int, int]:
         """(files, records) of a site's log at the hub: byte for byte the site's own, from the beginning and nothing twice."""
         own = self.state(site).site(site) / "evidence"
