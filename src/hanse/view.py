@@ -8,6 +8,7 @@ No row carries content, keys or anything that names a person.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -201,6 +202,8 @@ class SiteStatus(Report, frozen=True, kw_only=True):
     release: str = ""
     started_at_s: float = 0.0
     """When its agent began; another instant: another process."""
+    unheard: tuple[str, ...] | None = None
+    """Other sites whose gateways do not answer its own; None: it does not say."""
 
 
 class LinkStatus(Value, frozen=True, kw_only=True):
@@ -247,6 +250,8 @@ class SiteView(Value, frozen=True, kw_only=True):
     """Why its reports are not read: it is of a version that this hub does not know."""
     fleet_in_force: bool = False
     """Whether it acts by the fleet and a table as new as the hub's."""
+    verdict: str = ""
+    """Of a silent site, as the others see it: `cut`, `dead` or `unsure`; empty: it is heard, or was never."""
 
 
 class Tally(Value, frozen=True, kw_only=True):
@@ -353,6 +358,7 @@ class ViewState:
         self.table_version = self.epoch = 0
         self.standing: dict[str, StandingView] = {}
         self.not_understood: dict[str, str] = {}
+        self.verdicts: Mapping[str, str] = {}
         self.fleet_revision = 0
         self._fleet_table_version = 0
         """The first table that is made from the fleet in force."""
@@ -425,6 +431,7 @@ class ViewState:
             standing=self.standing.get(site.id),
             not_understood=self.not_understood.get(site.id, ""),
             fleet_in_force=status is not None and self._acts_by_it(status),
+            verdict=self.verdicts.get(site.id, ""),
         )
 
     def _acts_by_it(self, status: SiteStatus) -> bool:

@@ -434,6 +434,27 @@ def test_a_hub_that_lost_its_disk_is_followed_and_gets_all_evidence_again(tmp_pa
     run(tmp_path, body)
 
 
+def test_a_hub_whose_tables_are_another_stream_that_is_further_on_is_read_anew(
+    tmp_path: Path,
+) -> None:
+    """As after a restore: the leaf's place means something at the origin, which refuses it all the same."""
+
+    async def body(rig: Rig, hub: Client, leaves: dict[str, Client]) -> None:
+        await hub.jetstream().publish(bus.TABLE_SUBJECT, b"old")
+        lyon = leaves["lyon"]
+        await until(lambda: _holds(lyon, bus.TABLES, [b"old"]))
+        rig.kill("hub")
+        shutil.rmtree(rig.state.hub / "jetstream")
+        rig.start("hub")
+        await when(lambda: bus.ensure_hub_streams(hub, SITES))
+        new = [b"new %d" % number for number in range(4)]
+        for table in new:
+            await hub.jetstream().publish(bus.TABLE_SUBJECT, table)
+        await until(lambda: _holds(lyon, bus.TABLES, new))
+
+    run(tmp_path, body)
+
+
 def test_passwords_are_in_no_command_line_and_in_files_of_mode_0600(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     secrets = msgspec.json.decode((rig.state.hub / "bus.json").read_bytes(), type=bus.HubSecrets)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
-from hanse.live.tun import TunLink, TunWan, Wire, why_not
+from hanse.live.tun import TunLink, TunWan, Wire, ports_of, why_not
 
 TICK_S = 0.001  # a crossing may come half a tick early; a round trip has two
 WAIT_S = 10.0  # an upper bound on a loaded machine, never a measured figure
@@ -147,6 +147,24 @@ def test_wire_keeps_order_delay_rate_and_counts_every_packet_once(
     assert wire.bytes_total == carried_bytes
     dropped = wire.lost_total + wire.overflowed_total + wire.cut_total
     assert wire.packets_total + dropped == len(packets)
+
+
+@given(
+    st.integers(0, 65_535),
+    st.integers(0, 65_535),
+    st.integers(5, 15),
+    st.sampled_from([1, 6, 17]),
+    st.integers(0, 120),
+)
+def test_ports_are_found_behind_any_header_and_of_tcp_alone(
+    source: int, target: int, words: int, protocol: int, cut_to: int
+) -> None:
+    head = bytearray(4 * words)
+    head[0], head[9] = 4 << 4 | words, protocol
+    packet = bytes(head) + source.to_bytes(2, "big") + target.to_bytes(2, "big") + bytes(16)
+    assert ports_of(packet) == ({source, target} if protocol == 6 else set())
+    whole = cut_to >= 4 * words + 4
+    assert ports_of(packet[:cut_to]) == (ports_of(packet) if whole else set())
 
 
 def test_wire_drops_the_newest_packet_when_its_queue_is_full() -> None:

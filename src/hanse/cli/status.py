@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hanse.view import LeagueView, StandingView
 
 REFRESH_S = 1.0
+VERDICTS = {"cut": "cut off", "dead": "dead", "unsure": "cut off or dead"}
+"""What the other sites say of one that the hub does not hear."""
 
 
 def status(*, state: Path | None = None, once: bool = False, json: bool = False) -> int:
@@ -89,7 +91,8 @@ def picture(view: LeagueView) -> RenderableType:
                 f"{power.price_usd_per_kwh:.3f}",
             ]
         colour = {"up": "green", "degraded": "yellow"}.get(site.state, "red")
-        state = Text(site.state, style=colour)
+        verdict = f" ({VERDICTS[site.verdict]})" if site.verdict in VERDICTS else ""
+        state = Text(site.state + verdict, style=colour)
         if site.standing is not None:
             state = Text(site.standing.state, style="cyan")
         place = f"{site.city}, {site.country}"

@@ -15,6 +15,7 @@ import msgspec
 from hanse.catalogue import country_electricity
 from hanse.dispatch.law import LawTable, subject
 from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.second_opinion import Verdict
 from hanse.energy import pue_at
 from hanse.errors import ConfigError
 from hanse.model.fleet import DriverKind, Fleet, Id, Placement, Site, Value
@@ -86,6 +87,10 @@ class SiteBelief:
     """Replicas that are up there now, placed or not yet gone."""
     failing: dict[FailingKey, str] = field(default_factory=dict)
     """What does not start there, and why; to be placed elsewhere."""
+    unheard: tuple[str, ...] | None = None
+    """Sites whose gateways do not answer its own; None: it does not say."""
+    verdict: Verdict = "heard"
+    """Of a site that is silent: what the others say of it (`second_opinion`)."""
 
     @property
     def lost(self) -> bool:
@@ -93,9 +98,19 @@ class SiteBelief:
         return not self.up and self.heard_at_s > float("-inf")
 
     @property
+    def dead(self) -> bool:
+        """Silent, and nobody else hears it: what ran there is to run elsewhere."""
+        return self.lost and self.verdict == "dead"
+
+    @property
+    def apart(self) -> bool:
+        """Silent and not dead: what runs there goes on, and it can be told nothing."""
+        return self.lost and self.verdict != "dead"
+
+    @property
     def hosts(self) -> bool:
-        """Work may be put there."""
-        return not self.lost and not self.drained
+        """Work may be put there, or goes on there."""
+        return not self.dead and not self.drained
 
 
 @dataclass

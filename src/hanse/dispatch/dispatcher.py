@@ -28,6 +28,7 @@ from hanse.dispatch.belief import (
 from hanse.dispatch.events import Event
 from hanse.dispatch.law import compile_law, no_law
 from hanse.dispatch.rolling import described, known_placements, league_floors, league_problem
+from hanse.dispatch.second_opinion import Verdict, verdicts
 from hanse.dispatch.site_scope import SiteScope
 from hanse.dispatch.table import Table
 from hanse.model.fleet import Placement
@@ -41,6 +42,15 @@ PUBLISH_EVERY_S: Final = 0.5
 """A person sees a change within a second; a thousand sites get at most two tables a second."""
 REPUBLISH_SHARE: Final = 0.5
 """Of a table's validity: a day's table is renewed twice a day, so a cut of half a day expires nothing."""
+VERDICT_TEXTS: Final[dict[Verdict, tuple[Literal["info", "warning"], str]]] = {
+    "heard": ("info", "is heard by the hub again"),
+    "cut": ("warning", "is cut off from the hub: others hear it, nothing of it is replaced"),
+    "dead": ("warning", "is dead: nobody hears it, its work is placed anew"),
+    "unsure": (
+        "warning",
+        "cannot be judged: those who could say are silent too, nothing is replaced",
+    ),
+}
 SIGNAL_CHANGE_MIN: Final = 0.01
 """Relative; smaller changes of price, carbon and PUE are below what the figures are good for."""
 
@@ -73,6 +83,11 @@ class Dispatcher:
     def epoch(self) -> int:
         """Under which this dispatcher acts, or the highest it has obeyed."""
         return self._epoch
+
+    def silent(self) -> dict[str, Verdict]:
+        """Sites that are not heard, and what the others say of them."""
+        sites = {} if self.belief is None else self.belief.sites
+        return {name: known.verdict for name, known in sites.items() if known.lost}
 
     def handle(self, event: Event) -> list[Action]:
         """Take note of an event; what is to be done about it, in order."""
@@ -182,8 +197,10 @@ class Dispatcher:
             event,
             ev.SignalsObserved | ev.SiteHeard | ev.SiteLost | ev.DrainRequested | ev.EngineFailing,
         ):
-            before = _rests_on(belief, event.site)
+            before, said = _rests_on(belief, event.site), _said(belief, event.site)
             done = self._hear(belief, event)
+            if isinstance(event, ev.SiteHeard | ev.SiteLost):
+                done += self._judge(belief, _said(belief, event.site) != said)
             self.slow.note(event, changed=_rests_on(belief, event.site) != before)
             return done
         return [self._log("warning", f"{type(event).__name__} at fleet scope: ignored")]
@@ -223,6 +240,7 @@ class Dispatcher:
         was_up, site.up = site.up, isinstance(event, ev.SiteHeard)
         if isinstance(event, ev.SiteLost):
             return [self._log("warning", f"site {event.site} is silent")] if was_up else []
+        site.unheard = event.unheard
         site.heard_at_s = max(site.heard_at_s, event.at_s)
         site.table_version, site.shed_level = event.table_version, event.shed_level
         site.placement_version = event.placement_version
@@ -246,6 +264,19 @@ class Dispatcher:
             every = described(belief.placements, belief.sites)
             belief.offer_keys = known_offers(belief.offer_keys, belief.fleet, every)
             self.stale = True
+
+    def _judge(self, belief: Belief, news: bool) -> list[Action]:
+        """Cut off or dead: anew whenever somebody falls silent, is heard again, or says other things of the others."""
+        if not news:  # as nearly every report
+            return []
+        done: list[Action] = []
+        for name, verdict in verdicts(belief.sites).items():
+            if verdict != belief.sites[name].verdict:
+                belief.sites[name].verdict = verdict
+                level, text = VERDICT_TEXTS[verdict]
+                done.append(self._log(level, f"site {name} {text}"))
+                self.slow.place_again()
+        return done
 
     def _tell_sites(self, belief: Belief, at_s: float) -> list[Action]:
         """The placement once, and again whenever what sites have to keep up for each other changes."""
@@ -321,3 +352,9 @@ def _rests_on(belief: Belief, site_id: str) -> tuple[object, ...]:
     if site is None:
         return ()
     return site.up, site.drained, tuple(sorted(site.failing.items()))
+
+
+def _said(belief: Belief, site_id: str) -> tuple[object, ...]:
+    """What a verdict about others rests on."""
+    site = belief.sites.get(site_id)
+    return () if site is None else (site.up, site.unheard)

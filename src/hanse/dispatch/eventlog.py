@@ -70,6 +70,7 @@ class Changes:
                 event.shed_level,
                 event.placement_version,
                 event.serving,
+                event.unheard,
             )
             same = self._heard.get(event.site) == said
             self._heard[event.site] = said

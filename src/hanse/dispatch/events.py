@@ -103,6 +103,8 @@ class SiteHeard(_Event, frozen=True, kw_only=True, tag="site_heard"):
     placement_version: int = 0
     serving: tuple[Placement, ...] = ()
     """Replicas that are up there now, as placements: also those that are placed no more and not yet replaced."""
+    unheard: tuple[str, ...] | None = None
+    """Other sites whose gateways do not answer its own; None: it does not say (an earlier release, or its gateway has just started)."""
 
 
 class EngineFailing(_Event, frozen=True, kw_only=True, tag="engine_failing"):
@@ -116,7 +118,7 @@ class EngineFailing(_Event, frozen=True, kw_only=True, tag="engine_failing"):
 
 
 class SiteLost(_Event, frozen=True, kw_only=True, tag="site_lost"):
-    """Nothing heard of a site for longer than its reports take."""
+    """Nothing heard of a site for longer than its reports take; whether it is cut off or dead the others say (`second_opinion`)."""
 
     site: str
 

@@ -84,20 +84,22 @@ def offers_of(
     work: Work,
     power: Power,
     placed: tuple[tuple[Placement, int], ...],
+    *,
+    settled: bool = False,
 ) -> list[PlaceOffer]:
-    """Offers of one service in one pool; `placed` are its replicas there now with their chips."""
+    """Offers of one service in one pool; `placed` are its replicas there now with their chips. `settled`: they stay as they are, like external ones."""
     found: list[PlaceOffer] = []
     counts = [c for c in COUNTS if c <= min(pool.count, NODE_CHIPS)]
     if pool.kubernetes is not None and not any_chips(pool.kubernetes):
         counts = [pool.kubernetes.chips]
     for variant in service.variants:
         now = {chips: p for p, chips in placed if p.variant == variant.id}
+        fixed = settled or pool.driver == "external"
         # A replica that runs may have a number of chips of its own.
-        for chips in sorted({*counts, *now} if pool.driver != "external" else set(now)):
+        for chips in sorted(set(now) if fixed else {*counts, *now}):
             said = _rated(service, variant, chip, chips, work)
             if said is not None:
                 runs = sum(p.replicas for p, c in placed if (p.variant, c) == (variant.id, chips))
-                fixed = pool.driver == "external"
                 found.append(_offer(q, variant, pool_index, chips, said, chip, power, runs, fixed))
     return _undominated(found)
 

@@ -116,7 +116,7 @@ def problem_from(
         laws=laws,
         rtt_ms=ways[0],
         usd_per_gb=ways[1],
-        gateways=tuple(not belief.sites[s.id].lost for s in fleet.sites),
+        gateways=tuple(not belief.sites[s.id].dead for s in fleet.sites),
         failures=tuple(
             FailureSet(id=g.id, sites=tuple(sorted({names.site[s] for s in g.sites})))
             for g in groups
@@ -202,9 +202,11 @@ def _hardware(
                 work = works[q]
                 mine = tuple((p, c) for p, c in here if p.service == service.id)
                 if work is not None or mine:
+                    # Nobody can tell a site that is cut off what to start or end: what runs there is counted on as it is.
                     found = offers_of(
-                        q, service, len(pools), pool, chip, work or Work(256.0, 128.0), power, mine
-                    )
+                        q, service, len(pools), pool, chip, work or Work(256.0, 128.0), power, mine,
+                        settled=belief.sites[site.id].apart,
+                    )  # fmt: skip
                     failing = belief.sites[site.id].failing
                     offers += [
                         # What does not start there is placed elsewhere; what runs there in spite of it stays.

@@ -80,6 +80,10 @@ class SlowScope:
             self._place_open = self._defer_open = self.outlook = None
             self._place_due = self._defer_due = True
 
+    def place_again(self) -> None:
+        """Whether a silent site is cut off or dead is known, or otherwise than before."""
+        self._place_due = self._defer_due = True
+
     def handle(
         self, belief: Belief, event: ev.Event, epoch: int
     ) -> tuple[list[Action], tuple[Placement, ...] | None]:
@@ -166,10 +170,13 @@ class SlowScope:
         if hosts != [site.hosts for site in asked.sites]:
             wrong.append("a site was lost, drained or came back while it was solved")
         unfit = league_problem(belief.fleet, answer.placements)
+        placements = as_running(belief.placements, answer.placements)
+        apart = {name for name, known in belief.sites.items() if known.apart}
+        if _at(apart, placements) != _at(apart, belief.placements):
+            wrong.append("a site was cut off while it was solved, and can be told nothing")
         if wrong or unfit:
             text = "; ".join([*wrong, unfit] if unfit else wrong)
             return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
-        placements = as_running(belief.placements, answer.placements)
         self._served = served_by(asked, answer)
         self._defer_due |= bool(self.jobs) and placements != belief.placements
         said = changes(belief.placements, placements)
@@ -237,6 +244,12 @@ def steps_of(outlook: Outlook, now_s: float, window_s: float) -> tuple[int, int]
     end = -int(-(now_s + window_s - outlook.start_s) // outlook.step_s)
     first = min(max(first, 0), last)
     return first, min(max(end, first + 1), last + 1)
+
+
+def _at(sites: set[str], placements: Sequence[Placement]) -> list[Placement]:
+    """Those of some sites, in one order."""
+    mine = [p for p in placements if p.site in sites]
+    return sorted(mine, key=lambda p: (p.site, p.pool, p.service, p.variant, p.chips or 0))
 
 
 def as_running(before: Sequence[Placement], after: Sequence[Placement]) -> tuple[Placement, ...]:

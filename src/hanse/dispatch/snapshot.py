@@ -20,6 +20,7 @@ from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.law import compile_law
 from hanse.dispatch.place_values import PlaceProblem
 from hanse.dispatch.policies import PolicyText
+from hanse.dispatch.second_opinion import Verdict
 from hanse.dispatch.slow import SlowScope
 from hanse.model.fleet import Fleet, Placement, Value
 from hanse.model.job import Job
@@ -78,6 +79,8 @@ class SiteState(Value, frozen=True, kw_only=True):
     placement_version: int
     serving: tuple[Placement, ...]
     failing: tuple[tuple[tuple[str, str, str], str], ...]
+    unheard: tuple[str, ...] | None = None
+    verdict: Verdict = "heard"
 
 
 class BeliefState(Value, frozen=True, kw_only=True):
@@ -195,6 +198,8 @@ def _site(site: SiteBelief) -> SiteState:
         placement_version=site.placement_version,
         serving=site.serving,
         failing=tuple(site.failing.items()),
+        unheard=site.unheard,
+        verdict=site.verdict,
     )
 
 
@@ -246,4 +251,6 @@ def _site_belief(site: SiteState) -> SiteBelief:
         placement_version=site.placement_version,
         serving=site.serving,
         failing=dict(site.failing),
+        unheard=site.unheard,
+        verdict=site.verdict,
     )

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ from hanse.live.evidence_ship import EvidenceShip
 from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
+from hanse.live.gateway.seen import unheard
 from hanse.live.identity import load_identity
 from hanse.live.league_file import LeagueFile, closed_until_s
+from hanse.live.link_watch import LinkKeeper
 from hanse.live.logline import log_line
 from hanse.live.placements import PlacementFile, newest_placement
 from hanse.live.runtime import StateDir, replace_file
@@ -128,6 +130,7 @@ class Agent:
         alone = not self.runtime.site(site_id).hub_leaf
         self.retention = SiteRetention(self.home, site_id, self._sealer, self.books, alone=alone)
         self.hub_connected = False
+        self._link = LinkKeeper(self.home, self.runtime.site(site_id).hub_leaf)
         self.client: Any = None
         self._decisions: asyncio.Queue[DecisionRow] = asyncio.Queue(maxsize=1000)
         self._demand = DemandMeter(self.fleet, site_id)
@@ -332,12 +335,16 @@ class Agent:
             spoken=versions.BUS.now,
             release=__version__,
             started_at_s=self._started_at_s,
+            unheard=unheard(self.page.peers, alive, self._others()),
         )
         if plant is not None:
             plant.closed_until_s = closed_until_s(self.league.standing)
             plant.look(status, self.engines.seated(), meter.idle(now_s), now_s)
             self.books.count(plant.accounts, now_s)
         await self._publish("status", status)
+
+    def _others(self) -> Iterator[str]:
+        return (site.id for site in self.fleet.sites if site.id != self.site_id)
 
     def _local_offers(self) -> tuple[int, ...]:
         offers = () if self.tables.meta is None else self.tables.meta.offers
@@ -357,6 +364,7 @@ class Agent:
 
     async def _see_hub(self) -> None:
         self.hub_connected = await leaf_connected(self.client)
+        await self._link.see(self.hub_connected)
 
     async def _ship(self) -> None:
         await self.ship.run(self.client)

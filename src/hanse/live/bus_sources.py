@@ -13,6 +13,10 @@ skipped or doubled.
 A hub that lost its disk counts its tables from 1 again, while a leaf waits for the one after the last it
 knows. A table is whole by itself, so there the leaf's copy is emptied and read anew (`standalone`).
 Evidence is a sequence, so there nothing is ever emptied.
+
+The same for an origin that was restored from a backup: it counts on where the backup ended, but to a server of 2.15 it is another stream, and
+a source that says where it was is refused ("consumer's stream identity does not match", error 10225) as often as it is put in again.
+Nobody tells the leaf, so it is known by that: put in again `IN_VAIN_MAX` times, never heard, and the origin has what is missing here.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ CHECK_EVERY_S: Final = 1.0
 ANSWER_S_MAX: Final = 1.0
 """The longest RTT on earth is under 0.4 s; later means cut or overloaded, and either way: next time."""
 NS_PER_S: Final = 1e9
+IN_VAIN_MAX: Final = 4
+"""A source that may flow does so after one; the others are for an origin that has just started."""
 RESET_CHECKED_EVERY: Final = 5
 """Checks between two looks at where the origin counts: each is a question across the WAN."""
 
@@ -53,7 +59,8 @@ async def watch_sources(client: Client, stream: str, *, standalone: bool = False
     for turn in itertools.count():
         with contextlib.suppress(Exception):
             await watch.check()
-            if standalone and turn % RESET_CHECKED_EVERY == 0:
+            due = turn % RESET_CHECKED_EVERY == 0 or watch.in_vain >= IN_VAIN_MAX
+            if standalone and due:
                 await watch.follow_reset()
         _end_if_cancelled()
         await asyncio.sleep(CHECK_EVERY_S)
@@ -73,6 +80,8 @@ class SourceWatch:
         self._client = client
         self._stream = stream
         self.restarts_total = 0
+        self.in_vain = 0
+        """Checks in a row that found a silent source whose origin answers."""
 
     async def check(self) -> list[str]:
         """Restart every silent source whose origin answers; returns their API prefixes."""
@@ -86,13 +95,14 @@ class SourceWatch:
             for source, there in zip(silent, answers, strict=True)
             if there
         ]
+        self.in_vain = self.in_vain + 1 if restarted else 0
         if restarted:
             await self._restart(info["config"], restarted)
             self.restarts_total += len(restarted)
         return restarted
 
     async def follow_reset(self) -> bool:
-        """Empty the stream and read its source anew where the origin is behind what we have of it."""
+        """Empty the stream and read its source anew where the origin is behind what we have of it, or ahead and will not say what it has."""
         info = await self._ask(f"$JS.API.STREAM.INFO.{self._stream}")
         if info is None or not info["state"]["messages"] or len(info.get("sources", [])) != 1:
             return False
@@ -104,8 +114,13 @@ class SourceWatch:
             return False
         headers = base64.b64decode(newest["message"].get("hdrs", ""))
         known = _SOURCE_SEQ.search(headers)
-        if known is None or int(known[1]) <= origin["state"]["last_seq"]:
+        if known is None:
             return False
+        ours, theirs = int(known[1]), int(origin["state"]["last_seq"])
+        refused = theirs > ours and self.in_vain >= IN_VAIN_MAX
+        if ours <= theirs and not refused:
+            return False
+        self.in_vain = 0
         await self._ask(f"$JS.API.STREAM.PURGE.{self._stream}")
         await self._restart(info["config"], [source["external"]["api"]])
         return True

@@ -328,6 +328,7 @@ class Controller:
             shed_level=status.shed_level,
             placement_version=status.placement_version,
             serving=status.serving,
+            unheard=status.unheard,
         )
         self._tell(heard)
         for event in self._failures.events(status, time.time()):
@@ -454,6 +455,8 @@ class Controller:
         """To the Dispatcher; what it decides is logged, then done."""
         actions = self._dispatcher.handle(event)
         self._log.add(event, actions)
+        if actions:
+            self._view.verdicts = self._dispatcher.silent()
         self._carry_out(actions)
 
     def _carry_out(self, actions: list[act.Action]) -> None:

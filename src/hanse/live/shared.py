@@ -18,6 +18,7 @@ are no locks: a reader may see one number of a pair newer than the other, never 
 | prefixes | [slot] (digest, site and tokens, at_s): which site holds which prompt prefix, as `dispatch.prefix` lays it out | all workers |
 | engine_prefixes | [slot] the same of this site's engines | all workers |
 | buckets | [key row] (tokens, at_s): rate limits, shared by all workers | all workers |
+| peers | [worker, peer] (digest, state): whether a site's hop port answers the worker's checks, see `live.gateway.seen` | that worker |
 | notes | [slot] 256 bytes: measured values of late requests, see `live.gateway.notes` | all workers |
 
 Buckets have many writers: two workers that spend a token in the same microsecond may count one. That errs by at most
@@ -52,6 +53,8 @@ COUNTERS_MAX: Final = 512
 KEYS_MAX: Final = 4096
 PREFIXES_MAX: Final = 16_384
 """Held prompt prefixes known to a gateway: some 2,000 conversations of eight messages, 24 bytes each."""
+PEERS_MAX: Final = 1024
+"""Other sites of a league of a thousand."""
 FLAGS_MAX: Final = 16
 NOTES_MAX: Final = 8192
 NOTE_BYTES: Final = 256
@@ -83,6 +86,7 @@ _REGIONS: Final = (
     ("notes", "<i8", (NOTES_MAX, NOTE_BYTES // _F8)),
     ("prefixes", "<i8", (PREFIXES_MAX, 3)),
     ("engine_prefixes", "<i8", (PREFIXES_MAX, 3)),
+    ("peers", "<i8", (WORKERS_MAX, PEERS_MAX, 2)),
 )
 
 PAGE_BYTES: Final = _HEADER_BYTES + sum(int(np.prod(shape)) * _F8 for _, _, shape in _REGIONS)
@@ -104,6 +108,7 @@ class SharedPage:
         counters: `[worker, counter]`.
         buckets: `[key row, (tokens, at_s)]`.
         notes: bytes, `NOTE_BYTES` a slot.
+        peers: `[worker, peer, (digest, state)]`.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
@@ -125,6 +130,7 @@ class SharedPage:
         self.buckets: Floats = views["buckets"]
         self.prefixes: Counts = views["prefixes"]
         self.engine_prefixes: Counts = views["engine_prefixes"]
+        self.peers: Counts = views["peers"]
         self.notes = memoryview(cast("Any", views["notes"].reshape(-1))).cast("B")
 
     @classmethod
@@ -160,6 +166,7 @@ class SharedPage:
         """Forget what a dead worker had in flight; counters stay, they only ever grow."""
         self.own[worker] = 0
         self.exec[worker] = 0
+        self.peers[worker] = 0
         self.workers[worker] = 0.0
 
 

@@ -34,6 +34,7 @@ from hanse.units import bytes_per_s_from_mbit_s, s_from_ms
 
 NETWORK: Final = "10.77.0"  # private (RFC 1918) and rarely used; only ever seen inside namespaces
 SITES_MAX: Final = 250  # the hosts of one /24, with room to spare
+TCP: Final = 6  # protocol number, RFC 790
 MTU_BYTES: Final = 1_500  # Ethernet's, the usual size on leased links and the internet
 READS_MAX: Final = 256  # packets taken from one interface before the others get their turn
 TICK_S: Final = 0.001  # epoll's; half a tick early counts as due, so errors cancel out
@@ -54,6 +55,8 @@ class TunLink(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     loss: float = 0.0
     queue_ms_max: float = 100.0  # a usual router buffer, in time at the link's rate
     is_cut: bool = False
+    ports_lost: tuple[int, ...] = ()
+    """Packets from or to these TCP ports vanish: a connection that hangs while others pass, as a wedged middlebox makes it."""
 
 
 class WireView(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -237,7 +240,7 @@ class TunWan:
             process.wait(START_TIMEOUT_S)
             process.stdout.close()
 
-    def set_link(self, src: str, dst: str, **changes: float | bool) -> None:
+    def set_link(self, src: str, dst: str, **changes: float | bool | tuple[int, ...]) -> None:
         """Change fields of ``TunLink`` in one direction; what is under way still arrives."""
         link = msgspec.structs.replace(self._links[src, dst], **changes)
         self._links[src, dst] = link
@@ -360,6 +363,9 @@ class _Emulator:
             if route is None:
                 continue
             wire, out_fd = route
+            if wire.link.ports_lost and not ports_of(packet).isdisjoint(wire.link.ports_lost):
+                wire.cut_total += 1
+                continue
             due_at_s = wire.admit(time.monotonic(), len(packet))
             if due_at_s is not None:
                 self._count += 1  # breaks ties, so that packets due together keep their order
@@ -398,6 +404,16 @@ class _Emulator:
                 overflowed_total=wire.overflowed_total,
                 cut_total=wire.cut_total,
             )
+
+
+def ports_of(packet: bytes) -> frozenset[int]:
+    """Source and destination port of an IPv4 packet that carries TCP, unfragmented as all here are; empty for any other."""
+    if len(packet) < 20 or packet[9] != TCP:
+        return frozenset()
+    at = 4 * (packet[0] & 15)  # the header's length is in words of four bytes (RFC 791)
+    return (
+        frozenset(struct.unpack_from("!HH", packet, at)) if len(packet) >= at + 4 else frozenset()
+    )
 
 
 def _open_tun(interface: str) -> int:

@@ -51,7 +51,7 @@ EVIDENCE: Final = Form(name="evidence", now="hanse-evidence/1", crosses_sites=Tr
 RECEIPT: Final = Form(name="receipt", now="hanse-receipt/1", crosses_sites=True)
 BUS: Final = Form(name="bus", now="2", before=("1",), crosses_sites=True)
 """Reports of sites to the hub. 1 said no number and refused fields that it did not know; 2 says it and reads past them."""
-PAGE: Final = Form(name="shared page", now="3", crosses_sites=False)
+PAGE: Final = Form(name="shared page", now="4", crosses_sites=False)
 RUNTIME: Final = Form(name="addresses", now="hanse-runtime/1", crosses_sites=False)
 
 FORMS: Final = (TABLE, INPUT_LOG, EVENT_LOG, FLEET, LEAGUE, EVIDENCE, RECEIPT, BUS, PAGE, RUNTIME)

@@ -20,7 +20,7 @@ from hanse.live.batch.commits import Commits, Note
 from hanse.live.batch.drops import Drops
 from hanse.live.batch.owners import Owner, Owners
 from hanse.live.batch.pauses import Pauses
-from hanse.live.batch.standby import Beat, Row, Standby
+from hanse.live.batch.standby import SURE_S, TAKEOVER_S, Beat, Row, Standby
 from hanse.live.batch.values import BatchMeta, FileMeta, Problem, new_batch_id, new_file_id
 from live.batch.home import WHO, Home, PeerHops, answered, hops
 
@@ -226,6 +226,40 @@ def test_commits_reach_the_standby_after_a_stream_that_could_not_be_read(tmp_pat
     asyncio.run(site.standby._beat(meta))
     sent = [[(row.line, row.content) for row in beat.rows] for beat in site.beats()]
     assert sent == [[(n, b"%d" % n) for n in range(5)], [(5, b"5")], []]
+
+
+@pytest.mark.parametrize("hub_away", [False, True])
+def test_a_home_that_nobody_assures_begins_no_line_before_its_standby_may_take_over(
+    tmp_path: Path, hub_away: bool
+) -> None:
+    answers = [True]
+
+    def act(*_: str) -> Whole:
+        if not answers[0]:
+            raise SiteError("tallinn", got="nothing", allowed="an answer")
+        return answered()
+
+    site = Site(tmp_path, act)
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch)
+    site.standby._hold_unsure(time.monotonic())
+    assert site.home.runner.held == {meta.id}, "after a start nobody has said yet that it is ours"
+    asyncio.run(site.standby._beat(meta))
+    assured_s = time.monotonic()
+    site.standby._hold_unsure(assured_s + SURE_S - 1.0)
+    assert site.home.runner.held == frozenset()
+
+    answers[0], site.owners.away = False, hub_away
+    with pytest.raises(SiteError):
+        asyncio.run(site.standby._beat(meta))
+    site.standby._hold_unsure(assured_s + SURE_S)
+    assert site.home.runner.held == ({meta.id} if hub_away else frozenset()), "the hub vouches too"
+    assert assured_s + SURE_S < assured_s + TAKEOVER_S - 2.0, "the standby's turn comes later"
+
+    answers[0] = True
+    asyncio.run(site.standby._beat(meta))
+    site.standby._hold_unsure(time.monotonic())
+    assert site.home.runner.held == frozenset()
 
 
 def test_nothing_of_a_refused_beat_is_taken_for_sent(tmp_path: Path) -> None:

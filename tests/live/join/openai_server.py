@@ -8,7 +8,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SLOW_FROM = 20
+"""Streams of so many tokens come slowly, one a chunk."""
+CHUNK_S = 0.25
 
 NAME = sys.argv[2] if len(sys.argv) > 2 else "model"
 
@@ -34,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
         text = f"from {self.server.server_port}"
+        if asked.get("stream") and asked.get("max_tokens", 0) >= SLOW_FROM:
+            self._slowly(text, asked["max_tokens"], usage)
+            return
         if asked.get("stream"):
             chunk = {
                 "id": "x",
@@ -57,6 +65,23 @@ class Handler(BaseHTTPRequestHandler):
             "usage": usage,
         }
         self._answer(json.dumps(answer).encode())
+
+    def _slowly(self, text: str, count: int, usage: dict[str, int]) -> None:
+        """A stream of so many chunks, one every `CHUNK_S`."""
+        head = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": NAME}
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        for number in range(count):
+            delta = {"content": f"{text}:{number} "}
+            chunk = head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+            self.wfile.write(b"data: %s\n\n" % json.dumps(chunk).encode())
+            self.wfile.flush()
+            time.sleep(CHUNK_S)
+        last = head | {"choices": [], "usage": usage | {"completion_tokens": count}}
+        self.wfile.write(b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(last).encode())
+        self.close_connection = True
 
     def _answer(self, body: bytes, status: int = 200, kind: str = "application/json") -> None:
         self.send_response(status)

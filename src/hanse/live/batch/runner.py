@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from hanse.errors import SiteError
@@ -47,6 +47,8 @@ class Runner:
         self._lines = lines
         self._commits = commits
         self.at_once_max = at_once_max
+        self.held: frozenset[str] = frozenset()
+        """Batches of which no line is begun."""
         self._progressed = progressed
         self.committed: Callable[[str, int, Note, bytes], None] = lambda *_: None
         """Told of every commit of this home."""
@@ -57,6 +59,12 @@ class Runner:
         """Begin with a batch."""
         self.works[work.id] = work
         self._wake.set()
+
+    def hold(self, batch_ids: Collection[str]) -> None:
+        """Begin no line of these from now on, and of those no more that were held before."""
+        if self.held != frozenset(batch_ids):
+            self.held = frozenset(batch_ids)
+            self._wake.set()
 
     async def remove(self, batch_id: str) -> Work | None:
         """Stop with a batch: what is in flight is broken off."""
@@ -99,7 +107,8 @@ class Runner:
         for batch_id in tuple(self.works):
             work = self.works.pop(batch_id)
             self.works[batch_id] = work  # to the end of the row
-            at = self._lane(work) if work.waiting and work.broken is None else None
+            begins = work.waiting and work.broken is None and batch_id not in self.held
+            at = self._lane(work) if begins else None
             if at is not None:
                 self._start(work, at)
                 return True

@@ -6,7 +6,8 @@ want it (`owners`). Everything goes gateway to gateway over the hop port, under 
 
     home      claims (epoch), copies the file, then every half second what was committed since; also nothing, so that it is heard
     standby   commits the same in its own stream; silent home: claims the next epoch, and goes on from there
-    old home  is told 409 by the standby, or by the hub, and stops; what it committed meanwhile counts as extra runs
+    old home  is told 409 by the standby, or by the hub, and stops; what it committed meanwhile counts as extra runs. Where neither answers
+              it begins no more lines after `SURE_S`, before the standby's turn, and goes on when one of them says that the batch is still its
 
 A line's commit at the home is final only with the batch's end, and the end is a claim: of two homes that both believe to own it,
 across whatever cut, one can say the last word. Without the hub nobody takes over and batches of two homes wait before their end.
@@ -51,6 +52,9 @@ from hanse.live.logline import log_line
 BEAT_S: Final = 0.5
 TAKEOVER_S: Final = 10.0
 """Twenty beats: longer than a home's batch process, gateway or bus takes to come back, shorter than anybody waits for a batch."""
+SURE_S: Final = 7.0
+"""How long a home takes a batch for its own after its standby or the hub said so: less than `TAKEOVER_S` by more than the beat that its
+standby heard last may have been on its way, so that the old home gives up by itself before there is a new one."""
 ASK_HUB_S: Final = 3.0
 """How often a home that its standby does not hear asks the hub whether it still owns a batch."""
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -112,6 +116,8 @@ class Standby:
         """Runs of batches that were taken over, until their home has counted them as extra."""
         self._heard_at_s: dict[str, float] = {}
         self._asked_at_s: dict[str, float] = {}
+        self._sure_at_s: dict[str, float] = {}
+        """When the standby or the hub last said that a batch is ours."""
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._pauses = Pauses()
         self._drops = Drops(keeper.store, hops)
@@ -135,6 +141,7 @@ class Standby:
         try:
             while True:
                 await asyncio.sleep(BEAT_S)
+                self._hold_unsure(time.monotonic())
                 for meta in tuple(self._store.batches.values()):
                     if meta.id not in self._turns and self._pauses.over(meta.id):
                         self._begin_turn(meta)
@@ -195,6 +202,7 @@ class Standby:
         """After a restart: is it still ours? Without the hub it is taken to be; the end asks again."""
         if not meta.epoch:
             return True
+        asked_s = time.monotonic()
         try:
             owner = await self._owners.owner(meta.id)
         except SiteError:
@@ -202,7 +210,23 @@ class Standby:
         if owner is not None and owner.site != self.site:
             await self._give_up(meta)
             return False
+        self._sure_at_s[meta.id] = asked_s
         return True
+
+    def _hold_unsure(self, now_s: float) -> None:
+        """Begin no line of a batch that may have another home by now."""
+        held = {
+            meta.id
+            for meta in self._store.batches.values()
+            if meta.home == self.site
+            and meta.standby
+            and not meta.ended
+            and now_s - self._sure_at_s.get(meta.id, float("-inf")) >= SURE_S
+        }
+        for batch_id in held ^ self._runner.held:
+            how = "neither its standby nor the hub answers" if batch_id in held else "still ours"
+            log_line(f"batch {batch_id}: {how}: {'waits' if batch_id in held else 'goes on'}")
+        self._runner.hold(held)
 
     async def _give_up(self, meta: BatchMeta, counted: tuple[Row, ...] = ()) -> None:
         """Another site owns it now: stop, and say to the asking where it is.
@@ -249,6 +273,7 @@ class Standby:
         if meta.id not in self._outbox:
             await self._recall(meta.id)
         rows = await self._some(meta.id)
+        asked_s = time.monotonic()
         try:
             answer = await self._tell(meta.standby, meta, rows=rows)
         except SiteError:
@@ -258,6 +283,7 @@ class Standby:
             await self._give_up(self._store.batches[meta.id], rows)
             return
         _expect(answer, meta.standby)
+        self._sure_at_s[meta.id] = asked_s
         outbox = self._outbox.get(meta.id, {})
         for row in rows:
             outbox.pop(row.line, None)
@@ -306,6 +332,7 @@ class Standby:
             except (SiteError, Problem) as error:
                 log_line(f"batch {meta.id}: no copy at {site}: {error}")
                 continue
+            self._sure_at_s[meta.id] = time.monotonic()
             self._store.change(meta.id, standby=site)
             return
 

@@ -81,6 +81,7 @@ class Surroundings:
             )
             worker.targets[site] = target
             worker.peers[site] = Peer(target, worker.heard, worker.lost)
+            worker.seen.add(site)
 
     def _take_reach(self) -> bool:
         reach = self._reach.newer()

@@ -34,6 +34,7 @@ from hanse.live.gateway.notes import Notes
 from hanse.live.gateway.peers import Peer, PeerTarget
 from hanse.live.gateway.policy import Policy
 from hanse.live.gateway.routing import Routing
+from hanse.live.gateway.seen import PeerRow
 from hanse.live.gateway.settings import VACANT, seats_of
 from hanse.live.gateway.shadow import Shadow
 from hanse.live.gateway.spare import make_room
@@ -111,6 +112,7 @@ class Worker:
         self.identity = self.around.identity
         self.targets: dict[str, PeerTarget] = {}
         self.peers: dict[str, Peer] = {}
+        self.seen = PeerRow(self.page.peers[settings.worker])
         self.around.make_peers(self)
         secret = Path(settings.prefix_secret) if settings.prefix_secret else None
         self.log = InputLog(Path(settings.journal_dir), settings) if settings.journal_dir else None
@@ -374,6 +376,7 @@ class Worker:
         self._lost_for_good(site)
         self.targets.pop(site).close()
         del self.peers[site]
+        self.seen.drop(site)
 
     def reroute(self) -> None:
         """Where sites are reached has changed."""
@@ -389,11 +392,14 @@ class Worker:
 
     def heard(self, frame: LoadFrame, site: str, now_s: float) -> None:
         """A peer has told its load."""
+        self.seen.answers(site)
         if self.policy_or_none is not None:
             self.routing.heard(frame, site, now_s)
 
     def lost(self, site: str) -> None:
         """A check of a peer went unanswered."""
+        if site in self.peers and self.peers[site].silent:
+            self.seen.silent(site)
         if self.policy_or_none is not None:
             index = self.routing.table.site_index.get(site)
             if index is not None:
