@@ -50,6 +50,7 @@ from hanse.live.jobs import JobBook, site_in
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
+from hanse.live.logline import log_line
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
 from hanse.live.runtime import StateDir
@@ -557,11 +558,6 @@ async def _until_up(act_once: Callable[[], Awaitable[T]]) -> T:
             if not (isinstance(error, HanseError | OSError) or "nats" in type(error).__module__):
                 raise
             await asyncio.sleep(0.2)
-
-
-def log_line(text: str) -> None:
-    """One line of this process's log."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
 
 
 async def _main(prepared: Prepared, local_site: str | None) -> None:
