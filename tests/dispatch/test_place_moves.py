@@ -15,6 +15,7 @@ from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Floats, Rows
 from hanse.dispatch.place_search import lose
 from hanse.dispatch.place_values import with_what_runs
+from hanse.dispatch.place_warm import _tiny, warm
 from hanse.milp import Limits, Solver
 
 SEEDS = st.integers(0, 100_000)
@@ -93,3 +94,9 @@ def test_moves_alone_find_the_best_of_most_small_problems() -> None:
     assert (worst >= -1e-4).all()
     assert (worst < 1e-4).mean() >= 0.9, worst.round(4)
     assert worst.mean() < 0.01
+
+
+def test_what_is_placed_to_compile_has_an_answer() -> None:
+    warm()
+    answer = solve(_tiny(), MOVES_ONLY)
+    assert [one.replicas for one in answer.replicas] == [1] and check(_tiny(), answer) == []

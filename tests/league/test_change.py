@@ -425,6 +425,7 @@ def test_a_drain_outlives_hub_and_agent(league: Changed) -> None:
     league.wait_until_open("london")
 
 
+@pytest.mark.long  # a league, ten seconds
 def test_maintenance_ends_by_itself_and_tells_load_balancers(league: Changed) -> None:
     said = league.hanse("site", "maintenance", "frankfurt", "--for", "8s", "--no-wait")
     assert "maintenance, until" in said

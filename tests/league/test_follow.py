@@ -69,6 +69,7 @@ def progress(league: League, batch_id: str) -> dict[str, Any]:
     return dict(answer.json) if answer.status == 200 else {}
 
 
+@pytest.mark.long  # two minutes of a league; `test_follow_long` is the whole of it
 def test_lines_go_where_the_sun_shines_and_leave_when_a_cloud_comes(kept: League) -> None:
     """What is clean is so for some hours: a plan knows until when, and does not wait for something better."""
     league, sky = kept, Sky(kept.runtime)
@@ -95,6 +96,7 @@ def test_lines_go_where_the_sun_shines_and_leave_when_a_cloud_comes(kept: League
     assert went[:3] == ["at frankfurt", "at lyon", "at london"], said
 
 
+@pytest.mark.long
 def test_a_script_plays_on_it_and_leaves_nothing_behind(kept: League) -> None:
     league, link = kept, link_id("frankfurt", "virginia")
     seen: list[tuple[str, float]] = []
@@ -116,6 +118,7 @@ def test_a_script_plays_on_it_and_leaves_nothing_behind(kept: League) -> None:
     assert league.links.get().links[link].a_to_b.state == "open"
 
 
+@pytest.mark.long
 def test_every_decision_of_it_can_be_made_again(kept: League) -> None:
     for path in controller_logs(kept.state.path):
         made = repeat(path.read_bytes(), where=path.name)

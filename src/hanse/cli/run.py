@@ -82,6 +82,7 @@ def warm(*, cache: Path | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from hanse.dispatch.place_warm import warm as warm_placement
     from hanse.dispatch.router import warm as warm_decisions
     from hanse.live.gateway.kernels import warm as warm_accounts
     from hanse.live.weights import default_cache_dir, known_weights, weights_path
@@ -91,6 +92,8 @@ def warm(*, cache: Path | None = None) -> int:
         task = progress.add_task("Compiling the routing kernels (once)", total=None)
         warm_decisions()
         warm_accounts()
+        progress.update(task, description="Compiling the kernels of placement (once)")
+        warm_placement()
         for model, precision in known_weights():
             progress.update(task, description=f"Weights of {model} {precision}")
             weights_path(model, precision, cache or default_cache_dir())
