@@ -7,6 +7,7 @@ Here: `SlowLoop`. Not here: when to ask and what to apply (`dispatch.slow`), sol
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.defer import DeferSolver
 from hanse.dispatch.place import solve as solve_placement
+from hanse.dispatch.place_warm import warm
 from hanse.energy.outlook import outlook_from
 from hanse.live.demand import REPORT_S, DemandReport
 from hanse.live.logline import log_line
@@ -65,6 +67,9 @@ class SlowLoop:
         self._ahead: set[str] = set()
         """Sites whose clock runs ahead."""
         self.counts = self._read()
+        if fleet.slow_loop.places:
+            # Beside the league's start, not when the first question waits.
+            threading.Thread(target=warm, name="warm", daemon=True).start()
 
     def follow(self, fleet: Fleet, live: LiveFeed) -> None:
         """Another fleet is in force; where it counts demand in other steps, it counts anew."""
