@@ -16,6 +16,7 @@ from hanse.dispatch.place_values import (
     PlaceSite,
 )
 from hanse.milp import Limits
+from hanse.units import SECONDS_PER_HOUR
 
 
 def warm() -> None:
@@ -45,7 +46,7 @@ def _tiny() -> PlaceProblem:
         id="q", ttft_ms=1000.0, usd_per_latency_s=0.001, uncovered_usd_per_request=0.1
     )
     return PlaceProblem(
-        issued_at_s=0.0, start_s=0.0, window_s=3600.0, usd_per_g=1e-4, over_usd_per_kwh=10.0, sites=(site,),
+        issued_at_s=0.0, start_s=0.0, window_s=SECONDS_PER_HOUR, usd_per_g=1e-4, over_usd_per_kwh=10.0, sites=(site,),
         pools=(pool,), services=(service,), offers=(offer,), demand=(demand,), laws=((0,),), rtt_ms=((0.0,),),
         usd_per_gb=((0.0,),), gateways=(True,), failures=(FailureSet(id="a", sites=(0,)),),
     )  # fmt: skip
