@@ -118,12 +118,12 @@ SOURCES: Final = frozenset((".py", ".toml", ".csv", ".gz"))
 
 def digest_of(study: Study, options: Sequence[object]) -> str:
     """Of all that results depend on."""
-    said = msgspec.json.encode([study, list(options), __version__, _source()])
+    said = msgspec.json.encode([study, list(options), __version__, source_digest()])
     return hashlib.blake2b(said, digest_size=HASH_BYTES).hexdigest()
 
 
 @cache
-def _source() -> str:
+def source_digest() -> str:
     """Of code and its tables: in a checkout the version stays the same from one change to the next."""
     with as_file(files("hanse")) as root:
         found = hashlib.blake2b(digest_size=HASH_BYTES)
