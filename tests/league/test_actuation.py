@@ -124,7 +124,11 @@ class Traffic:
     def check(self) -> None:
         assert len(self.answers) > 10
         bad = [(a.status, a.error, a.body[:300]) for a in self.answers if a.status != 200]
-        bad += [(a.status, "broken", b"") for a in self.answers if a.lines and not a.done]
+        bad += [
+            (a.status, f"broken at {a.headers.get('x-hanse-site')}", repr(a.lines[-2:]).encode())
+            for a in self.answers
+            if a.lines and not a.done
+        ]
         assert not bad
 
 

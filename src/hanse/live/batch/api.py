@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -341,6 +341,7 @@ def told(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except Problem as problem:
+            await _read_out(request)
             body = error_body(
                 problem.status,
                 problem.code,
@@ -353,6 +354,13 @@ def told(handler: Handler) -> Handler:
             return Response(body, problem.status, headers, "application/json")
 
     return answer
+
+
+async def _read_out(request: Request) -> None:
+    """The rest of the body, which the gateway bounds: a connection that ends while it is still written to loses the answer too."""
+    with contextlib.suppress(ClientDisconnect, RuntimeError):  # gone, or read already
+        async for _ in request.stream():
+            pass
 
 
 async def _passed_on(answer: Answer) -> AsyncIterator[bytes]:
