@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hanse.catalogue import City, accelerator, city
 from hanse.dispatch.place_offers import WAY_SHARE, stepped
 from hanse.energy.cooling import pue_at
+from hanse.energy.limits import cooled_share
 from hanse.energy.outlook import outlooks_from
 from hanse.energy.series import site_series
 from hanse.model.fleet import (
@@ -509,6 +510,7 @@ def power_as_it_will_be(feed: Feed, issues_s: Floats) -> list[tuple[SiteOutlook,
                 pv_kw=tuple(mean["pv_kw"][i, k : k + STEPS].tolist()),
                 wind_kw=tuple(mean["wind_kw"][i, k : k + STEPS].tolist()),
                 grid_kw_max=(site.power.grid_kw_max,) * STEPS,
+                cooled_share=tuple(map(cooled_share, mean["outdoor_c"][i, k : k + STEPS].tolist())),
             )
             for i, site in enumerate(known)
         )

@@ -82,6 +82,7 @@ def site(rng: random.Random, name: str, steps: int) -> DeferSite:
         wind_kw=row(0.0, 1.0),
         grid_kw_max=row(2.0, 6.0),
         base_kw=row(0.5, 2.0),
+        load_kw_max=rng.choice([(), row(1.0, 4.0)]),
         export_kw_max=rng.choice([0.0, 2.0]),
         usd_per_kw_month=rng.choice([0.0, 0.5]),
         peak_import_kw=1.0,

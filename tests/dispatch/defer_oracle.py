@@ -87,6 +87,8 @@ def add_site(lp, p, s, hours, work_on) -> float:  # type: ignore[no-untyped-def]
             for column in used[q.pool, t]:
                 extra[column] = s.pue[t] * (q.chip_kw_full - q.chip_kw_idle)
         row |= {column: -kw for column, kw in extra.items()}
+        if s.load_kw_max:
+            lp.most.append((extra, max(0.0, s.load_kw_max[t] - draws)))
         if b is not None:
             keep = max(0.0, 1.0 - b.self_discharge_per_h * hours[t])
             kept = b.held_kwh

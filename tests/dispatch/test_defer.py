@@ -162,7 +162,7 @@ def quiet(price: tuple[float, ...]) -> DeferProblem:
     pool = replace(one.sites[0].pools[0], accelerator="l4", chips_free=flat)
     site = replace(
         one.sites[0], price_usd_per_kwh=price, carbon_g_per_kwh=none, pue=flat, pv_kw=none, wind_kw=none,
-        grid_kw_max=(9.0,) * len(SHORT), base_kw=flat, battery=battery, pools=(pool,), usd_per_kw_month=0.0,
+        grid_kw_max=(9.0,) * len(SHORT), load_kw_max=(), base_kw=flat, battery=battery, pools=(pool,), usd_per_kw_month=0.0,
     )  # fmt: skip
     job = replace(
         one.jobs[0].job, chip_s={"l4": 3600.0}, chips_max=1, deadline_at_s=START_S + 1e5, restart_s=0.0

@@ -11,15 +11,19 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S, fleet, random_fleet, site, tenant
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import check, solve
-from hanse.dispatch.defer_build import Measured, Whereabouts, problem_from
+from hanse.dispatch.defer_build import SLACK_SHARE, Measured, Whereabouts, problem_from
 from hanse.dispatch.defer_problem import DeferProblem
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.events import DrainRequested, FleetLoaded
+from hanse.dispatch.shed import UNSHED_SHARE
+from hanse.energy.limits import cooled_share
+from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Power
 from hanse.model.job import Job
 from hanse.signals.outlook import Outlook, SiteOutlook
 
 HOURS = 50
+replace = msgspec.structs.replace
 
 
 def belief_of(one: Fleet) -> Belief:
@@ -157,3 +161,40 @@ def test_ways_follow_links_and_a_problem_travels() -> None:
     assert way.mbit_s == pytest.approx(1000.0) and way.usd_per_gb == pytest.approx(0.01)
     sent = msgspec.msgpack.encode(found)
     assert msgspec.msgpack.decode(sent, type=DeferProblem).digest() == found.digest()
+
+
+def test_in_the_heat_work_that_may_wait_keeps_clear_of_what_would_be_shed() -> None:
+    one = league()
+    cool = outlook_of(one)
+    share = tuple(cooled_share(40.0 if 12 <= h % 24 < 18 else 25.0) for h in range(HOURS))
+    hot: Outlook = replace(cool, sites=tuple(replace(s, cooled_share=share) for s in cool.sites))
+    jobs = tuple(job(f"j{n}", deadline_at_s=NOW_S + 172_800.0) for n in range(3))
+    found = problem_from(belief_of(one), hot, jobs, start_s=NOW_S)
+    a = found.sites[0]
+    rated_kw = it_kw_rated(one.sites[0])
+    assert a.load_kw_max[0] == pytest.approx(1.0 + 1.2 * rated_kw), (
+        "no heat, no bound but the plant's"
+    )
+    noon = 24 + 11  # two hours of fine steps, then hours: 13 o'clock
+    assert a.load_kw_max[noon] == pytest.approx(UNSHED_SHARE * (1.0 + 1.2 * rated_kw * 0.925))
+    answer = solve(found)
+    assert check(found, answer) == []
+    assert problem_from(belief_of(one), cool, jobs, start_s=NOW_S).sites[0].load_kw_max == ()
+
+
+def test_a_server_that_sleeps_costs_its_idle_power_to_the_work_that_wakes_it() -> None:
+    one = league()
+    known = Measured(asleep=("a/gpu",))
+    found = problem_from(belief_of(one), outlook_of(one), (), start_s=NOW_S, measured=known)
+    idle = {s.site: s.pools[0].chip_kw_idle for s in found.sites}
+    assert idle["a"] == 0.0 and idle["b"] > 0.0
+
+
+def test_work_is_due_early_where_replicas_follow_the_hour() -> None:
+    one = league()
+    moving: Fleet = replace(one, slow_loop=replace(one.slow_loop, places=True))
+    due = [
+        problem_from(belief_of(f), outlook_of(f), (job(),), start_s=NOW_S).jobs[0].due_s
+        for f in (one, moving)
+    ]
+    assert due[0] - due[1] == pytest.approx(SLACK_SHARE * 86_400.0)

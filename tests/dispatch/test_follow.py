@@ -37,6 +37,7 @@ def battery(
     own: tuple[float, ...] = (0.0,),
     grid: tuple[float, ...] = (0.0,),
     out: tuple[float, ...] = (0.0,),
+    peak: float | None = None,
 ) -> BatteryPlan:
     return BatteryPlan(
         start_s=0.0,
@@ -44,6 +45,7 @@ def battery(
         own_charge_kw=own,
         grid_charge_kw=grid,
         discharge_kw=out,
+        peak_kw=peak,
     )
 
 
@@ -56,10 +58,12 @@ def test_a_battery_does_what_was_planned_where_all_is_as_foreseen(seed: int) -> 
     one = problem(seed)
     answer = solve(one)
     for site, plan in zip(one.sites, answer.sites, strict=True):
-        follows = battery_plan_of(answer, plan)
+        follows = battery_plan_of(answer, plan, site)
+        if follows.peak_kw is not None:  # within a quarter of an hour a plan may go beyond its mean
+            follows = replace(follows, peak_kw=max(follows.peak_kw, *plan.import_kw))
         at_s = one.start_s
         for t, length_s in enumerate(one.step_s):
-            surplus = max(0.0, site.pv_kw[t] + site.wind_kw[t] - plan.facility_kw[t])
+            surplus = site.pv_kw[t] + site.wind_kw[t] - plan.facility_kw[t]
             # Only the rule is asked here, so the connection is taken to take all that is sold or lost.
             order = battery_now(follows, at_s, surplus_kw=surplus, export_kw_max=99.0, valid_s=1e9)
             assert order.rule == BY_PLAN
@@ -80,6 +84,33 @@ def test_a_cloud_is_not_paid_for(
     assert order.charge_kw >= min(surplus, max(0.0, surplus - export)) - 1e-9, "nothing is spilled"
     if order.discharge_kw:
         assert order.discharge_kw == out
+
+
+@given(kw, kw, kw, st.floats(-50.0, 50.0), kw)
+def test_no_new_peak_while_the_battery_can_help(
+    own: float, grid: float, out: float, surplus: float, peak: float
+) -> None:
+    free = battery_now(battery((own,), (grid,), (out,)), 10.0, surplus_kw=surplus, export_kw_max=0)
+    plan = battery((own,), (grid,), (out,), peak)
+    held = battery_now(plan, 10.0, surplus_kw=surplus, export_kw_max=0.0)
+    before_kw, import_kw = (o.charge_kw - o.discharge_kw - surplus for o in (free, held))
+    assert import_kw <= max(peak, 0.0) + 1e-9
+    assert held.charge_kw == 0.0 or held.discharge_kw == 0.0
+    assert import_kw == pytest.approx(min(before_kw, peak)), "changed by no more than it takes"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds)
+def test_a_peak_is_the_months_or_the_plans_where_one_is_charged(seed: int) -> None:
+    one = problem(seed)
+    answer = solve(one)
+    for site, plan in zip(one.sites, answer.sites, strict=True):
+        follows = battery_plan_of(answer, plan, site)
+        levied = site.usd_per_kw_month > 0.0
+        assert (follows.peak_kw is not None) == levied
+        if follows.peak_kw is not None:
+            assert site.peak_import_kw <= follows.peak_kw
+            assert follows.peak_kw <= max(site.peak_import_kw, *plan.import_kw) + 1e-9
 
 
 @given(st.floats(-1e5, 1e5), kw)

@@ -9,13 +9,14 @@ import numpy as np
 
 from hanse.dispatch.defer_cures import violations
 from hanse.dispatch.defer_frame import Frame
-from hanse.dispatch.defer_model import UNSERVED_USD_PER_KWH, peak_windows
+from hanse.dispatch.defer_model import UNSERVED_USD_PER_KWH
 from hanse.dispatch.defer_problem import (
     DeferAnswer,
     DeferCosts,
     JobPlan,
     JobRun,
     SitePlan,
+    highest_quarter_kw,
 )
 from hanse.dispatch.defer_settle import Flows, one_way, settle
 from hanse.milp import Floats
@@ -154,10 +155,8 @@ def _costs(
 
 
 def _demand_usd(frame: Frame, import_kw: Floats) -> float:
-    windows = peak_windows(frame.problem.step_s)
-    length = np.bincount(windows, weights=frame.hours)
     usd = 0.0
     for i, site in enumerate(frame.problem.sites):
-        means = np.bincount(windows, weights=import_kw[i] * frame.hours) / length
-        usd += site.usd_per_kw_month * max(0.0, float(means.max()) - site.peak_import_kw)
+        highest_kw = highest_quarter_kw(import_kw[i].tolist(), frame.problem.step_s)
+        usd += site.usd_per_kw_month * max(0.0, highest_kw - site.peak_import_kw)
     return usd

@@ -115,8 +115,10 @@ def _why(frame: Frame, plan: JobPlan, j: int, used: Floats) -> tuple[str, str]:
             f"free chips at {names}, move the deadline to {by} UTC, or raise its weight"
         )
     return (
-        "power or price: chips are free, but their power or what moving its data costs is dearer than lateness",
-        (f"raise grid_kw_max at {names}, raise its weight, or move the deadline to {by} UTC"),
+        "power or price: chips are free, but cooling or power lacks, or what moving its data costs is dearer than lateness",
+        (
+            f"raise grid_kw_max or cooling at {names}, raise its weight, or move the deadline to {by} UTC"
+        ),
     )
 
 

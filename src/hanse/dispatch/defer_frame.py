@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.defer_problem import DeferJob, DeferPath, DeferProblem
-from hanse.milp import Floats, Ints
+from hanse.milp import INF, Floats, Ints
 from hanse.model.fleet import Value
 from hanse.units import (
     SECONDS_PER_HOUR,
@@ -99,6 +99,16 @@ class Frame:
         idle = np.zeros_like(self.pue)
         np.add.at(idle, self.pool_site, self.free * self.idle_kw[:, None])
         return self.rows("base_kw") + self.pue * idle
+
+    @cached_property
+    def load_kw_max(self) -> Floats:
+        """Facility power that deferrable work may bring a site to, [site, step]."""
+        most = np.full(self.pue.shape, INF)
+        for i, site in enumerate(self.problem.sites):
+            if site.load_kw_max:
+                most[i] = site.load_kw_max
+        np.maximum(most, self.fixed_kw, out=most)
+        return most
 
     @cached_property
     def chip_kw(self) -> Floats:

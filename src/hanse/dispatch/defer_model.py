@@ -18,8 +18,7 @@ from typing import Final
 import numpy as np
 
 from hanse.dispatch.defer_frame import SOON_USD_PER_CHIP_H, Frame
-from hanse.dispatch.defer_problem import DeferBattery
-from hanse.energy.balance import WINDOW_S
+from hanse.dispatch.defer_problem import DeferBattery, quarters
 from hanse.milp import INF, Floats, Ints, Model, Solver
 from hanse.units import SECONDS_PER_HOUR
 
@@ -101,7 +100,7 @@ class SiteBlock:
         return np.clip(1.0 - losses * frame.hours, 0.0, 1.0)
 
     def _peak_rows(self, m: Model, frame: Frame) -> None:
-        windows = peak_windows(frame.problem.step_s)
+        windows = np.array(quarters(frame.problem.step_s), np.int64)
         rows = m.add_rows("peak", -INF, 0.0, (len(self.levied), int(windows.max()) + 1))
         length = np.bincount(windows, weights=frame.hours)
         m.put(rows[:, windows], self.load[self.levied], frame.hours / length[windows])
@@ -116,6 +115,7 @@ class SiteBlock:
         sites = frame.problem.sites
         solver.set_columns(self.used, 0.0, frame.free)
         solver.set_rows(self.draws, frame.fixed_kw, frame.fixed_kw)
+        solver.set_columns(self.facility, 0.0, frame.load_kw_max)
         changed = frame.chip_kw != self.chip_kw
         if changed.any():
             rows = self.draws[self.pool_site]
@@ -163,17 +163,6 @@ class SiteBlock:
         solver.set_costs(self.discharge, wear * frame.hours)
         worth = np.array([b.stored_usd_per_kwh for b in batteries])
         solver.set_costs(self.held[:, -1], -worth)
-
-
-def peak_windows(step_s: tuple[float, ...]) -> Ints:
-    """[step] number of the quarter of an hour, counted from the start, that a demand charge takes the mean of."""
-    found, number, filled = [], -1, WINDOW_S
-    for length_s in step_s:
-        if filled + length_s > WINDOW_S + 1e-6:
-            number, filled = number + 1, 0.0
-        filled += length_s
-        found.append(number)
-    return np.array(found, np.int64)
 
 
 def _shape(frame: Frame) -> tuple[object, ...]:

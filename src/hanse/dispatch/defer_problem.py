@@ -10,10 +10,12 @@ Flows are unsigned mean powers over a step at the site's supply; `_kw` of chips 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
 
+from hanse.energy.balance import WINDOW_S
 from hanse.model.fleet import Id, Value
 from hanse.model.job import Job
 from hanse.signals.axis import STEP_S
@@ -79,6 +81,8 @@ class DeferSite(Value, frozen=True, kw_only=True):
     grid_kw_max: tuple[float, ...]
     base_kw: tuple[float, ...]
     """All the site draws but its free chips: interactive work and its overhead, tenants, lights."""
+    load_kw_max: tuple[float, ...] = ()
+    """What heat lets it draw with work that may wait; other work it serves beyond that all the same. Empty: as much as it likes."""
     export_kw_max: float = 0.0
     export_usd_per_kwh: float = 0.0
     usd_per_kw_month: float = 0.0
@@ -119,13 +123,16 @@ class DeferJob(Value, frozen=True, kw_only=True):
     """Of `state_at`, where it runs now."""
     chips: int = 0
     """On which it runs now."""
+    slack_s: float = 0.0
+    """Before its deadline, for replicas that will move onto its chips."""
 
     @property
     def due_s(self) -> float:
         """By when it is to be done, Unix seconds: early enough before its deadline to yield once (to work again what was not in a
         checkpoint, and to restart), because requests of people come first whatever was planned.
         """
-        return self.job.deadline_at_s - self.job.checkpoint_every_s - self.job.restart_s
+        once_s = self.job.checkpoint_every_s + self.job.restart_s
+        return self.job.deadline_at_s - once_s - self.slack_s
 
 
 class DeferProblem(Value, frozen=True, kw_only=True):
@@ -282,3 +289,24 @@ def axis(fine_s: float = FINE_S, horizon_s: float = HORIZON_S) -> tuple[float, .
     coarse = round((horizon_s - fine * STEP_S) / SECONDS_PER_HOUR)
     assert coarse >= 0, "the horizon holds its fine steps"
     return (STEP_S,) * fine + (SECONDS_PER_HOUR,) * coarse
+
+
+def quarters(step_s: tuple[float, ...]) -> tuple[int, ...]:
+    """[step] number of the quarter of an hour, counted from the start, that a demand charge takes the mean of."""
+    found, number, filled = [], -1, WINDOW_S
+    for length_s in step_s:
+        if filled + length_s > WINDOW_S + 1e-6:
+            number, filled = number + 1, 0.0
+        filled += length_s
+        found.append(number)
+    return tuple(found)
+
+
+def highest_quarter_kw(import_kw: Sequence[float], step_s: tuple[float, ...]) -> float:
+    """The highest mean over a quarter of an hour, which a demand charge is levied on; both [step]."""
+    numbers = quarters(step_s)
+    kj, long_s = [0.0] * (numbers[-1] + 1), [0.0] * (numbers[-1] + 1)
+    for number, kw, length_s in zip(numbers, import_kw, step_s, strict=True):
+        kj[number] += kw * length_s
+        long_s[number] += length_s
+    return max(total / length_s for total, length_s in zip(kj, long_s, strict=True))

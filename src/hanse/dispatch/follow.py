@@ -11,6 +11,8 @@ Rules of a battery:
 * What a plan takes from the sun it takes from the sun: where less shines than was foreseen the battery charges by so much less, and
   does not fill up from the grid at whatever that costs now. What it was to take from the grid it takes.
 * Own power that nobody could take goes into the battery, planned or not.
+* Where import is charged by its highest quarter of an hour, the battery holds import at what this month has cost already or the plan was
+  to cost: it takes less from the grid than planned, then gives more. A cloud, or people nobody foresaw, make no new peak while it lasts.
 
 Rules of work in small pieces (lines of a batch):
 
@@ -30,7 +32,14 @@ from typing import Final, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from hanse.dispatch.defer_problem import DeferAnswer, DeferJob, DeferProblem, SitePlan
+from hanse.dispatch.defer_problem import (
+    DeferAnswer,
+    DeferJob,
+    DeferProblem,
+    DeferSite,
+    SitePlan,
+    highest_quarter_kw,
+)
 from hanse.energy.records import BY_PLAN, BY_SURPLUS
 from hanse.model.fleet import Id, Value
 from hanse.signals.clock import Clock
@@ -54,6 +63,8 @@ class BatteryPlan(Value, frozen=True, kw_only=True):
     """From own generation beyond the load, as foreseen."""
     grid_charge_kw: tuple[float, ...]
     discharge_kw: tuple[float, ...]
+    peak_kw: float | None = None
+    """Import that the demand charge counts anyway: this month's highest quarter of an hour, or the plan's. None: none is levied."""
 
 
 class BatteryOrder(Value, frozen=True, kw_only=True):
@@ -145,7 +156,7 @@ def site_schedules(
         if plan is not None and one.job.service is not None:
             works.setdefault(one.job.home, []).append(_true(plan, clock))
     batteries = {
-        site.site: _true(battery_plan_of(answer, plan), clock)
+        site.site: _true(battery_plan_of(answer, plan, site), clock)
         for site, plan in zip(problem.sites, answer.sites, strict=True)
         if site.battery is not None
     }
@@ -199,7 +210,7 @@ def holds(start_s: float, at_s: float, valid_s: float = PLAN_VALID_S) -> bool:
 # --- batteries
 
 
-def battery_plan_of(answer: DeferAnswer, plan: SitePlan) -> BatteryPlan:
+def battery_plan_of(answer: DeferAnswer, plan: SitePlan, site: DeferSite) -> BatteryPlan:
     """A site's part of a schedule; of what charges it, own surplus comes first, as in the balance."""
     own, grid = [], []
     for t, charge_kw in enumerate(plan.charge_kw):
@@ -208,12 +219,16 @@ def battery_plan_of(answer: DeferAnswer, plan: SitePlan) -> BatteryPlan:
         surplus_kw = max(0.0, given - other - plan.facility_kw[t])
         own.append(min(charge_kw, surplus_kw))
         grid.append(max(0.0, charge_kw - surplus_kw))
+    peak_kw = None
+    if site.usd_per_kw_month > 0.0:
+        peak_kw = max(site.peak_import_kw, highest_quarter_kw(plan.import_kw, answer.step_s))
     return BatteryPlan(
         start_s=answer.start_s,
         step_s=answer.step_s,
         own_charge_kw=tuple(own),
         grid_charge_kw=tuple(grid),
         discharge_kw=plan.discharge_kw,
+        peak_kw=peak_kw,
     )
 
 
@@ -230,7 +245,7 @@ def battery_now(
     Args:
         plan: The newest that the site got; None: it never got one.
         at_s: Now, on the plan's clock.
-        surplus_kw: Own generation beyond the load, as last metered.
+        surplus_kw: Own generation less the load, as last metered; below zero where the load is more.
         export_kw_max: What the connection takes of it.
         valid_s: How long a plan counts, on the same clock.
     """
@@ -251,8 +266,22 @@ def battery_now(
         )
     if charge_kw > 0.0 or discharge_kw <= 0.0:
         why = "planned" if charge_kw > 0.0 else "planned: it waits"
-        return BatteryOrder(rule=BY_PLAN, charge_kw=charge_kw, why=why)
-    return BatteryOrder(rule=BY_PLAN, discharge_kw=discharge_kw, why="planned")
+        order = BatteryOrder(rule=BY_PLAN, charge_kw=charge_kw, why=why)
+    else:
+        order = BatteryOrder(rule=BY_PLAN, discharge_kw=discharge_kw, why="planned")
+    return order if plan.peak_kw is None else _below_peak(order, surplus_kw, plan.peak_kw)
+
+
+def _below_peak(order: BatteryOrder, surplus_kw: float, peak_kw: float) -> BatteryOrder:
+    """The order, changed as little as keeps import at `peak_kw` as far as the battery can."""
+    over_kw = order.charge_kw - order.discharge_kw - surplus_kw - peak_kw
+    if over_kw <= 0.0:
+        return order
+    why = "it keeps import below this month's peak"
+    if over_kw < order.charge_kw:
+        return BatteryOrder(rule=BY_PLAN, charge_kw=order.charge_kw - over_kw, why=why)
+    discharge_kw = order.discharge_kw + over_kw - order.charge_kw
+    return BatteryOrder(rule=BY_PLAN, discharge_kw=discharge_kw, why=why)
 
 
 # --- work

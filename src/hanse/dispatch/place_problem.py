@@ -29,7 +29,7 @@ from hanse.dispatch.place_values import (
     PlaceSite,
 )
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
-from hanse.energy.plant import empty_w, host_w
+from hanse.energy.plant import empty_w, host_w, it_kw_rated
 from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import Id, Placement, Pool, Site
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
@@ -150,6 +150,9 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
     # Others on the site take own power first; what they import is not there for the league.
     left = np.maximum(own - base, 0.0)
     supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
+    if power.cooled_share:
+        cooled = np.array(power.cooled_share[steps]) * np.array(power.pue[steps])
+        supply = np.minimum(supply, it_kw_rated(site) * cooled)
     carbon_g = float(np.mean(power.carbon_g_per_kwh[steps]))
     return PlaceSite(
         id=site.id,

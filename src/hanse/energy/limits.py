@@ -27,6 +27,13 @@ HEAT_LOSS_PER_K: Final = 0.015
 Valid to 50 degC, where such machines end."""
 
 
+def cooled_share(outdoor_c: float) -> float:
+    """Of its rated IT power, what a plant cools at an outdoor temperature; valid to 50 degC. All, where nobody knows it (NaN)."""
+    if not outdoor_c > HEAT_LIMIT_C:
+        return 1.0
+    return max(0.0, 1.0 - HEAT_LOSS_PER_K * (outdoor_c - HEAT_LIMIT_C))
+
+
 class PowerLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may be drawn at the meter, kW, and by which bound."""
 
@@ -69,8 +76,7 @@ def power_limit(
     available_kw = supply_kw if low else supply_kw + max(held_kw, 0.0)
     cause: Cause = "battery low" if low else "grid cap"
     if outdoor_c is not None and outdoor_c > HEAT_LIMIT_C:
-        cooled = max(0.0, 1.0 - HEAT_LOSS_PER_K * (outdoor_c - HEAT_LIMIT_C))
-        cooled_kw = base_kw + it_kw_rated * cooled * pue
+        cooled_kw = base_kw + it_kw_rated * cooled_share(outdoor_c) * pue
         if cooled_kw < available_kw:
             available_kw, cause = cooled_kw, "heat"
     return PowerLimit(available_kw=available_kw, cause=cause, battery_low=low)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.energy.cooling import pue_at
+from hanse.energy.limits import cooled_share
 from hanse.energy.site import site_carbon, site_price, site_weather
 from hanse.energy.solar import (
     AIR_UNKNOWN_C,
@@ -289,6 +290,7 @@ def _site(
             pv_kw=tuple(pv[i].tolist()),
             wind_kw=tuple(wind_kw[i].tolist()),
             grid_kw_max=tuple(grid[i].tolist()),
+            cooled_share=() if temp_c is None else tuple(map(cooled_share, temp_c[i].tolist())),
         )
         for i in range(len(zones.issued_at_s))
     ]

@@ -56,6 +56,8 @@ class SiteOutlook(Value, frozen=True, kw_only=True):
     wind_kw: tuple[float, ...]
     grid_kw_max: tuple[float, ...]
     """What may be imported: the connection, less a brownout or a grid operator's target."""
+    cooled_share: tuple[float, ...] = ()
+    """Of the rated IT power, what can be cooled in the weather foreseen; empty: nobody knows the weather."""
 
 
 class Outlook(Value, frozen=True, kw_only=True):
@@ -81,6 +83,7 @@ class Outlook(Value, frozen=True, kw_only=True):
             lengths |= {
                 len(site.price_usd_per_kwh), len(site.carbon_g_per_kwh), len(site.pue),
                 len(site.pv_kw), len(site.wind_kw), len(site.grid_kw_max),
+                len(site.cooled_share) or len(site.grid_kw_max),
             }  # fmt: skip
         assert len(lengths) <= 1 and 0 not in lengths, "one axis for all"
         assert len({site.carbon_signal for site in self.sites}) <= 1, "one kind of carbon in a sum"

@@ -63,6 +63,10 @@ class Nodes:
             for key, awake in self._awake_at_s.items()
         )
 
+    def asleep(self) -> list[PoolKey]:
+        """Pools whose servers are all off."""
+        return [key for key, awake in self._awake_at_s.items() if all(a == ASLEEP for a in awake)]
+
     def empty_w(
         self, site: str, engines: Mapping[PoolKey, int], jobs: Mapping[PoolKey, int]
     ) -> float:

@@ -24,6 +24,8 @@ from hanse.dispatch.follow import BatteryPlan, battery_plan_of
 from hanse.dispatch.place import solve
 from hanse.dispatch.place_offers import COUNTS, NODE_CHIPS, stepped
 from hanse.dispatch.place_values import PlaceAnswer
+from hanse.dispatch.shed import UNSHED_SHARE
+from hanse.energy.limits import cooled_share
 from hanse.milp import Limits
 from hanse.model.fleet import Fleet, Placement, Value, Variant
 from hanse.model.job import Job
@@ -233,8 +235,21 @@ class Operator:
             pue = float(out["pue"]) if out["it_kw"] > 0.0 else 1.0
             others_kw = float(out["facility_kw"]) - pue * float(power.deferrable_kw[s])
             supply_kw = float(power.params[s]["grid_kw_max"]) + own_kw
-            found[site.id] = max(0.0, supply_kw - others_kw)
+            found[site.id] = max(0.0, min(supply_kw, self._cooled_kw(s, site.id)) - others_kw)
         return found
+
+    def _cooled_kw(self, s: int, site: str) -> float:
+        """What heat lets a site draw; jobs begin where it leaves room to spare, else they would be shed as soon as they run.
+
+        By the PUE of a usual load, as it is reported: an empty site's says nothing of a full one.
+        """
+        power, belief = self._sim.power, self._sim.dispatcher.belief
+        assert belief is not None
+        pue = belief.sites[site].pue
+        row, share = power.params[s], cooled_share(float(power.outside_now["outdoor_c"][s]))
+        begins = share < 1.0 and power.deferrable_kw[s] <= 0.0
+        cooled_kw = float(row["base_kw"]) + float(row["it_kw_rated"]) * share * pue
+        return cooled_kw * (UNSHED_SHARE if begins else 1.0)
 
     def _wakes(self, spec: EngineSpec, now_s: float) -> float:
         key = spec.site, spec.pool
@@ -267,6 +282,7 @@ class Operator:
             chips_free=chips_free,
             load_kw=load_kw,
             whereabouts=self.yard.whereabouts(),
+            asleep=tuple("/".join(key) for key in self._nodes.asleep()),
         )
 
     def _planned(self, answer: DeferAnswer, now_s: float) -> None:
@@ -276,7 +292,10 @@ class Operator:
     def _follow(self, answer: DeferAnswer) -> None:
         assert self._schedule is not None
         self.yard.follow(self._schedule, answer)
-        plans = {one.site: battery_plan_of(answer, one) for one in answer.sites}
+        plans = {
+            plan.site: battery_plan_of(answer, plan, site)
+            for plan, site in zip(answer.sites, self._schedule.sites, strict=True)
+        }
         self._batteries = tuple(plans.get(site.id) for site in self._sim.fleet.sites)
 
     # --- placements
