@@ -7,7 +7,7 @@ placement (`keeper`), jobs (`yard`), servers (`nodes`), forecasts (given as a fu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -204,7 +204,7 @@ class Operator:
         used = self._engine_chips()
         free = {key: max(0, count - used.get(key, 0)) for key, count in self._counts.items()}
         before = self.yard.chips()
-        self.yard.decide(at_s, free, self._kw_for_jobs())
+        self.yard.decide(at_s, free, self._kw_for_jobs(used, free))
         for key, chips in self.yard.chips().items():
             if chips > before.get(key, 0):
                 self._nodes.ready_s(key, used.get(key, 0), chips, now_s)
@@ -223,32 +223,52 @@ class Operator:
                 held[key] = held.get(key, 0) + specs[e].chips
         return held
 
-    def _kw_for_jobs(self) -> dict[str, float]:
-        """By site that takes jobs: supply less all but them, in kW at the meter."""
+    def _kw_for_jobs(
+        self, used: Mapping[PoolKey, int], free: Mapping[PoolKey, int]
+    ) -> dict[str, float]:
+        """By site that takes jobs: supply less all but them, in kW at the meter.
+
+        Chips that jobs may have count as idle, on or off, as far as the schedule counts them so: it adds to that what work draws.
+        """
         sim, power = self._sim, self._sim.power
-        found = {}
+        idle_kw = self._idle_kw(free)
+        found, jobs = {}, self.yard.chips()
         for s, site in enumerate(sim.fleet.sites):
             if not sim.hears_hub(site.id) or sim.brownouts.sites[s].level:
                 continue
             out = power.out[s]
             own_kw = float(power.outside_now["pv_kw"][s] + power.outside_now["wind_kw"][s])
             pue = float(out["pue"]) if out["it_kw"] > 0.0 else 1.0
-            others_kw = float(out["facility_kw"]) - pue * float(power.deferrable_kw[s])
+            empty_kw = self._nodes.empty_w(site.id, used, jobs) / 1000.0
+            others_kw = float(out["facility_kw"]) - pue * (power.deferrable_kw[s] + empty_kw)
+            others_kw += self._pue(site.id) * idle_kw.get(site.id, 0.0)
             supply_kw = float(power.params[s]["grid_kw_max"]) + own_kw
-            found[site.id] = max(0.0, min(supply_kw, self._cooled_kw(s, site.id)) - others_kw)
+            found[site.id] = float(
+                max(0.0, min(supply_kw, self._cooled_kw(s, site.id)) - others_kw)
+            )
         return found
 
-    def _cooled_kw(self, s: int, site: str) -> float:
-        """What heat lets a site draw; jobs begin where it leaves room to spare, else they would be shed as soon as they run.
+    def _idle_kw(self, free: Mapping[PoolKey, int]) -> dict[str, float]:
+        """By site: IT power of the chips that jobs may have, as the schedule counts it while they idle."""
+        found: dict[str, float] = {}
+        for site in self._schedule.sites if self._schedule is not None else ():
+            found[site.site] = sum(
+                free.get((site.site, pool.pool), 0) * pool.chip_kw_idle for pool in site.pools
+            )
+        return found
 
-        By the PUE of a usual load, as it is reported: an empty site's says nothing of a full one.
-        """
-        power, belief = self._sim.power, self._sim.dispatcher.belief
+    def _pue(self, site: str) -> float:
+        """Of a usual load, as it is reported: an empty site's says nothing of a full one."""
+        belief = self._sim.dispatcher.belief
         assert belief is not None
-        pue = belief.sites[site].pue
+        return belief.sites[site].pue
+
+    def _cooled_kw(self, s: int, site: str) -> float:
+        """What heat lets a site draw; jobs begin where it leaves room to spare, else they would be shed as soon as they run."""
+        power = self._sim.power
         row, share = power.params[s], cooled_share(float(power.outside_now["outdoor_c"][s]))
         begins = share < 1.0 and power.deferrable_kw[s] <= 0.0
-        cooled_kw = float(row["base_kw"]) + float(row["it_kw_rated"]) * share * pue
+        cooled_kw = float(row["base_kw"]) + float(row["it_kw_rated"]) * share * self._pue(site)
         return cooled_kw * (UNSHED_SHARE if begins else 1.0)
 
     def _wakes(self, spec: EngineSpec, now_s: float) -> float:
