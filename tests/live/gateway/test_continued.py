@@ -6,11 +6,14 @@ import json
 import pytest
 
 from hanse.live.evidence.chain import CONTINUED, Decided, Ended, Executed
+from hanse.live.evidence.judge import Found, judge
 from hanse.live.gateway import metrics
 from hanse.live.shared import DISK_FULL, FLAG_DISK_LEVEL
+from hanse.twin.replay import replay
 from live.gateway.mock_engine import MockEngine
-from live.gateway.rig import Answer, League, ask, chat, events, request, run, start
+from live.gateway.rig import Answer, League, ask, chat, connect, events, request, run, start
 from live.gateway.rig import raw as ask_raw
+from live.gateway.test_hops import without_own_engines
 
 
 def chunks(answer: Answer) -> list[dict]:
@@ -307,5 +310,205 @@ def test_ends_between_the_two_parts_are_clean(tmp_path, how):
         ended = [r for r in lyon.records() if isinstance(r, Ended)]
         assert [r.outcome for r in ended] == ["cancelled" if how == "leaves" else "broken"]
         assert ended[0].energy_wh > 0.0 and ended[0].tokens_out == 2
+
+    run(test)
+
+
+TRIO = ("lyon", "tallinn", "virginia")
+
+
+async def from_tallinn(home, **how) -> League:
+    """Lyon's own engine is dead, Tallinn's stands still after its first token, Virginia's is well and last in order."""
+    league = await start(home, sites=TRIO, **how)
+    await without_own_engines(league, "lyon")
+    league["tallinn"].engines[0].gate = asyncio.Event()
+    return league
+
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def begun(league: League, **how) -> Client:
+    """A client at Lyon who has the first token, from Tallinn."""
+    reader, writer = await connect(league["lyon"].port)
+    writer.write(request(chat(stream=True), **how))
+    assert b"x-hanse-site: tallinn" in (head := await reader.readuntil(b"x0 ")), head
+    return reader, writer
+
+
+async def the_rest(client: Client) -> bytes:
+    reader, writer = client
+    try:
+        return await reader.readuntil(b"\r\n0\r\n\r\n")
+    finally:
+        writer.close()
+
+
+PUBLIC = {"headers": {"x-hanse-class": "public"}}
+
+
+@pytest.mark.parametrize("dies", ["engine", "gateway"])
+def test_a_stream_from_another_site_goes_on_at_a_third(tmp_path, dies):
+    """The engine's death is told by its gateway, the gateway's by the connection."""
+
+    async def test():
+        league = await from_tallinn(tmp_path)
+        lyon, tallinn, virginia = (league[name] for name in TRIO)
+        client = await begun(league, **PUBLIC)
+        if dies == "engine":
+            await tallinn.engines[0].stop()
+        else:
+            for server in tallinn.worker.servers:
+                server.close()
+            for link in tuple(tallinn.worker.hop_door.open_connections):
+                link.transport.abort()
+        rest = await the_rest(client)
+        assert b": continued at virginia\n\n" in rest and b"[DONE]" in rest
+        assert b"event: error" not in rest and rest.count(b"x3 ") == 1 and b"x0 " not in rest
+        body = virginia.engines[0].posts()[0].json
+        assert body["messages"][-1] == {"role": "assistant", "content": "x0 "}
+        for site in league.sites.values():
+            await site.idle()
+        entry, serving = lyon.records(), virginia.records()
+        decided = [r for r in entry if isinstance(r, Decided)]
+        assert [(r.site, r.rules) for r in decided] == [
+            ("tallinn", ()),
+            ("virginia", (CONTINUED,)),
+        ]
+        assert [r.attempt for r in serving if isinstance(r, Executed)] == [2]
+        ended = entry[-1]
+        assert (ended.outcome, ended.attempt, ended.tokens_in, ended.tokens_out) == (
+            "answered",
+            2,
+            7,
+            4,
+        )
+
+    run(test)
+
+
+def test_the_text_so_far_goes_only_where_the_request_may_go(tmp_path):
+    """Health data from Estonia may not be read in Virginia: the one lawful site is asked again, and no other."""
+
+    async def test():
+        league = await from_tallinn(tmp_path)
+        tallinn, virginia = league["tallinn"], league["virginia"]
+        health = {"x-hanse-class": "health", "x-hanse-country": "EE"}
+        client = await begun(league, headers=health)
+        await tallinn.engines[0].stop()
+        rest = await the_rest(client)
+        assert b"stream_broken" in rest and b"not_continued" in rest
+        assert not virginia.engines[0].posts()
+        assert not [r for r in virginia.records() if isinstance(r, Executed)]
+
+    run(test)
+
+
+def test_the_only_lawful_site_goes_on_itself_where_its_gateway_lives(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=TRIO, replicas=2)
+        await without_own_engines(league, "lyon")
+        tallinn = league["tallinn"]
+        for engine in tallinn.engines[:2]:
+            engine.gate = asyncio.Event()
+        health = {"x-hanse-class": "health", "x-hanse-country": "EE"}
+        client = await begun(league, headers=health)
+        one, two = tallinn.engines[:2] if tallinn.engines[0].posts() else tallinn.engines[1::-1]
+        two.gate = None
+        await one.stop()
+        rest = await the_rest(client)
+        assert b": continued at tallinn\n\n" in rest and b"[DONE]" in rest
+        assert two.posts()[0].json["messages"][-1]["content"] == "x0 "
+        assert not league["virginia"].engines[0].posts()
+        for site in league.sites.values():
+            await site.idle()
+
+    run(test)
+
+
+@pytest.mark.parametrize("bytes_come", [False, True])
+def test_a_stream_whose_site_falls_silent_goes_on_once_it_stands_still(tmp_path, bytes_come):
+    """A site without power closes no connection. Where bytes still come, only the way there is cut."""
+
+    async def test():
+        league = await from_tallinn(tmp_path)
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        client = await begun(league, **PUBLIC)
+        (entry,) = lyon.worker.running
+        peer = lyon.worker.peers["tallinn"]
+        peer.check = lambda: None  # its checks go unanswered from here on
+        peer._misses = 3
+        lyon.worker.lost("tallinn")
+        assert entry.carried is None, "one look does not tell a pause from an end"
+        if bytes_come:
+            tallinn.engines[0].gate.set()
+            rest = await the_rest(client)
+            lyon.worker.lost("tallinn")
+            assert b"[DONE]" in rest and b": continued" not in rest
+        else:
+            lyon.worker.lost("tallinn")
+            rest = await the_rest(client)
+            assert b": continued at virginia\n\n" in rest and b"[DONE]" in rest
+            await tallinn.engines[0].gone.wait()
+        for site in league.sites.values():
+            await site.idle()
+
+    run(test)
+
+
+def test_a_silent_site_is_waited_for_where_nobody_else_can(tmp_path):
+    async def test():
+        league = await from_tallinn(tmp_path, continues=False)
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        client = await begun(league, **PUBLIC)
+        for _ in range(3):
+            lyon.worker._peer_died("tallinn")
+        tallinn.engines[0].gate.set()
+        rest = await the_rest(client)
+        assert b"[DONE]" in rest and b"error" not in rest
+
+    run(test)
+
+
+def test_the_replay_of_the_input_log_makes_the_further_decision_again(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=TRIO, replicas=2, journal=True)
+        lyon = league["lyon"]
+        for site in league.sites.values():
+            breaks(site.engines[0], after=2)
+        answers = [await ask(lyon.port, chat(stream=True), **PUBLIC) for _ in range(4)]
+        assert all(events(answer.body)[-1] == "[DONE]" for answer in answers)
+        assert sum(answer.body.count(b": continued at") for answer in answers) > 0
+        for site in league.sites.values():
+            await site.idle()
+        return lyon.worker.counts.row[metrics.RETRIES]
+
+    retries = []
+
+    async def kept():
+        retries.append(await test())
+
+    run(kept)
+    found = replay(tmp_path)
+    assert found.mismatches == 0
+    assert found.compared["choice"] >= 4 + retries[0] > 4
+    assert all(file.closed for file in found.files)
+
+
+def test_an_audit_finds_a_continued_request_proven(tmp_path):
+    async def test():
+        league = await from_tallinn(tmp_path)
+        client = await begun(league, **PUBLIC)
+        await league["tallinn"].engines[0].stop()
+        await the_rest(client)
+        for site in league.sites.values():
+            await site.idle()
+        found = [
+            Found(site=site.name, record=record, flaw="")
+            for site in league.sites.values()
+            for record in site.records()
+        ]
+        judged = judge(found)
+        assert (judged.status, judged.executing_site) == ("proven", "virginia"), judged
 
     run(test)
