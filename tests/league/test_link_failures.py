@@ -46,12 +46,12 @@ def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
 
 
 @pytest.mark.long
-def test_a_stream_over_a_link_that_stays_cut_ends_with_an_error_event(league: League) -> None:
-    """Nothing tells a pause from an end but time: the service's deadline of 60 s."""
+def test_a_stream_over_a_link_that_stays_cut_goes_on_at_home(league: League) -> None:
+    """Nothing tells a pause from an end but time: three checks missed, and no byte between two looks after that."""
     entry = "frankfurt"
     _, inside = league.busy(entry)  # its own engine has work, so that streams go elsewhere too
     streams = [
-        Stream(league, entry, text=f"Count from {i} to one thousand in words.", max_tokens=900)
+        Stream(league, entry, text=f"Count from {i} to one thousand in words.", max_tokens=150)
         for i in range(4)
     ]
     for stream in streams:
@@ -60,11 +60,11 @@ def test_a_stream_over_a_link_that_stays_cut_ends_with_an_error_event(league: Le
         league.links.cut(link)
     try:
         answers = [stream.answer(120) for stream in streams]
-        broken = [a for a in answers if a.broken]
-        assert broken, "no stream came over a link"
-        for answer in broken:
-            print(f"told after {answer.ended_at_s - answer.sent_at_s:.1f} s")
-        assert all(a.done or a.broken for a in answers)
+        went_on = [a for a in answers if f": continued at {entry}" in a.lines]
+        assert went_on, "no stream came over a link"
+        assert all(a.done and not a.broken for a in answers)
+        for answer in went_on:
+            print(f"whole after {answer.ended_at_s - answer.sent_at_s:.1f} s")
     finally:
         league.heal_all()
     assert all(future.result(120).status for future in inside)

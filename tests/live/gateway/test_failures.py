@@ -223,7 +223,9 @@ def test_a_stream_that_breaks_ends_with_an_error_event_and_a_closed_connection(t
             assert b"event: error\n" in answer.body
             assert last["error"]["code"] == "stream_broken"
         ended = [record for record in lyon.records() if isinstance(record, Ended)]
-        assert [(record.outcome, record.attempts) for record in ended] == [("broken", 1)]
+        # Where an engine broke the other went on, and broke too; its own error event is the answer.
+        attempts = 2 if mode == "cut_mid" else 1
+        assert [(record.outcome, record.attempts) for record in ended] == [("broken", attempts)]
         await lyon.idle()
 
     run(test)

@@ -127,15 +127,18 @@ class StreamTap(msgspec.Struct, eq=False):
             self.kept.append(whole)
             self.room -= len(whole)
             if self.room < 0:
-                self.take_down()
+                self.take_down(1 + len(self.kept) // 4)
         return whole
 
-    def take_down(self) -> None:
-        """Bring `told` up to date."""
+    def take_down(self, count: int | None = None) -> None:
+        """Bring `told` up to date: with the oldest so many pieces that went out, or with all."""
         assert self.told is not None
-        self.told.add(b"".join(self.kept))
-        self.kept, self.room = [], RAW_BYTES_MAX
-        self.keeping = not self.told.barred
+        raw = b"".join(self.kept[:count])
+        del self.kept[:count]
+        self.told.add(raw)
+        self.room += len(raw)
+        if self.told.barred:
+            self.kept, self.keeping = [], False
 
     def end(self) -> bytes:
         """The engine's stream ended properly: what is left to send."""

@@ -6,7 +6,9 @@ engine's chunks look like the first's. Not here: who goes on and when (`continue
 Rule. A chunk with text counts as one token, for engines send each token as they make it. An engine that sends several at once is
 counted short: an answer may then be longer than its limit by the difference, never shorter.
 
-Nothing here is looked at while a stream is well: events are kept as they are and read in one go, at 64 KiB or when it breaks.
+Nothing here is looked at while a stream is well: events are kept as they are, and read when it breaks. Of an answer that goes on beyond
+256 KiB of them, some 1,200 tokens, the oldest quarter is read to keep its text alone: 3 us a token, and never more than a millisecond
+or two at once.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-RAW_BYTES_MAX: Final = 64 * 1024
-"""Some 300 chunks. Then they are read, a third of a millisecond, and only their text is kept."""
+RAW_BYTES_MAX: Final = 256 * 1024
+"""Of events that are kept as they are."""
 TEXT_BYTES_MAX: Final = 256 * 1024
 """Ten times the 4,096 tokens that a service answers with at most unless its file says otherwise."""
 
