@@ -329,6 +329,25 @@ def test_a_client_that_leaves_before_the_first_byte_stops_the_engine_too(tmp_pat
     run(test)
 
 
+def test_a_client_that_leaves_at_done_had_its_answer(tmp_path):
+    async def test():
+        league = await start(tmp_path)
+        lyon = league["lyon"]
+        engine = lyon.engines[0]
+        said = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+        engine.pieces, engine.gate = [said + b"data: [DONE]\n\n", b""], asyncio.Event()
+        reader, writer = await connect(lyon.port)
+        writer.write(request(chat(stream=True)))
+        await reader.readuntil(b"[DONE]")
+        writer.close()
+        await engine.gone.wait()
+        await lyon.idle()
+        ended = [record for record in lyon.records() if isinstance(record, Ended)]
+        assert [record.outcome for record in ended] == ["answered"]
+
+    run(test)
+
+
 def test_a_request_past_the_services_deadline_is_ended(tmp_path):
     async def test():
         league = await start(tmp_path)

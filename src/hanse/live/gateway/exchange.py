@@ -226,7 +226,9 @@ class Exchange(msgspec.Struct, eq=False):
     def client_gone(self) -> None:
         if not self.finished:
             self._drop_all()
-            self.finish("cancelled")
+            # Clients close at `[DONE]`, before the transfer's end has come.
+            whole = self.tap is not None and self.tap.done
+            self.finish("answered" if whole else "cancelled")
 
     def client_paused(self) -> None:
         if self.winner is not None and self.winner.out is not None:
