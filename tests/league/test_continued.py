@@ -106,14 +106,14 @@ def check(told: Told, prompt: int) -> None:
     assert told.usage[0].prompt_tokens == prompt, told.usage
 
 
-def places(league: League, told: Told) -> tuple[list[str], list[tuple[str, ...]], list[Ended]]:
-    """Sites that were chosen, why, and how it ended at its entry."""
+def places(league: League, told: Told) -> tuple[list[Decided], list[Ended]]:
+    """Decisions in their order, and how it ended at its entry."""
     wait_until(lambda: _ended(league, told), "its last record", 10)
     records = league.records()[told.request_id]
     decided = sorted((r for _, r in records if isinstance(r, Decided)), key=lambda r: r.attempt)
     executed = {r.site for _, r in records if isinstance(r, Executed) and r.engine}
     assert {decided[0].site, decided[-1].site} <= executed
-    return [r.site for r in decided], [r.rules for r in decided], _ended(league, told)
+    return decided, _ended(league, told)
 
 
 def _ended(league: League, told: Told) -> list[Ended]:
@@ -156,7 +156,8 @@ def test_a_stream_goes_on_when_what_serves_it_is_killed(
     league.wait_until_whole()
     went_on = 0
     for told in struck:
-        sites, why, (ended,) = places(league, told)
+        decided, (ended,) = places(league, told)
+        sites, why = [r.site for r in decided], [r.rules for r in decided]
         if (CONTINUED,) not in why:
             continue  # it had all its tokens by then
         went_on += 1
@@ -166,8 +167,8 @@ def test_a_stream_goes_on_when_what_serves_it_is_killed(
         assert lost in sites[:seam] and lost not in sites[seam:]
         assert (ended.outcome, ended.tokens_in, ended.tokens_out) == ("answered", prompt, TOKENS)
         print(
-            f"{dies} of {lost} killed after {len(before[0].split())} words: went on at {sites[-1]}, "
-            f"longest wait for a token {told.pause_s(killed_at_s):.2f} s"
+            f"{dies} of {lost} killed: chosen anew after {decided[seam].at_s - killed_at_s:.3f} s, went on at "
+            f"{sites[-1]}, longest wait for a token {told.pause_s(killed_at_s):.2f} s"
         )
     assert went_on, "no stream was there when it died"
 
