@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from dispatch.fleets import NOW_S, fleet, random_fleet, service, site, table_of, tenant
 from hanse.dispatch.load import Load
@@ -180,3 +181,33 @@ def test_a_table_of_before_there_were_ranks_is_still_read_and_gives_up_its_class
         assert (old.subjects[name] == table.subjects[name]).all()
     assert (old.offers == table.offers).all()
     assert Table.from_bytes(old.to_bytes()).meta == table.meta
+
+
+def test_which_engines_go_on_with_others_answers_is_told_by_driver_and_file() -> None:
+    made = fleet((site("a"), site("b"), site("c")))
+    drivers: list[dict[str, object]] = [
+        {},
+        {"driver": "external", "urls": ("http://127.0.0.1:1",)},
+        {"driver": "external", "urls": ("http://127.0.0.1:1",), "continues": True},
+    ]
+    sites = tuple(
+        structs.replace(one, pools=tuple(structs.replace(pool, **more) for pool in one.pools))
+        for one, more in zip(made.sites, drivers, strict=True)
+    )
+    table = table_of(structs.replace(made, sites=sites))
+    told = {key.split("/")[0]: bool(table.continues[i]) for key, i in table.offer_index.items()}
+    assert told == {"a": True, "b": False, "c": True}
+
+
+def test_a_table_of_before_engines_could_go_on_is_read_and_none_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the version before reads past what it does not know: the array is the last."""
+    table = table_of(fleet((site("a"), site("b"))))
+    assert table.continues.all() and list(ARRAYS)[-1] == "continues"
+    with monkeypatch.context() as older:
+        older.setattr(table, "arrays", {n: a for n, a in table.arrays.items() if n != "continues"})
+        older.delitem(ARRAYS, "continues")
+        before = table.to_bytes()
+    again = Table.from_bytes(before)
+    assert not again.continues.any() and np.array_equal(again.offers, table.offers)

@@ -161,7 +161,7 @@ def _site(name: str, workers: int, external: dict[str, str] | None) -> str:
     pool = 'accelerator = "x86-thread"\ncount = 2'
     if external is not None:
         urls = ", ".join(f'"{url}"' for url in external[name].split(","))
-        pool += f'\ndriver = "external"\nurls = [{urls}]'
+        pool += f'\ndriver = "external"\nurls = [{urls}]\ncontinues = true'
     return f"""
 [[site]]
 id = "{name}"

@@ -62,22 +62,24 @@ def test_requests_in_a_frozen_engine_are_answered_elsewhere_within_a_second_and_
     assert max(waits) <= REROUTED_S_MAX + SCHEDULING_S_MAX
 
 
-def test_a_stream_whose_engine_dies_ends_with_an_error_event(league: League) -> None:
-    entry = "frankfurt"
-    stream = Stream(league, entry, text="Count from one to a hundred in words.")
+def test_a_stream_whose_engine_dies_ends_with_an_error_event_where_no_other_may_go_on(
+    league: League,
+) -> None:
+    """French health data may be read in Lyon alone, and Lyon has one engine. Others go on: `test_continued`."""
+    site, who = "lyon", {"key": "clinic", "data_class": "health", "country": "FR"}
+    stream = Stream(league, site, text="Count from one to a hundred in words.", **who)
     stream.wait_for_chunks(3)
-    serving = next(site for site in league.runtime.sites if league.executing(site))
-    old = league.engine(serving).kill()
+    old = league.engine(site).kill()
     answer = stream.answer()
     assert answer.status == 200
     assert answer.broken
     assert not answer.done
     assert answer.error == ""  # told in words, not by a cut
-    again = league.ask(entry, "Say hello.", stream=True)
-    assert again.done, again
-    league.engine(serving).back(
-        old
-    )  # until its death is seen, the league looks whole to the next test
+    assert any("not_continued" in line for line in answer.lines)
+    # Until its death is seen, the league looks whole to the next test.
+    league.engine(site).back(old)
+    league.wait_until_whole()
+    assert league.ask(site, "Say hello.", stream=True, **who).done
 
 
 def test_an_engine_whose_agent_is_frozen_too_is_left_out(league: League) -> None:

@@ -83,6 +83,7 @@ def build_table(belief: Belief, now_s: float) -> Table:
         "rule_set": law.rule_set,
         "offers": _offers(fleet, tuple(belief.offer_keys), specs),
         "central_offers": _offers(fleet, central_keys, central_specs),
+        "continues": _continues(fleet, tuple(belief.offer_keys), specs),
     }
     return Table(meta, arrays)
 
@@ -128,6 +129,15 @@ def _offers(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Rec
         if running:
             _fill_engine(row, hardware, running)
     return offers
+
+
+def _continues(fleet: Fleet, keys: tuple[str, ...], specs: list[EngineSpec]) -> Records:
+    """Offers each of whose replicas goes on with an answer that others began."""
+    able = {(site.id, pool.id): pool.goes_on for site in fleet.sites for pool in site.pools}
+    running: dict[str, bool] = {}
+    for spec in specs:
+        running[spec.offer] = running.get(spec.offer, True) and able[spec.site, spec.pool]
+    return np.array([running.get(key, False) for key in keys], np.uint8)
 
 
 def _fill_engine(

@@ -94,8 +94,11 @@ ARRAYS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "rule_set": (np.dtype("u2"), 2),
     "offers": (OFFER_DTYPE, 1),
     "central_offers": (OFFER_DTYPE, 1),
+    "continues": (np.dtype("u1"), 1),
 }
-"""Name -> (dtype, dimensions) of every array in a table file; `law` and `rule_set` are [profile, site]."""
+"""Name -> (dtype, dimensions) of every array in a table file; `law` and `rule_set` are [profile, site]. `continues` is [offer]: its
+engines go on with an answer that others began. It is the last: who does not know it reads past it, and where it is missing no engine
+does."""
 
 
 class SiteMeta(Value, frozen=True, kw_only=True):
@@ -201,6 +204,8 @@ class Table:
 
     def __init__(self, meta: TableMeta, arrays: Mapping[str, Records]) -> None:
         self.meta = meta
+        if "continues" not in arrays:
+            arrays = {**arrays, "continues": np.zeros(len(meta.offers), np.uint8)}
         self.arrays = {name: _checked(name, arrays[name]) for name in ARRAYS}
         self.sites = self.arrays["sites"]
         self.services = self.arrays["services"]
@@ -209,7 +214,8 @@ class Table:
         self.law = self.arrays["law"]
         self.rule_set = self.arrays["rule_set"]
         self.offers = self.arrays["offers"]
-        assert len(self.offers) == len(meta.offers)
+        self.continues = self.arrays["continues"]
+        assert len(self.offers) == len(self.continues) == len(meta.offers)
         assert self.law.shape == self.rule_set.shape == (self.law.shape[0], len(meta.sites))
 
     # --- names
@@ -280,7 +286,9 @@ class Table:
             self.meta, offers=self.meta.central_offers, central_site="", central_offers=()
         )
         offers = self.arrays["central_offers"]
-        return Table(meta, {**self.arrays, "offers": offers, "central_offers": offers[:0]})
+        arrays = {**self.arrays, "offers": offers, "central_offers": offers[:0]}
+        del arrays["continues"]
+        return Table(meta, arrays)
 
     # --- bytes
 
@@ -313,6 +321,8 @@ class Table:
         for name, (dtype, _) in ARRAYS.items():
             if magic == MAGIC_BEFORE and name == "subjects":
                 dtype = SUBJECT_BEFORE_DTYPE
+            if name == "continues" and name not in head.shapes:
+                continue
             start += -start % ALIGNMENT_BYTES
             shape = head.shapes[name]
             count = int(np.prod(shape))

@@ -165,6 +165,14 @@ class Pool(Value, frozen=True, kw_only=True):
     """Base URLs of running engines, for `external`."""
     kubernetes: Kubernetes | None = None
     """What to scale, for `kubernetes`."""
+    continues: bool | None = None
+    """Whether its engines go on with an answer that others began: they take `continue_final_message`, as llama.cpp, vLLM and SGLang do.
+    Absent: engines of driver `process` do, others do not."""
+
+    @property
+    def goes_on(self) -> bool:
+        """What holds where the file does not say."""
+        return self.driver == "process" if self.continues is None else self.continues
 
 
 class Site(Value, frozen=True, kw_only=True, rename={"pools": "pool"}):

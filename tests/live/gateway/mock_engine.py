@@ -44,6 +44,11 @@ class MockEngine:
     wait_s: float = 0.0
     """An answer waits so long before its first byte."""
     flood_bytes: int = 0
+    role: bool = False
+    """Streams begin with a chunk that names the role, as those of llama.cpp and vLLM do."""
+    answer_id: str = "c"
+    broken_after: int = 2
+    """Parts of a stream that `cut_mid` lets out."""
     cached: int | None = None
     """Of 7 prompt tokens; None: it does not tell."""
     received: list[Received] = field(default_factory=list)
@@ -148,8 +153,12 @@ class MockEngine:
         answer = {"id": "c", "object": "chat.completion", "created": 1, "model": asked["model"]}
         return json.dumps(answer | {"choices": [choice], "usage": usage}).encode()
 
-    def _usage(self) -> dict:
-        usage = {"prompt_tokens": 7, "completion_tokens": self.tokens, "total_tokens": 11}
+    def _usage(self, said: int = 0) -> dict:
+        usage = {
+            "prompt_tokens": 7 + said,
+            "completion_tokens": self.tokens - said,
+            "total_tokens": 7 + self.tokens,
+        }
         if self.cached is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
         return usage
@@ -163,7 +172,7 @@ class MockEngine:
             await writer.drain()
             if number == 0 and self.gate is not None:
                 await self.gate.wait()
-            if number == 1 and self.mode == "cut_mid":
+            if number == self.broken_after - 1 and self.mode == "cut_mid":
                 await asyncio.sleep(0.05)  # let the bytes out before the reset
                 writer.transport.abort()
                 return False
@@ -177,20 +186,25 @@ class MockEngine:
         writer.write(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
 
     def _events(self, asked: dict) -> list[bytes]:
-        base = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": asked["model"]}
+        """Its tokens are numbers; one that is asked to go on begins with the next."""
+        kind = "chat.completion.chunk"
+        base = {"id": self.answer_id, "object": kind, "created": 1, "model": asked["model"]}
         text = "x" * max(1, self.flood_bytes // max(1, self.tokens))
-        parts = [
-            _event(base | {"choices": [{"index": 0, "delta": {"content": f"{text}{i} "}}]})
-            for i in range(self.tokens)
-        ]
+        said = 0
+        if asked.get("continue_final_message"):
+            assert asked["add_generation_prompt"] is False
+            said = asked["messages"][-1]["content"].count(" ")
+        deltas: list[dict] = [{"content": f"{text}{i} "} for i in range(said, self.tokens)]
+        if self.role:
+            deltas.insert(0, {"role": "assistant", "content": None})
+        parts = [_event(base | {"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
         if self.mode == "error_event":
             return [*parts[:2], b'data: {"error":{"message":"out of memory"}}\n\n']
         parts.append(
             _event(base | {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         )
         if (asked.get("stream_options") or {}).get("include_usage"):
-            usage = self._usage()
-            parts.append(_event(base | {"choices": [], "usage": usage}))
+            parts.append(_event(base | {"choices": [], "usage": self._usage(said)}))
         return [*parts, b"data: [DONE]\n\n"] if self.done_marker else parts
 
 

@@ -114,6 +114,7 @@ accelerator = "x86-thread"
 count = {count}
 driver = "external"
 urls = {urls}
+continues = {continues}
 [[placement]]
 service = "chat"
 variant = "q4"
@@ -137,7 +138,9 @@ TENANTS = (
 )
 
 
-def fleet_toml(sites: tuple[str, ...], replicas: int, *, central: bool = True) -> str:
+def fleet_toml(
+    sites: tuple[str, ...], replicas: int, *, central: bool = True, continues: bool = True
+) -> str:
     """Sites with external engines, three tenants, law on; with or without one big site to compare with."""
     text = FLEET
     for name, key, classes, services, countries, rate, burst in TENANTS:
@@ -163,6 +166,7 @@ def fleet_toml(sites: tuple[str, ...], replicas: int, *, central: bool = True) -
             replicas=replicas,
             count=replicas + 1,
             urls=json.dumps(urls),
+            continues=json.dumps(continues),
         )
     return text + (f'[central]\nsite = "{sites[-1]}"\nreplicas = {replicas}\n' if central else "")
 
@@ -241,9 +245,10 @@ async def start(
     limits: Limits | None = None,
     central: bool = True,
     journal: bool = False,
+    continues: bool = True,
 ) -> League:
     """Start engines and gateways, and wait until every gateway has heard of its engines and peers."""
-    toml = fleet_toml(sites, replicas, central=central)
+    toml = fleet_toml(sites, replicas, central=central, continues=continues)
     league = League(home)
     _started.append(league)
     hops = {name: _free_port() for name in sites}

@@ -183,4 +183,4 @@ def test_an_event_without_end_is_noticed():
     tap = StreamTap(drop_usage=False, last_comment=lambda: b"")
     for _ in range(3):
         tap.feed(b"data: " + b"x" * 500_000)
-    assert tap.overlong
+    assert tap.lost == "an event without end"

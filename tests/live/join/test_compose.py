@@ -38,6 +38,7 @@ def engines(draw: st.DrawFn) -> FoundEngine:
         precision=draw(st.sampled_from(["bf16", "q4_k_m"])),
         slots=draw(st.integers(1, 64)),
         context_tokens=draw(st.integers(1, 100_000)),
+        continues=draw(st.booleans()),
     )
 
 
@@ -83,6 +84,9 @@ def test_a_first_fleet_passes_every_check_and_places_every_engine(host: Host) ->
     fleet = right(text)
     urls = [url for pool in fleet.sites[0].pools for url in pool.urls]
     assert sorted(urls) == sorted(one.url for one in host.engines)
+    able = {one.url for one in host.engines if one.continues}
+    pools = fleet.sites[0].pools
+    assert all((url in able) == pool.goes_on for pool in pools for url in pool.urls)
     assert sum(p.replicas for p in fleet.placements) == len(host.engines)
     served = {v.served_model for s in fleet.services for v in s.variants}
     assert served == {one.served_name for one in host.engines}

@@ -67,11 +67,28 @@ WHISPER = {"/v1/models": {"data": [{"id": "Whisper-large-v3", "owned_by": "vllm"
 BROKEN = {"/v1/models": "<html>not JSON</html>"}
 
 
+async def answer_post(
+    asked: dict[str, Any], answers: dict[str, Any], writer: asyncio.StreamWriter
+) -> None:
+    """As a server that knows the field, or validates its type, or neither."""
+    knows, value = answers.get("knows"), asked["continue_final_message"]
+    both = value is True and asked["add_generation_prompt"]
+    refuses = (knows == "both" and both) or (knows == "type" and not isinstance(value, bool))
+    body = b'{"message":"continue_final_message"}' if refuses else b'{"choices":[]}'
+    writer.write(b"HTTP/1.1 %d X\r\n\r\n%b" % (400 if refuses else 200, body))
+    await writer.drain()
+    writer.close()
+
+
 async def served(answers: dict[str, Any]) -> tuple[asyncio.Server, str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         path = head.split()[1].decode()
         found = answers.get(path)
+        if head.startswith(b"POST"):
+            size = int(head.lower().partition(b"content-length:")[2].split()[0])
+            await answer_post(json.loads(await reader.readexactly(size)), answers, writer)
+            return
         body = (found if isinstance(found, str) else json.dumps(found)).encode()
         status = b"404 Not Found" if found is None else b"200 OK"
         writer.write(b"HTTP/1.1 %s\r\nconnection: close\r\n\r\n%s" % (status, body))
@@ -123,6 +140,14 @@ def test_ollama_tells_context_and_level_of_a_loaded_model() -> None:
     (one,) = found_at(OLLAMA)
     assert (one.server, one.precision, one.context_tokens) == ("Ollama", "q4_k_m", 4096)
     assert not one.slots_told
+
+
+@pytest.mark.parametrize(("knows", "continues"), [("both", True), ("type", True), ("", False)])
+def test_a_server_that_knows_the_field_goes_on_with_others_answers(
+    knows: str, continues: bool
+) -> None:
+    (one,) = found_at(VLLM | {"knows": knows})
+    assert one.continues is continues
 
 
 def test_the_operator_knows_better() -> None:

@@ -57,6 +57,10 @@ class _Record(
     """Array-shaped on disk: half the bytes and half the time of a map."""
 
 
+CONTINUED: Final = "hanse:continued"
+"""Names, in a decision, why it was made: the attempt before broke after bytes had gone to the client, and this one goes on where it broke."""
+
+
 class Opened(_Record, frozen=True, kw_only=True, tag="opened"):
     """First record of every chain."""
 
@@ -98,7 +102,7 @@ class Decided(_Record, frozen=True, kw_only=True, tag="decided"):
     refusal: str = ""
     """Code of the refusal (`no_eligible_site`, `no_room`, ...); empty where an offer was chosen."""
     rules: tuple[str, ...] = ()
-    """Ids of the rules that barred sites, for a refusal by law."""
+    """Ids of the rules that barred sites, for a refusal by law. Where a site was chosen only ever `CONTINUED`."""
     table_version: int
     epoch: int
     ttft_ms_predicted: float = 0.0

@@ -5,6 +5,7 @@ here: choosing (`routing`), what the client gets (`exchange`).
 
     queued --evidence on disk--> sent --first byte--> won --end--> settled
     queued, sent --refused, failed, late, client gone--> settled
+    won --breaks--> settled, and another attempt may go on
 
 Every attempt is settled exactly once; that is when its load and its Wh are booked. All attempts are charged.
 """
@@ -69,6 +70,10 @@ class Attempt(msgspec.Struct, eq=False):
     reached: bool = False
     """Its bytes went out on a connection: the engine may have worked on it."""
     body_bytes: int = 0
+    quiet_bytes: int = -1
+    """`body_bytes` when its site was last found not to answer."""
+    charged: bool = False
+    """Its Wh were booked when its stream broke."""
     request: bytes = b""
     """The whole request, where it is the same on every connection to the target."""
 

@@ -5,7 +5,7 @@ attempt where it is a local engine (`opening`), bytes on the way to the client (
 at any end (`closing`), the serving side of a hop (`hop`).
 
 Which try comes next: a local engine that failed is excluded and its offer stays while another replica is up; a peer's offer that
-failed or refused is tried once. Nothing is re-sent after a first byte has gone to the client.
+failed or refused is tried once. After a first byte has gone to the client only the rest of an answer is asked for (`continued`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from hanse.dispatch.choose import (
     OUT_E2E_MS,
     OUT_REQUESTS,
     OUT_TTFT_MS,
+    TRIED_MAX,
 )
 from hanse.dispatch.patience import FIRST_BYTE_FACTOR, FIRST_BYTE_S_MIN
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import body as bodies
-from hanse.live.gateway import closing
+from hanse.live.gateway import closing, continued
 from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.exchange import Exchange
 from hanse.live.gateway.frames import read_header
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hanse.live.gateway.policy import Grant
     from hanse.live.gateway.routing import OfferRow, ServiceRow
     from hanse.live.gateway.shadow import Verdict
+    from hanse.live.gateway.sse import StreamTap
 
 ATTEMPTS_MAX = 8
 """Tries of one request: more have never helped a request that eight could not."""
@@ -82,15 +84,22 @@ class Entry(Exchange, eq=False, kw_only=True):
 
     def seek(self, now_s: float) -> None:
         """Find an offer and try it, or refuse."""
-        more = len(self.attempts) < ATTEMPTS_MAX
-        found = self._find(now_s, self.tried) if more else Reason.TRIED
-        if more and self.slow and not isinstance(found, Attempt):
+        found = self.again(now_s)
+        if self.slow and not isinstance(found, Attempt) and len(self.attempts) < ATTEMPTS_MAX:
             self._forgive()
             found = self._find(now_s, self.tried)
         if isinstance(found, Attempt):
-            self._go(found)
+            self.go(found)
         elif all(attempt.settled for attempt in self.attempts):
-            closing.refuse(self, found, now_s)
+            self._give_up(found, now_s)
+
+    def _give_up(self, gate: int, now_s: float) -> None:
+        if self.carried is None:
+            closing.refuse(self, gate, now_s)
+            return
+        last = self.last_failure or self.worker.routing.reason_name(gate).lower()
+        self.not_continued = f"nobody else could; the last: {last}"
+        self.break_stream(b"", self.carried.reason)
 
     def _find(self, now_s: float, tried: list[int]) -> Attempt | int:
         """The next attempt, not yet begun, or why there is none."""
@@ -112,7 +121,11 @@ class Entry(Exchange, eq=False, kw_only=True):
             if index < 0:
                 return min(index, worst)
             offer = routing.offers[index]
-            if offer.engines:
+            if self.carried is not None and not (offer.continues or self.carried.told.tokens == 0):
+                worst = min(worst, Reason.TRIED)
+                if len(tried) >= TRIED_MAX:
+                    return worst
+            elif offer.engines:
                 held = None
                 if prefixes is not None and len(offer.engines) > 1:
                     held = affinity.engines.held(prefixes, now_s)
@@ -173,7 +186,7 @@ class Entry(Exchange, eq=False, kw_only=True):
             late_s *= 2.0**self.switches
         return late_s, hedge_s if hedge_s > HEDGE_S_MIN else HEDGE_S_MIN
 
-    def _go(self, attempt: Attempt) -> None:
+    def go(self, attempt: Attempt) -> None:
         """Count it, put it on record; `Attempt.recorded` sends it."""
         worker, routing, grant = self.worker, self.worker.routing, self.grant
         counts = worker.counts.row
@@ -185,7 +198,10 @@ class Entry(Exchange, eq=False, kw_only=True):
         if self.prefixes is not None:
             worker.affinity.sent(attempt, self.prefixes, spread=self.service.spread)
         routing.begin(attempt, self.service.index, self.tokens_in, self.tokens_out, at_s)
-        middle = routing.decided_middle(grant, self.service.id, offer)
+        if self.carried is None:
+            middle = routing.decided_middle(grant, self.service.id, offer)
+        else:
+            middle = routing.continued_middle(grant, self.service.id, offer)
         raw = decided_raw(self.request_id, at_s, number, middle, attempt.figures)
         if attempt.engine < 0:
             counts[ATTEMPTS_HOP] += 1.0
@@ -198,9 +214,15 @@ class Entry(Exchange, eq=False, kw_only=True):
     # --- what attempts report
 
     def unrecorded(self, attempt: Attempt) -> None:
-        if not self.finished:
-            self._drop_all()
-            closing.refuse_unrecorded(self)
+        if self.finished:
+            return
+        if self.carried is not None:
+            self.refusal = closing.UNRECORDED
+            self.not_continued = "the decision log cannot be written"
+            self.break_stream(b"", self.carried.reason)
+            return
+        self._drop_all()
+        closing.refuse_unrecorded(self)
 
     def turned_down(self, attempt: Attempt, out: Outgoing) -> None:
         self._hear_load(attempt, out)
@@ -235,7 +257,7 @@ class Entry(Exchange, eq=False, kw_only=True):
                 routing.local[attempt.engine].late(now_s)
             routing.late(attempt, (now_s - attempt.began_at_s) * 1000.0)
         self.switches += 1  # before the next attempt is made: its patience counts this one
-        found = self._other(attempt, now_s)
+        found = self.other(attempt, now_s)
         if not isinstance(found, Attempt):
             self.switches -= 1
             attempt.deadline_at_s = now_s + FIRST_BYTE_S_MIN
@@ -247,7 +269,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         self.settle(attempt)
         self._exclude(attempt)
         self.slow.append(attempt)
-        self._go(found)
+        self.go(found)
 
     def hedge(self, attempt: Attempt, now_s: float) -> None:
         """A second try beside a slow first one, within the budget and while there is room to spare."""
@@ -255,12 +277,12 @@ class Entry(Exchange, eq=False, kw_only=True):
         row = self.worker.counts.row
         if self.hedged or row[HEDGES] >= HEDGE_SHARE_MAX * self.worker.requests_begun:
             return
-        found = self._other(attempt, now_s)
+        found = self.other(attempt, now_s)
         if isinstance(found, Attempt) and self._has_room(found):
             self.hedged = True
             found.hedge = True
             row[HEDGES] += 1.0
-            self._go(found)
+            self.go(found)
 
     def _has_room(self, attempt: Attempt) -> bool:
         offer = attempt.offer
@@ -268,7 +290,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         requests = attempt.figures[OUT_REQUESTS] + 1.0
         return requests <= HEDGE_UTILISATION_MAX * max(1.0, replicas * offer.slots)
 
-    def _other(self, attempt: Attempt, now_s: float) -> Attempt | int:
+    def other(self, attempt: Attempt, now_s: float) -> Attempt | int:
         """An attempt anywhere else than at this one's engine or peer."""
         if len(self.attempts) >= ATTEMPTS_MAX or len(self.body) > HOLD_BYTES_MAX:
             return Reason.TRIED
@@ -287,13 +309,59 @@ class Entry(Exchange, eq=False, kw_only=True):
             self.tried_engines.add(attempt.engine)
 
     def _next(self, attempt: Attempt, kind: str) -> None:
-        self.count_failure(kind)
-        self.settle(attempt)
-        self._exclude(attempt)
+        self.leave(attempt, kind)
         if len(self.body) > HOLD_BYTES_MAX:
-            closing.refuse(self, Reason.TRIED, time())
+            self._give_up(Reason.TRIED, time())
         elif all(other.settled for other in self.attempts):
             self.seek(time())
+
+    def leave(self, attempt: Attempt, kind: str = "broken", *, exclude: bool = True) -> None:
+        """It failed: count it, take it back, and as a rule ask there no more."""
+        self.count_failure(kind)
+        self.settle(attempt)
+        if exclude:
+            self._exclude(attempt)
+
+    def again(self, now_s: float) -> Attempt | int:
+        """An attempt anywhere but where it was excluded."""
+        more = len(self.attempts) < ATTEMPTS_MAX
+        return self._find(now_s, self.tried) if more else Reason.TRIED
+
+    # --- a stream that breaks, and who goes on with it
+
+    def new_tap(self, attempt: Attempt) -> StreamTap:
+        return continued.tap_of(self, attempt)
+
+    def lose(self, attempt: Attempt, data: bytes, reason: str) -> None:
+        self.write(data)
+        self.last_failure = f"{attempt.offer.site}: {reason}"
+        if not continued.go_on(self, attempt, reason):
+            self.break_stream(b"", reason)
+
+    def quiet(self, attempt: Attempt) -> None:
+        """Where bytes still come, or the client does not take them, the stream is well."""
+        before, attempt.quiet_bytes = attempt.quiet_bytes, attempt.body_bytes
+        if before != attempt.body_bytes or attempt.out is None or self.link.write_paused:
+            return
+        if self.tap is not None and continued.go_on(self, attempt, continued.QUIET):
+            attempt.drop()
+
+    def win(self, attempt: Attempt, out: Outgoing) -> None:
+        if self.carried is None:
+            super().win(attempt, out)
+        else:
+            continued.resume(self, attempt, out)
+
+    def win_whole(self, attempt: Attempt, out: Outgoing) -> None:
+        if self.carried is None:
+            super().win_whole(attempt, out)
+        else:
+            continued.resume(self, attempt, out)
+
+    def failed_again(self, attempt: Attempt, kind: str) -> None:
+        """Who was to go on did not."""
+        self.refused_only = False
+        self._next(attempt, kind)
 
     # --- bytes for the other leg
 
@@ -396,17 +464,22 @@ class Entry(Exchange, eq=False, kw_only=True):
 
     def measure(self, attempt: Attempt, now_s: float) -> None:
         routing, tap, service = self.worker.routing, self.tap, self.service
-        answered = self.status == 200
-        measured = Measured.of(
-            self.usage if tap is None else tap.usage,
-            self.tokens_in if answered else 0,
-            0 if tap is None else tap.events,
-        )
+        answered, carried = self.status == 200, self.carried
+        if attempt.charged:  # it broke, and nobody went on
+            measured = Measured(self.tokens_in, 0)
+        else:
+            measured = Measured.of(
+                self.usage if tap is None else tap.usage,
+                self.tokens_in if answered else 0,
+                0 if tap is None else tap.events,
+            )
         self.measured = measured
         measured.e2e_ms = (now_s - self.started_at_s) * 1000.0
         measured.ttft_ms = (self.first_byte_at_s - self.started_at_s) * 1000.0
         bytes_moved = 0
-        if attempt.engine >= 0:
+        if attempt.charged:
+            pass
+        elif attempt.engine >= 0:
             measured.charge_local(attempt, routing)
         else:
             bytes_moved = attempt.body_bytes + len(self.body)
@@ -417,18 +490,24 @@ class Entry(Exchange, eq=False, kw_only=True):
                 measured.charge_dropped(attempt, routing)
         if len(self.attempts) > 1:
             for other in self.attempts:
-                if other is not attempt and other.reached:
+                if other is not attempt and other.reached and not other.charged:
                     measured.charge_dropped(other, routing)
+        if carried is not None:
+            carried.charge(measured)
         measured.price(attempt, routing, service.usd_per_g, bytes_moved)
         if answered and self.prefixes is not None:
             self.worker.affinity.ended(self, attempt, measured, now_s)
+        tokens_out = measured.tokens_out
+        if carried is not None:
+            measured.join(carried.tokens)
         if answered and measured.tokens_out > 0:
             service.seen_tokens_out(measured.tokens_out)
             ttft_ms = 0.0
             if tap is not None:
-                ttft_ms = (self.first_byte_at_s - attempt.began_at_s) * 1000.0
+                first_s = self.first_byte_at_s if carried is None else carried.first_byte_at_s
+                ttft_ms = (first_s - attempt.began_at_s) * 1000.0
             e2e_ms = (now_s - attempt.began_at_s) * 1000.0
-            routing.observed(attempt, ttft_ms, e2e_ms, measured.tokens_out)
+            routing.observed(attempt, ttft_ms, e2e_ms, tokens_out)
 
     def conclude(self, outcome: str, now_s: float) -> None:
         worker = self.worker

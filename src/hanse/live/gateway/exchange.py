@@ -6,7 +6,7 @@ attempt exactly once. Not here: choosing and retrying across sites (`entry`), th
     start --> attempts in flight --first byte--> winner --end--> finished
                     |  none left                    |  breaks
                     v                               v
-                 refused                  error event, connection closed
+                 refused           further attempts (`continued`), else error event, connection closed
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from hanse.live.gateway.metrics import (
     FAILED,
     FAILURES,
 )
-from hanse.live.gateway.sse import StreamTap, Usage
+from hanse.live.gateway.sse import BROKE_PREFIX, BROKEN, StreamTap, Usage
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
+    from hanse.live.gateway.continued import Carried
     from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.incoming import Incoming
     from hanse.live.gateway.measured import Measured
@@ -68,6 +69,9 @@ class Exchange(msgspec.Struct, eq=False):
     up_name: str = ""
     up_body: bytes = b""
     """The body as it goes upstream, and for which model's name it was made."""
+    carried: Carried | None = None
+    """Of a stream whose winner broke: what the client has of it. `winner` is that attempt until another goes on."""
+    not_continued: str = ""
 
     # --- what entry and hop do differently
 
@@ -117,6 +121,13 @@ class Exchange(msgspec.Struct, eq=False):
     def answer_plain(self, attempt: Attempt, known: KnownAnswer, data: bytes) -> bool:
         """A whole 200 that is no stream; False where its end is not that simple, and nothing was done."""
         return False
+
+    def lose(self, attempt: Attempt, data: bytes, reason: str) -> None:
+        """A stream cannot go on from its winner; `data` is the last that came of it."""
+        self.break_stream(data, reason)
+
+    def quiet(self, attempt: Attempt) -> None:
+        """The winner's site does not answer any more; whether it is dead or cut off nobody knows."""
 
     # --- the first byte
 
@@ -177,20 +188,24 @@ class Exchange(msgspec.Struct, eq=False):
         attempt.body_bytes += len(data)
         tap = self.tap
         if tap is None:
-            self._write(data)
+            self.write(data)
             if out.done:
                 self._close_body()
                 self.measure(attempt, time())
                 self.finish("answered")
             return
-        data = tap.feed(data)
-        if out.done:
-            self._end_stream(attempt, out, data)
-        elif tap.overlong:
+        self.pass_on(attempt, out, tap.feed(data))
+
+    def pass_on(self, attempt: Attempt, out: Outgoing, data: bytes) -> None:
+        """What the tap let through, and the stream's end where it came."""
+        assert self.tap is not None
+        if self.tap.lost:
             attempt.drop()
-            self._break_stream(data, "an event without end")
+            self.lose(attempt, data, self.tap.lost)
+        elif out.done:
+            self.end_stream(attempt, out, data)
         elif data:
-            self._write(data)
+            self.write(data)
 
     def broke(self, attempt: Attempt, reason: str) -> None:
         """The winner's connection broke after bytes had gone to the client."""
@@ -198,9 +213,9 @@ class Exchange(msgspec.Struct, eq=False):
             return
         tap = self.tap
         if tap is not None and tap.done:  # complete; only the transfer's end was cut off
-            self._end_stream(attempt, None, b"")
+            self.end_stream(attempt, None, b"")
         elif tap is not None:
-            self._break_stream(b"", reason)
+            self.lose(attempt, b"", reason)
         else:
             self.worker.counts.row[BROKEN_STREAMS] += 1.0
             self.finish("broken")
@@ -211,7 +226,9 @@ class Exchange(msgspec.Struct, eq=False):
     def client_gone(self) -> None:
         if not self.finished:
             self._drop_all()
-            self.finish("cancelled")
+            # Clients close at `[DONE]`, before the transfer's end has come.
+            whole = self.tap is not None and self.tap.done
+            self.finish("answered" if whole else "cancelled")
 
     def client_paused(self) -> None:
         if self.winner is not None and self.winner.out is not None:
@@ -231,7 +248,7 @@ class Exchange(msgspec.Struct, eq=False):
         winner = self.winner
         self._drop_all()
         if winner is not None and self.tap is not None:
-            self._break_stream(b"", message)
+            self.break_stream(b"", message)
         elif winner is not None:
             self.finish("broken")
             self.link.broken()
@@ -262,7 +279,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.conclude(outcome, now_s)
         # Attempts, stream tap and this refer to each other: cut, so that nothing waits for the collector.
         self.attempts = []
-        self.winner = self.tap = None
+        self.winner = self.tap = self.carried = None
 
     def count_failure(self, kind: str) -> None:
         """One attempt failed."""
@@ -285,26 +302,30 @@ class Exchange(msgspec.Struct, eq=False):
         )
         kind = out.headers.get(b"content-type", b"application/json")
         self._write_head(out.status, kind, framing, attempt)
-        self._pass_pause()
+        self.pass_pause()
         self.more(attempt, out)
 
     def _open_stream(self, attempt: Attempt, out: Outgoing) -> None:
-        self.tap = StreamTap(drop_usage=self.drop_usage, last_comment=self.last_comment)
+        self.tap = self.new_tap(attempt)
         self.raw_chunks = not self.link.http10
         head = self._stream_head(attempt)
         data = out.take()
         attempt.body_bytes += len(data)
         data = self.tap.feed(data)
-        if out.done:
+        if out.done or self.tap.lost:
             self.link.transport.write(head)
-            self._end_stream(attempt, out, data)
+            self.pass_on(attempt, out, data)
             return
         if data and self.raw_chunks:
             data = b"%b%x\r\n%b\r\n" % (head, len(data), data)
         else:
             data = head + data
         self.link.transport.write(data)  # head and first token in one segment
-        self._pass_pause()
+        self.pass_pause()
+
+    def new_tap(self, attempt: Attempt) -> StreamTap:
+        """What the winner's stream goes through."""
+        return StreamTap(drop_usage=self.drop_usage, last_comment=self.last_comment)
 
     def _stream_head(self, attempt: Attempt) -> bytes:
         link = self.link
@@ -341,12 +362,12 @@ class Exchange(msgspec.Struct, eq=False):
         )
         link.transport.write(head)
 
-    def _pass_pause(self) -> None:
+    def pass_pause(self) -> None:
         """A client that was slow before there was a winner must slow the winner too."""
         if self.link.write_paused:
             self.client_paused()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if data:
             if self.raw_chunks:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -356,13 +377,13 @@ class Exchange(msgspec.Struct, eq=False):
         if self.raw_chunks:
             self.link.transport.write(b"0\r\n\r\n")
 
-    def _end_stream(self, attempt: Attempt, out: Outgoing | None, data: bytes) -> None:
+    def end_stream(self, attempt: Attempt, out: Outgoing | None, data: bytes) -> None:
         tap = self.tap
         assert tap is not None
         if out is not None and not tap.done and not tap.errored and not out.sized:
             # Without framing only `[DONE]` tells an end from a cut.
             attempt.out = None
-            self._break_stream(data, "the connection closed before the end of the stream")
+            self.lose(attempt, data, "the connection closed before the end of the stream")
             return
         data += tap.end()
         attempt.out = None
@@ -375,13 +396,13 @@ class Exchange(msgspec.Struct, eq=False):
         self.finish("broken" if tap.errored and not tap.done else "answered")
         self.link.ended()
 
-    def _break_stream(self, data: bytes, reason: str) -> None:
+    def break_stream(self, data: bytes, reason: str) -> None:
         """End a stream that cannot go on with an error event; never silently."""
-        message = f"the stream broke: {reason}"
-        event = answers.stream_error(
-            "stream_broken", message, hanse={"request_id": self.request_id.hex()}
-        )
-        self._write(data + event)
+        hanse: dict[str, object] = {"request_id": self.request_id.hex()}
+        if self.not_continued:
+            hanse["not_continued"] = self.not_continued
+        event = answers.stream_error(BROKEN, BROKE_PREFIX + reason, hanse=hanse)
+        self.write(data + event)
         self._close_body()
         self.worker.counts.row[BROKEN_STREAMS] += 1.0
         self._drop_all()

@@ -81,6 +81,12 @@ class Measured(msgspec.Struct, eq=False):
     def five(self) -> Five:
         return (self.ttft_ms, self.e2e_ms, self.energy_wh, self.carbon_g, self.cost_usd)
 
+    def join(self, tokens: int) -> None:
+        """An answer in two parts: the prompt once, the completion of both; so many tokens of it were prompt to the second engine."""
+        self.tokens_in = max(self.tokens_in - tokens, 0)
+        self.tokens_out += tokens
+        self.cached = min(self.cached, self.tokens_in)
+
     def charge_local(self, attempt: Attempt, routing: Routing) -> None:
         """Wh of an attempt at one of this site's engines."""
         engine = attempt.counted

@@ -69,6 +69,7 @@ E2E: Final = _layout.take(len(SECONDS) + 2)
 LEAGUE: Final = _layout.take(len(RESULTS))
 CENTRAL: Final = _layout.take(len(RESULTS))
 COST: Final = {view: _layout.take(len(COSTS)) for view in VIEWS}
+CONTINUED_STREAMS: Final = _layout.take()
 
 _CODE_INDEX: Final = {code: REQUESTS + i for i, code in enumerate(CODES)}
 _CODE_OTHER: Final = REQUESTS + len(CODES)
@@ -149,6 +150,7 @@ def _families() -> Iterator[tuple[str, str, list[tuple[str, int, float]]]]:
     yield "hanse_gateway_hedges_total", "", [("", HEDGES, 1.0)]
     yield "hanse_gateway_hedges_won_total", "", [("", HEDGES_WON, 1.0)]
     yield "hanse_gateway_streams_broken_total", "", [("", BROKEN_STREAMS, 1.0)]
+    yield "hanse_gateway_streams_continued_total", "", [("", CONTINUED_STREAMS, 1.0)]
     tokens = [('direction="in"', TOKENS_IN, 1.0), ('direction="out"', TOKENS_OUT, 1.0)]
     yield "hanse_gateway_tokens_total", "", tokens
     joules = JOULES_PER_WH  # Prometheus wants base units

@@ -76,7 +76,9 @@ METHOD = tuple(_encode(method) for method in METHODS)
 """What `kernels.ended_record` puts a last record together from."""
 
 
-def decided_middle(grant: Grant, service: str, offer: OfferRow, routing: Routing) -> bytes:
+def decided_middle(
+    grant: Grant, service: str, offer: OfferRow, routing: Routing, rules: tuple[str, ...] = ()
+) -> bytes:
     """Fields `key_id` to `epoch` of a decision for an offer."""
     meta = routing.table.meta
     return _middle(
@@ -91,6 +93,7 @@ def decided_middle(grant: Grant, service: str, offer: OfferRow, routing: Routing
         entry_site=routing.site,
         site=offer.site,
         variant=offer.variant,
+        rules=rules,
         table_version=meta.version,
         epoch=meta.epoch,
     )

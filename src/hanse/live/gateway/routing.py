@@ -24,6 +24,7 @@ from hanse.dispatch.choose import (
 from hanse.dispatch.load import GUESS_OUT_FIRST, GUESS_SHARE, OWN_DTYPE, Load
 from hanse.dispatch.reasons import Reason
 from hanse.dispatch.shed import OPEN, ShedStep, power_gate, shed_steps
+from hanse.live.evidence.chain import CONTINUED
 from hanse.live.gateway import kernels
 from hanse.live.gateway.direct import DirectLoad, DirectRouter, direct
 from hanse.live.gateway.frames import LoadFrame, OfferLoad, header_value
@@ -97,6 +98,7 @@ class OfferRow:
     """One offer, ready for use by requests."""
 
     __slots__ = (
+        "continues",
         "decided",
         "decode_wh_per_token",
         "decode_wh_shared",
@@ -123,6 +125,8 @@ class OfferRow:
         self.key = f"{self.service}/{self.variant}"
         self.site_index = int(record["site"])
         self.served_model = table.variant(index).served_model or self.service
+        self.continues = bool(table.continues[index])
+        """Its engines go on with an answer that others began."""
         self.slots = float(record["slots"])
         self.prefill_wh_per_token = float(record["prefill_wh_per_token"])
         self.decode_wh_shared = float(record["decode_wh_shared"])
@@ -252,6 +256,10 @@ class Routing:
         if middle is None:
             middle = offer.decided[grant] = decided_middle(grant, service, offer, self)
         return middle
+
+    def continued_middle(self, grant: Grant, service: str, offer: OfferRow) -> bytes:
+        """The same of a decision that goes on with a broken stream; rare, so never kept."""
+        return decided_middle(grant, service, offer, self, (CONTINUED,))
 
     def executed_middle(self, grant: Grant, offer: OfferRow, engine: int) -> bytes:
         """The constant part of an execution's record."""

@@ -408,11 +408,15 @@ class Worker:
                 self._peer_died(site)
 
     def _peer_died(self, site: str) -> None:
-        """A cut link or a frozen site says nothing: what it has not begun to answer goes elsewhere at once."""
+        """A cut link or a frozen site says nothing: what it has not begun to answer goes elsewhere at once, streams when they stand still."""
         for attempt in tuple(self.waiting):
             if attempt.engine < 0 and attempt.offer.site == site and not attempt.settled:
                 attempt.drop()
                 attempt.exchange.failed(attempt, "dead", "the peer stopped answering")
+        for exchange in tuple(self.running):
+            winner = exchange.winner
+            if winner is not None and winner.engine < 0 and winner.offer.site == site:
+                exchange.quiet(winner)
 
     def _central_reachable(self, now_s: float) -> bool:
         assert self.shadow is not None

@@ -165,6 +165,8 @@ def _site_lines(site: str, host: Host) -> Iterator[str]:
         yield f"count = {count}"
         yield 'driver = "external"'
         yield f"urls = [{', '.join(_text(one.url) for one in group)}]"
+        if group[0].continues:
+            yield "continues = true    # with an answer that another engine began: it said so"
 
 
 def _gateway(host: Host) -> Iterator[str]:
@@ -242,7 +244,8 @@ def _groups(host: Host) -> list[list[FoundEngine]]:
     """Engines that are replicas of one another."""
 
     def alike(one: FoundEngine) -> tuple[Any, ...]:
-        return one.served_name, one.model, one.precision, one.slots, one.context_tokens
+        found = one.served_name, one.model, one.precision, one.slots, one.context_tokens
+        return *found, one.continues
 
     return [list(group) for _, group in groupby(sorted(host.engines, key=alike), alike)]
 

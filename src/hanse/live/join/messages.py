@@ -43,6 +43,8 @@ class FoundEngine(Value, frozen=True, kw_only=True):
     """Whether the server said so itself; else it is a cautious guess."""
     context_tokens: Count
     context_told: bool = False
+    continues: bool = False
+    """It knows `continue_final_message`: it goes on with an answer that another engine began."""
 
 
 class FoundChips(Value, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from hanse.catalogue.accelerators import accelerator_named
 from hanse.catalogue.models import ai_model_named, ai_models
 from hanse.errors import ConfigError
 from hanse.live.join.messages import FoundChips, FoundEngine
-from hanse.live.probe import get
+from hanse.live.probe import get, post
 from hanse.serving.precisions import NAMES, WEIGHT_BYTES
 
 USUAL_PORTS: Final = {
@@ -93,7 +93,10 @@ async def _ask_server(url: str, models: dict[str, str]) -> list[FoundEngine]:
             continue
         figures = await _figures(url, server, row)
         engine = _engine(url, server, str(row["id"]), figures, models)
-        if ai_models()[engine.model].kind != "asr":
+        kind = ai_models()[engine.model].kind
+        if kind not in ("asr", "embedding") and await _continues(url, engine.served_name):
+            engine = msgspec.structs.replace(engine, continues=True)
+        if kind != "asr":
             found.append(engine)
     return found
 
@@ -107,6 +110,24 @@ async def _server(url: str, rows: list[dict[str, Any]]) -> str:
     if isinstance(info, dict) and "max_concurrent_requests" in info:
         return "TGI"
     return "openai"
+
+
+async def _continues(url: str, served: str) -> bool:
+    """Whether it knows the field, by a request that whoever does must refuse: vLLM and llama.cpp the two together, SGLang the wrong type.
+
+    Who does not know it generates one token.
+    """
+    asked: dict[str, Any] = {"model": served, "max_tokens": 1}
+    asked["messages"] = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    wrong: dict[str, Any] = {}
+    for value in (True, wrong):
+        more = {"continue_final_message": value, "add_generation_prompt": True}
+        host, port = _address(url)
+        body = msgspec.json.encode(asked | more)
+        status, told = await post(host, port, "/v1/chat/completions", body, timeout_s=ANSWER_S_MAX)
+        if status in (400, 422) and b"continue_final_message" in told:
+            return True
+    return False
 
 
 def _engine(
@@ -349,8 +370,13 @@ async def _json(url: str, path: str) -> Any:
 
 
 async def _get(url: str, path: str) -> tuple[int, bytes]:
+    host, port = _address(url)
+    return await get(host, port, path, timeout_s=ANSWER_S_MAX)
+
+
+def _address(url: str) -> tuple[str, int]:
     host, _, port = url.removeprefix("http://").partition(":")
-    return await get(host, int(port or 80), path, timeout_s=ANSWER_S_MAX)
+    return host, int(port or 80)
 
 
 def _count(value: Any) -> int | None:
