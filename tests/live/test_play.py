@@ -18,6 +18,7 @@ import pytest
 
 from hanse.cli.play import happening
 from hanse.errors import ConfigError, SiteError
+from hanse.live.control_client import ensure_control_key
 from hanse.live.play import KINDS, Happening, Player
 from hanse.live.runtime import HubAddress, Runtime, StateDir
 from hanse.live.supervise import write_pid
@@ -73,7 +74,10 @@ class Links:
 
 
 def played(tmp_path: Path, port: int, *script: Happening, speed: float) -> tuple[Player, Links]:
-    player = Player(StateDir(tmp_path), runtime(port), script, speed=speed, offset_s=100.0)
+    state = StateDir(tmp_path)
+    state.make((), hub=True)
+    ensure_control_key(state)
+    player = Player(state, runtime(port), script, speed=speed, offset_s=100.0)
     player._links = links = Links()  # type: ignore[assignment]
     return player, links
 

@@ -41,6 +41,8 @@ MARGINAL_NOTE = (
     "no imports, no curtailment"
 )
 PRICE = "price_usd_per_kwh"
+FACTOR_MAX = 1e6
+"""What a scenario makes of a price or a carbon figure stays a number that can be reckoned with."""
 WEATHER_KM_MAX = 750.0
 """Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
 
@@ -118,9 +120,11 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
 
     def __post_init__(self) -> None:
-        limit = 100.0 if self.kind == "cloud_pct" else float("inf")
+        limit = 100.0 if self.kind in ("cloud_pct", "warmer_k") else FACTOR_MAX
         if not 0.0 <= self.value <= limit:
             raise FeedError("override", got=f"{self.kind} {self.value}", allowed=f"0 to {limit:g}")
+        if not abs(self.from_s) + abs(self.until_s) < float("inf"):
+            raise FeedError("override", got=f"{self.from_s} to {self.until_s}", allowed="instants")
 
     def holds(self, now_s: float, places: tuple[str, ...]) -> bool:
         """Whether it is in force at an instant, for any of these names of one place."""
