@@ -17,17 +17,24 @@ from hanse.errors import ConfigError
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import Value
 from hanse.signals import Feed, Override
+from hanse.signals.clock import SPEED_MAX
 
 Instant = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 """Unix seconds; far beyond any calendar that a recording is played by."""
 
 
+_PERCENT = {
+    "if": {"properties": {"kind": {"const": "cloud_pct"}}},
+    "then": {"properties": {"value": {"maximum": 100}}},
+}
+
+
 class Scenario(Value, frozen=True, kw_only=True):
     """The part of a `signals.Feed` that a person plays; what providers say is theirs."""
 
-    overrides: tuple[Override, ...] = ()
+    overrides: tuple[Annotated[Override, msgspec.Meta(extra_json_schema=_PERCENT)], ...] = ()
     clock_offset_s: Annotated[float, msgspec.Meta(ge=-1e11, le=1e11)] = 0.0
-    clock_speed: Annotated[float, msgspec.Meta(ge=1e-3, le=1e6)] = 1.0
+    clock_speed: Annotated[float, msgspec.Meta(ge=1e-3, le=SPEED_MAX)] = 1.0
     clock_from_s: Instant = 0.0
 
     @classmethod
