@@ -42,6 +42,7 @@ from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, replace_file
 from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
 from hanse.model.read import read_fleet
+from hanse.model.told import UNREADABLE
 
 ACCOUNT: Final = "LEAGUE"
 OWN_ACCOUNT: Final = "SITE"
@@ -551,7 +552,7 @@ def _read(path: Path, kind: type[Any]) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(
             str(path), got=str(error), fix="restore the file, or remove the state directory"
         ) from error

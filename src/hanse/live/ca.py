@@ -42,6 +42,7 @@ from hanse.live.identity import (
     name_of,
 )
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 CERTIFICATE_DAYS: Final = 30
@@ -214,7 +215,7 @@ def _read_register(ca_dir: Path) -> Register:
         return msgspec.json.decode((ca_dir / "issued.json").read_bytes(), type=Register)
     except FileNotFoundError:
         return Register(issued={}, generations={})
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(
             str(ca_dir / "issued.json"), got=str(error), fix="restore it from a backup"
         ) from error

@@ -23,6 +23,7 @@ from starlette.responses import Response
 
 from hanse.errors import HanseError
 from hanse.live.control_client import Scenario
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.view import LeagueView, ViewState
 from hanse.web.app import make_app
@@ -148,7 +149,7 @@ class ControlApi:
             feed = scenario.feed()
         except ClientDisconnect:
             return _error(400, "the body did not come to its end")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, HanseError) as error:
+        except (*UNREADABLE, HanseError) as error:
             return _error(400, str(error))
         self._scenario = scenario
         self._on_scenario(feed)

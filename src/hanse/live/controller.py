@@ -46,6 +46,7 @@ from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import newest_league, policies_in, settle
 from hanse.live.fleet_in_force import FleetInForce
+from hanse.live.hearsay import EpochClaims, own_rows
 from hanse.live.hub_seats import HubSeats
 from hanse.live.jobs import JobBook, site_in
 from hanse.live.league_file import LeagueFile
@@ -60,6 +61,7 @@ from hanse.live.silence import Silence
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Fleet, Site
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
 from hanse.view import DecisionRow, StandingView, ViewState, read_status
@@ -95,6 +97,7 @@ class Controller:
         self._fleet = prepared.fleet
         home = self._state.hub if local_site is None else self._state.site(local_site)
         self._epochs = EpochFile(home / "controller-epoch")
+        self._claims = EpochClaims()
         self._dispatcher = Dispatcher("fleet")
         self._log = EventLog(home / "events", time.time(), lambda: state_of(self._dispatcher))
         self._feed = Feed()
@@ -321,14 +324,17 @@ class Controller:
         if message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not
         self._silence.hear(status.site, time.monotonic())
-        self._epochs.see(status.epoch)
+        epoch = self._claims.believed(
+            status.site, status.epoch, self._epochs.epoch, time.monotonic()
+        )
+        self._epochs.see(epoch)
         self._view.hear_status(status, time.time())
         self._jobs.see(status)
         self._source.tell()
         heard = ev.SiteHeard(
             at_s=time.time(),
             site=status.site,
-            epoch=status.epoch,
+            epoch=epoch,
             table_version=status.table_version,
             shed_level=status.shed_level,
             placement_version=status.placement_version,
@@ -345,9 +351,9 @@ class Controller:
     async def _hear_decisions(self, message: Any) -> None:
         try:
             rows = msgspec.msgpack.decode(message.data, type=list[DecisionRow])
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
-        self._view.hear_decisions(rows)
+        self._view.hear_decisions(own_rows(rows, site_in(message.subject), self._view.site_ids))
         self._source.tell()
 
     async def _tick(self) -> None:

@@ -22,6 +22,7 @@ from hanse.live.drivers import Seen
 from hanse.live.engine import EngineConfig
 from hanse.live.runtime import SiteAddress
 from hanse.model.fleet import Fleet, Placement
+from hanse.model.told import UNREADABLE
 
 PROBE_PATH = "/health"
 PROBE_BYTES_MAX = 512
@@ -123,7 +124,7 @@ class ProcessDriver:
         try:
             content = (self._directory / f"engine-{spec.name}.json").read_bytes()
             return msgspec.json.decode(content, type=EngineConfig).port
-        except (OSError, msgspec.DecodeError):
+        except (*UNREADABLE, OSError):
             return 0
 
     def stop(self, spec: EngineSpec) -> None:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from hanse.errors import ConfigError, SiteError
+from hanse.model.told import UNREADABLE
 from hanse.view import LinkStatus
 
 Way = Literal["a_to_b", "b_to_a"]
@@ -201,7 +202,7 @@ class LinkControl:
                 with sock.makefile("rb") as answers:
                     answer = answers.readline(CONTROL_LINE_BYTES_MAX)
             reply = msgspec.json.decode(answer, type=ControlReply)
-        except (OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise SiteError(
                 self.control_path,
                 got=f"no answer from the link emulator ({error})",

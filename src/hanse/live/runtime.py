@@ -20,6 +20,7 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.model import versions
 from hanse.model.fleet import Fleet, Hub, Id, Site, Value
+from hanse.model.told import UNREADABLE
 from hanse.view import link_id
 
 HUB: Final = "hub"
@@ -244,7 +245,7 @@ class StateDir:
             raise ConfigError(
                 str(self.runtime_json), got="no such file", fix="start the fleet with `hanse up`"
             ) from None
-        except (msgspec.DecodeError, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise ConfigError(
                 str(self.runtime_json), got=str(error), fix="remove the file, then `hanse up`"
             ) from error

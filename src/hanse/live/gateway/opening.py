@@ -11,14 +11,13 @@ from binascii import hexlify
 from time import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway.affinity import PROMPT_TOKENS_MIN
 from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.entry import Entry
 from hanse.live.gateway.incoming import BUSY
 from hanse.live.gateway.metrics import ATTEMPTS_LOCAL
+from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from hanse.live.gateway.heads import KnownHead
@@ -55,7 +54,7 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
     routing = worker.routing
     try:
         head = bodies.decode_head(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         head = None
     service = None if head is None else routing.service_named.get(head.model)
     if (

@@ -21,6 +21,7 @@ from hanse.live.reach import reach_of
 from hanse.live.runtime import StateDir
 from hanse.live.seats import SEATS
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
+from hanse.model.told import UNREADABLE
 
 RECORD_VARIABLE: Final = "HANSE_RECORD"
 """Environment variable that `hanse up --record` sets and a league's processes inherit: workers of sites write input logs."""
@@ -106,7 +107,7 @@ def read_settings(path: Path) -> GatewaySettings:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(str(path), got=str(error), fix="see docs/gateway.md") from error
 
 

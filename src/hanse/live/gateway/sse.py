@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from hanse.model.told import UNREADABLE
+
 EVENT_BYTES_MAX = 1024 * 1024
 """An event longer than this is no token of any engine."""
 
@@ -143,5 +145,5 @@ def _usage_of(event: bytes) -> _Chunk | None:
         return None
     try:
         return _decode_chunk(line[5:])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
