@@ -54,9 +54,7 @@ def hub() -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 def runtime(port: int) -> Runtime:
-    address = HubAddress(
-        host="127.0.0.1", client_port=1, leaf_port=2, monitor_port=3, control_port=port
-    )
+    address = HubAddress(host="127.0.0.1", client_port=1, leaf_port=2, control_port=port)
     return Runtime(fleet="f", hub=address, sites={})
 
 

@@ -35,9 +35,9 @@ def all_ports(runtime: Runtime) -> list[int]:
     hub = runtime.hub
     ports = [int(relay.listen.rpartition(":")[2]) for relay in runtime.relays]
     if hub is not None:
-        ports += [hub.client_port, hub.leaf_port, hub.monitor_port, hub.control_port]
+        ports += [hub.client_port, hub.leaf_port, hub.control_port]
     for site in runtime.sites.values():
-        ports += [site.client_port, site.hop_port, site.leaf_port, site.monitor_port]
+        ports += [site.client_port, site.hop_port, site.leaf_port]
         ports += site.engine_ports
     return ports
 

@@ -156,7 +156,7 @@ def hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> dic
         _door_user(known.door),
     ]
     users += [_site_user(site, seat) for site, seat in sorted(seats.items())]
-    conf = _server(HUB, hub.host, hub.client_port, hub.monitor_port, state.hub, users)
+    conf = _server(HUB, hub.host, hub.client_port, state.hub, users)
     conf["accounts"][SYSTEM_ACCOUNT] = {"users": [{"user": KEEPER, "password": known.keeper}]}
     conf["system_account"] = SYSTEM_ACCOUNT
     tls = _tls(state.site(HUB)) | {"verify_and_map": True}
@@ -169,7 +169,7 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     address, home = runtime.site(site), state.site(site)
     known = _secrets(home / "bus.json", LeafSecrets)
     users = [{"user": site, "password": known.local}]
-    conf = _server(site, LOOPBACK, address.leaf_port, address.monitor_port, home, users)
+    conf = _server(site, LOOPBACK, address.leaf_port, home, users)
     own = [{"user": _own_user(site), "password": known.local}]
     conf["accounts"][OWN_ACCOUNT] = {"jetstream": "enabled", "users": own}
     mqtt: dict[str, Any] = {}
@@ -245,8 +245,7 @@ async def connect_own(runtime: Runtime, state: StateDir, site: str, *, name: str
 def write_restoring_conf(state: StateDir, port: int, password: str) -> Path:
     """Render the configuration of a server that takes streams back into the hub's directory: on loopback, for one user."""
     users = [{"user": CONTROLLER, "password": password}]
-    conf = _server(HUB, LOOPBACK, port, 0, state.hub, users)
-    del conf["http"]
+    conf = _server(HUB, LOOPBACK, port, state.hub, users)
     return _write_conf(state.hub / "restore.conf", conf)
 
 
@@ -457,13 +456,12 @@ async def connect_when_up(
 
 
 def _server(
-    name: str, host: str, port: int, monitor_port: int, home: Path, users: list[dict[str, Any]]
+    name: str, host: str, port: int, home: Path, users: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "server_name": name,
         "host": host,
         "port": port,
-        "http": f"{host}:{monitor_port}",
         "max_payload": PAYLOAD_BYTES_MAX,
         "ping_interval": f"{PING_S}s",
         "ping_max": PINGS_MISSED_MAX,

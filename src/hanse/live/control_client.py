@@ -5,9 +5,6 @@ Here: `Scenario`, making and reading the secret, a file that its own user alone 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +12,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.live.runtime import StateDir
+from hanse.live.secret_file import ensure_secret
 from hanse.model.fleet import Value
 from hanse.signals import Feed, Override
 from hanse.signals.clock import SPEED_MAX
@@ -49,17 +47,7 @@ class Scenario(Value, frozen=True, kw_only=True):
 
 def ensure_control_key(state: StateDir) -> str:
     """Make it where it is missing; two controllers of one hub come to the same."""
-    path = _path(state)
-    with contextlib.suppress(FileExistsError):
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        try:
-            os.link(beside, path)  # whole or not at all, and never in place of one that is there
-        finally:
-            beside.unlink()
-    return control_key(state)
+    return ensure_secret(_path(state))
 
 
 def control_key(state: StateDir) -> str:
