@@ -263,4 +263,4 @@ def test_a_provider_may_say_anything(
 
 BODIES = [b"", b"\xff", b"[" * 50_000, b"utc,g\n2026-08-01T11:00Z,nan\n", b"utc,g\n1,1e400\n2,3\n", b"utc,g\n-1e300,1\n1e300,2\n", b"utc,g\n9e99,1\n",
           b"<a>" * 20_000, b"<a/>", b"<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", b"<GL_MarketDocument><TimeSeries><Period><timeInterval><start>2026-08-01T00:00Z</start><end>9999-12-31T00:00Z</end></timeInterval><resolution>PT1M</resolution><Point><position>999999999</position><quantity>1</quantity></Point></Period></TimeSeries></GL_MarketDocument>",
-          b"\x00" * 100, b"a,b,c\n" + b"1,2,3\n" * 50]  # fmt: skip
+          b"\x00" * 100, b"utc,g\n1,2\r3\n", b'utc,g\n"' + b"x" * 140_000, b"a,b,c\n" + b"1,2,3\n" * 50]  # fmt: skip

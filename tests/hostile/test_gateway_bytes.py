@@ -221,6 +221,21 @@ def test_whatever_comes_is_answered_or_cut_off_and_the_next_is_served(
     assert lyon.records()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"model":"chat","\xa6":1,"model":"chat","messages":[],"stream":true,"stream_options":{}}',
+     b'{"mod\\u0065l":"chat","user":"\xff","messages":[]}', b'{"model":"chat","messages":[{"role":"user","content":"\xc0\xaf"}]}'],
+)  # fmt: skip
+def test_text_that_is_no_utf_8_is_refused_where_nobody_would_have_read_it_too(
+    gateway: Gateway, body: bytes
+) -> None:
+    lyon = gateway.league["lyon"]
+    before = len(lyon.engines[0].posts())
+    sent_whole = request(body).replace(b"host: test", b"host: test\r\nconnection: close")
+    assert statuses(exchange(gateway.port, [sent_whole], ANSWER_S_MAX)) == [400]
+    assert gateway.errors == [] and len(lyon.engines[0].posts()) == before
+
+
 @pytest.mark.parametrize("first", [b"content-length: 5", b"transfer-encoding: chunked"])
 @pytest.mark.parametrize(
     "second",
@@ -237,3 +252,19 @@ def test_two_statements_of_length_are_never_both_believed(
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer " + KEY.encode()
     data = b"\r\n".join([head, first, second, b"", b"0\r\n\r\n" + SMUGGLED + b'{"x":"smug"}'])
     assert statuses(exchange(gateway.port, [data], ANSWER_S_MAX)) == [400]
+
+
+def test_a_head_that_is_known_does_not_let_such_text_pass(gateway: Gateway) -> None:
+    bad = b'{"model":"chat","\xa6":1,"messages":[],"stream":false}'
+    good = b'{"model":"chat","user":"\xc3\xbc","messages":[]}'.ljust(len(bad))
+    with socket.create_connection(("127.0.0.1", gateway.port)) as link:
+        link.settimeout(ANSWER_S_MAX)
+        found = []
+        for body in (good, good, good, bad):
+            link.sendall(request(body))
+            back = link.recv(65536)
+            while not statuses(back) or b"\r\n\r\n" not in back:
+                back += link.recv(65536)
+            found += statuses(back)
+    assert found == [200, 200, 200, 400]
+    assert gateway.errors == []

@@ -82,16 +82,16 @@ def roles(league: League) -> dict[int, str]:
 def talk(port: int, sent: bytes, *, tls: bool = False) -> bytes:
     """What a stranger is told: plain, or by TLS without a certificate of one's own."""
     back = bytearray()
-    with (
-        contextlib.suppress(OSError, ssl.SSLError),
-        socket.create_connection(("127.0.0.1", port), SILENT_S) as plain,
-    ):
-        link: socket.socket = plain
-        link.settimeout(SILENT_S)
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        link = stack.enter_context(socket.create_connection(("127.0.0.1", port), SILENT_S))
         if tls:
             trust = ssl.create_default_context()
             trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-            link = trust.wrap_socket(link)
+            # Its own shaking of hands, so that the socket is closed whatever comes of it.
+            link = stack.enter_context(trust.wrap_socket(link, do_handshake_on_connect=False))
+        link.settimeout(SILENT_S)
+        if isinstance(link, ssl.SSLSocket):
+            link.do_handshake()
         link.sendall(sent)
         while data := link.recv(65536):
             back += data

@@ -36,7 +36,7 @@ from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.hub_streams import SavedStream, load_streams, save_streams
 from hanse.live.league_file import LeagueStore
-from hanse.live.runtime import HUB, LOOPBACK, StateDir, free_port
+from hanse.live.runtime import HUB, LOOPBACK, StateDir, free_port, private_folder
 from hanse.live.supervise import running_pid
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE
@@ -295,7 +295,7 @@ def _unpack(source: Path, work: Path) -> Manifest:
             content = tar.extractfile(member)
             assert content is not None, "a plain member has content"
             try:
-                _folder(path.parent)
+                private_folder(path.parent)
                 found[member.name] = _copy(content, path, source)
             except (
                 OSError,
@@ -343,13 +343,6 @@ def _safe(member: tarfile.TarInfo, source: Path) -> PurePosixPath:
     if not (plain and inside and name.parts[0] in (_STATE, _STREAMS)):
         raise _damaged(source, f"a member {member.name!r} that no backup has")
     return name
-
-
-def _folder(path: Path) -> None:
-    """With all above it, for its owner alone; `mkdir` by itself gives those above the usual mode."""
-    if not path.exists():
-        _folder(path.parent)
-        path.mkdir(mode=0o700)
 
 
 def _copy(content: IO[bytes], path: Path, source: Path) -> Held:

@@ -38,7 +38,7 @@ from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.listener import mqtt_listener
-from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, replace_file
+from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, private_folder, replace_file
 from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
 from hanse.model.read import read_fleet
@@ -127,7 +127,7 @@ def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> No
     for site in site_ids:
         leaf_path = state.site(site) / "bus.json"
         if _read(leaf_path, LeafSecrets) is None:
-            leaf_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(leaf_path.parent)
             replace_file(leaf_path, msgspec.json.encode(LeafSecrets(local=_password())))
     if hub:
         path = state.hub / "bus.json"
@@ -137,7 +137,7 @@ def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> No
             door=known.door or _password(),
             keeper=known.keeper or _password(),
         )
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         replace_file(path, msgspec.json.encode(full))
 
 

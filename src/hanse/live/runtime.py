@@ -229,12 +229,8 @@ class StateDir:
         for site_id in site_ids:
             parts = ("jetstream", "log", "pid", "identity", "evidence")
             own += [self.site(site_id) / name for name in parts]
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for directory in own:
-            # One by one: `parents` would make those above with the usual mode.
-            for above in reversed(directory.relative_to(self.path).parents[:-1]):
-                (self.path / above).mkdir(exist_ok=True, mode=0o700)
-            directory.mkdir(exist_ok=True, mode=0o700)
+        for directory in (self.path, *own):
+            private_folder(directory)
 
     def read_runtime(self) -> Runtime:
         """Decode `runtime.json`.
@@ -257,6 +253,13 @@ class StateDir:
         """Replace `runtime.json` by rename, so that no reader sees half of it."""
         text = msgspec.json.format(msgspec.json.encode(runtime), indent=1)
         replace_file(self.runtime_json, text)
+
+
+def private_folder(path: Path) -> None:
+    """A directory for its owner alone, and those above it that are not there yet: `mkdir` by itself gives those the usual mode."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        path.mkdir(exist_ok=True, mode=0o700)
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:

@@ -74,7 +74,10 @@ def read_head(body: bytes) -> Head:
         BadBody: where the body is not JSON of that shape.
     """
     try:
-        return decode_head(body)
+        head = decode_head(body)
+        if not body.isascii():
+            body.decode()  # what the decoder skips it does not look at, and what is no UTF-8 is no JSON
+        return head
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"`\$\.([a-z_]+)", text) or re.search(r"field `([a-z_]+)`", text)

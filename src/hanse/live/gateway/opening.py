@@ -17,7 +17,6 @@ from hanse.live.gateway.attempt import Attempt
 from hanse.live.gateway.entry import Entry
 from hanse.live.gateway.incoming import BUSY
 from hanse.live.gateway.metrics import ATTEMPTS_LOCAL
-from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from hanse.live.gateway.heads import KnownHead
@@ -53,8 +52,8 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
     link.state = BUSY
     routing = worker.routing
     try:
-        head = bodies.decode_head(body)
-    except UNREADABLE:
+        head = bodies.read_head(body)
+    except bodies.BadBody:
         head = None
     service = None if head is None else routing.service_named.get(head.model)
     if (
