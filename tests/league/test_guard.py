@@ -131,9 +131,11 @@ def told_to_strangers(port: int, role: str) -> list[str]:
             if b"PONG" in answer or b"MSG" in answer:
                 wrong.append(f"{role} {port}: {answer[-80:]!r}")
         return wrong
-    for asked in ASKED:
+    for number, asked in enumerate(ASKED):
         path = asked.split(b" ")[1].decode()
         for tls in (False, True):
+            if number >= 2 and (role == "hop" or tls != (role == "door")):
+                continue  # in a tongue that it does not speak it is asked twice, not sixteen times
             status = status_of(talk(port, asked, tls=tls))
             served = 200 <= status < 400
             if role == "control":

@@ -53,7 +53,6 @@ from hanse.dispatch.shed import flags_of_gate
 from hanse.errors import ConfigError
 from hanse.model import versions
 from hanse.model.fleet import Value
-from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -499,7 +498,7 @@ def read_journal(raw: bytes | bytearray | memoryview, where: str) -> Journal:
     end = HEAD_AT + int.from_bytes(view[len(MAGIC) : HEAD_AT], "little")
     try:
         head = msgspec.msgpack.decode(view[HEAD_AT:end], type=JournalHead)
-    except UNREADABLE as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _no_journal(where, str(error)) from error
     return Journal(head, end, view)
 
