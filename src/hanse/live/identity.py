@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ObjectIdentifier
 
 from hanse.errors import ConfigError
-from hanse.model.told import Count, Figure, Whole
+from hanse.model.told import Count, Whole
 from hanse.units import SECONDS_PER_DAY
 
 CLOCK_SKEW_S_MAX: Final = 30.0
@@ -294,7 +294,7 @@ class Envelope(
     variant: str
     epoch: Count
     table_version: Count
-    budget_ms: Figure
+    budget_ms: float
     """What is left of the request's deadline when this was sent: a duration, so clocks need not agree."""
     sent_at_s: float
     """Only against replays."""
