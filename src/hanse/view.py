@@ -15,9 +15,12 @@ import msgspec
 
 from hanse.model import versions
 from hanse.model.fleet import Fleet, Placement, Value
+from hanse.model.told import UNREADABLE, Count, Figure, Until
 
 DECISIONS_KEPT_MAX = 200
 """Rows of the decision list: about a screen's worth of scrolling."""
+REFUSAL_NAMES_MAX = 1000
+"""Rules and reasons that are counted apart; the catalogue has a tenth, and a site may say anything."""
 SITE_SILENT_S = 2.0
 """Four missed 2 Hz reports; the same age after which peers stop sending work."""
 CENTRAL_LABEL = "predicted, declared hardware"
@@ -33,11 +36,11 @@ class Report(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
 class Cost(Report, frozen=True, kw_only=True):
     """What one request took, or was predicted to take."""
 
-    ttft_ms: float
-    e2e_ms: float
-    energy_wh: float
-    carbon_g: float
-    cost_usd: float
+    ttft_ms: Figure
+    e2e_ms: Figure
+    energy_wh: Figure
+    carbon_g: Figure
+    cost_usd: Figure
     """Energy, carbon price and egress; not the value of waiting."""
 
 
@@ -52,7 +55,7 @@ class CentralVerdict(Report, frozen=True, kw_only=True):
 class DecisionRow(Report, frozen=True, kw_only=True):
     """One finished request, as people may see it."""
 
-    at_s: float
+    at_s: Figure
     request_id: str
     key_id: str
     data_class: str
@@ -65,9 +68,9 @@ class DecisionRow(Report, frozen=True, kw_only=True):
     outcome: Outcome
     reason: str = ""
     rules: tuple[str, ...] = ()
-    attempts: int = 1
-    tokens_in: int = 0
-    tokens_out: int = 0
+    attempts: Count = 1
+    tokens_in: Count = 0
+    tokens_out: Count = 0
     predicted: Cost | None = None
     measured: Cost | None = None
     method: str = ""
@@ -85,11 +88,11 @@ class EngineStatus(Report, frozen=True, kw_only=True):
     variant: str
     state: Literal["starting", "up", "dead", "draining", "resting", "failing"]
     """`failing`: dead three times in a row or more, and tried again ever more rarely. `resting`: stopped to save power."""
-    pid: int = 0
-    restarts: int = 0
-    cpu_w: float = 0.0
+    pid: Count = 0
+    restarts: Count = 0
+    cpu_w: Figure = 0.0
     pool: str = ""
-    attempts: int = 0
+    attempts: Count = 0
     """Deaths in a row."""
     why: str = ""
     """Of the last death."""
@@ -100,33 +103,33 @@ class EngineStatus(Report, frozen=True, kw_only=True):
 class PowerStatus(Report, frozen=True, kw_only=True):
     """A site's supply right now. Flows are never signed."""
 
-    it_kw: float
-    pue: float
-    pv_kw: float
-    wind_kw: float
-    import_kw: float
-    export_kw: float
-    carbon_g_per_kwh: float
+    it_kw: Figure
+    pue: Figure
+    pv_kw: Figure
+    wind_kw: Figure
+    import_kw: Figure
+    export_kw: Figure
+    carbon_g_per_kwh: Figure
     """Of the site's next kWh."""
-    price_usd_per_kwh: float
+    price_usd_per_kwh: Figure
     sources: tuple[str, ...]
-    drawn_kw: float = 0.0
+    drawn_kw: Figure = 0.0
     """All the site draws."""
-    available_kw: float = 0.0
+    available_kw: Figure = 0.0
     """What its supply can give."""
     it_method: Literal["measured", "estimated"] = "estimated"
-    it_error_share: float | None = None
+    it_error_share: Figure | None = None
     """Two standard errors, of a measured figure; None: of an estimate nobody knows it."""
     drawn_method: Literal["measured", "estimated"] = "estimated"
-    drawn_error_share: float | None = None
-    charge_kw: float = 0.0
-    discharge_kw: float = 0.0
+    drawn_error_share: Figure | None = None
+    charge_kw: Figure = 0.0
+    discharge_kw: Figure = 0.0
     """Of the battery."""
-    battery_kwh: float | None = None
+    battery_kwh: Figure | None = None
     """What it holds; None: there is none."""
     battery_why: str = ""
     """By which rule it does what it does."""
-    peak_import_kw: float = 0.0
+    peak_import_kw: Figure = 0.0
     """Highest quarter of an hour of import this month, so far."""
 
 
@@ -137,12 +140,12 @@ class FacilityStatus(Report, frozen=True, kw_only=True):
     driver: str
     state: Literal["starting", "up", "failing", "unusable"]
     """`unusable`: its configuration, a key or a library is missing; nothing but the operator changes that."""
-    age_s: float | None = None
+    age_s: Figure | None = None
     """Of its newest reading; None: it gave none yet."""
-    readings: int = 0
+    readings: Count = 0
     why: str = ""
     """It is not up."""
-    cap_w: float | None = None
+    cap_w: Figure | None = None
     """Power limit that it holds for this site, as read back."""
 
 
@@ -151,16 +154,16 @@ class LoadTargetStatus(Report, frozen=True, kw_only=True):
 
     id: str
     source: str
-    limit_kw: float
-    end_at_s: float
+    limit_kw: Figure
+    end_at_s: Until
     compliant: bool
 
 
 class DiskStatus(Value, frozen=True, kw_only=True):
     """The disk of a site's directory."""
 
-    free_gb: float
-    size_gb: float
+    free_gb: Figure
+    size_gb: Figure
     level: Literal["room", "low", "full"]
     """`low`: things are given up, in order; `full`: requests are refused, since nothing could be put on record."""
     given_up: tuple[str, ...] = ()
@@ -171,36 +174,36 @@ class SiteStatus(Report, frozen=True, kw_only=True):
     """What an agent reports twice a second."""
 
     site: str
-    at_s: float
-    epoch: int
-    table_version: int
+    at_s: Figure
+    epoch: Count
+    table_version: Count
     hub_connected: bool
     engines: tuple[EngineStatus, ...]
-    gateway_workers: int
-    running: float
-    waiting: float
+    gateway_workers: Count
+    running: Figure
+    waiting: Figure
     power: PowerStatus
-    shed_level: int = 0
+    shed_level: Count = 0
     """Steps in force of the order in docs/actuation.md."""
     shed: tuple[str, ...] = ()
     """What is given up, and why, one a step."""
-    placement_version: int = 0
+    placement_version: Count = 0
     serving: tuple[Placement, ...] = ()
     """Replicas that are up."""
     facilities: tuple[FacilityStatus, ...] = ()
     load_target: LoadTargetStatus | None = None
     """The one in force."""
     disk: DiskStatus | None = None
-    fleet_revision: int = 0
+    fleet_revision: Count = 0
     """Of the fleet in force there; 0: the agent does not say."""
-    workers_table_version: int = 0
+    workers_table_version: Count = 0
     """The oldest table that any of its gateway workers routes by; 0: the agent does not say."""
-    entered: int = 0
+    entered: Count = 0
     """Requests under way that came in here, wherever they run."""
     spoken: str = versions.BUS.before[0]
     """Form of the bus that its agent speaks; who does not say speaks the one before."""
     release: str = ""
-    started_at_s: float = 0.0
+    started_at_s: Figure = 0.0
     """When its agent began; another instant: another process."""
     unheard: tuple[str, ...] | None = None
     """Other sites whose gateways do not answer its own; None: it does not say."""
@@ -341,8 +344,7 @@ class ViewState:
     """Folds what sites report into `LeagueView`; bounded memory, no clock of its own."""
 
     def __init__(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
-        self.fleet = fleet
-        self.gateway_urls = gateway_urls
+        self.follow(fleet, gateway_urls)
         self.statuses: dict[str, SiteStatus] = {}
         self.heard_at_s: dict[str, float] = {}
         self.links: tuple[LinkStatus, ...] = ()
@@ -367,6 +369,7 @@ class ViewState:
     def follow(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
         """Another fleet is in force."""
         self.fleet, self.gateway_urls = fleet, gateway_urls
+        self.site_ids = frozenset(site.id for site in fleet.sites)
 
     def see_league(self, revision: int, table_version: int) -> None:
         """The hub acts by this revision of the fleet, and by tables from this version on."""
@@ -391,7 +394,12 @@ class ViewState:
             if row.outcome == "served":
                 self.served_by[row.site] += 1
             elif row.outcome == "refused":
-                self.refusals.update(row.rules or (row.reason,))
+                self._count_refusal(row.rules or (row.reason,))
+
+    def _count_refusal(self, why: tuple[str, ...]) -> None:
+        for name in why[:REFUSAL_NAMES_MAX]:
+            if name in self.refusals or len(self.refusals) < REFUSAL_NAMES_MAX:
+                self.refusals[name] += 1
 
     def snapshot(self, now_s: float) -> LeagueView:
         """The picture at `now_s`."""
@@ -463,7 +471,7 @@ def read_status(data: bytes) -> tuple[SiteStatus | None, str]:
         head = msgspec.msgpack.decode(data, type=_Spoken)
         flaw = versions.BUS.refusal(head.spoken)
         return (None, flaw) if flaw else (msgspec.msgpack.decode(data, type=SiteStatus), "")
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return None, f"not a report: {error}"
 
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from hanse.live.runtime import Runtime
+from hanse.live.control_client import Scenario, control_key
+from hanse.live.runtime import Runtime, StateDir
 from hanse.signals import Feed, Override
 from league.small_fleet import fleet_text
 
@@ -59,8 +60,9 @@ ENDLESS_S: Final = 1e10
 class Sky:
     """Sun, clouds and carbon over a league whose clock runs fast; begins on a June morning."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, state: StateDir) -> None:
         assert runtime.hub is not None
+        self._shown = {"authorization": f"Bearer {control_key(state)}"}
         self._url = urlsplit(f"{runtime.hub.dashboard_url}/api/scenario")
         self._from_s = time.time()
         self._changes: dict[str, Override] = {}
@@ -97,7 +99,7 @@ class Sky:
 
     def _post(self, feed: Feed) -> None:
         link = http.client.HTTPConnection(self._url.hostname or "", self._url.port, timeout=10)
-        kind = {"content-type": "application/json"}
-        link.request("POST", self._url.path, msgspec.json.encode(feed), kind)
+        sent = {"content-type": "application/json", **self._shown}
+        link.request("POST", self._url.path, msgspec.json.encode(Scenario.of(feed)), sent)
         assert link.getresponse().status == 200
         link.close()

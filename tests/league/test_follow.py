@@ -74,7 +74,7 @@ def progress(league: League, batch_id: str) -> dict[str, Any]:
 @pytest.mark.long  # two minutes of a league; `test_follow_long` is the whole of it
 def test_lines_go_where_the_sun_shines_and_leave_when_a_cloud_comes(kept: League) -> None:
     """What is clean is so for some hours: a plan knows until when, and does not wait for something better."""
-    league, sky = kept, Sky(kept.runtime)
+    league, sky = kept, Sky(kept.runtime, kept.state)
     sky.clouds("frankfurt", 0.0)
     with client(league, "lyon") as ask:
         batch = begin(ask, jsonl([row(n) for n in range(LINES)]), completion_window="10m")

@@ -130,7 +130,7 @@ def test_all_follows_and_nobody_who_asks_misses_anything() -> None:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     with running(demo_text(home_copies=2).replace("tpot_ms = 120", "tpot_ms = 60")) as league:
-        sky = Sky(league.runtime)
+        sky = Sky(league.runtime, league.state)
         sky.clouds("frankfurt", 0.0)
         with Users(league, "frankfurt", "frankfurt", "virginia") as users:
             wait_until(lambda: len(users.answers) > 20, "people are answered", 120)

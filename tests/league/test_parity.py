@@ -16,6 +16,7 @@ from concurrent.futures import Future
 import pytest
 
 from hanse.errors import SiteError
+from hanse.live.control_client import control_key
 from hanse.model.read import read_fleet
 from hanse.twin.recorded import Recording, recorded_trace
 from hanse.twin.replay import Replayed, replay
@@ -225,7 +226,9 @@ def new_prices(league: League, factor: float) -> None:
     }  # fmt: skip
     link = http.client.HTTPConnection(hub.host, hub.control_port, timeout=10)
     body = json.dumps({"overrides": [override]})
-    link.request("POST", "/api/scenario", body, {"content-type": "application/json"})
+    shown = f"Bearer {control_key(league.state)}"
+    sent = {"content-type": "application/json", "authorization": shown}
+    link.request("POST", "/api/scenario", body, sent)
     answer = link.getresponse()
     assert answer.status < 300, answer.read()
     link.close()

@@ -25,9 +25,7 @@ class Kept:
     def __init__(self, cluster: Cluster, config: Path, home: Path) -> None:
         self.cluster = cluster
         self.fleet = made(config, replicas=3)
-        address = SiteAddress(
-            site="a", host="127.0.0.1", client_port=1, hop_port=2, leaf_port=3, monitor_port=4
-        )
+        address = SiteAddress(site="a", host="127.0.0.1", client_port=1, hop_port=2, leaf_port=3)
         page = SharedPage.open(home / "shared.mmap")
         self.keeper = EngineKeeper(self.fleet, address, home, home, page, None)
         self.version = 0

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 
 from hanse.dispatch.table import Table
 from hanse.live import bus
+from hanse.live.control_client import Scenario, control_key
 from hanse.live.controller import Controller
 from hanse.live.first_start import Prepared, prepare
 from hanse.live.lease import EpochFile, Lease, next_epoch
@@ -118,7 +119,8 @@ class Hub:
         hub = self.prepared.runtime.hub
         assert hub is not None
         reader, writer = await asyncio.open_connection(hub.host, hub.control_port)
-        lines = {"content-type": "application/json"} | {
+        shown = f"Bearer {control_key(self.state)}"
+        lines = {"content-type": "application/json", "authorization": shown} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -286,7 +288,7 @@ def test_a_scenario_moves_the_table_and_reaches_the_sites(tmp_path: Path) -> Non
             reason="coal burns in Virginia",
         )
         feed = Feed(overrides=(change,))
-        status, answer = await hub.post(msgspec.json.encode(feed))
+        status, answer = await hub.post(msgspec.json.encode(Scenario.of(feed)))
         assert (status, msgspec.json.decode(answer, type=Feed)) == (200, feed)
         wanted = 3.0 * carbon(first, "virginia")
         moved = await hub.table(lambda table: carbon(table, "virginia") > 0.98 * wanted)
@@ -322,17 +324,21 @@ def test_what_a_provider_says_moves_the_table_and_reaches_the_sites(tmp_path: Pa
     run(tmp_path, body)
 
 
-def test_a_scenario_comes_from_programs_on_this_machine_only(tmp_path: Path) -> None:
+def test_a_scenario_comes_from_who_knows_the_secret_of_the_hub(tmp_path: Path) -> None:
     async def body(hub: Hub) -> None:
         hub.start()
         await hub.table()
-        empty = msgspec.json.encode(Feed())
+        empty = msgspec.json.encode(Scenario())
         assert (await hub.post(empty, origin="http://evil.example"))[0] == 403
-        assert (await hub.post(empty, content_type="text/plain"))[0] == 403
+        assert (await hub.post(empty, content_type="text/plain"))[0] == 415
+        assert (await hub.post(empty, authorization="Bearer another"))[0] == 401
+        assert (await hub.post(empty, authorization=""))[0] == 401
         assert (await hub.post(b'{"overrides": 3}'))[0] == 400
         assert (await hub.post(b'{"unknown": 3}'))[0] == 400
         assert (await hub.post(b" " * (1024 * 1024 + 1)))[0] == 413
+        assert (await hub.post(b"[" * 100_000))[0] == 400
         assert (await hub.post(empty))[0] == 200
+        assert (hub.state.hub / "control.key").stat().st_mode & 0o777 == 0o600
 
     run(tmp_path, body)
 

@@ -46,7 +46,7 @@ def test_a_configuration_is_made_again_only_when_what_it_is_made_of_changes(
     state = StateDir(tmp_path)
     state.make((), hub=True)
     open_authority(state.ca_dir, "f", 1.0, make=True)
-    hub = HubAddress(client_port=1, leaf_port=2, monitor_port=3, control_port=4)
+    hub = HubAddress(client_port=1, leaf_port=2, control_port=4)
     seats = HubSeats(Runtime(fleet="f", sites={}, hub=hub), state, _Client())  # type: ignore[arg-type]
 
     def tend(*sites: str) -> None:

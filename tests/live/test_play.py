@@ -18,6 +18,7 @@ import pytest
 
 from hanse.cli.play import happening
 from hanse.errors import ConfigError, SiteError
+from hanse.live.control_client import ensure_control_key
 from hanse.live.play import KINDS, Happening, Player
 from hanse.live.runtime import HubAddress, Runtime, StateDir
 from hanse.live.supervise import write_pid
@@ -53,9 +54,7 @@ def hub() -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 def runtime(port: int) -> Runtime:
-    address = HubAddress(
-        host="127.0.0.1", client_port=1, leaf_port=2, monitor_port=3, control_port=port
-    )
+    address = HubAddress(host="127.0.0.1", client_port=1, leaf_port=2, control_port=port)
     return Runtime(fleet="f", hub=address, sites={})
 
 
@@ -73,7 +72,10 @@ class Links:
 
 
 def played(tmp_path: Path, port: int, *script: Happening, speed: float) -> tuple[Player, Links]:
-    player = Player(StateDir(tmp_path), runtime(port), script, speed=speed, offset_s=100.0)
+    state = StateDir(tmp_path)
+    state.make((), hub=True)
+    ensure_control_key(state)
+    player = Player(state, runtime(port), script, speed=speed, offset_s=100.0)
     player._links = links = Links()  # type: ignore[assignment]
     return player, links
 

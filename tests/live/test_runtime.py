@@ -35,9 +35,9 @@ def all_ports(runtime: Runtime) -> list[int]:
     hub = runtime.hub
     ports = [int(relay.listen.rpartition(":")[2]) for relay in runtime.relays]
     if hub is not None:
-        ports += [hub.client_port, hub.leaf_port, hub.monitor_port, hub.control_port]
+        ports += [hub.client_port, hub.leaf_port, hub.control_port]
     for site in runtime.sites.values():
-        ports += [site.client_port, site.hop_port, site.leaf_port, site.monitor_port]
+        ports += [site.client_port, site.hop_port, site.leaf_port]
         ports += site.engine_ports
     return ports
 
@@ -45,7 +45,7 @@ def all_ports(runtime: Runtime) -> list[int]:
 def test_every_port_is_chosen_once_and_free(tmp_path: Path) -> None:
     ports = all_ports(plan_runtime(without_ports(LEAGUE), tmp_path))
     engines = sum(placement.replicas for placement in LEAGUE.placements)
-    assert len(ports) == len(set(ports)) == 4 + 5 * 4 + engines + 5 * 4 + 5
+    assert len(ports) == len(set(ports)) == 3 + 5 * 3 + engines + 5 * 4 + 5
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as every server does

@@ -19,6 +19,7 @@ from hanse.web.page import link_state
 from hanse.web.reasons import reason_text
 from web.fake_league import BEGIN_S, FakeLeague
 
+HERE = "http://localhost"
 STATIC = Path(hanse.web.__file__).parent / "static"
 EVIL = '<img src=x onerror="alert(1)"><script>alert(2)</script>\'"&'
 
@@ -33,7 +34,7 @@ def league(rng: np.random.Generator) -> FakeLeague:
 
 @pytest.fixture
 def client(league: FakeLeague) -> Iterator[TestClient]:
-    with TestClient(make_app(league, rule_texts={"GDPR-V": "no transfer"})) as client:
+    with TestClient(make_app(league, rule_texts={"GDPR-V": "no transfer"}), HERE) as client:
         yield client
 
 
@@ -122,7 +123,7 @@ def test_a_site_can_be_opened_with_its_engines_and_power(
 
 
 def test_a_site_never_heard_says_so(rng: np.random.Generator) -> None:
-    with TestClient(make_app(FakeLeague(rng))) as client:
+    with TestClient(make_app(FakeLeague(rng)), HERE) as client:
         assert "no report yet" in client.get("/").text
         assert "No report yet" in client.get("/sites/lyon").text
         assert "No request yet" in client.get("/").text
@@ -231,7 +232,7 @@ def test_reasons_are_words_and_the_fleets_own_texts_come_first() -> None:
 
 def test_texts_that_come_later_are_shown(league: FakeLeague) -> None:
     texts: dict[str, str] = {}
-    with TestClient(make_app(league, rule_texts=texts)) as client:
+    with TestClient(make_app(league, rule_texts=texts), HERE) as client:
         assert "told late" not in client.get("/").text
         texts["GDPR-V"] = "told late"
         assert "told late" in client.get("/").text

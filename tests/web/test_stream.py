@@ -173,7 +173,7 @@ def test_a_reader_that_takes_nothing_holds_nobody_up_and_is_let_go(
             stuck = socket.socket()
             stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stuck.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
-            stuck.sendall(b"GET /api/stream HTTP/1.1\r\nhost: x\r\n\r\n")
+            stuck.sendall(b"GET /api/stream HTTP/1.1\r\nhost: localhost\r\n\r\n")
             with stuck:
                 await until(lambda: feed.readers == 1)
                 async with client.stream("GET", f"{url}/api/stream") as answer:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanse.cli.output import print_json, say
+from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,7 +131,7 @@ def _read_result(path: Path) -> Result:
 
     try:
         return msgspec.json.decode(path.read_bytes(), type=Result)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(
             f"--reference {path}", got=str(error), allowed="what `hanse simulate --json` printed"
         ) from None

@@ -241,9 +241,12 @@ class Guide:
         return round(power.pv_kw, 1), round(power.carbon_g_per_kwh), power.price_usd_per_kwh
 
     def _scenario(self, feed: dict[str, Any]) -> None:
+        from hanse.live.control_client import control_key
+
         assert self.runtime.hub is not None, "a league has a hub"
         url = f"{self.runtime.hub.dashboard_url}/api/scenario"
-        status, answer = call("POST", url, body=feed)
+        shown = {"authorization": f"Bearer {control_key(self.state)}"}
+        status, answer = call("POST", url, headers=shown, body=feed)
         if status != 200:
             raise SiteError(url, got=f"{status} {answer}")
 

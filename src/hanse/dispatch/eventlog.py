@@ -18,6 +18,7 @@ from hanse.dispatch.dispatcher import Dispatcher, Scope
 from hanse.dispatch.snapshot import restored, state_of
 from hanse.errors import ConfigError
 from hanse.model import versions
+from hanse.model.told import UNREADABLE
 
 MAGIC: Final = versions.EVENT_LOG.now.encode()
 LENGTH_BYTES: Final = 4
@@ -128,7 +129,7 @@ def entries(log: bytes, *, where: str = "log") -> Iterator[Entry | None]:
             return
         try:
             yield msgspec.msgpack.decode(content, type=Entry)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise _damaged(where, at, str(error)) from None
         at += LENGTH_BYTES + size
 
@@ -161,7 +162,7 @@ def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "", where: str = "
                 dispatcher, began = restored(entry.state), _digest(entry.state)
                 continue
             event = ev.event_from_bytes(entry.event)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{where}, event {events + 1}",
                 got=str(error),

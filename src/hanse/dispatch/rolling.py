@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
-from hanse.model.check import ENGINES_PER_SITE_MAX
+from hanse.model.check import ENGINES_PER_SITE_MAX, within_limits
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Site, Value
 from hanse.model.workloads import any_chips, workload_name
 
@@ -411,14 +411,19 @@ def carried_over(
     return None if league_problem(new, kept) else kept
 
 
+PLACEMENTS_MAX = 1024
+"""Of one site's report; a site has 64 offers at most, and a few sizes of each while they change."""
+
+
 def known_placements(
     fleet: Fleet, site_id: str, placements: Sequence[Placement]
 ) -> tuple[Placement, ...]:
-    """Those of a site whose pool and variant the fleet has: a report may be of an older fleet file."""
+    """Those of a site whose pool and variant the fleet has (a report may be of an older fleet file), as large as any may be."""
     pools = {pool.id for site in fleet.sites if site.id == site_id for pool in site.pools}
     variants = {(q.id, v.id) for q in fleet.services for v in q.variants}
     return tuple(
         p
         for p in placements
         if p.site == site_id and p.pool in pools and (p.service, p.variant) in variants
-    )
+        if within_limits(p)
+    )[:PLACEMENTS_MAX]

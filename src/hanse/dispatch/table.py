@@ -22,6 +22,7 @@ from hanse.dispatch.paths import paths_from
 from hanse.errors import ConfigError
 from hanse.model import versions
 from hanse.model.fleet import Endpoint, Link, Protocol, SiteKind, Slo, Value
+from hanse.model.told import UNREADABLE
 
 Records = NDArray[Any]
 """A structured array; its dtype is one of those below."""
@@ -315,7 +316,7 @@ class Table:
         start = 16 + int.from_bytes(view[8:16], "little")
         try:
             head = msgspec.msgpack.decode(view[16:start], type=_Head)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise _not_a_table(str(error)) from error
         arrays: dict[str, Records] = {}
         for name, (dtype, _) in ARRAYS.items():

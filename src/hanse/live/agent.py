@@ -69,6 +69,7 @@ from hanse.live.tablefile import TableFiles
 from hanse.live.weights import default_cache_dir
 from hanse.model import versions
 from hanse.model.fleet import Fleet
+from hanse.model.told import UNREADABLE
 from hanse.view import DecisionRow, SiteStatus
 
 PROBE_S = 0.25
@@ -394,7 +395,7 @@ class Agent:
             loop = asyncio.get_running_loop()
             while True:
                 data = await loop.sock_recv(feed, 65_536)
-                with contextlib.suppress(msgspec.DecodeError, asyncio.QueueFull):
+                with contextlib.suppress(*UNREADABLE, asyncio.QueueFull):
                     row = msgspec.msgpack.decode(data, type=DecisionRow)
                     self._demand.add(row)
                     self.engines.meter.answered(row)

@@ -24,6 +24,7 @@ from hanse.live.facility.metering import Measured
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Fleet
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.view import PowerStatus
 
@@ -67,7 +68,7 @@ class PowerKeeper:
         """A schedule of the league; False: it is another site's, older than what is known, or of an epoch below `epoch`."""
         try:
             told = msgspec.msgpack.decode(data, type=SiteSchedule)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log_line(f"schedule not understood: {error}")
             return False
         known = self._schedule
@@ -88,7 +89,7 @@ class PowerKeeper:
         """A scenario (overrides of weather, carbon, price) from the controller; anything else is not ours."""
         try:
             self._feed = msgspec.msgpack.decode(data, type=Feed)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
 
     def status(self, now_s: float, it_w: float, measured: Measured | None = None) -> PowerStatus:
@@ -232,7 +233,7 @@ def _kept_peak(path: Path | None) -> ImportPeak:
         return ImportPeak()
     try:
         return msgspec.json.decode(path.read_bytes(), type=ImportPeak)
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         log_line(f"{path}: {error}; the month's peak begins anew")
         return ImportPeak()
 

@@ -36,9 +36,10 @@ from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.hub_streams import SavedStream, load_streams, save_streams
 from hanse.live.league_file import LeagueStore
-from hanse.live.runtime import HUB, LOOPBACK, StateDir, free_port
+from hanse.live.runtime import HUB, LOOPBACK, StateDir, free_port, private_folder
 from hanse.live.supervise import running_pid
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".tar"
@@ -287,14 +288,20 @@ def _unpack(source: Path, work: Path) -> Manifest:
     manifest: Manifest | None = None
     with _opened(source) as tar:
         for member in _members(tar, source):
-            if member.name == MANIFEST:
+            if member.name == MANIFEST and member.isreg() and not member.issparse():
                 manifest = _manifest_of(tar, member, source)
                 continue
             path = work / _safe(member, source)
-            _folder(path.parent)
             content = tar.extractfile(member)
             assert content is not None, "a plain member has content"
-            found[member.name] = _copy(content, path, source)
+            try:
+                private_folder(path.parent)
+                found[member.name] = _copy(content, path, source)
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # twice the same, a file as a folder, no name of a file
+                raise _damaged(source, f"member {member.name[:80]!r}: {error}") from error
     if manifest is None:
         raise _damaged(source, "no manifest: it was cut off, or is of something else")
     wrong = [
@@ -310,7 +317,7 @@ def _unpack(source: Path, work: Path) -> Manifest:
 def _members(tar: tarfile.TarFile, source: Path) -> Iterator[tarfile.TarInfo]:
     try:
         yield from tar
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise _damaged(source, str(error)) from error
 
 
@@ -325,23 +332,17 @@ def _manifest_of(tar: tarfile.TarFile, member: tarfile.TarInfo, source: Path) ->
     try:
         content = tar.extractfile(member)
         return msgspec.json.decode(content.read() if content else b"", type=Manifest)
-    except (tarfile.TarError, OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, tarfile.TarError, OSError) as error:
         raise _damaged(source, f"no manifest that this version reads ({error})") from error
 
 
 def _safe(member: tarfile.TarInfo, source: Path) -> PurePosixPath:
     name = PurePosixPath(member.name)
     inside = not name.is_absolute() and ".." not in name.parts and len(name.parts) > 1
-    if not (member.isreg() and inside and name.parts[0] in (_STATE, _STREAMS)):
+    plain = member.isreg() and not member.issparse()  # whose holes would fill the disk
+    if not (plain and inside and name.parts[0] in (_STATE, _STREAMS)):
         raise _damaged(source, f"a member {member.name!r} that no backup has")
     return name
-
-
-def _folder(path: Path) -> None:
-    """With all above it, for its owner alone; `mkdir` by itself gives those above the usual mode."""
-    if not path.exists():
-        _folder(path.parent)
-        path.mkdir(mode=0o700)
 
 
 def _copy(content: IO[bytes], path: Path, source: Path) -> Held:

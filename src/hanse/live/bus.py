@@ -38,10 +38,11 @@ from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.listener import mqtt_listener
-from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, replace_file
+from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, private_folder, replace_file
 from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
 from hanse.model.read import read_fleet
+from hanse.model.told import UNREADABLE
 
 ACCOUNT: Final = "LEAGUE"
 OWN_ACCOUNT: Final = "SITE"
@@ -126,7 +127,7 @@ def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> No
     for site in site_ids:
         leaf_path = state.site(site) / "bus.json"
         if _read(leaf_path, LeafSecrets) is None:
-            leaf_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(leaf_path.parent)
             replace_file(leaf_path, msgspec.json.encode(LeafSecrets(local=_password())))
     if hub:
         path = state.hub / "bus.json"
@@ -136,7 +137,7 @@ def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> No
             door=known.door or _password(),
             keeper=known.keeper or _password(),
         )
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         replace_file(path, msgspec.json.encode(full))
 
 
@@ -155,7 +156,7 @@ def hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> dic
         _door_user(known.door),
     ]
     users += [_site_user(site, seat) for site, seat in sorted(seats.items())]
-    conf = _server(HUB, hub.host, hub.client_port, hub.monitor_port, state.hub, users)
+    conf = _server(HUB, hub.host, hub.client_port, state.hub, users)
     conf["accounts"][SYSTEM_ACCOUNT] = {"users": [{"user": KEEPER, "password": known.keeper}]}
     conf["system_account"] = SYSTEM_ACCOUNT
     tls = _tls(state.site(HUB)) | {"verify_and_map": True}
@@ -168,7 +169,7 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
     address, home = runtime.site(site), state.site(site)
     known = _secrets(home / "bus.json", LeafSecrets)
     users = [{"user": site, "password": known.local}]
-    conf = _server(site, LOOPBACK, address.leaf_port, address.monitor_port, home, users)
+    conf = _server(site, LOOPBACK, address.leaf_port, home, users)
     own = [{"user": _own_user(site), "password": known.local}]
     conf["accounts"][OWN_ACCOUNT] = {"jetstream": "enabled", "users": own}
     mqtt: dict[str, Any] = {}
@@ -244,8 +245,7 @@ async def connect_own(runtime: Runtime, state: StateDir, site: str, *, name: str
 def write_restoring_conf(state: StateDir, port: int, password: str) -> Path:
     """Render the configuration of a server that takes streams back into the hub's directory: on loopback, for one user."""
     users = [{"user": CONTROLLER, "password": password}]
-    conf = _server(HUB, LOOPBACK, port, 0, state.hub, users)
-    del conf["http"]
+    conf = _server(HUB, LOOPBACK, port, state.hub, users)
     return _write_conf(state.hub / "restore.conf", conf)
 
 
@@ -456,13 +456,12 @@ async def connect_when_up(
 
 
 def _server(
-    name: str, host: str, port: int, monitor_port: int, home: Path, users: list[dict[str, Any]]
+    name: str, host: str, port: int, home: Path, users: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {
         "server_name": name,
         "host": host,
         "port": port,
-        "http": f"{host}:{monitor_port}",
         "max_payload": PAYLOAD_BYTES_MAX,
         "ping_interval": f"{PING_S}s",
         "ping_max": PINGS_MISSED_MAX,
@@ -551,7 +550,7 @@ def _read(path: Path, kind: type[Any]) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(
             str(path), got=str(error), fix="restore the file, or remove the state directory"
         ) from error

@@ -41,7 +41,9 @@ from hanse.live.identity import (
     load_key,
     name_of,
 )
+from hanse.live.runtime import private_folder
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 CERTIFICATE_DAYS: Final = 30
@@ -214,7 +216,7 @@ def _read_register(ca_dir: Path) -> Register:
         return msgspec.json.decode((ca_dir / "issued.json").read_bytes(), type=Register)
     except FileNotFoundError:
         return Register(issued={}, generations={})
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(
             str(ca_dir / "issued.json"), got=str(error), fix="restore it from a backup"
         ) from error
@@ -499,7 +501,7 @@ def _instant(at_s: float) -> datetime.datetime:
 
 def write_file(path: Path, data: bytes, *, secret: bool = False) -> None:
     """Write by rename, so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     fd = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600 if secret else 0o644)
     with os.fdopen(fd, "wb") as file:
@@ -510,7 +512,7 @@ def write_file(path: Path, data: bytes, *, secret: bool = False) -> None:
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """One process at a time writes what is in a directory."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(directory)
     fd = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -3,36 +3,51 @@
 Here: the picture the dashboard draws from, `GET` and `POST /api/scenario`, serving both. Not here:
 the dashboard itself (`web`), what a scenario changes (`live.controller`).
 
-A scenario is a `signals.Feed` in JSON: `{"overrides": [...], "clock_offset_s": 0}`. It replaces the one
-before. Only programs on this machine may post: another address, a page in a browser (it sends
-`Origin`) and any content type but JSON are refused.
+A scenario in JSON is `{"overrides": [...], "clock_offset_s": 0}`. It replaces the one before. Who posts one shows the secret of `live.control_client`, which a user reads who may read the hub's directory: other users of
+this machine may look, and no page in a browser has it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import hmac
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from typing import Final
 
 import msgspec
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from hanse.errors import HanseError
+from hanse.live.control_client import Scenario
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.view import LeagueView, ViewState
 from hanse.web.app import make_app
+from hanse.web.operations import Answer, Operation
 
 SCENARIO_BYTES_MAX: Final = 1024 * 1024
 """A thousand sites with an override each is 200 kB."""
 NEWS_EVERY_S_MIN: Final = 0.25
+CONNECTIONS_MAX: Final = 256
+"""Four times as many as may follow the stream; more is nobody who looks."""
 
 ScenarioCallback = Callable[[Feed], None]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """Why not."""
+
+    message: str
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The body of a refusal."""
+
+    error: Said
 
 
 class LeagueSource:
@@ -66,12 +81,12 @@ class ControlApi:
         *,
         rule_texts: MutableMapping[str, str],
         on_scenario: ScenarioCallback,
+        secret: str,
     ) -> None:
-        self._scenario = Feed()
+        self._scenario = Scenario()
         self._on_scenario = on_scenario
-        self.app = make_app(source, rule_texts=rule_texts)
-        route = Route("/api/scenario", self._answer, methods=["GET", "POST"])
-        self.app.router.routes.insert(0, route)
+        self._credential = f"Bearer {secret}".encode()
+        self.app = make_app(source, rule_texts=rule_texts, more=self._operations())
 
     async def serve(self, host: str, port: int) -> None:
         """Listen there until cancelled; open streams get a second to end."""
@@ -81,6 +96,8 @@ class ControlApi:
             port=port,
             log_level="warning",
             access_log=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=1,
         )
         server = _Server(config)
@@ -92,43 +109,57 @@ class ControlApi:
             await serving
             raise
 
-    async def _answer(self, request: Request) -> Response:
-        if request.method == "POST":
-            refusal = _not_from_here(request)
-            if refusal is not None:
-                return _error(403, refusal)
-            body = bytearray()
+    def _operations(self) -> tuple[Operation, ...]:
+        path, now = "/api/scenario", {200: Answer(text="the scenario in force", form=Scenario)}
+        refused = {
+            400: "not a scenario",
+            401: "not the secret of this hub",
+            413: f"more than {SCENARIO_BYTES_MAX} bytes",
+            415: "not JSON",
+        }
+        return (
+            Operation(path=path, endpoint=self._tell, summary="The scenario", answers=now),
+            Operation(
+                path=path,
+                endpoint=self._take,
+                summary="Another scenario in place of the one in force",
+                method="POST",
+                answers=now | {n: Answer(text=text, form=Failure) for n, text in refused.items()},
+                body=Scenario,
+                secret=True,
+            ),
+        )
+
+    async def _tell(self, _request: Request) -> Response:
+        return Response(msgspec.json.encode(self._scenario), media_type="application/json")
+
+    async def _take(self, request: Request) -> Response:
+        shown = request.headers.get("authorization", "").encode("latin-1")
+        if not hmac.compare_digest(shown, self._credential):
+            return _error(401, "show the secret of this hub: authorization: Bearer", bearer=True)
+        if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+            return _error(415, "content-type must be application/json")
+        body = bytearray()
+        try:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > SCENARIO_BYTES_MAX:
                     return _error(413, f"more than {SCENARIO_BYTES_MAX} bytes")
-            try:
-                self._scenario = msgspec.json.decode(bytes(body), type=Feed)
-            except (msgspec.DecodeError, HanseError) as error:
-                return _error(400, str(error))
-            self._on_scenario(self._scenario)
-        return Response(msgspec.json.encode(self._scenario), media_type="application/json")
+            scenario = msgspec.json.decode(bytes(body), type=Scenario)
+            feed = scenario.feed()
+        except ClientDisconnect:
+            return _error(400, "the body did not come to its end")
+        except (*UNREADABLE, HanseError) as error:
+            return _error(400, str(error))
+        self._scenario = scenario
+        self._on_scenario(feed)
+        return await self._tell(request)
 
 
-def _not_from_here(request: Request) -> str | None:
-    """Why a post is refused; None: it may."""
-    host = request.client.host if request.client is not None else ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        return "only from this machine"
-    if "origin" in request.headers:
-        return "not from a page in a browser"
-    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-        return "content-type must be application/json"
-    return None
-
-
-def _error(status: int, text: str) -> Response:
-    body = msgspec.json.encode({"error": {"message": text}})
-    return Response(body, status, media_type="application/json")
+def _error(status: int, text: str, *, bearer: bool = False) -> Response:
+    body = msgspec.json.encode(Failure(Said(text)))
+    headers = {"www-authenticate": "Bearer"} if bearer else None
+    return Response(body, status, headers, media_type="application/json")
 
 
 class _Server(uvicorn.Server):

@@ -40,16 +40,18 @@ from hanse.live import bus
 from hanse.live.archive import archive_evidence
 from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
+from hanse.live.control_client import ensure_control_key
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import newest_league, policies_in, settle
 from hanse.live.fleet_in_force import FleetInForce
+from hanse.live.hearsay import EpochClaims, own_rows
 from hanse.live.hub_seats import HubSeats
 from hanse.live.jobs import JobBook, site_in
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
-from hanse.live.link_control import LinkControl, LinkView
+from hanse.live.link_control import LinkControl, link_status
 from hanse.live.logline import log_line
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
@@ -59,9 +61,10 @@ from hanse.live.silence import Silence
 from hanse.live.slow_loop import SlowLoop
 from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Fleet, Site
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
-from hanse.view import DecisionRow, LinkStatus, StandingView, ViewState, read_status
+from hanse.view import DecisionRow, StandingView, ViewState, read_status
 
 T = TypeVar("T")
 
@@ -94,6 +97,7 @@ class Controller:
         self._fleet = prepared.fleet
         home = self._state.hub if local_site is None else self._state.site(local_site)
         self._epochs = EpochFile(home / "controller-epoch")
+        self._claims = EpochClaims()
         self._dispatcher = Dispatcher("fleet")
         self._log = EventLog(home / "events", time.time(), lambda: state_of(self._dispatcher))
         self._feed = Feed()
@@ -125,7 +129,10 @@ class Controller:
             hub = self._prepared.runtime.hub
             if hub is not None and self._local_site is None:
                 api = ControlApi(
-                    self._source, rule_texts=self._rule_texts, on_scenario=self._take_scenario
+                    self._source,
+                    rule_texts=self._rule_texts,
+                    on_scenario=self._take_scenario,
+                    secret=ensure_control_key(self._state),
                 )
                 tasks.create_task(api.serve(hub.host, hub.control_port))
                 tasks.create_task(_every(LINKS_EVERY_S, self._look_at_links))
@@ -317,14 +324,17 @@ class Controller:
         if message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not
         self._silence.hear(status.site, time.monotonic())
-        self._epochs.see(status.epoch)
+        epoch = self._claims.believed(
+            status.site, status.epoch, self._epochs.epoch, time.monotonic()
+        )
+        self._epochs.see(epoch)
         self._view.hear_status(status, time.time())
         self._jobs.see(status)
         self._source.tell()
         heard = ev.SiteHeard(
             at_s=time.time(),
             site=status.site,
-            epoch=status.epoch,
+            epoch=epoch,
             table_version=status.table_version,
             shed_level=status.shed_level,
             placement_version=status.placement_version,
@@ -341,9 +351,9 @@ class Controller:
     async def _hear_decisions(self, message: Any) -> None:
         try:
             rows = msgspec.msgpack.decode(message.data, type=list[DecisionRow])
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
-        self._view.hear_decisions(rows)
+        self._view.hear_decisions(own_rows(rows, site_in(message.subject), self._view.site_ids))
         self._source.tell()
 
     async def _tick(self) -> None:
@@ -448,7 +458,7 @@ class Controller:
         control = LinkControl(self._state.links_sock)
         with contextlib.suppress(HanseError):
             found = await asyncio.to_thread(control.get)
-            self._view.links = tuple(_link_status(name, one) for name, one in found.links.items())
+            self._view.links = tuple(link_status(name, one) for name, one in found.links.items())
 
     # --- actions out
 
@@ -513,20 +523,6 @@ class Controller:
         if self._dispatcher.table is not None:
             self._rule_texts.update(self._dispatcher.table.meta.rule_texts)
         log_line(f"published table {table.version} of epoch {table.epoch}")
-
-
-def _link_status(name: str, link: LinkView) -> LinkStatus:
-    a, _, b = name.partition("~")
-    return LinkStatus(
-        a=a,
-        b=b,
-        rtt_ms=link.rtt_ms * link.slow_factor,
-        mbit_s=link.mbit_s / link.slow_factor,
-        a_to_b=link.a_to_b.state,
-        b_to_a=link.b_to_a.state,
-        bytes_a_to_b=link.a_to_b.delivered_bytes_total,
-        bytes_b_to_a=link.b_to_a.delivered_bytes_total,
-    )
 
 
 def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:

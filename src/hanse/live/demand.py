@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hanse.model.fleet import Fleet, Value
+from hanse.model.told import Figure
 from hanse.signals.demand_counts import DemandCount, DemandKey
 from hanse.view import DecisionRow
 
@@ -21,9 +22,9 @@ class DemandReport(Value, frozen=True, kw_only=True, forbid_unknown_fields=False
     """What one entry counted since its last report."""
 
     site: str
-    at_s: float
+    at_s: Figure
     counts: tuple[DemandCount, ...]
-    sampled: float
+    sampled: Figure
     """Requests for each row that was looked at; 1: all were."""
 
 

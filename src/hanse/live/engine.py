@@ -44,6 +44,8 @@ class EngineConfig(Value, frozen=True, kw_only=True):
     """More than one OpenMP thread a process collapses as soon as anything else wants the cores."""
     embedding: bool = False
     cache_dir: str
+    key_file: str = ""
+    """Whose content a request has to show; empty: anybody on this machine may ask past law and limits."""
     lifeline_fd: int | None = None
     """Inherited pipe end; end of file means the site group is gone."""
 
@@ -74,6 +76,8 @@ def _start(config: EngineConfig):  # type: ignore[no-untyped-def]  # xllamacpp s
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.endpoint_metrics = True
     params.endpoint_slots = params.endpoint_props = False  # they show what other requests said
+    if config.key_file:
+        params.api_keys = [Path(config.key_file).read_text().strip()]
     params.cors_origins, params.cors_credentials = NO_ORIGIN, False
     params.model_alias = set(config.served_names)
     params.use_jinja = True

@@ -21,9 +21,13 @@ from hanse.dispatch.belief import EngineSpec, engines_of
 from hanse.live.drivers import Seen
 from hanse.live.engine import EngineConfig
 from hanse.live.runtime import SiteAddress
+from hanse.live.secret_file import ensure_secret
 from hanse.model.fleet import Fleet, Placement
+from hanse.model.told import UNREADABLE
 
 PROBE_PATH = "/health"
+ENGINE_KEY = "engine.key"
+"""In a site's directory: what the engines that it starts ask for. `/health` they tell anybody."""
 PROBE_BYTES_MAX = 512
 """Enough for a status line; the rest of a probe's answer is not read."""
 
@@ -65,6 +69,7 @@ class ProcessDriver:
         """It listens some seconds later."""
         if self.pid(spec):
             return
+        ensure_secret(self._directory / ENGINE_KEY)
         config = EngineConfig(
             name=spec.name,
             model=spec.model,
@@ -76,6 +81,7 @@ class ProcessDriver:
             context_tokens=spec.context_tokens,
             embedding=spec.embedding,
             cache_dir=str(self._cache_dir),
+            key_file=str(self._directory / ENGINE_KEY),
             lifeline_fd=self._lifeline_fd,
         )
         path = self._directory / f"engine-{spec.name}.json"
@@ -123,7 +129,7 @@ class ProcessDriver:
         try:
             content = (self._directory / f"engine-{spec.name}.json").read_bytes()
             return msgspec.json.decode(content, type=EngineConfig).port
-        except (OSError, msgspec.DecodeError):
+        except (*UNREADABLE, OSError):
             return 0
 
     def stop(self, spec: EngineSpec) -> None:

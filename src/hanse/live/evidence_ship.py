@@ -22,6 +22,7 @@ from hanse.live.evidence import ChainShipper
 from hanse.live.evidence.shipping import Message
 from hanse.live.logline import log_line
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE, Count
 
 SHIP_S: Final = 0.5
 COMPARE_EVERY_S: Final = 30.0
@@ -33,7 +34,7 @@ HEARD_S: Final = 20.0
 class HubHolds(Value, frozen=True, kw_only=True):
     """What the hub says to a site, `site.<id>.kept`."""
 
-    seals_bytes: int
+    seals_bytes: Count
     """Of the site's seal log; of every chain it has what those seals cover."""
 
 
@@ -51,7 +52,7 @@ class EvidenceShip:
         """The hub's word; anything else is none."""
         try:
             told = msgspec.msgpack.decode(data, type=HubHolds)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
         self.held_until, self._heard_at_s = told.seals_bytes, time.monotonic()
 

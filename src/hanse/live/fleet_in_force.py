@@ -21,6 +21,7 @@ from hanse.live.fleet_change import accepted, change_problem, kept
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.logline import log_line
 from hanse.live.runtime import Runtime, StateDir
+from hanse.model.told import UNREADABLE
 
 Adopt = Callable[[LeagueFile], None]
 STRANDED_SAID_MAX = 5
@@ -47,7 +48,7 @@ class FleetInForce:
         assert self.league is not None, "a hub has a fleet"
         try:
             change = msgspec.msgpack.decode(message.data, type=Change)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             answer = Answered(revision=self.league.revision, problem=str(error))
         else:
             answer = self.change(change, now_s, table, lost)

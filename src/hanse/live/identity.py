@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ObjectIdentifier
 
 from hanse.errors import ConfigError
+from hanse.model.told import Count, Whole
 from hanse.units import SECONDS_PER_DAY
 
 CLOCK_SKEW_S_MAX: Final = 30.0
@@ -279,25 +280,25 @@ class Envelope(
     """What the entry site tells the serving site beside the request's bytes."""
 
     request_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-    hop: int = 1
-    attempt: int
+    hop: Whole = 1
+    attempt: Count
     """1 for the first try; a retry or hedge of the same request counts on, so it is no replay."""
     entry_site: str
     tenant: str
     data_class: str
     country: str
     """Legal country of origin."""
-    subject_row: int
+    subject_row: Whole
     """Row in table `table_version`; the names beside it find the row in another version."""
     service: str
     variant: str
-    epoch: int
-    table_version: int
+    epoch: Count
+    table_version: Count
     budget_ms: float
     """What is left of the request's deadline when this was sent: a duration, so clocks need not agree."""
     sent_at_s: float
     """Only against replays."""
-    body_bytes: int
+    body_bytes: Count
     deferrable: bool = False
     """A line of a batch: only where there is room to spare, and out of the way of whoever waits for an answer."""
 

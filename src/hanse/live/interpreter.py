@@ -19,6 +19,7 @@ import msgspec
 
 from hanse.errors import ConfigError
 from hanse.live.runtime import replace_file
+from hanse.model.told import UNREADABLE
 from hanse.model.versions import FORMS, Form, side_by_side
 
 NAME: Final = "python"
@@ -76,7 +77,7 @@ def forms_of(path: str) -> tuple[Form, ...]:
             command, capture_output=True, timeout=ANSWER_S_MAX, check=True, stdin=subprocess.DEVNULL
         )
         return msgspec.json.decode(done.stdout, type=tuple[Form, ...])
-    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError, subprocess.SubprocessError) as error:
         raise ConfigError(
             "--python",
             got=f"{path}: {error}",

@@ -15,6 +15,7 @@ from hanse.dispatch.events import JobsChanged
 from hanse.live.batch.follow import BatchReport, OpenBatch, job_id
 from hanse.live.logline import log_line
 from hanse.model.job import Job
+from hanse.model.told import UNREADABLE
 from hanse.units import gb_from_bytes
 from hanse.view import SiteStatus
 
@@ -43,7 +44,7 @@ class JobBook:
         """A home's report, on the site's own subject."""
         try:
             report = msgspec.msgpack.decode(data, type=BatchReport)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log_line(f"batches of {subject_site} not understood: {error}")
             return
         if report.site == subject_site:  # a site speaks for itself only; the bus enforces it

@@ -25,6 +25,7 @@ from hanse.live.runtime import StateDir, replace_file
 from hanse.model import versions
 from hanse.model.fleet import Fleet, Id, Value
 from hanse.model.read import parse_fleet, read_fleet
+from hanse.model.told import UNREADABLE
 
 LEAGUE: Final = "league"
 """Name of a site's copy, in its directory."""
@@ -177,14 +178,14 @@ def league_refusal(data: bytes) -> str:
     """Why bytes are not taken as a fleet in force; empty: they are."""
     try:
         head = msgspec.msgpack.decode(data, type=_Head)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return f"not a fleet in force: {error}"
     flaw = versions.LEAGUE.refusal(head.schema)
     if flaw:
         return f"revision {head.revision}: {flaw}"
     try:
         msgspec.msgpack.decode(data, type=LeagueFile)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return f"revision {head.revision}: {error}"
     return ""
 
@@ -249,7 +250,7 @@ def read_digests(state: StateDir) -> dict[str, str]:
         return msgspec.json.decode(state.keys_json.read_bytes(), type=dict[str, str])
     except FileNotFoundError:
         return {}
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError(
             str(state.keys_json), got=str(error), fix="remove it and keys/: new keys are made"
         ) from error

@@ -12,6 +12,8 @@ from typing import Final, Literal
 import msgspec
 
 from hanse.errors import ConfigError, SiteError
+from hanse.model.told import UNREADABLE
+from hanse.view import LinkStatus
 
 Way = Literal["a_to_b", "b_to_a"]
 WayState = Literal["open", "cut"]
@@ -200,7 +202,7 @@ class LinkControl:
                 with sock.makefile("rb") as answers:
                     answer = answers.readline(CONTROL_LINE_BYTES_MAX)
             reply = msgspec.json.decode(answer, type=ControlReply)
-        except (OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise SiteError(
                 self.control_path,
                 got=f"no answer from the link emulator ({error})",
@@ -211,3 +213,18 @@ class LinkControl:
             raise ConfigError(wrong.where, got=wrong.got, allowed=wrong.allowed, fix=wrong.fix)
         assert reply.state is not None
         return reply.state
+
+
+def link_status(name: str, link: LinkView) -> LinkStatus:
+    """A link as people see it."""
+    a, _, b = name.partition("~")
+    return LinkStatus(
+        a=a,
+        b=b,
+        rtt_ms=link.rtt_ms * link.slow_factor,
+        mbit_s=link.mbit_s / link.slow_factor,
+        a_to_b=link.a_to_b.state,
+        b_to_a=link.b_to_a.state,
+        bytes_a_to_b=link.a_to_b.delivered_bytes_total,
+        bytes_b_to_a=link.b_to_a.delivered_bytes_total,
+    )

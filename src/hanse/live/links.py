@@ -40,6 +40,7 @@ from hanse.live.link_control import (
     SetLink,
 )
 from hanse.live.relay import Link, Pair, Relay
+from hanse.model.told import UNREADABLE
 
 __all__ = ["LinkControl", "LinkEmulator", "LinkSpec", "LinksConfig", "RelaySpec", "main"]
 
@@ -175,7 +176,7 @@ class LinkEmulator:
         try:
             request = msgspec.json.decode(line, type=SetLink | Fault | GetState)
             return ControlReply(state=self.handle(request))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             wrong = HanseError("control", got=str(error), allowed="a set, fault or get request")
         except ConfigError as error:
             wrong = error
@@ -297,7 +298,7 @@ def read_config(path: str) -> LinksConfig:
         return msgspec.json.decode(Path(path).read_bytes(), type=LinksConfig)
     except OSError as error:
         raise ConfigError(path, got=error.strerror, allowed="a readable file") from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError(
             path, got=str(error), allowed="the links configuration as JSON"
         ) from error

@@ -17,6 +17,7 @@ from hanse.dispatch.events import PlacementDecided, event_from_bytes
 from hanse.live import bus
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 SEND_S_MAX: Final = 2.0
 """For the stream's acknowledgement; the hub's controller and its bus are one machine."""
@@ -42,7 +43,7 @@ def read_placement(content: bytes) -> PlacementDecided | None:
     """None for anything else than a placement."""
     try:
         event = event_from_bytes(content)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return event if isinstance(event, PlacementDecided) else None
 
@@ -68,7 +69,7 @@ class PlacementFile:
         """What was in force when the agent ended; None where the operator has changed the fleet file since: that is newer."""
         try:
             kept = msgspec.msgpack.decode(self._path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError):
+        except (*UNREADABLE, OSError):
             return None
         return read_placement(kept.decided) if kept.fleet_sha256 == self._fleet_sha256 else None
 

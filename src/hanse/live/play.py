@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hanse.errors import ConfigError, HanseError, SiteError
+from hanse.live.control_client import Scenario, control_key
 from hanse.live.link_control import LinkControl
 from hanse.live.runtime import Runtime, StateDir
 from hanse.live.supervise import running_pid
@@ -175,10 +176,11 @@ class Player:
         if hub is None:
             raise ConfigError("scenario", got="a site alone", allowed="a league with a hub")
         url = urlsplit(f"{hub.dashboard_url}/api/scenario")
+        secret = control_key(self._state)
         link = http.client.HTTPConnection(url.hostname or "", url.port, timeout=POST_S_MAX)
         try:
-            kind = {"content-type": "application/json"}
-            link.request("POST", url.path, msgspec.json.encode(feed), kind)
+            sent = {"content-type": "application/json", "authorization": f"Bearer {secret}"}
+            link.request("POST", url.path, msgspec.json.encode(Scenario.of(feed)), sent)
             answer = link.getresponse()
             text = answer.read().decode()
         except (OSError, http.client.HTTPException) as error:

@@ -16,6 +16,7 @@ import msgspec
 
 from hanse.live.runtime import Runtime, client_url, replace_file
 from hanse.model.fleet import Fleet, Value
+from hanse.model.told import UNREADABLE
 
 REACH: Final = "reach.json"
 """In a site's directory; by rename, by the agent."""
@@ -87,7 +88,7 @@ class ReachFile:
             if seen == self._seen:
                 return None
             found = msgspec.json.decode(self._path.read_bytes(), type=Reach)
-        except (OSError, msgspec.DecodeError):
+        except (*UNREADABLE, OSError):
             return None
         self._seen = seen
         return found

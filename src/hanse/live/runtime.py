@@ -20,6 +20,7 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.model import versions
 from hanse.model.fleet import Fleet, Hub, Id, Site, Value
+from hanse.model.told import UNREADABLE
 from hanse.view import link_id
 
 HUB: Final = "hub"
@@ -44,8 +45,8 @@ class HubAddress(Value, frozen=True, kw_only=True):
     """NATS clients (controller, CLI)."""
     leaf_port: int
     """Leaf nodes of sites, through their relays."""
-    monitor_port: int
-    """NATS HTTP monitoring (`/healthz`, `/leafz`)."""
+    monitor_port: int = 0
+    """Of earlier versions, whose bus told anybody on the machine who is connected. Nothing listens there."""
     control_port: int
     """Dashboard and control API of the controller."""
     leaf_host: str = "127.0.0.1"
@@ -78,8 +79,8 @@ class SiteAddress(Value, frozen=True, kw_only=True):
     hop_port: int
     leaf_port: int
     """NATS client port of the site's own leaf server; never reached from outside the site."""
-    monitor_port: int
-    """NATS HTTP monitoring of the leaf server."""
+    monitor_port: int = 0
+    """As the hub's."""
     engine_ports: tuple[int, ...] = ()
     """One a replica placed in a `process` pool of this site, in the order of placements."""
     workers: int = 1
@@ -228,9 +229,8 @@ class StateDir:
         for site_id in site_ids:
             parts = ("jetstream", "log", "pid", "identity", "evidence")
             own += [self.site(site_id) / name for name in parts]
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for directory in own:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for directory in (self.path, *own):
+            private_folder(directory)
 
     def read_runtime(self) -> Runtime:
         """Decode `runtime.json`.
@@ -244,7 +244,7 @@ class StateDir:
             raise ConfigError(
                 str(self.runtime_json), got="no such file", fix="start the fleet with `hanse up`"
             ) from None
-        except (msgspec.DecodeError, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise ConfigError(
                 str(self.runtime_json), got=str(error), fix="remove the file, then `hanse up`"
             ) from error
@@ -253,6 +253,13 @@ class StateDir:
         """Replace `runtime.json` by rename, so that no reader sees half of it."""
         text = msgspec.json.format(msgspec.json.encode(runtime), indent=1)
         replace_file(self.runtime_json, text)
+
+
+def private_folder(path: Path) -> None:
+    """A directory for its owner alone, and those above it that are not there yet: `mkdir` by itself gives those the usual mode."""
+    if not path.is_dir():
+        private_folder(path.parent)
+        path.mkdir(exist_ok=True, mode=0o700)
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -320,7 +327,6 @@ def plan_runtime(
     hub = HubAddress(
         client_port=ports.take(LOOPBACK, "hub.client_port"),
         leaf_port=fleet.hub.leaf_port or ports.take(fleet.hub.host, "hub.leaf_port"),
-        monitor_port=ports.take(LOOPBACK, "hub.monitor_port"),
         control_port=ports.take(LOOPBACK, "hub.control_port"),
         leaf_host=fleet.hub.host,
         door_port=fleet.hub.door_port or ports.take(fleet.hub.host, "hub.door_port"),
@@ -483,7 +489,6 @@ def _site_address(fleet: Fleet, site: Site, ports: _Ports) -> SiteAddress:
         client_port=site.gateway.port or ports.take(host, f"{label}.client_port"),
         hop_port=site.gateway.hop_port or ports.take(host, f"{label}.hop_port"),
         leaf_port=ports.take(LOOPBACK, f"{label}.leaf_port"),
-        monitor_port=ports.take(LOOPBACK, f"{label}.monitor_port"),
         engine_ports=tuple(
             ports.take(LOOPBACK, f"{label}.engine_port[{index}]") for index in range(engine_count)
         ),
@@ -548,10 +553,10 @@ def _previous(state: StateDir) -> dict[str, int]:
         return {}
     labels: dict[str, int] = {}
     if runtime.hub is not None:
-        for name in ("client_port", "leaf_port", "monitor_port", "control_port", "door_port"):
+        for name in ("client_port", "leaf_port", "control_port", "door_port"):
             labels[f"hub.{name}"] = getattr(runtime.hub, name)
     for site_id, address in runtime.sites.items():
-        for name in ("client_port", "hop_port", "leaf_port", "monitor_port"):
+        for name in ("client_port", "hop_port", "leaf_port"):
             labels[f"site.{site_id}.{name}"] = getattr(address, name)
         for index, port in enumerate(address.engine_ports):
             labels[f"site.{site_id}.engine_port[{index}]"] = port

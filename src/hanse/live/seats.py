@@ -16,6 +16,7 @@ import msgspec
 from hanse.dispatch.belief import EngineSpec
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 SEATS: Final = "seats.json"
 """In a site's directory."""
@@ -32,7 +33,7 @@ def read_seats(path: Path) -> Seats | None:
     """None where there is no such file yet, or one of another release."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Seats)
-    except (OSError, msgspec.DecodeError):
+    except (*UNREADABLE, OSError):
         return None
 
 

@@ -39,6 +39,7 @@ from hanse.live.evidence.seal import SEALS_NAME, SealBody, SealPlace, SealReader
 from hanse.live.facility.metering import EnergyAccount
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
+from hanse.model.told import UNREADABLE
 from hanse.units import MS_PER_S
 
 FILE: Final = "books.msgpack"
@@ -332,6 +333,6 @@ def _read_kept(path: Path) -> Kept | None:
         return msgspec.msgpack.decode(path.read_bytes(), type=Kept)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         log_line(f"{path}: {error}; the energy books begin anew")
         return None

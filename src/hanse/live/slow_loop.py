@@ -22,9 +22,12 @@ from hanse.dispatch.place import solve as solve_placement
 from hanse.dispatch.place_warm import warm
 from hanse.energy.outlook import outlook_from
 from hanse.live.demand import REPORT_S, DemandReport
+from hanse.live.hearsay import own_demand
+from hanse.live.jobs import site_in
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Fleet
+from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand, expected_totals
@@ -87,8 +90,11 @@ class SlowLoop:
         """A site's report of its demand."""
         try:
             report = msgspec.msgpack.decode(bytes(message.data), type=DemandReport)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log_line(f"demand report not understood: {error}")
+            return
+        if why := own_demand(report, site_in(message.subject), self._fleet):
+            log_line(f"demand report on {message.subject} not counted: {why}")
             return
         ahead = report.at_s > time.time() + self.counts.bin_s
         if ahead != (report.site in self._ahead):
@@ -158,7 +164,7 @@ class SlowLoop:
             known = DemandCounts.from_bytes(self._path.read_bytes())
         except FileNotFoundError:
             return DemandCounts(bin_s=bin_s)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (*UNREADABLE, OSError) as error:
             log_line(f"{self._path}: {error!r}; demand is counted anew")
             return DemandCounts(bin_s=bin_s)
         # An axis that lies wholly behind or ahead of this clock would let no report in.

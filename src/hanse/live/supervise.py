@@ -32,6 +32,7 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 TERM_S_MAX: Final = 4.0
 """From SIGTERM to SIGKILL: a gateway drains 3 s at most. Twice this (child of a child) stays under 10 s."""
@@ -256,7 +257,7 @@ def running_pid(path: Path) -> int | None:
     """The pid in a pid file if that very process still runs, not another that got its number."""
     try:
         record = msgspec.json.decode(_start_path(path).read_bytes(), type=PidFile)
-    except (OSError, msgspec.DecodeError):
+    except (*UNREADABLE, OSError):
         return _ours_by_command(path)
     alive = record.started_ticks > 0 and _started_ticks(record.pid) == record.started_ticks
     return record.pid if alive else None

@@ -125,6 +125,14 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
 }
 """What each number of a fleet may be: wide enough for anything sane, so that what falls out is a slip."""
 
+
+def within_limits(value: Value) -> bool:
+    """Whether each number of a value from another machine is what a fleet file may say."""
+    kind = type(value)
+    told = ((getattr(value, name), RANGES.get((kind, name))) for name in value.__struct_fields__)
+    return all(found is None or limit is None or limit.holds(found) for found, limit in told)
+
+
 ENGINES_PER_SITE_MAX: Final = 64
 """Engine slots of a site's shared page."""
 RESERVED_SITE_IDS: Final = ("hub",)

@@ -72,16 +72,26 @@ def parse_toml(content: bytes, kind: type[V], *, source: str, noun: str) -> V:
     Raises:
         ConfigError: as `read_toml`.
     """
-    try:
-        document = tomllib.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise ConfigError(source, got=str(error), allowed="UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from error
+    document = toml_of(content, source=source)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         raise _explained(str(error), document, kind, noun) from error
+
+
+def toml_of(content: bytes, *, source: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ConfigError: it is none; `source` names it.
+    """
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(source, got=str(error), allowed="UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: numbers of thousands of digits, dates that no calendar has, brackets without end.
+        raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from None
 
 
 def _explained(message: str, document: dict[str, Any], kind: type, noun: str) -> ConfigError:

@@ -17,6 +17,7 @@ import msgspec
 from hanse.catalogue import accelerator_named, ai_model_named, city, country
 from hanse.errors import ConfigError
 from hanse.model.read import parse_toml, read_toml
+from hanse.model.told import UNREADABLE
 from hanse.plan.answer import Answer
 from hanse.plan.study_file import Study
 from hanse.serving.precisions import known_precision
@@ -47,7 +48,7 @@ def read_answer(path: Path) -> Answer:
         return msgspec.json.decode(path.read_bytes(), type=Answer)
     except OSError as error:
         raise ConfigError(str(path), got=error.strerror or str(error), allowed=allowed) from error
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ConfigError(str(path), got=str(error), allowed=allowed) from error
 
 

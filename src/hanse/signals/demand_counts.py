@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.model.fleet import CountryCode, Id, Value
+from hanse.model.told import Amount
 
 BIN_S: Final = 300.0
 """Five minutes: ten requests of a small service, and finer than any placement moves."""
@@ -38,11 +39,11 @@ class DemandCount(Value, frozen=True, kw_only=True):
     """What one entry counted of one kind of demand in a stretch of time."""
 
     key: DemandKey
-    requests: float
+    requests: Amount
     """More than were looked at where rows are a sample."""
-    tokens_in: float
+    tokens_in: Amount
     """All of these requests together."""
-    tokens_out: float
+    tokens_out: Amount
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ up in silence: every reading names its method, source and age.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -41,6 +41,10 @@ MARGINAL_NOTE = (
     "no imports, no curtailment"
 )
 PRICE = "price_usd_per_kwh"
+FACTOR_MAX = 1e6
+"""What a scenario makes of a price or a carbon figure stays a number that can be reckoned with."""
+INSTANT_S_MAX = 1e15
+"""Either way; what has no end is written so."""
 WEATHER_KM_MAX = 750.0
 """Beyond this another place's weather says little: mid-latitude systems are about 1,000 km across."""
 
@@ -112,13 +116,13 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`cloud_pct` replaces the recorded cover; the factors multiply the replayed figure, `grid_factor` what a site's grid connection
     gives (0: an outage); `warmer_k` is added to the outdoor temperature."""
     place: str
-    value: float
-    from_s: float
-    until_s: float
+    value: Annotated[float, msgspec.Meta(ge=0.0, le=FACTOR_MAX)]
+    from_s: Annotated[float, msgspec.Meta(ge=-INSTANT_S_MAX, le=INSTANT_S_MAX)]
+    until_s: Annotated[float, msgspec.Meta(ge=-INSTANT_S_MAX, le=INSTANT_S_MAX)]
     reason: str
 
     def __post_init__(self) -> None:
-        limit = 100.0 if self.kind == "cloud_pct" else float("inf")
+        limit = 100.0 if self.kind == "cloud_pct" else FACTOR_MAX
         if not 0.0 <= self.value <= limit:
             raise FeedError("override", got=f"{self.kind} {self.value}", allowed=f"0 to {limit:g}")
 

@@ -12,7 +12,6 @@ Here: `Fault`, `Scenario`, reading and checking them. Not here: what a fault doe
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -21,6 +20,7 @@ from msgspec import Meta
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet, Value
+from hanse.model.read import toml_of
 from hanse.signals import Feed, Override
 
 FaultKind = Literal[
@@ -94,9 +94,10 @@ def read_scenario(path: Path, fleet: Fleet) -> Scenario:
         ConfigError: it does not parse, or names what the fleet does not have.
     """
     try:
-        raw = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ConfigError(str(path), got=str(error), allowed="a TOML file") from None
+    raw = toml_of(content, source=str(path))
     try:
         scenario = msgspec.convert(raw, Scenario)
     except msgspec.ValidationError as error:

@@ -2,7 +2,8 @@
 
 Here: `make_app`, which turns a `ViewSource` into a Starlette application. Not here: who serves it,
 and where pictures come from. Read-only: no route changes anything, nothing is fetched from
-elsewhere, and the content policy lets the browser load from this address alone.
+elsewhere, and the content policy lets the browser load from this address alone. Who asks under another name (a page whose name was
+made to point here) or from a page of another origin gets nothing, not even a picture to count.
 
 Streams stay open: serve with `uvicorn.Config(..., timeout_graceful_shutdown=1)`.
 """
@@ -10,12 +11,15 @@ Streams stay open: serve with `uvicorn.Config(..., timeout_graceful_shutdown=1)`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import ipaddress
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -24,7 +28,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hanse.view import LeagueView
-from hanse.web.history import SAMPLE_S, History
+from hanse.web.history import SAMPLE_S, Courses, History
+from hanse.web.operations import EVENTS, HTML, PLAIN, Answer, Operation, document, routes
 from hanse.web.page import Pages
 from hanse.web.stream import Feed, Frame, LiveResponse, Pace, ViewSource, event
 
@@ -43,29 +48,45 @@ _HEADERS = (
 _encoder = msgspec.json.Encoder()
 
 
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """That it lives."""
+
+    status: str
+    at_s: float
+    hub_up: bool
+
+
 def make_app(
     source: ViewSource,
     *,
     rule_texts: Mapping[str, str] | None = None,
     pace: Pace | None = None,
+    more: Sequence[Operation] = (),
+    names: Sequence[str] = (),
 ) -> Starlette:
-    """The dashboard of `source`; `rule_texts` says in words what a rule id stands for.
+    """The dashboard of `source`.
 
-    The mapping is kept, not copied: whoever gives it may fill it when law is compiled.
+    Args:
+        source: Where pictures come from.
+        rule_texts: What a rule id stands for, in words; kept, not copied: whoever gives it may fill it when law is compiled.
+        pace: Of the stream.
+        more: Operations beside the dashboard's own.
+        names: It answers under, beside addresses and `localhost`.
     """
     dashboard = _Dashboard(source, Pages({} if rule_texts is None else rule_texts), pace or Pace())
+    operations = (*dashboard.operations(), *more)
+    described = document("Hanse control API", operations, {403: FOREIGN})
+
+    async def describe(_request: Request) -> Response:
+        return _json(described)
+
     app = Starlette(
         routes=[
-            Route("/", dashboard.page),
-            Route("/api/view.json", dashboard.view),
-            Route("/api/history.json", dashboard.courses),
-            Route("/api/stream", dashboard.stream),
-            Route("/sites/{site}", dashboard.site),
-            Route("/decisions/{request_id:path}", dashboard.decision),
-            Route("/healthz", dashboard.health),
+            *routes(operations),
+            Route("/openapi.json", describe),
             Mount("/static", _Static(directory=STATIC), name="static"),
         ],
-        middleware=[Middleware(_Guarded)],
+        middleware=[Middleware(_Guarded, names=frozenset(names))],
         lifespan=dashboard.lifespan,
     )
     app.state.feed = dashboard.feed
@@ -80,6 +101,55 @@ class _Dashboard:
         self._pages = pages
         self._history = History()
         self.feed = Feed(source, self._frame, pace)
+
+    def operations(self) -> tuple[Operation, ...]:
+        part = {"part": "1: the fragment alone"}
+        page = {200: Answer(text="a page", media=HTML)}
+        gone = {404: Answer(text="there is none", media=PLAIN)}
+        full = {503: Answer(text="too many readers", media=PLAIN)}
+        events = Answer(text="server-sent events", media=EVENTS)
+        return (
+            Operation(path="/", endpoint=self.page, summary="The dashboard", answers=page),
+            Operation(
+                path="/api/view.json",
+                endpoint=self.view,
+                summary="The picture of this instant",
+                answers={200: Answer(text="the picture", form=LeagueView)},
+            ),
+            Operation(
+                path="/api/history.json",
+                endpoint=self.courses,
+                summary="Load, carbon and price of the last ten minutes",
+                answers={200: Answer(text="by site", form=Courses)},
+            ),
+            Operation(
+                path="/api/stream",
+                endpoint=self.stream,
+                summary="Pictures as they come, without an end",
+                answers={200: events} | full,
+                query={"page": "1: with the page's sections"},
+            ),
+            Operation(
+                path="/sites/{site}",
+                endpoint=self.site,
+                summary="One site",
+                answers=page | gone,
+                query=part,
+            ),
+            Operation(
+                path="/decisions/{request_id:path}",
+                endpoint=self.decision,
+                summary="One of the latest requests",
+                answers=page | gone,
+                query=part,
+            ),
+            Operation(
+                path="/healthz",
+                endpoint=self.health,
+                summary="That it lives",
+                answers={200: Answer(text="it lives", form=Health)},
+            ),
+        )
 
     @asynccontextmanager
     async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -127,7 +197,7 @@ class _Dashboard:
 
     async def health(self, _request: Request) -> Response:
         view = self._source.snapshot()
-        return _json(_encoder.encode({"status": "ok", "at_s": view.at_s, "hub_up": view.hub_up}))
+        return _json(_encoder.encode(Health(status="ok", at_s=view.at_s, hub_up=view.hub_up)))
 
     def _detail(self, request: Request, title: str, body: str) -> Response:
         if request.query_params.get("part") == "1":
@@ -158,11 +228,15 @@ class _Static(StaticFiles):
         return response
 
 
-class _Guarded:
-    """Adds the protective headers to every answer, errors included."""
+FOREIGN = Answer(text="asked under another name, or from a page of another origin", media=PLAIN)
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class _Guarded:
+    """Adds the protective headers to every answer, errors included, and refuses what other pages' browsers ask."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
         self._app = app
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
@@ -170,7 +244,44 @@ class _Guarded:
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
-        await self._app(scope, receive, guarded if scope["type"] == "http" else send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif why := foreign(Headers(scope=scope), self._names):
+            await PlainTextResponse(why + "\n", 403)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+
+def foreign(headers: Headers, names: frozenset[str]) -> str:
+    """Why a request is not of a person or program that means this server; empty: it is.
+
+    A name that a stranger made to point here is told by `host`: an address cannot be made to. A page of another origin is told by
+    what browsers say of themselves (`origin`, Fetch Metadata); following a link from one is what people do.
+    """
+    hosts = headers.getlist("host")
+    if len(hosts) != 1 or not _own_name(hosts[0], names):
+        return "this server is asked under its address, or localhost"
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
+        return "not from a page of another origin"
+    followed = headers.get("sec-fetch-mode") == "navigate"
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
+        return "not from a page of another origin"
+    return ""
+
+
+def _own_name(host: str, names: frozenset[str]) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name in names:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _html(text: str) -> Response:

@@ -34,6 +34,7 @@ from hanse.live.batch.values import (
     home_in,
 )
 from hanse.live.gateway.answers import error_body
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 LIST_S_MAX: Final = 2.0
@@ -137,7 +138,7 @@ class Api:
         who, data = who_of(request), await _small_body(request)
         try:
             ask = msgspec.json.decode(data, type=Ask)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Problem(400, "invalid_request", str(error)) from None
         file = self.store.files.get(ask.input_file_id)
         site = self._where(who, ask.input_file_id, file)
@@ -294,7 +295,7 @@ class Api:
         path = request.url.path + (f"?purpose={purpose}" if purpose.isidentifier() else "")
 
         async def of(site: str) -> list[dict[str, Any]]:
-            with contextlib.suppress(SiteError, Problem, msgspec.DecodeError, KeyError):
+            with contextlib.suppress(SiteError, Problem, *UNREADABLE, KeyError):
                 answer = await self._hops.whole(site, "GET", path, who, timeout_s=LIST_S_MAX)
                 if answer.status == 200:
                     rows: list[dict[str, Any]] = msgspec.json.decode(answer.body)["data"]

@@ -24,6 +24,7 @@ from hanse.live.batch.work import Work
 from hanse.live.bus import site_subject
 from hanse.live.logline import log_line
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE, Amount, Count, Figure
 
 REPORT_S: Final = 2.0
 """A schedule is made anew every few minutes; what is new is told soon."""
@@ -43,18 +44,18 @@ class OpenBatch(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     data_class: str
     country: str
     service: str
-    lines: int
-    left: int
-    bytes_left: int
+    lines: Count
+    left: Count
+    bytes_left: Count
     """Of the input file, about."""
-    input_tokens: float
-    output_tokens: float
+    input_tokens: Amount
+    output_tokens: Amount
     """Of a line."""
-    created_at_s: float
-    expires_at_s: float
-    epoch: int = 0
+    created_at_s: Figure
+    expires_at_s: Figure
+    epoch: Count = 0
     """Of two homes that both tell of it the higher one owns it."""
-    request_s: dict[str, float] = {}
+    request_s: dict[str, Amount] = {}
     """Site -> seconds of a line there."""
 
 
@@ -62,7 +63,7 @@ class BatchReport(Value, frozen=True, kw_only=True, forbid_unknown_fields=False)
     """All of one home."""
 
     site: str
-    at_s: float
+    at_s: Figure
     batches: tuple[OpenBatch, ...]
 
 
@@ -95,7 +96,7 @@ class Follower:
         """A schedule; one that is older than what is known, or another site's, is none."""
         try:
             told = msgspec.msgpack.decode(content, type=SiteSchedule)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log_line(f"schedule not understood: {error}")
             return
         known = self.schedule

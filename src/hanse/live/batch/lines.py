@@ -15,6 +15,7 @@ import msgspec
 
 from hanse.live.batch.values import ERRORS_MAX, LineError
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 CUSTOM_ID_CHARACTERS_MAX: Final = 512
 TOKENS_KNOWN_MAX: Final = 1_000_000
@@ -92,7 +93,7 @@ def read_line(data: bytes, endpoint: str) -> Line | LineError:
         outer = _decode_outer(data)
     except msgspec.ValidationError as error:
         return LineError(code="invalid_line", message=str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return LineError(code="invalid_json_line", message=f"the line is not JSON: {error}")
     custom_id, body = outer.custom_id, bytes(outer.body)
     for name, value in (("custom_id", custom_id), ("method", outer.method), ("url", outer.url)):
@@ -113,7 +114,7 @@ def read_line(data: bytes, endpoint: str) -> Line | LineError:
         return LineError(code="missing_required_parameter", message=message, param="body")
     try:
         asked = _decode_body(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return LineError(code="invalid_body", message=f"body: {error}", param="body")
     if asked.stream:
         message = "a line of a batch cannot stream; leave stream out"

@@ -19,6 +19,7 @@ from hanse.errors import SiteError
 from hanse.live.bus import OWNERS, site_subject
 from hanse.live.runtime import HUB
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 ANSWER_S_MAX: Final = 3.0
 """The hub is at most a few hundred milliseconds away; a cut is known after 4 to 6 s."""
@@ -83,6 +84,6 @@ class Owners:
                 subject, payload, timeout=ANSWER_S_MAX, headers=headers
             )
             found: dict[str, Any] = msgspec.json.decode(answer.data)
-        except (TimeoutError, NatsError, OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, TimeoutError, NatsError, OSError) as error:
             raise SiteError("hub", got=repr(error), allowed="an answer about owners") from error
         return found

@@ -48,6 +48,7 @@ from hanse.live.batch.values import (
     is_file_id,
 )
 from hanse.live.logline import log_line
+from hanse.model.told import UNREADABLE
 
 BEAT_S: Final = 0.5
 TAKEOVER_S: Final = 10.0
@@ -498,7 +499,7 @@ def _beat_of(data: bytes, who: Who) -> Beat:
     """A beat in which everything is what its envelope says, and ids are ids."""
     try:
         beat = msgspec.msgpack.decode(data, type=Beat)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Problem(400, "invalid_request", str(error)) from error
     told = beat.batch
     names = [(one.tenant, one.data_class, one.country) for one in beat.files]

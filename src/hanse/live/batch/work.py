@@ -18,6 +18,7 @@ from hanse.live.batch.commits import Commits, Note, add
 from hanse.live.batch.lines import Index, Line, read_line
 from hanse.live.batch.store import RunLog
 from hanse.live.batch.values import BatchMeta, Tally, who_of
+from hanse.model.told import UNREADABLE
 
 SEEN_MIN: Final = 8
 """Lines answered at a site before their mean says more than a prediction."""
@@ -219,7 +220,7 @@ def _result(request_id: str, line: Line, answer: Whole) -> bytes:
     try:
         msgspec.json.decode(answer.body)  # formatting alone would let wrong UTF-8 through
         body = msgspec.Raw(msgspec.json.format(answer.body, indent=-1))  # on one line
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         body = msgspec.Raw(msgspec.json.encode(answer.body.decode("utf-8", "replace")))
     result = {
         "id": f"batch_req_{request_id}",

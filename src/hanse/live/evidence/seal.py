@@ -40,6 +40,7 @@ from hanse.live.evidence.merkle import root_of
 from hanse.live.identity import Identity, certificate_flaw, name_of
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Id
+from hanse.model.told import UNREADABLE
 
 SEALS_NAME: Final = "seals.log"
 IDLE_S_MAX: Final = 60.0
@@ -516,5 +517,5 @@ class Sealer:
 def _read_resume(path: Path) -> _Resume | None:
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=_Resume)
-    except (OSError, msgspec.DecodeError):
+    except (*UNREADABLE, OSError):
         return None

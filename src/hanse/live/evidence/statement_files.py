@@ -31,6 +31,7 @@ from hanse.live.evidence.statement import Leaf, Place, Stated, Statement, reques
 from hanse.live.identity import Identity, certificate_flaw, name_of, read_certificate
 from hanse.live.runtime import HUB, replace_file
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 _CONTEXT: Final = b"hanse-statement/1\x00"
 LIST_SUFFIX: Final = ".receipts"
@@ -82,7 +83,7 @@ def check_statement(document: bytes, authority_pem: bytes) -> Checked:
     """
     try:
         read = msgspec.json.decode(document, type=Document)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError("--statement", got=str(error), allowed="a statement's JSON") from None
     flaw = _signature_flaw(read, x509.load_pem_x509_certificate(authority_pem))
     return Checked(read.said.statement, () if flaw is None else (flaw,))

@@ -52,6 +52,7 @@ from hanse.live.facility.mqtt import MqttSession
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Facility, Value
+from hanse.model.told import UNREADABLE
 
 HEARTBEAT_S: Final = 30.0
 """Between periodic statuses; a grid's operator reckons in minutes."""
@@ -274,7 +275,7 @@ class FlexAgent:
             kept = msgspec.msgpack.decode(self._path.read_bytes(), type=Kept)
         except FileNotFoundError:
             return Kept()
-        except (OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, OSError) as error:
             # Better without targets than without a site; the senders repeat theirs.
             log_line(f"{self._path}: {error}; begun anew")
             return Kept()

@@ -28,6 +28,7 @@ from hanse.dispatch.load_targets import (
     severity,
 )
 from hanse.errors import SiteError
+from hanse.model.told import UNREADABLE
 
 SPEC_VERSION: Final = "1.0.2"
 SET_TARGET: Final = "grid.loadtarget.set.v1"
@@ -92,7 +93,7 @@ def envelope_of(payload: bytes) -> Envelope:
     """
     try:
         found = msgspec.json.decode(payload, type=Envelope)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise SiteError("message", got=str(error), allowed="a CloudEvent in JSON") from None
     if not found.specversion.startswith("1.0"):
         raise SiteError("message.specversion", got=repr(found.specversion), allowed=SPEC_VERSION)

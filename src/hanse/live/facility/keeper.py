@@ -42,6 +42,7 @@ from hanse.live.facility.snapshot import EVERY_S, PlantSnapshot, write_snapshot
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Facility, Fleet
+from hanse.model.told import FIGURE_MAX, UNREADABLE
 from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 
 READ_S_MAX: Final = 30.0
@@ -269,7 +270,7 @@ class PlantKeeper:
             kept = msgspec.msgpack.decode(path.read_bytes(), type=dict[str, AccountKept])
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, OSError) as error:
             log_line(f"{path}: {error}; accounts begin anew")
             return
         for account in self.accounts:
@@ -326,7 +327,9 @@ class PlantKeeper:
                 if device.failures:
                     log_line(f"facility {device.facility.id}: answers again")
                 device.failures, device.why = 0, ""
-            except (HanseError, OSError, TimeoutError) as error:
+            except (
+                Exception
+            ) as error:  # whatever a device answers, it ends nothing but its own reading
                 self._failed(device, error)
             every_s = device.facility.every_s
             wait_s = min(every_s * 2.0 ** min(device.failures, 8), max(BACK_OFF_S_MAX, every_s))
@@ -341,7 +344,8 @@ class PlantKeeper:
         found = await device.driver.read()
         name = device.facility.id
         for reading in found:
-            self.readings[name, reading.point] = reading
+            if abs(reading.value) <= FIGURE_MAX:  # not NaN, not infinite
+                self.readings[name, reading.point] = reading
         now_s = time.time()
         gone = [k for k, r in self.readings.items() if k[0] == name and now_s - r.at_s > OLD_S_MAX]
         for key in gone:

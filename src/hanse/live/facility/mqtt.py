@@ -25,6 +25,7 @@ from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.listener import plant_user
 from hanse.live.facility.readings import Reading, needed
 from hanse.model.fleet import Facility, Quantity
+from hanse.model.told import UNREADABLE
 
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 KEEP_ALIVE_S: Final = 10
@@ -240,10 +241,12 @@ class BmsDriver:
         name = ".".join(parts[4:])
         try:
             if parts[3] == "Metadata":
-                self._units[name] = msgspec.json.decode(payload, type=_Metadata).eng_unit
+                unit = msgspec.json.decode(payload, type=_Metadata).eng_unit
+                if name in self._units or len(self._units) < POINTS_MAX:
+                    self._units[name] = unit
                 return
             told = msgspec.json.decode(payload, type=_Value)
-        except (msgspec.DecodeError, ValueError):
+        except (*UNREADABLE, ValueError):
             return
         if told.quality != 1 or told.value is None:
             self._values.pop(name, None)  # the BMS itself does not trust it

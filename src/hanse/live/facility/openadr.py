@@ -26,6 +26,7 @@ from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.readings import Reading
 from hanse.live.facility.web import Answer, Web
 from hanse.model.fleet import Facility
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 LIMIT: Final = "IMPORT_CAPACITY_LIMIT"
@@ -130,7 +131,7 @@ class OpenAdrDriver:
             answer = await self._ask(path)
             try:
                 page = msgspec.json.decode(bytes(answer.body), type=list[Event])
-            except (msgspec.DecodeError, ValueError) as error:
+            except (*UNREADABLE, ValueError) as error:
                 raise SiteError(self._where, got=str(error), allowed="events") from None
             found += page
             if len(page) < PAGE:

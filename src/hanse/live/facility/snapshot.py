@@ -14,6 +14,7 @@ from hanse.errors import ConfigError
 from hanse.live.facility.readings import Reading
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 from hanse.view import FacilityStatus
 
 FILE: Final = "plant.json"
@@ -46,5 +47,5 @@ def read_snapshot(home: Path) -> PlantSnapshot | None:
         return msgspec.json.decode(path.read_bytes(), type=PlantSnapshot)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(str(path), got=str(error), allowed="a snapshot of this version") from None

@@ -45,7 +45,7 @@ class Answer:
         """
         try:
             found = json.loads(bytes(self.body))
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise SiteError(where, got=f"{bytes(self.body[:80])!r}", allowed="a JSON object")
@@ -148,12 +148,14 @@ class Web:
                 reader, writer = await self._connected()
                 writer.write(sent)
                 await writer.drain()
+                read = 0  # of heads too: one without an end would fill memory
                 while not answer.ended:
                     data = await reader.read(CHUNK_BYTES)
                     if not data:
                         raise EOFError("connection closed before the answer ended")
                     answer.parser.feed_data(data)
-                    if len(answer.body) > ANSWER_BYTES_MAX:
+                    read += len(data)
+                    if read > ANSWER_BYTES_MAX:
                         got = f"more than {ANSWER_BYTES_MAX} bytes"
                         raise SiteError(where, got=got, allowed="less")
         except httptools.HttpParserError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hanse.live.gateway.sse import Usage
+from hanse.model.told import UNREADABLE
 
 BYTES_PER_TOKEN = 4.0
 """English text in the usual BPE vocabularies; only a guess until the engine's `usage` corrects it."""
@@ -73,12 +74,15 @@ def read_head(body: bytes) -> Head:
         BadBody: where the body is not JSON of that shape.
     """
     try:
-        return decode_head(body)
+        head = decode_head(body)
+        if not body.isascii():
+            body.decode()  # what the decoder skips it does not look at, and what is no UTF-8 is no JSON
+        return head
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"`\$\.([a-z_]+)", text) or re.search(r"field `([a-z_]+)`", text)
         raise BadBody(text, found.group(1) if found else None) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadBody(f"the body is not JSON: {error}") from None
 
 
@@ -134,7 +138,7 @@ def usage_of(answer: bytes) -> Usage | None:
     """`usage` of a plain answer, or None where the engine gave none."""
     try:
         return _decode_answer(answer).usage
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

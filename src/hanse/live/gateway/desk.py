@@ -23,6 +23,7 @@ from hanse.live.facility.exposition import fresh_text
 from hanse.live.gateway.metrics import exposition
 from hanse.live.gateway.outgoing import ask
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from hanse.live.evidence import SitePart
@@ -333,7 +334,7 @@ class Desk:
             return
         try:
             asked = msgspec.json.decode(link.body, type=ExplainAsk)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._refuse(link, 400, "invalid_request", str(error))
             return
         routing = self.worker.routing

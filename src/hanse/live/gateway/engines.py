@@ -53,10 +53,11 @@ class Engine:
         worker: int,
         workers: int,
         loop: asyncio.AbstractEventLoop,
+        key: str = "",
     ) -> None:
         self.index = index
         self.seat = seat
-        self.target = Target(seat.url, loop)
+        self.target = Target(seat.url, loop, key=key)
         self.name = seat.name or f"{seat.service}-{seat.variant}-{index}"
         self.vacant = seat == VACANT
         self.share_wh = 0.0

@@ -9,6 +9,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import msgspec
 
+from hanse.model.told import UNREADABLE, Count, Figure, Whole
+
 FRAME_BYTES_MAX = 32 * 1024
 """64 local offers of 200 bytes, with room; more is not from a gateway."""
 
@@ -18,21 +20,21 @@ class OfferLoad(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
     key: str
     """`service/variant`."""
-    replicas: int
-    requests: int
-    tokens: int
-    prefill_tokens: int
+    replicas: Count
+    requests: Whole
+    tokens: Whole
+    prefill_tokens: Whole
     """Prompt tokens of requests without a first byte."""
-    rate_rps: float
+    rate_rps: Figure
 
 
 class LoadFrame(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One site's sums. Array-shaped: it rides on every answer."""
 
     site: str
-    table_version: int
-    epoch: int
-    age_ms: float
+    table_version: Count
+    epoch: Count
+    age_ms: Figure
     """Age of the sums when sent; never a timestamp, clocks differ."""
     power_ok: bool
     offers: tuple[OfferLoad, ...]
@@ -54,7 +56,7 @@ def read_header(value: bytes) -> LoadFrame | None:
         return None
     try:
         return _decode(urlsafe_b64decode(value + b"=" * (-len(value) % 4)))
-    except (ValueError, msgspec.DecodeError):
+    except (*UNREADABLE, ValueError):
         return None
 
 
@@ -62,5 +64,5 @@ def read_json(body: bytes) -> LoadFrame | None:
     """A frame from the body of a check."""
     try:
         return _decode_json(body)
-    except (ValueError, msgspec.DecodeError):
+    except (*UNREADABLE, ValueError):
         return None

@@ -17,6 +17,7 @@ import msgspec
 from hanse.dispatch.choose import OUT_E2E_MS, OUT_G, OUT_TTFT_MS, OUT_USD, OUT_WH
 from hanse.live.gateway.kernels import COUNT_MAX
 from hanse.live.gateway.notes import METHODS
+from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from hanse.live.gateway.attempt import Attempt
@@ -169,5 +170,5 @@ def read_site_note(data: bytes | None) -> SiteNote | None:
         return None
     try:
         return _decode_note(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None

@@ -11,8 +11,6 @@ from binascii import hexlify
 from time import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway.affinity import PROMPT_TOKENS_MIN
 from hanse.live.gateway.attempt import Attempt
@@ -54,8 +52,8 @@ def begin(worker: Worker, link: Incoming, known: KnownHead, body: bytes) -> bool
     link.state = BUSY
     routing = worker.routing
     try:
-        head = bodies.decode_head(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        head = bodies.read_head(body)
+    except bodies.BadBody:
         head = None
     service = None if head is None else routing.service_named.get(head.model)
     if (

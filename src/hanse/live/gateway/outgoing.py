@@ -87,6 +87,7 @@ class Target:
         *,
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
+        key: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
@@ -106,7 +107,9 @@ class Target:
         self.open: set[Outgoing] = set()
         self.on_connect: Callable[[Outgoing], None] | None = None
         """Called with every new connection before its first request (a peer's session comes from its certificate)."""
-        self.host_line = f"host: {parts.netloc}\r\n".encode()
+        shown = f"authorization: Bearer {key}\r\n" if key else ""
+        self.host_line = f"host: {parts.netloc}\r\n{shown}".encode()
+        """With the credential, where the engine asks for one: the lines of every request."""
         self._post: dict[bytes, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

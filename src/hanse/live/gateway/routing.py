@@ -451,14 +451,15 @@ class Routing:
                     (
                         offer,
                         one.replicas,
-                        one.requests,
-                        one.tokens,
-                        one.prefill_tokens,
-                        one.rate_rps,
+                        max(0, one.requests),
+                        max(0, one.tokens),
+                        max(0, one.prefill_tokens),
+                        max(0.0, one.rate_rps),
                     )
                 )
         rtt_s = float(self.table.paths_from(self.origin)[site]["rtt_ms"]) / 1000.0
-        age_s = frame.age_ms / 1000.0 + (rtt_s / 2.0 if rtt_s < 10.0 else 0.0)
+        # Never of the future: what it says last would outlive it.
+        age_s = max(0.0, frame.age_ms) / 1000.0 + (rtt_s / 2.0 if rtt_s < 10.0 else 0.0)
         self.load.heard(site, now_s, age_s=age_s, power_ok=frame.power_ok, offers=rows)
 
     def lost(self, site: int) -> None:

@@ -15,12 +15,13 @@ import msgspec
 
 from hanse.dispatch.belief import EngineSpec
 from hanse.errors import ConfigError
-from hanse.live.engines import engine_specs
+from hanse.live.engines import ENGINE_KEY, engine_specs
 from hanse.live.gateway.incoming import Limits
 from hanse.live.reach import reach_of
 from hanse.live.runtime import StateDir
 from hanse.live.seats import SEATS
 from hanse.model.fleet import DriverKind, Fleet, Id, Value
+from hanse.model.told import UNREADABLE
 
 RECORD_VARIABLE: Final = "HANSE_RECORD"
 """Environment variable that `hanse up --record` sets and a league's processes inherit: workers of sites write input logs."""
@@ -73,6 +74,8 @@ class GatewaySettings(Value, frozen=True, kw_only=True):
     """At the start, where there are no `seats`."""
     seats: str = ""
     """File in which a site's agent says which engines there are; empty: they never change."""
+    engine_key: str = ""
+    """File with what this site's own engines ask for; empty: they ask for nothing."""
     peers: dict[str, str] = {}
     """Site id -> `host:port` to dial for its hop port."""
     gateway_urls: dict[str, str] = {}
@@ -106,7 +109,7 @@ def read_settings(path: Path) -> GatewaySettings:
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=GatewaySettings)
-    except (OSError, msgspec.DecodeError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ConfigError(str(path), got=str(error), fix="see docs/gateway.md") from error
 
 
@@ -146,6 +149,7 @@ def site_settings(fleet: Fleet, site: str, state_path: Path, worker: int) -> Gat
         page=str(home / "shared.mmap"),
         engines=seats_of(engine_specs(fleet, address)),
         seats=str(home / SEATS),
+        engine_key=str(home / ENGINE_KEY),
         peers=reach.peers,
         gateway_urls=reach.urls,
         identity_dir=str(home / "identity"),

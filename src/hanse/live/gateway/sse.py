@@ -16,6 +16,7 @@ from collections.abc import Callable
 import msgspec
 
 from hanse.live.gateway.told import RAW_BYTES_MAX, Told
+from hanse.model.told import UNREADABLE
 
 EVENT_BYTES_MAX = 1024 * 1024
 """An event longer than this is no token of any engine."""
@@ -198,5 +199,5 @@ def _usage_of(event: bytes) -> _Chunk | None:
         return None
     try:
         return _decode_chunk(line[5:])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None

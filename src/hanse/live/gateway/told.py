@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
+from hanse.model.told import UNREADABLE
+
 RAW_BYTES_MAX: Final = 256 * 1024
 """Of events that are kept as they are."""
 TEXT_BYTES_MAX: Final = 256 * 1024
@@ -54,7 +56,6 @@ _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _read: Any = msgspec.json.decode
 _write = msgspec.json.encode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 OF_ANSWER: Final = ("id", "created", "model")
 """Fields that are the same in all chunks of one answer."""
 
@@ -92,7 +93,7 @@ class Told(msgspec.Struct, eq=False):
             chunk = _decode_chunk(data)
             if self.first is None and chunk.id is not None:
                 self.first = _decode_fields(data)
-        except _UNREADABLE:
+        except UNREADABLE:
             self.barred = self.barred or "a chunk could not be read"
             return
         for choice in chunk.choices:
@@ -247,7 +248,7 @@ class Rewrite:
                 if len(choices) == 1 and _says_nothing(choices[0]) and not usage:
                     return b""
                 fields["choices"] = _raw(choices)
-        except (*_UNREADABLE, TypeError, AttributeError):
+        except (*UNREADABLE, TypeError, AttributeError):
             return event
         if isinstance(usage, dict) and self._tokens:
             fields["usage"] = _raw(self._added(usage))

@@ -35,7 +35,7 @@ from hanse.live.gateway.peers import Peer, PeerTarget
 from hanse.live.gateway.policy import Policy
 from hanse.live.gateway.routing import Routing
 from hanse.live.gateway.seen import PeerRow
-from hanse.live.gateway.settings import VACANT, seats_of
+from hanse.live.gateway.settings import VACANT, EngineSeat, seats_of
 from hanse.live.gateway.shadow import Shadow
 from hanse.live.gateway.spare import make_room
 from hanse.live.gateway.surroundings import Surroundings
@@ -43,6 +43,7 @@ from hanse.live.gateway.tables import TableFile
 from hanse.live.identity import ReplayGuard
 from hanse.live.runtime import LOOPBACK, is_loopback, private_socket
 from hanse.live.seats import read_seats
+from hanse.live.secret_file import ensure_secret
 from hanse.live.shared import (
     DISK_FULL,
     FLAG_DISK_LEVEL,
@@ -244,6 +245,11 @@ class Worker:
 
     # --- engines
 
+    def _key_of(self, seat: EngineSeat) -> str:
+        """What an engine asks for: those that this site starts, and no other, which must not hear it."""
+        path = self.settings.engine_key
+        return ensure_secret(Path(path)) if path and seat.driver == "process" else ""
+
     def _take_seats(self) -> None:
         """Engines as the site's agent lists them; what is asked of one that is there no more goes elsewhere."""
         settings = self.settings
@@ -253,7 +259,15 @@ class Worker:
             self._seats_version = float(listed.version)
         seats += (VACANT,) * (len(self.engines) - len(seats))
         for index, seat in enumerate(seats):
-            made = Engine(index, seat, self.page, settings.worker, settings.workers, self.loop)
+            made = Engine(
+                index,
+                seat,
+                self.page,
+                settings.worker,
+                settings.workers,
+                self.loop,
+                self._key_of(seat),
+            )
             if index == len(self.engines):
                 self.engines.append(made)
             elif self.engines[index].seat != seat:

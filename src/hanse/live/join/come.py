@@ -40,6 +40,7 @@ from hanse.live.runtime import (
 )
 from hanse.live.supervise import signal_pid
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 
 T = TypeVar("T")
 
@@ -211,7 +212,7 @@ def _ask(door: str, path: str, value: Any, tls: ssl.SSLContext, kind: type[T]) -
             if status == 200:
                 return msgspec.json.decode(body, type=kind)
             why = msgspec.json.decode(body, type=m.Refused).error
-        except msgspec.DecodeError:
+        except UNREADABLE:
             why = f"status {status}"
         raise ConfigError("hub", got=f"refusal: {why}", fix=_cure(why))
     raise SiteError(door, got=repr(last), fix="try again: the token holds for this machine's key")

@@ -24,7 +24,7 @@ from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live.join.messages import FoundEngine, Host
 from hanse.model.fleet import Fleet, Service, Site
-from hanse.model.read import parse_fleet
+from hanse.model.read import parse_fleet, toml_of
 
 MBIT_S_ASSUMED: Final = 100
 """Of a way whose rate nobody measured: what a small business line carries. Requests are kilobytes; only egress is reckoned with it."""
@@ -128,10 +128,7 @@ def _with_engines(text: str, site: str, host: Host, group: list[FoundEngine]) ->
 
 def _services(text: str) -> tuple[Service, ...]:
     """Also of a file that has none yet."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _misshapen("fleet") from error
+    document = toml_of(text.encode(), source="fleet")
     return msgspec.convert(document.get("service", []), tuple[Service, ...])
 
 

@@ -43,6 +43,7 @@ from hanse.live.logline import log_line
 from hanse.live.reach import hop_addresses
 from hanse.live.runtime import HUB, HubAddress, StateDir
 from hanse.live.supervise import end_on_signals, signal_pid, write_pid
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_HOUR
 
 T = TypeVar("T")
@@ -271,7 +272,7 @@ async def _read(request: Request, kind: type[T]) -> T | Response:
             return _error(f"more than {m.BODY_BYTES_MAX} bytes", 413)
     try:
         return msgspec.json.decode(bytes(body), type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return _error(str(error), 400)  # names the field, never repeats a value
 
 

@@ -26,6 +26,7 @@ from hanse.catalogue.models import ai_model_named, ai_models
 from hanse.errors import ConfigError
 from hanse.live.join.messages import FoundChips, FoundEngine
 from hanse.live.probe import get, post
+from hanse.model.told import UNREADABLE
 from hanse.serving.precisions import NAMES, WEIGHT_BYTES
 
 USUAL_PORTS: Final = {
@@ -365,7 +366,7 @@ async def _json(url: str, path: str) -> Any:
         return None
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

@@ -22,6 +22,7 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.live.ca import locked, write_file
 from hanse.model.fleet import Id, Value
+from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_HOUR
 
 PREFIX: Final = "hanse-join-"
@@ -133,7 +134,7 @@ class TokenBook:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, Kept])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise ConfigError(
                 str(self._path), got=str(error), fix="remove it and make new tokens"
             ) from error

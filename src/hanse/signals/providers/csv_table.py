@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def rows(content: bytes, where: str) -> dict[float, float]:
     """Instant -> value; a row without a value is a gap, a bad one an error that names its line."""
     table = csv.reader(io.StringIO(content.decode("utf-8-sig", "replace")))
     points: dict[float, float] = {}
-    for line, row in enumerate(table, 1):
+    for line, row in enumerate(_cells(table, where), 1):
         if line == 1 or not row or (len(row) > 1 and not row[1].strip()):
             continue
         try:
@@ -62,6 +63,13 @@ def rows(content: bytes, where: str) -> dict[float, float]:
     if not points:
         raise FeedError(where, got="no row", allowed="a header and rows of instant,value")
     return points
+
+
+def _cells(table: Iterator[list[str]], where: str) -> Iterator[list[str]]:
+    try:
+        yield from table
+    except csv.Error as error:  # a field without an end, a line's end inside one
+        raise FeedError(where, got=str(error), allowed="a table of commas") from None
 
 
 def _content(setting: FeedSetting, now_s: float) -> bytes:

@@ -154,7 +154,7 @@ class LiveFeed:
             answer = self._ask[setting.provider](setting, now_s)
         except HanseError as error:
             return _failed(setting, kept, str(error), _asked_to_wait_s(error), now_s)
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except Exception as error:
             # A shape that no reader foresaw: the provider's fault, and no reason to end the controller.
             got = f"an answer of another shape ({type(error).__name__})"
             return _failed(setting, kept, f"{setting.name}: got {got}", 0.0, now_s)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
+from hanse.model.told import UNREADABLE
 from hanse.signals.series import SignalType
 
 Provider = Literal[
@@ -110,7 +111,7 @@ def read_settings(path: Path) -> tuple[FeedSetting, ...]:
         raise ConfigError(
             str(path), got=error.strerror or "no file", allowed="a feeds file"
         ) from None
-    except (msgspec.DecodeError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise ConfigError(
             str(path), got=str(error), allowed="[[feed]] tables, see docs/feeds.md"
         ) from None

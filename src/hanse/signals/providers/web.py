@@ -22,6 +22,7 @@ import msgspec
 
 from hanse import __version__
 from hanse.errors import ConfigError, FeedError
+from hanse.model.told import UNREADABLE
 
 TIMEOUT_S: Final = 20.0
 """ENTSO-E answers a day in seconds, and nobody waits for a feed: the last good value serves meanwhile."""
@@ -81,7 +82,7 @@ def json_of(body: bytes, url: str) -> Any:
     """A JSON document."""
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise WebFault(place(url), got=f"bad JSON ({error})", allowed="JSON") from None
 
 

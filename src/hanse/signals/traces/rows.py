@@ -25,6 +25,7 @@ import pyarrow.csv as pa_csv  # type: ignore[import-untyped,unused-ignore]
 from numpy.typing import NDArray
 
 from hanse.errors import FeedError
+from hanse.model.told import UNREADABLE
 
 BLOCK_BYTES: Final = 4 * 1024 * 1024
 NAMED_BAD_ROWS: Final = 3
@@ -401,12 +402,12 @@ def _decoded(
     bad.unreadable.clear()
     try:
         return decoder.decode_lines(lines)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         rows = []
         for i, line in enumerate(line for line in lines.splitlines() if line.strip()):
             try:
                 rows.append(decoder.decode(line))
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 bad.found(seen + i, "", str(error), "one JSON object")
                 bad.unreadable.add(seen + i)
                 rows.append({})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from msgspec import Meta
 
 from hanse.errors import ConfigError
 from hanse.model.fleet import CountryCode, Id, Value
+from hanse.model.read import toml_of
 
 Positive = Annotated[float, Meta(gt=0)]
 Weight = Annotated[float, Meta(ge=0)]
@@ -193,10 +193,7 @@ def read_spec(path: Path) -> TraceSpec:
 
 def parse_spec(text: str, *, source: str) -> TraceSpec:
     """The spec in a text; `source` names it where the error is about the whole."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from error
+    document = toml_of(text.encode(), source=source)
     for where, number in _not_finite(document):
         raise ConfigError(f"{source}: {where}", got=number, allowed="a finite number")
     try:
