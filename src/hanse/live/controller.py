@@ -17,9 +17,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -37,16 +36,15 @@ from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import FeedError, HanseError
 from hanse.live import bus
-from hanse.live.archive import archive_evidence
-from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import newest_league, policies_in, settle
-from hanse.live.fleet_in_force import FleetInForce
-from hanse.live.hub_seats import HubSeats
+from hanse.live.fleet_in_force import Agree, FleetInForce
+from hanse.live.hub_duties import HubDuties
 from hanse.live.jobs import JobBook, site_in
+from hanse.live.keep_on import every, until_up
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import LinkControl, LinkView
@@ -63,11 +61,7 @@ from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
 from hanse.view import DecisionRow, LinkStatus, StandingView, ViewState, read_status
 
-T = TypeVar("T")
-
 TICK_S: Final = 0.25
-SEATS_EVERY_S: Final = 1.0
-"""How soon a joined site's bus is let in, and a revoked one's put out."""
 SITE_SILENT_S: Final = 2.0
 """Four missed 2 Hz reports."""
 HEAR_FIRST_S: Final = 1.25
@@ -105,9 +99,17 @@ class Controller:
         self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
         self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
-        self._fleets = None
+        self._fleets: FleetInForce | None = None
+        self._duties: HubDuties | None = None
         if local_site is None:  # a site by itself has no revisions
             self._fleets = FleetInForce(self._state, prepared.runtime, self._adopt)
+            self._duties = HubDuties(
+                prepared,
+                self._fleets,
+                lambda: self._fleet,
+                lambda: self._leads,
+                lambda: self._dispatcher.epoch,
+            )
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
         self._silence = Silence(SITE_SILENT_S, TICK_S, time.monotonic())
@@ -128,22 +130,17 @@ class Controller:
                     self._source, rule_texts=self._rule_texts, on_scenario=self._take_scenario
                 )
                 tasks.create_task(api.serve(hub.host, hub.control_port))
-                tasks.create_task(_every(LINKS_EVERY_S, self._look_at_links))
+                tasks.create_task(every(LINKS_EVERY_S, self._look_at_links))
             await self._join()
-            if self._local_site is None:
-                await _until_up(
-                    lambda: self._client.subscribe(bus.CHANGE_SUBJECT, cb=self._hear_change)
-                )
-                seats = HubSeats(self._prepared.runtime, self._state, self._client)
-                tasks.create_task(_every(SEATS_EVERY_S, lambda: seats.tend(self._sites())))
-                tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
-                archive = archive_evidence(self._client, self._state, lambda: self._fleet)
-                tasks.create_task(archive)
-            tasks.create_task(_every(TICK_S, self._listen))
-            tasks.create_task(_every(TICK_S, self._tick))
-            tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
+            if self._duties is not None:
+                await self._client.subscribe(bus.CHANGE_SUBJECT, cb=self._hear_change)
+                await self._client.subscribe(bus.CONTROL_SUBJECT, cb=self._hear_scenario)
+                await self._duties.start(tasks)
+            tasks.create_task(every(TICK_S, self._listen))
+            tasks.create_task(every(TICK_S, self._tick))
+            tasks.create_task(every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
-            tasks.create_task(_every(FEEDS_EVERY_S, self._ask_providers))
+            tasks.create_task(every(FEEDS_EVERY_S, self._ask_providers))
             tasks.create_task(self._look_ahead())
             tasks.create_task(self._lead())
 
@@ -160,25 +157,30 @@ class Controller:
     async def _join(self) -> None:
         runtime, state, site = self._prepared.runtime, self._state, self._local_site
         if site is None:
-            self._client = await _until_up(
+            self._client = await until_up(
                 lambda: bus.connect_hub(runtime, state, name="controller")
             )
-            await _until_up(lambda: bus.ensure_hub_streams(self._client, self._sites()))
+            duties = self._duties
+            assert duties is not None, "made for a hub"
+            await until_up(lambda: duties.join(self._client))
         else:
-            self._client = await _until_up(
+            self._client = await until_up(
                 lambda: bus.connect_leaf(runtime, state, site, name="controller")
             )
-            await _until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
-        self._lease = Lease(self._client, f"{os.getpid()}-{secrets.token_hex(8)}")
-        placed = await _until_up(lambda: newest_placement(self._client))
-        self._load(await _until_up(self._newest_table), placed)
+            await until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._lease = Lease(self._client, name, lambda: self._alone)
+        placed = await until_up(lambda: newest_placement(self._client))
+        self._load(await until_up(self._newest_table), placed)
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
         await self._client.subscribe("site.*.demand", cb=self._slow.hear)
         await self._client.subscribe("site.*.batches", cb=self._hear_batches)
 
-    def _sites(self) -> list[str]:
-        return [site.id for site in self._fleet.sites]
+    @property
+    def _alone(self) -> bool:
+        """Whether no other hub decides with this one."""
+        return self._duties is None or self._duties.peers.alone
 
     async def _newest_table(self) -> bytes:
         js = self._client.jetstream(timeout=bus.API_S_MAX)
@@ -203,7 +205,7 @@ class Controller:
         event = ev.FleetLoaded(
             at_s=time.time(),
             fleet=self._fleet,
-            policies=_policies(self._prepared),
+            policies=self._policies(),
             offers_known=offers,
             version_known=version,
             placements=None if placed is None else placed.placements,
@@ -213,6 +215,16 @@ class Controller:
         self._tell(event)
         self._stand(None if self._fleets is None else self._fleets.league)
 
+    def _policies(self) -> tuple[PolicyText, ...]:
+        """Of the fleet in force; a site by itself has them as files."""
+        league = None if self._fleets is None else self._fleets.league
+        if league is not None:
+            return policies_in(self._fleet, league.files)
+        names = self._fleet.policy.cedar_files
+        return policies_in(
+            self._fleet, {name: (self._state.path / name).read_text() for name in names}
+        )
+
     # --- the fleet
 
     async def _hear_change(self, message: Any) -> None:
@@ -220,7 +232,11 @@ class Controller:
         belief = self._dispatcher.belief
         if self._leads and self._fleets is not None and belief is not None:
             lost = [site for site, known in belief.sites.items() if known.lost]
-            await self._fleets.hear(message, time.time(), self._dispatcher.table, lost)
+            agree = self._agree()
+            await self._fleets.hear(message, time.time(), self._dispatcher.table, lost, agree)
+
+    def _agree(self) -> Agree | None:
+        return None if self._alone or self._duties is None else self._duties.agree
 
     def _adopt(self, league: LeagueFile) -> None:
         """Act by another revision from now on."""
@@ -274,7 +290,7 @@ class Controller:
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
                 if self._fleets is not None:
-                    self._fleets.take_over(await _until_up(lambda: newest_league(self._client)))
+                    self._fleets.follow(await until_up(lambda: newest_league(self._client)))
                 await self._take_over()
                 self._take_epoch()
             elif led and not leads:
@@ -284,7 +300,10 @@ class Controller:
 
     async def _take_over(self) -> None:
         """Who waited for the lease knows the placement of its own start; another leader may have decided since."""
-        newest = await _until_up(lambda: newest_placement(self._client))
+        newest = await until_up(lambda: newest_placement(self._client))
+        if not self._alone:  # and the table: other hubs' offers keep their places
+            self._load(await until_up(self._newest_table), newest)
+            return
         belief = self._dispatcher.belief
         if newest is None or belief is None or newest.placements == belief.placements:
             return
@@ -349,14 +368,18 @@ class Controller:
     async def _tick(self) -> None:
         now_s = time.time()
         self._view.hub_up = self._client.is_connected
+        if self._duties is not None:
+            self._view.hubs = self._duties.view()
         if not self._leads:
+            if self._duties is not None and not self._alone:
+                self._view.epoch = self._duties.epoch_heard()
             self._schedules.drop()
             return
         if (changed := self._jobs.due(now_s)) is not None:
             self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
         if self._fleets is not None:
-            self._fleets.look(now_s)
+            await self._fleets.look(now_s, self._agree())
             await self._fleets.send(self._client, self._dispatcher.epoch)
         await self._send_table()
         await self._send_placement()
@@ -437,10 +460,16 @@ class Controller:
         self._telling = asyncio.ensure_future(self._tell_scenario())  # kept: tasks are weak
 
     async def _tell_scenario(self) -> None:
-        """Agents compute their power from the same scenario."""
-        if self._client.is_connected:
+        """Agents compute their power from the same scenario; of several hubs the one that leads says it."""
+        if self._client.is_connected and (self._alone or self._leads):
             feed = self._feed_at(time.time())
             await self._client.publish(bus.CONTROL_SUBJECT, msgspec.msgpack.encode(feed))
+
+    async def _hear_scenario(self, message: Any) -> None:
+        """Of the hub that leads: this one may have to go on with it. What providers say it asks itself."""
+        if not self._alone and not self._leads:
+            feed = msgspec.msgpack.decode(message.data, type=Feed)
+            self._feed = replace(feed, observed=()) if feed.clock_speed == 1.0 else feed
 
     async def _look_at_links(self) -> None:
         if not self._state.links_sock.exists():
@@ -531,33 +560,6 @@ def _link_status(name: str, link: LinkView) -> LinkStatus:
 
 def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:
     return read_settings(state.path / fleet.feeds) if fleet.feeds else ()
-
-
-def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
-    names = prepared.fleet.policy.cedar_files
-    return policies_in(
-        prepared.fleet, {name: (prepared.state.path / name).read_text() for name in names}
-    )
-
-
-async def _every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await duty()
-        except (HanseError, OSError, TimeoutError) as error:
-            log_line(repr(error))
-        await asyncio.sleep(interval_s)
-
-
-async def _until_up(act_once: Callable[[], Awaitable[T]]) -> T:
-    """Try until the bus answers: at a start it may come up after this process."""
-    while True:
-        try:
-            return await act_once()
-        except Exception as error:
-            if not (isinstance(error, HanseError | OSError) or "nats" in type(error).__module__):
-                raise
-            await asyncio.sleep(0.2)
 
 
 async def _main(prepared: Prepared, local_site: str | None) -> None:

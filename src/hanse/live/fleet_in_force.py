@@ -6,7 +6,8 @@ Here: `FleetInForce`, one controller's. Not here: what a controller makes of ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -17,12 +18,13 @@ from hanse.dispatch.stranded import stranded
 from hanse.dispatch.table import Table
 from hanse.live import bus
 from hanse.live.ca import certified
-from hanse.live.fleet_change import accepted, change_problem, kept
+from hanse.live.fleet_change import change_problem, kept, numbered
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.logline import log_line
 from hanse.live.runtime import Runtime, StateDir
 
 Adopt = Callable[[LeagueFile], None]
+Agree = Callable[[LeagueFile], Awaitable[None]]
 STRANDED_SAID_MAX = 5
 TIME_LIMIT = "time limit"
 LOOK_AGAIN_S = 60.0
@@ -39,28 +41,46 @@ class FleetInForce:
         self.league: LeagueFile | None = LeagueStore(state.hub).newest()
         self.unsent = self.league is not None
         self._look_again_s = 0.0
+        self._turn = asyncio.Lock()
 
     async def hear(
-        self, message: Any, now_s: float, table: Table | None, lost: Collection[str]
+        self,
+        message: Any,
+        now_s: float,
+        table: Table | None,
+        lost: Collection[str],
+        agree: Agree | None = None,
     ) -> None:
-        """Another fleet file is asked for; called on the leader alone."""
+        """Another fleet file is asked for; called on the leader alone.
+
+        Args:
+            message: The question.
+            now_s: The clock.
+            table: In force; who would be left without a lawful site is read from it.
+            lost: Sites that are not heard.
+            agree: Where several hubs decide: returns when most of them have a revision.
+        """
         assert self.league is not None, "a hub has a fleet"
         try:
             change = msgspec.msgpack.decode(message.data, type=Change)
         except msgspec.DecodeError as error:
             answer = Answered(revision=self.league.revision, problem=str(error))
         else:
-            answer = self.change(change, now_s, table, lost)
+            async with self._turn:
+                answer = await self.change(change, now_s, table, lost, agree)
         await message.respond(msgspec.msgpack.encode(answer))
 
-    def change(
-        self, change: Change, now_s: float, table: Table | None = None, lost: Collection[str] = ()
+    async def change(
+        self,
+        change: Change,
+        now_s: float,
+        table: Table | None = None,
+        lost: Collection[str] = (),
+        agree: Agree | None = None,
     ) -> Answered:
-        """Check a change and take it into force: disk, Dispatcher, and with the next tick the sites.
+        """Check a change and take it into force: most hubs where there are several, disk, Dispatcher, and with the next tick the sites.
 
-        Args:
-            table: In force; who would be left without a lawful site is read from it.
-            lost: Sites that are not heard.
+        What most hubs may not have is not in force here either. If it turns out that they have it, `follow` takes it.
         """
         known = self.league
         assert known is not None, "a hub has a fleet"
@@ -70,8 +90,19 @@ class FleetInForce:
         if problem:
             log_line(f"change by {change.by} refused: {problem}")
             return Answered(revision=known.revision, problem=problem)
-        self.take(accepted(known, change, self._state, now_s))
-        return Answered(revision=known.revision + 1)
+        league = numbered(known, change, self._state, now_s)
+        if agree is not None:
+            try:
+                await agree(league)
+            except Exception as error:
+                log_line(f"fleet revision {league.revision}: most hubs did not take it: {error!r}")
+                return Answered(
+                    revision=known.revision,
+                    problem="most hubs did not say that they have it; `hanse history` tells whether they do",
+                )
+        kept(league, self._state)
+        self.take(league)
+        return Answered(revision=league.revision)
 
     def take(self, league: LeagueFile) -> None:
         """Act by another revision from now on."""
@@ -79,14 +110,21 @@ class FleetInForce:
         self.league, self.unsent = league, True
         self._adopt(league)
 
-    def take_over(self, published: LeagueFile | None) -> None:
-        """Another leader, at another hub, may have taken changes that this one's disk does not know."""
-        known = self.league
-        if known is not None and published is not None and published.revision > known.revision:
-            kept(published, self._state)
-            self.take(published)
+    def follow(self, published: LeagueFile | None) -> bool:
+        """Another leader, at another hub, may have decided what this one's disk does not know; whether there was something to take.
 
-    def look(self, now_s: float) -> None:
+        Of one number the published one counts: what a leader that lost its lease meanwhile wrote by itself never was in force.
+        """
+        known = self.league
+        if known is None or published is None or published.revision < known.revision:
+            return False
+        if (published := replace(published, epoch=0)) == known:
+            return False
+        kept(published, self._state)
+        self.take(published)
+        return True
+
+    async def look(self, now_s: float, agree: Agree | None = None) -> None:
         """Sites whose time out of service is over take work again."""
         known = self.league
         if known is None:
@@ -109,7 +147,9 @@ class FleetInForce:
                 why=why,
                 standing=stay,
             )
-            if self.change(change, now_s).problem:
+            async with self._turn:
+                answer = await self.change(change, now_s, agree=agree)
+            if answer.problem:
                 self._look_again_s = now_s + LOOK_AGAIN_S
 
     async def send(self, client: Client, epoch: int) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from hanse.live.ca import Authority, make_request, open_authority
 from hanse.live.first_start import prepare
-from hanse.live.fleet_change import accepted, change_problem
+from hanse.live.fleet_change import change_problem, kept, numbered
 from hanse.live.identity import SiteName, client_context, load_identity
 from hanse.live.join import messages as m
 from hanse.live.join.door import Door
@@ -81,7 +81,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
         problem = change_problem(known, change)
         if problem:
             return Answered(revision=known.revision, problem=problem)
-        return Answered(revision=accepted(known, change, state, time.time()).revision)
+        league = numbered(known, change, state, time.time())
+        kept(league, state)
+        return Answered(revision=league.revision)
 
     door._ask = obey  # type: ignore[method-assign]
     identity = load_identity(state.site("hub") / "identity", "league", "hub", time.time())

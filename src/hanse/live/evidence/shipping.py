@@ -129,6 +129,19 @@ class ChainShipper:
         """Number of the first message that a receiver lacks who has so many bytes of the seal log."""
         return self._after(held_until).seq + 1
 
+    def messages_after(self, held_until: int, bytes_max: int) -> list[bytes]:
+        """What a receiver lacks who has so many bytes of the seal log, as much as fits, one message at least; nothing is remembered of it."""
+        messages: list[bytes] = []
+        size = 0
+        for position, site, ranges in self._plan(self._after(held_until)):
+            pieces = tuple(p for p in map(self._read, ranges) if p is not None)
+            made = msgspec.msgpack.encode(Message(site=site, seq=position.seq, pieces=pieces))
+            size += len(made)
+            if messages and size > bytes_max:
+                break
+            messages.append(made)
+        return messages
+
     def rewind(self, held_until: int) -> bool:
         """Begin again after what the receiver has; False: it has not less than was acknowledged.
 
