@@ -278,7 +278,10 @@ class Controller:
             )
             for site, one in standing.items()
         }
-        self._view.see_league(0 if league is None else league.revision, belief.version + 1)
+        # Of several hubs who leads makes the tables: others see of a site which fleet it acts by.
+        makes = self._alone or self._leads
+        version = belief.version + 1 if makes else 1
+        self._view.see_league(0 if league is None else league.revision, version)
 
     # --- leadership
 

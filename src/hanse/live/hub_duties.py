@@ -35,7 +35,7 @@ from hanse.live.hub_server import streams_there
 from hanse.live.hubs import BEAT_S, HubBeat, Peers, cluster_of, replicas
 from hanse.live.identity import SiteName, load_identity, load_key
 from hanse.live.join.messages import HubRenewal, RenewAnswer
-from hanse.live.keep_on import every
+from hanse.live.keep_on import every, passes
 from hanse.live.league_file import LeagueFile, league_bytes
 from hanse.live.logline import log_line
 from hanse.live.runtime import HUB
@@ -47,8 +47,10 @@ from hanse.view import HubView
 SEATS_EVERY_S: Final = 1.0
 """How soon a joined site's bus is let in, and a revoked one's put out."""
 FOLLOW_EVERY_S: Final = 1.0
-AGREE_S_MAX: Final = 3.0
-"""A revision on the disks of most hubs; less than a lease lasts."""
+AGREE_S_MAX: Final = 8.0
+"""For a revision on the disks of most hubs, while they may have to elect who keeps the stream; who asked waits for ten."""
+AGREE_TRY_S: Final = 1.5
+AGREE_PAUSE_S: Final = 0.2
 RENEW_LOOK_S: Final = SECONDS_PER_HOUR
 
 
@@ -158,9 +160,19 @@ class HubDuties:
             self._fleets.follow(published)
 
     async def agree(self, league: LeagueFile) -> None:
-        """Return when most hubs have a revision on disk; raise where they do not say so."""
+        """Return when most hubs have a revision on disk; raise where they do not say so. What is said twice is the same."""
         data = league_bytes(replace(league, epoch=self._epoch()))
-        await self._client.jetstream(timeout=AGREE_S_MAX).publish(bus.FLEET_SUBJECT, data)
+        until_s = time.monotonic() + AGREE_S_MAX
+        while True:
+            try:
+                js = self._client.jetstream(timeout=AGREE_TRY_S)
+                await js.publish(bus.FLEET_SUBJECT, data)
+            except Exception as error:
+                if not passes(error) or not self._leads() or time.monotonic() > until_s:
+                    raise
+                await asyncio.sleep(AGREE_PAUSE_S)
+            else:
+                return
 
     # --- a further hub's certificate
 

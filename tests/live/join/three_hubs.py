@@ -47,7 +47,7 @@ class Three(Wide):
 
         def whole() -> bool:
             states = [self.hub_states(place) for place in living]
-            return bool(self.leader(*living)) and all(
+            return self.leader(*living) in living and all(
                 state.get(hub) in ("leads", "follows") for state in states for hub in living
             )
 
