@@ -506,7 +506,9 @@ class Controller:
                 self._schedules.take(action.sites)
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
-                log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")
+                if self._leads or self._alone:
+                    text = f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}"
+                    log_line(text)
                 if self._leads:
                     self._take_epoch()
             elif isinstance(action, act.Log):

@@ -63,7 +63,15 @@ class Three(Wide):
                 known.get(s, {}).get("state") == "up" and known[s]["fleet_in_force"] for s in sites
             )
 
-        until(whole, f"{', '.join(sites)} act by what {place} says", 60)
+        try:
+            until(whole, f"{', '.join(sites)} act by what {place} says", 60)
+        except AssertionError as error:
+            view = self.view(place)
+            seen = {
+                one["id"]: (one["state"], one["fleet_in_force"], (one["status"] or {}).get("fleet_revision"))
+                for one in view.get("sites", [])
+            }  # fmt: skip
+            raise AssertionError(f"{error}; {view.get('fleet_revision')} {seen}") from None
 
     def fleet_revisions(self, place: str) -> dict[str, int]:
         """What each site reports that it acts by."""
