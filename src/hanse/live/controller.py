@@ -29,7 +29,6 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.rolling import carried_over, league_problem
 from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
@@ -40,14 +39,14 @@ from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
-from hanse.live.fleet_change import newest_league, policies_in, settle
+from hanse.live.fleet_change import policies_here, policies_in, settle
 from hanse.live.fleet_in_force import Agree, FleetInForce
 from hanse.live.hub_duties import HubDuties
 from hanse.live.jobs import JobBook, site_in
-from hanse.live.keep_on import every, until_up
+from hanse.live.keep_on import every, passes, until_up
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
-from hanse.live.link_control import LinkControl, LinkView
+from hanse.live.link_control import links_shown
 from hanse.live.logline import log_line
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
@@ -59,13 +58,14 @@ from hanse.live.supervise import end_on_signals, write_pid
 from hanse.model.fleet import Fleet, Site
 from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
-from hanse.view import DecisionRow, LinkStatus, StandingView, ViewState, read_status
+from hanse.view import DecisionRow, StandingView, ViewState, read_status
 
 TICK_S: Final = 0.25
 SITE_SILENT_S: Final = 2.0
 """Four missed 2 Hz reports."""
 HEAR_FIRST_S: Final = 1.25
 """A new leader listens for two reports of each site before it takes an epoch."""
+TAKE_OVER_PAUSE_S: Final = 0.2
 SIGNALS_EVERY_S: Final = 30.0
 """Recorded figures are hourly and weather moves in minutes; half a minute follows both closely."""
 SCENARIO_EVERY_S: Final = 5.0
@@ -202,10 +202,11 @@ class Controller:
                 meta = Table.from_bytes(newest_table).meta
                 offers, version = meta.offers, meta.version
                 self._epochs.see(meta.epoch)
+        league = None if self._fleets is None else self._fleets.league
         event = ev.FleetLoaded(
             at_s=time.time(),
             fleet=self._fleet,
-            policies=self._policies(),
+            policies=policies_here(self._state, self._fleet, league),
             offers_known=offers,
             version_known=version,
             placements=None if placed is None else placed.placements,
@@ -213,17 +214,7 @@ class Controller:
             placement_version=0 if placed is None else placed.version,
         )
         self._tell(event)
-        self._stand(None if self._fleets is None else self._fleets.league)
-
-    def _policies(self) -> tuple[PolicyText, ...]:
-        """Of the fleet in force; a site by itself has them as files."""
-        league = None if self._fleets is None else self._fleets.league
-        if league is not None:
-            return policies_in(self._fleet, league.files)
-        names = self._fleet.policy.cedar_files
-        return policies_in(
-            self._fleet, {name: (self._state.path / name).read_text() for name in names}
-        )
+        self._stand(league)
 
     # --- the fleet
 
@@ -292,26 +283,48 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
-                if self._fleets is not None:
-                    self._fleets.follow(await until_up(lambda: newest_league(self._client)))
-                await self._take_over()
-                self._take_epoch()
+                leads = await self._take_over()
+                if leads:
+                    self._take_epoch()
             elif led and not leads:
                 log_line("lost the lease")
             led = leads
             await asyncio.sleep(RENEW_EVERY_S if leads else 1.0)
 
-    async def _take_over(self) -> None:
-        """Who waited for the lease knows the placement of its own start; another leader may have decided since."""
+    async def _take_over(self) -> bool:
+        """Who waited for the lease knows what was decided before its own start; another leader may have decided since."""
+        if self._duties is not None and not self._alone:
+            return await self._take_over_from_others(self._duties)
+        if self._fleets is not None:
+            fleets = self._fleets
+            await until_up(lambda: fleets.look_up(self._client))
         newest = await until_up(lambda: newest_placement(self._client))
-        if not self._alone:  # and the table: other hubs' offers keep their places
-            self._load(await until_up(self._newest_table), newest)
-            return
         belief = self._dispatcher.belief
         if newest is None or belief is None or newest.placements == belief.placements:
-            return
+            return True
         if not league_problem(self._fleet, newest.placements):
             self._tell(replace(newest, at_s=time.time()))
+        return True
+
+    async def _take_over_from_others(self, duties: HubDuties) -> bool:
+        """Of several hubs: what most of them have; False where the lease was lost meanwhile."""
+        while await self._lease.keep():
+            epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
+            try:
+                await duties.begin(epoch)
+                table = await self._newest_table()
+                placed = await newest_placement(self._client)
+                belief = self._dispatcher.belief
+                lacks = placed is None and belief is not None and belief.placement_version[0] > 0
+                if table and not lacks:  # else of a copy that is behind
+                    self._epochs.see(epoch)
+                    self._load(table, placed)
+                    return True
+            except Exception as error:
+                if not passes(error):
+                    raise
+            await asyncio.sleep(TAKE_OVER_PAUSE_S)
+        return False
 
     def _take_epoch(self) -> None:
         epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
@@ -475,12 +488,8 @@ class Controller:
             self._feed = replace(feed, observed=()) if feed.clock_speed == 1.0 else feed
 
     async def _look_at_links(self) -> None:
-        if not self._state.links_sock.exists():
-            return
-        control = LinkControl(self._state.links_sock)
         with contextlib.suppress(HanseError):
-            found = await asyncio.to_thread(control.get)
-            self._view.links = tuple(_link_status(name, one) for name, one in found.links.items())
+            self._view.links = await asyncio.to_thread(links_shown, self._state.links_sock)
 
     # --- actions out
 
@@ -547,20 +556,6 @@ class Controller:
         if self._dispatcher.table is not None:
             self._rule_texts.update(self._dispatcher.table.meta.rule_texts)
         log_line(f"published table {table.version} of epoch {table.epoch}")
-
-
-def _link_status(name: str, link: LinkView) -> LinkStatus:
-    a, _, b = name.partition("~")
-    return LinkStatus(
-        a=a,
-        b=b,
-        rtt_ms=link.rtt_ms * link.slow_factor,
-        mbit_s=link.mbit_s / link.slow_factor,
-        a_to_b=link.a_to_b.state,
-        b_to_a=link.b_to_a.state,
-        bytes_a_to_b=link.a_to_b.delivered_bytes_total,
-        bytes_b_to_a=link.b_to_a.delivered_bytes_total,
-    )
 
 
 def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:

@@ -117,17 +117,26 @@ def kept(league: LeagueFile, state: StateDir) -> None:
     lay_out(league, state)
 
 
-async def newest_league(client: Client) -> LeagueFile | None:
-    """The last one that a leader has published; None where there never was any."""
+async def newest_league(client: Client) -> tuple[LeagueFile | None, int]:
+    """The last one that a leader has published, and its place in the stream; (None, 0) where there never was any."""
     try:
         newest: Any = await client.jetstream(timeout=2.0).get_last_msg(
             bus.TABLES, bus.FLEET_SUBJECT
         )
     except NotFoundError:
-        return None
-    return league_from_bytes(bytes(newest.data or b""))
+        return None, 0
+    return league_from_bytes(bytes(newest.data or b"")), int(newest.seq)
 
 
 def policies_in(fleet: Fleet, files: dict[str, str]) -> tuple[PolicyText, ...]:
     """The operator's policies that a fleet names."""
     return tuple(PolicyText(name=name, text=files[name]) for name in fleet.policy.cedar_files)
+
+
+def policies_here(
+    state: StateDir, fleet: Fleet, league: LeagueFile | None
+) -> tuple[PolicyText, ...]:
+    """Those of the fleet in force; a site by itself has them as files."""
+    names = fleet.policy.cedar_files
+    files = {name: (state.path / name).read_text() for name in names} if league is None else {}
+    return policies_in(fleet, files if league is None else league.files)

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 from nats.aio.client import Client
+from nats.js.errors import APIError
 
 from hanse.dispatch.stranded import stranded
 from hanse.dispatch.table import Table
 from hanse.live import bus
 from hanse.live.ca import certified
-from hanse.live.fleet_change import change_problem, kept, numbered
+from hanse.live.fleet_change import change_problem, kept, newest_league, numbered
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.logline import log_line
 from hanse.live.runtime import Runtime, StateDir
@@ -27,6 +28,9 @@ Adopt = Callable[[LeagueFile], None]
 Agree = Callable[[LeagueFile], Awaitable[None]]
 STRANDED_SAID_MAX = 5
 TIME_LIMIT = "time limit"
+SEND_S_MAX = 2.0
+WRONG_LAST_SEQUENCE = 10071
+"""JetStream's number for a message that was to follow another than the last."""
 LOOK_AGAIN_S = 60.0
 """After an end of a time out of service was refused, which is said in the log: a disk that is full, a file that a newer version refuses."""
 
@@ -41,6 +45,8 @@ class FleetInForce:
         self.league: LeagueFile | None = LeagueStore(state.hub).newest()
         self.unsent = self.league is not None
         self._look_again_s = 0.0
+        self.place = 0
+        """In the stream, of the last one published that is known here: another follows that one, or is refused."""
         self._turn = asyncio.Lock()
 
     async def hear(
@@ -152,17 +158,55 @@ class FleetInForce:
             if answer.problem:
                 self._look_again_s = now_s + LOOK_AGAIN_S
 
+    async def look_up(self, client: Client) -> None:
+        """What another leader has published since."""
+        published, self.place = await newest_league(client)
+        self.follow(published)
+
+    async def publish(
+        self, client: Client, league: LeagueFile, epoch: int, s_max: float, behind: int
+    ) -> None:
+        """Return when the stream has a revision, at most hubs where there are several.
+
+        Nothing is published over what is not known here: a leader that was cut off, or reads a copy that is behind, is refused.
+
+        Args:
+            client: Of the hub.
+            league: The revision.
+            epoch: Of the leader.
+            s_max: For an answer.
+            behind: Place of the one that it was made from.
+        """
+        data = league_bytes(replace(league, epoch=epoch))
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(behind)}
+        js = client.jetstream(timeout=s_max)
+        self.place = (await js.publish(bus.FLEET_SUBJECT, data, headers=headers)).seq
+
+    async def agree(
+        self, client: Client, league: LeagueFile, epoch: int, s_max: float, behind: int
+    ) -> None:
+        """The same; an answer that was lost is looked up. Raise where others have published something else."""
+        try:
+            await self.publish(client, league, epoch, s_max, behind)
+        except APIError as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise
+            published, place = await newest_league(client)
+            if published != replace(league, epoch=epoch):
+                raise
+            self.place = place
+
     async def send(self, client: Client, epoch: int) -> None:
         """The fleet file before anything that rests on it; sites take either order."""
         league = self.league
         if league is None or not self.unsent:
             return
-        league = replace(league, epoch=epoch)
         try:
-            js = client.jetstream(timeout=2.0)
-            await js.publish(bus.FLEET_SUBJECT, league_bytes(league))
+            await self.publish(client, league, epoch, SEND_S_MAX, self.place)
         except Exception as error:
             log_line(f"fleet revision {league.revision} not sent yet: {error!r}")
+            if getattr(error, "err_code", None) == WRONG_LAST_SEQUENCE:
+                await self.look_up(client)
             return
         if self.league is not None and self.league.revision == league.revision:
             self.unsent = False

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import msgspec
 from cryptography import x509
-from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
@@ -27,7 +26,6 @@ from hanse.live.archive import archive_evidence, held
 from hanse.live.bus_sources import watch_sources
 from hanse.live.ca import make_request, renews_at_s, write_file
 from hanse.live.first_start import Prepared
-from hanse.live.fleet_change import newest_league
 from hanse.live.fleet_in_force import FleetInForce
 from hanse.live.hub_bus import take_in
 from hanse.live.hub_seats import HubSeats
@@ -36,7 +34,7 @@ from hanse.live.hubs import BEAT_S, HubBeat, Peers, cluster_of, replicas
 from hanse.live.identity import SiteName, load_identity, load_key
 from hanse.live.join.messages import HubRenewal, RenewAnswer
 from hanse.live.keep_on import every, passes
-from hanse.live.league_file import LeagueFile, league_bytes
+from hanse.live.league_file import LeagueFile
 from hanse.live.logline import log_line
 from hanse.live.runtime import HUB
 from hanse.live.supervise import signal_pid
@@ -149,24 +147,26 @@ class HubDuties:
 
     async def _follow(self) -> None:
         """Who does not lead has the fleet of who does; who leads, what came of a decision whose answer was lost."""
-        if self.peers.alone:
-            return
-        published = await newest_league(self._client)
-        if published is None:
-            return
-        if self._leads() and published.epoch < self._epoch():
-            self._fleets.unsent = True  # an earlier leader's word came late
-        else:
-            self._fleets.follow(published)
+        if not self.peers.alone:
+            await self._fleets.look_up(self._client)
+
+    async def begin(self, epoch: int) -> None:
+        """Return when most hubs know that this one leads, and it knows what they decided before.
+
+        Whatever it has read may be of a copy that is behind; but what it publishes then is taken only behind the last decision.
+        """
+        await self._fleets.look_up(self._client)
+        league = self._fleets.league
+        assert league is not None, "a hub has a fleet"
+        await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, self._fleets.place)
 
     async def agree(self, league: LeagueFile) -> None:
         """Return when most hubs have a revision on disk; raise where they do not say so. What is said twice is the same."""
-        data = league_bytes(replace(league, epoch=self._epoch()))
         until_s = time.monotonic() + AGREE_S_MAX
+        behind, epoch = self._fleets.place, self._epoch()
         while True:
             try:
-                js = self._client.jetstream(timeout=AGREE_TRY_S)
-                await js.publish(bus.FLEET_SUBJECT, data)
+                await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, behind)
             except Exception as error:
                 if not passes(error) or not self._leads() or time.monotonic() > until_s:
                     raise

@@ -16,14 +16,18 @@ T = TypeVar("T")
 
 
 async def every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
-    """Call a duty at an interval for ever; what the bus, the disk or a rule refuses is said and tried again."""
+    """Call a duty at an interval for ever; what the bus, the disk or a rule refuses is said once and tried again."""
+    said = ""
     while True:
         try:
             await duty()
+            said = ""
         except Exception as error:
             if not passes(error):
                 raise
-            log_line(repr(error))
+            if repr(error) != said:
+                said = repr(error)
+                log_line(said)
         await asyncio.sleep(interval_s)
 
 

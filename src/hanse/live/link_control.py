@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from hanse.errors import ConfigError, SiteError
+from hanse.view import LinkStatus
 
 Way = Literal["a_to_b", "b_to_a"]
 WayState = Literal["open", "cut"]
@@ -211,3 +212,29 @@ class LinkControl:
             raise ConfigError(wrong.where, got=wrong.got, allowed=wrong.allowed, fix=wrong.fix)
         assert reply.state is not None
         return reply.state
+
+
+def links_shown(sock: Path) -> tuple[LinkStatus, ...]:
+    """All emulated links for people's eyes; none where nothing emulates them.
+
+    Raises:
+        HanseError: the emulator does not answer.
+    """
+    if not sock.exists():
+        return ()
+    links = LinkControl(sock).get().links
+    return tuple(_shown(name, one) for name, one in links.items())
+
+
+def _shown(name: str, link: LinkView) -> LinkStatus:
+    a, _, b = name.partition("~")
+    return LinkStatus(
+        a=a,
+        b=b,
+        rtt_ms=link.rtt_ms * link.slow_factor,
+        mbit_s=link.mbit_s / link.slow_factor,
+        a_to_b=link.a_to_b.state,
+        b_to_a=link.b_to_a.state,
+        bytes_a_to_b=link.a_to_b.delivered_bytes_total,
+        bytes_b_to_a=link.b_to_a.delivered_bytes_total,
+    )
