@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,18 +63,24 @@ class Open:
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    home = tmp_path_factory.mktemp("hub")
     text = LEAGUE
     for port in range(8101, 8106):
         text = text.replace(f"port = {port}", "port = 0")
+    with open_door(tmp_path_factory.mktemp("hub"), text) as made:
+        yield made
+
+
+@contextmanager
+def open_door(home: Path, text: str) -> Iterator[Open]:
     (home / "league.toml").write_text(text)
     prepared = prepare(home / "league.toml", home / "state")
     hub, state = prepared.runtime.hub, prepared.state
     assert hub is not None
     hub = msgspec.structs.replace(hub, door_port=free_port("127.0.0.1"))
-    authority = open_authority(state.ca_dir, "league", time.time(), make=False)
+    name = prepared.fleet.name
+    authority = open_authority(state.ca_dir, name, time.time(), make=False)
     assert authority is not None
-    door = Door(state, authority, "league", hub)
+    door = Door(state, authority, name, hub)
 
     async def obey(change: Change) -> Answered:
         known = LeagueStore(state.hub).newest()
@@ -86,7 +93,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
         return Answered(revision=league.revision)
 
     door._ask = obey  # type: ignore[method-assign]
-    identity = load_identity(state.site("hub") / "identity", "league", "hub", time.time())
+    identity = load_identity(state.site("hub") / "identity", name, "hub", time.time())
     context = client_context(identity)
     context.check_hostname = False
     loop = asyncio.new_event_loop()
