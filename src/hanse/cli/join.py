@@ -278,14 +278,25 @@ def revoke(site: str, /, *, state: Path | None = None) -> int:
     """
     import time
 
+    from hanse.live.ask_change import History
     from hanse.live.ca import open_authority
     from hanse.live.join.token import TokenBook
+    from hanse.live.runtime import HUB
 
     directory, fleet = hub_dir(state)
     authority = open_authority(directory.ca_dir, fleet, time.time(), make=False)
     if authority is None:
         raise ConfigError(
             str(directory.ca_dir), got="no authority's key", allowed="the hub's machine"
+        )
+    if site == HUB or site in {
+        other.id for other in History(directory).newest().fleet().hub.others
+    }:
+        raise ConfigError(
+            "SITE",
+            got=f"{site!r}, a hub",
+            allowed="a site",
+            fix="end it, and let another machine join under its id: `hanse token --hub ID`",
         )
     TokenBook(directory.hub / "tokens.json").void(site)
     hit = authority.revoke(site, time.time())
