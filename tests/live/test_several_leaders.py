@@ -12,7 +12,7 @@ from nats.js.errors import APIError
 from hanse.live import bus
 from hanse.live.first_start import prepare
 from hanse.live.fleet_change import kept, newest_league
-from hanse.live.fleet_in_force import FleetInForce
+from hanse.live.fleet_in_force import FleetInForce, Known
 from hanse.live.league_file import Change, LeagueFile, LeagueStore
 from hanse.live.runtime import StateDir
 from live.test_controller import LEAGUE, Hub, run
@@ -110,13 +110,13 @@ def test_a_leader_that_was_away_publishes_over_nothing(tmp_path: Path) -> None:
         kept(known, other)
         old = FleetInForce(state, runtime, lambda _league: None)
         new = FleetInForce(other, runtime, lambda _league: None)
-        await old.agree(hub.client, known, 2, 2.0, 0)
+        await old.agree(hub.client, known, 2, 2.0, old.known)
         await new.look_up(hub.client)
         decided = replace(known, revision=known.revision + 1, why="by most")
-        await new.agree(hub.client, decided, 3, 2.0, new.place)
+        await new.agree(hub.client, decided, 3, 2.0, new.known)
         alone = replace(known, revision=known.revision + 1, why="by one")
         with pytest.raises(APIError, match="wrong last sequence"):
-            await old.agree(hub.client, alone, 4, 2.0, old.place)
+            await old.agree(hub.client, alone, 4, 2.0, old.known)
         await old.send(hub.client, 4)  # of what it still believes: refused, and looked up
         assert old.league is not None
         assert old.league.why == "by most"
@@ -124,6 +124,13 @@ def test_a_leader_that_was_away_publishes_over_nothing(tmp_path: Path) -> None:
         published, place = await newest_league(hub.client)
         assert published is not None
         assert (published.why, published.epoch, place) == ("by most", 4, old.place)
-        await old.agree(hub.client, old.league, 4, 2.0, 0)  # its own, whose answer was lost
+        await old.agree(hub.client, old.league, 4, 2.0, Known(old.league, 0))  # an answer was lost
+        base = old.known
+        await old.publish(hub.client, old.league, 5, 2.0, base.place)  # said once more meanwhile
+        after = replace(old.league, revision=known.revision + 2, why="next")
+        await old.agree(hub.client, after, 5, 2.0, base)
+        published, _ = await newest_league(hub.client)
+        assert published is not None
+        assert published.why == "next"
 
     run(tmp_path, body)

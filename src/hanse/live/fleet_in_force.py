@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -33,6 +33,13 @@ WRONG_LAST_SEQUENCE = 10071
 """JetStream's number for a message that was to follow another than the last."""
 LOOK_AGAIN_S = 60.0
 """After an end of a time out of service was refused, which is said in the log: a disk that is full, a file that a newer version refuses."""
+
+
+class Known(NamedTuple):
+    """The revision in force as one hub knows it, and its place in the stream."""
+
+    league: LeagueFile | None
+    place: int
 
 
 class FleetInForce:
@@ -159,9 +166,11 @@ class FleetInForce:
                 self._look_again_s = now_s + LOOK_AGAIN_S
 
     async def look_up(self, client: Client) -> None:
-        """What another leader has published since."""
-        published, self.place = await newest_league(client)
-        self.follow(published)
+        """What another leader has published since; a copy that is behind what is known here says nothing new."""
+        published, place = await newest_league(client)
+        if published is None or place >= self.place:
+            self.place = place
+            self.follow(published)
 
     async def publish(
         self, client: Client, league: LeagueFile, epoch: int, s_max: float, behind: int
@@ -182,19 +191,29 @@ class FleetInForce:
         js = client.jetstream(timeout=s_max)
         self.place = (await js.publish(bus.FLEET_SUBJECT, data, headers=headers)).seq
 
+    @property
+    def known(self) -> Known:
+        """What a decision that is made now is made from."""
+        return Known(self.league, self.place)
+
     async def agree(
-        self, client: Client, league: LeagueFile, epoch: int, s_max: float, behind: int
+        self, client: Client, league: LeagueFile, epoch: int, s_max: float, base: Known
     ) -> None:
-        """The same; an answer that was lost is looked up. Raise where others have published something else."""
+        """The same for a revision made from `base`; an answer that was lost is looked up. Raise where others have published something else."""
         try:
-            await self.publish(client, league, epoch, s_max, behind)
+            await self.publish(client, league, epoch, s_max, base.place)
         except APIError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
             published, place = await newest_league(client)
+            if published is None or place <= base.place:
+                raise  # of a copy that is behind
             if published != replace(league, epoch=epoch):
-                raise
-            self.place = place
+                if replace(published, epoch=0) != base.league:
+                    raise
+                # What it was made from, said once more since.
+                await self.publish(client, league, epoch, s_max, place)
+            self.place = max(self.place, place)
 
     async def send(self, client: Client, epoch: int) -> None:
         """The fleet file before anything that rests on it; sites take either order."""

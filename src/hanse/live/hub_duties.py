@@ -158,15 +158,15 @@ class HubDuties:
         await self._fleets.look_up(self._client)
         league = self._fleets.league
         assert league is not None, "a hub has a fleet"
-        await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, self._fleets.place)
+        await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, self._fleets.known)
 
     async def agree(self, league: LeagueFile) -> None:
         """Return when most hubs have a revision on disk; raise where they do not say so. What is said twice is the same."""
         until_s = time.monotonic() + AGREE_S_MAX
-        behind, epoch = self._fleets.place, self._epoch()
+        base, epoch = self._fleets.known, self._epoch()
         while True:
             try:
-                await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, behind)
+                await self._fleets.agree(self._client, league, epoch, AGREE_TRY_S, base)
             except Exception as error:
                 if not passes(error) or not self._leads() or time.monotonic() > until_s:
                     raise
