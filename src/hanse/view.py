@@ -273,6 +273,14 @@ class Tally(Value, frozen=True, kw_only=True):
     cost_usd: float
 
 
+class HubView(Value, frozen=True, kw_only=True):
+    """One of several hubs, as the one that was asked hears it."""
+
+    id: str
+    state: str
+    """leads, follows, or not heard."""
+
+
 class LeagueView(Value, frozen=True, kw_only=True):
     """Everything a person sees at one instant."""
 
@@ -294,6 +302,8 @@ class LeagueView(Value, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     fleet_revision: int = 0
     """In force at the hub."""
+    hubs: tuple[HubView, ...] = ()
+    """Where several decide."""
 
 
 class _Sum:
@@ -362,6 +372,7 @@ class ViewState:
         self.not_understood: dict[str, str] = {}
         self.verdicts: Mapping[str, str] = {}
         self.fleet_revision = 0
+        self.hubs: tuple[HubView, ...] = ()
         self._fleet_table_version = 0
         """The first table that is made from the fleet in force."""
         self.notes: tuple[str, ...] = ()
@@ -418,6 +429,7 @@ class ViewState:
             flows=tuple((entry, site, count) for (entry, site), count in sorted(flows.items())),
             notes=self.notes,
             fleet_revision=self.fleet_revision,
+            hubs=self.hubs,
         )
 
     def _site(self, index: int, now_s: float) -> SiteView:

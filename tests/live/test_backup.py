@@ -184,7 +184,7 @@ def test_a_backup_overwrites_nothing_and_needs_a_hub(hub: Prepared, tmp_path: Pa
     with pytest.raises(ConfigError, match="there already"):
         back_up(hub.state, path, NOW_S)
     shutil.rmtree(hub.state.ca_dir)
-    with pytest.raises(ConfigError, match="no hub"):
+    with pytest.raises(ConfigError, match="authority"):
         back_up(hub.state, tmp_path / "c.tar", NOW_S)
     assert not list(tmp_path.glob(".*tar*"))
 

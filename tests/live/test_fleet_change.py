@@ -63,7 +63,7 @@ def test_a_site_joins_the_table_the_bus_and_the_picture_without_a_restart(tmp_pa
         await until(lambda: "joiner.1.hanse" in _users(conf.read_text()))
         sites = {site.id for site in (await hub.view()).sites}
         assert "joiner" in sites
-        published = await newest_league(hub.client)
+        published, _ = await newest_league(hub.client)
         assert published is not None
         assert (published.revision, published.toml) == (2, known(hub).toml)
         assert published.epoch == controller._dispatcher.epoch

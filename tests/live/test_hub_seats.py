@@ -30,17 +30,19 @@ def test_a_configuration_is_made_again_only_when_what_it_is_made_of_changes(
 ) -> None:
     made: list[int] = []
 
-    def conf(_runtime: Runtime, _state: StateDir, seats: dict[str, str]) -> dict[str, Any]:
+    def conf(
+        _runtime: Runtime, _state: StateDir, seats: dict[str, str], _cluster: None
+    ) -> dict[str, Any]:
         made.append(len(seats))
         users = [{"user": seat} for seat in seats.values()]
         return {"accounts": {hub_seats.bus.ACCOUNT: {"users": users}}}
 
-    async def streams(_client: Any, _sites: Any) -> None:
-        return None
+    async def streams(_client: Any, _sites: Any, copies: int) -> None:
+        assert copies == 1
 
     monkeypatch.setattr(hub_seats.bus, "hub_conf", conf)
     monkeypatch.setattr(hub_seats.bus, "ensure_hub_streams", streams)
-    monkeypatch.setattr(hub_seats.bus, "end_leaves", _nothing)
+    monkeypatch.setattr(hub_seats, "end_leaves", _nothing)
     monkeypatch.setattr(hub_seats.bus, "connect_keeper", _nothing)
     monkeypatch.setattr(hub_seats.bus, "leave", _nothing)
     state = StateDir(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hanse.errors import ConfigError
 from hanse.live.first_start import prepare, resume
-from hanse.live.fleet_change import accepted, change_problem, settle
+from hanse.live.fleet_change import change_problem, kept, numbered, settle
 from hanse.live.join.compose import with_site
 from hanse.live.league_file import (
     KEPT,
@@ -167,7 +167,8 @@ def test_a_taken_change_is_what_a_restart_finds_and_makes_keys_for_new_tenants(
     assert known is not None
     tenant = '\n[[tenant]]\nid = "late"\nclasses = ["public"]\n[[tenant.key]]\nid = "late"\ncountries = ["FR"]\n'
     change = Change(base=1, toml=joined(known.toml) + tenant, by="join", joined=("joiner",))
-    taken = accepted(known, change, prepared.state, NOW_S)
+    taken = numbered(known, change, prepared.state, NOW_S)
+    kept(taken, prepared.state)
     assert (prepared.state.keys_dir / "late.key").exists()
     assert taken.digests["late"]
     assert resume(prepared.state.path).fleet == taken.fleet()

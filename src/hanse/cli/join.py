@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from hanse.live.join.come import Come
     from hanse.live.join.messages import Host
+    from hanse.live.join.token import Token
     from hanse.live.runtime import StateDir
+    from hanse.model.fleet import OtherHub
 
 CLIENT_PORT: Final = 8443
 """What firewalls know as HTTPS of something that is not a web site; hop, leaf and door follow it."""
@@ -96,15 +98,19 @@ def init(
     return 0
 
 
-def token(site: str, /, *, state: Path | None = None, valid_h: float = 1.0) -> int:
-    """Print one line that lets one machine join as a site, once. Run it at the hub.
+def token(
+    site: str, /, *, hub: bool = False, state: Path | None = None, valid_h: float = 1.0
+) -> int:
+    """Print one line that lets one machine join as a site, once; with --hub, as a further hub. Run it at the (first) hub.
 
-    A newer token of a site makes an unused older one void. Example: `hanse token lyon`
+    A newer token of a site makes an unused older one void. Example: `hanse token lyon`; `hanse token --hub second`
 
     Parameters
     ----------
     site
         Id that the machine will have.
+    hub
+        The machine becomes one of three hubs, of which any one may be lost.
     state
         State directory of the hub; default the only one below `.hanse`.
     valid_h
@@ -114,14 +120,14 @@ def token(site: str, /, *, state: Path | None = None, valid_h: float = 1.0) -> i
     import time
 
     from hanse.live.ca import open_authority
-    from hanse.live.join.token import VALID_S_MAX, Token, TokenBook
+    from hanse.live.join.token import VALID_S_MAX, Role, Token, TokenBook
     from hanse.live.runtime import HUB
     from hanse.units import SECONDS_PER_HOUR
 
     directory, fleet = hub_dir(state)
     runtime = directory.read_runtime()
-    hub = runtime.hub
-    assert hub is not None, "hub_dir has looked"
+    own = runtime.hub
+    assert own is not None, "hub_dir has looked"
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", site) or site == HUB:
         raise ConfigError("SITE", got=repr(site), allowed="1 to 63 of a-z, 0-9 and hyphen")
     if site in runtime.sites:
@@ -134,11 +140,17 @@ def token(site: str, /, *, state: Path | None = None, valid_h: float = 1.0) -> i
             str(directory.ca_dir), got="no authority's key", allowed="the hub's machine"
         )
     book = TokenBook(directory.hub / "tokens.json")
-    secret = book.make(site, time.time(), valid_h * SECONDS_PER_HOUR)
+    role: Role = "hub" if hub else "site"
+    if hub and runtime.relays:
+        raise ConfigError(
+            "--hub", got="a league of emulated links", allowed="one whose file has [hub]"
+        )
+    secret = book.make(site, time.time(), valid_h * SECONDS_PER_HOUR, role)
     made = Token(
+        role=role,
         fleet=fleet,
         site=site,
-        hub=(f"{hub.reached_at}:{hub.door_port}",),
+        hub=(f"{own.reached_at}:{own.door_port}",),
         authority_sha256=authority.fingerprint,
         secret=secret,
     )
@@ -162,7 +174,7 @@ def join(
     grid_kw: float | None = None,
     no_start: bool = False,
 ) -> int:
-    """Make this machine a site of a league: look at it, get a certificate, start its bus, agent and gateway.
+    """Make this machine a site of a league: look at it, get a certificate, start its bus, agent and gateway. Or a further hub.
 
     The key is made here and never leaves; the token is spent. May be repeated after a failure. Example: `hanse join TOKEN --city Lyon`
 
@@ -200,6 +212,8 @@ def join(
     hide_argument(token)
     read = read_token(token or _line("Token"))
     directory = StateDir(state or Path(".hanse") / f"{read.fleet}-{read.site}")
+    if read.role == "hub":
+        return _join_as_hub(read, directory, host, no_start=no_start)
     refuse_other(directory, read)
     ports = _Ports(host or _own_host(read.hub[0].rpartition(":")[0].strip("[]")), directory)
     urls = url or usual_urls()
@@ -211,6 +225,43 @@ def join(
         say(f"next: hanse site {done.site} --state {directory.path}")
         return 0
     return _start(done, directory)
+
+
+def _join_as_hub(read: Token, directory: StateDir, host: str, *, no_start: bool) -> int:
+    """A further hub needs an address and two ports; what else the machine is does not matter."""
+    from hanse.live.hubs import together
+    from hanse.live.join.hub import come_as_hub
+    from hanse.live.join.start import start_hub
+    from hanse.model.fleet import OtherHub
+
+    ports = _Ports(host or _own_host(read.hub[0].rpartition(":")[0].strip("[]")))
+    own = _known_hub(directory) or OtherHub(
+        id=read.site, host=ports.host, leaf_port=ports.take(), cluster_port=ports.take()
+    )
+    league = come_as_hub(read, own, directory, say)
+    say(f"joined {read.fleet} as hub {read.site}: fleet revision {league.revision}")
+    if not together(league.fleet()):
+        say(
+            "it waits until a third hub has joined; until then the first one decides alone, as before"
+        )
+    if no_start:
+        say(f"next: hanse hub --state {directory.path}")
+        return 0
+    pid = start_hub(directory)
+    say(f"hub {read.site} runs (process group {pid}); log {directory.path / 'log' / 'hub.log'}")
+    return 0
+
+
+def _known_hub(directory: StateDir) -> OtherHub | None:
+    """A repeated join finds its own ports again."""
+    from hanse.live.league_file import LeagueStore
+
+    newest = LeagueStore(directory.hub).newest()
+    if newest is None or not directory.runtime_json.exists():
+        return None
+    hub = directory.read_runtime().hub
+    others = newest.fleet().hub.others
+    return next((one for one in others if hub is not None and one.id == hub.id), None)
 
 
 def revoke(site: str, /, *, state: Path | None = None) -> int:
@@ -227,14 +278,25 @@ def revoke(site: str, /, *, state: Path | None = None) -> int:
     """
     import time
 
+    from hanse.live.ask_change import History
     from hanse.live.ca import open_authority
     from hanse.live.join.token import TokenBook
+    from hanse.live.runtime import HUB
 
     directory, fleet = hub_dir(state)
     authority = open_authority(directory.ca_dir, fleet, time.time(), make=False)
     if authority is None:
         raise ConfigError(
             str(directory.ca_dir), got="no authority's key", allowed="the hub's machine"
+        )
+    if site == HUB or site in {
+        other.id for other in History(directory).newest().fleet().hub.others
+    }:
+        raise ConfigError(
+            "SITE",
+            got=f"{site!r}, a hub",
+            allowed="a site",
+            fix="end it, and let another machine join under its id: `hanse token --hub ID`",
         )
     TokenBook(directory.hub / "tokens.json").void(site)
     hit = authority.revoke(site, time.time())

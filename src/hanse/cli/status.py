@@ -101,6 +101,8 @@ def picture(view: LeagueView) -> RenderableType:
     behind = [s.id for s in view.sites if not s.fleet_in_force and s.state in ("up", "degraded")]
     late = f" (not yet at {', '.join(behind)})" if behind else ""
     fleet = f"fleet revision {view.fleet_revision}{late}"
+    if view.hubs:
+        hub = "hubs: " + ", ".join(f"{one.id} {one.state}" for one in view.hubs)
     foot = Text(f"{hub}; {fleet}; table {view.table_version}, epoch {view.epoch}")
     refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
     disks = [Text(line, style="red") for line in disk_lines(view)]

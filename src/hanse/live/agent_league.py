@@ -20,6 +20,7 @@ from nats.js.errors import NotFoundError
 from hanse.errors import HanseError
 from hanse.live import bus
 from hanse.live.ca import make_request, renews_at_s, write_file
+from hanse.live.hubs import other_leaves
 from hanse.live.identity import SiteName, certificate_flaw, load_identity, load_key, name_of
 from hanse.live.join.messages import RenewAnswer
 from hanse.live.league_file import (
@@ -63,6 +64,7 @@ class LeagueKeeper:
         now_s: Clock = time.time,
     ) -> None:
         self._site = site
+        self._state = state
         self._home = state.site(site)
         self._runtime = runtime
         self._on_fleet = on_fleet
@@ -137,7 +139,19 @@ class LeagueKeeper:
         self._tell_site()
         if other:
             log_line(f"fleet revision {league.revision} by {league.by}: {league.why}")
+            self._dial(fleet)
             self._on_fleet(fleet, league)
+
+    def _dial(self, fleet: Fleet) -> None:
+        """The bus knows all hubs of the fleet; it reads its file anew, and connects to any of them."""
+        if not self._runtime.site(self._site).hub_leaf:
+            return
+        path = self._home / "leaf.conf"
+        before = path.read_bytes() if path.exists() else b""
+        bus.write_leaf_conf(self._runtime, self._state, self._site, other_leaves(fleet))
+        if path.read_bytes() != before:
+            signal_pid(self._home / "pid" / "nats.pid")
+            log_line(f"bus: {1 + len(other_leaves(fleet))} hubs to connect to")
 
     def _say_once(self, flaw: str) -> None:
         if flaw != self._flaw:

@@ -5,6 +5,9 @@ is in files already, and of copies that are old. Not here: what a copy accepts (
 judging (`hanse audit hub/evidence`).
 
 The hub keeps a log of its own in `evidence/hub`: what it deleted of whom by which rule, under its own seals.
+
+Of several hubs each keeps a copy of its own. Sites are told what most hubs have, and the stream lets go of that; a hub that was away for
+longer, or is new, gets the rest from another's copy (`live.archive_fill`).
 """
 
 from __future__ import annotations
@@ -22,10 +25,12 @@ from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 
 from hanse.errors import HanseError
+from hanse.live.archive_fill import fill
 from hanse.live.bus import API_S_MAX, EVIDENCE, site_subject
 from hanse.live.evidence import EvidenceCopy
 from hanse.live.evidence.seal import SEALS_NAME, SealedChain, Sealer, SealPlace, SealReader
 from hanse.live.evidence_ship import HubHolds
+from hanse.live.hubs import Peers
 from hanse.live.identity import Identity, load_identity
 from hanse.live.logline import log_line
 from hanse.live.retention import (
@@ -57,15 +62,25 @@ DROP_EVERY_S: Final = SECONDS_PER_DAY
 """Rules of age are of days."""
 
 
-async def archive_evidence(client: Client, state: StateDir, fleet: Callable[[], Fleet]) -> None:
-    """Copy messages to `hub/evidence/<site>/` until cancelled, through every loss of the bus."""
+async def archive_evidence(
+    client: Client, state: StateDir, fleet: Callable[[], Fleet], peers: Peers | None = None
+) -> None:
+    """Copy messages to `hub/evidence/<site>/` until cancelled, through every loss of the bus; `peers`: the other hubs, where there may be any."""
     directory = state.hub / "evidence"
+    peers = peers or Peers(HUB, fleet)
+    copy = EvidenceCopy(directory)
     await asyncio.gather(
-        _through_losses("evidence copy", lambda: _archive(client, EvidenceCopy(directory))),
-        _through_losses("evidence held", lambda: _tell(client, directory)),
-        _through_losses("evidence stream", lambda: _let_go(client, directory)),
+        _through_losses("evidence copy", lambda: _archive(client, copy, durable(peers.own))),
+        _through_losses("evidence held", lambda: _tell(client, directory, peers)),
+        _through_losses("evidence stream", lambda: _let_go(client, directory, peers)),
+        _through_losses("evidence of other hubs", lambda: fill(client, directory, copy, peers)),
         keep_copies(state, fleet),
     )
+
+
+def durable(hub: str) -> str:
+    """Name of one hub's place in the stream."""
+    return DURABLE if hub == HUB else f"{DURABLE}-{hub}"
 
 
 async def keep_copies(state: StateDir, fleet: Callable[[], Fleet]) -> None:
@@ -158,10 +173,10 @@ async def _through_losses(name: str, act: Callable[[], Awaitable[None]]) -> None
             await asyncio.sleep(RETRY_S)
 
 
-async def _archive(client: Client, copy: EvidenceCopy) -> None:
+async def _archive(client: Client, copy: EvidenceCopy, durable: str) -> None:
     js = client.jetstream(timeout=API_S_MAX)
     config = ConsumerConfig(ack_wait=REDELIVER_S)
-    pulled = await js.pull_subscribe("", durable=DURABLE, stream=EVIDENCE, config=config)
+    pulled = await js.pull_subscribe("", durable=durable, stream=EVIDENCE, config=config)
     while True:
         try:
             messages = await pulled.fetch(BATCH, timeout=WAIT_S)
@@ -177,28 +192,36 @@ async def _archive(client: Client, copy: EvidenceCopy) -> None:
                 await message.ack()
 
 
-async def _tell(client: Client, directory: Path) -> None:
+async def _tell(client: Client, directory: Path, peers: Peers) -> None:
     """Every site, how much of its log is here: it deletes nothing before, and sends again what was lost on the way."""
     while True:
-        for site, size in _held(directory).items():
-            held = msgspec.msgpack.encode(HubHolds(seals_bytes=size))
-            await client.publish(site_subject(site, "kept"), held)
+        for site, size in peers.held(held(directory)).items() if peers.acts else ():
+            told = msgspec.msgpack.encode(HubHolds(seals_bytes=size))
+            await client.publish(site_subject(site, "kept"), told)
         await asyncio.sleep(TELL_EVERY_S)
 
 
-async def _let_go(client: Client, directory: Path) -> None:
+async def _let_go(client: Client, directory: Path, peers: Peers) -> None:
     """What is in files goes from the stream, but the last message of each site: the bus goes on after it at a restart."""
     js = client.jetstream(timeout=API_S_MAX)
     while True:
         await asyncio.sleep(LET_GO_EVERY_S)
-        with contextlib.suppress(NotFoundError):
-            done = (await js.consumer_info(EVIDENCE, DURABLE)).ack_floor
-            floor = 0 if done is None else done.stream_seq
-            for site in _held(directory):
+        if peers.acts:
+            floors = [await _floor(js, durable(hub)) for hub in peers.ids()]
+            floor = sorted(floors, reverse=True)[len(floors) // 2]  # most hubs have it
+            for site in held(directory):
                 await _purge(js, site_subject(site, "evidence"), floor)
 
 
-def _held(directory: Path) -> dict[str, int]:
+async def _floor(js: Any, durable: str) -> int:
+    """Up to which message a hub has all in files."""
+    with contextlib.suppress(NotFoundError):
+        done = (await js.consumer_info(EVIDENCE, durable)).ack_floor
+        return 0 if done is None else int(done.stream_seq)
+    return 0
+
+
+def held(directory: Path) -> dict[str, int]:
     """Bytes of each site's seal log."""
     paths = directory.glob(f"*/{SEALS_NAME}")
     return {path.parent.name: path.stat().st_size for path in paths if path.parent.name != HUB}

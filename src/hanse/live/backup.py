@@ -5,6 +5,7 @@ Here: `back_up` (while the hub runs or not) and `restore`. Not here: the streams
 A tar file of mode 0600: first the streams, each of one instant, then the files, seal logs before chains, so that whatever a stream says
 was taken in lies in the files too; last `manifest.json` with size and SHA-256 of every member. It holds the authority's key, the keys
 made here, bus passwords, every fleet revision, join tokens' digests, the controller's epoch, demand and log, the copy of all evidence.
+Of one of several hubs no streams are in it: the others have them, and give them to who takes its place.
 It holds no site's key: those never leave their machines. Sites that run at the hub's own directory (`hanse up`) are not in it either.
 
 A restore writes beside, checks every digest, and only then moves into place. It overwrites nothing: where a file is there already and
@@ -17,10 +18,8 @@ import asyncio
 import io
 import json
 import os
-import random
 import secrets
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
@@ -34,9 +33,11 @@ from nats.aio.client import Client
 from hanse import __version__
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
+from hanse.live.hub_bus import ASIDE, CLUSTERED, MOVING
+from hanse.live.hub_server import by_itself
 from hanse.live.hub_streams import SavedStream, load_streams, save_streams
 from hanse.live.league_file import LeagueStore
-from hanse.live.runtime import HUB, LOOPBACK, StateDir, free_port, private_folder
+from hanse.live.runtime import HUB, StateDir, private_folder
 from hanse.live.supervise import running_pid
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE
@@ -45,9 +46,8 @@ MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".tar"
 _STATE, _STREAMS = "state", "streams"
 _COPY_BYTES: Final = 1 << 20
-_HUB_LEFT_OUT: Final = frozenset({"jetstream", "log", "pid", "hub.conf"})
+_HUB_LEFT_OUT: Final = frozenset({"jetstream", "log", "pid", "hub.conf", ASIDE, MOVING})
 """Streams go as snapshots; the rest is made anew by every start."""
-_SERVER_END_S_MAX: Final = 20.0
 
 
 class Held(Value, frozen=True, kw_only=True):
@@ -95,7 +95,9 @@ def back_up(state: StateDir, target: Path, now_s: float) -> BackedUp:
     runtime = state.read_runtime()
     if runtime.hub is None or not (state.ca_dir / "ca.key").exists():
         raise ConfigError(
-            str(state.path), got="no hub", allowed="the directory that a hub runs from"
+            str(state.path),
+            got="no authority's key",
+            allowed="the directory that the league's first hub runs from",
         )
     if target.is_dir():
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
@@ -107,7 +109,8 @@ def back_up(state: StateDir, target: Path, now_s: float) -> BackedUp:
     try:
         work.mkdir(mode=0o700, parents=True)
         running = running_pid(state.hub / "pid" / "hub.pid") is not None
-        streams = asyncio.run(_save(state, work)) if running else []
+        alone = not (state.hub / CLUSTERED).exists()
+        streams = asyncio.run(_save(state, work)) if running and alone else []
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(fd, "wb") as file:
             manifest = _write(file, state, work, streams, now_s, running=running)
@@ -146,7 +149,8 @@ def _write(
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for stream in streams:
             _add(tar, f"{_STREAMS}/{stream.name}", work / stream.name, members)
-        for path in hub_files(state, streams=not running):
+        alone = not (state.hub / CLUSTERED).exists()
+        for path in hub_files(state, streams=not running and alone):
             _add(tar, f"{_STATE}/{path.relative_to(state.path).as_posix()}", path, members)
         newest = LeagueStore(state.hub).newest()
         manifest = Manifest(
@@ -403,31 +407,14 @@ def _digest_of(path: Path) -> str:
 
 
 def _load(state: StateDir, streams: list[SavedStream], folder: Path) -> None:
-    """Streams into the directory's JetStream, by a server of its own that nobody else can reach, and that ends again."""
-    password = secrets.token_urlsafe(32)
-    rng = random.Random()
-    port = free_port(LOOPBACK, (), rng)
-    conf = bus.write_restoring_conf(state, port, password)
-    log = state.hub / "log" / "restore.log"
+    """Streams into the directory's JetStream."""
     try:
-        with log.open("ab") as output:
-            server = subprocess.Popen(bus.server_command(conf), stdout=output, stderr=output)
-        try:
+        with by_itself(state) as (port, password):
             asyncio.run(_send(port, password, streams, folder))
-        finally:
-            server.terminate()
-            try:
-                server.wait(_SERVER_END_S_MAX)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
     except HanseError:
         raise
     except (OSError, json.JSONDecodeError) as error:
-        raise SiteError(str(log), got=repr(error), fix="try again") from error
-    finally:
-        conf.unlink(missing_ok=True)
-        log.unlink(missing_ok=True)
+        raise SiteError(str(state.hub), got=repr(error), fix="try again") from error
 
 
 async def _send(port: int, password: str, streams: list[SavedStream], folder: Path) -> None:

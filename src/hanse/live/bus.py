@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ from nats.js.kv import KeyValue
 
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.listener import mqtt_listener
+from hanse.live.hubs import Cluster
 from hanse.live.runtime import HUB, LOOPBACK, Runtime, StateDir, private_folder, replace_file
 from hanse.live.supervise import nats_command
 from hanse.model.fleet import Value
@@ -67,6 +68,12 @@ FLEET_SUBJECT: Final = "hanse.fleet"
 REVOKED_SUBJECT: Final = "hanse.revoked"
 """The authority's list of revoked certificates, in TABLES likewise."""
 DOWNWARD: Final = (TABLE_SUBJECT, PLACEMENT_SUBJECT, FLEET_SUBJECT, REVOKED_SUBJECT)
+HUBS: Final = "HUBS"
+"""What the first of several hubs tells the others: who may sit at their buses. No site may read it."""
+REGISTER_SUBJECT: Final = "hanse.hub.register"
+BEAT_SUBJECT: Final = "hanse.hub.beat"
+RENEW_SUBJECT: Final = "hanse.hub.renew"
+"""A further hub asks the door for another certificate."""
 CHANGE_SUBJECT: Final = "hanse.hub.change"
 """Asks the leading controller for another fleet file (`live.league_file.Change`); programs of the hub only."""
 DOOR: Final = "door"
@@ -109,6 +116,8 @@ class HubSecrets(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     controller: str
     door: str = ""
     keeper: str = ""
+    cluster: str = ""
+    """Of all hubs: without it no certificate of the league is enough to be a hub's bus."""
 
 
 class LeafSecrets(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -122,8 +131,10 @@ def site_subject(site: str, what: str) -> str:
     return f"site.{site}.{what}"
 
 
-def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> None:
-    """Make the passwords that are missing (files of mode 0600); those that exist stay."""
+def ensure_secrets(
+    state: StateDir, site_ids: Iterable[str], *, hub: bool, cluster: str = ""
+) -> None:
+    """Make the passwords that are missing (files of mode 0600); those that exist stay. `cluster` is the one that a further hub was told."""
     for site in site_ids:
         leaf_path = state.site(site) / "bus.json"
         if _read(leaf_path, LeafSecrets) is None:
@@ -136,18 +147,23 @@ def ensure_secrets(state: StateDir, site_ids: Iterable[str], *, hub: bool) -> No
             controller=known.controller,
             door=known.door or _password(),
             keeper=known.keeper or _password(),
+            cluster=cluster or known.cluster or _password(),
         )
         private_folder(path.parent)
         replace_file(path, msgspec.json.encode(full))
 
 
-def write_hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> Path:
+def write_hub_conf(
+    runtime: Runtime, state: StateDir, seats: Mapping[str, str], cluster: Cluster | None = None
+) -> Path:
     """Render `hub/hub.conf` (mode 0600: it holds passwords); `seats` are the names in certificates by site (`live.ca`)."""
-    return _write_conf(state.hub / "hub.conf", hub_conf(runtime, state, seats))
+    return _write_conf(state.hub / "hub.conf", hub_conf(runtime, state, seats, cluster))
 
 
-def hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> dict[str, Any]:
-    """The hub's configuration."""
+def hub_conf(
+    runtime: Runtime, state: StateDir, seats: Mapping[str, str], cluster: Cluster | None = None
+) -> dict[str, Any]:
+    """The hub's configuration; `cluster`: where it is one of several."""
     hub = runtime.hub
     assert hub is not None, "a runtime without a hub has no hub to configure"
     known = _secrets(state.hub / "bus.json", HubSecrets)
@@ -156,16 +172,30 @@ def hub_conf(runtime: Runtime, state: StateDir, seats: Mapping[str, str]) -> dic
         _door_user(known.door),
     ]
     users += [_site_user(site, seat) for site, seat in sorted(seats.items())]
-    conf = _server(HUB, hub.host, hub.client_port, state.hub, users)
+    conf = _server(hub.id, hub.host, hub.client_port, state.hub, users)
+    conf["jetstream"]["domain"] = HUB
     conf["accounts"][SYSTEM_ACCOUNT] = {"users": [{"user": KEEPER, "password": known.keeper}]}
     conf["system_account"] = SYSTEM_ACCOUNT
     tls = _tls(state.site(HUB)) | {"verify_and_map": True}
     conf["leafnodes"] = {"host": hub.leaf_host, "port": hub.leaf_port, "tls": tls}
+    if cluster is not None:
+        conf["leafnodes"]["no_advertise"] = True  # sites know all hubs by the fleet in force
+        conf["cluster"] = {
+            "name": runtime.fleet,
+            "host": hub.leaf_host,
+            "port": cluster.port,
+            "no_advertise": True,
+            "tls": _tls(state.site(HUB)),
+            "authorization": {"user": HUB, "password": known.cluster, "timeout": 5},
+            "routes": [f"nats-route://{HUB}:{known.cluster}@{way}" for way in cluster.routes],
+        }
     return conf
 
 
-def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
-    """Render `sites/<site>/leaf.conf` (mode 0600: it holds passwords)."""
+def write_leaf_conf(
+    runtime: Runtime, state: StateDir, site: str, hubs: Collection[str] = ()
+) -> Path:
+    """Render `sites/<site>/leaf.conf` (mode 0600: it holds passwords); `hubs` are the further ones (`hubs.other_leaves`)."""
     address, home = runtime.site(site), state.site(site)
     known = _secrets(home / "bus.json", LeafSecrets)
     users = [{"user": site, "password": known.local}]
@@ -181,7 +211,7 @@ def write_leaf_conf(runtime: Runtime, state: StateDir, site: str) -> Path:
         conf["accounts"][OWN_ACCOUNT]["users"] = own + publishers
     if address.hub_leaf:
         remote = {
-            "urls": [f"nats-leaf://{address.hub_leaf}"],
+            "urls": [f"nats-leaf://{way}" for way in dict.fromkeys((address.hub_leaf, *hubs))],
             "account": ACCOUNT,
             "first_info_timeout": "5s",
             "tls": _tls(home),
@@ -254,16 +284,22 @@ async def connect_restoring(port: int, password: str) -> Client:
     return await _connect(f"{LOOPBACK}:{port}", CONTROLLER, password, name="restore", inbox=HUB)
 
 
+def hub_secrets(state: StateDir) -> HubSecrets:
+    """Of the hub that this is the directory of."""
+    found: HubSecrets = _secrets(state.hub / "bus.json", HubSecrets)
+    return found
+
+
 def local_password(state: StateDir, site: str) -> str:
     """Of a site's own processes at its own leaf."""
     password: str = _secrets(state.site(site) / "bus.json", LeafSecrets).local
     return password
 
 
-async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
-    """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date."""
+async def ensure_hub_streams(client: Client, site_ids: Iterable[str], copies: int = 1) -> None:
+    """TABLES, EVIDENCE (sourced from every leaf) and the lease bucket, made or brought up to date; each at so many hubs."""
     js = client.jetstream(timeout=API_S_MAX)
-    await _ensure_stream(js, _tables(subjects=list(DOWNWARD)))
+    await _ensure_stream(js, _tables(subjects=list(DOWNWARD)), copies)
     sources = [
         StreamSource(
             name=EVIDENCE,
@@ -272,12 +308,19 @@ async def ensure_hub_streams(client: Client, site_ids: Iterable[str]) -> None:
         )
         for site in sorted(site_ids)
     ]
-    await _ensure_stream(js, StreamConfig(name=EVIDENCE, sources=sources))
+    await _ensure_stream(js, StreamConfig(name=EVIDENCE, sources=sources), copies)
     owners = StreamConfig(
         name=OWNERS, subjects=[OWNERS_SUBJECTS], allow_direct=True, max_age=OWNERS_AGE_S_MAX
     )
-    await _ensure_stream(js, owners)
-    await lease_bucket(client)
+    await _ensure_stream(js, owners, copies)
+    if copies > 1:
+        register = StreamConfig(name=HUBS, subjects=[REGISTER_SUBJECT], max_msgs_per_subject=1)
+        await _ensure_stream(js, register, copies)
+    await lease_bucket(client, copies=copies)
+    leases = (await js.stream_info(f"KV_{LEASES}")).config
+    if leases.num_replicas != copies:
+        leases.num_replicas = copies
+        await js.update_stream(leases)
 
 
 async def ensure_leaf_streams(client: Client, site: str, *, hub: bool) -> None:
@@ -310,13 +353,18 @@ def _tables(
     )
 
 
-async def lease_bucket(client: Client) -> KeyValue:
+async def lease_bucket(
+    client: Client, *, copies: int = 1, answer_s_max: float = API_S_MAX, make: bool = True
+) -> KeyValue:
     """The key-value bucket of leases; an entry not renewed within `LEASE_S` is gone."""
-    js = client.jetstream(timeout=API_S_MAX)
+    js = client.jetstream(timeout=answer_s_max)
     try:
         return await js.key_value(LEASES)
     except (BucketNotFoundError, NotFoundError):
-        return await js.create_key_value(KeyValueConfig(bucket=LEASES, history=1, ttl=LEASE_S))
+        if not make:
+            raise
+        config = KeyValueConfig(bucket=LEASES, history=1, ttl=LEASE_S, replicas=copies)
+        return await js.create_key_value(config)
 
 
 class EvidencePublisher:
@@ -374,18 +422,6 @@ class EvidencePublisher:
             raise SiteError(
                 self._subject, got=f"no answer from the leaf bus ({error!r})", fix="send it again"
             ) from error
-
-
-async def end_leaves(keeper: Client, wait_s: float) -> int:
-    """End every leaf's connection to the hub, `wait_s` after its configuration was to be read anew; how many there were."""
-    await asyncio.sleep(wait_s)
-    answer = await keeper.request("$SYS.REQ.SERVER.PING.LEAFZ", b"", timeout=API_S_MAX)
-    found = json.loads(answer.data)
-    server, leaves = found["server"]["id"], found["data"].get("leafs") or []
-    for leaf in leaves:
-        kick = json.dumps({"cid": leaf["id"]}).encode()
-        await keeper.request(f"$SYS.REQ.SERVER.{server}.KICK", kick, timeout=API_S_MAX)
-    return len(leaves)
 
 
 async def leave(client: Client) -> None:
@@ -483,7 +519,7 @@ def _own_user(site: str) -> str:
 def _door_user(password: str) -> dict[str, Any]:
     """What the hub's door may do: answer sites that ask for a certificate, and ask for another fleet file."""
     publish = [CHANGE_SUBJECT, "_INBOX.>"]
-    subscribe = [site_subject("*", "renew"), f"_INBOX.{DOOR}.>"]
+    subscribe = [site_subject("*", "renew"), RENEW_SUBJECT, f"_INBOX.{DOOR}.>"]
     return {
         "user": DOOR,
         "password": password,
@@ -530,8 +566,8 @@ def _write_conf(path: Path, conf: dict[str, Any]) -> Path:
     return path
 
 
-async def _ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
-    config.storage = StorageType.FILE
+async def _ensure_stream(js: JetStreamContext, config: StreamConfig, copies: int = 1) -> None:
+    config.storage, config.num_replicas = StorageType.FILE, copies
     assert config.name is not None, "streams here are named"
     try:
         await js.stream_info(config.name)

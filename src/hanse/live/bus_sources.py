@@ -27,6 +27,7 @@ import contextlib
 import itertools
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from nats.aio.client import Client
@@ -46,7 +47,13 @@ _SOURCE_SEQ = re.compile(rb"Nats-Stream-Source: \S+ (\d+)")
 """Header of a sourced message: name of the source, sequence there, filter and more."""
 
 
-async def watch_sources(client: Client, stream: str, *, standalone: bool = False) -> None:
+async def watch_sources(
+    client: Client,
+    stream: str,
+    *,
+    standalone: bool = False,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
     """Check every second, for ever; a server that is away is simply asked again.
 
     Args:
@@ -54,14 +61,16 @@ async def watch_sources(client: Client, stream: str, *, standalone: bool = False
         stream: Its name.
         standalone: Each message is whole by itself, and there is one source: when the origin counts
             from 1 again, follow it.
+        wanted: Whether it is this process's turn: of several hubs one watches.
     """
     watch = SourceWatch(client, stream)
     for turn in itertools.count():
-        with contextlib.suppress(Exception):
-            await watch.check()
-            due = turn % RESET_CHECKED_EVERY == 0 or watch.in_vain >= IN_VAIN_MAX
-            if standalone and due:
-                await watch.follow_reset()
+        if wanted():
+            with contextlib.suppress(Exception):
+                await watch.check()
+                due = turn % RESET_CHECKED_EVERY == 0 or watch.in_vain >= IN_VAIN_MAX
+                if standalone and due:
+                    await watch.follow_reset()
         _end_if_cancelled()
         await asyncio.sleep(CHECK_EVERY_S)
 

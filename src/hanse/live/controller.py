@@ -17,9 +17,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -30,28 +29,26 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.policies import PolicyText
 from hanse.dispatch.rolling import carried_over, league_problem
 from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
 from hanse.energy import site_signals
 from hanse.errors import FeedError, HanseError
 from hanse.live import bus
-from hanse.live.archive import archive_evidence
-from hanse.live.bus_sources import watch_sources
 from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.control_client import ensure_control_key
 from hanse.live.event_log import EventLog
 from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
-from hanse.live.fleet_change import newest_league, policies_in, settle
-from hanse.live.fleet_in_force import FleetInForce
+from hanse.live.fleet_change import policies_here, policies_in, settle
+from hanse.live.fleet_in_force import Agree, FleetInForce
 from hanse.live.hearsay import EpochClaims, own_rows
-from hanse.live.hub_seats import HubSeats
+from hanse.live.hub_duties import HubDuties
 from hanse.live.jobs import JobBook, site_in
+from hanse.live.keep_on import every, passes, until_up
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
-from hanse.live.link_control import LinkControl, link_status
+from hanse.live.link_control import links_shown
 from hanse.live.logline import log_line
 from hanse.live.placements import newest_placement, send_placement
 from hanse.live.reach import client_urls
@@ -66,15 +63,12 @@ from hanse.signals import Feed
 from hanse.signals.providers import FeedSetting, LiveFeed, read_settings
 from hanse.view import DecisionRow, StandingView, ViewState, read_status
 
-T = TypeVar("T")
-
 TICK_S: Final = 0.25
-SEATS_EVERY_S: Final = 1.0
-"""How soon a joined site's bus is let in, and a revoked one's put out."""
 SITE_SILENT_S: Final = 2.0
 """Four missed 2 Hz reports."""
 HEAR_FIRST_S: Final = 1.25
 """A new leader listens for two reports of each site before it takes an epoch."""
+TAKE_OVER_PAUSE_S: Final = 0.2
 SIGNALS_EVERY_S: Final = 30.0
 """Recorded figures are hourly and weather moves in minutes; half a minute follows both closely."""
 SCENARIO_EVERY_S: Final = 5.0
@@ -109,9 +103,17 @@ class Controller:
         self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
         self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
-        self._fleets = None
+        self._fleets: FleetInForce | None = None
+        self._duties: HubDuties | None = None
         if local_site is None:  # a site by itself has no revisions
             self._fleets = FleetInForce(self._state, prepared.runtime, self._adopt)
+            self._duties = HubDuties(
+                prepared,
+                self._fleets,
+                lambda: self._fleet,
+                lambda: self._leads,
+                lambda: self._dispatcher.epoch,
+            )
         self._unsent: act.PublishTable | None = None
         self._unsent_placement: act.SendPlacement | None = None
         self._silence = Silence(SITE_SILENT_S, TICK_S, time.monotonic())
@@ -135,22 +137,17 @@ class Controller:
                     secret=ensure_control_key(self._state),
                 )
                 tasks.create_task(api.serve(hub.host, hub.control_port))
-                tasks.create_task(_every(LINKS_EVERY_S, self._look_at_links))
+                tasks.create_task(every(LINKS_EVERY_S, self._look_at_links))
             await self._join()
-            if self._local_site is None:
-                await _until_up(
-                    lambda: self._client.subscribe(bus.CHANGE_SUBJECT, cb=self._hear_change)
-                )
-                seats = HubSeats(self._prepared.runtime, self._state, self._client)
-                tasks.create_task(_every(SEATS_EVERY_S, lambda: seats.tend(self._sites())))
-                tasks.create_task(watch_sources(self._client, bus.EVIDENCE))
-                archive = archive_evidence(self._client, self._state, lambda: self._fleet)
-                tasks.create_task(archive)
-            tasks.create_task(_every(TICK_S, self._listen))
-            tasks.create_task(_every(TICK_S, self._tick))
-            tasks.create_task(_every(SCENARIO_EVERY_S, self._tell_scenario))
+            if self._duties is not None:
+                await self._client.subscribe(bus.CHANGE_SUBJECT, cb=self._hear_change)
+                await self._client.subscribe(bus.CONTROL_SUBJECT, cb=self._hear_scenario)
+                await self._duties.start(tasks)
+            tasks.create_task(every(TICK_S, self._listen))
+            tasks.create_task(every(TICK_S, self._tick))
+            tasks.create_task(every(SCENARIO_EVERY_S, self._tell_scenario))
             tasks.create_task(self._observe_signals())
-            tasks.create_task(_every(FEEDS_EVERY_S, self._ask_providers))
+            tasks.create_task(every(FEEDS_EVERY_S, self._ask_providers))
             tasks.create_task(self._look_ahead())
             tasks.create_task(self._lead())
 
@@ -167,25 +164,30 @@ class Controller:
     async def _join(self) -> None:
         runtime, state, site = self._prepared.runtime, self._state, self._local_site
         if site is None:
-            self._client = await _until_up(
+            self._client = await until_up(
                 lambda: bus.connect_hub(runtime, state, name="controller")
             )
-            await _until_up(lambda: bus.ensure_hub_streams(self._client, self._sites()))
+            duties = self._duties
+            assert duties is not None, "made for a hub"
+            await until_up(lambda: duties.join(self._client))
         else:
-            self._client = await _until_up(
+            self._client = await until_up(
                 lambda: bus.connect_leaf(runtime, state, site, name="controller")
             )
-            await _until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
-        self._lease = Lease(self._client, f"{os.getpid()}-{secrets.token_hex(8)}")
-        placed = await _until_up(lambda: newest_placement(self._client))
-        self._load(await _until_up(self._newest_table), placed)
+            await until_up(lambda: bus.ensure_leaf_streams(self._client, site, hub=False))
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._lease = Lease(self._client, name, lambda: self._alone)
+        placed = await until_up(lambda: newest_placement(self._client))
+        self._load(await until_up(self._newest_table), placed)
         await self._client.subscribe("site.*.status", cb=self._hear_status)
         await self._client.subscribe("site.*.decisions", cb=self._hear_decisions)
         await self._client.subscribe("site.*.demand", cb=self._slow.hear)
         await self._client.subscribe("site.*.batches", cb=self._hear_batches)
 
-    def _sites(self) -> list[str]:
-        return [site.id for site in self._fleet.sites]
+    @property
+    def _alone(self) -> bool:
+        """Whether no other hub decides with this one."""
+        return self._duties is None or self._duties.peers.alone
 
     async def _newest_table(self) -> bytes:
         js = self._client.jetstream(timeout=bus.API_S_MAX)
@@ -207,10 +209,11 @@ class Controller:
                 meta = Table.from_bytes(newest_table).meta
                 offers, version = meta.offers, meta.version
                 self._epochs.see(meta.epoch)
+        league = None if self._fleets is None else self._fleets.league
         event = ev.FleetLoaded(
             at_s=time.time(),
             fleet=self._fleet,
-            policies=_policies(self._prepared),
+            policies=policies_here(self._state, self._fleet, league),
             offers_known=offers,
             version_known=version,
             placements=None if placed is None else placed.placements,
@@ -218,7 +221,7 @@ class Controller:
             placement_version=0 if placed is None else placed.version,
         )
         self._tell(event)
-        self._stand(None if self._fleets is None else self._fleets.league)
+        self._stand(league)
 
     # --- the fleet
 
@@ -227,7 +230,11 @@ class Controller:
         belief = self._dispatcher.belief
         if self._leads and self._fleets is not None and belief is not None:
             lost = [site for site, known in belief.sites.items() if known.lost]
-            await self._fleets.hear(message, time.time(), self._dispatcher.table, lost)
+            agree = self._agree()
+            await self._fleets.hear(message, time.time(), self._dispatcher.table, lost, agree)
+
+    def _agree(self) -> Agree | None:
+        return None if self._alone or self._duties is None else self._duties.agree
 
     def _adopt(self, league: LeagueFile) -> None:
         """Act by another revision from now on."""
@@ -269,7 +276,10 @@ class Controller:
             )
             for site, one in standing.items()
         }
-        self._view.see_league(0 if league is None else league.revision, belief.version + 1)
+        # Of several hubs who leads makes the tables: others see of a site which fleet it acts by.
+        makes = self._alone or self._leads
+        version = belief.version + 1 if makes else 1
+        self._view.see_league(0 if league is None else league.revision, version)
 
     # --- leadership
 
@@ -280,23 +290,48 @@ class Controller:
             leads = await self._lease.keep()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
-                if self._fleets is not None:
-                    self._fleets.take_over(await _until_up(lambda: newest_league(self._client)))
-                await self._take_over()
-                self._take_epoch()
+                leads = await self._take_over()
+                if leads:
+                    self._take_epoch()
             elif led and not leads:
                 log_line("lost the lease")
             led = leads
             await asyncio.sleep(RENEW_EVERY_S if leads else 1.0)
 
-    async def _take_over(self) -> None:
-        """Who waited for the lease knows the placement of its own start; another leader may have decided since."""
-        newest = await _until_up(lambda: newest_placement(self._client))
+    async def _take_over(self) -> bool:
+        """Who waited for the lease knows what was decided before its own start; another leader may have decided since."""
+        if self._duties is not None and not self._alone:
+            return await self._take_over_from_others(self._duties)
+        if self._fleets is not None:
+            fleets = self._fleets
+            await until_up(lambda: fleets.look_up(self._client))
+        newest = await until_up(lambda: newest_placement(self._client))
         belief = self._dispatcher.belief
         if newest is None or belief is None or newest.placements == belief.placements:
-            return
+            return True
         if not league_problem(self._fleet, newest.placements):
             self._tell(replace(newest, at_s=time.time()))
+        return True
+
+    async def _take_over_from_others(self, duties: HubDuties) -> bool:
+        """Of several hubs: what most of them have; False where the lease was lost meanwhile."""
+        while await self._lease.keep():
+            epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
+            try:
+                await duties.begin(epoch)
+                table = await self._newest_table()
+                placed = await newest_placement(self._client)
+                belief = self._dispatcher.belief
+                lacks = placed is None and belief is not None and belief.placement_version[0] > 0
+                if table and not lacks:  # else of a copy that is behind
+                    self._epochs.see(epoch)
+                    self._load(table, placed)
+                    return True
+            except Exception as error:
+                if not passes(error):
+                    raise
+            await asyncio.sleep(TAKE_OVER_PAUSE_S)
+        return False
 
     def _take_epoch(self) -> None:
         epoch = next_epoch(self._lease.first_revision, self._epochs.epoch)
@@ -359,14 +394,18 @@ class Controller:
     async def _tick(self) -> None:
         now_s = time.time()
         self._view.hub_up = self._client.is_connected
+        if self._duties is not None:
+            self._view.hubs = self._duties.view()
         if not self._leads:
+            if self._duties is not None and not self._alone:
+                self._view.epoch = self._duties.epoch_heard()
             self._schedules.drop()
             return
         if (changed := self._jobs.due(now_s)) is not None:
             self._tell(changed)
         self._tell(ev.Ticked(at_s=now_s))
         if self._fleets is not None:
-            self._fleets.look(now_s)
+            await self._fleets.look(now_s, self._agree())
             await self._fleets.send(self._client, self._dispatcher.epoch)
         await self._send_table()
         await self._send_placement()
@@ -447,18 +486,20 @@ class Controller:
         self._telling = asyncio.ensure_future(self._tell_scenario())  # kept: tasks are weak
 
     async def _tell_scenario(self) -> None:
-        """Agents compute their power from the same scenario."""
-        if self._client.is_connected:
+        """Agents compute their power from the same scenario; of several hubs the one that leads says it."""
+        if self._client.is_connected and (self._alone or self._leads):
             feed = self._feed_at(time.time())
             await self._client.publish(bus.CONTROL_SUBJECT, msgspec.msgpack.encode(feed))
 
+    async def _hear_scenario(self, message: Any) -> None:
+        """Of the hub that leads: this one may have to go on with it. What providers say it asks itself."""
+        if not self._alone and not self._leads:
+            feed = msgspec.msgpack.decode(message.data, type=Feed)
+            self._feed = replace(feed, observed=()) if feed.clock_speed == 1.0 else feed
+
     async def _look_at_links(self) -> None:
-        if not self._state.links_sock.exists():
-            return
-        control = LinkControl(self._state.links_sock)
         with contextlib.suppress(HanseError):
-            found = await asyncio.to_thread(control.get)
-            self._view.links = tuple(link_status(name, one) for name, one in found.links.items())
+            self._view.links = await asyncio.to_thread(links_shown, self._state.links_sock)
 
     # --- actions out
 
@@ -484,7 +525,9 @@ class Controller:
                 self._schedules.take(action.sites)
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
-                log_line(f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}")
+                if self._leads or self._alone:
+                    text = f"a site has obeyed epoch {action.epoch_seen}, ours is {action.epoch}"
+                    log_line(text)
                 if self._leads:
                     self._take_epoch()
             elif isinstance(action, act.Log):
@@ -527,33 +570,6 @@ class Controller:
 
 def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:
     return read_settings(state.path / fleet.feeds) if fleet.feeds else ()
-
-
-def _policies(prepared: Prepared) -> tuple[PolicyText, ...]:
-    names = prepared.fleet.policy.cedar_files
-    return policies_in(
-        prepared.fleet, {name: (prepared.state.path / name).read_text() for name in names}
-    )
-
-
-async def _every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await duty()
-        except (HanseError, OSError, TimeoutError) as error:
-            log_line(repr(error))
-        await asyncio.sleep(interval_s)
-
-
-async def _until_up(act_once: Callable[[], Awaitable[T]]) -> T:
-    """Try until the bus answers: at a start it may come up after this process."""
-    while True:
-        try:
-            return await act_once()
-        except Exception as error:
-            if not (isinstance(error, HanseError | OSError) or "nats" in type(error).__module__):
-                raise
-            await asyncio.sleep(0.2)
 
 
 async def _main(prepared: Prepared, local_site: str | None) -> None:

@@ -20,6 +20,7 @@ from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live import bus
 from hanse.live.ca import ensure_identity, seats
+from hanse.live.hubs import cluster_of, other_leaves
 from hanse.live.league_file import (
     LEAGUE,
     LeagueFile,
@@ -96,9 +97,10 @@ def prepare(
         replace_file(state.site(site) / LEAGUE, league_bytes(league))
     state.write_runtime(runtime)
     bus.ensure_secrets(state, runtime.sites, hub=True)
-    bus.write_hub_conf(runtime, state, seats(state.ca_dir, (site.id for site in fleet.sites)))
+    known = seats(state.ca_dir, (site.id for site in fleet.sites))
+    bus.write_hub_conf(runtime, state, known, cluster_of(fleet, HUB))
     for site in runtime.sites:
-        bus.write_leaf_conf(runtime, state, site)
+        bus.write_leaf_conf(runtime, state, site, other_leaves(fleet))
     config = links_config(runtime, state)
     replace_file(state.links_json, msgspec.json.format(msgspec.json.encode(config), indent=1))
     return Prepared(fleet=fleet, runtime=runtime, state_path=str(state.path))

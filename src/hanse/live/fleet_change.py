@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
@@ -28,14 +29,16 @@ from hanse.live.league_file import (
     league_from_bytes,
     named_files,
     parsed,
+    read_digests,
 )
-from hanse.live.runtime import StateDir
+from hanse.live.runtime import StateDir, replace_file
 from hanse.model.fleet import Fleet
 from hanse.signals.providers import read_settings
 
 PROBLEMS_SAID_MAX: Final = 5
 JOINING: Final = "join"
 """Who asks for the change that lets a site in."""
+HUB_JOINING: Final = "join of a hub"
 
 
 def change_problem(
@@ -71,6 +74,8 @@ def change_problem(
     old, new = known.fleet(), fleet
     for site in (change.joined or ()) if change.by == JOINING else ():
         old, new = without_joins(old, new, site)
+    if change.by == HUB_JOINING:
+        old = replace(old, hub=new.hub)
     errors = restart_problems(old, new, runs=runs, emulated=emulated)
     return "; ".join(str(error) for error in errors[:PROBLEMS_SAID_MAX])
 
@@ -85,15 +90,12 @@ def policy_flaws(known: LeagueFile, fleet: Fleet, files: dict[str, str]) -> list
     ]
 
 
-def accepted(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:
-    """The next revision, with keys made for whoever has none, on the hub's disk."""
+def numbered(known: LeagueFile, change: Change, state: StateDir, now_s: float) -> LeagueFile:
+    """The next revision, with keys made for whoever has none; in force nowhere yet."""
     fleet = with_keys(parsed(change.toml), state)
     league = changed(known, change, fleet, now_s)
     digests = {key.id: key.sha256 for tenant in fleet.tenants for key in tenant.keys}
-    league = replace(league, digests=digests)
-    LeagueStore(state.hub).put(league)
-    lay_out(league, state)
-    return league
+    return replace(league, digests=digests)
 
 
 def settle(state: StateDir) -> None:
@@ -104,22 +106,37 @@ def settle(state: StateDir) -> None:
 
 
 def kept(league: LeagueFile, state: StateDir) -> None:
-    """Take over a revision that another hub's leader has decided: on this hub's disk as if it had been decided here."""
+    """Take over a revision that another hub's leader has decided: on this hub's disk as if it had been decided here.
+
+    Digests of keys too: whoever makes the next revision must not make keys anew that were made elsewhere.
+    """
     LeagueStore(state.hub).put(replace(league, epoch=0))
+    known = read_digests(state)
+    if (digests := known | league.digests) != known:
+        replace_file(state.keys_json, msgspec.json.encode(digests))
     lay_out(league, state)
 
 
-async def newest_league(client: Client) -> LeagueFile | None:
-    """The last one that a leader has published; None where there never was any."""
+async def newest_league(client: Client) -> tuple[LeagueFile | None, int]:
+    """The last one that a leader has published, and its place in the stream; (None, 0) where there never was any."""
     try:
         newest: Any = await client.jetstream(timeout=2.0).get_last_msg(
             bus.TABLES, bus.FLEET_SUBJECT
         )
     except NotFoundError:
-        return None
-    return league_from_bytes(bytes(newest.data or b""))
+        return None, 0
+    return league_from_bytes(bytes(newest.data or b"")), int(newest.seq)
 
 
 def policies_in(fleet: Fleet, files: dict[str, str]) -> tuple[PolicyText, ...]:
     """The operator's policies that a fleet names."""
     return tuple(PolicyText(name=name, text=files[name]) for name in fleet.policy.cedar_files)
+
+
+def policies_here(
+    state: StateDir, fleet: Fleet, league: LeagueFile | None
+) -> tuple[PolicyText, ...]:
+    """Those of the fleet in force; a site by itself has them as files."""
+    names = fleet.policy.cedar_files
+    files = {name: (state.path / name).read_text() for name in names} if league is None else {}
+    return policies_in(fleet, files if league is None else league.files)

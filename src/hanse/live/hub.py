@@ -1,6 +1,6 @@
 """The hub's process group: its bus, the controller and the door, kept running until told to stop (`hanse hub`).
 
-Here: the three children. Not here: what they do. `python -m hanse.live.hub --state DIR` is the same for
+Here: the three children, and a further hub's wait for the third. Not here: what they do. `python -m hanse.live.hub --state DIR` is the same for
 a prepared state directory. A hub that is gone stops no site: tables stay valid, sites route on.
 """
 
@@ -17,6 +17,8 @@ from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
 from hanse.live.ca import ensure_identity, seats
 from hanse.live.first_start import Prepared, prepare, resume
+from hanse.live.hubs import cluster_of
+from hanse.live.join.hub import until_together
 from hanse.live.runtime import HUB, StateDir
 from hanse.live.site_keep import AGENT_TERM_S_MAX, BUS_TERM_S_MAX, child_spec, print_line
 from hanse.live.supervise import (
@@ -28,6 +30,7 @@ from hanse.live.supervise import (
     sweep,
     write_pid,
 )
+from hanse.model.fleet import Fleet
 
 
 def run_hub(fleet_path: Path | None, state_path: Path | None) -> int:
@@ -49,14 +52,28 @@ def run_hub(fleet_path: Path | None, state_path: Path | None) -> int:
     write_pid(state.hub / "pid" / "hub.pid", os.getpid())
     hosts = (hub.reached_at, hub.leaf_host)
     ensure_identity(state.path, prepared.fleet.name, HUB, time.time(), hosts=hosts)
-    sites = (site.id for site in prepared.fleet.sites)
-    bus.write_hub_conf(prepared.runtime, state, seats(state.ca_dir, sites))
+    if hub.id == HUB:
+        _write_conf(prepared, prepared.fleet)
     print_line(f"hub: {hub.dashboard_url} (state {state.hub})")
-    return asyncio.run(_run(state))
+    return asyncio.run(_run(prepared))
 
 
-async def _run(state: StateDir) -> int:
+def _write_conf(prepared: Prepared, fleet: Fleet) -> None:
+    hub, state = prepared.runtime.hub, prepared.state
+    assert hub is not None, "looked at before"
+    known = seats(state.ca_dir, (site.id for site in fleet.sites))
+    bus.write_hub_conf(prepared.runtime, state, known, cluster_of(fleet, hub.id))
+
+
+async def _run(prepared: Prepared) -> int:
+    state, hub = prepared.state, prepared.runtime.hub
+    assert hub is not None, "looked at before"
     ended = end_on_signals(asyncio.get_running_loop())
+    if hub.id != HUB:
+        fleet = await until_together(prepared, ended, print_line)
+        if fleet is None:
+            return 0
+        _write_conf(prepared, fleet)
     supervisor = Supervisor()
     for child in children(state):
         supervisor.add(child)
@@ -67,12 +84,18 @@ async def _run(state: StateDir) -> int:
 
 
 def children(state: StateDir) -> tuple[ChildSpec, ...]:
-    """The children of the hub, in starting order."""
+    """The children of the hub, in starting order; the door where the authority's key is."""
+    door = child_spec(
+        state.hub,
+        "door",
+        python_command("hanse.live.join.door", "--state", str(state.path)),
+        term_s_max=AGENT_TERM_S_MAX,
+    )
     return (
         child_spec(
             state.hub,
             "nats",
-            tuple(bus.server_command(state.hub / "hub.conf")),
+            python_command("hanse.live.hub_bus", "--state", str(state.path)),
             term_s_max=BUS_TERM_S_MAX,
         ),
         child_spec(
@@ -81,12 +104,7 @@ def children(state: StateDir) -> tuple[ChildSpec, ...]:
             python_command("hanse.live.controller", "--state", str(state.path)),
             term_s_max=AGENT_TERM_S_MAX,
         ),
-        child_spec(
-            state.hub,
-            "door",
-            python_command("hanse.live.join.door", "--state", str(state.path)),
-            term_s_max=AGENT_TERM_S_MAX,
-        ),
+        *([door] if (state.ca_dir / "ca.key").exists() else []),
     )
 
 

@@ -286,6 +286,15 @@ def imported(
         )
     if source == known.source_sha256:
         return known
+    if (
+        known.fleet().hub.others
+    ):  # this is one of several: what it finds in a file, most of them have not agreed on
+        raise ConfigError(
+            "FLEET",
+            got="another file than the one in force, at one of several hubs",
+            allowed="none: `hanse hub --state DIR` goes on as it is",
+            fix="start without a file, then `hanse apply FILE`",
+        )
     names = {site.id for site in fleet.sites}
     out = [site for site in known.joined if site not in names]
     if out and text != known.toml:

@@ -215,8 +215,19 @@ class LinkControl:
         return reply.state
 
 
-def link_status(name: str, link: LinkView) -> LinkStatus:
-    """A link as people see it."""
+def links_shown(sock: Path) -> tuple[LinkStatus, ...]:
+    """All emulated links for people's eyes; none where nothing emulates them.
+
+    Raises:
+        HanseError: the emulator does not answer.
+    """
+    if not sock.exists():
+        return ()
+    links = LinkControl(sock).get().links
+    return tuple(_shown(name, one) for name, one in links.items())
+
+
+def _shown(name: str, link: LinkView) -> LinkStatus:
     a, _, b = name.partition("~")
     return LinkStatus(
         a=a,

@@ -40,6 +40,8 @@ STATE_PATH_BYTES_MAX: Final = 85
 class HubAddress(Value, frozen=True, kw_only=True):
     """Where the hub's bus and the controller listen."""
 
+    id: str = HUB
+    """Another one where this is a further hub of its league."""
     host: str = "127.0.0.1"
     client_port: int
     """NATS clients (controller, CLI)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.first_start import Prepared, prepare, resume
+from hanse.live.hubs import other_leaves
 from hanse.live.interpreter import hand_over
 from hanse.live.runtime import StateDir
 from hanse.live.shared import ENGINE_DEAD, ENGINE_STATE, WORKERS_MAX, SharedPage
@@ -43,7 +44,7 @@ def run_site(site: str, fleet_path: Path | None, state_path: Path | None) -> int
         )
     sweep(home / "pid")
     write_pid(own_pid, os.getpid())
-    bus.write_leaf_conf(prepared.runtime, prepared.state, site)
+    bus.write_leaf_conf(prepared.runtime, prepared.state, site, other_leaves(prepared.fleet))
     _fresh_page(home / "shared.mmap")
     print_line(f"site {site}: {address.client_url} (state {home})")
     command = python_command(

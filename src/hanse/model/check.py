@@ -27,6 +27,7 @@ from hanse.model.fleet import (
     Kubernetes,
     Link,
     Oid,
+    OtherHub,
     Placement,
     PlantMeter,
     Policy,
@@ -42,6 +43,7 @@ from hanse.model.fleet import (
     Variant,
     Weights,
 )
+from hanse.model.hub_check import hub_problems
 from hanse.model.plant_check import plant_problems
 from hanse.model.problem import Problem as Problem
 from hanse.model.problem import Range, unknown
@@ -69,7 +71,8 @@ RANGES: Final[dict[tuple[type, str], Range]] = {
     (Power, "export_usd_per_kwh"): Range(0, 10),
     (Gateway, "port"): Range(0, 65_535),
     (Gateway, "hop_port"): Range(0, 65_535),
-    **{(Hub, name): Range(0, 65_535) for name in ("leaf_port", "door_port")},
+    **{(Hub, name): Range(0, 65_535) for name in ("leaf_port", "door_port", "cluster_port")},
+    **{(OtherHub, name): Range(1, 65_535) for name in ("leaf_port", "cluster_port")},
     (Gateway, "workers"): Range(1, 16),  # rows of the shared page
     (Pool, "count"): Range(1, 1_000_000),
     (Kubernetes, "port"): Range(1, 65_535),
@@ -153,6 +156,7 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         _classes,
         _sites,
         _ports,
+        hub_problems,
         _links,
         _reach,
         _services,

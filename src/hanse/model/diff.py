@@ -32,6 +32,7 @@ NAMED_BY: Final[dict[str, tuple[str, ...]]] = {
     "register": ("point",),
     "oid": ("point",),
     "signer": ("kid",),
+    "others": ("id",),
 }
 """Lists of a fleet file whose items have a name, and the fields that it is made of."""
 SECTIONS: Final = (

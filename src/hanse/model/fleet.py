@@ -121,6 +121,18 @@ class Gateway(Value, frozen=True, kw_only=True):
         return self.advertise or self.host
 
 
+class OtherHub(Value, frozen=True, kw_only=True):
+    """A further hub, on a machine that came with a token; it says here where it is reached."""
+
+    id: Id
+    host: str
+    """Name or address under which sites and the other hubs reach it."""
+    leaf_port: int
+    """Sites' buses, by mutual TLS."""
+    cluster_port: int
+    """The other hubs' buses, by mutual TLS."""
+
+
 class Hub(Value, frozen=True, kw_only=True):
     """Where the hub listens for sites on other machines. Port 0 lets a free one be chosen, and kept."""
 
@@ -131,6 +143,10 @@ class Hub(Value, frozen=True, kw_only=True):
     """Machines that join, by TLS and a token."""
     advertise: str = ""
     """Name or address under which sites reach it; empty: `host` itself."""
+    cluster_port: int = 0
+    """The other hubs' buses; 0: there never were any."""
+    others: tuple[OtherHub, ...] = ()
+    """None, or two, which decide together with this one. One waits for the second."""
 
     @property
     def reached_at(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +135,45 @@ def test_acknowledgement_of_more_than_there_is_is_refused(league: League) -> Non
 
 def test_shipper_of_an_empty_directory_has_nothing(tmp_path: Path) -> None:
     assert ChainShipper(tmp_path).pending(0) == []
+
+
+def test_a_message_that_others_should_come_before_leaves_nothing_behind(
+    league: League, tmp_path: Path
+) -> None:
+    """It may begin a chain of its own, but its seal follows seals that are not here."""
+    copy, site = EvidenceCopy(tmp_path / "hub"), league.tallinn.site
+    league.tallinn.boot()
+    league.local(50)
+    league.seal()
+    last = ChainShipper(league.tallinn.directory).messages_after(0, 1 << 30)[-1]
+    assert copy.accept(last, site).outcome == "gap"
+    assert not (tmp_path / "hub" / site).exists()
+
+
+@settings(max_examples=20, deadline=None)
+@given(taken=st.integers(0, 7), bytes_max=st.integers(1, 4000))
+def test_one_copy_is_filled_from_another_wherever_it_was(taken: int, bytes_max: int) -> None:
+    """As hubs do: what one lacks is asked of another's copy, by how far its seals are."""
+    with tempfile.TemporaryDirectory() as folder:
+        league = League(Path(folder))
+        for request in range(7):
+            league.local(request)
+            league.seal()
+        home, site = league.tallinn.directory, league.tallinn.site
+        full, behind = Path(folder) / "full", Path(folder) / "behind"
+        messages = ChainShipper(home).messages_after(0, 1 << 30)
+        for n, message in enumerate(messages):
+            EvidenceCopy(full).accept(message, site)
+            if n < taken:
+                EvidenceCopy(behind).accept(message, site)
+        for _ in range(2 * len(messages)):
+            seals = behind / site / "seals.log"
+            held = seals.stat().st_size if seals.exists() else 0
+            more = ChainShipper(full / site).messages_after(held, bytes_max)
+            if not more:
+                break
+            for message in more:
+                assert EvidenceCopy(behind).accept(message, site).outcome == "stored"
+        assert logs(behind / site) == logs(full / site) == logs(home)
+        assert not (full / site / "shipped").exists(), "asking leaves no trace"
+        league.close()

@@ -36,9 +36,10 @@ LINK = TunLink(delay_ms=10.0, mbit_s=100.0)
 class Wide:
     """The league; a context manager."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, places: tuple[str, ...] = PLACES) -> None:
         self._home = home
-        self._wan = TunWan(PLACES, LINK)
+        self._places = places
+        self._wan = TunWan(places, LINK)
         self.machines: dict[str, Machine] = {}
         self.ports: dict[str, str] = {}
         self._hosts: list[Path] = []
@@ -48,7 +49,7 @@ class Wide:
         with contextlib.ExitStack() as undo:
             undo.callback(self.__exit__)
             self._wan.__enter__()
-            for name in PLACES:
+            for name in self._places:
                 space = self._wan[name]
                 self._hosts.append(Path("/etc/netns") / space.name)
                 self.machines[name] = Machine(self._home / name, space.address, space.name)
@@ -155,13 +156,13 @@ class Wide:
 
     def alone(self, place: str) -> None:
         """From everybody."""
-        for other in PLACES:
+        for other in self._places:
             if other != place:
                 self._wan.cut(place, other)
 
     def heal(self) -> None:
-        for i, a in enumerate(PLACES):
-            for b in PLACES[i + 1 :]:
+        for i, a in enumerate(self._places):
+            for b in self._places[i + 1 :]:
                 self._wan.set_link(a, b, is_cut=False, ports_lost=())
                 self._wan.set_link(b, a, is_cut=False, ports_lost=())
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live.first_start import problems_of
-from hanse.live.join.compose import first_fleet, slug, with_site
+from hanse.live.join.compose import first_fleet, slug, with_hub, with_site
 from hanse.live.join.messages import FoundChips, FoundEngine, Host
-from hanse.model.fleet import Fleet
+from hanse.model.fleet import Fleet, OtherHub
 from hanse.model.read import parse_fleet
 
 LEAGUE = (Path(__file__).parents[3] / "examples" / "league.toml").read_text()
@@ -189,3 +189,31 @@ def hosts_example(
         threads=8,
         engines=(one,),
     )
+
+
+def own_league() -> str:
+    return first_fleet(
+        "home", "berlin", hosts_example(), hub_host="10.0.0.1", leaf_port=8445, door_port=8446
+    )
+
+
+def test_further_hubs_are_added_behind_and_one_that_comes_again_gives_way() -> None:
+    second = OtherHub(id="second", host="10.0.0.2", leaf_port=1, cluster_port=2)
+    third = OtherHub(id="third", host="h.example", leaf_port=3, cluster_port=4)
+    before = own_league()
+    text = with_hub(before, second, 8447)
+    made = parse_fleet(text.encode(), source="fleet")
+    assert (made.hub.cluster_port, made.hub.others) == (8447, (second,))
+    assert problems_of(made) == []
+    assert [line for line in before.splitlines() if line not in text.splitlines()] == []
+    text = with_hub(text, third, 9999)
+    moved = OtherHub(id="second", host="10.0.0.9", leaf_port=5, cluster_port=6)
+    made = parse_fleet(with_hub(text, moved, 9999).encode(), source="fleet")
+    assert (made.hub.cluster_port, made.hub.others) == (8447, (third, moved))
+    assert problems_of(made) == []
+
+
+def test_a_league_of_emulated_links_has_one_hub() -> None:
+    other = OtherHub(id="second", host="10.0.0.2", leaf_port=1, cluster_port=2)
+    with pytest.raises(ConfigError, match="hub"):
+        with_hub(LEAGUE, other, 8447)

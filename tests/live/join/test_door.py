@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from hanse.live.ca import Authority, make_request, open_authority
 from hanse.live.first_start import prepare
-from hanse.live.fleet_change import accepted, change_problem
+from hanse.live.fleet_change import change_problem, kept, numbered
 from hanse.live.identity import SiteName, client_context, load_identity
 from hanse.live.join import messages as m
 from hanse.live.join.door import Door
@@ -62,18 +63,24 @@ class Open:
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
-    home = tmp_path_factory.mktemp("hub")
     text = LEAGUE
     for port in range(8101, 8106):
         text = text.replace(f"port = {port}", "port = 0")
+    with open_door(tmp_path_factory.mktemp("hub"), text) as made:
+        yield made
+
+
+@contextmanager
+def open_door(home: Path, text: str) -> Iterator[Open]:
     (home / "league.toml").write_text(text)
     prepared = prepare(home / "league.toml", home / "state")
     hub, state = prepared.runtime.hub, prepared.state
     assert hub is not None
     hub = msgspec.structs.replace(hub, door_port=free_port("127.0.0.1"))
-    authority = open_authority(state.ca_dir, "league", time.time(), make=False)
+    name = prepared.fleet.name
+    authority = open_authority(state.ca_dir, name, time.time(), make=False)
     assert authority is not None
-    door = Door(state, authority, "league", hub)
+    door = Door(state, authority, name, hub)
 
     async def obey(change: Change) -> Answered:
         known = LeagueStore(state.hub).newest()
@@ -81,10 +88,12 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
         problem = change_problem(known, change)
         if problem:
             return Answered(revision=known.revision, problem=problem)
-        return Answered(revision=accepted(known, change, state, time.time()).revision)
+        league = numbered(known, change, state, time.time())
+        kept(league, state)
+        return Answered(revision=league.revision)
 
     door._ask = obey  # type: ignore[method-assign]
-    identity = load_identity(state.site("hub") / "identity", "league", "hub", time.time())
+    identity = load_identity(state.site("hub") / "identity", name, "hub", time.time())
     context = client_context(identity)
     context.check_hostname = False
     loop = asyncio.new_event_loop()

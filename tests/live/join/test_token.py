@@ -103,3 +103,18 @@ def test_a_token_in_a_command_line_is_hidden_from_others() -> None:
     assert secret not in shown
     assert "Lyon" in shown
     assert kept == secret, "the process itself still has it"
+
+
+def test_a_token_of_a_hub_makes_no_site_and_one_of_a_site_no_hub() -> None:
+    tokens = book()
+    hub = tokens.make("second", NOW_S, role="hub")
+    assert tokens.refusal(hub, "second", A_KEY, NOW_S) == "other site"
+    assert tokens.refusal(hub, "second", A_KEY, NOW_S, "hub") is None
+    site = tokens.make("lyon", NOW_S)
+    assert tokens.refusal(site, "lyon", A_KEY, NOW_S, "hub") == "other site"
+    assert tokens.spend(hub, "second", A_KEY, NOW_S, "hub") is None
+    assert tokens.spend(hub, "second", OTHER_KEY, NOW_S, "hub") == "spent"
+    made = Token(
+        role="hub", fleet="f", site="second", hub=("h:1",), authority_sha256="0" * 64, secret="s"
+    )
+    assert read_token(made.text()) == made

@@ -129,6 +129,19 @@ class ChainShipper:
         """Number of the first message that a receiver lacks who has so many bytes of the seal log."""
         return self._after(held_until).seq + 1
 
+    def messages_after(self, held_until: int, bytes_max: int) -> list[bytes]:
+        """What a receiver lacks who has so many bytes of the seal log, as much as fits, one message at least; nothing is remembered of it."""
+        messages: list[bytes] = []
+        size = 0
+        for position, site, ranges in self._plan(self._after(held_until)):
+            pieces = tuple(p for p in map(self._read, ranges) if p is not None)
+            made = msgspec.msgpack.encode(Message(site=site, seq=position.seq, pieces=pieces))
+            size += len(made)
+            if messages and size > bytes_max:
+                break
+            messages.append(made)
+        return messages
+
     def rewind(self, held_until: int) -> bool:
         """Begin again after what the receiver has; False: it has not less than was acknowledged.
 
@@ -260,23 +273,37 @@ class EvidenceCopy:
         if message.site != site:
             return Received(outcome="malformed", site=site, detail=f"speaks for {message.site}")
         home = self._directory / site
+        if (missing := _gap(home, message)) is not None:
+            return Received(outcome="gap", site=site, seq=message.seq, detail=missing)
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        outcome: Literal["stored", "known", "gap", "conflict"] = "known"
+        outcome: Literal["stored", "known"] = "known"
         for piece in message.pieces:
             one = _store(home / piece.file, piece)
-            if one in ("gap", "conflict"):
+            if one == "conflict":
                 return Received(outcome=one, site=site, seq=message.seq, detail=piece.file)
-            outcome = one if one == "stored" else outcome
+            outcome = "stored" if one == "stored" else outcome
         return Received(outcome=outcome, site=site, seq=message.seq)
 
 
-def _store(path: Path, piece: Piece) -> Literal["stored", "known", "gap", "conflict"]:
-    """Append what is new of a piece; compare what is not."""
+def _gap(home: Path, message: Message) -> str | None:
+    """The first file of which bytes before the message's are missing: then nothing of it is stored, for its seal could not be."""
+    ends: dict[str, int] = {}
+    for piece in message.pieces:
+        if piece.file not in ends:
+            path = home / piece.file
+            ends[piece.file] = path.stat().st_size if path.exists() else 0
+        if piece.offset > ends[piece.file]:
+            return piece.file
+        ends[piece.file] = max(ends[piece.file], piece.offset + len(piece.data))
+    return None
+
+
+def _store(path: Path, piece: Piece) -> Literal["stored", "known", "conflict"]:
+    """Append what is new of a piece, which has no gap before it; compare what is not."""
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        if piece.offset > size:
-            return "gap"
+        assert piece.offset <= size, "looked at before"
         file.seek(piece.offset)
         held = file.read(len(piece.data))
         if held != piece.data[: len(held)]:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hanse.errors import ConfigError, SiteError
 from hanse.live import bus
 from hanse.live.ca import ensure_key, fingerprint, make_request, write_file
+from hanse.live.hubs import other_leaves
 from hanse.live.identity import SiteName, host_name, load_identity
 from hanse.live.join import messages as m
 from hanse.live.join.probe import rtt_ms
@@ -107,11 +108,11 @@ def come(token: Token, host: m.Host, state: StateDir, say: Say) -> Come:
     identity_dir = state.site(token.site) / "identity"
     key = ensure_key(identity_dir)
     der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    tls = _trusting(authority)
+    tls = trusting(authority)
     hello = m.Hello(
         site=token.site, secret=token.secret, public_sha256=hashlib.sha256(der).hexdigest()
     )
-    ways = _ask(door, m.HELLO, hello, tls, m.HelloAnswer)
+    ways = ask_door(door, m.HELLO, hello, tls, m.HelloAnswer)
     measured = asyncio.run(_measure(ways.hops | {HUB: door}))
     for site, took_ms in measured.items():
         say(f"way to {site}: {took_ms:.2f} ms")
@@ -119,7 +120,7 @@ def come(token: Token, host: m.Host, state: StateDir, say: Say) -> Come:
     asked = m.JoinRequest(
         site=token.site, secret=token.secret, request_pem=request, host=host, rtt_ms=measured
     )
-    answer = _ask(door, m.JOIN, asked, tls, m.JoinAnswer)
+    answer = ask_door(door, m.JOIN, asked, tls, m.JoinAnswer)
     league = league_from_bytes(answer.league)
     if league is None:
         raise ConfigError("hub", got="a fleet of another version", fix="install the hub's version")
@@ -181,7 +182,7 @@ def _settle(
     address = plan_site(league.fleet(), found, state.path, hub_leaf=answer.hub_leaf)
     runtime = Runtime(fleet=token.fleet, sites={site: address})
     bus.ensure_secrets(state, (site,), hub=False)
-    bus.write_leaf_conf(runtime, state, site)
+    bus.write_leaf_conf(runtime, state, site, other_leaves(league.fleet()))
     state.write_runtime(runtime)
     signal_pid(home / "pid" / "nats.pid")  # of a site that runs and joins again
     return address
@@ -199,7 +200,13 @@ async def _measure(ways: dict[str, str]) -> dict[str, float]:
 # --- HTTPS to the door -----------------------------------------------------------------------------
 
 
-def _ask(door: str, path: str, value: Any, tls: ssl.SSLContext, kind: type[T]) -> T:
+def ask_door(door: str, path: str, value: Any, tls: ssl.SSLContext, kind: type[T]) -> T:
+    """What a door answers.
+
+    Raises:
+        ConfigError: it refuses; says why.
+        SiteError: it does not answer.
+    """
     last: Exception | None = None
     for attempt in range(TRIES):
         try:
@@ -253,7 +260,8 @@ def _blind() -> ssl.SSLContext:
     return context
 
 
-def _trusting(authority: x509.Certificate) -> ssl.SSLContext:
+def trusting(authority: x509.Certificate) -> ssl.SSLContext:
+    """TLS that takes whom this authority has certified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cadata=authority.public_bytes(Encoding.PEM).decode())

@@ -23,7 +23,7 @@ from hanse.catalogue.cities import distance_km, rtt_ms_floor
 from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live.join.messages import FoundEngine, Host
-from hanse.model.fleet import Fleet, Service, Site
+from hanse.model.fleet import Fleet, OtherHub, Service, Site
 from hanse.model.read import parse_fleet, toml_of
 
 MBIT_S_ASSUMED: Final = 100
@@ -106,6 +106,48 @@ def with_site(text: str, site: str, host: Host, rtt_ms: dict[str, float]) -> str
     made = parse_fleet(text.encode(), source="fleet")
     _compare(before, made, site)
     return text
+
+
+def with_hub(text: str, other: OtherHub, cluster_port: int) -> str:
+    """A fleet file with a further hub in it; one of that name gives way.
+
+    Args:
+        text: The operator's.
+        other: The further hub.
+        cluster_port: Of the first hub, where the file does not name one.
+
+    Raises:
+        ConfigError: the file has no `[hub]`, or is of a shape that cannot be added to.
+    """
+    before = parse_fleet(text.encode(), source="fleet")
+    head = next((end for name, _, end in _headers(text) if name == "hub"), None)
+    if head is None:
+        raise _misshapen("hub")
+    if not before.hub.cluster_port:
+        line = f"cluster_port = {cluster_port}    # the other hubs, by TLS"
+        text = f"{text[:head]}\n{line}{text[head:]}"
+    kept, last = [], 0
+    for name, start, end in _blocks(text):
+        gone = name == "hub.others" and _fields(text[start:end], name).get("id") == other.id
+        kept += [text[last:start], "" if gone else text[start:end]]
+        last = end
+    text = "".join([*kept, text[last:]]).rstrip("\n") + "\n"
+    text += "\n".join(["", f"# --- hub {other.id}, by its token", *_hub_lines(other)]) + "\n"
+    made = parse_fleet(text.encode(), source="fleet")
+    others = tuple(one for one in before.hub.others if one.id != other.id)
+    port = before.hub.cluster_port or cluster_port
+    wanted = msgspec.structs.replace(before.hub, cluster_port=port, others=(*others, other))
+    if made != msgspec.structs.replace(before, hub=wanted):
+        raise _misshapen("hub")
+    return text
+
+
+def _hub_lines(other: OtherHub) -> Iterator[str]:
+    yield "[[hub.others]]"
+    yield f"id = {_text(other.id)}"
+    yield f"host = {_text(other.host)}"
+    yield f"leaf_port = {other.leaf_port}"
+    yield f"cluster_port = {other.cluster_port}"
 
 
 def _with_engines(text: str, site: str, host: Host, group: list[FoundEngine]) -> str:
@@ -295,9 +337,14 @@ def _free(wanted: str, taken: Iterable[str]) -> str:
 # --- an operator's text --------------------------------------------------------------------------------
 
 
+def _headers(text: str) -> list[tuple[str, int, int]]:
+    """(name of the table, where its header begins and where that line ends) of every table in order."""
+    return [(match[2].strip(), match.start(), match.end()) for match in _HEADER.finditer(text)]
+
+
 def _blocks(text: str) -> list[tuple[str, int, int]]:
     """(name of the table, where its header begins, where the next begins) of every table in order."""
-    found = [(match[2].strip(), match.start()) for match in _HEADER.finditer(text)]
+    found = [(name, start) for name, start, _ in _headers(text)]
     ends = [start for _, start in found[1:]] + [len(text)]
     return [(name, start, end) for (name, start), end in zip(found, ends, strict=True)]
 

@@ -18,12 +18,13 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 import uvicorn
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from nats.aio.client import Client
 from starlette.applications import Starlette
@@ -33,10 +34,14 @@ from starlette.routing import Route
 
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
+from hanse.live.ask_change import FOLLOWED_S_MAX
 from hanse.live.ca import Authority, ensure_identity, open_authority, read_request
+from hanse.live.fleet_change import JOINING
+from hanse.live.hubs import names_of_hubs
 from hanse.live.identity import Identity
 from hanse.live.join import messages as m
 from hanse.live.join.compose import with_site
+from hanse.live.join.hub_door import HubDoor
 from hanse.live.join.token import TokenBook
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, league_bytes
 from hanse.live.logline import log_line
@@ -67,6 +72,7 @@ class Door:
         self._fleet = fleet
         self._hub = hub
         self._tokens = TokenBook(state.hub / "tokens.json")
+        self._hubs = HubDoor(state, authority, hub)
         self._client = Client()
         self._tls: ssl.SSLContext | None = None
         self.app = Starlette(
@@ -74,6 +80,8 @@ class Door:
                 Route(m.AUTHORITY, self._say_authority),
                 Route(m.HELLO, self._hello, methods=["POST"]),
                 Route(m.JOIN, self._join, methods=["POST"]),
+                Route(m.HUB, self._join_hub, methods=["POST"]),
+                Route(m.HUB_NEWS, self._tell_hub, methods=["POST"]),
             ]
         )
 
@@ -87,6 +95,7 @@ class Door:
             tasks.create_task(self._keep_own())
             self._client = await bus.connect_when_up(self._connect, give_up_s=float("inf"))
             await self._client.subscribe(bus.site_subject("*", "renew"), cb=self._renew)
+            await self._client.subscribe(bus.RENEW_SUBJECT, cb=self._hubs.renew)
 
     async def close(self) -> None:
         """Leave the bus."""
@@ -165,8 +174,7 @@ class Door:
             signing = read_request(asked.request_pem.encode())
         except ConfigError as error:
             return _refused(asked.site, str(error), 400)
-        public = signing.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        key = hashlib.sha256(public).hexdigest()
+        key = public_digest(signing)
         refusal = self._tokens.refusal(asked.secret, asked.site, key, time.time())
         if refusal is not None:
             return _refused(asked.site, f"token {refusal}", 403)
@@ -198,26 +206,78 @@ class Door:
             ConfigError: the fleet would not be a right one with it.
             SiteError: no controller leads.
         """
-        for _ in range(TRIES):
-            known = self._newest()
+
+        def change(known: LeagueFile) -> Change | None:
             text = with_site(known.toml, asked.site, asked.host, asked.rtt_ms)
             joined = tuple(dict.fromkeys((*known.joined, asked.site)))
             if text == known.toml and joined == known.joined:
-                return known
-            change = Change(
+                return None
+            return Change(
                 base=known.revision,
                 toml=text,
                 files=known.files,
-                by="join",
+                by=JOINING,
                 why=f"{asked.site} joined",
                 joined=joined,
             )
+
+        return await self._change(change)
+
+    async def _change(self, make: Callable[[LeagueFile], Change | None]) -> LeagueFile:
+        """The revision that a change makes, composed anew where others changed the fleet meanwhile; None of it to do: the one in force."""
+        for _ in range(TRIES):
+            known = self._newest()
+            change = make(known)
+            if change is None:
+                return known
             answer = await self._ask(change)
+            await self._until_here(answer.revision)
             if not answer.problem:
                 return LeagueStore(self._state.hub).get(answer.revision)
             if answer.revision == change.base:
                 raise ConfigError("fleet", got=answer.problem)
         raise SiteError("fleet", got="others changed it meanwhile", fix="try again")
+
+    async def _until_here(self, revision: int) -> None:
+        """Where another hub leads, this one's disk has its decisions a second later."""
+        until_s = time.monotonic() + FOLLOWED_S_MAX
+        while self._newest().revision < revision and time.monotonic() < until_s:  # noqa: ASYNC110  (a file)
+            await asyncio.sleep(0.1)
+
+    # --- further hubs
+
+    async def _join_hub(self, request: Request) -> Response:
+        asked = await _read(request, m.HubRequest)
+        if isinstance(asked, Response):
+            return asked
+        hub = asked.hub
+        try:
+            key = public_digest(read_request(asked.request_pem.encode()))
+        except ConfigError as error:
+            return _refused(hub.id, str(error), 400)
+        refusal = self._tokens.refusal(asked.secret, hub.id, key, time.time(), "hub")
+        if refusal is not None:
+            return _refused(hub.id, f"token {refusal}", 403)
+        try:
+            league = await self._change(lambda known: self._hubs.change(known, asked))
+            refusal = self._tokens.spend(asked.secret, hub.id, key, time.time(), "hub")
+            if refusal is not None:
+                return _refused(hub.id, f"token {refusal}", 403)
+            made = self._hubs.certificate(asked.request_pem, (hub.host,))
+        except HanseError as error:
+            return _refused(hub.id, str(error), 409)
+        log_line(f"hub {hub.id} joined from {_who(request)}: fleet revision {league.revision}")
+        news = self._hubs.news(league)
+        secret = self._hubs.secret
+        return _answer(m.HubAnswer(certificate_pem=made, cluster_secret=secret, news=news))
+
+    async def _tell_hub(self, request: Request) -> Response:
+        asked = await _read(request, m.HubWaits)
+        if isinstance(asked, Response):
+            return asked
+        if not self._hubs.is_hub(asked):
+            return _refused(asked.hub, "not a hub of this league", 403)
+        return _answer(self._hubs.news(self._newest()))
 
     async def _ask(self, change: Change) -> Answered:
         try:
@@ -241,7 +301,7 @@ class Door:
 
     def _own_names(self, *asked: str) -> tuple[str, ...]:
         """Names that a site may have in its certificate: none that stands for the hub or, by the league's own ending, for a site."""
-        hubs = {self._hub.reached_at, self._hub.leaf_host}
+        hubs = names_of_hubs(self._newest().fleet(), self._hub)
         return tuple(n for n in asked if n not in hubs and not n.lower().endswith(OWN_ENDING))
 
     # --- certificates that age
@@ -262,6 +322,12 @@ class Door:
             answer = m.RenewAnswer(error=str(error))
             log_line(f"{site}: certificate not renewed: {error}")
         await message.respond(msgspec.msgpack.encode(answer))
+
+
+def public_digest(request: x509.CertificateSigningRequest) -> str:
+    """Hex SHA-256 of the key that asks."""
+    public = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(public).hexdigest()
 
 
 async def _read(request: Request, kind: type[T]) -> T | Response:

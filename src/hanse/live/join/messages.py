@@ -9,11 +9,13 @@ from typing import Annotated, Final
 
 import msgspec
 
-from hanse.model.fleet import CountryCode, Id, SiteKind, Value
+from hanse.model.fleet import CountryCode, Id, OtherHub, SiteKind, Value
 
 HELLO: Final = "/v1/hello"
 JOIN: Final = "/v1/join"
 AUTHORITY: Final = "/v1/authority"
+HUB: Final = "/v1/hub"
+HUB_NEWS: Final = "/v1/hub/news"
 BODY_BYTES_MAX: Final = 256 * 1024
 """A host with a hundred engines is 40 kB."""
 
@@ -120,6 +122,47 @@ class JoinAnswer(Value, frozen=True, kw_only=True):
     """`LeagueFile`."""
     revoked: bytes = b""
     """The list in force (DER); empty: there is none yet."""
+
+
+class HubRequest(Value, frozen=True, kw_only=True):
+    """Take me in as a further hub."""
+
+    hub: OtherHub
+    secret: str
+    request_pem: str
+    """PKCS #10."""
+
+
+class HubNews(Value, frozen=True, kw_only=True):
+    """What a further hub starts with, and asks again for until the league has three: nothing of it comes over a bus before."""
+
+    league: bytes
+    """`LeagueFile`."""
+    register: bytes
+    """`ca.Register`: who may sit at a hub's bus."""
+    revoked: bytes = b""
+
+
+class HubAnswer(Value, frozen=True, kw_only=True):
+    """The same at first, with a certificate and the one secret that hubs share."""
+
+    certificate_pem: str
+    cluster_secret: str
+    news: HubNews
+
+
+class HubWaits(Value, frozen=True, kw_only=True):
+    """Asks for news; who knows the hubs' secret is one of them."""
+
+    hub: Id
+    cluster_secret: str
+
+
+class HubRenewal(Value, frozen=True, kw_only=True):
+    """A further hub's question on `hanse.hub.renew`: the same key again, proven by a certificate that stands."""
+
+    request_pem: str
+    certificate_pem: str
 
 
 class Refused(Value, frozen=True, kw_only=True):

@@ -37,12 +37,17 @@ TEXT_BYTES_MAX: Final = 2048
 Refusal = Literal["unknown", "expired", "spent", "other site"]
 
 
-class Token(Value, frozen=True, kw_only=True):
+Role = Literal["site", "hub"]
+
+
+class Token(Value, frozen=True, kw_only=True, omit_defaults=True):
     """What the line says."""
 
     version: Literal[1] = 1
+    role: Role = "site"
     fleet: Id
     site: Id
+    """What it is good for: a site, or a further hub."""
     hub: tuple[str, ...]
     """`host:port` of the hub's door, in the order to try."""
     authority_sha256: str
@@ -88,6 +93,7 @@ class Kept(Value, frozen=True, kw_only=True):
     expires_at_s: float
     spent_by: str = ""
     """Hex SHA-256 of the public key that showed it first."""
+    role: Role = "site"
 
 
 class TokenBook:
@@ -96,7 +102,7 @@ class TokenBook:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def make(self, site: str, now_s: float, valid_s: float = VALID_S) -> str:
+    def make(self, site: str, now_s: float, valid_s: float = VALID_S, role: Role = "site") -> str:
         """A new secret for a site; tokens of the site that nobody has used are void from now on."""
         secret = secrets.token_urlsafe(SECRET_BYTES)
         with locked(self._path.parent):
@@ -105,19 +111,25 @@ class TokenBook:
                 for digest, one in self._read().items()
                 if one.expires_at_s > now_s and (one.site != site or one.spent_by)
             }
-            book[_digest(secret)] = Kept(site=site, made_at_s=now_s, expires_at_s=now_s + valid_s)
+            book[_digest(secret)] = Kept(
+                site=site, made_at_s=now_s, expires_at_s=now_s + valid_s, role=role
+            )
             self._write(book)
         return secret
 
-    def refusal(self, secret: str, site: str, public_sha256: str, now_s: float) -> Refusal | None:
-        """Why a token lets this key not be this site now; None: it does. Nothing is spent."""
-        return _refusal(self._read(), secret, site, public_sha256, now_s)
+    def refusal(
+        self, secret: str, site: str, public_sha256: str, now_s: float, role: Role = "site"
+    ) -> Refusal | None:
+        """Why a token lets this key not be this site (or hub) now; None: it does. Nothing is spent."""
+        return _refusal(self._read(), secret, site, public_sha256, now_s, role)
 
-    def spend(self, secret: str, site: str, public_sha256: str, now_s: float) -> Refusal | None:
+    def spend(
+        self, secret: str, site: str, public_sha256: str, now_s: float, role: Role = "site"
+    ) -> Refusal | None:
         """The same, and from now on it is this key's alone."""
         with locked(self._path.parent):
             book = self._read()
-            refusal = _refusal(book, secret, site, public_sha256, now_s)
+            refusal = _refusal(book, secret, site, public_sha256, now_s, role)
             if refusal is None:
                 digest = _digest(secret)
                 book[digest] = msgspec.structs.replace(book[digest], spent_by=public_sha256)
@@ -148,12 +160,12 @@ def _digest(secret: str) -> str:
 
 
 def _refusal(
-    book: dict[str, Kept], secret: str, site: str, public_sha256: str, now_s: float
+    book: dict[str, Kept], secret: str, site: str, public_sha256: str, now_s: float, role: Role
 ) -> Refusal | None:
     kept = book.get(_digest(secret))
     if kept is None:
         return "unknown"
-    if kept.site != site:
+    if (kept.site, kept.role) != (site, role):
         return "other site"
     if now_s >= kept.expires_at_s:
         return "expired"

@@ -1,0 +1,49 @@
+"""Duties that go on through every loss of the bus.
+
+Here: `every`, at an interval, and `until_up`, once. Not here: any duty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from hanse.errors import HanseError
+from hanse.live.logline import log_line
+
+T = TypeVar("T")
+
+
+async def every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
+    """Call a duty at an interval for ever; what the bus, the disk or a rule refuses is said once and tried again."""
+    said = ""
+    while True:
+        try:
+            await duty()
+            said = ""
+        except Exception as error:
+            if not passes(error):
+                raise
+            if repr(error) != said:
+                said = repr(error)
+                log_line(said)
+        await asyncio.sleep(interval_s)
+
+
+async def until_up(act_once: Callable[[], Awaitable[T]]) -> T:
+    """Try until the bus answers: at a start it may come up after this process."""
+    while True:
+        try:
+            return await act_once()
+        except Exception as error:
+            if not passes(error):
+                raise
+            await asyncio.sleep(0.2)
+
+
+def passes(error: Exception) -> bool:
+    """Whether an error is of something that may be well again later; all others are ours."""
+    return (
+        isinstance(error, HanseError | OSError | TimeoutError) or "nats" in type(error).__module__
+    )
