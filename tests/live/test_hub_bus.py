@@ -51,9 +51,7 @@ class Buses:
 
     def _runtime(self, hub: str) -> Runtime:
         ports = [free_port(LOOPBACK) for _ in range(3)]
-        address = HubAddress(
-            id=hub, client_port=ports[0], leaf_port=ports[1], monitor_port=ports[2], control_port=1
-        )
+        address = HubAddress(id=hub, client_port=ports[0], leaf_port=ports[1], control_port=1)
         return Runtime(fleet="f", hub=address, sites={})
 
     def start(self, hub: str, *, alone: bool = False) -> None:

@@ -34,9 +34,7 @@ from hanse.model.read import read_fleet
 LEAGUE = read_fleet(Path(__file__).parents[2] / "examples" / "league.toml")
 SECOND = OtherHub(id="second", host="10.0.0.2", leaf_port=8443, cluster_port=8444)
 THIRD = OtherHub(id="third", host="fd00::3", leaf_port=8443, cluster_port=8444)
-ADDRESS = HubAddress(
-    client_port=1, leaf_port=2, monitor_port=3, control_port=4, reached_at="10.0.0.1"
-)
+ADDRESS = HubAddress(client_port=1, leaf_port=2, control_port=4, reached_at="10.0.0.1")
 
 
 def league_of(*others: OtherHub) -> Fleet:
@@ -104,7 +102,7 @@ def test_a_sites_bus_dials_every_hub_once(tmp_path: Path) -> None:
     state.make(("lyon",), hub=False)
     bus.ensure_secrets(state, ("lyon",), hub=False)
     site = SiteAddress(
-        site="lyon", host="127.0.0.1", client_port=1, hop_port=2, leaf_port=3, monitor_port=4,
+        site="lyon", host="127.0.0.1", client_port=1, hop_port=2, leaf_port=3,
         hub_leaf="10.0.0.1:8445",
     )  # fmt: skip
     runtime = Runtime(fleet="f", sites={"lyon": site})

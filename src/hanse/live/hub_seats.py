@@ -15,21 +15,20 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from hanse.live import bus
 from hanse.live.ca import seats, write_file
 from hanse.live.hub_bus import is_clustered, take_in
-from hanse.live.hub_server import end_leaves
+from hanse.live.hub_server import end_leaves, routes_of
 from hanse.live.hubs import TOGETHER, Cluster
 from hanse.live.logline import log_line
-from hanse.live.probe import get
 from hanse.live.revoked import REVOKED
 from hanse.live.runtime import Runtime, StateDir
 from hanse.live.supervise import signal_pid
@@ -63,6 +62,8 @@ class HubSeats:
         """What the configuration was last made of."""
         self._put_out = False
         """Connections have yet to be ended."""
+        self._keeper: Client | None = None
+        """To ask the own server for its routes."""
 
     async def tend(
         self, sites: Sequence[str], cluster: Cluster | None = None, *, leads: bool = True
@@ -130,8 +131,12 @@ class HubSeats:
 
     async def _hears_others(self) -> bool:
         """A bus without any other hub's decides nothing and hands nothing on; sites that sit there are better off elsewhere."""
-        status, body = await get(self._hub.host, self._hub.monitor_port, "/routez", timeout_s=1.0)
-        return status != HTTPStatus.OK or bool(json.loads(body).get("num_routes"))
+        if self._keeper is None:
+            self._keeper = await bus.connect_keeper(self._runtime, self._state, name="routes")
+        try:
+            return await routes_of(self._keeper, self._hub.id) > 0
+        except NatsError:  # it does not answer, and tells nothing of its routes
+            return True
 
     async def _end_connections(self, wait_s: float) -> None:
         client = await bus.connect_keeper(self._runtime, self._state, name="seats")

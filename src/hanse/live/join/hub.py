@@ -88,13 +88,12 @@ def _address(own: OtherHub, state: StateDir) -> HubAddress:
         assert known is not None, "refuse_other_hub has looked"
         return msgspec.structs.replace(known, leaf_port=own.leaf_port, reached_at=own.host)
     ports: list[int] = []
-    for _ in range(3):
+    for _ in range(2):
         ports.append(free_port(LOOPBACK, ports, random.Random()))
     return HubAddress(
         id=own.id,
         client_port=ports[0],
-        monitor_port=ports[1],
-        control_port=ports[2],
+        control_port=ports[1],
         leaf_port=own.leaf_port,
         leaf_host=_listening(own.host),
         reached_at=own.host,
