@@ -45,7 +45,7 @@ from hanse.live.fleet_in_force import Agree, FleetInForce
 from hanse.live.hearsay import EpochClaims, own_rows
 from hanse.live.hub_duties import HubDuties
 from hanse.live.jobs import JobBook, site_in
-from hanse.live.keep_on import every, passes, until_up
+from hanse.live.keep_on import every, passes, until_signalled, until_up
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import links_shown
@@ -56,7 +56,7 @@ from hanse.live.runtime import StateDir
 from hanse.live.schedules import Schedules
 from hanse.live.silence import Silence
 from hanse.live.slow_loop import SlowLoop
-from hanse.live.supervise import end_on_signals, write_pid
+from hanse.live.supervise import write_pid
 from hanse.model.fleet import Fleet, Site
 from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
@@ -573,18 +573,8 @@ def _feeds(state: StateDir, fleet: Fleet) -> tuple[FeedSetting, ...]:
 
 
 async def _main(prepared: Prepared, local_site: str | None) -> None:
-    ended = end_on_signals(asyncio.get_running_loop())
     controller = Controller(prepared, local_site)
-    running = asyncio.create_task(controller.run())
-    ending = asyncio.create_task(ended.wait())
-    await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
-    ended_by_itself = running.done()
-    # Before the bus is left: nats-py turns a cancellation on a closed connection into an error.
-    running.cancel()
-    await asyncio.wait({running})
-    await controller.close()
-    if ended_by_itself:
-        running.result()  # a bug to tell
+    await until_signalled(controller.run(), controller.close)
 
 
 def main() -> int:

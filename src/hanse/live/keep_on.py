@@ -1,16 +1,17 @@
 """Duties that go on through every loss of the bus.
 
-Here: `every`, at an interval, and `until_up`, once. Not here: any duty.
+Here: `every`, at an interval, `until_up`, once, and `until_signalled`, all of a process. Not here: any duty.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from hanse.errors import HanseError
 from hanse.live.logline import log_line
+from hanse.live.supervise import end_on_signals
 
 T = TypeVar("T")
 
@@ -40,6 +41,23 @@ async def until_up(act_once: Callable[[], Awaitable[T]]) -> T:
             if not passes(error):
                 raise
             await asyncio.sleep(0.2)
+
+
+async def until_signalled(
+    run: Coroutine[Any, Any, None], close: Callable[[], Awaitable[None]]
+) -> None:
+    """Run until SIGTERM or Ctrl-C, then close; what ends by itself before is a bug, and raised."""
+    ended = end_on_signals(asyncio.get_running_loop())
+    running = asyncio.create_task(run)
+    ending = asyncio.create_task(ended.wait())
+    await asyncio.wait({running, ending}, return_when=asyncio.FIRST_COMPLETED)
+    ended_by_itself = running.done()
+    # Before the bus is left: nats-py turns a cancellation on a closed connection into an error.
+    running.cancel()
+    await asyncio.wait({running})
+    await close()
+    if ended_by_itself:
+        running.result()
 
 
 def passes(error: Exception) -> bool:
