@@ -129,6 +129,7 @@ def _prompt_tokens(talks: Talks) -> int:
     return int(well.usage[0].prompt_tokens)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dies", ["engine", "site"])
 def test_a_stream_goes_on_when_what_serves_it_is_killed(
     league: League, talks: Talks, dies: str
@@ -176,7 +177,8 @@ def test_a_stream_goes_on_when_what_serves_it_is_killed(
 def test_an_engine_goes_on_from_any_beginning_as_it_would_have(league: League) -> None:
     """What `continues` of a pool of driver `process` stands for, at the engine itself: no other word, at temperature 0."""
     port = league.runtime.site("london").engine_ports[0]
-    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0) as engine:
+    key = (league.state.site("london") / ENGINE_KEY).read_text().strip()
+    with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as engine:
         user: Any = {"role": "user", "content": "Name some colours of the sea."}
         said = _words(engine, [user], 24)
         for count in (1, 2, 7, 15, 23):
