@@ -158,6 +158,7 @@ def hop_refused(a: Machine, b: Machine) -> bool:
         return b"403" in tls.recv(64)
 
 
+@pytest.mark.long
 def test_a_site_without_engines_takes_little_memory_and_next_to_no_time(
     two: tuple[Machine, Machine],
 ) -> None:
