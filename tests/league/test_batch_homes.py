@@ -105,6 +105,7 @@ def test_of_two_homes_that_cannot_hear_each_other_one_ends_the_batch(league: Lea
     league.heal_all()
 
 
+@pytest.mark.long
 def test_a_batch_ends_at_its_home_and_its_output_outlives_it(league: League) -> None:
     with client(league) as ask:
         batch_id = under_way(league, 1500)

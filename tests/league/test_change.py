@@ -358,6 +358,7 @@ class Traffic:
         return [answer for one in self._going for answer in one.result(60)]
 
 
+@pytest.mark.long
 def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> None:
     traffic = Traffic(league)
     time.sleep(1.0)

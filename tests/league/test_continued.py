@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from hanse.live.engines import ENGINE_KEY
 from hanse.live.evidence.chain import CONTINUED, Decided, Ended, Executed
 from hanse.live.evidence.receipt import verify_receipt
 from league.harness import League, wait_until
@@ -174,6 +175,7 @@ def test_a_stream_goes_on_when_what_serves_it_is_killed(
     assert went_on, "no stream was there when it died"
 
 
+@pytest.mark.long
 def test_an_engine_goes_on_from_any_beginning_as_it_would_have(league: League) -> None:
     """What `continues` of a pool of driver `process` stands for, at the engine itself: no other word, at temperature 0."""
     port = league.runtime.site("london").engine_ports[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from league.harness import League, Stream, wait_until
 
 REROUTED_S_MAX = 1.0
@@ -82,6 +84,7 @@ def test_a_stream_whose_engine_dies_ends_with_an_error_event_where_no_other_may_
     assert league.ask(site, "Say hello.", stream=True, **who).done
 
 
+@pytest.mark.long
 def test_an_engine_whose_agent_is_frozen_too_is_left_out(league: League) -> None:
     """The worker's own probes take over where the agent says nothing; the agent restarts the engine when it wakes."""
     site = "lyon"

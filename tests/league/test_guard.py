@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from league.harness import League
 
 SILENT_S: Final = 1.0
@@ -241,6 +243,7 @@ MENTIONED: Final = {"leaf.conf", "hub.conf", "bus.json"}
 """Files of mode 0600 whose purpose is to hold a password."""
 
 
+@pytest.mark.long
 def test_secrets_stand_in_their_own_files_and_nowhere_else(league: League) -> None:
     held = secrets_of(league)
     use_and_misuse(league, held)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from hanse.view import link_id
 from league.harness import League, wait_until
 
@@ -48,6 +50,7 @@ def test_a_killed_hub_group_is_started_again(league: League) -> None:
     league.wait_until_whole()
 
 
+@pytest.mark.long
 def test_a_site_that_starts_cut_off_from_the_hub_uses_its_newest_table(league: League) -> None:
     site = "london"
     before = league.table(site)

@@ -83,6 +83,7 @@ async def claims(client: Client) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_what_a_bus_had_alone_three_have_and_one_of_them_may_go(tmp_path: Path) -> None:
     buses = Buses(tmp_path)
 
