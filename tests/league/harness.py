@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from hanse.live.engines import ENGINE_KEY
 from hanse.live.evidence.chain import Decided, Record, decode_record, scan_file
 from hanse.live.link_control import LinkControl
 from hanse.live.runtime import Runtime, StateDir
@@ -390,12 +391,18 @@ class League:
         """Requests in flight at a site's engine, as its workers count them."""
         return int(self.page(site).exec[:, engine, 0].sum())
 
+    def engine_key(self, site: str) -> str:
+        """Without it an engine tells its model's name, and that it lives."""
+        return (self.state.site(site) / ENGINE_KEY).read_text().strip()
+
     def slots_busy(self, site: str) -> int:
         """Requests that llama.cpp itself says it is processing."""
         address = self.runtime.site(site)
         link = http.client.HTTPConnection(address.host, address.engine_ports[0], timeout=10)
         try:
-            link.request("GET", "/metrics")
+            link.request(
+                "GET", "/metrics", headers={"authorization": f"Bearer {self.engine_key(site)}"}
+            )
             text = link.getresponse().read().decode()
         finally:
             link.close()

@@ -14,7 +14,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from hanse.live.engines import ENGINE_KEY
 from hanse.live.evidence.chain import CONTINUED, Decided, Ended, Executed
 from hanse.live.evidence.receipt import verify_receipt
 from league.harness import League, wait_until
@@ -179,7 +178,7 @@ def test_a_stream_goes_on_when_what_serves_it_is_killed(
 def test_an_engine_goes_on_from_any_beginning_as_it_would_have(league: League) -> None:
     """What `continues` of a pool of driver `process` stands for, at the engine itself: no other word, at temperature 0."""
     port = league.runtime.site("london").engine_ports[0]
-    key = (league.state.site("london") / ENGINE_KEY).read_text().strip()
+    key = league.engine_key("london")
     with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0) as engine:
         user: Any = {"role": "user", "content": "Name some colours of the sea."}
         said = _words(engine, [user], 24)

@@ -107,7 +107,8 @@ def slow_loop(fleet: Fleet, home: Path) -> SlowLoop:
 
 
 def hear(loop: SlowLoop, report: DemandReport) -> None:
-    asyncio.run(loop.hear(SimpleNamespace(data=msgspec.msgpack.encode(report))))
+    data = msgspec.msgpack.encode(report)
+    asyncio.run(loop.hear(SimpleNamespace(data=data, subject=f"site.{report.site}.demand")))
 
 
 def test_a_report_from_the_future_changes_nothing_and_is_logged_once(
