@@ -58,6 +58,10 @@ SLACK_SHARE: Final = 0.1
 work that waited was to run at last. Without it one job in twenty of a simulated year was late by up to hours."""
 
 
+UNBOUND_KW: Final = 1e9
+"""Where no heat bounds a site; a number, since a log has no infinities."""
+
+
 class Whereabouts(Value, frozen=True, kw_only=True):
     """Where a job is; a job without one is at its home and does not run."""
 
@@ -229,9 +233,8 @@ def _cooled_kw(seen: SiteOutlook, row: Any, grid: _Grid) -> tuple[float, ...]:
     if not seen.cooled_share:
         return ()
     share = np.array(grid.put(seen.cooled_share))
-    kept = np.where(share < 1.0, UNSHED_SHARE, 1.0)
     most = row["base_kw"] + row["it_kw_rated"] * share * np.array(grid.put(seen.pue))
-    return tuple((kept * most).tolist())
+    return tuple(np.where(share < 1.0, UNSHED_SHARE * most, UNBOUND_KW).tolist())
 
 
 def _room(room: Room, used: NDArray[np.float64], *, hosts: bool) -> DeferPool:

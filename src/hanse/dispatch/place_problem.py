@@ -151,8 +151,9 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
     left = np.maximum(own - base, 0.0)
     supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
     if power.cooled_share:
-        cooled = np.array(power.cooled_share[steps]) * np.array(power.pue[steps])
-        supply = np.minimum(supply, it_kw_rated(site) * cooled)
+        share = np.array(power.cooled_share[steps])
+        cooled = it_kw_rated(site) * share * np.array(power.pue[steps])
+        supply = np.where(share < 1.0, np.minimum(supply, cooled), supply)
     carbon_g = float(np.mean(power.carbon_g_per_kwh[steps]))
     return PlaceSite(
         id=site.id,
