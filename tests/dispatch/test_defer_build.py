@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S, fleet, random_fleet, site, tenant
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import check, solve
-from hanse.dispatch.defer_build import SLACK_SHARE, Measured, Whereabouts, problem_from
+from hanse.dispatch.defer_build import SLACK_SHARE, UNBOUND_KW, Measured, Whereabouts, problem_from
 from hanse.dispatch.defer_problem import DeferProblem
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.events import DrainRequested, FleetLoaded
