@@ -12,6 +12,8 @@ from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import MAGIC, frame, repeat
 from hanse.dispatch.place import PlaceProblem, solve
 from hanse.dispatch.slow import ANSWER_S_MAX, CALM_S, as_running
+from hanse.energy.limits import cooled_share
+from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 
@@ -101,6 +103,26 @@ def test_nothing_is_asked_before_anybody_was_counted() -> None:
     assert one.asked(NOW_S + 1.0) is None
     one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(0.0)))
     assert one.asked(NOW_S + 2.0) is None
+
+
+def test_heat_bounds_what_is_placed_and_cool_weather_does_not() -> None:
+    """A cool site may draw what its connection gives, whatever its chips are rated at: engines of a CPU are rated at next to nothing."""
+    weather: dict[str, tuple[float, ...]] = {
+        "unknown": (), "cool": (1.0, 1.0), "hot": (1.0, cooled_share(39.0)),
+    }  # fmt: skip
+    most = {}
+    for name, share in weather.items():
+        known = outlook(40.0)
+        sites = tuple(msgspec.structs.replace(s, cooled_share=share) for s in known.sites)
+        one = Shell()
+        told = msgspec.structs.replace(known, sites=sites)
+        one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=told))
+        problem = one.asked(NOW_S + 1.0)
+        assert problem is not None
+        most[name] = problem.sites[0].grid_kw_max
+    assert most["unknown"] == most["cool"] == 20.0
+    rated_kw = it_kw_rated(made().sites[0])
+    assert most["hot"] == pytest.approx(1.3 * 0.94 * rated_kw) and most["hot"] < 20.0
 
 
 def test_an_answer_is_applied_sent_and_made_again_from_the_log(shell: Shell) -> None:

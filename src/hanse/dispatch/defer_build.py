@@ -51,13 +51,9 @@ SITES_MAX: Final = 8
 """Candidates a job: its home, where it is, and the cheapest others. More sites hardly lower a schedule's cost, and double its size."""
 WEAR_USD_PER_KWH: Final = 0.03
 """Of a kWh taken from a battery: 180 USD/kWh (utility LFP, 2024) over 6,000 full cycles."""
-
-
 SLACK_SHARE: Final = 0.1
 """Of a job's time, kept before its deadline where replicas follow the hour: they take the chips of the cheapest sites, which is where
-work that waited was to run at last. Without it one job in twenty of a simulated year was late by up to hours."""
-
-
+work that waited was to run at last. Without it one job in twenty of 36 simulated days was late, by up to hours."""
 UNBOUND_KW: Final = 1e9
 """Where no heat bounds a site; a number, since a log has no infinities."""
 

@@ -8,6 +8,7 @@ placement (`keeper`), jobs (`yard`), servers (`nodes`), forecasts (given as a fu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -267,7 +268,9 @@ class Operator:
         """What heat lets a site draw; jobs begin where it leaves room to spare, else they would be shed as soon as they run."""
         power = self._sim.power
         row, share = power.params[s], cooled_share(float(power.outside_now["outdoor_c"][s]))
-        begins = share < 1.0 and power.deferrable_kw[s] <= 0.0
+        if share >= 1.0:
+            return inf
+        begins = power.deferrable_kw[s] <= 0.0
         cooled_kw = float(row["base_kw"]) + float(row["it_kw_rated"]) * share * self._pue(site)
         return cooled_kw * (UNSHED_SHARE if begins else 1.0)
 

@@ -188,7 +188,7 @@ def _lost_at_peer(event: bytes) -> str:
     """Why a peer could not go on; empty: it is the engine's own error, which is the answer."""
     try:
         error = _decode_error(event[event.index(b"data:") + 5 :].strip()).error
-    except (ValueError, msgspec.DecodeError, RecursionError):
+    except (*UNREADABLE, ValueError):
         return ""
     return error.message.removeprefix(BROKE_PREFIX) if error.code == BROKEN else ""
 
