@@ -3,6 +3,8 @@
 import functools
 import os
 import shutil
+import subprocess
+import sys
 import zlib
 from collections.abc import Generator
 
@@ -48,10 +50,19 @@ def _at_league(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
-    """Compile the twin's kernels before the first test that runs them, which must not be charged with half a minute or more."""
-    if "twin" in item.nodeid:
+    """Compile kernels before the first test that runs them, which must not be charged with a minute or two."""
+    if _at_league(item):
+        _warm()
+    elif "twin" in item.nodeid:
         _compile_twin()
     return (yield)
+
+
+@functools.cache
+def _warm() -> None:
+    """Once for the dozen processes of a league, as `make up` does."""
+    command = [sys.executable, "-c", "from hanse.cli import main; main()", "warm"]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @functools.cache

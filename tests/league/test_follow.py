@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from hanse.dispatch.eventlog import repeat
-from hanse.dispatch.place_warm import warm
 from hanse.live.event_log import controller_logs
 from hanse.live.evidence.chain import Executed
 from hanse.live.play import Happening, Player
@@ -31,7 +30,6 @@ FOLLOWS_S_MAX = 40.0
 
 @pytest.fixture(scope="module")
 def kept() -> Iterator[League]:
-    warm()  # in a fresh clone the first placement would come when all is over
     with MockFleet(SITES) as engines:
         for site in SITES:
             engines.hold(site, LINE_S)
