@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.model import fleet as nouns
-from hanse.model.check import RANGES, _walk, check_fleet, check_known_ids
+from hanse.model.check import RANGES, _walk, check_fleet
 from hanse.model.fleet import Fleet, Value
+from hanse.model.known_ids import check_known_ids
+from hanse.model.problem import Problem
 from hanse.model.read import read_fleet
 
 LEAGUE = read_fleet(Path(__file__).with_name("five_sites.toml"))
@@ -242,13 +244,36 @@ def test_a_digest_that_may_be_the_secret_is_never_shown() -> None:
     assert not any("hanse-secret" in str(problem) for problem in check_fleet(bad))
 
 
+def known_ids(fleet: Fleet) -> list[Problem]:
+    return check_known_ids(
+        fleet,
+        accelerators={"x86-thread"},
+        models={"SmolLM2-135M": "dense", "MiniLM": "embedding", "Whisper": "asr"},
+        countries={"DE", "FR", "GB", "EE", "US"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "endpoints", "wrong"),
+    [
+        ("MiniLM", ("embeddings",), False),
+        ("SmolLM2-135M", ("embeddings",), False),
+        ("MiniLM", ("chat",), True),
+        ("MiniLM", ("chat", "embeddings"), True),
+        ("Whisper", ("embeddings",), True),
+    ],
+)
+def test_a_model_of_another_kind_than_its_service_is_found(
+    model: str, endpoints: tuple[str, ...], wrong: bool
+) -> None:
+    fleet = changed(LEAGUE, "service[0].variant[0].model", put(model))
+    fleet = changed(fleet, "service[0].endpoints", put(endpoints))
+    found = [problem.where for problem in known_ids(fleet)]
+    assert found == (["service[0].variant[0].model"] if wrong else [])
+
+
 def test_ids_unknown_to_the_catalogue_are_named_with_a_guess() -> None:
-    known: dict[str, set[str]] = {
-        "accelerators": {"x86-thread"},
-        "models": {"SmolLM2-135M"},
-        "countries": {"DE", "FR", "GB", "EE", "US"},
-    }
-    assert check_known_ids(LEAGUE, **known) == []
+    assert known_ids(LEAGUE) == []
     bad = LEAGUE
     for path, new in (
         ("site[0].pool[0].accelerator", "x86-tread"),
@@ -256,7 +281,7 @@ def test_ids_unknown_to_the_catalogue_are_named_with_a_guess() -> None:
         ("site[2].country", "UK"),
     ):
         bad = changed(bad, path, put(new))
-    problems = check_known_ids(bad, **known)
+    problems = known_ids(bad)
     assert {problem.where: problem.fix for problem in problems} == {
         "site[0].pool[0].accelerator": "did you mean 'x86-thread'?",
         "service[0].variant[1].model": "did you mean 'SmolLM2-135M'?",

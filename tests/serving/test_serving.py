@@ -135,8 +135,9 @@ def test_what_is_unknown_or_does_not_fit_is_refused_with_a_reason() -> None:
         of("Llama-3.1-70B", "bf16", "l4", slots=8)
     with pytest.raises(ConfigError, match="no published"):
         of("Qwen3-0.6B", "int8", "hailo-10h", slots=1)
-    with pytest.raises(ConfigError, match="generates text"):
-        of("bge-small-en-v1.5", "bf16", "l4", slots=1)
+    asr = next(model for model in ai_models().values() if model.kind == "asr")
+    with pytest.raises(ConfigError, match="reads text"):
+        of(asr.id, "bf16", "l4", slots=1)
     with pytest.raises(ConfigError, match="at least one"):
         of("Llama-3.1-8B", "bf16", "h100-sxm", count=0, slots=8)
     assert all(0.0 < size <= 4.0 for size in WEIGHT_BYTES.values())
@@ -158,6 +159,20 @@ def test_a_model_takes_the_memory_that_its_files_take(
 ) -> None:
     made = shape(ai_model(model), precision, context_tokens_mean=1024.0)
     assert made.stored_bytes / 1e9 == pytest.approx(gb, rel=0.04)
+
+
+def test_a_model_that_embeds_has_no_head_and_no_cache() -> None:
+    model = ai_model("bge-small-en-v1.5")
+    made = shape(model, "f16", context_tokens_mean=256.0)
+    assert made.stored_bytes == pytest.approx(2.0 * 33.2e6, rel=0.01)
+    assert made.every_bytes == pytest.approx(made.stored_bytes - 2.0 * 30_522 * 384)
+    assert made.kv_bytes_per_token == 0.0
+    small, large = (
+        of(name, "bf16", "l4", slots=8) for name in ("bge-small-en-v1.5", "Llama-3.1-8B")
+    )
+    assert 0.0 < small.prefill_ms_per_token < large.prefill_ms_per_token / 50.0
+    assert small.prefill_wh_per_token > 0.0
+    assert of("bge-small-en-v1.5", "bf16", "h100-sxm", slots=8).method == "roofline, not calibrated"
 
 
 @given(st.floats(1.0, 1e6), st.floats(1.0, 1e6))

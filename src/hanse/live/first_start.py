@@ -39,8 +39,9 @@ from hanse.live.runtime import (
     plan_runtime,
     replace_file,
 )
-from hanse.model.check import Problem, check_fleet, check_known_ids
+from hanse.model.check import Problem, check_fleet
 from hanse.model.fleet import Fleet, Key, Value
+from hanse.model.known_ids import check_known_ids
 from hanse.model.read import parse_fleet, read_fleet
 from hanse.signals.providers import read_settings
 
@@ -164,7 +165,7 @@ def problems_of(fleet: Fleet) -> list[Problem]:
     return check_fleet(fleet) + check_known_ids(
         fleet,
         accelerators=all_accelerators(),
-        models=ai_models(),
+        models={model.id: model.kind for model in ai_models().values()},
         countries=all_countries(),
     )
 

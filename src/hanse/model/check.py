@@ -1,8 +1,7 @@
-"""Every wrong meaning of a fleet, listed at once: `check_fleet` and `check_known_ids`.
+"""Every wrong meaning of a fleet, listed at once: `check_fleet`.
 
 Here: references, doubles, ranges, reachability. Numbers have one table of ranges (`RANGES`); whatever names another
-thing is followed. Not here: shapes (`model.read`), files that exist or not, law, and the catalogue itself, whose ids
-arrive as arguments.
+thing is followed. Not here: shapes (`model.read`), what the catalogue knows (`model.known_ids`), files that exist or not, law.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -44,6 +43,7 @@ from hanse.model.fleet import (
     Weights,
 )
 from hanse.model.hub_check import hub_problems
+from hanse.model.known_ids import COUNTRY, country_codes
 from hanse.model.plant_check import plant_problems
 from hanse.model.problem import Problem as Problem
 from hanse.model.problem import Range, unknown
@@ -139,11 +139,9 @@ def within_limits(value: Value) -> bool:
 ENGINES_PER_SITE_MAX: Final = 64
 """Engine slots of a site's shared page."""
 RESERVED_SITE_IDS: Final = ("hub",)
-_COUNTRY = re.compile(r"^[A-Z]{2}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _URL = re.compile(r"^https?://[^/\s]+(/\S*)?$")
 _WORKLOAD = re.compile(r"^([a-z0-9-]|\{service\}|\{variant\}|\{chips\})+$")
-_NOT_COUNTRIES: Final = {"UK": "GB", "EL": "GR", "EU": "a member state", "EN": "GB"}
 
 
 def check_fleet(fleet: Fleet) -> list[Problem]:
@@ -171,35 +169,6 @@ def check_fleet(fleet: Fleet) -> list[Problem]:
         plant_problems,
     )
     return [problem for subject in subjects for problem in subject(fleet)]
-
-
-def check_known_ids(
-    fleet: Fleet,
-    *,
-    accelerators: Collection[str],
-    models: Collection[str],
-    countries: Collection[str],
-) -> list[Problem]:
-    """Ids of the catalogue that a fleet names and the catalogue does not know."""
-    return list(_unknown_to_catalogue(fleet, accelerators, models, countries))
-
-
-def _unknown_to_catalogue(
-    fleet: Fleet, accelerators: Collection[str], models: Collection[str], countries: Collection[str]
-) -> Iterator[Problem]:
-    for where, code in _countries(fleet):
-        if code not in countries and _COUNTRY.match(code):
-            yield unknown(where, code, countries, "country", hint=_NOT_COUNTRIES.get(code))
-    for s, site in enumerate(fleet.sites):
-        for p, pool in enumerate(site.pools):
-            if pool.accelerator not in accelerators:
-                where = f"site[{s}].pool[{p}].accelerator"
-                yield unknown(where, pool.accelerator, accelerators, "accelerator")
-    for q, service in enumerate(fleet.services):
-        for v, variant in enumerate(service.variants):
-            if variant.model not in models:
-                where = f"service[{q}].variant[{v}].model"
-                yield unknown(where, variant.model, models, "AI model")
 
 
 def _numbers(fleet: Fleet) -> Iterator[Problem]:
@@ -277,19 +246,9 @@ def _classes(fleet: Fleet) -> Iterator[Problem]:
             )
 
 
-def _countries(fleet: Fleet) -> Iterator[tuple[str, str]]:
-    for s, site in enumerate(fleet.sites):
-        yield f"site[{s}].country", site.country
-        yield f"site[{s}].operator_hq", site.operator_hq
-    for t, tenant in enumerate(fleet.tenants):
-        for k, key in enumerate(tenant.keys):
-            for c, code in enumerate(key.countries):
-                yield f"tenant[{t}].key[{k}].countries[{c}]", code
-
-
 def _sites(fleet: Fleet) -> Iterator[Problem]:
-    for where, code in _countries(fleet):
-        if not _COUNTRY.match(code):
+    for where, code in country_codes(fleet):
+        if not COUNTRY.match(code):
             yield Problem(where=where, got=repr(code), allowed="two capital letters (ISO 3166-1)")
     for s, site in enumerate(fleet.sites):
         if site.id in RESERVED_SITE_IDS:

@@ -99,7 +99,6 @@ def expected_errors(
             0.5,
         )
     said = promise_of(chip, known_precision(precision), routed=routed_miss(model) > 0.0)
-    method: Method = (
-        "roofline, calibrated family" if said.calibrated else "roofline, not calibrated"
-    )
+    known = said.calibrated and model.kind != "embedding"  # measured are models that generate
+    method: Method = "roofline, calibrated family" if known else "roofline, not calibrated"
     return method, said.ttft_error, said.tpot_error, said.power_error

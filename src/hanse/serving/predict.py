@@ -68,6 +68,10 @@ def predict(
         ConfigError: it does not fit, a figure is not published, or a table is asked too far from its measurements.
     """
     name = known_precision(precision, where="precision")
+    if model.kind == "embedding":
+        raise ConfigError(
+            f"model {model.id}", got="kind embedding", allowed="a model that generates text"
+        )
     slots = max(int(batch), 1)
     context = input_tokens + output_tokens / 2.0
     if count < 1:

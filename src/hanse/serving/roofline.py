@@ -65,10 +65,8 @@ def step_model(
 ) -> StepModel:
     """A replica on `count` chips by the formulas above; `family` replaces the chip's own constants."""
     name = known_precision(precision)
-    if model.kind not in ("dense", "moe"):
-        raise ConfigError(
-            f"model {model.id}", got=f"kind {model.kind}", allowed="a model that generates text"
-        )
+    if model.kind == "asr":
+        raise ConfigError(f"model {model.id}", got="kind asr", allowed="a model that reads text")
     known = family or family_of(chip, name)
     how = arithmetic(chip, name)
     rated = rated_of(chip, how, count)

@@ -2,7 +2,8 @@
 
 Here: bytes of weights by role, bytes of KV cache, operations. Not here: chips and what they reach (`roofline`).
 
-Formulas: BLIS (inference-sim) and AIConfigurator (arXiv 2601.06288). Two operations a parameter and token, embedding
+Formulas: BLIS (inference-sim) and AIConfigurator (arXiv 2601.06288), both of models that generate; the same is taken for those that embed,
+without a head and a KV cache, and compared with no measurement of one. Two operations a parameter and token, embedding
 apart; attention 4 q d L a pair of tokens; K and V of every layer, or the latent of MLA; sliding layers stop at their window.
 """
 
@@ -57,9 +58,10 @@ def shape(
     miss = routed_miss(model)
     routed = max(0.0, (total - active) / miss) if miss > 0.0 else 0.0
     head = float((model.vocab or 0) * model.hidden)
-    inner = total - routed - head * (1 if model.tied_embeddings else 2)
+    encodes = model.kind == "embedding"  # has no output head
+    inner = total - routed - head * (1 if model.tied_embeddings or encodes else 2)
     inner_bytes, head_bytes = _kept_wider(precision, routed > 0.0, gguf)
-    every_bytes = inner * inner_bytes + head * head_bytes
+    every_bytes = inner * inner_bytes + (0.0 if encodes else head * head_bytes)
     embedding_bytes = 0.0 if model.tied_embeddings else head * head_bytes
     latent = model.attention.startswith("MLA")
     head_dim = model.head_dim or (MLA_HEAD if latent else HEAD_UNKNOWN)

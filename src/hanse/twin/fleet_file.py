@@ -40,12 +40,13 @@ def problems_of(fleet: Fleet, directory: Path) -> list[Problem]:
     from hanse.catalogue import ai_models, all_accelerators, all_countries
     from hanse.dispatch.law import law_check
     from hanse.dispatch.policies import PolicyText
-    from hanse.model.check import check_fleet, check_known_ids
+    from hanse.model.check import check_fleet
+    from hanse.model.known_ids import check_known_ids
 
     known = check_known_ids(
         fleet,
         accelerators=all_accelerators().keys(),
-        models=ai_models().keys(),
+        models={model.id: model.kind for model in ai_models().values()},
         countries=all_countries().keys(),
     )
     texts = read_policies(fleet, directory)
