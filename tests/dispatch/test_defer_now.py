@@ -109,7 +109,7 @@ class Shell:
             assert held[site.site] * each <= kw.get(site.site, 99.0) + 1e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds)
 def test_whatever_interactive_work_does_jobs_yield_at_once_and_lose_one_interval_at_most(
     seed: int,

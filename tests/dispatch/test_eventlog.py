@@ -65,7 +65,7 @@ def logged(happened: list[tuple[float, int, str, int]], *, thin: bool) -> bytes:
     return content
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(EVENTS)
 def test_a_log_without_what_changes_nothing_leads_to_the_same_decisions(
     happened: list[tuple[float, int, str, int]],

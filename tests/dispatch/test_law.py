@@ -69,7 +69,7 @@ def ask_afresh(made: Fleet, law: LawTable, extra: tuple[PolicyText, ...]) -> lis
     return [allowed[i : i + width] for i in range(0, len(allowed), width)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.sets(st.sampled_from(sorted(EXTRAS)), max_size=3))
 def test_table_and_cedar_agree_in_every_cell(seed: int, chosen: set[str]) -> None:
     made = random_fleet(np.random.default_rng(seed), sites_max=12)

@@ -192,7 +192,7 @@ def test_with_room_for_both_a_service_never_has_fewer_than_before_or_after(
         before = services_in(step)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(counts, min_size=2, max_size=4), st.integers(0, 2**32 - 1))
 def test_in_a_full_pool_replicas_are_swapped_one_by_one(
     steps: list[tuple[int, ...]], seed: int
@@ -211,7 +211,7 @@ def test_in_a_full_pool_replicas_are_swapped_one_by_one(
         before = services_in(step)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(counts, st.sampled_from([1, 2, None])), min_size=2, max_size=5),
     st.integers(0, 2**32 - 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S
@@ -85,6 +85,7 @@ HAPPENING = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(HAPPENING)
 def test_the_dispatcher_holds_the_verdict_that_the_rule_gives_after_every_event(
     happened: list[tuple[str, bool | None, tuple[str, ...] | None]],

@@ -11,7 +11,16 @@ from hanse.view import link_id
 from league.harness import League, Stream, wait_until
 
 
-@pytest.mark.parametrize("kind", ["cut", "cut_forward", "cut_backward", "reset"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut",
+        *(
+            pytest.param(k, marks=pytest.mark.long)
+            for k in ("cut_forward", "cut_backward", "reset")
+        ),
+    ],
+)
 def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
     league: League, kind: FaultKind
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from hanse.live.evidence import audit
 from hanse.live.evidence.audit import UnprovenRequest
 from hanse.live.evidence.chain import Decided
@@ -45,6 +47,7 @@ def test_a_killed_site_loses_no_request_and_comes_back(
     print(f"whole {time.time() - killed_at_s:.1f} s after the kill, {whole_s:.1f} s after release")
 
 
+@pytest.mark.long
 def test_a_client_whose_gateway_is_lost_goes_on_at_the_next_that_may_read_it(
     league: League,
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_answer_without_a_rule_is_that_of_the_study_that_has_it_not(
         assert policy["winner_without"] == other["designs"][0]["id"]
 
 
+@pytest.mark.long
 def test_text_and_report_say_it_too(ruled: tuple[dict[str, Any], str, Path]) -> None:
     answer, text, out = ruled
     said = " ".join(text.split())

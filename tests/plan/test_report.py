@@ -393,6 +393,7 @@ LINKS = """cell => {
 """Addresses on the page at a figure: in its own cell, at the head of its row, at the head of its column."""
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_from_any_figure_of_a_table_its_source_is_at_most_two_clicks_away(
     tmp_path: Path, chromium_path: str

@@ -77,6 +77,7 @@ def test_an_answer_says_who_wins_and_reads_back(solved: tuple[Answer, Path]) -> 
     assert answer.claims and all(c.verdict for c in answer.claims)
 
 
+@pytest.mark.long
 def test_the_same_study_gives_the_same_bytes(solved: tuple[Answer, Path]) -> None:
     again = solve(quick_study(hand.QUICK), quick=True)
     files = {"fleet_file": "", "trace_file": ""}

@@ -137,6 +137,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_all_cores_and_one_come_to_the_same_bytes(
     tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:

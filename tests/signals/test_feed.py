@@ -143,8 +143,9 @@ def test_of_two_overrides_the_later_added_counts() -> None:
 def test_an_impossible_override_is_refused() -> None:
     with pytest.raises(FeedError):
         override("cloud_pct", 101.0)
-    with pytest.raises(FeedError):
-        override("carbon_factor", -1.0)
+    for impossible in (-1.0, float("nan"), 1e300):
+        with pytest.raises((FeedError, msgspec.ValidationError)):
+            override("carbon_factor", impossible)
 
 
 def test_a_feed_survives_the_wire() -> None:

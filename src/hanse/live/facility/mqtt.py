@@ -132,6 +132,7 @@ class MqttSession:
         if facility.url.startswith("mqtts") or (not facility.url and _needs_tls(host)):
             client.tls_set_context(self._tls())
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         return client
@@ -152,7 +153,17 @@ class MqttSession:
             return
         if self._topics:
             client.subscribe(self._topics)
-        self._tell(True, "")
+        else:
+            self._tell(True, "")
+
+    def _on_subscribe(
+        self, _client: Any, _data: Any, _mid: int, reasons: Sequence[Any], _more: Any
+    ) -> None:
+        """Only now does nothing that is published pass by."""
+        answers = zip(self._topics, reasons, strict=False)
+        refused = [topic for (topic, _), reason in answers if reason.is_failure]
+        heard = len(refused) < len(self._topics)
+        self._tell(heard, f"may not hear {', '.join(refused)}" if refused else "")
 
     def _on_disconnect(
         self, _client: Any, _data: Any, _flags: Any, reason: Any, _more: Any
