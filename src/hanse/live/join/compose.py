@@ -26,6 +26,7 @@ from hanse.live.join.messages import FoundEngine, Host
 from hanse.model.fleet import Fleet, OtherHub, Service, Site
 from hanse.model.read import parse_fleet, toml_of
 
+EMBEDS: Final = ("embeddings",)
 MBIT_S_ASSUMED: Final = 100
 """Of a way whose rate nobody measured: what a small business line carries. Requests are kilobytes; only egress is reckoned with it."""
 PATH_FACTOR_ASSUMED: Final = 2.0
@@ -241,12 +242,11 @@ def _link_lines(site: str, host: Host, other: Site, rtt_ms: float | None) -> Ite
 def _service_lines(one: FoundEngine, taken: Iterable[str]) -> Iterator[str]:
     taken = set(taken)
     service = _free(slug(one.served_name), taken)
-    embeds = ai_models()[one.model].kind == "embedding"
     yield "[[service]]"
     yield f"id = {_text(service)}"
     if one.served_name.strip() and one.served_name not in {service, *taken}:
         yield f"aliases = [{_text(one.served_name)}]"
-    endpoints = '["embeddings"]' if embeds else '["chat", "completions"]'
+    endpoints = '["embeddings"]' if _embeds(one) else '["chat", "completions"]'
     yield f"endpoints = {endpoints}"
     yield "slo = { ttft_ms = 2000, tpot_ms = 200, deadline_s = 120 }    # what a reader of text hardly notices; yours to set"
     yield ""
@@ -306,8 +306,15 @@ def _chips_of(host: Host, group: list[FoundEngine]) -> tuple[str, int]:
 
 
 def _service_for(services: tuple[Service, ...], one: FoundEngine) -> Service | None:
+    """By a name that clients use, else by what it serves: where another kind of service has the name, its own has another."""
     names = {one.served_name, slug(one.served_name)}
-    return next((s for s in services if names & {s.id, *s.aliases}), None)
+    able = [s for s in services if (s.endpoints == EMBEDS) == _embeds(one)]
+    named = next((s for s in able if names & {s.id, *s.aliases}), None)
+    return named or next((s for s in able if _variant_for(s, one) is not None), None)
+
+
+def _embeds(one: FoundEngine) -> bool:
+    return ai_models()[one.model].kind == "embedding"
 
 
 def _variant_for(service: Service, one: FoundEngine) -> str | None:
