@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from nats.js.errors import ServiceUnavailableError
 
 from hanse.live import hub_seats
 from hanse.live.ca import open_authority
 from hanse.live.hub_seats import HubSeats
+from hanse.live.hubs import Cluster
 from hanse.live.runtime import HubAddress, Runtime, StateDir
 
 
@@ -76,3 +78,45 @@ def test_a_configuration_is_made_again_only_when_what_it_is_made_of_changes(
 
 async def _nothing(*_: Any, **__: Any) -> None:
     return None
+
+
+def test_a_hub_that_hears_no_other_sends_sites_away_though_its_streams_answer_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the one with the authority's key, which has to ask a stream who may sit."""
+    ended: list[str] = []
+    routes = 0
+
+    async def end(_client: Any, hub: str, _wait_s: float) -> None:
+        ended.append(hub)
+
+    async def routes_of(_client: Any, _hub: str) -> int:
+        return routes
+
+    monkeypatch.setattr(
+        hub_seats.bus, "hub_conf", lambda *_: {"accounts": {hub_seats.bus.ACCOUNT: {"users": []}}}
+    )
+    monkeypatch.setattr(hub_seats.bus, "connect_keeper", _nothing)
+    monkeypatch.setattr(hub_seats.bus, "leave", _nothing)
+    monkeypatch.setattr(hub_seats, "end_leaves", end)
+    monkeypatch.setattr(hub_seats, "routes_of", routes_of)
+    state = StateDir(tmp_path)
+    state.make((), hub=True)
+    state.ca_dir.mkdir(parents=True, exist_ok=True)
+    hub = HubAddress(id="third", client_port=1, leaf_port=2, control_port=4)
+    seats = HubSeats(Runtime(fleet="f", sites={}, hub=hub), state, _NoMajority())  # type: ignore[arg-type]
+    others = Cluster(port=1, routes=("10.0.0.1:1", "10.0.0.2:1"))
+    for _ in range(2):
+        asyncio.run(seats.tend(("a",), others, leads=False))
+    assert ended == ["third", "third"]
+    routes = 2
+    with pytest.raises(ServiceUnavailableError):  # it is asked again as soon as another is heard
+        asyncio.run(seats.tend(("a",), others, leads=False))
+
+
+class _NoMajority:
+    def jetstream(self, **_: Any) -> _NoMajority:
+        return self
+
+    async def get_last_msg(self, _stream: str, _subject: str) -> None:
+        raise ServiceUnavailableError

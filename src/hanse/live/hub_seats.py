@@ -76,7 +76,8 @@ class HubSeats:
             leads: Whether this hub does what one has to do for all.
         """
         issues = (self._state.ca_dir / "ca.key").exists()
-        if cluster is not None and not issues:
+        alone = cluster is not None and not await self._hears_others()
+        if cluster is not None and not issues and not alone:
             await self._hear_register()
         rests_on = (tuple(sites), cluster, *(_stamp(path) for path in self._files()))
         if rests_on != self._rests_on:
@@ -86,8 +87,9 @@ class HubSeats:
         if self._put_out:
             await self._end_connections(RELOAD_S)
             self._put_out = False
-        if cluster is not None and not await self._hears_others():
+        if alone:
             await self._end_connections(0.0)
+            return  # the streams have no majority here
         if cluster is not None:
             await take_in(self._client, self._state, TOGETHER)
         if leads or cluster is None:
