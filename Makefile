@@ -53,7 +53,7 @@ pins: $(VENV)/.dev
 audit: $(BIN)/python
 	@$(BIN)/python -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip install -qq pip-audit
-	@$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	@$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 # Leaves .hanse alone: it holds keys and evidence.
 clean:
