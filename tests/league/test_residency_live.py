@@ -275,6 +275,7 @@ def watched() -> Iterator[tuple[League, MockFleet]]:
             yield league, mocks
 
 
+@pytest.mark.long
 def test_no_engine_gets_a_body_that_cedar_denies_its_site(
     watched: tuple[League, MockFleet], seed: int
 ) -> None:

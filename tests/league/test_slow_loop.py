@@ -53,6 +53,7 @@ def at(decided: PlacementDecided | None) -> set[str]:
     return set() if decided is None else {p.site for p in decided.placements if p.replicas > 0}
 
 
+@pytest.mark.long
 def test_no_request_misses_while_all_is_placed_anew_and_a_site_is_lost(placed: League) -> None:
     league = placed
     with Traffic(league, "frankfurt") as traffic:
@@ -78,6 +79,7 @@ def test_no_request_misses_while_all_is_placed_anew_and_a_site_is_lost(placed: L
     assert made.differ == ()
 
 
+@pytest.mark.long
 def test_logs_are_private(placed: League) -> None:
     for path in (placed.state.hub / "events").glob("*.events"):
         assert Path(path).stat().st_mode & 0o077 == 0

@@ -127,6 +127,7 @@ def test_a_fleet_file_says_what_a_run_of_it_is_to_be_held_against() -> None:
     assert len(heading_of(study, untried, "hanse simulate").splitlines()) == len(said) - 3
 
 
+@pytest.mark.long
 def test_training_is_answered_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     hand.without_curves(monkeypatch)
     study = hand.study(trainings=(Training(id="t", parameters_b=4.0, tokens_b=100.0),))
@@ -179,6 +180,7 @@ def test_bad_input_ends_with_two_and_one_clear_line(
     assert done.returncode == 2 and "got" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_quick_on_the_command_line_prints_a_document_and_writes_a_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = _hanse(

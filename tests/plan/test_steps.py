@@ -228,6 +228,7 @@ def test_steps_that_are_done_are_not_asked_again(tmp_path: Path) -> None:
     assert not (tmp_path / FOLDER).exists()
 
 
+@pytest.mark.long
 def test_the_twins_rounds_stand_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
