@@ -240,7 +240,7 @@ class Case:
 
 
 @given(seeds)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_the_kernel_answers_what_brute_force_in_python_answers_bit_for_bit(seed: int) -> None:
     case = Case(seed)
     expected, figures = case.expected()
@@ -269,7 +269,7 @@ def test_the_random_cases_reach_every_gate_and_both_kinds_of_choice() -> None:
 
 
 @given(seeds)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_no_choice_is_unlawful_dead_full_stale_tried_or_below_quality(seed: int) -> None:
     case = Case(seed)
     o = case.route()
@@ -293,7 +293,7 @@ def test_no_choice_is_unlawful_dead_full_stale_tried_or_below_quality(seed: int)
 
 
 @given(seeds)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_explain_names_the_gate_of_every_offer_and_the_same_choice(seed: int) -> None:
     case = Case(seed)
     chosen, verdicts = case.router.explain(

@@ -174,7 +174,7 @@ def services_in(c: tuple[int, ...]) -> Counter[str]:
     return total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(counts, min_size=2, max_size=4), st.integers(0, 2**32 - 1))
 def test_with_room_for_both_a_service_never_has_fewer_than_before_or_after(
     steps: list[tuple[int, ...]], seed: int
@@ -241,7 +241,7 @@ def test_whatever_dies_and_fails_chips_are_kept_requests_end_and_it_gets_there(
     assert ground.arrived()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(counts, counts, st.integers(0, 3), st.integers(4, 12), st.integers(0, 2**32 - 1))
 def test_a_floor_of_the_league_holds_until_it_is_lifted(
     first: tuple[int, ...], then: tuple[int, ...], least: int, chips: int, seed: int
@@ -414,7 +414,7 @@ def test_a_new_replica_of_a_workload_is_its_last() -> None:
 # --- over the league
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(counts, counts, counts, counts, st.integers(0, 2**32 - 1))
 def test_what_moves_between_sites_is_up_somewhere_all_the_time(
     a: tuple[int, ...], b: tuple[int, ...], to_a: tuple[int, ...], to_b: tuple[int, ...], seed: int
@@ -580,7 +580,7 @@ def wrong(made: Fleet) -> list[str]:
     return [w for w in where if w.startswith("placement") or ".pool[" in w]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(asked())
 def test_what_a_site_would_refuse_is_wrong_in_the_file_and_nothing_else(made: Fleet) -> None:
     assert bool(league_problem(made, made.placements)) == bool(wrong(made))

@@ -77,7 +77,7 @@ def right(text: str) -> Fleet:
     return fleet
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(host=hosts(engines_min=1))
 def test_a_first_fleet_passes_every_check_and_places_every_engine(host: Host) -> None:
     text = first_fleet("home", "lyon", host, hub_host="10.1.2.3", leaf_port=7000, door_port=7001)
@@ -93,7 +93,7 @@ def test_a_first_fleet_passes_every_check_and_places_every_engine(host: Host) ->
     assert fleet.hub.leaf_port == 7000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(host=hosts(), rtt_ms=st.floats(0, 500))
 def test_a_joining_site_changes_nothing_of_the_others(host: Host, rtt_ms: float) -> None:
     before = read(LEAGUE)
