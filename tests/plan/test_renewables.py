@@ -77,6 +77,7 @@ def test_own_power_of_the_years_volume_matches_the_hours_it_is_known_to_match(
             assert low - 1 <= 100 * year.own_share <= high + 1, (case.site.id, battery_h)
 
 
+@pytest.mark.long
 def test_without_losses_of_the_battery_and_at_a_higher_hub_half_wind_matches_what_is_published(
     eight: tuple[list[Case], tuple[SiteHours, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,7 @@ def test_standby_is_paid_and_serves_when_a_site_is_gone() -> None:
     assert _routed(forbidden, demand, rows, np.zeros(1), {0}, 0.5 * chat)[0] == 0.0
 
 
+@pytest.mark.long
 def test_a_mix_that_comes_to_renting_lets_renting_win(monkeypatch: pytest.MonkeyPatch) -> None:
     hand.without_curves(monkeypatch)
     study = quick_study(QuickOptions(cities=("lyon", "milan"), tokens_per_day=1e8, draws=20))
