@@ -18,7 +18,8 @@ SEED_DEFAULT = (
     1358  # any constant will do; this is the year the Hanse first called itself by that name
 )
 LEAGUE: Final = "tests/league/"
-PLAN: Final = "tests/plan/"
+TIMEOUT_S: Final = {LEAGUE: 420, "tests/plan/": 300}
+"""Folders whose tests share what takes long to make, a league or an answer: a worker runs all of one, and whoever comes first pays for it."""
 
 # No deadline: a shared machine is slow at random, and a timing belongs in benchmarks/.
 hypothesis.settings.register_profile("hanse", derandomize=True, print_blob=True, deadline=None)
@@ -39,31 +40,36 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"hanse seed: {config.getoption('--seed')} (again: pytest --seed N)"
 
 
-class ByResource(LoadFileScheduling):  # type: ignore[misc]
-    """What one worker runs by itself: all tests of the league, all of plans, which share an answer, and else each file."""
+def shared_folder(nodeid: str) -> str:
+    """Which of them a test is in; empty: in none."""
+    return next((folder for folder in TIMEOUT_S if nodeid.startswith(folder)), "")
+
+
+class ByFolder(LoadFileScheduling):  # type: ignore[misc]
+    """What one worker runs by itself: a shared folder, else a file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        shared = (folder for folder in (LEAGUE, PLAN) if nodeid.startswith(folder))
-        return next(shared, str(super()._split_scope(nodeid)))
+        return shared_folder(nodeid) or str(super()._split_scope(nodeid))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByResource:
-    return ByResource(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFolder:
+    return ByFolder(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest goes first, as others then run beside it."""
-    items.sort(key=lambda item: (not _at_league(item), not item.nodeid.startswith(PLAN)))
-
-
-def _at_league(item: pytest.Item) -> bool:
-    return item.nodeid.startswith(LEAGUE)
+    """Shared folders go first, as others then run beside them."""
+    order = [*TIMEOUT_S, ""]
+    items.sort(key=lambda item: order.index(shared_folder(item.nodeid)))
+    for item in items:
+        folder = shared_folder(item.nodeid)
+        if folder and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S[folder]))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
     """Compile kernels before the first test that runs them, which must not be charged with a minute or two."""
-    if _at_league(item):
+    if item.nodeid.startswith(LEAGUE):
         _warm()
     elif "twin" in item.nodeid:
         _compile_twin()

@@ -11,23 +11,13 @@ from hanse.errors import SiteError
 from league.harness import League
 from league.small_fleet import fleet_text
 
-TIMEOUT_S = 420
-"""A test may pay for the league's start, and for its recovery, on a machine that does other things too."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/league/" in str(item.path):
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
-
-
 KEPT: list[League] = []
 """The league that the tests here share; it ends with the last of them, since two dozen processes are not idle even where nobody asks."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
-    if nextitem is None or "/league/" not in str(nextitem.path):
+    if nextitem is None or not nextitem.nodeid.startswith("tests/league/"):
         while KEPT:
             print(f"league ended in {KEPT.pop().stop():.1f} s")
 

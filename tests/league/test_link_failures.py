@@ -10,16 +10,12 @@ from hanse.live.link_control import FaultKind
 from hanse.view import link_id
 from league.harness import League, Stream, wait_until
 
+FAULTS_MORE: tuple[FaultKind, ...] = ("cut_forward", "cut_backward", "reset")
+
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        "cut",
-        *(
-            pytest.param(k, marks=pytest.mark.long)
-            for k in ("cut_forward", "cut_backward", "reset")
-        ),
-    ],
+    ["cut", *(pytest.param(k, marks=pytest.mark.long) for k in FAULTS_MORE)],
 )
 def test_requests_go_on_elsewhere_over_a_faulty_link_and_return_when_it_heals(
     league: League, kind: FaultKind

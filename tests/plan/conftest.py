@@ -11,15 +11,6 @@ from hanse.plan.quick import quick_study
 from hanse.plan.solve import solve
 from plan import hand
 
-TIMEOUT_S = 300
-"""Whoever asks for the answer first waits for it, beside a league and its engines."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "/plan/" in str(item.path) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
-
 
 @pytest.fixture(scope="session")
 def solved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answer, Path]:

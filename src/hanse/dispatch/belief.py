@@ -278,7 +278,7 @@ def _engines_at(fleet: Fleet, mine: tuple[Placement, ...], site: Site) -> tuple[
                     chips=placement.chips or max(pool.count // max(in_pool, 1), 1),
                     slots=placement.slots,
                     context_tokens=placement.context_tokens,
-                    embedding=service.endpoints == ("embeddings",),
+                    embedding=service.embeds,
                     alone=placement.chips is not None,
                 )
             )

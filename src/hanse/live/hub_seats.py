@@ -133,9 +133,9 @@ class HubSeats:
 
     async def _hears_others(self) -> bool:
         """A bus without any other hub's decides nothing and hands nothing on; sites that sit there are better off elsewhere."""
-        if self._keeper is None:
-            self._keeper = await bus.connect_keeper(self._runtime, self._state, name="routes")
         try:
+            if self._keeper is None:
+                self._keeper = await bus.connect_keeper(self._runtime, self._state, name="routes")
             return await routes_of(self._keeper, self._hub.id) > 0
         except NatsError:  # it does not answer, and tells nothing of its routes
             return True

@@ -265,6 +265,11 @@ class Service(Value, frozen=True, kw_only=True, rename={"variants": "variant"}):
     usd_per_latency_s: float | None = None
     """Overrides the fleet's weight."""
 
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings and no text: its models need not generate."""
+        return self.endpoints == ("embeddings",)
+
 
 class Key(Value, frozen=True, kw_only=True):
     """An API key of a tenant: its digest, never itself."""

@@ -67,9 +67,10 @@ def _models(where: str, service: Service, kinds: Mapping[str, str]) -> Iterator[
             yield unknown(at, variant.model, kinds, "AI model")
             continue
         kind = kinds[variant.model]
-        if kind == "asr" or (kind == "embedding" and service.endpoints != ("embeddings",)):
+        if kind == "asr" or (kind == "embedding" and not service.embeds):
             yield Problem(
                 where=at,
                 got=f"{variant.model!r}, a model of kind {kind}",
                 allowed=f"one that can do {' and '.join(service.endpoints) or 'what the service offers'}",
+                fix='give it a service of its own with endpoints = ["embeddings"], or name another model',
             )

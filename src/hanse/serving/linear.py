@@ -90,15 +90,12 @@ def expected_errors(
     model: AiModel, precision: str, chip: Accelerator
 ) -> tuple[Method, float, float, float]:
     """How the figures were got, and expected relative errors (median) of TTFT, TPOT and energy."""
-    if chip.id == THREAD:
-        known = model.id == THREAD_MODEL
-        return (
-            "measured" if known else "roofline, not calibrated",
-            0.3 if known else 0.6,
-            0.2 if known else 0.6,
-            0.5,
-        )
+    if chip.id == THREAD and model.id == THREAD_MODEL:
+        return "measured", 0.3, 0.2, 0.5
+    if chip.id == THREAD or model.kind == "embedding":  # compared with no measurement
+        return "roofline, not calibrated", 0.6, 0.6, 0.5
     said = promise_of(chip, known_precision(precision), routed=routed_miss(model) > 0.0)
-    known = said.calibrated and model.kind != "embedding"  # measured are models that generate
-    method: Method = "roofline, calibrated family" if known else "roofline, not calibrated"
+    method: Method = (
+        "roofline, calibrated family" if said.calibrated else "roofline, not calibrated"
+    )
     return method, said.ttft_error, said.tpot_error, said.power_error

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hanse.dispatch.load_targets import BREACH_AFTER_S, FOREVER, LoadTarget, in_force
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.flex import Drawn, FlexAgent
 from hanse.live.facility.flex_messages import envelope_of, rfc3339, targets_of
 from hanse.live.facility.jws import Keyring
-from hanse.live.facility.mqtt import BmsDriver
+from hanse.live.facility.mqtt import BmsDriver, MqttSession
 from hanse.model.fleet import Facility, Signer
 
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
@@ -478,3 +479,27 @@ def test_keys_of_other_kinds_are_refused_with_what_to_do(tmp_path: Path) -> None
         == ring.sign({"a": 1}).split(".")[0]
     )
     assert (tmp_path / "facility" / "g.key.pem").stat().st_mode & 0o077 == 0
+
+
+def test_a_session_is_connected_once_it_hears_and_says_what_it_may_not_hear(grid: Grid) -> None:
+    """By the publisher's own account, which may hear what sites say to it and nothing else."""
+    facility = replace(grid.facility, url=f"mqtt://127.0.0.1:{grid.port}", listen="")
+
+    async def told(*topics: str) -> tuple[bool, str]:
+        session = MqttSession(
+            facility,
+            grid.bus.home,
+            client_id=f"test-{len(topics)}",
+            topics=[(topic, 1) for topic in topics],
+            heard=lambda _topic, _payload: None,
+        )
+        session.start()
+        try:
+            await until(lambda: session.trouble != "not connected yet", "the broker has answered")
+            return session.connected, session.trouble
+        finally:
+            await session.close()
+
+    assert asyncio.run(told(STATUS_TOPIC)) == (True, "")
+    assert asyncio.run(told("#")) == (False, "may not hear #")
+    assert asyncio.run(told("#", STATUS_TOPIC)) == (True, "may not hear #")

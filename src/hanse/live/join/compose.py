@@ -26,7 +26,6 @@ from hanse.live.join.messages import FoundEngine, Host
 from hanse.model.fleet import Fleet, OtherHub, Service, Site
 from hanse.model.read import parse_fleet, toml_of
 
-EMBEDS: Final = ("embeddings",)
 MBIT_S_ASSUMED: Final = 100
 """Of a way whose rate nobody measured: what a small business line carries. Requests are kilobytes; only egress is reckoned with it."""
 PATH_FACTOR_ASSUMED: Final = 2.0
@@ -308,7 +307,7 @@ def _chips_of(host: Host, group: list[FoundEngine]) -> tuple[str, int]:
 def _service_for(services: tuple[Service, ...], one: FoundEngine) -> Service | None:
     """By a name that clients use, else by what it serves: where another kind of service has the name, its own has another."""
     names = {one.served_name, slug(one.served_name)}
-    able = [s for s in services if (s.endpoints == EMBEDS) == _embeds(one)]
+    able = [s for s in services if s.embeds == _embeds(one)]
     named = next((s for s in able if names & {s.id, *s.aliases}), None)
     return named or next((s for s in able if _variant_for(s, one) is not None), None)
 
