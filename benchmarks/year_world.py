@@ -10,6 +10,7 @@ import csv
 import gzip
 import math
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ from hanse.model.fleet import (
     Power,
     Service,
     Site,
+    SiteKind,
     Slo,
     SlowLoop,
     Tenant,
@@ -135,6 +137,7 @@ LENGTHS = {
 }  # fmt: skip
 
 
+@cache
 def places() -> list[tuple[str, City]]:
     return [(zone, city(n, iso2="US")) for zone, names in CITIES.items() for n in names]
 
@@ -143,6 +146,7 @@ def site_id(place: City) -> str:
     return place.name.lower().replace(" ", "-")
 
 
+@cache
 def sites() -> tuple[Site, ...]:
     return tuple(
         Site(
@@ -350,6 +354,7 @@ def jobs_of(month: int, days: float) -> tuple[Job, ...]:
 # --- what is outside, and what is foreseen of it
 
 
+@cache
 def recordings() -> Feed:
     """2022 as it was: weather, hourly price with the network's share, carbon and marginal carbon of the package (2022 too)."""
     found: list[Series] = []
@@ -377,17 +382,26 @@ def recordings() -> Feed:
 
 
 def _columns(path: Path) -> dict[str, tuple[float, dict[str, Floats]]]:
-    by_zone: dict[str, list[dict[str, str]]] = {}
+    by_zone: dict[str, list[list[str]]] = {}
     with gzip.open(path, "rt", encoding="utf-8") as f:
-        for row in csv.DictReader(f):
-            if row["zone"] in CITIES:
-                by_zone.setdefault(row["zone"], []).append(row)
+        rows = csv.reader(f)
+        names = next(rows)
+        at = names.index("zone")
+        for row in rows:
+            if row[at] in CITIES:
+                by_zone.setdefault(row[at], []).append(row)
     found = {}
-    for zone, rows in by_zone.items():
-        start_s = datetime.fromisoformat(rows[0]["utc"].replace("Z", "+00:00")).timestamp()
-        names = [n for n in rows[0] if n not in ("zone", "utc")]
-        columns = {n: np.array([float(r[n]) if r[n] else math.nan for r in rows]) for n in names}
-        found[zone] = start_s, columns
+    for zone, mine in by_zone.items():
+        columns = dict(zip(names, zip(*mine, strict=True), strict=True))
+        start_s = datetime.fromisoformat(columns["utc"][0].replace("Z", "+00:00")).timestamp()
+        found[zone] = (
+            start_s,
+            {
+                name: np.array([float(x) if x else math.nan for x in values])
+                for name, values in columns.items()
+                if name not in ("zone", "utc")
+            },
+        )
     return found
 
 
@@ -494,7 +508,7 @@ def power_as_it_will_be(feed: Feed, issues_s: Floats) -> list[tuple[SiteOutlook,
         )
     pue = [
         [
-            pue_at(site.plant_kind, t, h)
+            _pue(site.plant_kind, t, h)
             for t, h in zip(mean["outdoor_c"][i].tolist(), rh[site.id].tolist(), strict=True)
         ]
         for i, site in enumerate(known)
@@ -516,6 +530,12 @@ def power_as_it_will_be(feed: Feed, issues_s: Floats) -> list[tuple[SiteOutlook,
         )
         for k in range(len(issues_s))
     ]
+
+
+@cache
+def _pue(kind: SiteKind, temp_c: float, rh_pct: float) -> float:
+    """Sites of a zone share its weather."""
+    return pue_at(kind, temp_c, rh_pct)
 
 
 def prices_published(

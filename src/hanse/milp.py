@@ -299,16 +299,18 @@ class Solver:
 
     def _run(self, otherwise: str) -> Outcome:
         self.highs.run()
+        good = self._answered() and self._consistent()
         for name, value, default in OTHER_WAYS:
-            if self._answered() and self._consistent():
+            if good:
                 break
             self.highs.setOptionValue(name, value)
             self.highs.clearSolver()
             self.highs.run()
             self.highs.setOptionValue(name, default)
+            good = self._answered() and self._consistent()
         # Slacks make every model feasible, and costs keep it bounded: all else is a bug of ours.
         said = self.highs.modelStatusToString(self.highs.getModelStatus())
-        assert self._answered() and self._consistent(), f"HiGHS finds no way: {said}"
+        assert good, f"HiGHS finds no way: {said}"
         optimal = self.highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
         solution, info = self.highs.getSolution(), self.highs.getInfo()
         objective = float(info.objective_function_value) * self.unit

@@ -12,6 +12,7 @@ from hanse.dispatch import place_cost as pc
 from hanse.dispatch.place import check, solve
 from hanse.dispatch.place_local import Local
 from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_moves import descend
 from hanse.dispatch.place_rows import Floats, Rows
 from hanse.dispatch.place_search import lose
 from hanse.dispatch.place_values import with_what_runs
@@ -44,6 +45,7 @@ def exact_usd(local: Local, n: Floats) -> float:
 
 
 def anew(local: Local, n: Floats) -> float:
+    local.seen[:] = 0
     state = local.state(n)
     state.touched[:] = 1
     return float(pc.cost(local.fixed, state))
@@ -70,6 +72,35 @@ def test_what_is_kept_in_mind_while_moving_is_what_is_so(seed: int) -> None:
     r = local.model.rows
     assert (moved <= r.offer_max).all() and (moved >= np.where(r.offer_fixed, moved, 0.0)).all()
     assert (local.fitted(moved) == moved).all(), "it fits"
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_what_was_routed_before_costs_the_same_to_the_last_bit(seed: int) -> None:
+    local, fresh = local_of(seed), local_of(seed)
+    for one in (local, fresh):
+        one.fixed.offer_at[:, pc.CANDIDATE] = 1
+    ways = [
+        local.descend(local.fitted(wanted(local, seed + k)), 2_000, opens=True) for k in range(3)
+    ]
+    assert len(np.unique(local.seen)) > 1, "something is kept"
+    for k, (n, usd) in enumerate(ways):
+        fresh.seen[:] = 0
+        alone, alone_usd = fresh.descend(fresh.fitted(wanted(fresh, seed + k)), 2_000, opens=True)
+        assert (alone == n).all() and alone_usd == usd
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_replicas_are_told_apart_however_they_came_to_stand(seed: int) -> None:
+    local = local_of(seed)
+    local.fixed.offer_at[:, pc.CANDIDATE] = 1
+    state = local.state(local.fitted(wanted(local, seed)))
+    state.spent[1] = 500
+    descend(local.fixed, state, True)
+    found = np.empty(len(state.n))
+    found[local.offers] = state.n
+    assert (local.state(found).mark == state.mark).all()
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from hanse.dispatch.belief import site_defaults
 from hanse.model.fleet import Fleet, Pool, SlowLoop
@@ -13,7 +17,8 @@ from hanse.signals.demand_counts import DemandCounts
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
-from hanse.twin.operation import Operation
+from hanse.twin.keeper import Keeper
+from hanse.twin.operation import Operation, _kinds
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.simulate import Simulation
 from twin.fleets import random_trace
@@ -169,3 +174,33 @@ def test_the_same_run_twice_gives_the_same_placements() -> None:
     assert one.operator is not None and two.operator is not None
     assert [a for _, a in one.operator.answers] == [a for _, a in two.operator.answers]
     assert (one.world.sums == two.world.sums).all()
+
+
+def test_an_agent_that_looks_only_where_something_can_have_changed_misses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = small_chips()
+    trace = swelling(fleet, 3.0, 20.0, 600.0)
+    faults = (
+        Fault(kind="engine_freeze", at_s=200.0, site="a", engine=0),
+        Fault(kind="engine_kill", at_s=700.0, site="b"),
+        Fault(kind="site_down", at_s=900.0, for_s=200.0, site="c"),
+    )
+    sparing = ran(fleet, trace, *faults)
+    monkeypatch.setattr(Keeper, "_still", lambda *_: False)
+    eager = ran(fleet, trace, *faults)
+    assert sparing.log == eager.log and len(sparing.log) > 3
+    assert (sparing.world.sums == eager.world.sums).all()
+    assert sparing.tables == eager.tables
+    assert sparing.operator is not None and eager.operator is not None
+    assert sparing.operator.answers == eager.operator.answers
+
+
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 5), st.integers(1, 40)), elements=st.integers(-1, 3))
+)
+def test_kinds_of_requests_come_in_order_and_each_finds_its_own(columns: np.ndarray) -> None:
+    columns[0] += 460_000  # bins of a demand that began in 1970
+    kinds, which = _kinds(columns)
+    assert (kinds[:, which] == columns).all()
+    assert (kinds == np.unique(columns, axis=1)).all()

@@ -59,6 +59,8 @@ class Fixed(NamedTuple):
     """[pool] pools of one kind have the same chips and nodes."""
     of_kind: Ints
     """[pool, kind of offer] offer; -1: none."""
+    sign: Ints
+    """[offer, then service] by which a service's replicas are told from others (Zobrist, University of Wisconsin, 1970)."""
     site: Floats
     """[site, SITE]"""
 
@@ -71,6 +73,10 @@ class State(NamedTuple):
     """[pool, (chips, GB, kW of loaded replicas)]"""
     engines: Floats
     """[site]"""
+    pool_on: Floats
+    """[pool] nodes that its replicas need; inf: they do not fit."""
+    pool_kw: Floats
+    """[pool] what those and its loaded replicas draw."""
     service: Floats
     """[service, (requests, uncovered, loaded anew, of requests: unserved)] USD/h"""
     flow_kw: Floats
@@ -81,10 +87,14 @@ class State(NamedTuple):
     tried_kw: Floats
     touched: Ints
     """[service] of the move at hand."""
-    load: Floats
-    """[offer] requests/s left."""
     stand: Ints
     """Offers of a service that have replicas."""
+    load: Floats
+    """[place in `stand`] requests/s left."""
+    room: Floats
+    """[place in `stand`] the same, were every row to go where it is cheapest."""
+    ways: Floats
+    """[row of the service, place in `stand`] `rough`."""
     order: Ints
     regret: Floats
     away: Floats
@@ -103,6 +113,13 @@ class State(NamedTuple):
     """[service] nothing more to try."""
     spent: Ints
     """(evaluations, most of them)"""
+    mark: Ints
+    """[service] sum of the signs of its replicas: 64 bits, by which two sets of them are one with a chance of 1 in 1e19."""
+    seen: Ints
+    """[place] the mark of what was routed last of all with that place."""
+    routed: Floats
+    """[place, (`tried`, then mean and high of `tried_kw` by site)] what it came to: it rests on the service's own replicas alone, and
+    moves come to the same ones again and again."""
 
 
 RATE, KW_RPS, CHIPS, GB, MOST, LEAST, NOW, FRESH, LOADED_KW = range(9)
@@ -114,6 +131,25 @@ PUE, GRID, OWN, EXPORT, SUPPLY, OVER, PEAK, PEAK_USD, ENGINES = range(9)
 
 @njit(**KERNEL)
 def flow(f: Any, s: Any, q: int) -> None:
+    """What a service comes to with its replicas as they stand, into `tried`, `tried_kw`: as found before, or by routing its requests."""
+    at = s.mark[q] & (len(s.seen) - 1)
+    row = s.routed[at]
+    if s.seen[at] == s.mark[q]:
+        for k in range(4):
+            s.tried[q, k] = row[k]
+        for i in range(f.site.shape[0]):
+            s.tried_kw[q, i, 0], s.tried_kw[q, i, 1] = row[4 + 2 * i], row[5 + 2 * i]
+        return
+    requests(f, s, q)
+    s.seen[at] = s.mark[q]
+    for k in range(4):
+        row[k] = s.tried[q, k]
+    for i in range(f.site.shape[0]):
+        row[4 + 2 * i], row[5 + 2 * i] = s.tried_kw[q, i, 0], s.tried_kw[q, i, 1]
+
+
+@njit(**KERNEL)
+def requests(f: Any, s: Any, q: int) -> None:
     """A service's requests to replicas, into `tried`, `tried_kw`."""
     first, last = f.offer_first[q], f.offer_first[q + 1]
     for i in range(f.site.shape[0]):
@@ -122,11 +158,11 @@ def flow(f: Any, s: Any, q: int) -> None:
     for j in range(first, last):
         if s.n[j] > 0.0:
             s.stand[stand] = j
+            s.load[stand] = s.n[j] * f.offer[j, RATE]
             stand += 1
-            s.load[j] = s.n[j] * f.offer[j, RATE]
             anew += max(0.0, s.n[j] - f.offer[j, NOW]) * f.offer[j, FRESH]
     if full(f, s, q, stand):
-        by_regret(f, s, q, stand)
+        by_regret(f, s, q)
     usd = 0.0
     for k in range(f.row_first[q], f.row_first[q + 1]):
         usd += route(f, s, q, s.order[k], stand)
@@ -140,41 +176,40 @@ def flow(f: Any, s: Any, q: int) -> None:
 
 @njit(**KERNEL)
 def full(f: Any, s: Any, q: int, stand: int) -> bool:
-    """Whether not every row finds room where it is cheapest; else rows are in any order."""
+    """Whether not every row finds room where it is cheapest; else rows are in any order. What each row costs where, and loses by going to
+    its second choice, stays in `ways` and `regret`.
+    """
     first, last = f.offer_first[q], f.offer_first[q + 1]
-    over = False
-    for i in range(f.row_first[q], f.row_first[q + 1]):
-        base = f.cost_first[q] + (i - f.row_first[q]) * (last - first) - first
-        best, least = -1, f.row[i, UNSERVED]
-        for k in range(stand):
-            j = s.stand[k]
-            if f.rough[base + j] < least:
-                best, least = j, f.rough[base + j]
-        if best >= 0:
-            s.load[best] -= f.row[i, HIGH]
-            over = over or s.load[best] < 0.0
-        s.order[i] = i
+    begin = f.row_first[q]
     for k in range(stand):
-        s.load[s.stand[k]] = s.n[s.stand[k]] * f.offer[s.stand[k], RATE]
+        s.room[k] = s.load[k]
+    over = False
+    for i in range(begin, f.row_first[q + 1]):
+        base = f.cost_first[q] + (i - begin) * (last - first) - first
+        at = (i - begin) * stand
+        best = -1
+        least = second = f.row[i, UNSERVED]
+        for k in range(stand):
+            cost = f.rough[base + s.stand[k]]
+            s.ways[at + k] = cost
+            if cost < least:
+                best, least, second = k, cost, least
+            elif cost < second:
+                second = cost
+        s.regret[i] = (second - least) / max(f.row[i, HIGH], 1e-12)
+        if best >= 0:
+            s.room[best] -= f.row[i, HIGH]
+            over = over or s.room[best] < 0.0
+        s.order[i] = i
     return over
 
 
 @njit(**KERNEL)
-def by_regret(f: Any, s: Any, q: int, stand: int) -> None:
+def by_regret(f: Any, s: Any, q: int) -> None:
     """`order`: rows that lose most by going to their second choice first."""
-    first, last = f.offer_first[q], f.offer_first[q + 1]
     begin, end = f.row_first[q], f.row_first[q + 1]
     for i in range(begin, end):
-        base = f.cost_first[q] + (i - begin) * (last - first) - first
-        least = second = f.row[i, UNSERVED]
-        for k in range(stand):
-            cost = f.rough[base + s.stand[k]]
-            if cost < least:
-                least, second = cost, least
-            elif cost < second:
-                second = cost
-        regret = (second - least) / max(f.row[i, HIGH], 1e-12)
-        at = i
+        regret, at = s.regret[i], i
         while at > begin and s.regret[at - 1] < regret:
             s.regret[at], s.order[at] = s.regret[at - 1], s.order[at - 1]
             at -= 1
@@ -186,23 +221,24 @@ def route(f: Any, s: Any, q: int, i: int, stand: int) -> float:
     """One row to the cheapest room that is left; USD/h."""
     first, last = f.offer_first[q], f.offer_first[q + 1]
     base = f.cost_first[q] + (i - f.row_first[q]) * (last - first) - first
+    at = (i - f.row_first[q]) * stand
     high, mean = f.row[i, HIGH], f.row[i, MEAN]
     left, usd = 1.0, 0.0
     while left > 1e-12:
         best, least = -1, f.row[i, UNSERVED]
         for k in range(stand):
-            j = s.stand[k]
-            if s.load[j] > 1e-12 and f.rough[base + j] < least:
-                best, least = j, f.rough[base + j]
+            if s.load[k] > 1e-12 and s.ways[at + k] < least:
+                best, least = k, s.ways[at + k]
         if best < 0:
             break
+        j = s.stand[best]
         share = left if high * left <= s.load[best] else s.load[best] / high
         s.load[best] -= share * high
         left -= share
-        usd += share * f.usd[base + best]
-        site = f.offer_at[best, SITE]
-        s.tried_kw[q, site, 0] += share * mean * f.offer[best, KW_RPS]
-        s.tried_kw[q, site, 1] += share * high * f.offer[best, KW_RPS]
+        usd += share * f.usd[base + j]
+        site = f.offer_at[j, SITE]
+        s.tried_kw[q, site, 0] += share * mean * f.offer[j, KW_RPS]
+        s.tried_kw[q, site, 1] += share * high * f.offer[j, KW_RPS]
     s.away[i] = left
     cost: float = usd + left * f.row[i, UNSERVED]
     return cost
@@ -233,16 +269,17 @@ def survives(f: Any, s: Any, c: int) -> float:
     total = 0.0
     for k in range(begin, end):
         j = f.set_offer[k]
-        s.at_site[f.offer_at[j, SITE]] += s.n[j] * f.offer[j, RATE]
-        total += s.n[j] * f.offer[j, RATE]
+        if s.n[j] > 0.0:
+            s.at_site[f.offer_at[j, SITE]] += s.n[j] * f.offer[j, RATE]
+            total += s.n[j] * f.offer[j, RATE]
     lost = 0.0
     for g in range(len(f.fail_first) - 1):
         gone = 0.0
         for k in range(f.fail_first[g], f.fail_first[g + 1]):
             gone += s.at_site[f.fail_site[k]]
         lost = max(lost, gone)
-    for k in range(begin, end):
-        s.at_site[f.offer_at[f.set_offer[k], SITE]] = 0.0
+    for i in range(len(s.at_site)):
+        s.at_site[i] = 0.0
     left: float = total - lost
     return left
 
@@ -252,11 +289,21 @@ def change(f: Any, s: Any, j: int, by: float) -> None:
     """Replicas of one offer, more or fewer."""
     pool = f.offer_at[j, POOL]
     s.n[j] += by
+    s.mark[f.offer_at[j, SERVICE]] += np.int64(by) * f.sign[j]
     s.pool_used[pool, 0] += by * f.offer[j, CHIPS]
     s.pool_used[pool, 1] += by * f.offer[j, GB]
     s.pool_used[pool, 2] += by * f.offer[j, LOADED_KW]
+    draw(f, s, pool)
     s.engines[f.offer_at[j, SITE]] += by
     s.touched[f.offer_at[j, SERVICE]] = 1
+
+
+@njit(**KERNEL)
+def draw(f: Any, s: Any, p: int) -> None:
+    """A pool's nodes and power anew."""
+    on = nodes(f, s, p)
+    s.pool_on[p] = on
+    s.pool_kw[p] = on * f.pool[p, ON_KW] + f.pool[p, OFF_KW] + s.pool_used[p, 2]
 
 
 @njit(**KERNEL)
@@ -281,10 +328,9 @@ def cost(f: Any, s: Any) -> float:
         s.base_kw[i, 0], s.base_kw[i, 1] = s.kw[i, 0], s.kw[i, 1]
     usd = 0.0
     for p in range(f.pool.shape[0]):
-        on = nodes(f, s, p)
+        on, each = s.pool_on[p], s.pool_kw[p]
         if on == np.inf:
             return np.inf
-        each = on * f.pool[p, ON_KW] + f.pool[p, OFF_KW] + s.pool_used[p, 2]
         s.base_kw[f.pool_site[p], 0] += each
         s.base_kw[f.pool_site[p], 1] += each
         usd += max(0.0, on - f.pool[p, ON_NOW]) * f.pool[p, WAKE]

@@ -24,6 +24,8 @@ OPENED_EACH: Final = 300
 EVALUATIONS_MAX: Final = 50_000
 OPENED_MAX: Final = 150_000
 """And no more than so many: of 200 sites the program says more than moves do."""
+ROUTED_MAX_BYTES: Final = 24_000_000
+"""Of what was found of single services: all that moves come to at twenty sites."""
 CANDIDATES_MIN: Final = 400
 CANDIDATES_EACH: Final = 4
 """Offers that may get replicas: all where they are few, else so many for each that the relaxed program uses."""
@@ -46,6 +48,10 @@ class Local:
         self.offer_first = np.searchsorted(r.offer_service[self.offers], services)
         self.row_first = np.searchsorted(r.service[self.rows], services)
         self.fixed = self._fixed(row_of)
+        self.most_ways = int((np.diff(self.offer_first) * np.diff(self.row_first)).max(initial=0))
+        wide = 4 + 2 * len(m.problem.sites)
+        places = 1 << int(np.log2(max(ROUTED_MAX_BYTES / (8 * wide), 1.0)))
+        self.seen, self.routed = np.zeros(places, np.int64), np.zeros((places, wide))
 
     def _fixed(self, row_of: Ints) -> pc.Fixed:
         m, r, p = self.model, self.model.rows, self.model.problem
@@ -74,6 +80,7 @@ class Local:
             pool_site=r.pool_site,
             pool_kind=pool_kind,
             of_kind=of_kind,
+            sign=_signs(len(r.offer_max) + len(p.services)),
             site=self._site(),
         )  # fmt: skip
 
@@ -208,18 +215,22 @@ class Local:
         services, pools = len(f.offer_first) - 1, len(f.pool)
         pool, site = f.offer_at[:, pc.POOL], f.offer_at[:, pc.SITE]
         used = [f.offer[:, k] for k in (pc.CHIPS, pc.GB, pc.LOADED_KW)]
-        return pc.State(
+        made = pc.State(
             n=n.copy(),
             pool_used=np.stack([np.bincount(pool, n * u, pools) for u in used], 1).astype(float),
             engines=np.bincount(site, n, sites).astype(float),
+            pool_on=np.zeros(pools),
+            pool_kw=np.zeros(pools),
             service=np.zeros((services, 4)),
             flow_kw=np.zeros((services, sites, 2)),
             kw=np.zeros((sites, 2)),
             tried=np.zeros((services, 4)),
             tried_kw=np.zeros((services, sites, 2)),
             touched=np.zeros(services, np.int64),
-            load=np.zeros(offers),
             stand=np.zeros(offers, np.int64),
+            load=np.zeros(offers),
+            room=np.zeros(offers),
+            ways=np.zeros(self.most_ways),
             order=np.zeros(rows, np.int64),
             regret=np.zeros(rows),
             away=np.zeros(rows),
@@ -230,7 +241,21 @@ class Local:
             known=np.zeros(offers, np.int64),
             done=np.zeros(services, np.int64),
             spent=np.zeros(2, np.int64),
+            mark=self._mark(n),
+            seen=self.seen,
+            routed=self.routed,
         )
+        for p in range(pools):
+            pc.draw(f, made, p)
+        return made
+
+    def _mark(self, n: Floats) -> Ints:
+        """[service]; no service's begins like another's."""
+        mark = self.fixed.sign[len(n) :].copy()
+        np.add.at(
+            mark, self.fixed.offer_at[:, pc.SERVICE], n.astype(np.int64) * self.fixed.sign[: len(n)]
+        )
+        return mark
 
     def fitted(self, wanted: Floats) -> Floats:
         """[offer] whole replicas near what is wanted, most wanted first, as many as fit."""
@@ -268,3 +293,11 @@ def _ragged(parts: list[Ints]) -> tuple[Ints, Ints]:
     first = np.concatenate([[0], np.cumsum([len(a) for a in parts])]).astype(np.int64)
     joined = np.concatenate(parts) if parts else np.zeros(0)
     return first, joined.astype(np.int64)
+
+
+def _signs(count: int) -> Ints:
+    """Numbers of 64 bits that look drawn (splitmix64; Steele, Lea, Flood, OOPSLA 2014), the same everywhere."""
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).view(np.int64)

@@ -58,8 +58,13 @@ def search(model: PlaceModel, limits: Limits) -> Found:
     Moves of replicas find one within milliseconds (`place_local`); where the relaxed program does not prove it near enough, HiGHS goes on
     from there: where failures make few rows, with all offers at once (`widened`). Else first in a kernel (Angelelli, Mansini, Speranza,
     Computers and Operations Research 37, 2010): offers that the relaxed program uses or nearly uses, more of them where promises are broken.
+    Where every replica is given there is nothing to search: only what they come to.
     """
     solver = Solver(model.model)
+    fixed = model.rows.offer_fixed
+    if len(fixed) and fixed.all():
+        stands = _standing(model, solver, model.rows.offer_max)
+        return _found(model, limits, stands, stands.bound, 0)
     relaxed = tightened(model, solver)
     bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
     n, nodes = relaxed.values[model.n], 0
@@ -106,16 +111,20 @@ def _moved(model: PlaceModel, solver: Solver, n: Floats, reduced: Floats) -> Out
     now = np.minimum(r.offer_now, r.offer_max)
     starts = (now, np.ceil(n - ROUND_UP), np.zeros(len(n)))
     moved = Local(model).best(starts, candidates(model, n, reduced))
-    stands = moved > 0.5
-    _add_pairs(model, solver, np.flatnonzero(~model.taken & stands[model.pair_offer]))
-    solver.set_columns(model.n, moved, moved)
-    while True:
-        found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
-        if not lose(model, solver, found.values):
-            break
+    found = _standing(model, solver, moved)
     lower = _lower(model)
     solver.set_columns(model.n, lower, np.maximum(r.offer_max, lower))
     return found
+
+
+def _standing(model: PlaceModel, solver: Solver, n: Floats) -> Outcome:
+    """What replicas come to, none more and none less."""
+    _add_pairs(model, solver, np.flatnonzero(~model.taken & (n > 0.5)[model.pair_offer]))
+    solver.set_columns(model.n, n, n)
+    while True:
+        found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
+        if not lose(model, solver, found.values):
+            return found
 
 
 def _wide(
@@ -337,12 +346,10 @@ def _link(model: PlaceModel, solver: Solver, values: Floats) -> int:
     x = values[column]
     fits = np.minimum(1.0, 1.0 / np.maximum(model.pair_use[pairs], 1e-12))
     short = x - fits * values[model.n[offer]]
-    worst = np.argsort(-short, kind="stable")[:LINKS_MAX]
-    worst = worst[short[worst] > BROKEN_MIN]
+    worst = _most_broken(short)
     pool = r.offer_pool[offer]
     dark = x - values[model.k[pool]]
-    unlit = np.argsort(-dark, kind="stable")[:LINKS_MAX]
-    unlit = unlit[dark[unlit] > BROKEN_MIN]
+    unlit = _most_broken(dark)
     columns = np.concatenate(
         [
             np.stack([column[worst], model.n[offer[worst]]], 1),
@@ -353,3 +360,9 @@ def _link(model: PlaceModel, solver: Solver, values: Floats) -> int:
     coefficients[:, 1] = -np.concatenate([fits[worst], np.ones(len(unlit))])
     solver.add_rows(np.full(len(columns), -INF), np.zeros(len(columns)), columns, coefficients)
     return len(columns)
+
+
+def _most_broken(by: Floats) -> Ints:
+    """The first `LINKS_MAX`, worst first."""
+    broken = np.flatnonzero(by > BROKEN_MIN)
+    return np.asarray(broken[np.argsort(-by[broken], kind="stable")[:LINKS_MAX]])

@@ -7,6 +7,7 @@ the twin runs), its parameters with their reasons (`plant`).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -60,9 +61,11 @@ def wue_l_per_kwh_at(
     return _per_kw(kind, temp_c, rh_pct, load_share)[3] / load_share
 
 
+@lru_cache(maxsize=1024)
 def _per_kw(
     kind: SiteKind, temp_c: float | None, rh_pct: float | None, load_share: float
 ) -> tuple[float, float, float, float]:
+    """Recorded weather holds for an hour and a whole zone, and is asked for every five minutes and by every site."""
     assert load_share > 0.0, "PUE is a ratio to IT load"
     dry = COOL_DAY_C if temp_c is None else temp_c
     wet = math.nan

@@ -27,13 +27,12 @@ from hanse.energy.solar import (
     AIR_UNKNOWN_C,
     WIND_MODULE_MS,
     cloud_factors,
-    irradiance_w_per_m2,
-    pv_share,
     site_sun,
 )
+from hanse.energy.steps import fill_pv
 from hanse.energy.wind import wind_shares
 from hanse.errors import FeedError
-from hanse.model.fleet import Site
+from hanse.model.fleet import Site, SiteKind
 from hanse.signals import Feed, Series, recorded, recorded_zones, site_places
 from hanse.signals.axis import StepAxis, series_steps
 from hanse.signals.forecast import SHIPPED, Forecast, Method, many, preferred
@@ -128,6 +127,7 @@ class _Zones:
         self._brought = {key: one for key, one in brought.items() if _counts(key, one)}
         self._provided = {key: one for key, one in provided.items() if _counts(key, one)}
         self._made: dict[tuple[str, str], tuple[Floats, Kinded] | None] = {}
+        self._pues: dict[tuple[SiteKind, bytes, bytes], Floats] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -165,6 +165,17 @@ class _Zones:
                 holds = (one.from_s <= issued) & (begins < one.until_s)
                 values = np.where(holds, one.value, values)
         return values
+
+    def pue(self, kind: SiteKind, temp_c: Floats, rh_pct: Floats) -> Floats:
+        """Of a kind of site in some weather, which those of a zone have in common; no humidity: NaN."""
+        key = kind, temp_c.tobytes(), rh_pct.tobytes()
+        if key not in self._pues:
+            flat = [
+                pue_at(kind, t, None if math.isnan(rh) else rh)
+                for t, rh in zip(temp_c.ravel().tolist(), rh_pct.ravel().tolist(), strict=True)
+            ]
+            self._pues[key] = np.array(flat).reshape(self.shape)
+        return self._pues[key]
 
     def _forecast(self, name: str, quantity: str, form: str) -> tuple[Floats, Kinded] | None:
         history = self._history(name, quantity)
@@ -276,7 +287,7 @@ def _site(
     if temp_c is not None:
         temp_c = temp_c + zones.changed("warmer_k", sky, np.zeros(zones.shape))
     price = _price(site, zones)
-    pue, pv = _pue(site, temp_c, rh_pct, zones.shape), _pv(site, zones, sky, temp_c)
+    pue, pv = _pue(site, zones, temp_c, rh_pct), _pv(site, zones, sky, temp_c)
     wind = zones.of(sky, "wind10_ms", "wind_share") if site.power.wind_kw_rated > 0.0 else None
     wind_kw = np.zeros(zones.shape) if wind is None else site.power.wind_kw_rated * wind
     grid = site.power.grid_kw_max * zones.changed("grid_factor", (site.id,), np.ones(zones.shape))
@@ -327,19 +338,13 @@ def _carbon(site: Site, zones: _Zones, signal: CarbonSignal) -> tuple[Floats, Ki
     return found[0] * zones.changed("carbon_factor", places, np.ones(zones.shape)), found[1]
 
 
-def _pue(
-    site: Site, temp_c: Floats | None, rh_pct: Floats | None, shape: tuple[int, int]
-) -> Floats:
+def _pue(site: Site, zones: _Zones, temp_c: Floats | None, rh_pct: Floats | None) -> Floats:
     if site.power.pue is not None:
-        return np.full(shape, site.power.pue)
+        return np.full(zones.shape, site.power.pue)
     if temp_c is None:
-        return np.full(shape, pue_at(site.plant_kind, None, None))
-    damp = np.full(shape, math.nan) if rh_pct is None else rh_pct
-    flat = [
-        pue_at(site.plant_kind, t, None if math.isnan(rh) else rh)
-        for t, rh in zip(temp_c.ravel().tolist(), damp.ravel().tolist(), strict=True)
-    ]
-    return np.array(flat).reshape(shape)
+        return np.full(zones.shape, pue_at(site.plant_kind, None, None))
+    damp = np.full(zones.shape, math.nan) if rh_pct is None else rh_pct
+    return zones.pue(site.plant_kind, temp_c, damp)
 
 
 def _pv(site: Site, zones: _Zones, sky: tuple[str, ...], temp_c: Floats | None) -> Floats:
@@ -356,14 +361,10 @@ def _pv(site: Site, zones: _Zones, sky: tuple[str, ...], temp_c: Floats | None) 
     air = np.full(shape, AIR_UNKNOWN_C) if temp_c is None else temp_c
     breeze = np.full(shape, WIND_MODULE_MS) if wind is None else wind
     sun = site_sun(site.lat_deg, site.lon_deg, site.power.pv_tilt_deg)
-    for i, start_s in enumerate((zones.starts_s + zones.feed.clock_offset_s).tolist()):
-        for h in range(shape[1]):
-            middle_s = start_s + (h + 0.5) * SECONDS_PER_HOUR
-            arguments = (*sun.arrays, middle_s, float(factor[i, h]))
-            light = irradiance_w_per_m2(*arguments)
-            out[i, h] = site.power.pv_kw_peak * pv_share(
-                light, float(air[i, h]), float(breeze[i, h])
-            )
+    starts_s = zones.starts_s[:, None] + zones.feed.clock_offset_s
+    middles_s = starts_s + (np.arange(shape[1]) + 0.5) * SECONDS_PER_HOUR
+    sky_now = (np.array(a, np.float64).ravel() for a in (factor, air, breeze))
+    fill_pv(*sun.arrays, site.power.pv_kw_peak, middles_s.ravel(), *sky_now, out.ravel())
     return out
 
 

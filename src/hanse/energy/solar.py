@@ -119,6 +119,7 @@ def clear_sky_ghi_w_per_m2(*, lat_deg: float, lon_deg: float, now_s: float) -> f
     )
 
 
+@lru_cache(maxsize=256)
 def cloud_factor(cloud_pct: float | None) -> float:
     """GHI over clear-sky GHI: 0.46 under full cover, 1 under none, the mean where unknown."""
     if cloud_pct is None:

@@ -10,6 +10,7 @@ up in silence: every reading names its method, source and age.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -152,10 +153,8 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def recorded(self, zone: str, quantity: str) -> Series | None:
         """The recording of a zone that is replayed: one that was brought, else the shipped one; None where there is none."""
-        for series in self.recordings:
-            if (series.zone, series.quantity) == (zone, quantity):
-                return series
-        return recorded(zone, quantity)  # type: ignore[arg-type]
+        brought = _by_name(self.recordings).get((zone, quantity))
+        return recorded(zone, quantity) if brought is None else brought  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         assert self.clock.speed > 0.0, "said by the clock itself"
@@ -388,6 +387,12 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return weather
         note = _joined(weather.note, f"cloud {override.value:g} %: {override.reason}")
         return msgspec.structs.replace(weather, cloud_pct=override.value, note=note)
+
+
+@lru_cache(maxsize=16)
+def _by_name(recordings: tuple[Series, ...]) -> dict[tuple[str, str], Series]:
+    """The first of each zone and quantity."""
+    return {(one.zone, one.quantity): one for one in reversed(recordings)}
 
 
 def _said(live: Observed, now_s: float) -> Reading:

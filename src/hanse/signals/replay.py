@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from hanse.errors import FeedError
 from hanse.units import SECONDS_PER_DAY
@@ -23,11 +24,12 @@ def replay(now_s: float, year: int) -> float:
     return datetime(year, today.month, day, tzinfo=UTC).timestamp() + since_midnight_s
 
 
+@lru_cache(maxsize=256)
 def replay_within(now_s: float, *, start_s: float, until_s: float) -> float:
     """The same, for a recording of at least a year that need not begin in January.
 
     A recording made by local clock begins some hours before or after the UTC year; an instant at
-    its edge then plays the calendar year before or after.
+    its edge then plays the calendar year before or after. The sites of a league ask for the same instants.
     """
     if until_s - start_s < 365 * SECONDS_PER_DAY:
         raise FeedError(

@@ -57,6 +57,8 @@ class Handle:
             ]
         self._table = np.array(words, np.int64)
         self.address = int(self._table.ctypes.data)
+        self.kind = _kind_of(world)
+        """What numba takes it for: it asks at each call from Python, and arrays do not change their types."""
 
 
 class Grid(types.Array):
@@ -120,14 +122,18 @@ class WorldType(types.Type):
 _kinds: dict[tuple[Any, ...], WorldType] = {}
 
 
-@typeof_impl.register(Handle)
-def _typeof_handle(handle: Handle, _context: Any) -> WorldType:
-    """numba asks at each call from Python; working out eighty types takes ten milliseconds."""
-    key = tuple((array.dtype, array.ndim, array.flags.writeable) for array in handle.world)
+def _kind_of(world: World) -> WorldType:
+    """Working out eighty types takes ten milliseconds, so those of equal arrays are made once."""
+    key = tuple((array.dtype, array.ndim, array.flags.writeable) for array in world)
     if key not in _kinds:
-        types_of = (Grid.of(typeof(array)) for array in handle.world)
+        types_of = (Grid.of(typeof(array)) for array in world)
         _kinds[key] = WorldType(tuple(zip(World._fields, types_of, strict=True)))
     return _kinds[key]
+
+
+@typeof_impl.register(Handle)
+def _typeof_handle(handle: Handle, _context: Any) -> WorldType:
+    return handle.kind
 
 
 @register_model(WorldType)

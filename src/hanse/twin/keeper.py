@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 from msgspec.structs import replace
 
 from hanse.dispatch import actions as act
@@ -74,6 +75,12 @@ class Keeper:
         self._known_dead: set[str] = set()
         self._acted = False
         self._still_until_s = -math.inf
+        self._watched: tuple[int, ...] = ()
+        self._draining: tuple[int, ...] = ()
+        """Places of engines that answered when last looked at, and of those that drain."""
+        self._busy = False
+        self._serving: tuple[Placement, ...] | None = None
+        """Until the dispatcher is told anything; None: to be found."""
         self.wakes: Callable[[EngineSpec, float], float] | None = None
         """When an engine's server is on, where servers are switched off between."""
         self.dispatcher = Dispatcher("site", site=site)
@@ -86,8 +93,12 @@ class Keeper:
             self.dispatcher.handle(ev.EngineStarted(at_s=now_s, engine=name))
             self.dispatcher.handle(ev.EngineProbed(at_s=now_s, engine=name, answered=True))
 
-    def busy(self, handle: Handle) -> bool:
-        """Whether any engine still has to come or to go."""
+    @property
+    def busy(self) -> bool:
+        """Whether any engine still had to come or to go when last looked at."""
+        return self._busy
+
+    def _waits(self, handle: Handle) -> bool:
         belief = self.dispatcher.belief
         assert belief is not None
         modes = handle.world.engines["mode"]
@@ -105,8 +116,10 @@ class Keeper:
 
     def serving(self) -> tuple[Placement, ...]:
         """What is up here, as the agent reports it."""
-        assert self.dispatcher.belief is not None
-        return serving_of(self.site, self.dispatcher.belief.engines)
+        if self._serving is None:
+            assert self.dispatcher.belief is not None
+            self._serving = serving_of(self.site, self.dispatcher.belief.engines)
+        return self._serving
 
     def place(self, decided: ev.PlacementDecided, handle: Handle, now_s: float) -> None:
         """A placement reached the site."""
@@ -115,20 +128,24 @@ class Keeper:
 
     def tick(self, handle: Handle, now_s: float) -> None:
         """One round of probes; none where the last found nothing to do and nothing has come since."""
-        if not self._still(handle, now_s):
-            self._acted = False
-            self._round(handle, now_s)
-            self._still_until_s = -math.inf if self._acted else self._next_s()
+        if self._still(handle, now_s):
+            return
+        self._acted = False
+        self._round(handle, now_s)
+        self._still_until_s = -math.inf if self._acted else self._next_s()
+        self._busy = self._waits(handle)
+        self._watched = tuple(e for name, e in self._index.items() if name not in self._loading)
+        self._draining = tuple(e for name, e in self._index.items() if self._drains(name))
 
     def _still(self, handle: Handle, now_s: float) -> bool:
         """Whether a round would tell the dispatcher what it knows: engines answer as before, none is empty or ready, no time is over."""
         if now_s >= self._still_until_s:
             return False
-        modes = handle.world.engines["mode"]
-        return not any(
-            (int(modes[e]) in (FROZEN, DOWN) and name not in self._loading)
-            or self._drained(handle, name)
-            for name, e in self._index.items()
+        engines = handle.world.engines
+        modes = engines["mode"]
+        return not (
+            any(modes[e] in (FROZEN, DOWN) for e in self._watched)
+            or any(_empty(engines[e]) for e in self._draining)
         )
 
     def _next_s(self) -> float:
@@ -166,14 +183,15 @@ class Keeper:
         self._tell(ev.Ticked(at_s=now_s), handle, now_s)
 
     def _drained(self, handle: Handle, name: str) -> bool:
+        return self._drains(name) and _empty(handle.world.engines[self._index[name]])
+
+    def _drains(self, name: str) -> bool:
         assert self.dispatcher.belief is not None
         engine = self.dispatcher.belief.engines.get(name)
-        if engine is None or engine.state != "draining":
-            return False
-        row = handle.world.engines[self._index[name]]
-        return int(row["running"]) == 0 and int(row["queue_head"]) < 0
+        return engine is not None and engine.state == "draining"
 
     def _tell(self, event: ev.Event, handle: Handle, now_s: float) -> None:
+        self._serving = None
         self._act(self.dispatcher.handle(event), handle, now_s)
 
     def _act(self, actions: list[act.Action], handle: Handle, now_s: float) -> None:
@@ -213,6 +231,11 @@ class Keeper:
         self._loading.pop(spec.name, None)
         self._known_dead.discard(spec.name)
         self._berths.give(e)
+
+
+def _empty(row: np.void) -> bool:
+    """Whether nothing runs or waits at an engine."""
+    return int(row["running"]) == 0 and int(row["queue_head"]) < 0
 
 
 def _set_up(handle: Handle, e: int, spec: EngineSpec) -> None:

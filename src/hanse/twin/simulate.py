@@ -424,7 +424,7 @@ class Simulation:
         keeper.tick(self.handle, now_s)
         if self.operator is not None:
             self.operator.changed(site, now_s)
-        if keeper.busy(self.handle):
+        if keeper.busy:
             self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
         else:
             self._probing.discard(site)
