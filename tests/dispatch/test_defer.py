@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import numpy as np
 import pytest
@@ -77,7 +79,10 @@ def test_every_job_is_done_in_time_or_named_with_reason_and_cure(seed: int) -> N
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=seeds, changes=st.lists(st.sampled_from(["later", "job", "done", "law"]), max_size=4))
+@given(
+    seed=seeds,
+    changes=st.lists(st.sampled_from(["later", "job", "done", "law", "ways"]), max_size=4),
+)
 def test_warm_costs_what_cold_costs(seed: int, changes: list[str]) -> None:
     solver = DeferSolver()
     one = problem(seed, jobs=4)
@@ -105,6 +110,9 @@ def changed(one: DeferProblem, change: str, seed: int) -> DeferProblem:
         return replace(one, jobs=(*one.jobs, new))
     if change == "done":
         return replace(one, jobs=one.jobs[1:])
+    if change == "ways":  # in another order, without some, at other rates
+        ways = random.Random(seed).sample(one.paths, random.Random(seed).randint(0, len(one.paths)))
+        return replace(one, paths=tuple(replace(w, mbit_s=w.mbit_s + 1.0) for w in ways))
     jobs = tuple(replace(j, sites=j.sites[:1]) for j in one.jobs)
     return replace(one, jobs=jobs)
 
@@ -114,6 +122,19 @@ def test_two_days_warm_equals_cold_and_no_model_is_made_anew() -> None:
     for shift in range(3):
         one = whole(3, shift=shift)
         assert solver.solve(one).bound_usd == pytest.approx(solve(one).bound_usd, abs=1e-3)
+    assert solver.cold == 1
+
+
+def test_ways_come_and_go_with_jobs_and_no_model_is_made_anew() -> None:
+    one = whole(3)
+    used = {(j.job.home, s) for j in one.jobs[:-1] for s in j.sites if s != j.job.home}
+    few = replace(
+        one, jobs=one.jobs[:-1], paths=tuple(w for w in one.paths if (w.source, w.target) in used)
+    )
+    assert len(few.paths) < len(one.paths)
+    solver = DeferSolver()
+    for asked in (few, one, few):
+        assert solver.solve(asked).bound_usd == pytest.approx(solve(asked).bound_usd, abs=1e-3)
     assert solver.cold == 1
 
 

@@ -23,8 +23,9 @@ from hanse.units import hours_from_s
 
 __all__ = ["DeferAnswer", "DeferProblem", "DeferSolver", "check", "solve"]
 
-ALIVE_SHARE_MIN: Final = 0.5
-"""When more than half of all pairs are of jobs that are gone, a new model is smaller and soon faster."""
+ALIVE_SHARE_MIN: Final = 0.7
+"""When more than three in ten of all pairs are of jobs that are gone, a new model is smaller and soon faster: over 81 schedules of two
+simulated days 19.5 s, where half took 23.9, 0.85 22.4 and a new model at each solve 36.3."""
 
 JobKey = tuple[object, ...]
 
@@ -131,7 +132,8 @@ def _keys(frame: Frame) -> dict[str, JobKey]:
     found: dict[str, list[object]] = {one.job.id: [] for one in frame.problem.jobs}
     for pair in frame.pairs:
         one = frame.problem.jobs[pair.job].job
-        found[one.id].append((pair.pool, pair.speed, pair.path, one.restart_s))
+        ends = frame.path_ends[pair.path] if pair.path >= 0 else None
+        found[one.id].append((pair.pool, pair.speed, ends, one.restart_s))
     return {name: tuple(key) for name, key in found.items()}
 
 

@@ -71,6 +71,7 @@ class Frame:
         full = np.array([pool.chip_kw_full for _, pool in pools], float)
         self.added_kw: Floats = full - self.idle_kw
         """[pool] IT power that work adds to a chip."""
+        self.path_ends = tuple((way.source, way.target) for way in p.paths)
         self.usd_per_g = per_g_from_per_t(p.usd_per_tonne_co2e)
 
     def rows(self, name: str) -> Floats:
@@ -137,7 +138,10 @@ class Frame:
         by_site: dict[int, list[int]] = {}
         for pool, site in enumerate(self.pool_site.tolist()):
             by_site.setdefault(site, []).append(pool)
-        ways = {(w.source, w.target): (i, w) for i, w in enumerate(self.problem.paths)}
+        ways = {
+            ends: (i, way)
+            for i, (ends, way) in enumerate(zip(self.path_ends, self.problem.paths, strict=True))
+        }
         found = []
         for j, one in enumerate(self.problem.jobs):
             lawful = sorted(self.site_index[s] for s in one.sites if s in self.site_index)

@@ -48,8 +48,8 @@ class SiteBlock:
         self.levied = np.flatnonzero([s.usd_per_kw_month > 0.0 for s in frame.problem.sites])
         self.peak = model.add_columns("peak", np.zeros(len(self.levied)))
         self.pool_site = frame.pool_site
-        self.reads: dict[int, Ints] = {}
-        """Rows of the paths that some job reads over, by path."""
+        self.reads: dict[tuple[str, str], Ints] = {}
+        """Rows of the paths that some job reads over, by a path's ends."""
         self._rows(model, frame)
         self._battery_rows(model, frame)
         self._peak_rows(model, frame)
@@ -138,8 +138,9 @@ class SiteBlock:
         so_far, usd = np.array(peaks, float).reshape(-1, 2).T
         solver.set_columns(self.peak, so_far, INF)
         solver.set_costs(self.peak, usd)
-        for path, rows in self.reads.items():
-            solver.set_rows(rows, -INF, np.full(rows.shape, frame.path_gb_per_h[path]))
+        rates = dict(zip(frame.path_ends, frame.path_gb_per_h.tolist(), strict=True))
+        for ends, rows in self.reads.items():
+            solver.set_rows(rows, -INF, np.full(rows.shape, rates.get(ends, 0.0)))
         self._follow_batteries(solver, frame)
 
     def _follow_batteries(self, solver: Solver, frame: Frame) -> None:
@@ -171,8 +172,7 @@ def _shape(frame: Frame) -> tuple[object, ...]:
         b and (b.charge_efficiency, b.discharge_efficiency, b.self_discharge_per_h, b.export)
         for b in (site.battery for site in sites)
     )
-    paths = tuple((p.source, p.target) for p in frame.problem.paths)
-    names = frame.pool_names, frame.accelerators, tuple(site.site for site in sites), paths
+    names = frame.pool_names, frame.accelerators, tuple(site.site for site in sites)
     levied = tuple(site.usd_per_kw_month > 0.0 for site in sites)
     return (frame.problem.step_s, batteries, *names, levied)
 
@@ -218,10 +218,11 @@ class JobBlock:
         row_of[many] = np.arange(len(many))
         shared = row_of[self.pair_owner] >= 0
         m.put(self.most[row_of[self.pair_owner[shared]]], self.x[shared], 1.0)
-        path = frame.column("path")[pairs].astype(np.int64)[self.remote]
-        for one in sorted(set(path.tolist()) - set(sites.reads)):
-            sites.reads[one] = m.add_rows(f"reads {one}", -INF, 0.0, (len(frame.hours),))
-        self.read_row = np.array([sites.reads[one] for one in path.tolist()], np.int64)
+        over = [frame.path_ends[frame.pairs[k].path] for k in pairs[self.remote].tolist()]
+        for ends in sorted(set(over) - set(sites.reads)):
+            name = f"reads {ends[0]} {ends[1]}"
+            sites.reads[ends] = m.add_rows(name, -INF, 0.0, (len(frame.hours),))
+        self.read_row = np.array([sites.reads[ends] for ends in over], np.int64)
         self.read_row = self.read_row.reshape(len(self.remote), len(frame.hours))
         self.read_speed = speed[self.remote]
         read = self.read_speed * self.gb_per_h[self.remote][:, None]
