@@ -93,6 +93,18 @@ def test_a_city_that_is_no_site_enters_at_the_nearest_lawful_gateway() -> None:
     assert answer["entry"] == "london"
 
 
+def test_what_embeds_answers_no_tokens_unless_asked_for_some() -> None:
+    def ms(*more: str) -> tuple[float, float]:
+        asked = ("--key", "clinic", "--from", "london", "--service", "text-embedding-3-small", *more)
+        answer = json.loads(hanse("explain", "--fleet", str(LEAGUE), *asked, "--json").stdout)
+        chosen = next(one["predicted"] for one in answer["offers"] if one["chosen"])
+        return chosen["ttft_ms"], chosen["e2e_ms"]
+
+    first, last = ms()
+    assert ms("--tokens-out", "0") == (first, last)
+    assert ms("--tokens-out", "64")[1] > last
+
+
 def test_every_command_has_help_and_stands_in_the_readme_or_the_docs() -> None:
     texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     said = "\n".join(path.read_text() for path in texts)

@@ -11,7 +11,9 @@ from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanse.dispatch.table import Table
+    from hanse.model.fleet import Fleet
 
+TOKENS_OUT = 64
 OFFLINE = "an idle fleet, yearly mean signals"
 
 
@@ -23,7 +25,7 @@ def explain(
     class_: str = "",
     country: str = "",
     tokens_in: int = 64,
-    tokens_out: int = 64,
+    tokens_out: int | None = None,
     state: Path | None = None,
     fleet: Path | None = None,
     json: bool = False,
@@ -48,7 +50,7 @@ def explain(
     tokens_in
         Tokens of the prompt.
     tokens_out
-        Tokens of the answer.
+        Tokens of the answer; default 64, of a service that embeds none.
     state
         State directory of the running league; default the only one below `.hanse`.
     fleet
@@ -77,6 +79,7 @@ def _live(
     runtime = directory.read_runtime()
     secret = secret_of(directory, key)
     loaded = read_fleet(directory.fleet_toml)
+    ask = _with_usual_answer(ask, loaded)
     lat_deg, lon_deg, origin = place_of(from_, loaded)
     allowed = [
         code
@@ -103,6 +106,14 @@ def _live(
     return {"entry": site, "basis": f"live load at {site}", **answer}
 
 
+def _with_usual_answer(ask: dict[str, Any], fleet: Fleet) -> dict[str, Any]:
+    """The question with the answer's tokens, where none were named."""
+    if ask["tokens_out"] is not None:
+        return ask
+    embeds = any(s.embeds for s in fleet.services if ask["service"] in (s.id, *s.aliases))
+    return ask | {"tokens_out": 0 if embeds else TOKENS_OUT}
+
+
 def place_of(name: str, fleet: Any) -> tuple[float, float, str]:
     """(latitude, longitude, country) of a site or a city."""
     for site in fleet.sites:
@@ -122,6 +133,7 @@ def _offline(
     from hanse.cli.check import checked_fleet, read_policies
 
     fleet = checked_fleet(path)
+    ask = _with_usual_answer(ask, fleet)
     table = table_of(fleet, read_policies(fleet, path.parent), time.time())
     meta = next((one for one in table.meta.keys.values() if one.id == key), None)
     if meta is None:
