@@ -95,7 +95,15 @@ def test_a_city_that_is_no_site_enters_at_the_nearest_lawful_gateway() -> None:
 
 def test_what_embeds_answers_no_tokens_unless_asked_for_some() -> None:
     def ms(*more: str) -> tuple[float, float]:
-        asked = ("--key", "clinic", "--from", "london", "--service", "text-embedding-3-small", *more)
+        asked = (
+            "--key",
+            "clinic",
+            "--from",
+            "london",
+            "--service",
+            "text-embedding-3-small",
+            *more,
+        )
         answer = json.loads(hanse("explain", "--fleet", str(LEAGUE), *asked, "--json").stdout)
         chosen = next(one["predicted"] for one in answer["offers"] if one["chosen"])
         return chosen["ttft_ms"], chosen["e2e_ms"]

@@ -393,6 +393,7 @@ def test_a_drained_site_gets_nothing_new_and_loses_nothing(league: Changed) -> N
     said = draining.result(60)
     print(said)
     assert "in force at 4 of 4 sites" in said
+    assert "other sites have" in said and "free slots" in said
     assert f"frankfurt: {held} still run there" in said and "frankfurt is empty after" in said
     answers = traffic.end()
     bad = [a for a in answers if a.status != 200 or a.error or a.broken]

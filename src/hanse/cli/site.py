@@ -16,12 +16,13 @@ from hanse.cli import run
 from hanse.cli.change import WAIT_S, wait_in_force, who
 from hanse.cli.league import hub_dir, read_view
 from hanse.cli.output import say
-from hanse.errors import ConfigError
+from hanse.errors import ConfigError, SiteError
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from hanse.live.league_file import Standing
     from hanse.live.runtime import Runtime
+    from hanse.view import LeagueView
 
 app = App(
     name="site",
@@ -140,6 +141,8 @@ def _stand(
 
     directory, _ = hub_dir(state)
     _known(site, [one.id for one in History(directory).newest().fleet().sites])
+    runtime = directory.read_runtime()
+    _say_room(runtime, site)
     now_s = time.time()
     until_s = now_s + _duration_s(for_) if for_ else None
     standing: Standing = Standing(
@@ -155,13 +158,47 @@ def _stand(
             known, site, standing, who(), why or f"{site} {kind}", force=force
         ),
     )
-    runtime = directory.read_runtime()
     missing = wait_in_force(runtime, revision, WAIT_S)
     end = f", until {time.strftime('%H:%M:%S', time.localtime(until_s))}" if until_s else ""
     say(f"{site} takes nothing new ({kind}{end})")
     if not no_wait:
         _wait_empty(runtime, site)
     return 1 if missing else 0
+
+
+def room_elsewhere(view: LeagueView, site: str) -> tuple[float, float] | None:
+    """Requests that run or wait at a site now, and slots that others have free of what it serves; None: it is not heard.
+
+    What a site is busy with is told of all its services together, so its free slots are counted for whichever of them may use them.
+    """
+    status = next((one.status for one in view.sites if one.id == site), None)
+    if status is None:
+        return None
+    served = {placement.service for placement in status.serving}
+    free = 0.0
+    for one in view.sites:
+        told = one.status
+        if one.id == site or told is None or one.state == "silent" or one.standing is not None:
+            continue
+        slots = [(p.service in served, p.replicas * p.slots) for p in told.serving]
+        idle = sum(count for _, count in slots) - told.running - told.waiting
+        free += max(0.0, min(idle, sum(count for same, count in slots if same)))
+    return status.running + status.waiting, free
+
+
+def _say_room(runtime: Runtime, site: str) -> None:
+    try:
+        found = room_elsewhere(read_view(runtime), site)
+    except SiteError:  # a controller that starts again takes the change all the same
+        found = None
+    if found is None:
+        say(f"{site} is not heard: whether others have room for its requests is not known")
+        return
+    needed, free = found
+    said = f"{site} runs {needed:.0f}; other sites have {free:.0f} free slots of what it serves"
+    if needed > free:
+        said += ": not enough, so some requests will wait or be refused"
+    say(said)
 
 
 def _wait_empty(runtime: Runtime, site: str) -> None:
