@@ -82,6 +82,24 @@ def test_a_capped_grid_an_empty_battery_and_a_heat_wave_are_told_apart() -> None
     assert hot.available_kw < PowerKeeper(FLEET, "frankfurt").available_kw + 1e3
 
 
+def test_another_price_is_not_another_battery() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    held = [keeper.status(MIDNIGHT_S + STEP_S_MAX * i, 0.0).battery_kwh for i in range(20)][-1]
+    site = next(s for s in FLEET.sites if s.id == "frankfurt")
+    assert held is not None and held < site.power.battery_kwh * BATTERY_SHARE_START
+
+    def after(power: Power) -> float | None:
+        others = tuple(s for s in FLEET.sites if s.id != "frankfurt")
+        changed = msgspec.structs.replace(site, power=power)
+        keeper.follow(msgspec.structs.replace(FLEET, sites=(changed, *others)))
+        return keeper.status(MIDNIGHT_S + STEP_S_MAX * 19, 0.0).battery_kwh
+
+    dearer = msgspec.structs.replace(site.power, usd_per_kw_month=20.0, base_kw=40.0)
+    assert after(dearer) == pytest.approx(held)
+    larger = msgspec.structs.replace(dearer, battery_kwh=2.0 * site.power.battery_kwh)
+    assert after(larger) == pytest.approx(2.0 * site.power.battery_kwh * BATTERY_SHARE_START)
+
+
 # --- the plan of the battery
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from hanse.dispatch.follow import SiteSchedule, battery_now
 from hanse.energy import SiteFlows, SiteSignals, battery_of, site_signals, site_supply
@@ -81,8 +82,9 @@ class PowerKeeper:
     def follow(self, fleet: Fleet) -> None:
         """Another fleet is in force; what the battery holds stays, unless it is another battery."""
         site = next(site for site in fleet.sites if site.id == self._site.id)
-        if site.power != self._site.power:
-            self._battery = battery_of(site.power, BATTERY_SHARE_START)
+        made = battery_of(site.power, BATTERY_SHARE_START)
+        if replace(made, stored_kwh=0.0) != replace(self._battery, stored_kwh=0.0):
+            self._battery = made
         self._site = site
 
     def hear_control(self, data: bytes) -> None:

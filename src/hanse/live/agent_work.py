@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from hanse.catalogue import accelerator
+from hanse.catalogue import Accelerator, accelerator
 from hanse.dispatch.belief import EngineSpec
 from hanse.dispatch.shed import Draw
 from hanse.live.facility.metering import Measured
@@ -35,6 +35,7 @@ class Meter:
     def __init__(self, fleet: Fleet, site_id: str, page: SharedPage) -> None:
         self._page = page
         self._site_id = site_id
+        self._chips: dict[str, Accelerator] = {}
         self.follow(fleet)
         self._cpu_s: dict[str, tuple[float, float]] = {}
         self._watts: dict[str, float] = {}
@@ -46,8 +47,8 @@ class Meter:
         """(instant, priority, Wh)."""
 
     def follow(self, fleet: Fleet) -> None:
-        """The fleet in force: chips of pools and ranks of classes."""
-        self._chips = {
+        """The fleet in force: chips of pools and ranks of classes. Pools that are gone stay known: engines drain there yet."""
+        self._chips |= {
             pool.id: accelerator(pool.accelerator)
             for site in fleet.sites
             if site.id == self._site_id
@@ -62,8 +63,7 @@ class Meter:
             return
         self._cpu_s[spec.name] = (now_s, cpu_s)
         if cpu_s >= before_cpu_s and now_s > before_at_s:
-            chip = self._chips[spec.pool]
-            idle_w, full_w = (chip.idle_w or 0.0) * spec.chips, (chip.tdp_w or 0.0) * spec.chips
+            idle_w, full_w = self._rated_w(spec)
             share = min(1.0, (cpu_s - before_cpu_s) / (now_s - before_at_s))
             self._watts[spec.name] = idle_w + (full_w - idle_w) * share
             self._estimated_w[spec.name] = self._watts[spec.name]
@@ -110,7 +110,7 @@ class Meter:
     def _part(self, watts: float, engines: Sequence[EngineSpec]) -> None:
         weights = []
         for spec in engines:
-            idle_w = (self._chips[spec.pool].idle_w or 0.0) * spec.chips
+            idle_w, _ = self._rated_w(spec)
             self._idle_w[spec.name] = idle_w
             running = float(self._page.exec[:, spec.index, 0].sum())
             estimated_w = self._estimated_w.get(spec.name, 0.0)
@@ -133,10 +133,17 @@ class Meter:
         for spec in engines:
             watts = self._watts.get(spec.name, 0.0)
             if watts <= 0.0:
-                silent += (self._chips[spec.pool].idle_w or 0.0) * spec.chips
+                silent += self._rated_w(spec)[0]
             elif running[spec.index] > 0:
                 busy += watts
         return busy, silent
+
+    def _rated_w(self, spec: EngineSpec) -> tuple[float, float]:
+        """Idle and full power of an engine's chips; of a pool that went before this agent began nobody knows them: none."""
+        chip = self._chips.get(spec.pool)
+        if chip is None:
+            return 0.0, 0.0
+        return (chip.idle_w or 0.0) * spec.chips, (chip.tdp_w or 0.0) * spec.chips
 
     def idle(self, now_s: float) -> tuple[str, ...]:
         """Engines that had no request for a while."""
