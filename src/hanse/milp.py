@@ -18,6 +18,7 @@ from hanse.model.fleet import Value
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 INF = highspy.kHighsInf
 
 

@@ -136,6 +136,11 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
     carbon = p.usd_per_tonne_co2e / 1e6
     unit: list[list[float]] = []
     dearest = 0.0
+    # Once it has to begin anyway: only what is lost beyond that counts.
+    first = 0.0 if one.chips else job.chips_max * job.restart_s / 3600.0
+    more = lp.new()
+    work[more] = -1.0
+    begun: dict[int, float] = {more: -1.0}
     for s in p.sites:
         for q in s.pools:
             if s.site not in one.sites or q.accelerator not in job.chip_s:
@@ -151,6 +156,7 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
                 move += job.state_gb * there.usd_per_gb
                 ready += job.state_gb * 8e3 / (there.mbit_s * p.link_share)
             before: int | None = None
+            runs = one.chips if (one.state_at, one.pool) == (s.site, q.pool) else 0
             prices = []
             for t in steps:
                 end = begin[t] + p.step_s[t]
@@ -164,7 +170,10 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
                 x = lp.new(hours[t] * speed * price, 0.0, may * job.chips_max)
                 work_on[s.site, q.pool, t][x] = 1.0
                 by_step[t][x] = 1.0
-                work[x] = speed * hours[t]
+                # Where a restart is short beside a step, work of a job that runs does a share less: one restart, spread over all of it.
+                short = 0.0 < job.restart_s < 0.05 * p.step_s[t] and one.chips > 0
+                spread = min(0.5, job.chips_max * job.restart_s / 3600.0 / left) if short else 0.0
+                work[x] = speed * hours[t] * (1.0 - spread)
                 if remote:
                     rate_gb_h = way.mbit_s * p.link_share / 8e3 * 3600.0
                     lp.reads = getattr(lp, "reads", {})
@@ -172,15 +181,13 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
                     if not row:
                         lp.most.append((row, rate_gb_h))
                     row[x] = speed * job.data_gb / left
-                if job.restart_s > 0.0:
+                if job.restart_s >= 0.05 * p.step_s[t]:
                     r = lp.new(0.0, 0.0, may * job.chips_max)
-                    work[r] = -speed * job.restart_s / 3600.0
-                    runs = (one.state_at, one.pool) == (s.site, q.pool)
-                    start = float(one.chips) if runs and t == 0 else 0.0
+                    begun[r] = speed * job.restart_s / 3600.0
                     rise = {x: 1.0, r: -1.0}
                     if before is not None:
                         rise[before] = -1.0
-                    lp.most.append((rise, start))
+                    lp.most.append((rise, float(runs) if t == 0 else 0.0))
                 before = x
                 usd = s.price_usd_per_kwh[t] + carbon * s.carbon_g_per_kwh[t]
                 power = (q.chip_kw_full - q.chip_kw_idle) * s.pue[t] * usd / speed
@@ -189,7 +196,8 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
             unit.append(prices)
     for t in steps:
         lp.most.append((by_step[t], float(job.chips_max)))
-    add_left(lp, p, one, hours, begin, work, unit, dearest)
+    lp.most.append((begun, first))
+    add_left(lp, p, one, hours, begin, work, unit, dearest, first)
 
 
 def due_of(job) -> float:  # type: ignore[no-untyped-def]
@@ -197,7 +205,7 @@ def due_of(job) -> float:  # type: ignore[no-untyped-def]
     return float(job.deadline_at_s - job.checkpoint_every_s - job.restart_s)
 
 
-def add_left(lp, p, one, hours, begin, work, unit, dearest) -> None:  # type: ignore[no-untyped-def]
+def add_left(lp, p, one, hours, begin, work, unit, dearest, first) -> None:  # type: ignore[no-untyped-def]
     """Work that is left for later or not done, and the row that counts all work."""
     job = one.job
     left = min(job.chip_s.values()) / 3600.0
@@ -206,13 +214,13 @@ def add_left(lp, p, one, hours, begin, work, unit, dearest) -> None:  # type: ig
     if due_of(job) > end_s and unit:
         room = 0.5 * (due_of(job) - end_s) / 3600.0 * job.chips_max
         guess = cheapest([min(c) for c in zip(*unit, strict=True)], hours, min(1.0, left / room))
-        room = min(room, left)
+        room = min(room, left + first)
     missed = max(0.0, end_s - due_of(job)) / 3600.0 + hours[-1]
     never = job.weight * (p.late_usd_per_chip_h + p.later_usd_per_chip_h * missed)
     work[lp.new(guess, 0.0, room)] = 1.0
     all_dearest = getattr(lp, "dearest", [])
     lp.dearest = all_dearest
-    hopeless = lp.new(never + abs(guess), 0.0, left)
+    hopeless = lp.new(never + abs(guess), 0.0, left + first)
     work[hopeless] = 1.0
     all_dearest.append((hopeless, dearest))
     # The dearest power of all jobs stands on every hopeless hour.
@@ -221,7 +229,7 @@ def add_left(lp, p, one, hours, begin, work, unit, dearest) -> None:  # type: ig
     lp.base[hopeless] = never + abs(guess)
     for column, _ in all_dearest:
         lp.cost[column] = lp.base[column] + top
-    lp.equal.append((work, left))
+    lp.equal.append((work, left + first))
 
 
 def cheapest(usd: list[float], hours: list[float], share: float) -> float:

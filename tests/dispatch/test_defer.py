@@ -32,6 +32,7 @@ from hanse.energy.records import (
 )
 
 seeds = st.integers(0, 10_000)
+FLAT = ("price_usd_per_kwh", "carbon_g_per_kwh", "pue", "base_kw")
 replace = msgspec.structs.replace
 
 
@@ -81,7 +82,9 @@ def test_every_job_is_done_in_time_or_named_with_reason_and_cure(seed: int) -> N
 @settings(max_examples=25, deadline=None)
 @given(
     seed=seeds,
-    changes=st.lists(st.sampled_from(["later", "job", "done", "law", "ways"]), max_size=4),
+    changes=st.lists(
+        st.sampled_from(["later", "job", "done", "law", "ways", "worked"]), max_size=4
+    ),
 )
 def test_warm_costs_what_cold_costs(seed: int, changes: list[str]) -> None:
     solver = DeferSolver()
@@ -110,6 +113,12 @@ def changed(one: DeferProblem, change: str, seed: int) -> DeferProblem:
         return replace(one, jobs=(*one.jobs, new))
     if change == "done":
         return replace(one, jobs=one.jobs[1:])
+    if change == "worked":
+        jobs = tuple(
+            replace(j, job=replace(j.job, chip_s={a: 0.6 * s for a, s in j.job.chip_s.items()}))
+            for j in one.jobs
+        )
+        return replace(one, jobs=jobs)
     if change == "ways":  # in another order, without some, at other rates
         ways = random.Random(seed).sample(one.paths, random.Random(seed).randint(0, len(one.paths)))
         return replace(one, paths=tuple(replace(w, mbit_s=w.mbit_s + 1.0) for w in ways))
@@ -123,6 +132,45 @@ def test_two_days_warm_equals_cold_and_no_model_is_made_anew() -> None:
         one = whole(3, shift=shift)
         assert solver.solve(one).bound_usd == pytest.approx(solve(one).bound_usd, abs=1e-3)
     assert solver.cold == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(hours=st.floats(0.2, 6.0), restart_s=st.sampled_from([0.0, 30.0, 60.0, 170.0, 600.0]))
+def test_where_every_hour_costs_the_same_work_is_done_at_once(
+    hours: float, restart_s: float
+) -> None:
+    one = problem(1, sites=1, jobs=1, step_s=axis())
+    count = len(one.step_s)
+    (site,), (asked,) = one.sites, one.jobs
+    flat = {name: (getattr(site, name)[0],) * count for name in FLAT}
+    pool = replace(site.pools[0], accelerator="l4", chips_free=(2.0,) * count)
+    none = (0.0,) * count
+    power = {
+        "pv_kw": none,
+        "wind_kw": none,
+        "grid_kw_max": (99.0,) * count,
+        "load_kw_max": (),
+        "usd_per_kw_month": 0.0,
+    }
+    site = replace(site, **flat, **power, battery=None, pools=(pool,))
+    work = {
+        "chip_s": {"l4": hours * 3600.0}, "chips_max": 2, "restart_s": restart_s, "home": site.site, "data_gb": 0.0, "state_gb": 0.0,
+        "deadline_at_s": START_S + 40.0 * 3600.0,
+    }  # fmt: skip
+    asked = replace(
+        asked,
+        job=replace(asked.job, **work),
+        sites=(site.site,),
+        state_at=site.site,
+        pool=None,
+        chips=0,
+    )
+    (plan,) = solve(replace(one, sites=(site,), jobs=(asked,))).jobs
+    (run,) = plan.runs
+    done = np.flatnonzero(np.array(run.chips) > 1e-6)
+    # Among five-minute steps the solver's tolerance decides; neither hours, where beginnings are not counted, nor thin slices win.
+    assert done[0] <= 1 and plan.finish_at_s is not None
+    assert plan.finish_at_s <= START_S + 1800.0 * hours + 2.0 * restart_s + 3600.0
 
 
 def test_ways_come_and_go_with_jobs_and_no_model_is_made_anew() -> None:

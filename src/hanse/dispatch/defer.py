@@ -101,18 +101,28 @@ class DeferSolver:
         v = found.values
         steps, jobs = len(frame.hours), len(frame.problem.jobs)
         chips = np.zeros((len(frame.pairs), steps))
-        rise = np.zeros_like(chips)
+        restart_h = np.zeros((jobs, steps))
         later, hopeless = np.zeros(jobs), np.zeros(jobs)
         for block in self.blocks:
             here = block.pairs >= 0
             chips[block.pairs[here]] = v[block.x[here]]
-            begins = here[block.restarts]
-            rise[block.pairs[block.restarts][begins]] = v[block.rise[begins]]
+            pair, step = block.begins
+            on = here[pair]
+            begun, rise = block.pairs[pair[on]], np.clip(v[block.rise[on]], 0.0, None)
+            np.add.at(restart_h, (frame.pair_job[begun], step[on]), rise * frame.lost_h[begun])
             later[block.jobs[block.alive]] = v[block.later[block.alive]]
             hopeless[block.jobs[block.alive]] = v[block.hopeless[block.alive]]
+        done_h = frame.column("speed")[:, None] * chips * frame.hours
+        does_h = np.zeros((jobs, steps))
+        np.add.at(does_h, frame.pair_job, done_h)
+        # A first start that no counted step pays for stands where work begins.
+        begins = np.argmax(does_h > 0.0, axis=1)
+        unpaid = np.where(does_h.any(axis=1), frame.first_h - restart_h.sum(axis=1), 0.0)
+        np.add.at(restart_h, (np.arange(jobs), begins), np.clip(unpaid, 0.0, None))
+        restart_h += does_h * frame.restart_share
         return Chosen(
             chips=chips,
-            rise=np.clip(rise, 0.0, None),
+            restart_h=restart_h,
             later=np.clip(later, 0.0, None),
             hopeless=np.clip(hopeless, 0.0, None),
             charge_kw=self._by_site(frame, v, self.sites.charge),

@@ -31,8 +31,8 @@ class Chosen(Value, frozen=True, kw_only=True, eq=False):
 
     chips: Floats
     """[pair, step]"""
-    rise: Floats
-    """[pair, step] chips that begin."""
+    restart_h: Floats
+    """[job, step] work that chips which begin do not do."""
     later: Floats
     """[job] work left that can still be in time."""
     hopeless: Floats
@@ -75,12 +75,12 @@ def _site_plan(frame: Frame, flows: Flows, i: int) -> SitePlan:
 def _job_plan(frame: Frame, chosen: Chosen, chips: Floats, j: int) -> JobPlan:
     one = frame.problem.jobs[j]
     mine = frame.pairs_of(j)
-    done = np.zeros(len(frame.hours))
+    done = -chosen.restart_h[j]
     runs, share_at = [], np.zeros(len(mine))
     for row, k in enumerate(mine):
         pair = frame.pairs[k]
         used_h = pair.speed * chips[k] * frame.hours
-        done += used_h - pair.speed * chosen.rise[k] * frame.restart_h[k]
+        done += used_h
         share_at[row] = float(used_h.sum()) / frame.left_h[j]
         if chips[k].any():
             site, pool = frame.pool_names[pair.pool]

@@ -28,6 +28,9 @@ from hanse.units import (
 
 SOON_USD_PER_CHIP_H: Final = 1e-6
 """For each hour later: of equal schedules the earlier, and the same one on every machine."""
+RESTART_SHARE_MIN: Final = 0.05
+"""Of a step. Where a restart takes less of it (a minute of an hour), beginnings are not counted one by one: half of all rows were for that."""
+RESTART_SHARE_MAX: Final = 0.5
 LATER_SHARE: Final = 0.5
 """Of the time between horizon and deadline, what a plan counts on: the other half is for interactive peaks nobody foresees."""
 
@@ -228,10 +231,42 @@ class Frame:
         return found
 
     @cached_property
-    def restart_h(self) -> Floats:
-        """[pair]"""
-        jobs = self.problem.jobs
-        return np.array([hours_from_s(jobs[p.job].job.restart_s) for p in self.pairs], float)
+    def lost_h(self) -> Floats:
+        """[pair] work that a chip which begins does not do."""
+        return np.asarray(self.column("speed") * self._restart_h[self.pair_job])
+
+    @cached_property
+    def first_h(self) -> Floats:
+        """[job] work that its first start costs on all chips that help, whenever that is; 0 where it runs."""
+        return np.where(self._runs, 0.0, self.chips_max * self._restart_h)
+
+    @cached_property
+    def need_h(self) -> Floats:
+        """[job] work that is left, and what its first start costs."""
+        return np.where(self.left_h > 0.0, self.left_h + self.first_h, 0.0)
+
+    @cached_property
+    def counts_begins(self) -> NDArray[np.bool_]:
+        """[job, step] where chips that begin are counted: a restart takes a part of the step that matters."""
+        restart_h = self._restart_h[:, None]
+        return np.asarray((restart_h > 0.0) & (restart_h >= RESTART_SHARE_MIN * self.hours))
+
+    @cached_property
+    def restart_share(self) -> Floats:
+        """[job, step] of the work of a job that runs, lost in steps where beginnings are not counted: as if it began there once more, on all
+        its chips. One that does not run has to begin anyway.
+        """
+        once = self.chips_max * self._restart_h / np.maximum(self.left_h, 1e-12)
+        share = np.where(self._runs, np.minimum(once, RESTART_SHARE_MAX), 0.0)
+        return np.where(self.counts_begins, 0.0, share[:, None])
+
+    @cached_property
+    def _runs(self) -> NDArray[np.bool_]:
+        return np.array([one.pool is not None and one.chips > 0 for one in self.problem.jobs], bool)
+
+    @cached_property
+    def _restart_h(self) -> Floats:
+        return np.array([hours_from_s(one.job.restart_s) for one in self.problem.jobs], float)
 
     @cached_property
     def gb_per_h(self) -> Floats:
@@ -315,7 +350,7 @@ class Frame:
             guess[j] = _cheapest(usd, self.hours, min(1.0, self.left_h[j] / room[j]))
         usd = self.chip_kw[self.pair_pool] * np.abs(self.import_usd)[self.pool_site[self.pair_pool]]
         dearest = float((usd / self.column("speed")[:, None]).max(initial=0.0))
-        return np.minimum(room, self.left_h), guess, hopeless + np.abs(guess) + dearest
+        return np.minimum(room, self.need_h), guess, hopeless + np.abs(guess) + dearest
 
     def _pair_usd(self, k: int) -> Floats:
         """Of an hour of work there, [step]."""

@@ -3,12 +3,14 @@
 Here: `SiteBlock` and `JobBlock`: what they add to a model, and how their bounds, costs and coefficients follow a later
 problem of the same shape. Not here: which jobs are new (`defer`), what comes of the columns (`defer_answer`).
 
-Sites, every step: `used` chips of a pool <= free; `facility` = fixed + PUE x kW a chip x used; import + discharge + short + own
-= facility + charge + export + spare; `held` of a battery moves on; the battery feeds the load only, unless it may sell; `peak` >=
-the mean import of three fine steps (a quarter of an hour) or of one long one.
-Jobs: x [pair, step] chips; work done - what restarts cost + left for later + hopeless = what is left; no more chips than help; r >=
-rise of x, each chip that rises does nothing for `restart_s`; data read over a path <= its share. No row can be broken:
-`short`, `later` and `hopeless` have prices (`milp`: slacks make every model feasible).
+Sites, every step: `used` chips of a pool <= free; load = fixed + PUE x kW a chip x used <= its limit (a bound of `used` where there is one
+pool); import + discharge + short + own = load + charge + export + spare; `held` of a battery moves on; the battery feeds the load only,
+unless it may sell (a row where something can be sold or waste is paid for; elsewhere the balance says it); `peak` >= the mean import of
+three fine steps (a quarter of an hour) or of one long one.
+Jobs: x [pair, step] chips; work done - more restarts + left for later + hopeless = what is left and the first start; no more chips than
+help; r >= rise of x, each chip that rises does nothing for `restart_s`, and what they lose beyond the first start are `more` restarts: when
+a job begins is free, that it stops is not (in steps that are long beside a restart all work of a job that runs does a share less instead:
+`Frame.restart_share`); data read over a path <= its share. No row can be broken: `short`, `later` and `hopeless` have prices (`milp`: slacks make every model feasible).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 
 from hanse.dispatch.defer_frame import SOON_USD_PER_CHIP_H, Frame
 from hanse.dispatch.defer_problem import DeferBattery, quarters
-from hanse.milp import INF, Floats, Ints, Model, Solver
+from hanse.milp import INF, Bools, Floats, Ints, Model, Solver
 from hanse.units import SECONDS_PER_HOUR
 
 UNSERVED_USD_PER_KWH: Final = 10.0
@@ -35,7 +37,6 @@ class SiteBlock:
         sites, steps = frame.pue.shape
         shape = (sites, steps)
         self.used = model.add_columns("used", np.zeros(frame.free.shape))
-        self.facility = model.add_columns("facility", np.zeros(shape))
         self.load, self.export, self.spare, self.short = (
             model.add_columns(name, np.zeros(shape))
             for name in ("import", "export", "spare", "short")
@@ -64,18 +65,24 @@ class SiteBlock:
         shape = frame.pue.shape
         self.chips = m.add_rows("chips", 0.0, 0.0, frame.free.shape)
         m.put(self.chips, self.used, -1.0)
-        self.draws = m.add_rows("facility", frame.fixed_kw, frame.fixed_kw, shape)
-        m.put(self.draws, self.facility, 1.0)
-        m.put(self.draws[self.pool_site], self.used, -frame.chip_kw)
-        self.balance = m.add_rows("balance", -frame.own_kw, -frame.own_kw, shape)
+        self.balance = m.add_rows("balance", 0.0, 0.0, shape)
+        m.put(self.balance[self.pool_site], self.used, -frame.chip_kw)
         for block, sign in (
             (self.load, 1.0),
             (self.short, 1.0),
-            (self.facility, -1.0),
             (self.export, -1.0),
             (self.spare, -1.0),
         ):
             m.put(self.balance, block, sign)
+        pools = np.bincount(self.pool_site, minlength=shape[0])
+        self.shared = np.flatnonzero(pools > 1)
+        self.limit = m.add_rows("limit", -INF, 0.0, (len(self.shared), shape[1]))
+        row_of = np.full(shape[0], -1)
+        row_of[self.shared] = np.arange(len(self.shared))
+        among = row_of[self.pool_site] >= 0
+        self.limited = np.flatnonzero(among)
+        self.limited_row = self.limit[row_of[self.pool_site[among]]]
+        m.put(self.limited_row, self.used[self.limited], frame.chip_kw[self.limited])
         m.put(self.balance[self.with_battery], self.discharge, 1.0)
         m.put(self.balance[self.with_battery], self.charge, -1.0)
 
@@ -89,10 +96,14 @@ class SiteBlock:
         m.put(self.moves[:, 1:], self.held[:, :-1], -keep[:, 1:])
         m.put(self.moves, self.charge, -into * h)
         m.put(self.moves, self.discharge, h / out)
-        alone = np.array([not b.export for b in batteries], bool)
-        only = m.add_rows("to load", -INF, 0.0, (int(alone.sum()), len(h)))
-        m.put(only, self.discharge[alone], 1.0)
-        m.put(only, self.facility[self.with_battery[alone]], -1.0)
+        self.alone = np.flatnonzero(_to_load_only(frame)[self.with_battery])
+        self.only = m.add_rows("to load", -INF, 0.0, (len(self.alone), len(h)))
+        m.put(self.only, self.discharge[self.alone], 1.0)
+        row_of = np.full(frame.pue.shape[0], -1)
+        row_of[self.with_battery[self.alone]] = np.arange(len(self.alone))
+        self.fed = np.flatnonzero(row_of[self.pool_site] >= 0)
+        self.fed_row = self.only[row_of[self.pool_site[self.fed]]]
+        m.put(self.fed_row, self.used[self.fed], -frame.chip_kw[self.fed])
 
     def _keep(self, frame: Frame) -> Floats:
         """Share of its content that a battery keeps over each step, [battery, step]."""
@@ -113,16 +124,10 @@ class SiteBlock:
     def follow(self, solver: Solver, frame: Frame) -> None:
         """Bounds, costs and coefficients of another problem of the same shape; also those of the first."""
         sites = frame.problem.sites
-        solver.set_columns(self.used, 0.0, frame.free)
-        solver.set_rows(self.draws, frame.fixed_kw, frame.fixed_kw)
-        solver.set_columns(self.facility, 0.0, frame.load_kw_max)
-        changed = frame.chip_kw != self.chip_kw
-        if changed.any():
-            rows = self.draws[self.pool_site]
-            solver.set_entries(rows[changed], self.used[changed], -frame.chip_kw[changed])
-            self.chip_kw = frame.chip_kw
+        self._follow_used(solver, frame)
         own, hours = frame.own_kw, frame.hours
-        solver.set_rows(self.balance, -own, -own)
+        left = frame.fixed_kw - own
+        solver.set_rows(self.balance, left, left)
         solver.set_columns(self.load, 0.0, frame.rows("grid_kw_max"))
         solver.set_costs(self.load, hours * frame.import_usd)
         sold_max = np.array([s.export_kw_max for s in sites], float)[:, None]
@@ -142,6 +147,28 @@ class SiteBlock:
         for ends, rows in self.reads.items():
             solver.set_rows(rows, -INF, np.full(rows.shape, rates.get(ends, 0.0)))
         self._follow_batteries(solver, frame)
+
+    def _follow_used(self, solver: Solver, frame: Frame) -> None:
+        kw = frame.chip_kw
+        changed = kw != self.chip_kw
+        for rows, pools, sign in (
+            (self.balance[self.pool_site], np.arange(len(kw)), -1.0),
+            (self.limited_row, self.limited, 1.0),
+            (self.fed_row, self.fed, -1.0),
+        ):
+            some = changed[pools]
+            solver.set_entries(rows[some], self.used[pools][some], sign * kw[pools][some])
+        self.chip_kw = kw
+        spare_kw = frame.load_kw_max - frame.fixed_kw
+        most = frame.free.copy()
+        alone = np.setdiff1d(np.arange(len(kw)), self.limited)
+        bound = np.full(kw[alone].shape, INF)
+        np.divide(spare_kw[self.pool_site[alone]], kw[alone], out=bound, where=kw[alone] > 0.0)
+        most[alone] = np.minimum(most[alone], bound)
+        solver.set_columns(self.used, 0.0, most)
+        solver.set_rows(self.limit, -INF, spare_kw[self.shared])
+        fixed_kw = frame.fixed_kw[self.with_battery[self.alone]]
+        solver.set_rows(self.only, -INF, fixed_kw)
 
     def _follow_batteries(self, solver: Solver, frame: Frame) -> None:
         batteries = self.batteries(frame)
@@ -174,7 +201,17 @@ def _shape(frame: Frame) -> tuple[object, ...]:
     )
     names = frame.pool_names, frame.accelerators, tuple(site.site for site in sites)
     levied = tuple(site.usd_per_kw_month > 0.0 for site in sites)
-    return (frame.problem.step_s, batteries, *names, levied)
+    return (frame.problem.step_s, batteries, *names, levied, tuple(_to_load_only(frame).tolist()))
+
+
+def _to_load_only(frame: Frame) -> Bools:
+    """[site] whether a battery that may not sell needs a row for it: where own power is sold, it could stand in for that, and where import
+    costs less than nothing, it could burn. Elsewhere what it gives can go nowhere but to the load.
+    """
+    sites = frame.problem.sites
+    kept = np.array([s.battery is not None and not s.battery.export for s in sites], bool)
+    sells = np.array([s.export_kw_max > 0.0 for s in sites], bool)
+    return np.asarray(kept & (sells | (frame.import_usd < 0.0).any(axis=1)))
 
 
 class JobBlock:
@@ -189,8 +226,11 @@ class JobBlock:
         """[pair] row of `names`."""
         steps = len(frame.hours)
         self.x = model.add_columns("chips", np.zeros((len(pairs), steps)))
-        self.restarts = np.flatnonzero(frame.restart_h[pairs] > 0.0)
-        self.rise = model.add_columns("rise", np.zeros((len(self.restarts), steps)))
+        self.begins = np.nonzero(frame.counts_begins[frame.pair_job[pairs]])
+        """([begin] pair, [begin] step) where a chip that begins is counted."""
+        self.rise = model.add_columns("rise", np.zeros(len(self.begins[0])))
+        self.restart_share = frame.restart_share[jobs]
+        self.more = model.add_columns("more restarts", np.zeros(len(jobs)))
         self.later = model.add_columns("later", np.zeros(len(jobs)))
         self.hopeless = model.add_columns("hopeless", np.zeros(len(jobs)))
         self.remote = np.flatnonzero(frame.gb_per_h[pairs] > 0.0)
@@ -198,18 +238,23 @@ class JobBlock:
         self._rows(model, frame, pairs, sites)
 
     def _rows(self, m: Model, frame: Frame, pairs: Ints, sites: SiteBlock) -> None:
-        speed = frame.column("speed")[pairs][:, None]
+        self.speed = frame.column("speed")[pairs]
+        speed = self.speed[:, None]
         self.work = m.add_rows("work", 0.0, 0.0, self.later.shape)
-        m.put(self.work[self.pair_owner][:, None], self.x, speed * frame.hours)
+        does = speed * frame.hours * (1.0 - self.restart_share[self.pair_owner])
+        m.put(self.work[self.pair_owner][:, None], self.x, does)
         m.put(self.work, self.later, 1.0)
         m.put(self.work, self.hopeless, 1.0)
         m.put(sites.chips[frame.pair_pool[pairs]], self.x, 1.0)
-        restarts = self.restarts
-        lost_h = (speed[:, 0] * frame.restart_h[pairs])[restarts]
-        m.put(self.work[self.pair_owner[restarts]][:, None], self.rise, -lost_h[:, None])
+        pair, step = self.begins
+        self.begun = m.add_rows("begun", -INF, 0.0, self.more.shape)
+        m.put(self.begun[self.pair_owner[pair]], self.rise, frame.lost_h[pairs][pair])
+        m.put(self.begun, self.more, -1.0)
+        m.put(self.work, self.more, -1.0)
         self.rises = m.add_rows("rise", -INF, 0.0, self.rise.shape)
-        m.put(self.rises, self.x[restarts], 1.0)
-        m.put(self.rises[:, 1:], self.x[restarts][:, :-1], -1.0)
+        m.put(self.rises, self.x[pair, step], 1.0)
+        after = step > 0
+        m.put(self.rises[after], self.x[pair[after], step[after] - 1], -1.0)
         m.put(self.rises, self.rise, -1.0)
         many = np.flatnonzero(np.bincount(self.pair_owner, minlength=len(self.names)) > 1)
         self.split = many
@@ -247,10 +292,11 @@ class JobBlock:
             usd = _at(frame.late_usd, jobs)[owner] + move + soon
             solver.set_costs(self.x, np.where(here[:, None], frame.hours * speed * usd, 0.0))
             self._follow_left(solver, frame, jobs)
-        running = np.zeros(self.rise.shape)
-        running[:, 0] = np.where(here, _at(frame.running, pairs), 0.0)[self.restarts]
-        solver.set_rows(self.rises, -INF, running)
-        solver.set_columns(self.rise, 0.0, bounds[self.restarts])
+            self._follow_restarts(solver, frame, jobs)
+        pair, step = self.begins
+        running = np.where(here, _at(frame.running, pairs), 0.0)[pair]
+        solver.set_rows(self.rises, -INF, np.where(step == 0, running, 0.0))
+        solver.set_columns(self.rise, 0.0, bounds[self.begins])
         most = np.where(self.alive, _at(frame.chips_max, jobs), 0.0)
         solver.set_rows(
             self.most, -INF, np.broadcast_to(most[self.split][:, None], self.most.shape)
@@ -258,13 +304,24 @@ class JobBlock:
         self._follow_reads(solver, frame, pairs)
 
     def _follow_left(self, solver: Solver, frame: Frame, jobs: Ints) -> None:
-        left = np.where(self.alive, _at(frame.left_h, jobs), 0.0)
+        left = np.where(self.alive, _at(frame.need_h, jobs), 0.0)
         solver.set_rows(self.work, left, left)
+        solver.set_rows(self.begun, -INF, np.where(self.alive, _at(frame.first_h, jobs), 0.0))
         room, guess, hopeless = (_at(one, jobs) for one in frame.later)
         solver.set_columns(self.later, 0.0, np.where(self.alive, room, 0.0))
         solver.set_costs(self.later, np.where(self.alive, guess, 0.0))
         solver.set_costs(self.hopeless, np.where(self.alive, hopeless, 0.0))
         solver.set_columns(self.hopeless, 0.0, left)
+
+    def _follow_restarts(self, solver: Solver, frame: Frame, jobs: Ints) -> None:
+        share = np.where(
+            self.alive[:, None], _at(frame.restart_share, jobs), self.restart_share
+        )  # of one that is gone nothing changes
+        pair, step = np.nonzero((share != self.restart_share)[self.pair_owner])
+        owner = self.pair_owner[pair]
+        does = self.speed[pair] * frame.hours[step] * (1.0 - share[owner, step])
+        solver.set_entries(self.work[owner], self.x[pair, step], does)
+        self.restart_share = share
 
     def _follow_reads(self, solver: Solver, frame: Frame, pairs: Ints) -> None:
         if not len(self.remote):
