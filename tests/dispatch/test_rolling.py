@@ -476,6 +476,30 @@ def test_two_full_sites_that_exchange_services_do_not_wait_for_each_other_for_ev
     assert floors == (Floor(site="b", service="code", replicas_min=1),), "the first gives way"
 
 
+def test_what_gives_way_is_one_replica_of_the_service_that_has_most() -> None:
+    """Chat's only two replicas and two of many of code wait for each other's chips at full sites."""
+    league = made(3)
+    sites = {
+        "a": _believed("a", Counter(chat=1, code=2)),
+        "b": _believed("b", Counter(chat=1, code=2)),
+        "c": _believed("c", Counter(code=3)),
+        "d": _believed("d", Counter(code=3)),
+    }
+    base = made(3)
+    more = tuple(msgspec.structs.replace(base.sites[0], id=name) for name in "cd")
+    league = msgspec.structs.replace(league, sites=(*league.sites, *more))
+    wanted = tuple(
+        Placement(service=service, variant="v0", site=site, pool="gpu", replicas=count)
+        for site, service, count in (
+            ("a", "code", 3), ("b", "code", 3), ("c", "chat", 1), ("c", "code", 2), ("d", "chat", 1), ("d", "code", 2),
+        )
+    )  # fmt: skip
+    floors = {(f.site, f.service): f.replicas_min for f in league_floors(league, wanted, sites)}
+    assert floors[("a", "chat")] == floors[("b", "chat")] == 1, "of two it has none to spare"
+    code = sum(floors.get((site, "code"), 2) for site in "cd") + 4
+    assert code == 9, "one of ten"
+
+
 def test_a_table_lists_what_is_up_until_it_is_gone() -> None:
     dispatcher = Dispatcher("fleet")
     start = placed((1, 0, 0))

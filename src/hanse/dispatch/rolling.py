@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal
 
+from msgspec.structs import replace
+
 from hanse.dispatch.belief import EngineBelief, EngineSpec, Floor, SiteBelief
 from hanse.model.check import ENGINES_PER_SITE_MAX, within_limits
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Site, Value
@@ -263,12 +265,15 @@ def league_floors(
     hold what is needed even where the site lets its largest go first.
 
     A site that waits for room waits for another site's floor, and that may wait for it in turn. So where nothing can start
-    or go anywhere, the first floor gives way: full sites change one after the other, each when the one before is up again.
+    or go anywhere, one floor gives way, by one replica: of the service that loses the least share of its slots. Full sites change one after
+    the other, each when the one before is up again; the last replica of a service goes only where every other choice is one, too.
     """
     wanted = _by_service(placements)
     up = _by_service(p for name in sorted(sites) if sites[name].up for p in sites[name].serving)
     free = _league_room(fleet, sites)
     floors: list[Floor] = []
+    lost: list[float] = []
+    """[floor] share of its service's slots that goes with one replica more."""
     moves = False
     for service in sorted(up):
         to_be, there = wanted.get(service, Counter()), up[service]
@@ -285,19 +290,26 @@ def league_floors(
                 short -= leaving[keep[site]]
                 keep[site] += 1
             moves = moves or len(leaving) > keep[site]
-        floors += [
-            Floor(site=site, service=service, replicas_min=stay[site] + keep[site])
-            for site in sorted(keep)
-            if keep[site] > 0
-        ]
+        for site in sorted(site for site in keep if keep[site] > 0):
+            floors.append(Floor(site=site, service=service, replicas_min=stay[site] + keep[site]))
+            largest = max(k[3] for k in over if k[0] == site)
+            lost.append(largest / _slots(there))
     for p in placements:
         if up.get(p.service, Counter())[_kind(p)] < wanted[p.service][_kind(p)]:
             moves = moves or free.get((p.site, p.pool), 0) >= (p.chips or 1)
             # To be placed elsewhere: nothing goes for its sake.
             moves = moves or bool(sites[p.site].failing)
-    if floors and not moves:
-        floors.pop(0)
-    return tuple(floors)
+    return tuple(floors if moves else _giving_way(floors, lost))
+
+
+def _giving_way(floors: list[Floor], lost: Sequence[float]) -> list[Floor]:
+    """One replica less of one of them; of equals the first."""
+    if not floors:
+        return floors
+    least = min(range(len(floors)), key=lambda i: lost[i])
+    one = floors[least]
+    less = replace(one, replicas_min=one.replicas_min - 1)
+    return [*floors[:least], *([less] if less.replicas_min else []), *floors[least + 1 :]]
 
 
 _Kind = tuple[str, str, str, int, int, int]
