@@ -38,6 +38,7 @@ from hanse.live.identity import (
     load_identity,
     name_of,
 )
+from hanse.live.register import told_register
 from hanse.live.revoked import REVOKED, Revoked, RevokedFile, read_list
 
 DAY_S = 86_400.0
@@ -147,6 +148,48 @@ def test_revoking_ends_a_generation_and_every_site_can_check_it(tmp_path: Path) 
     assert seat_of(again) == seat_name("lyon", 2) == seats(tmp_path / "ca", ["lyon"])["lyon"]
     assert ca.stands(again, NOW_S + 12 * DAY_S)
     assert ca.revoke("nobody", NOW_S) == 0
+
+
+def test_a_revoked_site_is_not_renewed_by_a_question_that_was_on_its_way(tmp_path: Path) -> None:
+    ca, key = authority(tmp_path), ensure_key(tmp_path / "there")
+    ca.answer(make_request(key, LYON), "lyon", NOW_S)
+    assert ca.stands(ca.renew(make_request(key, LYON), "lyon", NOW_S), NOW_S)
+    ca.revoke("lyon", NOW_S)
+    for asks in (key, Ed25519PrivateKey.generate()):
+        with pytest.raises(ConfigError, match="revoked"):
+            ca.renew(make_request(asks, LYON), "lyon", NOW_S)
+    other = Ed25519PrivateKey.generate()
+    ca.answer(make_request(other, LYON), "lyon", NOW_S)
+    assert ca.stands(ca.renew(make_request(other, LYON), "lyon", NOW_S), NOW_S)
+    with pytest.raises(ConfigError, match="revoked"):
+        ca.renew(make_request(key, LYON), "lyon", NOW_S)
+    ca.answer(make_request(key, LYON), "lyon", NOW_S)
+    assert ca.stands(ca.renew(make_request(key, LYON), "lyon", NOW_S), NOW_S), "let in again"
+
+
+def test_a_site_is_renewed_by_a_register_that_says_nothing_of_it_or_of_its_key(
+    tmp_path: Path,
+) -> None:
+    ca, key = authority(tmp_path), ensure_key(tmp_path / "there")
+    assert ca.stands(ca.renew(make_request(key, LYON), "lyon", NOW_S), NOW_S), "an older backup"
+    path = tmp_path / "ca" / "issued.json"
+    before = msgspec.json.decode(path.read_bytes())
+    for one in before["issued"].values():
+        del one["key_sha256"]
+    path.write_bytes(msgspec.json.encode(before))
+    assert ca.stands(ca.renew(make_request(key, LYON), "lyon", NOW_S), NOW_S), "an older version"
+    ca.revoke("lyon", NOW_S)
+    with pytest.raises(ConfigError, match="revoked"):
+        ca.renew(make_request(key, LYON), "lyon", NOW_S)
+
+
+def test_other_hubs_are_told_the_register_as_the_version_before_reads_it(tmp_path: Path) -> None:
+    ca = authority(tmp_path)
+    ca.answer(make_request(ensure_key(tmp_path / "there"), LYON), "lyon", NOW_S)
+    told = msgspec.json.decode(told_register(tmp_path / "ca"))
+    (one,) = told["issued"].values()
+    assert set(one) == {"site", "generation", "issued_at_s", "expires_at_s"}
+    assert told_register(tmp_path / "none") == b""
 
 
 def test_a_list_of_another_hand_or_a_lower_number_is_refused(tmp_path: Path) -> None:

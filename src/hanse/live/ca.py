@@ -1,8 +1,8 @@
 """The fleet's own certificate authority: it issues, renews and revokes what sites are known by.
 
-Here: `Authority` (its key, the register of what it issued, its list of what it revoked), `ensure_identity` for sites on the machine
-that holds the key, requests of sites elsewhere. Not here: reading and judging certificates (`live.identity`), what a site does with
-the list of revoked ones (`live.revoked`), who may ask for a certificate (`live.join`).
+Here: `Authority` (its key, its list of what it revoked), `ensure_identity` for sites on the machine that holds the key, requests of
+sites elsewhere. Not here: the register of what it issued (`live.register`), reading and judging certificates (`live.identity`), what a
+site does with the list of revoked ones (`live.revoked`), who may ask for a certificate (`live.join`).
 
 A site's key is made where the site is and never leaves it: what travels is a signing request (PKCS #10). Each site has a *seat
 name*, `<site>.<generation>.hanse`, beside its SPIFFE name; revoking a site ends its generation, so that the bus, which knows names
@@ -25,8 +25,14 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hanse.errors import ConfigError
@@ -41,9 +47,8 @@ from hanse.live.identity import (
     load_key,
     name_of,
 )
+from hanse.live.register import Issued, Register, read_register
 from hanse.live.runtime import private_folder
-from hanse.model.fleet import Value
-from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 CERTIFICATE_DAYS: Final = 30
@@ -56,26 +61,6 @@ BACKDATE_S: Final = SECONDS_PER_HOUR
 LIST_DAYS: Final = 30
 """A list of revoked certificates names when the next is due (RFC 5280 wants one); sites do not expire it: cut off, the last one holds."""
 _REQUEST_BYTES_MAX: Final = 16_384
-
-
-class Issued(Value, frozen=True, kw_only=True):
-    """One certificate in the register."""
-
-    site: str
-    generation: int
-    issued_at_s: float
-    expires_at_s: float
-    revoked_at_s: float | None = None
-
-
-class Register(Value, frozen=True, kw_only=True):
-    """`ca/issued.json`: what was issued and is not long expired, by serial number in hex."""
-
-    issued: dict[str, Issued] = {}
-    generations: dict[str, int] = {}
-    """Of sites that were revoked; 1 for all others."""
-    list_number: int = 0
-    """Of the newest list of revoked certificates."""
 
 
 class Authority:
@@ -113,12 +98,23 @@ class Authority:
     ) -> x509.Certificate:
         """A certificate for a key that its holder has proved to have; noted in the register before it is returned."""
         with self._writing() as register:
-            generation = register.generations.get(site, 1)
-            name = SiteName(self.fleet, site)
-            made = _site_certificate(
-                self.certificate, self._key, public, agreement, name, generation, now_s, hosts
-            )
-            self._note(register, made, site, generation, now_s)
+            return self._issue(register, public, agreement, site, now_s, hosts)
+
+    def _issue(
+        self,
+        register: Register,
+        public: Ed25519PublicKey,
+        agreement: bytes,
+        site: str,
+        now_s: float,
+        hosts: Iterable[str],
+    ) -> x509.Certificate:
+        generation = register.generations.get(site, 1)
+        name = SiteName(self.fleet, site)
+        made = _site_certificate(
+            self.certificate, self._key, public, agreement, name, generation, now_s, hosts
+        )
+        self._note(register, made, site, generation, now_s)
         return made
 
     def answer(
@@ -129,6 +125,29 @@ class Authority:
         Raises:
             ConfigError: it does not.
         """
+        public, agreement = self._asked(request_pem, site)
+        return self.issue(public, agreement, site, now_s, hosts)
+
+    def renew(
+        self, request_pem: bytes, site: str, now_s: float, hosts: Iterable[str] = ()
+    ) -> x509.Certificate:
+        """The same for a site that is in already, unless it was revoked: a question may have been on its way when it was.
+
+        Raises:
+            ConfigError: the request is none of this site, or the site or its key was revoked and nobody let it in since.
+        """
+        public, agreement = self._asked(request_pem, site)
+        with self._writing() as register:
+            if register.is_revoked(site, key_digest(public)):
+                raise ConfigError(
+                    "site",
+                    got=f"{site!r}, which was revoked",
+                    allowed="a site whose certificate stands",
+                    fix="join again with a new token (`hanse token`)",
+                )
+            return self._issue(register, public, agreement, site, now_s, hosts)
+
+    def _asked(self, request_pem: bytes, site: str) -> tuple[Ed25519PublicKey, bytes]:
         request = read_request(request_pem)
         if name_in_request(request) != SiteName(self.fleet, site):
             raise ConfigError(
@@ -138,7 +157,7 @@ class Authority:
             )
         public = request.public_key()
         assert isinstance(public, Ed25519PublicKey), "read_request has looked"
-        return self.issue(public, _agreement_in(request), site, now_s, hosts)
+        return public, _agreement_in(request)
 
     def stands(self, certificate: x509.Certificate, now_s: float) -> bool:
         """Whether a site certificate is one of ours, in time and not revoked."""
@@ -182,7 +201,7 @@ class Authority:
     # --- the register
 
     def _register(self) -> Register:
-        return _read_register(self.home)
+        return read_register(self.home)
 
     @contextmanager
     def _writing(self) -> Iterator[Register]:
@@ -197,6 +216,7 @@ class Authority:
             generation=generation,
             issued_at_s=now_s,
             expires_at_s=made.not_valid_after_utc.timestamp(),
+            key_sha256=key_digest(made.public_key()),
         )
         self._save(register, now_s)
 
@@ -209,17 +229,6 @@ class Authority:
         }
         register = msgspec.structs.replace(register, issued=kept)
         write_file(self.home / "issued.json", msgspec.json.encode(register), secret=True)
-
-
-def _read_register(ca_dir: Path) -> Register:
-    try:
-        return msgspec.json.decode((ca_dir / "issued.json").read_bytes(), type=Register)
-    except FileNotFoundError:
-        return Register(issued={}, generations={})
-    except (*UNREADABLE, OSError) as error:
-        raise ConfigError(
-            str(ca_dir / "issued.json"), got=str(error), fix="restore it from a backup"
-        ) from error
 
 
 def open_authority(ca_dir: Path, fleet: str, now_s: float, *, make: bool) -> Authority | None:
@@ -246,13 +255,13 @@ def _open(ca_dir: Path, fleet: str, now_s: float, *, make: bool) -> Authority | 
 
 def seats(ca_dir: Path, sites: Iterable[str]) -> dict[str, str]:
     """The seat name by which each site is known now; reads the register, needs no key."""
-    known = _read_register(ca_dir)
+    known = read_register(ca_dir)
     return {site: seat_name(site, known.generations.get(site, 1)) for site in sites}
 
 
 def certified(ca_dir: Path, now_s: float) -> set[str]:
     """Sites that have a certificate that counts; reads the register, needs no key."""
-    issued = _read_register(ca_dir).issued.values()
+    issued = read_register(ca_dir).issued.values()
     return {one.site for one in issued if one.revoked_at_s is None and one.expires_at_s > now_s}
 
 
@@ -372,6 +381,11 @@ def _agreement_in(request: x509.CertificateSigningRequest) -> bytes:
 
 
 # --- certificates ---------------------------------------------------------------------------------
+
+
+def key_digest(public: PublicKeyTypes) -> str:
+    """Hex SHA-256 of a public key."""
+    return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def fingerprint(certificate: x509.Certificate) -> str:

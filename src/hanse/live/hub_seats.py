@@ -29,6 +29,7 @@ from hanse.live.hub_bus import is_clustered, take_in
 from hanse.live.hub_server import end_leaves, routes_of
 from hanse.live.hubs import TOGETHER, Cluster
 from hanse.live.logline import log_line
+from hanse.live.register import told_register
 from hanse.live.revoked import REVOKED
 from hanse.live.runtime import Runtime, StateDir
 from hanse.live.supervise import signal_pid
@@ -161,7 +162,7 @@ class HubSeats:
     async def _tell_register(self) -> None:
         """Once for each state of it."""
         told = Seated(
-            register=_content(self._state.ca_dir / "issued.json"),
+            register=told_register(self._state.ca_dir),
             revoked=_content(self._state.ca_dir / REVOKED),
         )
         data = msgspec.msgpack.encode(told)

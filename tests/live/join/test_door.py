@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -204,6 +205,27 @@ def test_a_site_cannot_have_the_hubs_or_anothers_name_in_its_certificate(opened:
         made = x509.load_pem_x509_certificate(taken.certificate_pem.encode())
         names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert set(names.get_values_for_type(x509.DNSName)) == {f"{site}.hanse", f"{site}.1.hanse"}
+
+
+def test_a_question_for_renewal_after_revocation_is_refused(opened: Open) -> None:
+    key, secret = Ed25519PrivateKey.generate(), opened.token("gone")
+    body = asked(secret, request_pem(key, "gone"), "gone", port=9700, hop_port=9701)
+    assert opened.call("POST", m.JOIN, body)[0] == 200
+
+    def renew() -> m.RenewAnswer:
+        answers: list[bytes] = []
+
+        async def respond(data: bytes) -> None:
+            answers.append(data)
+
+        data = request_pem(key, "gone").encode()
+        message = SimpleNamespace(subject="site.gone.renew", data=data, respond=respond)
+        asyncio.run(opened.door._renew(message))
+        return msgspec.msgpack.decode(answers[0], type=m.RenewAnswer)
+
+    assert renew().error == ""
+    opened.authority.revoke("gone", time.time())
+    assert "revoked" in renew().error
 
 
 def test_a_fleet_that_would_be_wrong_spends_no_token(opened: Open) -> None:

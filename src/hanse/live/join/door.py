@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import os
 import ssl
 import sys
@@ -25,7 +24,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import uvicorn
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from nats.aio.client import Client
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -35,7 +34,7 @@ from starlette.routing import Route
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live import bus
 from hanse.live.ask_change import FOLLOWED_S_MAX
-from hanse.live.ca import Authority, ensure_identity, open_authority, read_request
+from hanse.live.ca import Authority, ensure_identity, key_digest, open_authority, read_request
 from hanse.live.fleet_change import JOINING
 from hanse.live.hubs import names_of_hubs
 from hanse.live.identity import Identity
@@ -315,7 +314,7 @@ class Door:
             if address is None:
                 raise ConfigError("site", got=repr(site), allowed="a site of the fleet")
             hosts = self._own_names(address.reached_at, address.host)
-            made = self._authority.answer(bytes(message.data), site, time.time(), hosts)
+            made = self._authority.renew(bytes(message.data), site, time.time(), hosts)
             answer = m.RenewAnswer(certificate_pem=made.public_bytes(Encoding.PEM).decode())
             log_line(f"{site}: certificate renewed until {made.not_valid_after_utc:%Y-%m-%d}")
         except HanseError as error:
@@ -326,8 +325,7 @@ class Door:
 
 def public_digest(request: x509.CertificateSigningRequest) -> str:
     """Hex SHA-256 of the key that asks."""
-    public = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(public).hexdigest()
+    return key_digest(request.public_key())
 
 
 async def _read(request: Request, kind: type[T]) -> T | Response:

@@ -24,6 +24,7 @@ from hanse.live.identity import SiteName, name_of
 from hanse.live.join import messages as m
 from hanse.live.join.compose import with_hub
 from hanse.live.league_file import Change, LeagueFile, league_bytes
+from hanse.live.register import told_register
 from hanse.live.runtime import HUB, HubAddress, StateDir, free_port
 
 CLUSTER_PORTS: Final = range(8447, 8547)
@@ -77,10 +78,10 @@ class HubDoor:
 
     def news(self, league: LeagueFile) -> m.HubNews:
         """What a further hub has to know."""
-        revoked, register = self._authority.list_path, self._state.ca_dir / "issued.json"
+        revoked = self._authority.list_path
         return m.HubNews(
             league=league_bytes(league),
-            register=register.read_bytes(),
+            register=told_register(self._state.ca_dir),
             revoked=revoked.read_bytes() if revoked.exists() else b"",
         )
 
