@@ -217,6 +217,43 @@ def test_a_list_of_another_hand_or_a_lower_number_is_refused(tmp_path: Path) -> 
     assert reader.revoked == kept.revoked
 
 
+def test_a_hub_restored_from_a_backup_revokes_on_and_lifts_nothing(tmp_path: Path) -> None:
+    ca, key = authority(tmp_path), ensure_key(tmp_path / "there")
+    register = tmp_path / "ca" / "issued.json"
+
+    def revoked(site: str, now_s: float) -> tuple[int, bytes]:
+        made = ca.answer(make_request(key, SiteName("league", site)), site, now_s)
+        assert ca.revoke(site, now_s) == 1
+        return made.serial_number, ca.list_path.read_bytes()
+
+    first, _ = revoked("lyon", NOW_S)
+    backup = register.read_bytes()
+    second, _ = revoked("paris", NOW_S + 10)
+    third, before = revoked("oslo", NOW_S + 11)
+    register.write_bytes(backup)
+    fourth, after = revoked("rome", NOW_S + 20)
+    home = tmp_path / "identity"
+    home.mkdir()
+    kept = RevokedFile(home, ca.certificate)
+    looks = RevokedFile(home, ca.certificate)
+    assert kept.accept(before)
+    assert kept.accept(after), "the restored hub is heard"
+    for one in (kept, looks, RevokedFile(home, ca.certificate)):
+        one.look()
+        assert one.revoked.serials == {first, second, third, fourth}
+    register.write_bytes(backup)
+    fifth, again = revoked("bern", NOW_S + 30)
+    assert kept.accept(again)
+    looks.look()
+    for one in (kept, looks, RevokedFile(home, ca.certificate)):
+        assert one.revoked.serials == {first, second, third, fourth, fifth}
+    assert len(list(home.iterdir())) == 3
+    sixth, late = revoked("kiel", NOW_S + 40 * DAY_S)
+    assert kept.accept(late)
+    assert RevokedFile(home, ca.certificate).revoked.serials == kept.revoked.serials == {sixth}
+    assert [path.name for path in home.iterdir()] == [REVOKED], "what has expired goes"
+
+
 @given(data=st.binary(max_size=400))
 def test_noise_is_no_list(data: bytes) -> None:
     assert read_list(data, _CERTIFICATE) is None
@@ -232,7 +269,7 @@ def test_expired_certificates_leave_register_and_list(tmp_path: Path) -> None:
     ca.revoke("lyon", NOW_S + 40 * DAY_S)
     found = read_list(ca.list_path.read_bytes(), ca.certificate)
     assert found is not None
-    assert (found.number, len(found.serials)) == (2, 1)
+    assert (found.number, len(found.serials)) == (int(NOW_S + 40 * DAY_S), 1)
 
 
 def test_a_local_site_gets_another_certificate_when_its_address_changes(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from hanse.live.identity import (
     name_of,
 )
 from hanse.live.register import Issued, Register, read_register
+from hanse.live.revoked import LIST_DAYS, REVOKED
 from hanse.live.runtime import private_folder
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
@@ -58,8 +59,6 @@ RENEW_FROM_DAY: Final = 10
 AUTHORITY_DAYS: Final = 3650
 BACKDATE_S: Final = SECONDS_PER_HOUR
 """A certificate is valid from an hour before its issue, so that a peer whose clock lags takes it."""
-LIST_DAYS: Final = 30
-"""A list of revoked certificates names when the next is due (RFC 5280 wants one); sites do not expire it: cut off, the last one holds."""
 _REQUEST_BYTES_MAX: Final = 16_384
 
 
@@ -82,7 +81,7 @@ class Authority:
     @property
     def list_path(self) -> Path:
         """Where the newest list of revoked certificates lies; none before the first."""
-        return self.home / "revoked.crl"
+        return self.home / REVOKED
 
     def generation(self, site: str) -> int:
         """Which identity of a site counts: rises when it is revoked."""
@@ -176,7 +175,8 @@ class Authority:
                     hit += 1
             if hit:
                 register.generations[site] = register.generations.get(site, 1) + 1
-                number = register.list_number + 1
+                # By the clock, so that a hub that came back from a backup goes on above what it has forgotten.
+                number = max(register.list_number + 1, int(now_s))
                 self._save(msgspec.structs.replace(register, list_number=number), now_s)
                 write_file(self.list_path, self._list(register, number, now_s))
         return hit

@@ -30,7 +30,7 @@ from hanse.live.join import messages as m
 from hanse.live.join.probe import rtt_ms
 from hanse.live.join.token import Token
 from hanse.live.league_file import LEAGUE, LeagueFile, league_bytes, league_from_bytes
-from hanse.live.revoked import REVOKED
+from hanse.live.revoked import RevokedFile
 from hanse.live.runtime import (
     HUB,
     Runtime,
@@ -166,7 +166,7 @@ def _settle(
     write_file(home / "identity" / "ca.pem", authority.public_bytes(Encoding.PEM))
     write_file(home / "identity" / "site.pem", answer.certificate_pem.encode())
     if answer.revoked:
-        write_file(home / "identity" / REVOKED, answer.revoked)
+        RevokedFile(home / "identity", authority).accept(answer.revoked)
     load_identity(
         home / "identity", token.fleet, site, time.time()
     )  # what cannot start is said now
