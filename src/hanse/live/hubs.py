@@ -9,6 +9,7 @@ worse than one: so a second hub waits, and takes part from the moment the third 
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -81,8 +82,19 @@ def other_leaves(fleet: Fleet) -> tuple[str, ...]:
 
 
 def names_of_hubs(fleet: Fleet, first: HubAddress) -> set[str]:
-    """What stands for a hub in a certificate, and so for no site."""
-    return {first.reached_at, first.leaf_host, *(other.host for other in fleet.hub.others)}
+    """What stands for a hub in a certificate, and so for no site; each as `plain_name` writes it."""
+    names = (first.reached_at, first.leaf_host, *(other.host for other in fleet.hub.others))
+    return {plain_name(name) for name in names}
+
+
+def plain_name(host: str) -> str:
+    """One way to write a name or an address, whichever of those that mean the same it was written in."""
+    name = host.lower().rstrip(".")
+    try:
+        address = ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return name
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class Peers:

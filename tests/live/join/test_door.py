@@ -186,7 +186,7 @@ def test_a_token_of_one_site_gets_no_certificate_of_another(opened: Open) -> Non
 def test_a_site_cannot_have_the_hubs_or_anothers_name_in_its_certificate(opened: Open) -> None:
     """Its own word says where it is reached: names that mean somebody else are left out."""
     for number, name in enumerate(
-        ("hub.hanse", "frankfurt.hanse", "frankfurt.1.hanse", "Hub.Hanse")
+        ("hub.hanse", "frankfurt.hanse", "frankfurt.1.hanse", "Hub.Hanse", "hub.hanse.")
     ):
         site = f"evil{number}"
         key, secret = Ed25519PrivateKey.generate(), opened.token(site)
@@ -205,6 +205,28 @@ def test_a_site_cannot_have_the_hubs_or_anothers_name_in_its_certificate(opened:
         made = x509.load_pem_x509_certificate(taken.certificate_pem.encode())
         names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert set(names.get_values_for_type(x509.DNSName)) == {f"{site}.hanse", f"{site}.1.hanse"}
+
+
+@pytest.mark.parametrize(
+    ("hub", "asked"),
+    [
+        ("hub.example.org", "HUB.example.org"),
+        ("hub.example.org", "hub.example.org."),
+        ("Hub.Example.org", "hub.example.org"),
+        ("10.0.0.1", "::ffff:10.0.0.1"),
+        ("10.0.0.1", "::FFFF:a00:1"),
+        ("fd00::1", "fd00:0:0:0:0:0:0:1"),
+    ],
+)
+def test_the_hubs_name_is_known_however_it_is_written(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, hub: str, asked: str
+) -> None:
+    here = msgspec.structs.replace(opened.door._hub, reached_at=hub)
+    monkeypatch.setattr(opened.door, "_hub", here)
+    assert opened.door._own_names(asked, "10.0.0.7", "Lyon.example.org") == (
+        "10.0.0.7",
+        "Lyon.example.org",
+    )
 
 
 def test_a_question_for_renewal_after_revocation_is_refused(opened: Open) -> None:

@@ -36,7 +36,7 @@ from hanse.live import bus
 from hanse.live.ask_change import FOLLOWED_S_MAX
 from hanse.live.ca import Authority, ensure_identity, key_digest, open_authority, read_request
 from hanse.live.fleet_change import JOINING
-from hanse.live.hubs import names_of_hubs
+from hanse.live.hubs import names_of_hubs, plain_name
 from hanse.live.identity import Identity
 from hanse.live.join import messages as m
 from hanse.live.join.compose import with_site
@@ -301,7 +301,8 @@ class Door:
     def _own_names(self, *asked: str) -> tuple[str, ...]:
         """Names that a site may have in its certificate: none that stands for the hub or, by the league's own ending, for a site."""
         hubs = names_of_hubs(self._newest().fleet(), self._hub)
-        return tuple(n for n in asked if n not in hubs and not n.lower().endswith(OWN_ENDING))
+        plain = {name: plain_name(name) for name in asked}
+        return tuple(n for n, p in plain.items() if p not in hubs and not p.endswith(OWN_ENDING))
 
     # --- certificates that age
 
