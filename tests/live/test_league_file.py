@@ -23,10 +23,12 @@ from hanse.live.league_file import (
     changed,
     closed_until_s,
     imported,
+    lay_out,
     league_bytes,
     league_from_bytes,
     newer,
 )
+from hanse.live.runtime import StateDir
 from hanse.model.fleet import Fleet
 from hanse.model.read import parse_fleet
 from live.join.test_compose import hosts_example
@@ -114,6 +116,31 @@ def test_a_change_is_checked_before_it_is_taken() -> None:
     assert "AI model" in change_problem(known, Change(base=1, toml=wrong, by="x"))
     named = LEAGUE.replace("valid_s = 86400", 'valid_s = 86400\ncedar_files = ["own.cedar"]')
     assert "own.cedar" in change_problem(known, Change(base=1, toml=named, by="x"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ca/ca.key", "./ca/ca.key", "hub/bus.json", "sites/x/identity/site.key", "keys/k.key",
+     "keys.json", "fleet.toml", "own/../ca/ca.key", "../other", "/etc/passwd", "", ".", "a\0b"],
+)  # fmt: skip
+def test_a_revision_brings_no_file_but_what_its_fleet_names_and_none_of_the_hubs_own(
+    tmp_path: Path, name: str
+) -> None:
+    state = StateDir(tmp_path / "state")
+    state.make((), hub=True)
+    named = LEAGUE.replace("valid_s = 86400", 'valid_s = 86400\ncedar_files = ["own/a.cedar"]')
+    league = LeagueFile(revision=2, at_s=0.0, toml=named, files={"own/a.cedar": "// rules"})
+    assert league_from_bytes(league_bytes(league)) == league
+    lay_out(msgspec.structs.replace(league, files=league.files | {"more.txt": "x"}), state)
+    assert (state.path / "own" / "a.cedar").read_text() == "// rules"
+    assert not (state.path / "more.txt").exists()
+    bad = msgspec.structs.replace(league, files=league.files | {name: "x"})
+    assert league_from_bytes(league_bytes(bad)) is None
+    change = Change(base=1, toml=named, files=bad.files, by="x")
+    assert "a path below" in change_problem(first(), change)
+    text = named.replace('"own/a.cedar"', msgspec.json.encode(name).decode())
+    with pytest.raises(ConfigError):
+        lay_out(msgspec.structs.replace(bad, toml=text), state)
 
 
 def test_a_hub_killed_in_the_middle_of_a_change_finishes_it_at_its_start(tmp_path: Path) -> None:

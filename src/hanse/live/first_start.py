@@ -22,11 +22,14 @@ from hanse.live import bus
 from hanse.live.ca import ensure_identity, seats
 from hanse.live.hubs import cluster_of, other_leaves
 from hanse.live.league_file import (
+    FILES_ALLOWED,
     LEAGUE,
     LeagueFile,
     LeagueStore,
     imported,
+    lay_out,
     league_bytes,
+    may_lie,
     read_digests,
     site_fleet,
 )
@@ -134,18 +137,6 @@ def _take_in(fleet: Fleet, fleet_path: Path, state: StateDir) -> LeagueFile:
         store.put(league)
     lay_out(league, state)
     return league
-
-
-def lay_out(league: LeagueFile, state: StateDir) -> None:
-    """Write a revision's fleet file and the files it names where processes of the hub read them."""
-    for name, text in league.files.items():
-        target = (state.path / name).resolve()
-        if not target.is_relative_to(state.path.resolve()):
-            allowed = "a path below the fleet file's own directory"
-            raise ConfigError(name, got=repr(name), allowed=allowed)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, text.encode())
-    replace_file(state.fleet_toml, league.toml.encode())
 
 
 def resume(state_path: Path, site: str = "") -> Prepared:
@@ -259,9 +250,8 @@ def files_of(fleet: Fleet, home: Path) -> dict[str, str]:
     found = {}
     for where, name in named:
         source = home / name
-        if not source.resolve().is_relative_to(home.resolve()):
-            allowed = "a path below the fleet file's own directory"
-            raise ConfigError(where, got=repr(name), allowed=allowed)
+        if not may_lie(name) or not source.resolve().is_relative_to(home.resolve()):
+            raise ConfigError(where, got=repr(name), allowed=FILES_ALLOWED)
         try:
             found[name] = source.read_text()
         except (OSError, UnicodeDecodeError) as error:

@@ -19,14 +19,17 @@ from nats.js.errors import NotFoundError
 from hanse.dispatch.policies import PolicyText, check_policy
 from hanse.errors import ConfigError, HanseError
 from hanse.live import bus
-from hanse.live.first_start import lay_out, problems_of, with_keys
+from hanse.live.first_start import problems_of, with_keys
 from hanse.live.fleet_restart import restart_problems, without_joins
 from hanse.live.league_file import (
+    FILES_ALLOWED,
     Change,
     LeagueFile,
     LeagueStore,
     changed,
+    lay_out,
     league_from_bytes,
+    may_lie,
     named_files,
     parsed,
     read_digests,
@@ -60,6 +63,8 @@ def change_problem(
         missing = [name for name in named_files(fleet) if name not in change.files]
         if missing:
             return f"{missing[0]}: named by the fleet file, and not sent with it"
+        if wrong := [name for name in change.files if not may_lie(name)]:
+            return f"{wrong[0]}: got {wrong[0]!r}, need {FILES_ALLOWED}"
         if fleet.feeds:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "feeds.toml"

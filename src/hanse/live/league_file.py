@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection
 from functools import lru_cache
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 import msgspec
@@ -31,6 +31,19 @@ LEAGUE: Final = "league"
 """Name of a site's copy, in its directory."""
 KEPT: Final = 200
 """Revisions that the hub keeps, to go back to: a change a day for half a year."""
+
+OWN_NAMES: Final = frozenset(
+    {
+        "ca", "hub", "sites", "keys", "log", "pid",
+        "fleet.toml", "runtime.json", "links.json", "links.sock", "keys.json",
+        "traffic.json",
+    }
+)  # fmt: skip
+"""First parts of what a state directory holds itself (`runtime.StateDir`)."""
+FILES_ALLOWED: Final = (
+    "a path below the fleet file's own directory, its first part none of "
+    f"{', '.join(sorted(OWN_NAMES))}"
+)
 
 
 class Standing(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
@@ -184,10 +197,11 @@ def league_refusal(data: bytes) -> str:
     if flaw:
         return f"revision {head.revision}: {flaw}"
     try:
-        msgspec.msgpack.decode(data, type=LeagueFile)
+        league = msgspec.msgpack.decode(data, type=LeagueFile)
     except UNREADABLE as error:
         return f"revision {head.revision}: {error}"
-    return ""
+    wrong = [name for name in league.files if not may_lie(name)]
+    return f"revision {head.revision}: names a file {wrong[0]!r}" if wrong else ""
 
 
 def read_league(path: Path) -> LeagueFile:
@@ -356,6 +370,32 @@ def with_digests(fleet: Fleet, digests: dict[str, str]) -> Fleet:
         for tenant in fleet.tenants
     )
     return msgspec.structs.replace(fleet, tenants=tenants)
+
+
+def may_lie(name: str) -> bool:
+    """Whether a file that a fleet file names may be called so: it lies below the state directory, and is none of that directory's own."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        return False
+    return path.parts[0] not in OWN_NAMES
+
+
+def lay_out(league: LeagueFile, state: StateDir) -> None:
+    """Write a revision's fleet file and the files it names where processes read them; what it brings and does not name is left out.
+
+    Raises:
+        ConfigError: a file is called as none may be.
+    """
+    named = set(named_files(parsed(league.toml)))
+    for name, text in league.files.items():
+        if name not in named:
+            continue
+        target = state.path / name
+        if not may_lie(name) or not target.resolve().is_relative_to(state.path.resolve()):
+            raise ConfigError(name, got=repr(name), allowed=FILES_ALLOWED)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, text.encode())
+    replace_file(state.fleet_toml, league.toml.encode())
 
 
 def named_files(fleet: Fleet) -> Collection[str]:

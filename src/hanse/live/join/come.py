@@ -29,7 +29,14 @@ from hanse.live.identity import SiteName, host_name, load_identity
 from hanse.live.join import messages as m
 from hanse.live.join.probe import rtt_ms
 from hanse.live.join.token import Token
-from hanse.live.league_file import LEAGUE, LeagueFile, league_bytes, league_from_bytes
+from hanse.live.league_file import (
+    LEAGUE,
+    LeagueFile,
+    lay_out,
+    league_bytes,
+    league_from_bytes,
+    league_refusal,
+)
 from hanse.live.revoked import RevokedFile
 from hanse.live.runtime import (
     HUB,
@@ -123,7 +130,8 @@ def come(token: Token, host: m.Host, state: StateDir, say: Say) -> Come:
     answer = ask_door(door, m.JOIN, asked, tls, m.JoinAnswer)
     league = league_from_bytes(answer.league)
     if league is None:
-        raise ConfigError("hub", got="a fleet of another version", fix="install the hub's version")
+        why = league_refusal(answer.league)
+        raise ConfigError("hub", got=why, fix="install the hub's version")
     address = _settle(token, host, state, authority, answer, league)
     return Come(
         site=token.site,
@@ -170,12 +178,7 @@ def _settle(
     load_identity(
         home / "identity", token.fleet, site, time.time()
     )  # what cannot start is said now
-    for name, text in league.files.items():
-        target = (state.path / name).resolve()
-        if target.is_relative_to(state.path.resolve()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(target, text.encode())
-    replace_file(state.fleet_toml, league.toml.encode())
+    lay_out(league, state)
     replace_file(state.keys_json, msgspec.json.encode(league.digests))
     replace_file(home / LEAGUE, league_bytes(league))
     found = next(one for one in league.fleet().sites if one.id == site)

@@ -32,7 +32,7 @@ from hanse.live.identity import SiteName, load_identity
 from hanse.live.join import messages as m
 from hanse.live.join.come import ask_door, meet, trusting
 from hanse.live.join.token import Token
-from hanse.live.league_file import LeagueFile, LeagueStore, league_from_bytes
+from hanse.live.league_file import LeagueFile, LeagueStore, league_from_bytes, league_refusal
 from hanse.live.revoked import REVOKED
 from hanse.live.runtime import (
     HUB,
@@ -133,7 +133,8 @@ def take_news(news: m.HubNews, state: StateDir) -> LeagueFile:
     """
     league = league_from_bytes(news.league)
     if league is None:
-        raise ConfigError("hub", got="a fleet of another version", fix="install the hub's version")
+        why = league_refusal(news.league)
+        raise ConfigError("hub", got=why, fix="install the hub's version")
     write_file(state.ca_dir / "issued.json", news.register, secret=True)
     if news.revoked:
         write_file(state.ca_dir / REVOKED, news.revoked)
