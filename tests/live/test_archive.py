@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from hanse.errors import SiteError
 from hanse.live import archive, bus, evidence_ship
@@ -16,6 +19,7 @@ from hanse.live.archive import archive_evidence
 from hanse.live.ca import ensure_identity
 from hanse.live.evidence import ChainWriter, Opened, Sealer, audit
 from hanse.live.evidence.seal import SEALS_NAME
+from hanse.live.evidence.shipping import Message, Piece
 from hanse.live.evidence_ship import EvidenceShip
 from live.evidence.logbook import League
 from live.test_bus import LEAGUE, Rig, until
@@ -133,6 +137,49 @@ def test_what_the_stream_lost_in_a_cut_is_sent_again(rig: Rig) -> None:
                 await until(all_held)
                 assert proven(rig) == 14
         lyon.close()
+
+    asyncio.run(test())
+
+
+def test_a_gap_in_one_sites_evidence_holds_up_no_other_and_is_filled_behind(rig: Rig) -> None:
+    """More messages behind the gap than a consumer has out by default, also at one that an earlier release made."""
+    seals, more = b"s" * 100, 1_050
+
+    def message(seq: int, offset: int, data: bytes, site: str = "lyon") -> bytes:
+        piece = Piece(file=SEALS_NAME, offset=offset, data=data)
+        return msgspec.msgpack.encode(Message(site=site, seq=seq, pieces=(piece,)))
+
+    async def test() -> None:
+        async with rig.running() as (hub, leaves):
+            js = hub.jetstream(timeout=5.0)
+            before = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30.0)
+            await js.add_consumer(bus.EVIDENCE, before, durable_name=archive.durable("hub"))
+            held = rig.state.hub / "evidence"
+            keeping = asyncio.create_task(archive_evidence(hub, rig.state, lambda: LEAGUE))
+
+            async def send(site: str, data: bytes) -> None:
+                leaf = leaves[site].jetstream(timeout=5.0)
+                await leaf.publish(bus.site_subject(site, "evidence"), data)
+
+            def has(site: str, content: bytes) -> Callable[[], Awaitable[bool]]:
+                async def look() -> bool:
+                    path = held / site / SEALS_NAME
+                    return path.exists() and path.read_bytes() == content
+
+                return look
+
+            try:
+                for i in range(more):
+                    await send("lyon", message(2 + i, 100 + i, b"x"))
+                await send("frankfurt", message(1, 0, b"other", "frankfurt"))
+                await until(has("frankfurt", b"other"))
+                await send("lyon", message(1, 0, seals))
+                for i in range(more):  # as the site does that has heard what the hub holds
+                    await send("lyon", message(2 + i, 100 + i, b"x"))
+                await until(has("lyon", seals + b"x" * more), 60.0)
+            finally:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
 
     asyncio.run(test())
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig
+from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
 from hanse.errors import HanseError
@@ -53,7 +53,8 @@ BATCH = 16
 WAIT_S = 5.0
 RETRY_S = 1.0
 REDELIVER_S = 30.0
-"""A message that found a gap before it comes again after this; the one it waits for comes first."""
+"""A message that found a gap before it comes again after this, and twice as late each time; the one it waits for may come first."""
+REDELIVER_S_MAX = 480.0
 TELL_EVERY_S: Final = 5.0
 LET_GO_EVERY_S: Final = 60.0
 """What is in files needs no place in the stream, whose store has a bound for all sites together."""
@@ -174,9 +175,16 @@ async def _through_losses(name: str, act: Callable[[], Awaitable[None]]) -> None
 
 
 async def _archive(client: Client, copy: EvidenceCopy, durable: str) -> None:
+    """Until an error. One place in the stream for all sites: what one's gap holds up must not count against the others' messages."""
     js = client.jetstream(timeout=API_S_MAX)
-    config = ConsumerConfig(ack_wait=REDELIVER_S)
-    pulled = await js.pull_subscribe("", durable=durable, stream=EVIDENCE, config=config)
+    config = ConsumerConfig(
+        durable_name=durable,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=REDELIVER_S,
+        max_ack_pending=-1,
+    )
+    await js.add_consumer(EVIDENCE, config)  # one that an earlier release made gets no bound too
+    pulled = await js.pull_subscribe_bind(durable, EVIDENCE)
     while True:
         try:
             messages = await pulled.fetch(BATCH, timeout=WAIT_S)
@@ -188,7 +196,10 @@ async def _archive(client: Client, copy: EvidenceCopy, durable: str) -> None:
             if received.outcome in ("conflict", "malformed"):
                 # Kept out and said aloud: two versions of one log, or a site that speaks for another.
                 log_line(f"evidence of {site}: {received.outcome} {received.detail}")
-            if received.outcome != "gap":
+            if received.outcome == "gap":
+                again = min(message.metadata.num_delivered or 1, 5) - 1
+                await message.nak(delay=min(REDELIVER_S * 2**again, REDELIVER_S_MAX))
+            else:
                 await message.ack()
 
 
