@@ -15,10 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hanse.dispatch.load_targets import BREACH_AFTER_S, FOREVER, LoadTarget, in_force
+from hanse.dispatch.load_targets import BREACH_AFTER_S, FOREVER, LoadTarget, Watch, in_force
 from hanse.errors import ConfigError, SiteError
 from hanse.live.facility.flex import Drawn, FlexAgent
-from hanse.live.facility.flex_messages import envelope_of, rfc3339, targets_of
+from hanse.live.facility.flex_messages import (
+    FeedFacts,
+    envelope_of,
+    rfc3339,
+    status_data,
+    targets_of,
+)
 from hanse.live.facility.jws import Keyring
 from hanse.live.facility.mqtt import BmsDriver, MqttSession
 from hanse.model.fleet import Facility, Signer
@@ -424,6 +430,34 @@ def test_any_signed_payload_is_targets_that_make_sense_or_an_error(payload: Any)
     except SiteError:
         return
     assert all(t.limit_kw > 0.0 and t.end_at_s > t.start_at_s for t in found)
+
+
+@given(
+    start=st.none() | st.sampled_from(["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999Z"]),
+    end=st.none() | st.sampled_from(["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999-12:00", "9999-12-31T00:00:00Z"]),
+    kept_until_s=st.sampled_from([253402300799.999999, FOREVER]),
+)  # fmt: skip
+def test_ever_and_for_ever_are_told_in_whatever_way_they_were_written(
+    start: str | None, end: str | None, kept_until_s: float
+) -> None:
+    target = {
+        "load_constraint": {"value": 5.0, "unit": "kilowatt"},
+        "interval": {"start_time": start, "end_time": end},
+    }
+    (found,) = targets_of({"targets": [target]}, "s", "c", "main", 5.0)
+    assert found.end_at_s == FOREVER
+    earlier = replace(found, start_at_s=-62135647200.0, end_at_s=kept_until_s)  # from an older disk
+    told = status_data(
+        feed="main",
+        facts=FeedFacts(minimum_kw=1.0, maximum_kw=2.0),
+        schedule=(found, earlier),
+        active=found,
+        watch=Watch(),
+        drawn_kw=1.0,
+        event="periodic",
+        now_s=5.0,
+    )
+    assert "end_time" not in told["feeds"]["main"]["targets"][0]["interval"]
 
 
 @given(

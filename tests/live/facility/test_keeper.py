@@ -230,6 +230,30 @@ def test_a_node_whose_engines_stay_dead_is_reset_and_counted(tmp_path: Path) -> 
         plant.run(course)
 
 
+def test_what_a_part_of_the_plant_trips_over_costs_nothing_but_that_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        name = "grid"
+
+        def look(self, drawn: object, now_s: float) -> None:
+            raise ValueError("year 10000 is out of range")
+
+        async def start(self) -> None: ...
+
+        async def close(self) -> None: ...
+
+    async def course(keeper: PlantKeeper) -> None:
+        monkeypatch.setattr(keeper, "_flex", Broken())
+        for second in range(3):
+            keeper.look(status(), (), (), time.time() + second)
+        assert "resets_total" in (tmp_path / FILE).read_text()
+        said = capfd.readouterr()
+        assert (said.out + said.err).count("year 10000") == 1
+
+    Plant(tmp_path, [], []).run(course)
+
+
 def test_a_library_that_is_missing_makes_its_device_unusable_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -102,6 +102,11 @@ class FlexAgent:
         """Why messages were not taken -> how many."""
 
     @property
+    def name(self) -> str:
+        """Of its facility."""
+        return self._facility.id
+
+    @property
     def schedule(self) -> tuple[LoadTarget, ...]:
         """What the grid has asked for."""
         return self._kept.schedule

@@ -40,6 +40,8 @@ ENFORCEMENT_TOPICS: Final = ("grid/v1/infra/+/powerbreach/enforcement",)
 ROLE: Final = "dsx-flex-agent"
 W_PER: Final = {"watt": 1.0, "kilowatt": 1e3, "megawatt": 1e6}
 TARGETS_PER_MESSAGE_MAX: Final = 64
+LATEST_S: Final = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""From here on an end is none: "for ever" is often written as the last instant of the calendar."""
 INFRASTRUCTURE: Final = ("SHUTDOWN_NODES", "SHUTDOWN_RACKS", "CUT_DATA_FEEDS", "TRIP_BREAKERS")
 """Escalations, from the least disruptive. This agent asks for nothing beyond the first: it knows nodes, not breakers."""
 
@@ -125,8 +127,9 @@ def targets_of(
         limit = target.load_constraint
         if not limit.value > 0.0:
             raise SiteError(where, got=f"a limit of {limit.value:g}", allowed="more than 0")
-        start_s = _instant(target.interval.start_time, now_s)
+        start_s = min(_instant(target.interval.start_time, now_s), LATEST_S)
         end_s = _instant(target.interval.end_time, FOREVER)
+        end_s = FOREVER if end_s >= LATEST_S else end_s
         if end_s <= start_s:
             raise SiteError(where, got="an interval that ends before it begins", allowed="a time")
         name = correlation_id if len(told.targets) == 1 else f"{correlation_id}#{index}"
@@ -232,8 +235,10 @@ def cloud_event(
 
 
 def rfc3339(at_s: float) -> str:
-    """An instant, UTC, to the millisecond."""
-    text = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+    """An instant, UTC, to the millisecond; what no calendar has is the nearest that it has."""
+    text = datetime.fromtimestamp(min(max(at_s, 0.0), LATEST_S), UTC).isoformat(
+        timespec="milliseconds"
+    )
     return text.replace("+00:00", "Z")
 
 
@@ -257,4 +262,5 @@ def _power(kw: float) -> dict[str, Any]:
 def _instant(at: datetime | None, absent_s: float) -> float:
     if at is None:
         return absent_s
-    return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    told_s = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    return max(told_s, 0.0)  # "since ever" is long enough ago

@@ -117,6 +117,8 @@ class PlantKeeper:
         self._schedules: dict[str, tuple[LoadTarget, ...]] = {}
         self._cap_kw: float | None = None
         self._pue = 1.0
+        self._flaws: dict[str, str] = {}
+        """Of what is looked at, as it was last said."""
         self.resets_done = 0
         self._shown_at_s = self._told_at_s = float("-inf")
         self.closed_until_s = 0.0
@@ -217,22 +219,38 @@ class PlantKeeper:
     ) -> None:
         """The site as it is: for the grid, for Prometheus, and for nodes that are dead."""
         self._pue = max(status.power.pue, 1.0)
+        self._guarded("resets", lambda: self._look_at_nodes(status, now_s))
+        if (flex := self._flex) is not None:
+            drawn = self._drawn(status, engines, idle)
+            self._guarded(flex.name, lambda: flex.look(drawn, now_s))
+        if now_s - self._told_at_s >= TELL_EVERY_S:
+            self._told_at_s = now_s
+            self._guarded("metrics", lambda: self._tell(status))
+        if self._devices and now_s - self._shown_at_s >= EVERY_S:
+            self._shown_at_s = now_s
+            self._guarded("readings", lambda: self._show(now_s))
+            self._guarded("meters", self.keep_accounts)
+
+    def _guarded(self, what: str, act: Callable[[], None]) -> None:
+        """Whatever a device or the grid has said, or the disk refuses, it costs neither the other parts nor the site's own report."""
+        try:
+            act()
+        except Exception as error:
+            if self._flaws.get(what) != repr(error):
+                self._flaws[what] = repr(error)
+                log_line(f"plant, {what}: {error!r}")
+        else:
+            self._flaws.pop(what, None)
+
+    def _look_at_nodes(self, status: SiteStatus, now_s: float) -> None:
         for device, resets in self._resets:
             if resets.due(status.engines, now_s):
                 self._reset(device, resets.pool)
-        if self._flex is not None:
-            self._flex.look(self._drawn(status, engines, idle), now_s)
-        if now_s - self._told_at_s >= TELL_EVERY_S:
-            self._told_at_s = now_s
-            readings = ((facility, reading) for (facility, _), reading in self.readings.items())
-            text = plant_text(
-                status, readings, self.accounts, self.resets_done, self.closed_until_s
-            )
-            replace_file(self._home / FILE, text)
-        if self._devices and now_s - self._shown_at_s >= EVERY_S:
-            self._shown_at_s = now_s
-            self._show(now_s)
-            self.keep_accounts()
+
+    def _tell(self, status: SiteStatus) -> None:
+        readings = ((facility, reading) for (facility, _), reading in self.readings.items())
+        text = plant_text(status, readings, self.accounts, self.resets_done, self.closed_until_s)
+        replace_file(self._home / FILE, text)
 
     def _show(self, now_s: float) -> None:
         names = sorted({name for name, _ in self.readings})
