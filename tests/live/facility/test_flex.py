@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from hanse.dispatch.load_targets import BREACH_AFTER_S, FOREVER, LoadTarget, Watch, in_force
 from hanse.errors import ConfigError, SiteError
+from hanse.live.facility import flex
 from hanse.live.facility.flex import Drawn, FlexAgent
 from hanse.live.facility.flex_messages import (
     FeedFacts,
@@ -262,6 +264,56 @@ def test_a_broker_that_restarts_is_come_back_to_and_breaches_wait_for_it(grid: G
             return [s["feeds"]["main"]["event"] for s in said(acme.heard, STATUS_TOPIC, public)]
 
         await until(lambda: "start_ramp_down" in events(), "what was missed is said")
+
+    grid.run(course)
+
+
+def test_a_target_that_could_not_be_written_is_not_acknowledged_and_comes_again(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker brings it to the next session, as it does after half a minute to one that stays."""
+    full, write = True, flex.replace_file
+
+    def disk(path: Path, content: bytes, **more: Any) -> None:
+        tried.append(path)
+        if full:
+            raise OSError(errno.ENOSPC, "disk full")
+        write(path, content, **more)
+
+    tried: list[Path] = []
+    monkeypatch.setattr(flex, "replace_file", disk)
+
+    async def refused(agent: FlexAgent, acme: Publisher) -> None:
+        await asyncio.to_thread(acme.send, TARGET_TOPIC, grid.order(20.0, "order-f", seconds=3600))
+        await until(lambda: tried, "it has come")
+        assert agent.schedule == ()
+
+    async def taken(agent: FlexAgent, _acme: Publisher) -> None:
+        await until(lambda: agent.schedule, "it has come again")
+
+    grid.run(refused)
+    full = False
+    grid.run(taken)
+    assert [t.id for t in grid.schedules[-1]] == ["order-f"]
+
+
+def test_a_target_that_is_over_ends_though_the_disk_takes_nothing(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def course(agent: FlexAgent, acme: Publisher) -> None:
+        await asyncio.to_thread(acme.send, TARGET_TOPIC, grid.order(20.0, "order-g", seconds=60))
+        await until(lambda: agent.schedule, "the target has come")
+
+        def disk(*_: Any, **__: Any) -> None:
+            raise OSError(errno.ENOSPC, "disk full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(flex, "replace_file", disk)
+            agent.look(drawn(10.0), time.time() + 61.0)
+        assert agent.schedule == grid.schedules[-1] == ()
+        before = agent._path.read_bytes()
+        agent.look(drawn(10.0), time.time() + 62.0)
+        assert agent._path.read_bytes() != before, "and the disk follows"
 
     grid.run(course)
 

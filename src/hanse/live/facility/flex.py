@@ -11,6 +11,7 @@ restart: sent twice by the broker, or again by somebody who recorded it, it chan
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import time
@@ -93,6 +94,8 @@ class FlexAgent:
         self._keys = Keyring(facility, home)
         self._path = home / "facility" / f"{facility.id}.targets"
         self._kept = self._read()
+        self._to_write = False
+        """What is over is on disk still."""
         self._watch = Watch()
         self._breach_id = ""
         self._said_at_s = -math.inf
@@ -210,11 +213,14 @@ class FlexAgent:
             self._news = [*self._news, *told.ramps][-16:]  # said when the broker is back
 
     def _forget(self, now_s: float) -> None:
-        """Targets that are over are nobody's any more."""
+        """Targets that are over are nobody's any more, also while the disk takes nothing: there they go when it does again."""
         left = merged(self._kept.schedule, [], now_s)
         if left != self._kept.schedule:
-            self._write(msgspec.structs.replace(self._kept, schedule=left))
+            self._kept, self._to_write = msgspec.structs.replace(self._kept, schedule=left), True
             self._changed(left)
+        if self._to_write:
+            with contextlib.suppress(OSError):
+                self._write(self._kept)
 
     def _status(
         self, event: StatusEvent, active: LoadTarget | None, drawn: Drawn, now_s: float
@@ -289,7 +295,7 @@ class FlexAgent:
     def _write(self, kept: Kept) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(self._path, msgspec.msgpack.encode(kept))
-        self._kept = kept
+        self._kept, self._to_write = kept, False
 
 
 def _hints(found: Sequence[tuple[str, str, float]]) -> list[dict[str, Any]]:

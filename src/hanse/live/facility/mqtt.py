@@ -24,6 +24,7 @@ from hanse.errors import SiteError
 from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.listener import plant_user
 from hanse.live.facility.readings import Reading, needed
+from hanse.live.logline import log_line
 from hanse.model.fleet import Facility, Quantity
 from hanse.model.told import UNREADABLE
 
@@ -171,21 +172,23 @@ class MqttSession:
         self._tell(False, f"connection lost: {reason}")
 
     def _on_message(self, client: Any, _data: Any, message: Any) -> None:
+        """Unacknowledged, a message comes again: from a site's own bus after half a minute, from other brokers with the next connection."""
         topic, payload = message.topic, bytes(message.payload)
-        done = threading.Event()
+        done, failed = threading.Event(), threading.Event()
 
         def deal() -> None:
             try:
                 if len(payload) <= PAYLOAD_BYTES_MAX:
                     self._heard(topic, payload)
+            except Exception as error:  # a full disk, as a rule
+                failed.set()
+                log_line(f"{self.where}: {topic}: not taken, so not acknowledged: {error!r}")
             finally:
                 done.set()
 
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the loop has ended: unacknowledged, it comes again
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(deal)
-            if done.wait(KEEP_ALIVE_S):
+            if done.wait(KEEP_ALIVE_S) and not failed.is_set():
                 client.ack(message.mid, message.qos)
 
     def _tell(self, connected: bool, trouble: str) -> None:
