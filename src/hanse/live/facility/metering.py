@@ -111,7 +111,7 @@ def _sum(
     return Power(w=w, error_share=error, at_s=at_s)
 
 
-class AccountKept(Value, frozen=True, kw_only=True):
+class AccountKept(Value, frozen=True, kw_only=True, omit_defaults=True):
     """An account as it lies on disk, so that it goes on after a restart."""
 
     facility: str
@@ -122,14 +122,17 @@ class AccountKept(Value, frozen=True, kw_only=True):
     gap_s: float
     power: Reading | None = None
     counter: Reading | None = None
+    high: Reading | None = None
+    since_wh: float = 0.0
 
 
 class EnergyAccount:
     """Wh of one meter since this account was opened; it only ever grows.
 
     By the device's own counter where it has one, else power added up between readings (trapezoids). A counter that runs backwards was reset or
-    replaced: its first value afterwards is where it goes on, and the time between counts by power. Time without any reading counts nothing, and
-    is told as `gap_s`.
+    replaced: its first value afterwards is where it goes on, and the time between counts by power. Should it show what it showed before, or
+    more, it had not been reset (a device that starts may show 0 first): then it goes on from there, less what was counted meanwhile. Time
+    without any reading counts nothing, and is told as `gap_s`.
     """
 
     def __init__(self, meter: PlantMeter) -> None:
@@ -140,6 +143,10 @@ class EnergyAccount:
         self.gap_s = 0.0
         self._power: Reading | None = None
         self._counter: Reading | None = None
+        self._high: Reading | None = None
+        """Of the counter, before it last ran back."""
+        self._since_wh = 0.0
+        """Counted since then."""
 
     def kept(self) -> AccountKept:
         """For the disk."""
@@ -153,6 +160,8 @@ class EnergyAccount:
             gap_s=self.gap_s,
             power=self._power,
             counter=self._counter,
+            high=self._high,
+            since_wh=self._since_wh,
         )
 
     def restore(self, kept: AccountKept) -> None:
@@ -162,7 +171,8 @@ class EnergyAccount:
         if (kept.facility, kept.point) == (meter.facility, meter.point):
             self._power = kept.power
             if kept.energy_point == meter.energy_point:
-                self._counter = kept.counter
+                self._counter, self._high = kept.counter, kept.high
+                self._since_wh = kept.since_wh
 
     def take(self, readings: Mapping[Key, Reading]) -> float:
         """Note what the device says now; Wh since the last call."""
@@ -174,17 +184,25 @@ class EnergyAccount:
         added = by_power if by_counter is None else by_counter
         self.wh += added
         self.counted_wh += by_counter or 0.0
+        self._since_wh += added
         return added
 
     def _by_counter(self, now: Reading | None) -> float | None:
         """None: the counter says nothing yet, or was set back."""
-        before = self._counter
+        before, high = self._counter, self._high
         if now is None or now.quantity != "energy_wh":
             return None
         self._counter = now
         if before is None:
             return None
-        return now.value - before.value if now.value >= before.value else None
+        if now.value < before.value:
+            if high is None or before.value >= high.value:
+                self._high, self._since_wh = before, 0.0
+            return None
+        if high is None or now.value < high.value:
+            return now.value - before.value
+        self._high = None
+        return max(now.value - high.value - self._since_wh, 0.0)
 
     def _by_power(self, now: Reading | None) -> float:
         before = self._power
