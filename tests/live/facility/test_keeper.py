@@ -16,7 +16,7 @@ import pytest
 from hanse.dispatch.load_targets import LoadTarget
 from hanse.live.facility.exposition import FILE, FRESH_S, fresh_text
 from hanse.live.facility.keeper import PlantKeeper
-from hanse.live.facility.resets import DEAD_S
+from hanse.live.facility.resets import AGAIN_S, DEAD_S
 from hanse.model.fleet import Facility, Fleet, PlantMeter, Register, Weights
 from hanse.model.read import read_fleet
 from hanse.view import EngineStatus, PowerStatus, SiteStatus
@@ -209,25 +209,43 @@ def test_a_bound_limits_devices_in_the_proportion_of_their_draw_and_is_lifted(
         plant.run(course)
 
 
-def test_a_node_whose_engines_stay_dead_is_reset_and_counted(tmp_path: Path) -> None:
+def test_a_node_whose_engines_stay_dead_is_reset_and_counted_also_over_restarts(
+    tmp_path: Path,
+) -> None:
     dead = EngineStatus(name="chat-q8-0", service="chat", variant="q8", state="failing", pool="cpu")
     machine = Machine()
+    began_s = time.time()
     with redfish_server(machine, password=PASSWORD) as (url, _):
         plant = Plant(tmp_path, [bmc("bmc", url, resets=("cpu",))], [])
 
+        def look(keeper: PlantKeeper, after_s: float) -> None:
+            keeper._steady_s = lambda: after_s  # type: ignore[method-assign]
+            keeper.look(status(dead), (), (), began_s + after_s)
+
         async def course(keeper: PlantKeeper) -> None:
-            now_s = time.time()
-            keeper.look(status(dead), (), (), now_s)
-            keeper.look(status(dead), (), (), now_s + DEAD_S - 1)
+            look(keeper, 0.0)
+            look(keeper, DEAD_S - 1)
             assert machine.resets == []
-            keeper.look(status(dead), (), (), now_s + DEAD_S)
+            look(keeper, DEAD_S)
             await until(lambda: machine.resets, "the node is reset")
-            keeper.look(status(dead), (), (), now_s + DEAD_S + 60)
+            look(keeper, DEAD_S + 60)
             await asyncio.sleep(0.3)
             assert machine.resets == ["ForceRestart"]
             assert 'resets_total{site="frankfurt"} 1' in (tmp_path / FILE).read_text()
 
+        async def again(keeper: PlantKeeper) -> None:
+            look(keeper, DEAD_S + 61)
+            look(keeper, 3 * DEAD_S)
+            follower = PlantKeeper(plant.fleet, SITE, tmp_path / "other", "own", print)
+            follower.go_on_from(keeper)  # as at another fleet
+            look(follower, 4 * DEAD_S)
+            await asyncio.sleep(0.3)
+            assert machine.resets == ["ForceRestart"], "it was reset just now"
+            look(keeper, DEAD_S + AGAIN_S + 1)
+            await until(lambda: len(machine.resets) == 2, "half an hour later it is reset again")
+
         plant.run(course)
+        plant.run(again)
 
 
 def test_what_a_part_of_the_plant_trips_over_costs_nothing_but_that_part(

@@ -297,7 +297,7 @@ def test_a_node_is_reset_only_when_all_of_it_stayed_dead_and_seldom(
             engines = [engine("resting"), engine("failing")]
         dead = state in ("failing", "resting")
         dead_since_s = (now_s if dead_since_s is None else dead_since_s) if dead else None
-        if resets.due(engines, now_s):
+        if resets.due(engines, now_s, now_s):
             assert dead_since_s is not None
             assert now_s - dead_since_s >= DEAD_S
             assert not done or now_s - done[-1] >= AGAIN_S
@@ -305,8 +305,15 @@ def test_a_node_is_reset_only_when_all_of_it_stayed_dead_and_seldom(
             assert sum(now_s - at_s < RESETS_S for at_s in done) <= RESETS_MAX
 
 
+def test_a_clock_that_is_set_makes_no_node_dead() -> None:
+    resets = Resets("gpus")
+    assert not resets.due([engine("failing")], 0.0, 0.0)
+    assert not resets.due([engine("failing")], 1e9, 1.0)
+    assert resets.due([engine("failing")], 1e9, DEAD_S)
+
+
 def test_a_node_that_stays_dead_is_reset_as_often_as_stated() -> None:
     resets = Resets("gpus")
-    done = [t for t in range(0, 100_000, 10) if resets.due([engine("failing")], float(t))]
+    done = [t for t in range(0, 100_000, 10) if resets.due([engine("failing")], float(t), float(t))]
     assert done[:3] == [180, 1980, 3780]
     assert len([t for t in done if t < RESETS_S]) == RESETS_MAX

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -45,11 +45,15 @@ from hanse.model.fleet import Facility, Fleet
 from hanse.model.told import FIGURE_MAX, UNREADABLE
 from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 
+T = TypeVar("T")
+
 READ_S_MAX: Final = 30.0
 """A whole reading of one device: a BMC with eight GPUs is some twenty requests."""
 BACK_OFF_S_MAX: Final = 60.0
 ACCOUNTS: Final = "meters.msgpack"
 """Written with what people are shown: a crash loses the power of five seconds, a device's own counter nothing."""
+RESETS: Final = "resets.msgpack"
+"""When which node was reset, by `<facility>/<pool>`: the limits of how often hold over restarts too."""
 TELL_EVERY_S: Final = 2.0
 """Prometheus asks every 15 s or more rarely, and a building system has thousands of points."""
 OLD_S_MAX: Final = 900.0
@@ -129,15 +133,22 @@ class PlantKeeper:
             *flex_devices,
             *(self._device(f, own_password) for f in own if f.driver != "dsx-flex"),
         ]
-        self._resets = [
-            (device, Resets(pool)) for device in self._devices for pool in device.facility.resets
-        ]
+        done = self._kept(RESETS, dict[str, list[float]])
+        self._resets = {
+            f"{device.facility.id}/{pool}": (
+                device,
+                Resets(pool, done.get(f"{device.facility.id}/{pool}", ())),
+            )
+            for device in self._devices
+            for pool in device.facility.resets
+        }
+        self._steady_s = time.monotonic
 
     async def run(self) -> None:
         """Ask every device until cancelled."""
         if self._flex is not None:
             await self._flex.start()
-        tasks = [asyncio.create_task(self._keep(d)) for d in self._devices if not d.unusable]
+        tasks = [asyncio.create_task(self._tend(d)) for d in self._devices if not d.unusable]
         try:
             await asyncio.gather(*tasks)
             await asyncio.Event().wait()  # with nothing to ask, there is still nothing to end for
@@ -167,12 +178,15 @@ class PlantKeeper:
         self._schedules = {name: s for name, s in before._schedules.items() if name in same}
         self._cap_kw, self._pue = before._cap_kw, before._pue
         self.resets_done = before.resets_done
+        for name, (device, resets) in self._resets.items():
+            if name in before._resets and device.facility.id in same:
+                resets.go_on_from(before._resets[name][1])
         self._on_targets(self.schedule())
 
     def keep_accounts(self) -> None:
         """Write what was counted so far."""
         kept = {account.meter.id: account.kept() for account in self.accounts}
-        replace_file(self._home / ACCOUNTS, msgspec.msgpack.encode(kept))
+        self._keep(ACCOUNTS, kept)
 
     # --- what the agent asks
 
@@ -243,8 +257,10 @@ class PlantKeeper:
             self._flaws.pop(what, None)
 
     def _look_at_nodes(self, status: SiteStatus, now_s: float) -> None:
-        for device, resets in self._resets:
-            if resets.due(status.engines, now_s):
+        for device, resets in self._resets.values():
+            if resets.due(status.engines, now_s, self._steady_s()):
+                with contextlib.suppress(OSError):  # on disk before the order, where it can be
+                    self._keep(RESETS, {name: r.done_at_s for name, (_, r) in self._resets.items()})
                 self._reset(device, resets.pool)
 
     def _tell(self, status: SiteStatus) -> None:
@@ -283,17 +299,26 @@ class PlantKeeper:
 
     def _restore_accounts(self) -> None:
         """What an earlier agent had counted; of what was drawn meanwhile a device's own counter tells."""
-        path = self._home / ACCOUNTS
-        try:
-            kept = msgspec.msgpack.decode(path.read_bytes(), type=dict[str, AccountKept])
-        except FileNotFoundError:
-            return
-        except (*UNREADABLE, OSError) as error:
-            log_line(f"{path}: {error}; accounts begin anew")
-            return
+        kept = self._kept(ACCOUNTS, dict[str, AccountKept])
         for account in self.accounts:
             if account.meter.id in kept:
                 account.restore(kept[account.meter.id])
+
+    # --- disk
+
+    def _kept(self, name: str, kind: type[dict[str, T]]) -> dict[str, T]:
+        """What an earlier agent wrote; nothing where it did not, or where that is unreadable."""
+        path = self._home / name
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return {}
+        except (*UNREADABLE, OSError) as error:
+            log_line(f"{path}: {error}; begun anew")
+            return {}
+
+    def _keep(self, name: str, content: dict[str, Any]) -> None:
+        replace_file(self._home / name, msgspec.msgpack.encode(content))
 
     # --- devices
 
@@ -334,7 +359,7 @@ class PlantKeeper:
         )
         self._on_targets(self.schedule())
 
-    async def _keep(self, device: Device) -> None:
+    async def _tend(self, device: Device) -> None:
         """Read at its pace; a limit that is asked for wakes it."""
         while True:
             started_s = time.monotonic()
