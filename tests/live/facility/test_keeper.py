@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from hanse.dispatch.load_targets import LoadTarget
+from hanse.live.facility import keeper
 from hanse.live.facility.exposition import FILE, FRESH_S, fresh_text
 from hanse.live.facility.keeper import PlantKeeper
 from hanse.live.facility.resets import AGAIN_S, DEAD_S
@@ -207,6 +208,45 @@ def test_a_bound_limits_devices_in_the_proportion_of_their_draw_and_is_lifted(
             await until(lambda: set(caps().values()) == {None}, "and that was read back")
 
         plant.run(course)
+
+
+def test_a_limit_outlives_no_bound_when_the_agent_restarts_or_the_device_is_limited_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine()
+    with redfish_server(machine, password=PASSWORD) as (url, service):
+        limited = Plant(tmp_path, [bmc("bmc", url, caps_power=True)], [it_meter("bmc")])
+        watched = Plant(tmp_path, [bmc("bmc", url)], [it_meter("bmc")])
+
+        async def limit(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.measured(time.time()).it, "it is read")
+            keeper.cap(BASE_KW + 0.8)
+            await until(lambda: keeper.statuses(time.time())[0].cap_w == 800.0, "it is limited")
+
+        async def start_anew(keeper: PlantKeeper) -> None:
+            asked = len(service.asked)
+            await until(lambda: len(service.asked) > asked + 20, "it is read several times")
+            assert machine.chassis_limit_w == 800.0, "the site may be about to say its bound"
+            keeper.cap(BASE_KW + 0.8)
+            await until(lambda: keeper.statuses(time.time())[0].cap_w == 800.0, "and has said it")
+
+        async def lift(_keeper: PlantKeeper) -> None:
+            await until(lambda: machine.chassis_limit_w is None, "it is lifted")
+
+        limited.run(limit)
+        limited.run(start_anew)
+        monkeypatch.setattr(keeper, "BOUND_UNKNOWN_S", 0.0)
+        limited.run(lift)
+        limited.run(limit)
+        watched.run(lift)
+
+        async def change(keeper: PlantKeeper) -> None:
+            await limit(keeper)
+            after = PlantKeeper(watched.fleet, SITE, tmp_path / "other", "own", print)
+            after.go_on_from(keeper)
+            assert [d.capped_kw for d in after._devices] == [BASE_KW + 0.8]
+
+        limited.run(change)
 
 
 def test_a_node_whose_engines_stay_dead_is_reset_and_counted_also_over_restarts(

@@ -54,6 +54,10 @@ ACCOUNTS: Final = "meters.msgpack"
 """Written with what people are shown: a crash loses the power of five seconds, a device's own counter nothing."""
 RESETS: Final = "resets.msgpack"
 """When which node was reset, by `<facility>/<pool>`: the limits of how often hold over restarts too."""
+CAPS: Final = "caps.msgpack"
+"""The site's bound that each limited device is held for, kW: a device has its limit for as long as nobody lifts it."""
+BOUND_UNKNOWN_S: Final = 30.0
+"""After a start, how long a site may take to read its targets and find what they leave; limits of before stay so long."""
 TELL_EVERY_S: Final = 2.0
 """Prometheus asks every 15 s or more rarely, and a building system has thousands of points."""
 OLD_S_MAX: Final = 900.0
@@ -72,7 +76,9 @@ class Device:
         self.failures = 0
         self.caps: tuple[Cap, ...] = ()
         self.capped_kw: float | None = None
-        """The site's bound that its limits were set for."""
+        """The site's bound that its limits were set for, perhaps by an agent before this one."""
+        self.sure = False
+        """Its limits were set or lifted since this keeper began."""
         self.wake = asyncio.Event()
 
     @property
@@ -120,6 +126,7 @@ class PlantKeeper:
         self.readings: dict[Key, Reading] = {}
         self._schedules: dict[str, tuple[LoadTarget, ...]] = {}
         self._cap_kw: float | None = None
+        self._bound_known_s = time.monotonic() + BOUND_UNKNOWN_S
         self._pue = 1.0
         self._flaws: dict[str, str] = {}
         """Of what is looked at, as it was last said."""
@@ -143,6 +150,9 @@ class PlantKeeper:
             for pool in device.facility.resets
         }
         self._steady_s = time.monotonic
+        capped = self._kept(CAPS, dict[str, float])
+        for device in self._devices:
+            device.capped_kw = capped.get(device.facility.id)
 
     async def run(self) -> None:
         """Ask every device until cancelled."""
@@ -177,7 +187,14 @@ class PlantKeeper:
         self.readings = {key: r for key, r in before.readings.items() if key[0] in same}
         self._schedules = {name: s for name, s in before._schedules.items() if name in same}
         self._cap_kw, self._pue = before._cap_kw, before._pue
+        self._bound_known_s = before._bound_known_s
         self.resets_done = before.resets_done
+        capped = {device.facility.id: device.capped_kw for device in before._devices}
+        for id in capped.keys() - {device.facility.id for device in self._devices}:
+            if capped[id] is not None:
+                log_line(f"facility {id}: gone with a power limit, which only its device can lift")
+        for device in self._devices:
+            device.capped_kw = capped.get(device.facility.id, device.capped_kw)
         for name, (device, resets) in self._resets.items():
             if name in before._resets and device.facility.id in same:
                 resets.go_on_from(before._resets[name][1])
@@ -279,7 +296,7 @@ class PlantKeeper:
 
     def cap(self, limit_kw: float | None) -> None:
         """Hold devices that can be limited to a site's draw; None lifts."""
-        self._cap_kw = limit_kw
+        self._cap_kw, self._bound_known_s = limit_kw, float("-inf")
         for device in self._devices:
             if device.facility.caps_power:
                 device.wake.set()
@@ -400,20 +417,38 @@ class PlantKeeper:
                 account.take(self.readings)
 
     async def _hold(self, device: Device) -> None:
-        """Its power limit is what the site's bound leaves to it; set only where that changed or the device forgot it."""
+        """Its power limit is what the site's bound leaves to it; set only where that changed or the device forgot it.
+
+        What an agent before this one set is lifted too, also where the device is to be limited no more.
+        """
         driver = device.driver
-        if not device.facility.caps_power or not isinstance(driver, PowerCapper):
+        caps = device.facility.caps_power
+        if not isinstance(driver, PowerCapper) or not (caps or device.capped_kw is not None):
             return
-        wanted_kw = self._cap_kw
-        forgot = device.failures > 0 and wanted_kw is not None
+        wanted_kw = self._cap_kw if caps else None
+        if wanted_kw is None and caps and time.monotonic() < self._bound_known_s:
+            return  # the site may be about to say what it was limited for
+        forgot = wanted_kw is not None and (device.failures > 0 or not device.sure)
         if wanted_kw == device.capped_kw and not forgot:
             return
-        device.caps = await driver.cap(self._share_w(device))
-        device.capped_kw = wanted_kw
+        if wanted_kw is not None:  # known on disk before it is true, and until it is true no more
+            device.capped_kw = wanted_kw
+            self._keep_caps()
+        device.caps = await driver.cap(self._share_w(device) if caps else None)
+        device.capped_kw, device.sure = wanted_kw, True
+        if wanted_kw is None:
+            self._keep_caps()
         told = ", ".join(
             f"{c.point} {'none' if c.limit_w is None else f'{c.limit_w:g} W'}" for c in device.caps
         )
         log_line(f"facility {device.facility.id}: power limit now {told}")
+
+    def _keep_caps(self) -> None:
+        held = {d.facility.id: d.capped_kw for d in self._devices if d.capped_kw is not None}
+        try:
+            self._keep(CAPS, held)
+        except OSError as error:  # a bound is kept to all the same
+            log_line(f"power limits are not noted: {error}")
 
     def _share_w(self, device: Device) -> float | None:
         """Of the site's bound, in the proportion of what devices draw now; what others draw for is not theirs to give."""
