@@ -55,7 +55,7 @@ def statement(
         Print the statements as one JSON document on standard output.
     """
     from hanse.live.evidence.statement import statements
-    from hanse.live.evidence.statement_files import utc_day, write_files
+    from hanse.live.evidence.statement_files import stem_of, utc_day, write_files
     from hanse.live.lawcheck import law_check_of
     from hanse.model.read import read_fleet
 
@@ -79,8 +79,8 @@ def statement(
     if out is not None:
         identity = hub_identity(home, fleet.name, now_s)
         label = f"{utc_day(period.from_s)}-{utc_day(period.until_s)}" if since else month_of(period)
-        for name, one in shown.items():
-            stem = f"statement-{name or 'all'}-{label}"
+        for one in shown.values():
+            stem = stem_of(one.statement, label)
             for path in write_files(out, stem, one, identity, now_s):
                 say(f"wrote {path}")
     if json:

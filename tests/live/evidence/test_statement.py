@@ -41,6 +41,7 @@ from hanse.live.evidence.statement_files import (
     list_of,
     read_list,
     receipt_flaw,
+    stem_of,
     write_files,
 )
 from hanse.live.runtime import HUB
@@ -261,6 +262,39 @@ def test_places_are_where_engines_had_it(league: Month) -> None:
     assert s.residency.rules == {"gdpr-44": 1, "health-host": 1}
     assert s.complete, s.missing
     assert s.missing == ()
+
+
+def test_another_sites_word_of_an_entry_takes_no_request_off_a_bill(league: Month) -> None:
+    league.local(1)
+    league.local(2)
+    lie = league.riga.writer
+    lie.append(league.decided(1, entry_site="aaa", tenant="shop", site="riga"))
+    lie.append(league.decided(2, entry_site="tallinn", tenant="a", site="riga", attempt=0))
+    end_month(league)
+    of = stated(read(league))
+    clinic = of["clinic"].statement
+    assert (clinic.requests, clinic.fates["answered"], clinic.complete) == (2, 2, True)
+    assert clinic.energy_wh == {"modelled": pytest.approx(0.02)}
+    assert "a" not in of
+    assert of["shop"].statement.requests == 0
+    receipt = league.receipt(1, league.tallinn, league.riga)
+    assert receipt_flaw(clinic, of["clinic"].leaves, receipt) == ""
+
+
+def test_a_request_that_two_entries_or_tenants_claim_is_told_to_each(league: Month) -> None:
+    league.local(1)
+    league.local(2)
+    league.riga.writer.append(league.decided(1, entry_site="riga", tenant="shop", site="riga"))
+    league.tallinn.writer.append(league.decided(2, tenant="../city", attempt=2, site="tallinn"))
+    end_month(league)
+    of = stated(read(league))
+    for tenant, count in (("", 2), ("clinic", 2), ("shop", 1), ("../city", 1)):
+        s = of[tenant].statement
+        assert not s.complete
+        assert f"{count} requests are claimed by several" in " ".join(s.missing)
+    assert of["city"].statement.complete
+    assert stem_of(of["city"].statement, "2026-01") == "statement-city-2026-01"
+    assert "/" not in stem_of(of["../city"].statement, "2026-01")
 
 
 def test_charges_are_what_the_receipt_says(league: Month) -> None:

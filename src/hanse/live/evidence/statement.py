@@ -221,11 +221,15 @@ def statements(
         for one in sorted(logs.sites, key=lambda one: one.site)
         if one.site in countries
     )
-    names = sorted({*tenants, *(one.tenant for one in charged)} - {""})
+    disputed = _disputed(logs, period)
+    names = sorted({*tenants, *disputed, *(one.tenant for one in charged)} - {""})
     made = {}
     for tenant in ("", *names):
         own = [one for one in charged if tenant in ("", one.tenant)]
-        statement = _statement(fleet, tenant, period, own, countries, missing, extents)
+        told = missing
+        if n := disputed[tenant]:
+            told += (f"{n} requests are claimed by several entry sites or for several tenants",)
+        statement = _statement(fleet, tenant, period, own, countries, told, extents)
         made[tenant] = Stated(statement, tuple(one.leaf for one in own))
     return made
 
@@ -238,15 +242,14 @@ def _charge(
     factors: Mapping[tuple[str, float], Metered],
 ) -> _Charged | None:
     """A request of the period; None: of another one."""
+    entry = _entry_of(found)
     decided = sorted(
-        (f.record for f in found if isinstance(f.record, Decided)),
-        key=lambda d: (d.attempt, d.at_s),
+        (d for d in _claims(found) if d.entry_site == entry), key=lambda d: (d.attempt, d.at_s)
     )
     begun_s = decided[0].at_s if decided else min(f.record.at_s for f in found)
     if not period.from_s <= begun_s < period.until_s:
         return None
     judgement = judge(sorted(found, key=lambda f: (f.site, f.leaf)), law)
-    entry = _entry_of(found)
     ends = [
         f.record
         for f in found
@@ -259,7 +262,7 @@ def _charge(
     quarter = None if end is None else factors.get((site, end.at_s // QUARTER_S * QUARTER_S))
     return _Charged(
         leaf=entry_leaf(request_id, found),
-        tenant=_tenant_of(found),
+        tenant=min(_tenants_of([f for f in found if f.site == entry] or found), default=""),
         fate=end.outcome if end is not None else "refused" if refused else "unfinished",
         site=site,
         tokens_in=0 if end is None else end.tokens_in,
@@ -276,15 +279,36 @@ def _charge(
     )
 
 
-def _entry_of(found: Sequence[Found]) -> str:
+def _claims(found: Iterable[Found]) -> list[Decided]:
+    """Decisions in the log of the site that calls itself the entry; what another site's log says of an entry is only its own word."""
+    return [
+        f.record for f in found if isinstance(f.record, Decided) and f.site == f.record.entry_site
+    ]
+
+
+def _entry_of(found: Iterable[Found]) -> str:
     """The site whose log is the entry site's by the request's own decisions; empty: no decision was found."""
-    named = {f.record.entry_site for f in found if isinstance(f.record, Decided)}
-    return min(named) if named else ""
+    return min((d.entry_site for d in _claims(found)), default="")
 
 
-def _tenant_of(found: Sequence[Found]) -> str:
-    named = {f.record.tenant for f in found if isinstance(f.record, Decided | Executed)}
-    return min(named) if named else ""
+def _tenants_of(found: Iterable[Found]) -> list[str]:
+    """Who is said to have asked: by the decisions of the entry site, or where there are none by who executed."""
+    held = list(found)
+    claims = _claims(held)
+    executed = (f.record for f in held if isinstance(f.record, Executed))
+    return sorted({one.tenant for one in claims or executed})
+
+
+def _disputed(logs: Logs, period: Period) -> Counter[str]:
+    """By tenant, and under the empty name altogether: requests of the period that several entry sites, or for several tenants, claim."""
+    counted: Counter[str] = Counter()
+    for found in logs.requests.values():
+        claims, tenants = _claims(found), _tenants_of(found)
+        if len({d.entry_site for d in claims}) < 2 and len(tenants) < 2:
+            continue
+        if any(period.from_s <= f.record.at_s < period.until_s for f in found):
+            counted.update({"", *tenants})
+    return counted
 
 
 def _ran_at(found: Sequence[Found], end: Ended) -> str:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -36,6 +38,8 @@ from hanse.model.told import UNREADABLE
 _CONTEXT: Final = b"hanse-statement/1\x00"
 LIST_SUFFIX: Final = ".receipts"
 _HEX: Final = 2
+_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""`model.fleet.Id`."""
 _ID_HEX: Final = 16 * _HEX
 _LEAF_HEX: Final = 32 * _HEX
 
@@ -152,7 +156,11 @@ def receipt_flaw(statement: Statement, leaves: Sequence[Leaf], receipt: bytes) -
         ]
     except ValueError as error:
         return f"not a receipt: {error}"
-    entries = {record.entry_site for _, record, _ in records if isinstance(record, Decided)}
+    entries = {
+        record.entry_site
+        for site, record, _ in records
+        if isinstance(record, Decided) and site == record.entry_site
+    }
     if not entries:
         return "the receipt holds no decision"
     entry = min(entries)
@@ -354,6 +362,14 @@ def utc_day(at_s: float) -> str:
 def utc(at_s: float) -> str:
     """An instant; 0: never."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at_s else "never"
+
+
+def stem_of(statement: Statement, period: str) -> str:
+    """What its files are called; a tenant's name that is no id, which only a site's log can hold, stands there as its digest."""
+    name = statement.tenant or "all"
+    if _ID.fullmatch(name) is None:
+        name = f"unnamed-{sha256(name.encode()).hexdigest()[:16]}"
+    return f"statement-{name}-{period}"
 
 
 def write_files(
