@@ -199,6 +199,38 @@ def test_nvml_is_read_limited_and_lifted() -> None:
         asyncio.run(driver.cap(600.0))
 
 
+def test_a_call_that_hangs_costs_one_thread_and_none_of_the_pool() -> None:
+    api, hangs, came = Nvml(), threading.Event(), threading.Event()
+
+    def hang() -> int:
+        came.set()
+        hangs.wait(30.0)
+        return 2
+
+    api.nvmlDeviceGetCount = hang  # type: ignore[method-assign]
+    driver = NvmlDriver(NVML, Path(), api)
+
+    async def course() -> None:
+        before = threading.active_count()
+        first = asyncio.ensure_future(driver.read())
+        while not came.is_set():
+            await asyncio.sleep(0.01)
+        first.cancel()  # as its keeper does after half a minute
+        for _ in range(50):
+            with pytest.raises(SiteError, match="not come back"):
+                await driver.read()
+            with pytest.raises(SiteError, match="not come back"):
+                await driver.cap(None)
+        assert threading.active_count() == before + 1
+        await driver.close()
+        hangs.set()
+        while driver._hangs:
+            await asyncio.sleep(0.01)
+        assert len(await driver.read()) == 7
+
+    asyncio.run(course())
+
+
 def test_this_hosts_own_nvml() -> None:
     if importlib.util.find_spec("pynvml") is None:
         pytest.skip("nvidia-ml-py is not installed: pip install nvidia-ml-py")

@@ -1,6 +1,7 @@
 """NVML: power, energy, temperature and power limits of this host's own NVIDIA GPUs.
 
-Here: `NvmlDriver`. Not here: GPUs of other hosts (`dcgm`, `redfish`). Calls block for some milliseconds, so they run in a thread.
+Here: `NvmlDriver`. Not here: GPUs of other hosts (`dcgm`, `redfish`). Calls block for some milliseconds, and with a driver that hangs for ever, so
+they run in a thread of their own: no more than that one is lost to it.
 
 After NVIDIA's NVML API reference: power in mW (an average over a second from Ampere on, with 5 % of error or 5 W), energy in mJ since the driver was
 loaded, limits in mW. Setting a limit takes root, or a container with the right; without it the refusal says so.
@@ -9,15 +10,20 @@ loaded, limits in mW. Setting a limit takes root, or a container with the right;
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hanse.errors import SiteError
 from hanse.live.facility.readings import Cap, Reading, needed
 from hanse.model.fleet import Facility, Quantity
 from hanse.units import JOULES_PER_WH
+
+T = TypeVar("T")
 
 MW_PER_W: Final = 1000.0
 TEMPERATURE_GPU: Final = 0
@@ -30,6 +36,7 @@ class NvmlDriver:
         self._where = f"nvml {facility.id}"
         self._api = api or needed("pynvml", "nvidia-ml-py", "nvml")
         self._gpus: list[Any] = []
+        self._pending: asyncio.Future[Any] | None = None
 
     async def read(self) -> tuple[Reading, ...]:
         """Each GPU's figures; one that a GPU does not have is left out.
@@ -37,7 +44,7 @@ class NvmlDriver:
         Raises:
             SiteError: there is no driver, or no GPU.
         """
-        return await asyncio.to_thread(self._read)
+        return await self._aside(self._read)
 
     async def cap(self, limit_w: float | None) -> tuple[Cap, ...]:
         """A limit for all GPUs together, in equal parts within what each bears; None: the maker's default.
@@ -45,13 +52,41 @@ class NvmlDriver:
         Raises:
             SiteError: as `read`, or this process may not.
         """
-        return await asyncio.to_thread(self._cap, limit_w)
+        return await self._aside(partial(self._cap, limit_w))
 
     async def close(self) -> None:
-        """Let go of the library."""
-        if self._gpus:
+        """Let go of the library, where it does not hang."""
+        if self._gpus and not self._hangs:
             self._gpus = []
             self._api.nvmlShutdown()
+
+    @property
+    def _hangs(self) -> bool:
+        return self._pending is not None and not self._pending.done()
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        if self._hangs:
+            raise SiteError(
+                self._where,
+                got="an earlier call that has not come back",
+                allowed="a driver that answers",
+                fix="look at the kernel's log for this GPU (Xid); a reset or a restart of the host frees it",
+            )
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[T] = loop.create_future()
+        self._pending = made
+
+        def work() -> None:
+            try:
+                result, error = call(), None
+            except BaseException as raised:
+                result, error = None, raised
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(_settle, made, result, error)
+
+        # No thread of a pool: the interpreter would wait for it at its end.
+        threading.Thread(target=work, name=self._where, daemon=True).start()
+        return await asyncio.shield(made)
 
     def _open(self) -> list[Any]:
         if not self._gpus:
@@ -125,3 +160,11 @@ class NvmlDriver:
                 if denied
                 else "install NVIDIA's driver, or remove this facility",
             ) from error
+
+
+def _settle(made: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
+    if error is None:
+        made.set_result(result)
+    else:
+        made.set_exception(error)
+        made.exception()  # looked at, also where nobody waits any more
