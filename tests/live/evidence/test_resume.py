@@ -165,3 +165,16 @@ def test_shipping_keeps_nothing_of_what_has_arrived(league: League) -> None:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (after - before) / 400 < 300.0  # bytes a seal; 2,300 were kept of each
+
+
+def test_a_damaged_seal_log_is_not_gone_on_with_and_says_what_works(tmp_path: Path) -> None:
+    league = League(tmp_path)
+    serve(league, 1, 4)
+    league.close()
+    path = league.tallinn.directory / SEALS_NAME
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SiteError, match="join under another id"):
+        Sealer(league.tallinn.directory, league.tallinn.identity)
+    assert path.read_bytes() == data

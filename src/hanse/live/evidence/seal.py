@@ -390,7 +390,8 @@ class Sealer:
             raise SiteError(
                 str(path),
                 got=reader.flaw,
-                fix="keep the directory for `hanse audit`, start a new one",
+                # The hub has the log of this id and takes no other beginning of it.
+                fix="keep the directory for `hanse audit`; join under another id (`hanse token`)",
             )
         place = reader.place
         os.ftruncate(fd, place.bytes_end)  # a torn seal was never anybody's
