@@ -12,8 +12,8 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
-from hanse.live.batch.commits import Commits, Note
-from hanse.live.bus import server_command
+from hanse.live.batch.commits import FETCH, FETCH_BYTES, HEAD_BYTES, Commits, Note, fitting
+from hanse.live.bus import PAYLOAD_BYTES_MAX, server_command
 
 
 def note(run: str, *, ok: bool = True) -> Note:
@@ -26,7 +26,8 @@ def with_bus(home: Path, test: Callable[[Client], Awaitable[None]]) -> None:
         port = probe.getsockname()[1]
     conf = home / "nats.conf"
     jetstream = {"store_dir": str(home / "js"), "max_file_store": 8 * 1024**3}
-    conf.write_text(json.dumps({"host": "127.0.0.1", "port": port, "jetstream": jetstream}))
+    told = {"host": "127.0.0.1", "port": port, "jetstream": jetstream}
+    conf.write_text(json.dumps(told | {"max_payload": PAYLOAD_BYTES_MAX}))
     server = subprocess.Popen(
         server_command(conf), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -90,3 +91,30 @@ def test_notes_come_without_contents_and_batches_do_not_mix(tmp_path: Path) -> N
         assert [content async for _, _, content in commits.read("b2")] == [b"other"]
 
     with_bus(tmp_path, test)
+
+
+def test_a_batch_is_read_whose_contents_are_more_than_may_wait_on_a_connection(
+    tmp_path: Path,
+) -> None:
+    content_bytes, count = 7 * 1024**2, 12  # 84 MiB, of which a server lets 64 wait
+
+    async def test(client: Client) -> None:
+        commits = Commits(client)
+        await commits.ensure()
+        for line in range(count):
+            await commits.commit("b1", line, b"%x" % line * content_bytes, note("r"))
+        found = [(line, content[:1], len(content)) async for line, _, content in commits.read("b1")]
+        assert found == [(line, b"%x" % line, content_bytes) for line in range(count)]
+        single = await asyncio.gather(*(commits.content("b1", line) for line in range(count)))
+        assert [len(one or b"") for one in single] == [content_bytes] * count
+        assert client.stats["reconnects"] == 0
+
+    with_bus(tmp_path, test)
+
+
+def test_contents_are_asked_for_by_their_sizes() -> None:
+    assert fitting([1] * 1000, 0) == FETCH
+    assert fitting([1] * 1000, 950) == 50
+    third = FETCH_BYTES // 3 - HEAD_BYTES
+    assert fitting([1, third, third, third + 2, third], 1) == 2
+    assert fitting([2 * FETCH_BYTES], 0) == fitting([], 7) == 1

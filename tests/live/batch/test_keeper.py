@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
+from hanse.errors import SiteError
 from hanse.live.batch.asking import NotSent, Whole
 from hanse.live.batch.commits import Note
 from hanse.live.batch.values import BatchMeta
@@ -111,6 +114,35 @@ def test_files_that_are_written_twice_are_the_same_files(tmp_path: Path) -> None
     asyncio.run(test())
     results = [one for one in home.store.files.values() if one.purpose == "batch_output"]
     assert len(results) == len(list((tmp_path / "files").glob("*.data"))) - 1 == 2
+
+
+def test_a_stream_that_breaks_off_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """The step is done again twice a second for as long as that goes on."""
+    home, meta = half_done(tmp_path, "cancelling")
+    read = home.commits.read
+
+    async def breaks(batch_id: str) -> AsyncIterator[tuple[int, Note, bytes]]:
+        async for found in read(batch_id):
+            yield found
+            raise SiteError("bus", got="nothing", allowed="an answer")
+
+    async def notes(batch_id: str) -> AsyncIterator[tuple[int, Note]]:
+        async for line, note, _ in read(batch_id):
+            yield line, note
+
+    home.commits.read, home.commits.notes = breaks, notes  # type: ignore[method-assign]
+    before = sorted((tmp_path / "files").iterdir())
+
+    async def test() -> None:
+        for _ in range(3):
+            with pytest.raises(SiteError):
+                await home.keeper._end(home.store.batches[meta.id], "cancelled")
+            assert sorted((tmp_path / "files").iterdir()) == before
+        home.commits.read = read  # type: ignore[method-assign]
+        await home.keeper._end(home.store.batches[meta.id], "cancelled")
+        assert len(home.rows(home.store.batches[meta.id].output_file_id)) == 2
+
+    asyncio.run(test())
 
 
 def test_what_others_changed_meanwhile_stays(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ part (`live.bus`).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import (
@@ -30,6 +32,14 @@ from hanse.live.bus import BATCH, BATCH_SUBJECTS
 
 API_S_MAX: Final = 5.0
 FETCH: Final = 200
+FETCH_BYTES: Final = 16 * 1024**2
+"""Asked for at once, of contents. A server closes a connection on which more than 64 MiB wait to be read."""
+CONTENTS_AT_ONCE: Final = 3
+"""Single contents on their way at a time: 11 MiB each at most, as the server writes them, beside what is fetched."""
+SIZE: Final = "Nats-Msg-Size"
+"""JetStream's header of a message that comes without its content."""
+HEAD_BYTES: Final = 1024
+"""What subject and headers of a commit take, generously."""
 WRONG_LAST_SEQUENCE: Final = 10071
 """JetStream's error code: the subject has another last message than was expected."""
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -77,6 +87,8 @@ class Commits:
 
     def __init__(self, client: Client) -> None:
         self._js = client.jetstream(timeout=API_S_MAX)
+        self._fetching = asyncio.Lock()
+        self._contents = asyncio.Semaphore(CONTENTS_AT_ONCE)
 
     async def ensure(self) -> None:
         """Make the stream where it is missing."""
@@ -113,20 +125,22 @@ class Commits:
     async def _stored(self, subject: str) -> Note:
         """A commit whose answer was lost is found again by its run."""
         try:
-            stored = await self._js.get_last_msg(BATCH, subject)
+            async with self._contents:
+                stored = await self._js.get_last_msg(BATCH, subject)
         except (TimeoutError, NatsError, OSError) as error:
             raise SiteError(subject, got=repr(error), fix="send it again") from error
         return _note_of(stored.headers)
 
     async def notes(self, batch_id: str) -> AsyncIterator[tuple[int, Note]]:
         """(line, note) of every commit, without contents."""
-        async for line, note, _ in self._read(batch_id, headers_only=True):
-            yield line, note
+        async for message in self._messages(batch_id):
+            yield _line_of(message), _note_of(message.headers)
 
     async def read(self, batch_id: str) -> AsyncIterator[tuple[int, Note, bytes]]:
         """(line, note, content) of every commit, in the order of committing."""
-        async for found in self._read(batch_id, headers_only=False):
-            yield found
+        sizes = [int((one.headers or {})[SIZE]) async for one in self._messages(batch_id)]
+        async for message in self._messages(batch_id, sizes):
+            yield _line_of(message), _note_of(message.headers), bytes(message.data)
 
     async def forget(self, batch_id: str) -> None:
         """Remove the commits of a batch whose output is on disk.
@@ -147,33 +161,49 @@ class Commits:
         """
         subject = f"batch.{batch_id}.{line}"
         try:
-            return bytes((await self._js.get_last_msg(BATCH, subject)).data or b"")
+            async with self._contents:
+                return bytes((await self._js.get_last_msg(BATCH, subject)).data or b"")
         except NotFoundError:
             return None
         except (TimeoutError, NatsError, OSError) as error:
             raise SiteError(subject, got=repr(error), fix="ask again") from error
 
-    async def _read(
-        self, batch_id: str, *, headers_only: bool
-    ) -> AsyncIterator[tuple[int, Note, bytes]]:
+    async def _messages(self, batch_id: str, sizes: list[int] | None = None) -> AsyncIterator[Msg]:
+        """Its commits in the order of committing: with contents where their sizes are known, else without."""
         config = ConsumerConfig(
-            ack_policy=AckPolicy.NONE, headers_only=headers_only, inactive_threshold=60.0
+            ack_policy=AckPolicy.NONE, headers_only=sizes is None, inactive_threshold=60.0
         )
         subject = f"batch.{batch_id}.*"
         try:
             reading = await self._js.pull_subscribe(subject, stream=BATCH, config=config)
             try:
-                left = (await reading.consumer_info()).num_pending or 0
-                while left > 0:
-                    messages = await reading.fetch(min(left, FETCH), timeout=API_S_MAX)
-                    left -= len(messages)
+                at, end = 0, (await reading.consumer_info()).num_pending or 0
+                while at < end:
+                    count = FETCH if sizes is None else fitting(sizes, at)
+                    async with self._fetching:
+                        messages = await reading.fetch(min(end - at, count), timeout=API_S_MAX)
+                    at += len(messages)
                     for message in messages:
-                        line = int(message.subject.rpartition(".")[2])
-                        yield line, _note_of(message.headers), bytes(message.data)
+                        yield message
             finally:
                 await reading.unsubscribe()
         except (NatsError, NatsTimeoutError, OSError) as error:
             raise SiteError(subject, got=repr(error), fix="read it again") from error
+
+
+def fitting(sizes: list[int], at: int) -> int:
+    """How many contents from one on may be asked for at once: one at least, and one where no size is known."""
+    count, size = 0, 0
+    for content_bytes in sizes[at : at + FETCH]:
+        size += content_bytes + HEAD_BYTES
+        if size > FETCH_BYTES:
+            break
+        count += 1
+    return max(count, 1)
+
+
+def _line_of(message: Msg) -> int:
+    return int(message.subject.rpartition(".")[2])
 
 
 def _note_of(headers: dict[str, Any] | None) -> Note:

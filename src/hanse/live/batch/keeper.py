@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -363,9 +363,9 @@ class Keeper:
         """Files of what was committed; lines that never ran have no names without their file, and are only counted."""
         if not meta.lines:
             return {}
-        drafts = self.store.draft(), self.store.draft()
-        good, bad, tally = await write_committed(self._commits.read(meta.id), *drafts)
-        ids = self._keep_results(meta, drafts, (good, bad))
+        with self._drafts() as drafts:
+            good, bad, tally = await write_committed(self._commits.read(meta.id), *drafts)
+            ids = self._keep_results(meta, drafts, (good, bad))
         never = meta.lines - good - bad
         tally = msgspec.structs.replace(tally, failed=tally.failed + never)
         return {"tally": tally, "output_file_id": ids[0], "error_file_id": ids[1]}
@@ -382,22 +382,24 @@ class Keeper:
         meta = self.store.batches[meta.id]
         if work is None and meta.lines:
             work = self._work(meta, await self._index(meta))
-            await work.recall(self._commits)
+            with _closed_on_error(work):
+                await work.recall(self._commits)
         if work is None:
             self._enter(meta.id, end)
             return
-        changes = await self._write(meta, work, end)
-        self._enter(meta.id, end, **changes)
+        with _closed_on_error(work):
+            changes = await self._write(meta, work, end)
+            self._enter(meta.id, end, **changes)
         work.close(ended=True)
         with contextlib.suppress(SiteError):  # what stays is removed at the next start
             await self._commits.forget(meta.id)
 
     async def _write(self, meta: BatchMeta, work: Work, end: str) -> dict[str, object]:
         """Both files; what changes of the batch. Their ids follow from the batch's: written again, they are the same files."""
-        drafts = self.store.draft(), self.store.draft()
         commits = self._commits.read(meta.id)
-        good, bad, tally = await write_results(work, commits, end, *drafts)
-        ids = self._keep_results(meta, drafts, (good, bad))
+        with self._drafts() as drafts:
+            good, bad, tally = await write_results(work, commits, end, *drafts)
+            ids = self._keep_results(meta, drafts, (good, bad))
         return {
             "tally": tally,
             "lost_runs": work.lost_runs,
@@ -406,6 +408,16 @@ class Keeper:
             "error_file_id": ids[1],
         }
 
+    @contextlib.contextmanager
+    def _drafts(self) -> Iterator[tuple[Path, Path]]:
+        """Places of the output and the error file; what is not kept of them is gone afterwards."""
+        drafts = self.store.draft(), self.store.draft()
+        try:
+            yield drafts
+        finally:
+            for draft in drafts:
+                draft.unlink(missing_ok=True)
+
     def _keep_results(
         self, meta: BatchMeta, drafts: tuple[Path, Path], counts: tuple[int, int]
     ) -> list[str]:
@@ -413,7 +425,6 @@ class Keeper:
         ids = []
         for draft, lines, kind in zip(drafts, counts, ("output", "error"), strict=True):
             if not lines:
-                draft.unlink()
                 ids.append("")
                 continue
             file = self.new_file(
@@ -441,6 +452,16 @@ class Keeper:
         for meta in tuple(self.store.files.values()):
             if now_s >= meta.expires_at_s and not self.store.in_use(meta.id):
                 self.store.drop_file(meta.id)
+
+
+@contextlib.contextmanager
+def _closed_on_error(work: Work) -> Iterator[None]:
+    """The step is done again, with another `Work` of the same batch."""
+    try:
+        yield
+    except BaseException:
+        work.close(ended=False)
+        raise
 
 
 async def _always(_: BatchMeta) -> bool:

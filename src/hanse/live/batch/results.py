@@ -43,13 +43,13 @@ async def write_results(
     """(output lines, error lines, sums); both files are on disk when this returns."""
     spool = output.with_name(f"{token_hex(8)}.draft")
     places: Places = {}
-    async for line, note in _spooled(_of(commits, len(work.index)), spool, places):
-        work.see(line, note)
     try:
+        async for line, note in _spooled(_of(commits, len(work.index)), spool, places):
+            work.see(line, note)
         with spool.open("rb") as file:  # beside: 50,000 lines and two fsyncs must not hold up beats
             counts = await asyncio.to_thread(_sort, work, places, file, end, output, errors)
     finally:
-        spool.unlink()
+        spool.unlink(missing_ok=True)
     tally = work.tally
     never = len(work.index) - len(places)
     return (*counts, msgspec.structs.replace(tally, failed=tally.failed + never))
