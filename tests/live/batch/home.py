@@ -64,6 +64,7 @@ class MemoryAccess:
 
     def __init__(self) -> None:
         self.known = True
+        self.sites = ["lyon", "tallinn"]
 
     def refresh(self) -> None: ...
 
@@ -73,8 +74,11 @@ class MemoryAccess:
     def model_flaw(self, *_: object) -> Callable[[str, int], tuple[str, str] | None]:
         return lambda *_: None if self.known else ("model_not_found", "gone")
 
+    def lawful(self, _: object, site: str) -> bool:
+        return site in self.sites
+
     def lawful_sites(self, _: object) -> list[str]:
-        return ["lyon", "tallinn"]
+        return self.sites
 
 
 def answered(status: int = 200, body: bytes = b"{}", request_id: str = "r") -> Whole:

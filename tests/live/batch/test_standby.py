@@ -31,6 +31,8 @@ class MemoryOwners:
     """The hub."""
 
     def __init__(self) -> None:
+        self.site = "lyon"
+        """Who claims."""
         self.last: Owner | None = None
         self.away = False
 
@@ -38,6 +40,14 @@ class MemoryOwners:
         if self.away:
             raise SiteError("hub", got="nothing", allowed="an answer")
         return self.last
+
+    async def claim(self, _: str, after: int, *, ended: bool = False) -> int:
+        if self.away:
+            raise SiteError("hub", got="nothing", allowed="an answer")
+        if after != (self.last.epoch if self.last is not None else 0):
+            return 0
+        self.last = Owner(site=self.site, epoch=after + 1, ended=ended)
+        return after + 1
 
     def is_owned_by(self, site: str, epoch: int) -> None:
         self.last = Owner(site=site, epoch=epoch, ended=False)
@@ -260,6 +270,90 @@ def test_a_home_that_nobody_assures_begins_no_line_before_its_standby_may_take_o
     asyncio.run(site.standby._beat(meta))
     site.standby._hold_unsure(time.monotonic())
     assert site.home.runner.held == frozenset()
+
+
+def by_gateway(refusal: str) -> Whole:
+    """What the standby's gateway says before its batch process hears of it."""
+    return Whole(409, {"x-hanse-refusal": refusal}, b"")
+
+
+@pytest.mark.parametrize("answer", [answered(500), answered(503), by_gateway("table")])
+def test_the_hub_vouches_where_the_standby_answers_something_else(
+    tmp_path: Path, answer: Whole
+) -> None:
+    site = Site(tmp_path, lambda *_: answer)
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch)
+    with pytest.raises(SiteError):
+        asyncio.run(site.standby._beat(meta))
+    site.standby._hold_unsure(time.monotonic())
+    assert site.home.runner.held == frozenset()
+    assert site.batches[meta.id] == meta and len(site.home.commits.kept) == 5
+
+
+def test_who_is_told_of_another_home_and_is_the_owner_keeps_what_it_has(tmp_path: Path) -> None:
+    site = Site(tmp_path, lambda *_: answered(409))
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch + 1)
+    asyncio.run(site.standby._beat(meta))
+    assert site.batches[meta.id] == msgspec.structs.replace(meta, epoch=meta.epoch + 1)
+    assert len(site.home.commits.kept) == 5
+
+
+def test_a_standby_that_is_barred_at_its_home_is_parted_with(tmp_path: Path) -> None:
+    """Or is in the table no more: law says the same of both."""
+    site = Site(tmp_path)
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch)
+    site.home.access.sites = ["lyon", "oslo"]
+    asyncio.run(site.standby._beat(meta))
+    assert not site.peers.told, "nothing is sent to whom it is barred from"
+    assert (site.batches[meta.id].standby, site.batches[meta.id].epoch) == ("", meta.epoch + 1)
+    site.standby._hold_unsure(time.monotonic())
+    assert site.home.runner.held == frozenset(), "lines go on"
+    for _ in range(2):
+        asyncio.run(site.standby._beat(site.batches[meta.id]))
+    assert site.batches[meta.id].standby == "oslo"
+    assert [len(beat.rows) for beat in site.beats()] == [0, 5]
+
+
+def test_a_standby_that_is_barred_by_its_own_table_is_parted_with(tmp_path: Path) -> None:
+    site = Site(tmp_path, lambda *_: by_gateway("law"))
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch)
+    site.owners.away = True
+    with pytest.raises(SiteError):
+        asyncio.run(site.standby._beat(meta))
+    assert site.batches[meta.id] == meta, "without a claim it could still take over"
+    site.owners.away = False
+    asyncio.run(site.standby._beat(meta))
+    assert (site.batches[meta.id].standby, site.batches[meta.id].epoch) == ("", meta.epoch + 1)
+
+
+def silent(site: Site, meta: BatchMeta) -> None:
+    """Its home has said nothing for long enough."""
+    site.standby._heard_at_s[meta.id] = time.monotonic() - TAKEOVER_S - 1.0
+    asyncio.run(site.standby._watch(site.batches[meta.id]))
+
+
+@pytest.mark.parametrize("barred", [False, True])
+def test_a_standby_takes_over_what_it_may_read_and_deletes_what_it_may_not(
+    tmp_path: Path, barred: bool
+) -> None:
+    site, meta = Site(tmp_path), told_by("tallinn")
+    file = msgspec.structs.replace(site.home.keeper.new_file(WHO, "a", 1), id=meta.input_file_id)
+    site.home.store.data_path(file.id).write_bytes(b"x")
+    site.hear(Beat(batch=meta, files=(file,), rows=(Row(0, NOTE, b"x"),)))
+    site.owners.is_owned_by("tallinn", meta.epoch)
+    if barred:
+        site.home.access.sites = ["tallinn"]
+    silent(site, meta)
+    if barred:
+        assert site.owners.last is not None and site.owners.last.site == "tallinn"
+        assert not site.batches and not site.home.store.files and not site.home.commits.kept
+        assert not site.home.store.data_path(file.id).exists()
+    else:
+        assert site.batches[meta.id].home == "lyon"
 
 
 def test_nothing_of_a_refused_beat_is_taken_for_sent(tmp_path: Path) -> None:

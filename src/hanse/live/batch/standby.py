@@ -61,6 +61,8 @@ ASK_HUB_S: Final = 3.0
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 COPY_S_MAX: Final = 300.0
 """200 MB over 10 Mbit/s take 160 s."""
+REFUSAL: Final = "x-hanse-refusal"
+"""Header of a 409 of the peer's gateway: by its own table it may not read this (`law`), or it has none (`table`)."""
 ROW_BYTES: Final = 256
 """What a note takes beside its content, generously."""
 READ_AT_ONCE: Final = 16
@@ -238,6 +240,9 @@ class Standby:
         """
         await self._stop(meta)
         owner = await self._owners.owner(meta.id)
+        if owner is not None and owner.site == self.site:
+            self._store.change(meta.id, epoch=owner.epoch)  # two claims of ours crossed
+            return
         home = owner.site if owner is not None else meta.standby
         epoch = owner.epoch if owner is not None else meta.epoch
         log_line(f"batch {meta.id}: {home} has taken over (epoch {epoch})")
@@ -276,18 +281,44 @@ class Standby:
         rows = await self._some(meta.id)
         asked_s = time.monotonic()
         try:
+            if self._barred(meta.standby, meta):
+                await self._part(meta)
+                return
             answer = await self._tell(meta.standby, meta, rows=rows)
-        except SiteError:
+            refusal = answer.headers.get(REFUSAL, "")
+            if refusal == "law":
+                await self._part(meta)
+                return
+            if answer.status == 409 and not refusal:
+                await self._give_up(self._store.batches[meta.id], rows)
+                return
+            _expect(answer, meta.standby)
+        except (SiteError, Problem):
             await self._ask_hub(meta)
             raise
-        if answer.status == 409:
-            await self._give_up(self._store.batches[meta.id], rows)
-            return
-        _expect(answer, meta.standby)
         self._sure_at_s[meta.id] = asked_s
         outbox = self._outbox.get(meta.id, {})
         for row in rows:
             outbox.pop(row.line, None)
+
+    def _barred(self, site: str, meta: BatchMeta) -> bool:
+        """Whether a site may not read a batch, or is in the table no more.
+
+        Raises:
+            Problem: there is no table to say so.
+        """
+        return not self._access.lawful((meta.tenant, meta.data_class, meta.country), site)
+
+    async def _part(self, meta: BatchMeta) -> None:
+        """Its standby may not have it any more: claim it anew, so that that one cannot take over, and choose another at the next turn."""
+        meta = self._store.batches[meta.id]
+        epoch = await self._owners.claim(meta.id, meta.epoch)
+        if not epoch:
+            await self._give_up(meta)
+            return
+        log_line(f"batch {meta.id}: {meta.standby} may not have it any more (epoch {epoch})")
+        self._outbox.pop(meta.id, None)
+        self._store.change(meta.id, standby="", epoch=epoch)
 
     async def _recall(self, batch_id: str) -> None:
         """All that was committed before; from now on commits are added as they come."""
@@ -455,6 +486,9 @@ class Standby:
             )
 
     async def _watch(self, meta: BatchMeta) -> None:
+        if self._barred(self.site, meta):
+            await self._discard(meta)
+            return
         now_s = time.monotonic()
         heard_at_s = self._heard_at_s.setdefault(meta.id, now_s)
         if now_s - heard_at_s < TAKEOVER_S:
@@ -470,6 +504,16 @@ class Standby:
         self._store.own(meta.input_file_id)
         at_s = meta.at_s | {"taken_over": time.time()}
         self._store.change(meta.id, home=self.site, standby="", epoch=epoch, at_s=at_s)
+
+    async def _discard(self, meta: BatchMeta) -> None:
+        """A new policy bars this site: nobody takes over here, and the copy goes."""
+        log_line(f"batch {meta.id}: {self.site} may not read it any more; its copy is deleted")
+        await self._commits.forget(meta.id)
+        self._store.drop_batch(meta.id)
+        self._heard_at_s.pop(meta.id, None)
+        file = self._store.files.get(meta.input_file_id)
+        if file is not None and file.copy_of and not self._store.in_use(file.id):
+            self._store.drop_file(file.id)
 
 
 def batched(items: tuple[T, ...], count: int) -> Iterator[tuple[T, ...]]:
