@@ -21,6 +21,7 @@ from hanse.live.batch.drops import Drops
 from hanse.live.batch.owners import Owner, Owners
 from hanse.live.batch.pauses import Pauses
 from hanse.live.batch.standby import SURE_S, TAKEOVER_S, Beat, Row, Standby
+from hanse.live.batch.store import Store
 from hanse.live.batch.values import BatchMeta, FileMeta, Problem, new_batch_id, new_file_id
 from live.batch.home import WHO, Home, PeerHops, answered, hops
 
@@ -378,6 +379,99 @@ def test_runs_of_a_replaced_home_are_counted_once(tmp_path: Path) -> None:
     owed = {row.line for row in site.standby._owed[meta.id][1]}
     assert sent and owed and not sent & owed and len(sent | owed) == 40
     assert site.batches[meta.id].home == "tallinn"
+
+
+def unchosen(site: Site) -> BatchMeta:
+    """A batch of this home that has no standby yet."""
+    meta = site.home.change(site.home.begin(2).id, status="in_progress", lines=2)
+    site.home.access.sites = ["lyon", "tallinn", "oslo"]
+    return meta
+
+
+def lose_first_beat(site: Site, hub_too: bool) -> Callable[[str, str, str], Whole]:
+    """Tallinn hears everything, and the answer to its first beat is lost."""
+
+    def act(at: str, _: str, path: str) -> Whole:
+        if (at, path) == ("tallinn", f"{PREFIX}/beat"):
+            kept = Store(site.home.store.home)  # as after a crash here
+            assert [one.standby for one in kept.batches.values()] == ["tallinn"]
+            site.owners.away = hub_too
+            raise SiteError("tallinn", got="nothing", allowed="an answer")
+        return answered()
+
+    return act
+
+
+def test_who_was_told_of_a_batch_and_did_not_answer_cannot_take_it_over(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    meta = unchosen(site)
+    site.peers.act = lose_first_beat(site, hub_too=False)
+    asyncio.run(site.standby._beat(meta))
+    first, second = site.beats()
+    assert (first.batch.standby, second.batch.standby) == ("tallinn", "oslo")
+    assert site.owners.last is not None
+    assert first.batch.epoch < second.batch.epoch == site.owners.last.epoch
+    assert site.batches[meta.id].standby == "oslo"
+
+    file = site.home.store.files[meta.input_file_id]
+    site.home.change(meta.id, status="completed")
+    site.home.keeper.delete_file(file.id)
+    assert site.home.store.drops[file.id].sites == ("oslo", "tallinn"), "both have its bytes"
+
+
+def test_it_stays_the_standby_where_no_claim_keeps_it_from_taking_over(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    meta = unchosen(site)
+    site.peers.act = lose_first_beat(site, hub_too=True)
+    with pytest.raises(SiteError):
+        asyncio.run(site.standby._beat(meta))
+    assert site.batches[meta.id].standby == "tallinn"
+    site.peers.act = lambda *_: answered()
+    asyncio.run(site.standby._beat(site.batches[meta.id]))
+    first, again = site.beats()
+    assert again.files == first.files == (site.home.store.files[meta.input_file_id],)
+
+
+def test_a_batch_that_is_anothers_is_given_up_while_a_standby_is_sought(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    meta = unchosen(site)
+
+    def act(at: str, _: str, path: str) -> Whole:
+        site.owners.is_owned_by("tallinn", 9)
+        return answered(409 if path.endswith("/beat") else 200)
+
+    site.peers.act = act
+    asyncio.run(site.standby._beat(meta))
+    assert (site.batches[meta.id].home, site.batches[meta.id].standby) == ("tallinn", "")
+
+
+def test_no_site_that_takes_a_copy_is_a_reason_to_pause(tmp_path: Path) -> None:
+    site = Site(tmp_path, lambda *_: answered(503))
+    meta = unchosen(site)
+    with pytest.raises(SiteError, match="no site"):
+        asyncio.run(site.standby._beat(meta))
+    assert site.batches[meta.id].standby == ""
+
+
+def test_who_has_a_copy_from_a_copy_hears_of_a_deletion_too(tmp_path: Path) -> None:
+    """And so do bytes go of which nobody said what they are."""
+    site = Site(tmp_path)
+    drops = Drops(site.home.store, cast(Any, site.peers))
+    file_id = new_file_id("tallinn")
+    file = msgspec.structs.replace(site.home.keeper.new_file(WHO, "a", 1), id=file_id)
+    site.home.store.data_path(file_id).write_bytes(b"x")
+    site.home.store.keep_copy(file, "tallinn")
+    site.home.store.sends(file_id, "oslo")
+    site.home.store.sends(file_id, "tallinn")
+    asyncio.run(drops.take(request("/data/x", b"", "tallinn", file_id)))
+    assert [drop.sites for drop in Store(tmp_path).drops.values()] == [("oslo",)]
+    assert not site.home.store.sent and not Store(tmp_path).sent
+
+    site.home.store.data_path(file_id).write_bytes(b"x")
+    for peer, left in (("oslo", True), ("tallinn", False)):
+        with pytest.raises(Problem):
+            asyncio.run(drops.take(request("/data/x", b"", peer, file_id)))
+        assert site.home.store.data_path(file_id).exists() == left
 
 
 def test_pauses_double_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

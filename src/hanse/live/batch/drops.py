@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -46,10 +47,17 @@ class Drops:
 
     def owe(self, file: FileMeta) -> None:
         """A file is about to be deleted here; on disk when this returns."""
-        sites = {home_in(file.id)}
+        sites = {home_in(file.id), *self._sent(file.id)}
         for batch in self._store.batches.values():
             if file.id in (batch.input_file_id, batch.output_file_id, batch.error_file_id):
                 sites |= {batch.home, batch.standby}
+        self._owe(file, sites)
+
+    def _sent(self, file_id: str) -> tuple[str, ...]:
+        sent = self._store.sent.get(file_id)
+        return sent.sites if sent is not None else ()
+
+    def _owe(self, file: FileMeta, sites: Collection[str]) -> None:
         elsewhere = tuple(sorted(site for site in sites if site in self._hops.peers))
         if elsewhere:
             self._store.put_drop(Drop(id=file.id, file=file, sites=elsewhere))
@@ -90,11 +98,16 @@ class Drops:
         who = peer_of(request)
         file_id = checked_id(request.path_params["id"], is_file_id)
         file = self._store.files.get(file_id)
+        if file is None and who.peer == home_in(file_id):
+            self._store.drop_file(file_id)  # bytes of which nobody said what they are
         names = None if file is None else (file.tenant, file.data_class, file.country)
         if file is None or names != who.names or not self._may(file, who.peer):
             raise not_found(file_id)
         if self._store.in_use(file_id):
             raise Problem(409, "file_in_use", f"a batch that has not ended reads {file_id}", "id")
+        self._owe(
+            file, set(self._sent(file_id)) - {who.peer}
+        )  # who has it from here knows this site alone
         self._store.drop_file(file_id)
         return Response(b"{}")
 

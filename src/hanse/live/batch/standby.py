@@ -284,7 +284,8 @@ class Standby:
             if self._barred(meta.standby, meta):
                 await self._part(meta)
                 return
-            answer = await self._tell(meta.standby, meta, rows=rows)
+            files = self._files(meta.input_file_id)  # again: the first answer may have been lost
+            answer = await self._tell(meta.standby, meta, files=files, rows=rows)
             refusal = answer.headers.get(REFUSAL, "")
             if refusal == "law":
                 await self._part(meta)
@@ -311,14 +312,8 @@ class Standby:
 
     async def _part(self, meta: BatchMeta) -> None:
         """Its standby may not have it any more: claim it anew, so that that one cannot take over, and choose another at the next turn."""
-        meta = self._store.batches[meta.id]
-        epoch = await self._owners.claim(meta.id, meta.epoch)
-        if not epoch:
-            await self._give_up(meta)
-            return
-        log_line(f"batch {meta.id}: {meta.standby} may not have it any more (epoch {epoch})")
-        self._outbox.pop(meta.id, None)
-        self._store.change(meta.id, standby="", epoch=epoch)
+        if await self._claim(meta.id):
+            log_line(f"batch {meta.id}: {meta.standby} may not have it any more")
 
     async def _recall(self, batch_id: str) -> None:
         """All that was committed before; from now on commits are added as they come."""
@@ -350,40 +345,72 @@ class Standby:
     async def _choose(self, meta: BatchMeta) -> None:
         """Claim the batch, and copy it to the nearest eligible site that takes it."""
         names = (meta.tenant, meta.data_class, meta.country)
-        epoch = meta.epoch or await self._owners.claim(meta.id, 0)
-        if not epoch:
-            await self._give_up(meta)
+        lawful = self._access.lawful_sites(names)
+        sites = [s for s in lawful if s != self.site and s in self._hops.peers]
+        if not meta.epoch and not await self._claim(meta.id):
             return
-        meta = self._store.change(meta.id, epoch=epoch)
-        for site in self._access.lawful_sites(names):
-            if site == self.site or site not in self._hops.peers:
-                continue
-            told = msgspec.structs.replace(meta, standby=site)
+        for site in sites:
             try:
-                await self._send(site, told, (meta.input_file_id,))
+                await self._try(site, meta)
+                return
             except (SiteError, Problem) as error:
                 log_line(f"batch {meta.id}: no copy at {site}: {error}")
-                continue
-            self._sure_at_s[meta.id] = time.monotonic()
-            self._store.change(meta.id, standby=site)
+            if self._store.batches[meta.id].standby and not await self._claim(meta.id):
+                return
+        if sites:
+            raise SiteError(meta.id, got="no site that takes a copy", fix="ask them again")
+
+    async def _claim(self, batch_id: str) -> bool:
+        """Claim a batch once more, so that who was its standby cannot take it over; False where it is another's."""
+        meta = self._store.batches[batch_id]
+        epoch = await self._owners.claim(batch_id, meta.epoch)
+        if not epoch:
+            await self._give_up(meta)
+            return False
+        self._outbox.pop(batch_id, None)
+        self._store.change(batch_id, standby="", epoch=epoch)
+        return True
+
+    async def _try(self, site: str, meta: BatchMeta) -> None:
+        """Copy a batch to a site, unless it turns out to be another's by now.
+
+        Once a site was told of a batch it may take it over, also where its answer was lost: that it is the standby is on disk before.
+        """
+        await self._send(site, meta, (meta.input_file_id,))
+        if self._store.batches[meta.id].home != self.site:
             return
+        self._sure_at_s[meta.id] = time.monotonic()  # nobody has heard of this epoch yet
+        meta = self._store.change(meta.id, standby=site)
+        answer = await self._tell(site, meta, files=self._files(meta.input_file_id))
+        if answer.status == 409 and REFUSAL not in answer.headers:
+            await self._give_up(meta)
+            return
+        _expect(answer, site)
 
     async def _send(self, site: str, meta: BatchMeta, file_ids: tuple[str, ...]) -> None:
-        """Files, then what they are."""
-        files = tuple(self._store.files[one] for one in file_ids if one in self._store.files)
-        for file in files:
+        """Bytes of files."""
+        for file in self._files(*file_ids):
+            self._store.sends(file.id, site)
             path = f"{PREFIX}/data/{file.id}"
             data = self._store.data_path(file.id)
             answer = await self._hops.whole(
                 site, "POST", path, _who(meta), data, timeout_s=COPY_S_MAX
             )
             _expect(answer, site)
-        _expect(await self._tell(site, meta, files=files), site)
+
+    def _files(self, *file_ids: str) -> tuple[FileMeta, ...]:
+        return tuple(self._store.files[one] for one in file_ids if one in self._store.files)
 
     async def _last_beat(self, meta: BatchMeta) -> None:
         """The end, and then its files: they may take long, and the standby must not think us dead meanwhile."""
+        if self._barred(meta.standby, meta):
+            self._store.change(meta.id, standby="")
+            return
         _expect(await self._tell(meta.standby, meta), meta.standby)
-        await self._send(meta.standby, meta, (meta.output_file_id, meta.error_file_id))
+        results = meta.output_file_id, meta.error_file_id
+        await self._send(meta.standby, meta, results)
+        files = self._files(meta.input_file_id, *results)
+        _expect(await self._tell(meta.standby, meta, files=files), meta.standby)
         self._store.change(meta.id, at_s=meta.at_s | {"copied": time.time()})
         self._outbox.pop(meta.id, None)
 
@@ -487,6 +514,7 @@ class Standby:
 
     async def _watch(self, meta: BatchMeta) -> None:
         if self._barred(self.site, meta):
+            log_line(f"batch {meta.id}: {self.site} may not read it any more; its copy is deleted")
             await self._discard(meta)
             return
         now_s = time.monotonic()
@@ -496,6 +524,10 @@ class Standby:
         self._heard_at_s[meta.id] = now_s  # whatever comes of it, not at every turn
         owner = await self._owners.owner(meta.id)
         over = owner is None or owner.ended or owner.epoch != meta.epoch
+        if over and owner is not None and not owner.ended:
+            log_line(f"batch {meta.id}: {owner.site} has another standby; its copy is deleted")
+            await self._discard(meta)
+            return
         epoch = 0 if over else await self._owners.claim(meta.id, meta.epoch)
         if not epoch:
             log_line(f"batch {meta.id}: {meta.home} is silent, but has said its last word")
@@ -506,8 +538,7 @@ class Standby:
         self._store.change(meta.id, home=self.site, standby="", epoch=epoch, at_s=at_s)
 
     async def _discard(self, meta: BatchMeta) -> None:
-        """A new policy bars this site: nobody takes over here, and the copy goes."""
-        log_line(f"batch {meta.id}: {self.site} may not read it any more; its copy is deleted")
+        """Nobody takes over here any more: the copy goes."""
         await self._commits.forget(meta.id)
         self._store.drop_batch(meta.id)
         self._heard_at_s.pop(meta.id, None)

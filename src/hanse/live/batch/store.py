@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from hanse.live.batch.values import BatchMeta, Drop, FileMeta
+from hanse.live.batch.values import BatchMeta, Drop, FileMeta, Sent
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,13 +24,14 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        for name in ("files", "batches", "drops"):
+        for name in ("files", "batches", "drops", "sent"):
             (home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         for draft in (*home.glob("*/*.draft"), *home.glob("*/.*.new")):
             draft.unlink()
         self.files: dict[str, FileMeta] = _read_all(home / "files", FileMeta)
         self.batches: dict[str, BatchMeta] = _read_all(home / "batches", BatchMeta)
         self.drops: dict[str, Drop] = _read_all(home / "drops", Drop)
+        self.sent: dict[str, Sent] = _read_all(home / "sent", Sent)
         for data in (home / "files").glob("*.data"):
             if data.stem not in self.files:  # killed before its metadata was there
                 data.unlink()
@@ -71,6 +72,16 @@ class Store:
         self.files.pop(file_id, None)
         (self.home / "files" / f"{file_id}.json").unlink(missing_ok=True)
         self.data_path(file_id).unlink(missing_ok=True)
+        if self.sent.pop(file_id, None) is not None:
+            (self.home / "sent" / f"{file_id}.json").unlink(missing_ok=True)
+
+    def sends(self, file_id: str, site: str) -> None:
+        """Bytes of a file are about to go to a site; on disk when this returns, so that a deletion reaches it whatever it answers."""
+        known = self.sent.get(file_id, Sent(id=file_id, sites=()))
+        if site not in known.sites:
+            known = Sent(id=file_id, sites=(*known.sites, site))
+            write_durably(self.home / "sent" / f"{file_id}.json", _encode(known))
+            self.sent[file_id] = known
 
     def put_drop(self, drop: Drop) -> None:
         """Keep what other sites still have to delete; forget it where none has to."""

@@ -83,6 +83,13 @@ class Drop(Value, frozen=True, kw_only=True):
     sites: tuple[str, ...]
 
 
+class Sent(Value, frozen=True, kw_only=True):
+    """Sites that bytes of a file were ever sent to."""
+
+    id: str
+    sites: tuple[str, ...]
+
+
 class LineError(Value, frozen=True, kw_only=True):
     """Something wrong with an input file; `line` counts from 1."""
 
