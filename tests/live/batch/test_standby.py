@@ -357,6 +357,29 @@ def test_a_standby_takes_over_what_it_may_read_and_deletes_what_it_may_not(
         assert site.batches[meta.id].home == "lyon"
 
 
+def test_who_has_a_standby_keeps_it_when_one_home_is_enough_for_new_batches(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path)
+    meta = mine(site)
+    site.standby.copies = 1
+    assert not site.standby._idle(meta), "else its lines would be held after a few seconds"
+    assert not site.standby._idle(msgspec.structs.replace(meta, status="completed"))
+    alone = msgspec.structs.replace(meta, standby="")
+    assert site.standby._idle(alone)
+    site.standby.copies = 2
+    assert not site.standby._idle(alone)
+    assert site.standby._idle(msgspec.structs.replace(alone, status="finalizing"))
+
+
+def test_a_claim_that_a_crash_came_after_is_known_again(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    meta = mine(site)
+    site.owners.is_owned_by("lyon", meta.epoch + 1)
+    assert asyncio.run(site.standby.may_begin(meta))
+    assert site.batches[meta.id].epoch == meta.epoch + 1
+
+
 def test_nothing_of_a_refused_beat_is_taken_for_sent(tmp_path: Path) -> None:
     status = [503, 200]
     site = Site(tmp_path, lambda *_: answered(status.pop(0)))

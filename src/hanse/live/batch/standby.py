@@ -175,7 +175,9 @@ class Standby:
     def _idle(self, meta: BatchMeta) -> bool:
         """Nothing is to be done for it any more, as for most."""
         if meta.home == self.site:
-            return self.copies < 2 or (meta.ended and ("copied" in meta.at_s or not meta.standby))
+            if not meta.standby:
+                return self.copies < 2 or meta.status != "in_progress"
+            return meta.ended and "copied" in meta.at_s
         return meta.id not in self._owed and (meta.ended or meta.standby != self.site)
 
     async def _turn(self, meta: BatchMeta) -> None:
@@ -213,6 +215,8 @@ class Standby:
         if owner is not None and owner.site != self.site:
             await self._give_up(meta)
             return False
+        if owner is not None and owner.epoch > meta.epoch:
+            self._store.change(meta.id, epoch=owner.epoch)  # we died before it was on disk
         self._sure_at_s[meta.id] = asked_s
         return True
 
@@ -270,8 +274,7 @@ class Standby:
 
     async def _beat(self, meta: BatchMeta) -> None:
         if not meta.standby:
-            if meta.status == "in_progress":
-                await self._choose(meta)
+            await self._choose(meta)
             return
         if meta.ended:
             await self._last_beat(meta)
