@@ -479,7 +479,7 @@ def test_no_site_that_takes_a_copy_is_a_reason_to_pause(tmp_path: Path) -> None:
 def test_who_has_a_copy_from_a_copy_hears_of_a_deletion_too(tmp_path: Path) -> None:
     """And so do bytes go of which nobody said what they are."""
     site = Site(tmp_path)
-    drops = Drops(site.home.store, cast(Any, site.peers))
+    drops = Drops("lyon", site.home.store, cast(Any, site.peers))
     file_id = new_file_id("tallinn")
     file = msgspec.structs.replace(site.home.keeper.new_file(WHO, "a", 1), id=file_id)
     site.home.store.data_path(file_id).write_bytes(b"x")
@@ -536,6 +536,28 @@ def test_a_deleted_file_is_deleted_at_its_standby_as_soon_as_that_hears(tmp_path
     assert not Site(tmp_path).home.store.drops
 
 
+def test_a_home_that_lost_a_batch_keeps_nothing_of_it_for_ever(tmp_path: Path) -> None:
+    """Nobody tells it of the end."""
+    site = Site(tmp_path, lambda *_: answered(409))
+    meta, store = mine(site), site.home.store
+    file_id = meta.input_file_id
+    assert (store.queued_lines("t", "lyon"), store.in_use(file_id, "lyon")) == (5, True)
+    site.owners.is_owned_by("tallinn", 9)
+    asyncio.run(site.standby._beat(meta))
+    assert (store.queued_lines("t", "lyon"), store.in_use(file_id, "lyon")) == (0, False)
+    site.home.change(meta.id, expires_at_s=0.0)
+    store.files[file_id] = msgspec.structs.replace(store.files[file_id], expires_at_s=0.0)
+    site.home.keeper._expire_files()
+    assert not store.batches and not store.data_path(file_id).exists()
+
+
+def test_what_runs_here_does_not_go_by_its_age(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    meta = site.home.change(mine(site).id, expires_at_s=0.0)
+    site.home.keeper._expire_files()
+    assert site.batches == {meta.id: meta}
+
+
 def test_a_file_without_copies_is_nobody_elses_business(tmp_path: Path) -> None:
     site = Site(tmp_path)
     file = site.home.upload(1)
@@ -545,7 +567,7 @@ def test_a_file_without_copies_is_nobody_elses_business(tmp_path: Path) -> None:
 
 def test_a_copy_is_deleted_by_sites_that_have_to_do_with_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    drops = Drops(site.home.store, cast(Any, site.peers))
+    drops = Drops("lyon", site.home.store, cast(Any, site.peers))
     meta = told_by("tallinn")
     file = msgspec.structs.replace(site.home.keeper.new_file(WHO, "a", 1), id=meta.input_file_id)
     site.home.store.data_path(file.id).write_bytes(b"x")

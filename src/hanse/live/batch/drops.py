@@ -40,7 +40,8 @@ PAUSE_S_MAX: Final = 60.0
 class Drops:
     """Both sides, at one site."""
 
-    def __init__(self, store: Store, hops: Hops) -> None:
+    def __init__(self, site: str, store: Store, hops: Hops) -> None:
+        self._site = site
         self._store = store
         self._hops = hops
         self._pauses = Pauses()
@@ -103,7 +104,7 @@ class Drops:
         names = None if file is None else (file.tenant, file.data_class, file.country)
         if file is None or names != who.names or not self._may(file, who.peer):
             raise not_found(file_id)
-        if self._store.in_use(file_id):
+        if self._store.in_use(file_id, self._site):
             raise Problem(409, "file_in_use", f"a batch that has not ended reads {file_id}", "id")
         self._owe(
             file, set(self._sent(file_id)) - {who.peer}

@@ -139,7 +139,7 @@ class Keeper:
         Raises:
             Problem: one does.
         """
-        if self.store.in_use(file_id):
+        if self.store.in_use(file_id, self.site):
             raise Problem(409, "file_in_use", f"a batch that has not ended reads {file_id}", "id")
         self.deleting(self.store.files[file_id])
         self.store.drop_file(file_id)
@@ -287,7 +287,7 @@ class Keeper:
         if isinstance(found, tuple):
             self._enter(meta.id, "failed", errors=found)
             return
-        queued = self.store.queued_lines(meta.tenant) + len(found)
+        queued = self.store.queued_lines(meta.tenant, self.site) + len(found)
         if queued > self.limits.tenant_lines_max:
             message = f"{meta.tenant} would have {queued} lines waiting at {self.site}, at most {self.limits.tenant_lines_max} may"
             error = LineError(code="quota_exceeded", message=message)
@@ -447,10 +447,13 @@ class Keeper:
         now_s = time.time()
         kept_s = self.limits.file_days * SECONDS_PER_DAY
         for batch in tuple(self.store.batches.values()):
-            if batch.ended and now_s >= batch.expires_at_s + kept_s:
+            over = (
+                batch.ended or batch.home != self.site
+            )  # of those elsewhere no end may ever be told
+            if over and now_s >= batch.expires_at_s + kept_s:
                 self.store.drop_batch(batch.id)
         for meta in tuple(self.store.files.values()):
-            if now_s >= meta.expires_at_s and not self.store.in_use(meta.id):
+            if now_s >= meta.expires_at_s and not self.store.in_use(meta.id, self.site):
                 self.store.drop_file(meta.id)
 
 

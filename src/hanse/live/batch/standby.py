@@ -123,7 +123,7 @@ class Standby:
         """When the standby or the hub last said that a batch is ours."""
         self._turns: dict[str, asyncio.Task[None]] = {}
         self._pauses = Pauses()
-        self._drops = Drops(keeper.store, hops)
+        self._drops = Drops(self.site, keeper.store, hops)
 
     def join(self, api: Api) -> None:
         """Take part in what the others do."""
@@ -546,7 +546,7 @@ class Standby:
         self._store.drop_batch(meta.id)
         self._heard_at_s.pop(meta.id, None)
         file = self._store.files.get(meta.input_file_id)
-        if file is not None and file.copy_of and not self._store.in_use(file.id):
+        if file is not None and file.copy_of and not self._store.in_use(file.id, self.site):
             self._store.drop_file(file.id)
 
 

@@ -97,10 +97,11 @@ class Store:
         """Of all files of a tenant here."""
         return sum(meta.size_bytes for meta in self.files.values() if meta.tenant == tenant)
 
-    def in_use(self, file_id: str) -> bool:
-        """Whether a batch still reads it."""
+    def in_use(self, file_id: str, site: str) -> bool:
+        """Whether a batch still reads it at this site."""
         return any(
-            not batch.ended and batch.input_file_id == file_id for batch in self.batches.values()
+            batch.input_file_id == file_id and batch.runs_at(site)
+            for batch in self.batches.values()
         )
 
     # --- batches
@@ -121,9 +122,9 @@ class Store:
         for kind in ("json", "runs"):
             (self.home / "batches" / f"{batch_id}.{kind}").unlink(missing_ok=True)
 
-    def queued_lines(self, tenant: str) -> int:
-        """Of all unfinished batches of a tenant here."""
-        unfinished = (meta for meta in self.batches.values() if not meta.ended)
+    def queued_lines(self, tenant: str, site: str) -> int:
+        """Of all unfinished batches of a tenant at this site."""
+        unfinished = (meta for meta in self.batches.values() if meta.runs_at(site))
         return sum(meta.lines for meta in unfinished if meta.tenant == tenant)
 
     def runs(self, batch_id: str) -> RunLog:

@@ -152,6 +152,10 @@ class BatchMeta(Value, frozen=True, kw_only=True):
         """Whether nothing will change any more."""
         return self.status in ENDED
 
+    def runs_at(self, site: str) -> bool:
+        """Whether it has not ended and a site is its home or its standby: another that lost it never hears of its end."""
+        return not self.ended and site in (self.home, self.standby)
+
 
 def who_of(meta: BatchMeta) -> Who:
     """For whom a batch runs."""
