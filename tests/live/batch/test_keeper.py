@@ -145,6 +145,22 @@ def test_a_stream_that_breaks_off_leaves_nothing_half_written(tmp_path: Path) ->
     asyncio.run(test())
 
 
+def test_a_batch_that_is_lost_while_it_resumes_is_not_run_again(tmp_path: Path) -> None:
+    """Its commits were forgotten with it, so that every line would look as if it waited."""
+    home, meta = half_done(tmp_path)
+    notes = home.commits.notes
+
+    async def lost(batch_id: str) -> AsyncIterator[tuple[int, Note]]:
+        home.change(meta.id, home="tallinn", standby="")
+        await home.commits.forget(batch_id)
+        async for found in notes(batch_id):
+            yield found
+
+    home.commits.notes = lost  # type: ignore[method-assign]
+    asyncio.run(home.keeper._resume(meta))
+    assert not home.runner.works
+
+
 def test_what_others_changed_meanwhile_stays(tmp_path: Path) -> None:
     """A standby was chosen while the last word was said."""
     home, meta = half_done(tmp_path)

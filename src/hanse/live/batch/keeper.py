@@ -302,9 +302,15 @@ class Keeper:
 
     async def _begin(self, meta: BatchMeta, index: Index) -> None:
         work = self._work(meta, index)
-        await work.recall(self._commits)
-        if self.store.batches[meta.id].status in ("in_progress", "finalizing"):
+        with _closed_on_error(work):
+            await work.recall(self._commits)
+        now = self.store.batches.get(meta.id)
+        if now is None or now.home != self.site:  # lost meanwhile: its commits here are forgotten
+            work.close(ended=True)
+        elif now.status in ("in_progress", "finalizing"):
             self._runner.add(work)
+        else:
+            work.close(ended=False)
 
     def _work(self, meta: BatchMeta, index: Index) -> Work:
         path = self.store.data_path(meta.input_file_id)
