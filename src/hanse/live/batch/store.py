@@ -7,14 +7,23 @@ the next start. Not here: commits of lines (`commits`), who may see what (`acces
 from __future__ import annotations
 
 import os
+import time
 from array import array
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
 from hanse.live.batch.values import BatchMeta, Drop, FileMeta, Sent
+from hanse.live.logline import log_line
+from hanse.model.told import UNREADABLE
+from hanse.units import SECONDS_PER_DAY
+
+ASIDE: Final = ".unreadable"
+"""Ending of metadata that no longer says anything; a file's bytes stay beside it, for a person to mend."""
+ASIDE_S_MAX: Final = 30 * SECONDS_PER_DAY
+"""Since it was written: as long as a file lives by default. Nobody knows when this one was to expire."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -26,6 +35,9 @@ class Store:
         self.home = home
         for name in ("files", "batches", "drops", "sent"):
             (home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        for aside in home.glob(f"*/*{ASIDE}"):
+            if time.time() - aside.stat().st_mtime > ASIDE_S_MAX:
+                aside.unlink()
         for draft in (*home.glob("*/*.draft"), *home.glob("*/.*.new")):
             draft.unlink()
         self.files: dict[str, FileMeta] = _read_all(home / "files", FileMeta)
@@ -33,8 +45,9 @@ class Store:
         self.drops: dict[str, Drop] = _read_all(home / "drops", Drop)
         self.sent: dict[str, Sent] = _read_all(home / "sent", Sent)
         for data in (home / "files").glob("*.data"):
-            if data.stem not in self.files:  # killed before its metadata was there
-                data.unlink()
+            aside = data.with_name(f"{data.stem}.json{ASIDE}")
+            if data.stem not in self.files and not aside.exists():
+                data.unlink()  # killed before its metadata was there
 
     # --- files
 
@@ -189,11 +202,17 @@ def write_durably(path: Path, data: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    draft.replace(path)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(fd, left) :]  # a disk that is nearly full takes a part
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
@@ -204,6 +223,12 @@ def write_durably(path: Path, data: bytes) -> None:
 def _read_all(directory: Path, kind: type[Any]) -> dict[str, Any]:
     found = {}
     for path in directory.glob("[!.]*.json"):
-        meta = msgspec.json.decode(path.read_bytes(), type=kind)
-        found[meta.id] = meta
+        try:
+            meta = msgspec.json.decode(path.read_bytes(), type=kind)
+        except (*UNREADABLE, OSError) as error:
+            aside = path.with_name(path.name + ASIDE)
+            log_line(f"batch: {path} cannot be read and is now {aside.name}: {error}")
+            path.replace(aside)
+        else:
+            found[meta.id] = meta
     return found
