@@ -161,6 +161,49 @@ def test_a_batch_that_is_lost_while_it_resumes_is_not_run_again(tmp_path: Path) 
     assert not home.runner.works
 
 
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+def test_lines_stop_at_once_where_the_last_word_waits_for_the_hub(tmp_path: Path, how: str) -> None:
+    home = Home(tmp_path)
+    flying, broken_off = [0], [0]
+
+    async def post(*_: object) -> Whole:
+        flying[0] += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            broken_off[0] += 1
+        raise AssertionError
+
+    home.lines.post = post  # type: ignore[method-assign,assignment]
+    meta = home.begin(10)
+    hub = asyncio.Event()
+
+    async def may_end(_: BatchMeta) -> bool:
+        if not hub.is_set():
+            raise SiteError("hub", got="nothing", allowed="an answer")
+        return True
+
+    home.keeper.may_end = may_end
+
+    async def test() -> None:
+        await until(lambda: flying[0] > 0)
+        if how == "cancelled":
+            home.keeper.cancel(meta.id)
+        else:
+            home.change(meta.id, expires_at_s=time.time() - 1.0)
+        await until(lambda: broken_off[0] == flying[0])
+        sent = flying[0]
+        home.runner._wake.set()
+        await asyncio.sleep(0.05)
+        assert flying[0] == sent and not home.store.batches[meta.id].ended
+        hub.set()
+        await until(ended(home, meta.id))
+        done = home.store.batches[meta.id]
+        assert (done.status, done.tally.failed) == (how, 10)
+
+    run(home, test)
+
+
 def test_what_others_changed_meanwhile_stays(tmp_path: Path) -> None:
     """A standby was chosen while the last word was said."""
     home, meta = half_done(tmp_path)

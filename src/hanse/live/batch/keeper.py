@@ -382,6 +382,7 @@ class Keeper:
         """Say the last word, stop, write the files from the stream, forget the commits."""
         if end == "completed" and meta.status != "finalizing":
             meta = self._enter(meta.id, "finalizing")
+        await self._runner.stop(meta.id)  # the word may be long in coming, where the hub is away
         if not await self.may_end(meta):
             return
         work = await self._runner.remove(meta.id)

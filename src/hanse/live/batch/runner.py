@@ -68,13 +68,20 @@ class Runner:
 
     async def remove(self, batch_id: str) -> Work | None:
         """Stop with a batch: what is in flight is broken off."""
-        work = self.works.pop(batch_id, None)
+        await self.stop(batch_id)
         self.follower.forget(batch_id)
+        return self.works.pop(batch_id, None)
+
+    async def stop(self, batch_id: str) -> None:
+        """Begin no line of it any more, and break off what is in flight."""
+        work = self.works.get(batch_id)
+        if work is None:
+            return
+        work.over = True
         tasks = [task for task, of in self._tasks.items() if of is work]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return work
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -107,7 +114,8 @@ class Runner:
         for batch_id in tuple(self.works):
             work = self.works.pop(batch_id)
             self.works[batch_id] = work  # to the end of the row
-            begins = work.waiting and work.broken is None and batch_id not in self.held
+            stopped = work.over or work.broken is not None or batch_id in self.held
+            begins = work.waiting and not stopped
             at = self._lane(work) if begins else None
             if at is not None:
                 self._start(work, at)

@@ -75,6 +75,8 @@ class Work:
         self.committed = bytearray(len(index))
         self.broken: InputGone | None = None
         """Why no line can be read any more."""
+        self.over = False
+        """No line is begun any more, whatever is left."""
         self.lanes: dict[str, Lane] = {}
         """By site."""
         self.step: tuple[object, int] = (None, -1)
