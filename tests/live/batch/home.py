@@ -10,7 +10,7 @@ from typing import Any, cast
 from hanse.errors import SiteError
 from hanse.live.batch.access import Access
 from hanse.live.batch.asking import Hops, Lines, Whole
-from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.commits import Commits, Note, StreamFull
 from hanse.live.batch.keeper import Ask, Keeper
 from hanse.live.batch.runner import Runner
 from hanse.live.batch.store import Store
@@ -27,6 +27,7 @@ class MemoryCommits:
     def __init__(self) -> None:
         self.kept: dict[tuple[str, int], tuple[Note, bytes]] = {}
         self.away = False
+        self.bytes_max = 10**9
         self.forgotten: list[str] = []
 
     def _ask(self) -> None:
@@ -35,6 +36,9 @@ class MemoryCommits:
 
     async def commit(self, batch_id: str, line: int, payload: bytes, note: Note) -> Note:
         self._ask()
+        stored = sum(len(content) for _, content in self.kept.values())
+        if (batch_id, line) not in self.kept and stored + len(payload) > self.bytes_max:
+            raise StreamFull("bus", got="no room", fix="make some")
         return self.kept.setdefault((batch_id, line), (note, payload))[0]
 
     async def notes(self, batch_id: str) -> AsyncIterator[tuple[int, Note]]:
@@ -46,6 +50,9 @@ class MemoryCommits:
             self._ask()
             if batch == batch_id:
                 yield line, note, content
+
+    async def stored_bytes(self, batch_id: str) -> int:
+        return sum([len(content) async for _, _, content in self.read(batch_id)])
 
     async def content(self, batch_id: str, line: int) -> bytes | None:
         self._ask()

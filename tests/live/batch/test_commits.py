@@ -10,9 +10,18 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from nats.aio.client import Client
 
-from hanse.live.batch.commits import FETCH, FETCH_BYTES, HEAD_BYTES, Commits, Note, fitting
+from hanse.live.batch.commits import (
+    FETCH,
+    FETCH_BYTES,
+    HEAD_BYTES,
+    Commits,
+    Note,
+    StreamFull,
+    fitting,
+)
 from hanse.live.bus import PAYLOAD_BYTES_MAX, server_command
 
 
@@ -108,6 +117,27 @@ def test_a_batch_is_read_whose_contents_are_more_than_may_wait_on_a_connection(
         single = await asyncio.gather(*(commits.content("b1", line) for line in range(count)))
         assert [len(one or b"") for one in single] == [content_bytes] * count
         assert client.stats["reconnects"] == 0
+
+    with_bus(tmp_path, test)
+
+
+def test_a_full_stream_says_so_and_what_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanse.live.batch.commits.STREAM_BYTES_MAX", 100_000)
+
+    async def test(client: Client) -> None:
+        commits = Commits(client)
+        await commits.ensure()
+        for line in range(9):
+            await commits.commit("b1", line, bytes(10_000), note("r"))
+        with pytest.raises(StreamFull):
+            await commits.commit("b2", 0, bytes(10_000), note("r"))
+        assert await commits.stored_bytes("b1") == 90_000
+        assert await commits.stored_bytes("b2") == 0
+        assert (await commits.commit("b1", 3, b"late", note("late"))).run == "r"
+        await commits.forget("b1")
+        await commits.commit("b2", 0, bytes(10_000), note("r"))
 
     with_bus(tmp_path, test)
 

@@ -204,6 +204,27 @@ def test_lines_stop_at_once_where_the_last_word_waits_for_the_hub(tmp_path: Path
     run(home, test)
 
 
+def test_one_batch_that_fills_the_stream_fails_and_others_go_on(tmp_path: Path) -> None:
+    """All of both wait for room when it is full."""
+    home = Home(tmp_path, lambda body: answered(body=b'"%b"' % (b"x" * 5000)))
+    home.commits.bytes_max = 400_000
+    large, small = home.begin(200), home.begin(20)
+
+    async def test() -> None:
+        await until(ended(home, small.id), 20.0)
+        await until(ended(home, large.id), 20.0)
+        done, failed = (home.store.batches[one.id] for one in (small, large))
+        assert (done.status, done.tally.completed) == ("completed", 20)
+        assert (failed.status, failed.errors[0].code) == ("failed", "output_too_large")
+        output, errors = home.rows(failed.output_file_id), home.rows(failed.error_file_id)
+        assert output and len(output) + len(errors) == 200
+        assert failed.tally.completed == len(output) and failed.tally.failed == len(errors)
+        assert {row["error"]["code"] for row in errors} == {"output_too_large"}
+        assert not home.runner._tasks and not home.commits.kept
+
+    run(home, test)
+
+
 def test_what_others_changed_meanwhile_stays(tmp_path: Path) -> None:
     """A standby was chosen while the last word was said."""
     home, meta = half_done(tmp_path)

@@ -42,10 +42,17 @@ HEAD_BYTES: Final = 1024
 """What subject and headers of a commit take, generously."""
 WRONG_LAST_SEQUENCE: Final = 10071
 """JetStream's error code: the subject has another last message than was expected."""
+STORE_FAILED: Final = 10077
+"""JetStream's error code: it could not be stored; whether because the stream is full is said in words only."""
+FULL: Final = "maximum bytes exceeded"
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 NOTE: Final = "Hanse-Note"
 STREAM_BYTES_MAX: Final = 4 * 1024**3
-"""Half of what a leaf may store; when it is full new commits are refused and lines wait, and nothing is lost."""
+"""Half of what a leaf may store; when it is full new commits are refused until the batch that takes most of it has failed (`runner`)."""
+
+
+class StreamFull(SiteError):
+    """There is no room for one more commit."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +115,7 @@ class Commits:
         """Commit a line; the note of the run that is committed, this one or an earlier. After a `SiteError`, call again with the same arguments.
 
         Raises:
+            StreamFull: it is not stored, since there is no room.
             SiteError: the stream did not answer, so whether it is stored is unknown.
         """
         headers = {EXPECTED: "0", NOTE: _encode_note(note).decode()}
@@ -115,6 +123,8 @@ class Commits:
         try:
             await self._js.publish(subject, payload, headers=headers)
         except APIError as error:
+            if error.err_code == STORE_FAILED and FULL in str(error.description):
+                raise StreamFull(subject, got=FULL, fix="make room, then send it again") from error
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise SiteError(subject, got=str(error), fix="send it again") from error
             return await self._stored(subject)
@@ -138,9 +148,20 @@ class Commits:
 
     async def read(self, batch_id: str) -> AsyncIterator[tuple[int, Note, bytes]]:
         """(line, note, content) of every commit, in the order of committing."""
-        sizes = [int((one.headers or {})[SIZE]) async for one in self._messages(batch_id)]
+        sizes = await self._sizes(batch_id)
         async for message in self._messages(batch_id, sizes):
             yield _line_of(message), _note_of(message.headers), bytes(message.data)
+
+    async def stored_bytes(self, batch_id: str) -> int:
+        """What the contents of a batch's commits take.
+
+        Raises:
+            SiteError: the stream did not answer.
+        """
+        return sum(await self._sizes(batch_id))
+
+    async def _sizes(self, batch_id: str) -> list[int]:
+        return [int((one.headers or {})[SIZE]) async for one in self._messages(batch_id)]
 
     async def forget(self, batch_id: str) -> None:
         """Remove the commits of a batch whose output is on disk.

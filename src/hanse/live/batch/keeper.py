@@ -44,7 +44,7 @@ from hanse.live.batch.values import (
     who_of,
     window_s,
 )
-from hanse.live.batch.work import InputGone, Work
+from hanse.live.batch.work import Broken, InputGone, OutputFull, Work
 from hanse.live.logline import log_line
 from hanse.model.fleet import Batch as Limits
 from hanse.units import SECONDS_PER_DAY
@@ -346,24 +346,29 @@ class Keeper:
         except FileNotFoundError:
             raise InputGone(f"{meta.input_file_id} is gone from the disk of {self.site}") from None
 
-    async def _give_up(self, meta: BatchMeta, error: InputGone) -> None:
-        """Nobody can run what nobody can read: it has failed, and says why. What was committed before is in the output file."""
+    async def _give_up(self, meta: BatchMeta, error: Broken) -> None:
+        """Nobody can run what nobody can read or keep: it has failed, and says why. What was committed before is in the output file."""
         log_line(f"batch {meta.id}: {error}")
         try:
             if not await self.may_end(meta):
                 return
-            work = await self._runner.remove(meta.id)
-            if work is not None:
-                work.close(ended=True)
-            changes = await self._salvaged(meta)
+            work = self._runner.works.get(meta.id)  # it stays until there is room
+            await self._runner.stop(meta.id)
+            if work is not None and isinstance(error, OutputFull):
+                changes = await self._write(meta, work, "failed")
+            else:
+                changes = await self._salvaged(meta)
         except (HanseError, OSError) as again:
             log_line(f"batch {meta.id}: {again}")
             await asyncio.sleep(AGAIN_S)
             return
-        flaw = LineError(code="input_file_gone", message=str(error), param="input_file_id")
+        flaw = LineError(code=error.code, message=str(error), param=error.param)
         self._enter(meta.id, "failed", errors=(flaw,), **changes)
         with contextlib.suppress(SiteError):  # what stays is removed at the next start
             await self._commits.forget(meta.id)
+        if work is not None:
+            await self._runner.remove(meta.id)
+            work.close(ended=True)
 
     async def _salvaged(self, meta: BatchMeta) -> dict[str, object]:
         """Files of what was committed; lines that never ran have no names without their file, and are only counted."""

@@ -24,6 +24,10 @@ WHY = {
         "batch_expired",
         "This request could not be executed before the completion window expired.",
     ),
+    "failed": (
+        "output_too_large",
+        "This request was not executed: answers of its batch take all room that there is for them.",
+    ),
     "cancelled": ("batch_cancelled", "The batch was cancelled before this request was executed."),
 }
 """State that a batch ends in -> error of the lines that it never ran."""

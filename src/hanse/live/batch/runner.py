@@ -16,10 +16,10 @@ from typing import Final
 
 from hanse.errors import SiteError
 from hanse.live.batch.asking import Lines, NotSent, Whole
-from hanse.live.batch.commits import Commits, Note
+from hanse.live.batch.commits import STREAM_BYTES_MAX, Commits, Note, StreamFull
 from hanse.live.batch.follow import Follower
 from hanse.live.batch.lines import Line
-from hanse.live.batch.work import InputGone, Verdict, Work, extra_of, measured_of
+from hanse.live.batch.work import Broken, OutputFull, Verdict, Work, extra_of, measured_of
 from hanse.live.logline import log_line
 
 NO_ROOM_S: Final = 0.25
@@ -54,6 +54,7 @@ class Runner:
         """Told of every commit of this home."""
         self._tasks: dict[asyncio.Task[None], Work] = {}
         self._wake = asyncio.Event()
+        self._relieving = asyncio.Lock()
 
     def add(self, work: Work) -> None:
         """Begin with a batch."""
@@ -157,7 +158,7 @@ class Runner:
             answer = await self._lines.post(work.endpoint, work.who, line.body, at)
             if await self._answered(work, number, line, answer, at) == "no_room":
                 self._not_begun(work, at, step)
-        except InputGone as error:
+        except Broken as error:
             work.broken = error
         except NotSent:
             self._later(work, number, at, GONE_S)
@@ -202,13 +203,37 @@ class Runner:
         return verdict
 
     async def _commit(self, work: Work, number: int, payload: bytes, note: Note) -> Note:
-        """Until the stream has it: a bus that restarts costs time, never an answer."""
+        """Until the stream has it: a bus that restarts costs time, never an answer.
+
+        Raises:
+            OutputFull: there is no room for it, and this is the batch that takes most.
+        """
         while True:
             try:
                 return await self._commits.commit(work.id, number, payload, note)
             except SiteError as error:
                 log_line(f"batch: {error}")
-                await asyncio.sleep(COMMIT_AGAIN_S)
+                if isinstance(error, StreamFull):
+                    await self._relieve()
+            if isinstance(work.broken, OutputFull):
+                raise work.broken
+            await asyncio.sleep(COMMIT_AGAIN_S)
+
+    async def _relieve(self) -> None:
+        """The stream is full: the batch that takes most of it ends with what it has, so that all others go on."""
+        async with self._relieving:
+            works = tuple(self.works.values())
+            if not works or any(isinstance(w.broken, OutputFull) or not w.left for w in works):
+                return  # one makes room already
+            try:
+                sizes = [await self._commits.stored_bytes(work.id) for work in works]
+            except SiteError as error:
+                log_line(f"batch: {error}")
+                return
+            most, work = max(zip(sizes, works, strict=True), key=lambda one: one[0])
+            if most:  # else it is full of copies of other homes' batches
+                message = f"answers of this batch take {most} of the {STREAM_BYTES_MAX} bytes for all batches of its home; ask for less in one batch"
+                work.broken = OutputFull(message)
 
     def _later(self, work: Work, number: int, at: str, pause_s: float) -> None:
         work.lane(at).quiet_until_s = asyncio.get_running_loop().time() + pause_s

@@ -37,8 +37,25 @@ WINDOW_FIRST: Final = 2.0
 Verdict = Literal["done", "no_room", "again"]
 
 
-class InputGone(Exception):
+class Broken(Exception):
+    """A batch cannot go on."""
+
+    code: str
+    """Of its error, as its client reads it."""
+    param: str | None = None
+
+
+class InputGone(Broken):
     """The input file of a batch cannot be read any more, or is another one."""
+
+    code = "input_file_gone"
+    param = "input_file_id"
+
+
+class OutputFull(Broken):
+    """Answers of a batch take so much of the stream of commits that there is no room for more."""
+
+    code = "output_too_large"
 
 
 class Lane:
@@ -73,8 +90,8 @@ class Work:
         self.waiting: deque[int] = deque()
         self.running: set[int] = set()
         self.committed = bytearray(len(index))
-        self.broken: InputGone | None = None
-        """Why no line can be read any more."""
+        self.broken: Broken | None = None
+        """Why no line is begun any more."""
         self.over = False
         """No line is begun any more, whatever is left."""
         self.lanes: dict[str, Lane] = {}
