@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -35,7 +36,9 @@ FETCH: Final = 200
 FETCH_BYTES: Final = 16 * 1024**2
 """Asked for at once, of contents. A server closes a connection on which more than 64 MiB wait to be read."""
 CONTENTS_AT_ONCE: Final = 3
-"""Single contents on their way at a time: 11 MiB each at most, as the server writes them, beside what is fetched."""
+"""Single contents on their way at a time where some are large: 11 MiB each at most, as the server writes them, beside what is fetched."""
+LARGE_BYTES: Final = 256 * 1024
+"""Where no content has more, a standby's copy waits for as many at a time as it asks for."""
 SIZE: Final = "Nats-Msg-Size"
 """JetStream's header of a message that comes without its content."""
 HEAD_BYTES: Final = 1024
@@ -96,6 +99,8 @@ class Commits:
         self._js = client.jetstream(timeout=API_S_MAX)
         self._fetching = asyncio.Lock()
         self._contents = asyncio.Semaphore(CONTENTS_AT_ONCE)
+        self._largest = 0
+        """Bytes of the largest content that was committed or noted here."""
 
     async def ensure(self) -> None:
         """Make the stream where it is missing."""
@@ -120,6 +125,7 @@ class Commits:
         """
         headers = {EXPECTED: "0", NOTE: _encode_note(note).decode()}
         subject = f"batch.{batch_id}.{line}"
+        self._largest = max(self._largest, len(payload))
         try:
             await self._js.publish(subject, payload, headers=headers)
         except APIError as error:
@@ -135,7 +141,7 @@ class Commits:
     async def _stored(self, subject: str) -> Note:
         """A commit whose answer was lost is found again by its run."""
         try:
-            async with self._contents:
+            async with self._few():
                 stored = await self._js.get_last_msg(BATCH, subject)
         except (TimeoutError, NatsError, OSError) as error:
             raise SiteError(subject, got=repr(error), fix="send it again") from error
@@ -144,6 +150,7 @@ class Commits:
     async def notes(self, batch_id: str) -> AsyncIterator[tuple[int, Note]]:
         """(line, note) of every commit, without contents."""
         async for message in self._messages(batch_id):
+            self._largest = max(self._largest, int((message.headers or {})[SIZE]))
             yield _line_of(message), _note_of(message.headers)
 
     async def read(self, batch_id: str) -> AsyncIterator[tuple[int, Note, bytes]]:
@@ -162,6 +169,9 @@ class Commits:
 
     async def _sizes(self, batch_id: str) -> list[int]:
         return [int((one.headers or {})[SIZE]) async for one in self._messages(batch_id)]
+
+    def _few(self) -> AbstractAsyncContextManager[None]:
+        return self._contents if self._largest > LARGE_BYTES else nullcontext()
 
     async def forget(self, batch_id: str) -> None:
         """Remove the commits of a batch whose output is on disk.
@@ -182,7 +192,7 @@ class Commits:
         """
         subject = f"batch.{batch_id}.{line}"
         try:
-            async with self._contents:
+            async with self._few():
                 return bytes((await self._js.get_last_msg(BATCH, subject)).data or b"")
         except NotFoundError:
             return None
