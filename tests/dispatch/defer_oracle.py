@@ -156,7 +156,6 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
                 move += job.state_gb * there.usd_per_gb
                 ready += job.state_gb * 8e3 / (there.mbit_s * p.link_share)
             before: int | None = None
-            runs = one.chips if (one.state_at, one.pool) == (s.site, q.pool) else 0
             prices = []
             for t in steps:
                 end = begin[t] + p.step_s[t]
@@ -187,7 +186,7 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
                     rise = {x: 1.0, r: -1.0}
                     if before is not None:
                         rise[before] = -1.0
-                    lp.most.append((rise, float(runs) if t == 0 else 0.0))
+                    lp.most.append((rise, running(one, s.site, q.pool) if t == 0 else 0.0))
                 before = x
                 usd = s.price_usd_per_kwh[t] + carbon * s.carbon_g_per_kwh[t]
                 power = (q.chip_kw_full - q.chip_kw_idle) * s.pue[t] * usd / speed
@@ -198,6 +197,10 @@ def add_job(lp, p, one, hours, begin, work_on) -> None:  # type: ignore[no-untyp
         lp.most.append((by_step[t], float(job.chips_max)))
     lp.most.append((begun, first))
     add_left(lp, p, one, hours, begin, work, unit, dearest, first)
+
+
+def running(one, site, pool) -> float:  # type: ignore[no-untyped-def]
+    return float(one.chips) if (one.state_at, one.pool) == (site, pool) else 0.0
 
 
 def due_of(job) -> float:  # type: ignore[no-untyped-def]
