@@ -13,11 +13,11 @@ from hanse.dispatch.place import check, solve
 from hanse.dispatch.place_local import Local
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_moves import descend
-from hanse.dispatch.place_rows import Floats, Rows
+from hanse.dispatch.place_rows import Rows
 from hanse.dispatch.place_search import lose
 from hanse.dispatch.place_values import with_what_runs
 from hanse.dispatch.place_warm import _tiny, warm
-from hanse.milp import Limits, Solver
+from hanse.milp import Floats, Limits, Solver
 
 SEEDS = st.integers(0, 100_000)
 MOVES_ONLY = Limits(gap=1e-6, nodes_max=0)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.defer_problem import DeferJob, DeferPath, DeferProblem
-from hanse.milp import INF, Floats, Ints
+from hanse.milp import INF, Bools, Floats, Ints
 from hanse.model.fleet import Value
 from hanse.units import (
     SECONDS_PER_HOUR,
@@ -246,7 +246,7 @@ class Frame:
         return np.where(self.left_h > 0.0, self.left_h + self.first_h, 0.0)
 
     @cached_property
-    def counts_begins(self) -> NDArray[np.bool_]:
+    def counts_begins(self) -> Bools:
         """[job, step] where chips that begin are counted: a restart takes a part of the step that matters."""
         restart_h = self._restart_h[:, None]
         return np.asarray((restart_h > 0.0) & (restart_h >= RESTART_SHARE_MIN * self.hours))
@@ -261,7 +261,7 @@ class Frame:
         return np.where(self.counts_begins, 0.0, share[:, None])
 
     @cached_property
-    def _runs(self) -> NDArray[np.bool_]:
+    def _runs(self) -> Bools:
         return np.array([one.pool is not None and one.chips > 0 for one in self.problem.jobs], bool)
 
     @cached_property

@@ -11,7 +11,6 @@ import numpy as np
 
 from hanse.dispatch.place_cures import violations
 from hanse.dispatch.place_model import PlaceModel, ShortKinds
-from hanse.dispatch.place_rows import Floats, Ints
 from hanse.dispatch.place_search import Found
 from hanse.dispatch.place_survival import Short, shortfalls
 from hanse.dispatch.place_values import (
@@ -21,6 +20,7 @@ from hanse.dispatch.place_values import (
     PlacedPool,
     PlacedReplicas,
 )
+from hanse.milp import Floats, Ints
 from hanse.model.fleet import Placement
 from hanse.units import SECONDS_PER_HOUR
 

@@ -13,8 +13,7 @@ import numpy as np
 from hanse.dispatch import place_cost as pc
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_moves import descend
-from hanse.dispatch.place_rows import Bools, Floats, Ints
-from hanse.milp import INF
+from hanse.milp import INF, Bools, Floats, Ints
 from hanse.units import SECONDS_PER_HOUR
 
 EVALUATIONS_EACH: Final = 100

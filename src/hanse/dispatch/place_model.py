@@ -20,8 +20,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from hanse.dispatch.place_rows import Bools, Floats, Ints, Rows
-from hanse.milp import INF, Model
+from hanse.dispatch.place_rows import Rows
+from hanse.milp import INF, Bools, Floats, Ints, Model
 from hanse.units import SECONDS_PER_HOUR
 
 PAIRS_ALL_MAX: Final = 4_000

@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.dispatch.place_values import PlaceProblem
+from hanse.milp import Bools, Floats, Ints
 from hanse.units import SECONDS_PER_HOUR, hours_from_s, s_from_ms
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 ROWS_MAX: Final = 400
 """Of all services together. More make the program larger than a minute allows and move few replicas: sites are chosen by regions."""

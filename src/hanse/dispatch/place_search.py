@@ -18,8 +18,7 @@ import numpy as np
 
 from hanse.dispatch.place_local import Local, candidates
 from hanse.dispatch.place_model import PlaceModel
-from hanse.dispatch.place_rows import Bools, Floats, Ints
-from hanse.milp import INF, Limits, Outcome, Solver
+from hanse.milp import INF, Bools, Floats, Ints, Limits, Outcome, Solver
 
 ROUNDS_MAX: Final = 16
 """Of rows and columns; the bound moves by under 0.1 % a round after eight."""
