@@ -31,6 +31,7 @@ SOON_USD_PER_CHIP_H: Final = 1e-6
 RESTART_SHARE_MIN: Final = 0.05
 """Of a step. Where a restart takes less of it (a minute of an hour), beginnings are not counted one by one: half of all rows were for that."""
 RESTART_SHARE_MAX: Final = 0.5
+"""Of the work of a job that is nearly done: one restart may be longer than what is left of it."""
 LATER_SHARE: Final = 0.5
 """Of the time between horizon and deadline, what a plan counts on: the other half is for interactive peaks nobody foresees."""
 

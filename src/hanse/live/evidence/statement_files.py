@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -32,14 +31,12 @@ from hanse.live.evidence.receipt import Receipt
 from hanse.live.evidence.statement import Leaf, Place, Stated, Statement, request_leaf
 from hanse.live.identity import Identity, certificate_flaw, name_of, read_certificate
 from hanse.live.runtime import HUB, replace_file
-from hanse.model.fleet import Value
+from hanse.model.fleet import Id, Value
 from hanse.model.told import UNREADABLE
 
 _CONTEXT: Final = b"hanse-statement/1\x00"
 LIST_SUFFIX: Final = ".receipts"
 _HEX: Final = 2
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-"""`model.fleet.Id`."""
 _ID_HEX: Final = 16 * _HEX
 _LEAF_HEX: Final = 32 * _HEX
 
@@ -367,7 +364,9 @@ def utc(at_s: float) -> str:
 def stem_of(statement: Statement, period: str) -> str:
     """What its files are called; a tenant's name that is no id, which only a site's log can hold, stands there as its digest."""
     name = statement.tenant or "all"
-    if _ID.fullmatch(name) is None:
+    try:
+        msgspec.convert(name, Id)
+    except msgspec.ValidationError:
         name = f"unnamed-{sha256(name.encode()).hexdigest()[:16]}"
     return f"statement-{name}-{period}"
 
