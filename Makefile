@@ -1,5 +1,5 @@
 # make up     a league of five sites on this machine, serving a real model   (ARGS='--no-traffic', FLEET=file)
-# make test   the tests           make test-long   those that take minutes
+# make test   the tests           make test-long   those that take minutes   make test-thorough   properties, twenty times as hard
 # make check  style, types, import directions, rules of the house
 # make bench  the benchmarks      make pins        write constraints.txt anew      make clean
 # make audit  known flaws of the pinned versions; asks a network
@@ -19,7 +19,7 @@ BUILD := hatchling editables
 # One process for the tests of the league, whose sites and engines are processes too, and one for others; `check` has run the tidy test.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_tidy.py
 
-.PHONY: up test test-long check bench pins audit clean
+.PHONY: up test test-long test-thorough check bench pins audit clean
 .DEFAULT_GOAL := up
 .DELETE_ON_ERROR:
 
@@ -32,6 +32,9 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m long --timeout=1200 $(ARGS)
+
+test-thorough: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(TWO) -m hypothesis --hypothesis-profile thorough --timeout=3600 $(ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .

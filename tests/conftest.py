@@ -22,7 +22,10 @@ TIMEOUT_S: Final = {LEAGUE: 420, "tests/plan/": 300}
 """Folders whose tests share what takes long to make, a league or an answer: a worker runs all of one, and whoever comes first pays for it."""
 
 # No deadline: a shared machine is slow at random, and a timing belongs in benchmarks/.
-hypothesis.settings.register_profile("hanse", derandomize=True, print_blob=True, deadline=None)
+# `max_examples` is also the percentage that `effort` gives a property of what its test asks for.
+_PLAIN: Final = {"derandomize": True, "print_blob": True, "deadline": None}
+hypothesis.settings.register_profile("hanse", max_examples=40, **_PLAIN)
+hypothesis.settings.register_profile("thorough", max_examples=800, **_PLAIN)
 hypothesis.settings.load_profile("hanse")
 
 

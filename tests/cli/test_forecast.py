@@ -28,8 +28,8 @@ def errors(*arguments: str) -> dict[tuple[str, str, str], dict[str, float]]:
     ("quantity", "zone", "skill_min"),
     [
         ("carbon", "DE", 0.15),
-        ("pv", "GB", 0.6),
-        ("wind", "GB", 0.1),
+        pytest.param("pv", "GB", 0.6, marks=pytest.mark.long),
+        pytest.param("wind", "GB", 0.1, marks=pytest.mark.long),
         ("demand", "m-small", 0.3),
     ],
 )
@@ -47,6 +47,7 @@ def test_the_shipped_method_beats_every_other_on_the_shipped_data(
 
 
 @pytest.mark.skipif(not AMBER.exists(), reason="no ../shared/data: prices ship with no release")
+@pytest.mark.long
 def test_prices_of_a_folder_are_measured_too() -> None:
     found = errors("--quantity", "price", "--zone", "DE-LU", "--data", str(AMBER))
     assert found["price", "blend", "all"]["skill"] > 0.2

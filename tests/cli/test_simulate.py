@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hanse.cli import main
+
 ROOT = Path(__file__).parents[2]
 LEAGUE = "examples/league.toml"
 
@@ -32,11 +34,17 @@ def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_bad_input_ends_with_2_and_says_what_is_allowed(
-    arguments: tuple[str, ...], said: str
+    arguments: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    done = hanse("simulate", *arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert said in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", *arguments])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and out == ""
+    assert said in err and "Traceback" not in err
 
 
 def test_the_document_is_on_stdout_and_the_same_each_time(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, random_fleet, service, site, table_of
+from effort import effort
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE, PEERS_RATIO_MAX, Load
 from hanse.dispatch.reasons import Reason
@@ -240,7 +241,7 @@ class Case:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_the_kernel_answers_what_brute_force_in_python_answers_bit_for_bit(seed: int) -> None:
     case = Case(seed)
     expected, figures = case.expected()
@@ -269,7 +270,7 @@ def test_the_random_cases_reach_every_gate_and_both_kinds_of_choice() -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_no_choice_is_unlawful_dead_full_stale_tried_or_below_quality(seed: int) -> None:
     case = Case(seed)
     o = case.route()
@@ -293,7 +294,7 @@ def test_no_choice_is_unlawful_dead_full_stale_tried_or_below_quality(seed: int)
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_explain_names_the_gate_of_every_offer_and_the_same_choice(seed: int) -> None:
     case = Case(seed)
     chosen, verdicts = case.router.explain(
@@ -311,7 +312,7 @@ def test_explain_names_the_gate_of_every_offer_and_the_same_choice(seed: int) ->
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_a_worse_offer_is_never_chosen_because_it_got_worse(seed: int) -> None:
     """Monotone: if anything but the choice becomes slower, the choice stays."""
     case = Case(seed)
@@ -324,7 +325,7 @@ def test_a_worse_offer_is_never_chosen_because_it_got_worse(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_a_choice_that_becomes_cheaper_stays(seed: int) -> None:
     case = Case(seed)
     o = case.route()
@@ -335,7 +336,7 @@ def test_a_choice_that_becomes_cheaper_stays(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_candidates_and_a_full_scan_agree_where_the_best_is_a_candidate(seed: int) -> None:
     case = Case(seed)
     best, figures = case.best_of(case.everything())
@@ -346,7 +347,7 @@ def test_candidates_and_a_full_scan_agree_where_the_best_is_a_candidate(seed: in
 
 
 @given(seeds)
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 def test_the_order_of_sites_in_the_file_does_not_matter_but_for_ties(seed: int) -> None:
     rng = np.random.default_rng(seed)
     made = random_fleet(rng, sites_max=5)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, site, table_of
+from effort import effort
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE
 from hanse.dispatch.reasons import Reason
@@ -65,7 +66,7 @@ holdings = st.lists(st.tuples(st.integers(-1, 6), st.integers(0, 500)), min_size
 
 
 @given(seed=seeds, held=holdings, tokens_in=st.integers(1, 1000))
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_no_engine_with_room_would_cost_all_together_less(
     seed: int, held: list[tuple[int, int]], tokens_in: int
 ) -> None:
@@ -95,7 +96,7 @@ def test_no_engine_with_room_would_cost_all_together_less(
 
 
 @given(seed=seeds, held=holdings, engine=st.integers(0, 6), more=st.integers(1, 500))
-@settings(max_examples=100)
+@settings(max_examples=effort(100))
 def test_holding_more_never_loses_a_request(
     seed: int, held: list[tuple[int, int]], engine: int, more: int
 ) -> None:

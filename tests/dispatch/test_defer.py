@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dispatch.defer_cases import SHORT, START_S, problem, whole
 from dispatch.defer_oracle import least_usd
+from effort import effort
 from hanse.dispatch.defer import DeferSolver, check, solve
 from hanse.dispatch.defer_frame import Frame
 from hanse.dispatch.defer_problem import (
@@ -36,7 +37,7 @@ FLAT = ("price_usd_per_kwh", "carbon_g_per_kwh", "pue", "base_kw")
 replace = msgspec.structs.replace
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(seed=seeds)
 def test_no_schedule_of_fractions_costs_less(seed: int) -> None:
     one = problem(seed)
@@ -44,7 +45,7 @@ def test_no_schedule_of_fractions_costs_less(seed: int) -> None:
     assert answer.bound_usd == pytest.approx(least_usd(one), abs=2e-4, rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(seed=seeds)
 def test_an_answer_keeps_every_limit_and_costs_what_it_says(seed: int) -> None:
     one = problem(seed, sites=3, jobs=5)
@@ -66,7 +67,7 @@ def below_reserve(one: DeferProblem) -> bool:
     return any(b.held_kwh < b.soc_reserve * b.kwh for b in batteries)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(seed=seeds)
 def test_every_job_is_done_in_time_or_named_with_reason_and_cure(seed: int) -> None:
     one = problem(seed, jobs=6)
@@ -79,7 +80,7 @@ def test_every_job_is_done_in_time_or_named_with_reason_and_cure(seed: int) -> N
     assert all(v.why and v.cure and v.amount > 0.0 for v in answer.violations)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(
     seed=seeds,
     changes=st.lists(
@@ -134,7 +135,7 @@ def test_two_days_warm_equals_cold_and_no_model_is_made_anew() -> None:
     assert solver.cold == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(hours=st.floats(0.2, 6.0), restart_s=st.sampled_from([0.0, 30.0, 60.0, 170.0, 600.0]))
 def test_where_every_hour_costs_the_same_work_is_done_at_once(
     hours: float, restart_s: float
@@ -266,7 +267,7 @@ def _battery():  # type: ignore[no-untyped-def]
     raise AssertionError("no case with a battery")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(seed=seeds, export=st.booleans(), short=st.booleans())
 def test_settled_flows_are_those_of_the_site_balance(seed: int, export: bool, short: bool) -> None:
     one = problem(seed, sites=2, jobs=0)
@@ -306,7 +307,7 @@ def test_settled_flows_are_those_of_the_site_balance(seed: int, export: bool, sh
                 assert getattr(flows, name)[i, t] == pytest.approx(float(out[name]), abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(seed=seeds)
 def test_negative_prices_move_no_energy_in_a_circle(seed: int) -> None:
     one = problem(seed)

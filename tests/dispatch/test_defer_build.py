@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, random_fleet, site, tenant
+from effort import effort
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import check, solve
 from hanse.dispatch.defer_build import SLACK_SHARE, UNBOUND_KW, Measured, Whereabouts, problem_from
@@ -92,7 +93,7 @@ def test_an_unknown_tenant_runs_nowhere() -> None:
     assert [v.kind for v in solve(found).violations] == ["no_site"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=effort(15), deadline=None)
 @given(seed=st.integers(0, 500))
 def test_lawful_sites_are_those_of_the_law_table(seed: int) -> None:
     one = random_fleet(np.random.default_rng(seed))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.defer_cases import START_S, problem, whole
+from effort import effort
 from hanse.dispatch.defer import solve
 from hanse.dispatch.defer_now import (
     CALL_EVERY_S,
@@ -109,7 +110,7 @@ class Shell:
             assert held[site.site] * each <= kw.get(site.site, 99.0) + 1e-6
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=effort(15), deadline=None)
 @given(seed=seeds)
 def test_whatever_interactive_work_does_jobs_yield_at_once_and_lose_one_interval_at_most(
     seed: int,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, site
+from effort import effort
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action, action_from_bytes, action_to_bytes
@@ -318,7 +319,7 @@ def timed(steps: list[tuple[float, Event]]) -> list[Event]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(st.lists(st.tuples(st.floats(0, 30), events), max_size=60))
 def test_a_replay_from_logged_bytes_gives_the_same_actions(steps: list[tuple[float, Any]]) -> None:
     logged = [event_to_bytes(event) for event in timed(steps)]
@@ -331,7 +332,7 @@ def test_a_replay_from_logged_bytes_gives_the_same_actions(steps: list[tuple[flo
         assert action_from_bytes(action_to_bytes(action)) == action
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(st.lists(st.tuples(st.floats(0, 30), events), max_size=60))
 def test_engines_only_restart_when_dead_and_epochs_never_fall(
     steps: list[tuple[float, Any]],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, random_fleet
+from effort import effort
 from hanse.dispatch import events as ev
 from hanse.dispatch.asked_again import Asked, asked_again
 from hanse.dispatch.belief import site_defaults
@@ -70,7 +71,7 @@ def loaded(table: Table, rng: np.random.Generator) -> Load:
     return load
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_drained_site_is_never_chosen_and_costs_nobody_a_place_elsewhere(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -96,7 +97,7 @@ def test_a_drained_site_is_never_chosen_and_costs_nobody_a_place_elsewhere(seed:
             assert kept == [v.gate for v in verdicts_open if v.site not in drained]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_who_is_left_without_a_lawful_site_is_who_is_refused_then(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -134,7 +135,7 @@ def test_a_fleet_that_takes_anothers_place_keeps_who_is_drained() -> None:
     assert not site_defaults(fleet.sites[0]).drained
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_decisions_asked_again_agree_with_what_a_gateway_would_answer(seed: int) -> None:
     """The verdict by keys, law and placement against the router of an idle fleet."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, site, tenant
+from effort import effort
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import LENGTH_BYTES, MAGIC, Changes, Entry, frame, repeat
@@ -65,7 +66,7 @@ def logged(happened: list[tuple[float, int, str, int]], *, thin: bool) -> bytes:
     return content
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(EVENTS)
 def test_a_log_without_what_changes_nothing_leads_to_the_same_decisions(
     happened: list[tuple[float, int, str, int]],

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.test_rolling import counts, made, placed, services_in
+from effort import effort
 from hanse.dispatch.belief import Floor, SiteBelief
 from hanse.dispatch.rolling import league_floors
 from hanse.model.fleet import Placement
@@ -32,7 +33,7 @@ def test_small_replicas_stay_until_a_large_one_that_takes_their_place_is_up() ->
     assert floors(small, large) == ()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(100), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 4), st.integers(1, 9)), max_size=5),
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 4), st.integers(1, 9)), max_size=5),
@@ -80,7 +81,7 @@ def test_whatever_a_site_lets_go_first_a_floor_leaves_room_for_what_both_ends_ha
     assert left >= min(ends)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(counts, counts, counts, counts, st.integers(0, 2**32 - 1))
 def test_what_moves_between_sites_is_up_somewhere_all_the_time(
     a: tuple[int, ...], b: tuple[int, ...], to_a: tuple[int, ...], to_b: tuple[int, ...], seed: int

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.defer_cases import START_S, problem
+from effort import effort
 from hanse.dispatch.defer import solve
 from hanse.dispatch.follow import (
     PACE_SHARE,
@@ -52,7 +53,7 @@ def battery(
 # --- batteries
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(seeds)
 def test_a_battery_does_what_was_planned_where_all_is_as_foreseen(seed: int) -> None:
     one = problem(seed)
@@ -99,7 +100,7 @@ def test_no_new_peak_while_the_battery_can_help(
     assert import_kw == pytest.approx(min(before_kw, peak)), "changed by no more than it takes"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(seeds)
 def test_a_peak_is_the_months_or_the_plans_where_one_is_charged(seed: int) -> None:
     one = problem(seed)
@@ -126,7 +127,7 @@ def test_an_old_plan_is_no_plan(at_s: float, surplus: float) -> None:
 # --- work
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(seeds)
 def test_shares_of_a_plan_are_its_jobs_and_lawful(seed: int) -> None:
     one = problem(seed, restarts=False)
@@ -200,7 +201,7 @@ def test_a_deadline_presses_when_what_is_left_takes_the_time_that_is_left(
     assert work_now(plan, state, at_s).kind == ("presses" if presses else "waits")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(seeds)
 def test_a_plan_followed_with_room_for_it_ends_in_time(seed: int) -> None:
     """Room as foreseen, and a plan made anew where it ends: the last hour of two is not a plan's."""
@@ -227,7 +228,7 @@ def test_steps_are_found() -> None:
     assert START_S > 0.0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(seeds, st.integers(0, 3), st.sampled_from([1.0, 30.0]))
 def test_an_answer_read_back_from_a_log_leads_to_the_same_bytes(
     seed: int, jobs: int, speed: float

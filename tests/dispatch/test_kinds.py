@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, site
 from dispatch.test_rolling import SERVICES, Ground, made, placed
+from effort import effort
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import Floor
 from hanse.dispatch.dispatcher import Dispatcher
@@ -26,7 +27,7 @@ def of(one: Placement, chips: int, replicas: int, slots: int = 8) -> Placement:
     return msgspec.structs.replace(one, chips=chips, replicas=replicas, slots=slots)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(st.integers(0, 10_000), st.permutations(["large", "small"]))
 def test_a_small_engine_starts_where_the_room_of_a_large_one_waits_for_it(
     seed: int, order: list[str]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import CLASSES, NOW_S, fleet, random_fleet, site, tenant
+from effort import effort
 from hanse.catalogue.jurisdictions import jurisdiction_rules
 from hanse.dispatch.law import (
     LAW_OUTLIVES,
@@ -69,7 +70,7 @@ def ask_afresh(made: Fleet, law: LawTable, extra: tuple[PolicyText, ...]) -> lis
     return [allowed[i : i + width] for i in range(0, len(allowed), width)]
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 @given(st.integers(0, 2**32 - 1), st.sets(st.sampled_from(sorted(EXTRAS)), max_size=3))
 def test_table_and_cedar_agree_in_every_cell(seed: int, chosen: set[str]) -> None:
     made = random_fleet(np.random.default_rng(seed), sites_max=12)

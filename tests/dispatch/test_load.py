@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, site, table_of
+from effort import effort
 from hanse.dispatch.load import (
     FACTOR_MAX,
     FACTOR_MEMORY_S,
@@ -340,7 +341,7 @@ class Herd:
         self.loads[g].heard(s, now_s, age_s=0.005, power_ok=True, offers=[figures])  # type: ignore[list-item]
 
 
-@settings(max_examples=4)
+@settings(max_examples=effort(4))
 @given(st.integers(0, 1000))
 def test_gateways_with_the_same_stale_figures_do_not_herd(seed: int) -> None:
     """Fullest site over mean: about 1.5 with peers, 1.7 with own change only, 2.4 by heard figures alone."""

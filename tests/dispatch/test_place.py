@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.place_problems import least_usd, random_problem
+from effort import effort
 from hanse.dispatch.place import PlaceAnswer, PlaceProblem, check, explain, solve
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Rows
@@ -26,7 +27,7 @@ def problem(seed: int, **sizes: int) -> PlaceProblem:
     return random_problem(np.random.default_rng(seed), **sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(SEEDS)
 def test_an_answer_costs_as_little_as_the_best_of_all_placements(seed: int) -> None:
     p = problem(seed)
@@ -35,14 +36,14 @@ def test_an_answer_costs_as_little_as_the_best_of_all_placements(seed: int) -> N
     assert answer.bound_usd <= least * (1.0 + 1e-6) + 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(SEEDS)
 def test_an_answer_may_be_applied(seed: int) -> None:
     p = problem(seed, sites=5, services=3, offers=14, rows=12)
     assert check(p, solve(p)) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(SEEDS)
 def test_demand_is_served_where_law_allows_or_named(seed: int) -> None:
     p = problem(seed, sites=4, services=2, offers=8, rows=8)
@@ -56,7 +57,7 @@ def test_demand_is_served_where_law_allows_or_named(seed: int) -> None:
             assert ("unserved", name) in named or ("unlawful", name) in named
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(SEEDS)
 def test_the_same_problem_has_the_same_bytes(seed: int) -> None:
     p = problem(seed, sites=4, services=2, offers=8, rows=8)
@@ -67,7 +68,7 @@ def test_the_same_problem_has_the_same_bytes(seed: int) -> None:
     assert msgspec.msgpack.encode(msgspec.msgpack.decode(first, type=PlaceAnswer)) == first
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(SEEDS, st.floats(1.0, 5.0))
 def test_dearer_power_costs_no_less(seed: int, times: float) -> None:
     p = problem(seed)
@@ -81,7 +82,7 @@ def test_dearer_power_costs_no_less(seed: int, times: float) -> None:
     assert solve(dear, EXACT).cost.usd >= solve(p, EXACT).cost.usd * (1.0 - 1e-4) - 1e-6
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(SEEDS)
 def test_what_runs_stays_where_nothing_is_proven_better_and_never_costs_less_than_the_bound(
     seed: int,
@@ -109,7 +110,7 @@ def running(p: PlaceProblem, answer: PlaceAnswer) -> PlaceProblem:
     return msgspec.structs.replace(p, offers=offers, pools=pools)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(SEEDS)
 def test_pairs_that_come_in_late_and_rows_put_together_change_no_bound(seed: int) -> None:
     p = problem(seed)
@@ -118,7 +119,7 @@ def test_pairs_that_come_in_late_and_rows_put_together_change_no_bound(seed: int
     assert found.bound <= least_usd(p) * (1.0 + 1e-6) + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(SEEDS, st.integers(0, 6))
 def test_a_bad_answer_is_found(seed: int, how: int) -> None:
     p = problem(seed, sites=4, services=2, offers=8, rows=8)
@@ -158,7 +159,7 @@ def spoiled(p: PlaceProblem, answer: PlaceAnswer, how: int) -> PlaceAnswer | Non
     return None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 @given(SEEDS)
 def test_the_next_best_costs_no_less_than_the_best(seed: int) -> None:
     p = problem(seed)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.place_problems import least_usd, random_problem
+from effort import effort
 from hanse.dispatch import place_cost as pc
 from hanse.dispatch.place import check, solve
 from hanse.dispatch.place_local import Local
@@ -51,7 +52,7 @@ def anew(local: Local, n: Floats) -> float:
     return float(pc.cost(local.fixed, state))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(SEEDS)
 def test_a_placement_costs_at_most_what_moves_say(seed: int) -> None:
     local = local_of(seed)
@@ -60,7 +61,7 @@ def test_a_placement_costs_at_most_what_moves_say(seed: int) -> None:
     assert said >= exact * (1.0 - 1e-9) - 1e-7
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(SEEDS)
 def test_what_is_kept_in_mind_while_moving_is_what_is_so(seed: int) -> None:
     local = local_of(seed)
@@ -74,7 +75,7 @@ def test_what_is_kept_in_mind_while_moving_is_what_is_so(seed: int) -> None:
     assert (local.fitted(moved) == moved).all(), "it fits"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(SEEDS)
 def test_what_was_routed_before_costs_the_same_to_the_last_bit(seed: int) -> None:
     local, fresh = local_of(seed), local_of(seed)
@@ -90,7 +91,7 @@ def test_what_was_routed_before_costs_the_same_to_the_last_bit(seed: int) -> Non
         assert (alone == n).all() and alone_usd == usd
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(SEEDS)
 def test_replicas_are_told_apart_however_they_came_to_stand(seed: int) -> None:
     local = local_of(seed)
@@ -103,7 +104,7 @@ def test_replicas_are_told_apart_however_they_came_to_stand(seed: int) -> None:
     assert (local.state(found).mark == state.mark).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(SEEDS)
 def test_without_a_tree_an_answer_may_be_applied_and_tells_its_gap(seed: int) -> None:
     p = random_problem(np.random.default_rng(seed), sites=4, services=2, offers=8, rows=8)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.dispatch.place_pooling import peak_shares
 from hanse.signals.outlook import DemandOutlook, TotalOutlook
 
@@ -41,7 +42,7 @@ def test_four_equal_origins_by_hand() -> None:
     assert shares(14.0, four[:1], four[1:]) == pytest.approx([1.0, math.sqrt(3.0) / 3.0])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(100), deadline=None)
 @given(
     st.lists(st.lists(st.tuples(RATES, RATES), min_size=1, max_size=5), min_size=1, max_size=3),
     st.floats(0.0, 500.0),

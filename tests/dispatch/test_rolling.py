@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import NOW_S, fleet, service, site
+from effort import effort
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
@@ -173,7 +174,7 @@ def services_in(c: tuple[int, ...]) -> Counter[str]:
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(st.lists(counts, min_size=2, max_size=4), st.integers(0, 2**32 - 1))
 def test_with_room_for_both_a_service_never_has_fewer_than_before_or_after(
     steps: list[tuple[int, ...]], seed: int
@@ -191,7 +192,7 @@ def test_with_room_for_both_a_service_never_has_fewer_than_before_or_after(
         before = services_in(step)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(st.lists(counts, min_size=2, max_size=4), st.integers(0, 2**32 - 1))
 def test_in_a_full_pool_replicas_are_swapped_one_by_one(
     steps: list[tuple[int, ...]], seed: int
@@ -210,7 +211,7 @@ def test_in_a_full_pool_replicas_are_swapped_one_by_one(
         before = services_in(step)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(
     st.lists(st.tuples(counts, st.sampled_from([1, 2, None])), min_size=2, max_size=5),
     st.integers(0, 2**32 - 1),
@@ -240,7 +241,7 @@ def test_whatever_dies_and_fails_chips_are_kept_requests_end_and_it_gets_there(
     assert ground.arrived()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(counts, counts, st.integers(0, 3), st.integers(4, 12), st.integers(0, 2**32 - 1))
 def test_a_floor_of_the_league_holds_until_it_is_lifted(
     first: tuple[int, ...], then: tuple[int, ...], least: int, chips: int, seed: int
@@ -517,13 +518,13 @@ def wrong(made: Fleet) -> list[str]:
     return [w for w in where if w.startswith("placement") or ".pool[" in w]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(150), deadline=None)
 @given(asked())
 def test_what_a_site_would_refuse_is_wrong_in_the_file_and_nothing_else(made: Fleet) -> None:
     assert bool(league_problem(made, made.placements)) == bool(wrong(made))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=effort(100), deadline=None)
 @given(asked())
 def test_where_the_controller_places_every_variant_has_a_workload_of_its_own(made: Fleet) -> None:
     loop = SlowLoop(places=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S
 from dispatch.test_slow import made, outlook
 from dispatch.test_snapshot import job
+from effort import effort
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import check, solve
@@ -42,7 +43,7 @@ def test_rooms_are_the_replicas_that_are_placed() -> None:
     ]
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(st.floats(0.0, 200.0), st.floats(0.0, 200.0))
 def test_more_people_never_leave_more_room(few: float, many: float) -> None:
     known, (low, high) = belief(), sorted((few, many))
@@ -70,7 +71,7 @@ def test_demand_is_where_a_placement_expects_it() -> None:
     assert len({tuple(v) for v in spread.values()}) == 1
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 @given(st.floats(0.01, 100.0), st.floats(0.01, 100.0))
 def test_what_was_seen_goes_first_and_tells_of_the_others(at_a: float, at_b: float) -> None:
     rooms = rooms_of(belief())

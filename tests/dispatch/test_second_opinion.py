@@ -12,6 +12,7 @@ from dispatch.fleets import NOW_S
 from dispatch.test_eventlog import made
 from dispatch.test_slow import SITES, outlook
 from dispatch.test_slow import made as placing
+from effort import effort
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
@@ -85,7 +86,7 @@ HAPPENING = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 @given(HAPPENING)
 def test_the_dispatcher_holds_the_verdict_that_the_rule_gives_after_every_event(
     happened: list[tuple[str, bool | None, tuple[str, ...] | None]],

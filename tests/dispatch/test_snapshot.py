@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S
 from dispatch.test_eventlog import EVENTS, happening
 from dispatch.test_slow import made, outlook
+from effort import effort
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.defer import solve as solve_schedule
@@ -76,7 +77,7 @@ class Shell:
                 self.tell(ev.ScheduleSolved(at_s=event.at_s, answer=solve_schedule(action.problem)))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=effort(12), deadline=None)
 @given(EVENTS, st.floats(0.0, 1.0), st.booleans())
 def test_who_was_put_to_bytes_decides_as_who_was_not(
     happened: list[tuple[float, int, str, int]], where: float, slow: bool

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from energy.cases import KW, MILD, outsides, plain_of, record, site, sites
 from hanse.energy import (
     PLANTS,
@@ -66,7 +67,7 @@ def bytes_of(array: np.ndarray) -> bytes:
     return array.tobytes()
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(sites(), st.lists(st.tuples(outsides(), KW), min_size=1, max_size=8))
 def test_compiled_steps_are_bit_equal_to_plain_ones(
     case: tuple[Site, Plant], made: list[tuple[dict[str, float], float]]

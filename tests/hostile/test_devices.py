@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import SiteError
 from hanse.live.facility.dcgm import gpu_readings
 from hanse.live.facility.flex_messages import envelope_of, targets_of
@@ -167,7 +168,7 @@ def test_a_head_without_an_end_is_not_kept(tmp_path: Path) -> None:
     assert sent < 4 * ANSWER_BYTES_MAX
 
 
-@settings(max_examples=150, database=None, suppress_health_check=quiet)
+@settings(max_examples=effort(150), database=None, suppress_health_check=quiet)
 @given(
     number=st.sampled_from(sorted(MODELS)),
     words=st.lists(st.one_of(st.integers(0, 0xFFFF), st.sampled_from([0, 0x8000, 0xFFFF, 0x7F80, 0x7FC0])), max_size=130),
@@ -227,7 +228,7 @@ def test_a_provider_may_say_anything(
         **where,
     )  # type: ignore[arg-type]
 
-    @settings(max_examples=40, database=None, suppress_health_check=quiet)
+    @settings(max_examples=effort(40), database=None, suppress_health_check=quiet)
     @given(data=st.data())
     def one(data: st.DataObject) -> None:
         def get(url: str, *, query: Any = None, **_: Any) -> bytes:

@@ -150,6 +150,7 @@ def test_a_variant_is_replaced_under_load_without_a_failed_request(placer: Place
     assert league.engine(AT, "chat-q4-0-0").pid
 
 
+@pytest.mark.long
 def test_replicas_are_added_and_taken_away_under_load(placer: Placer) -> None:
     league = placer.league
     before = league.engine(AT).pid

@@ -130,22 +130,26 @@ def _random_ask(rng: np.random.Generator, league: CoreLeague) -> Ask:
     )
 
 
-def test_none_of_10000_requests_is_read_or_executed_where_cedar_denies(seed: int) -> None:
+@pytest.mark.parametrize("fleets", [8, pytest.param(FLEETS, marks=pytest.mark.long)])
+def test_of_thousands_of_requests_none_is_read_or_executed_where_cedar_denies(
+    seed: int, fleets: int
+) -> None:
     since_s = time.process_time()
     counts: Counter[str] = Counter()
     findings: Findings = []
-    for number in range(FLEETS):
+    for number in range(fleets):
         judge = run_fleet(np.random.default_rng([seed, number]), f"fleet-{number}")
         counts += judge.counts
         findings += [f"fleet {number}: {one}" for one in judge.findings]
     print(f"seed {seed}, {time.process_time() - since_s:.1f} s CPU: {dict(sorted(counts.items()))}")
     assert FLEETS * REQUESTS_A_FLEET == 10_000
+    share = fleets / FLEETS
     assert not findings, "\n".join(findings[:20])
     # The claim is empty unless much was executed, much refused by law, and outages were felt.
-    assert counts["executed"] > 1_500
-    assert counts["status 421"] > 500
-    assert counts["status 451"] > 500
-    assert counts["retried"] > 30
+    assert counts["executed"] > 1_500 * share
+    assert counts["status 421"] > 500 * share
+    assert counts["status 451"] > 500 * share
+    assert counts["retried"] > 30 * share
 
 
 def test_the_same_seed_gives_the_same_run(seed: int) -> None:

@@ -343,6 +343,7 @@ def test_evidence_of_a_cut_that_outlives_the_connection_arrives_once_and_in_orde
     run(tmp_path, lambda rig, hub, leaves: _during_cut(rig, hub, leaves, 8.0))
 
 
+@pytest.mark.long
 def test_a_repeated_send_is_stored_once(tmp_path: Path) -> None:
     async def body(rig: Rig, hub: Client, leaves: dict[str, Client]) -> None:
         lyon = leaves["lyon"]
@@ -434,6 +435,7 @@ def test_a_hub_that_lost_its_disk_is_followed_and_gets_all_evidence_again(tmp_pa
     run(tmp_path, body)
 
 
+@pytest.mark.long
 def test_a_hub_whose_tables_are_another_stream_that_is_further_on_is_read_anew(
     tmp_path: Path,
 ) -> None:

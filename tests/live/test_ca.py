@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.live.ca import (
     CERTIFICATE_DAYS,
@@ -91,7 +92,7 @@ def test_certificates_are_of_the_kind_that_the_bus_reads(tmp_path: Path) -> None
         assert all(int(arc) < 2**31 for arc in extension.oid.dotted_string.split("."))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(
     cuts=st.lists(st.tuples(st.floats(0.0, 25.0), st.floats(0.0, 7.0)), min_size=1, max_size=12),
     every_h=st.floats(0.5, 24.0),

@@ -15,6 +15,7 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.live.ca import CERTIFICATE_DAYS, ensure_identity
 from hanse.live.identity import (
@@ -261,7 +262,7 @@ def test_opened_envelope_is_the_sealed_one(
     assert open_envelope(opening, token, NOW_S, ReplayGuard()) == sent
 
 
-@settings(max_examples=300)
+@settings(max_examples=effort(300))
 @given(data=st.data())
 def test_any_altered_byte_of_an_envelope_is_refused(
     tallinn: Identity, riga: Identity, data: st.DataObject

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.live.lane import Lane
 
 
@@ -53,7 +54,7 @@ OPS = st.lists(
 
 
 @given(OPS)
-@settings(max_examples=300)
+@settings(max_examples=effort(300))
 def test_lane_delivers_a_prefix_under_any_faults_and_everything_after_heal(
     ops: list[tuple[str, object]],
 ) -> None:

@@ -15,6 +15,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.live import relay as relay_module
 from hanse.live.link_control import Fault, LinkView
 from hanse.live.links import (
@@ -442,7 +443,7 @@ STREAM_OPS = st.lists(
 
 
 @given(ops=STREAM_OPS, seed=st.integers(0, 255))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=effort(25), deadline=None)
 def test_a_stream_survives_any_faults_byte_for_byte(ops: list[str], seed: int) -> None:
     async def body() -> None:
         async with a_world(rtt_ms=2.0, mbit_s=1_000.0) as world:

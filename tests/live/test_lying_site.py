@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from effort import effort
 from hanse.dispatch import events as ev
 from hanse.live import bus, controller
 from hanse.live.archive import EvidenceCopy
@@ -293,7 +294,7 @@ def test_every_number_that_a_site_tells_has_limits(kind: Any) -> None:
     assert numbers_without_limits(kind) <= own
 
 
-@settings(max_examples=150)
+@settings(max_examples=effort(150))
 @given(told=lies(LoadFrame), named=st.booleans())
 def test_a_load_frame_of_a_peer_is_read_or_is_none(told: dict[str, Any], named: bool) -> None:
     shaped: Any = told if named else list(told.values())
@@ -302,7 +303,7 @@ def test_a_load_frame_of_a_peer_is_read_or_is_none(told: dict[str, Any], named: 
         assert frame is None or (frame.epoch <= COUNT_MAX and math.isfinite(frame.age_ms))
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=effort(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.one_of(st.binary(max_size=200), lies(dict[str, Any]).map(msgspec.msgpack.encode)))
 def test_evidence_that_is_none_is_malformed(tmp_path: Path, data: bytes) -> None:
     assert EvidenceCopy(tmp_path).accept(data, LIAR).outcome == "malformed"

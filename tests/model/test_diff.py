@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.model.diff import Edit, fleet_edits, said, with_edits
 from hanse.model.fleet import Facility, Fleet, Key, Link, PlantMeter, Register
 from hanse.model.read import read_fleet
@@ -39,7 +40,7 @@ def mixed(rng: np.random.Generator, one: Fleet, other: Fleet) -> Fleet:
     return replace(one, **fields)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(150), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_difference_applied_to_the_old_is_the_new(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.plan.candidates import Limits, Siting, SitingAnswer, next_best, site_plan
 from hanse.plan.demand import demand_of
@@ -20,7 +21,7 @@ def objective(answer: SitingAnswer) -> float:
     return answer.usd + answer.penalty_usd
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(problems())
 def test_the_plan_costs_what_the_best_of_all_plans_costs(p: Siting) -> None:
     answer = site_plan(p, EXACT)
@@ -28,7 +29,7 @@ def test_the_plan_costs_what_the_best_of_all_plans_costs(p: Siting) -> None:
     assert answer.bound_usd <= objective(answer) * (1 + 1e-6) + 1e-6
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(problems())
 def test_no_assignment_is_ever_lawless_and_no_site_overfull(p: Siting) -> None:
     answer = site_plan(p)
@@ -41,7 +42,7 @@ def test_no_assignment_is_ever_lawless_and_no_site_overfull(p: Siting) -> None:
     assert (np.diff(answer.size, axis=0) >= 0).all(), "a site only grows"
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 @given(problems(), st.integers(0, 2**32))
 def test_a_higher_price_never_makes_the_plan_cheaper(p: Siting, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -57,7 +58,7 @@ def test_a_higher_price_never_makes_the_plan_cheaper(p: Siting, seed: int) -> No
         assert objective(after) >= objective(before) * (1 - 1e-6) - 1e-6
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 @given(problems())
 def test_what_is_missing_is_named_with_its_cure(p: Siting) -> None:
     answer = site_plan(p)

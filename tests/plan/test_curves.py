@@ -51,7 +51,12 @@ def by_hand(study: Study) -> dict[str, float]:
     return {d.spec.id: float(score(d, x)[0]) for d in found}
 
 
-@pytest.mark.parametrize("limit_ms", [10.5, 21.0, 80.0])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "limit_ms", [pytest.param(10.5, marks=LONG), 21.0, pytest.param(80.0, marks=LONG)]
+)
 def test_a_point_of_the_latency_curve_is_the_study_with_that_limit(
     answer: Answer, limit_ms: float
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.plan.assumptions import of_study
 from hanse.plan.capacity import fit_of, slots_needed
 from hanse.plan.demand import demand_of
@@ -102,7 +103,7 @@ def test_dearer_carbon_never_makes_a_design_cheaper():
     assert (outcome(design, STUDY, DEMAND, x, meter).usd_per_mtoken > cheap).all()
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(
     st.lists(st.tuples(st.floats(0, 100), st.floats(0.01, 5)), min_size=1, max_size=20),
     st.floats(0.0, 1.0),

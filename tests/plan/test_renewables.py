@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.energy import PLANTS, Contracts, Storage, wind
 from hanse.errors import ConfigError
 from hanse.model.check import _power
@@ -250,7 +251,7 @@ def _usd(hours: Hours, terms: Terms) -> float:
     return model.solver.relaxed().objective
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 @given(
     st.integers(0, 2**32),
     st.sampled_from(
@@ -273,7 +274,7 @@ def test_own_power_never_gets_cheaper_by_a_higher_price(seed: int, name: str) ->
     assert _usd(hours, more_room) <= _usd(hours, terms) * (1 + 1e-7)
 
 
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 @given(st.integers(0, 2**32))
 def test_repriced_is_as_if_built_anew(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -287,7 +288,7 @@ def test_repriced_is_as_if_built_anew(seed: int) -> None:
     assert model.solver.relaxed().objective == pytest.approx(_usd(hours, other), rel=1e-7)
 
 
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 @given(st.integers(0, 2**32), st.booleans())
 def test_the_programs_battery_keeps_the_balances_rules(seed: int, grid_charges: bool) -> None:
     rng = np.random.default_rng(seed)

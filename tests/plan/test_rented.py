@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from effort import effort
 from hanse.plan.assumptions import of_study
 from hanse.plan.candidates import site_plan
 from hanse.plan.curves import resited
@@ -52,7 +53,7 @@ def cheapest_by_hand(p: Siting, usd_per_unit: float) -> float:
     return best
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 @given(st.integers(0, 2**32), st.floats(0.2, 4.0))
 def test_the_search_rents_where_that_is_cheaper_and_as_much(seed: int, usd: float) -> None:
     rng = np.random.default_rng(seed)
@@ -63,7 +64,7 @@ def test_the_search_rents_where_that_is_cheaper_and_as_much(seed: int, usd: floa
     assert answer.unserved.max() < 1e-6
 
 
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 @given(st.integers(0, 2**32))
 def test_rows_that_may_not_be_rented_never_are_and_the_plan_is_the_best(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -118,7 +119,12 @@ def most(study: Study, design: Design) -> float:
     return float(made.usd_per_mtoken[0])
 
 
-@pytest.mark.parametrize("tokens_per_day", [2e8, 2e9, 2e10])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "tokens_per_day", [pytest.param(2e8, marks=LONG), 2e9, pytest.param(2e10, marks=LONG)]
+)
 def test_the_mix_is_no_dearer_than_own_sites_or_rent_alone(tokens_per_day: float) -> None:
     study = quick_study(
         QuickOptions(cities=("frankfurt", "lyon", "milan"), tokens_per_day=tokens_per_day)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.plan.demand import HOURS, demand_of
 from hanse.plan.operate import expected_meter
 from hanse.plan.shifting import bounds, deferred, shifting_of
@@ -78,7 +79,7 @@ def test_waiting_gains_what_it_is_known_to_gain(recorded: dict[str, np.ndarray])
 DAYS_MADE = 12
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 5))
 def test_each_freedom_costs_no_more_than_the_one_before(seed: int, sites: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
@@ -160,7 +161,7 @@ def test_room_limits_what_a_clean_site_can_take(study_of_three) -> None:
     assert roomed(one, study, demand, [room]) == (None, None, None)
 
 
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 @given(st.integers(0, 2**32), st.integers(2, 4), st.integers(1, 4), st.integers(1, 3))
 def test_programs_with_room_find_what_bounds_and_any_assignment_allow(
     seed: int, sites: int, groups: int, days: int

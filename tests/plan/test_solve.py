@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanse.cli import main
 from hanse.errors import ConfigError
 from hanse.model.check import ENGINES_PER_SITE_MAX, check_fleet
 from hanse.model.read import read_fleet
@@ -174,10 +175,12 @@ def test_what_a_study_must_not_say_is_said_where(change: str, where: str) -> Non
     ],
 )
 def test_bad_input_ends_with_two_and_one_clear_line(
-    arguments: tuple[str, ...], tmp_path: Path
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = _hanse("plan", *arguments, "--out", str(tmp_path / "out"))
-    assert done.returncode == 2 and "got" in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *arguments, "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "got" in said and "Traceback" not in said
 
 
 @pytest.mark.long

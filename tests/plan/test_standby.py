@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from effort import effort
 from hanse.plan.candidates import site_plan
 from hanse.plan.demand import demand_of
 from hanse.plan.designs import design_of, ground_of
@@ -51,7 +52,7 @@ def test_rows_that_cannot_help_each_other_have_a_reserve_each() -> None:
     assert site_plan(nobody, EXACT).usd == pytest.approx(4.0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=effort(25))
 @given(st.integers(0, 2**32), st.floats(0.1, 5.0))
 def test_a_plan_that_knows_the_price_is_never_dearer_under_it(seed: int, usd: float) -> None:
     rng = np.random.default_rng(seed)

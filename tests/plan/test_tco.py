@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.plan.assumptions import read
 from hanse.plan.study_file import PolicyEntry
@@ -47,7 +48,7 @@ def mixed_fleet(**changes: object):
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 def test_items_sum_to_the_total(seed: int) -> None:
     found = costs(mixed_fleet(), read().draws(seed, 4), study())
     assert sorted(found.items) == ITEMS
@@ -90,7 +91,7 @@ def test_every_price_moves_the_cost_the_way_it_says(id: str) -> None:
     shares=st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)),
     seed=st.integers(0, 50),
 )
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 def test_cost_is_monotone_in_every_directed_figure(
     id: str, shares: tuple[float, float], seed: int
 ) -> None:
@@ -136,7 +137,7 @@ def test_nothing_costs_only_the_central_team() -> None:
 
 
 @given(seed=st.integers(0, 100), kind=st.sampled_from(["room", "hall", "hyperscale"]))
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 def test_at_constant_returns_a_site_of_twice_the_size_costs_twice(seed: int, kind: str) -> None:
     drawn = changed(read().draws(seed, 3), CONSTANT)
     if kind == "room":
@@ -148,7 +149,7 @@ def test_at_constant_returns_a_site_of_twice_the_size_costs_twice(seed: int, kin
 
 
 @given(seed=st.integers(0, 100))
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 def test_without_returns_to_scale_many_small_halls_cost_as_one_large(seed: int) -> None:
     drawn = changed(read().draws(seed, 3), CONSTANT)
     tenth = msgspec.structs.replace(SIZE["hall"], it_kw=100.0, module_kw=10.0)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.serving.training import (
     DataParallel,
@@ -187,7 +188,7 @@ def test_energy_and_time_add_up(method: Method, wan: Wan, count: int) -> None:
 
 
 @given(wans, counts, st.integers(1, 24), st.integers(24, 200), st.integers(0, 1))
-@settings(max_examples=50)
+@settings(max_examples=effort(50))
 def test_a_streamed_round_repeats_itself(
     wan: Wan, count: int, fragments: int, inner: int, delay: int
 ) -> None:
@@ -357,7 +358,7 @@ def test_a_model_that_does_not_fit_centrally_goes_across_only_if_it_fits_there()
 
 
 @given(methods, wans, counts, st.integers(1, 200), st.floats(0.0, 4.0))
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 def test_what_is_chosen_fits_has_a_time_and_keeps_the_loss(
     method: Method, wan: Wan, count: int, chips: int, limit: float
 ) -> None:

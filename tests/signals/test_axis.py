@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError, FeedError
 from hanse.model.fleet import Site
 from hanse.signals import Feed, Override, Series, StepAxis, recorded, recorded_zones, site_steps
@@ -47,7 +48,7 @@ def series(values: np.ndarray, start_s: float = BERLIN_S, step_s: float = 3600.0
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(SITES, INSTANT, st.integers(1, 400), st.sampled_from([60.0, 300.0, 900.0]))
 def test_held_signals_are_the_feeds_at_every_step(
     site: Site, start_s: float, count: int, step_s: float
@@ -63,7 +64,7 @@ def test_held_signals_are_the_feeds_at_every_step(
         assert free is not None and got.carbon_free_share[t] == pytest.approx(free.value)
 
 
-@settings(max_examples=60)
+@settings(max_examples=effort(60))
 @given(st.sampled_from(recorded_zones("temp_c")), INSTANT, st.integers(1, 400))
 def test_weather_runs_linearly_between_the_recorded_hours(
     zone: str, start_s: float, count: int

@@ -60,7 +60,9 @@ def adds_up(run: Simulation) -> None:
     assert power.sums["it_kwh"] * 1000.0 == pytest.approx(parts)
 
 
-@pytest.mark.parametrize("rule", ["fixed", "autoscaler", "slow_loop"])
+@pytest.mark.parametrize(
+    "rule", [pytest.param("fixed", marks=pytest.mark.long), "autoscaler", "slow_loop"]
+)
 def test_jobs_run_beside_people_who_notice_nothing(rule: str) -> None:
     fleet = small_chips()
     jobs = jobs_of(fleet)

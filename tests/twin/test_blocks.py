@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, service, site
+from effort import effort
 from hanse.model.fleet import Fleet, Placement, Slo
 from hanse.signals.traces.trace import REQUEST_DTYPE, Trace, TraceMeta
 from hanse.twin import arrays as ar
@@ -61,7 +62,7 @@ def ring(w: Any, e: int) -> list[int]:
     most=st.integers(1, 40),
 )  # fmt: skip
 @settings(
-    max_examples=60,
+    max_examples=effort(60),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -141,7 +142,7 @@ def test_the_same_prompts_without_common_blocks_wait_for_each_other() -> None:
 
 @given(seed=st.integers(0, 2**32 - 1), faults=st.integers(0, 6), texts=st.integers(1, 40))
 @settings(
-    max_examples=30,
+    max_examples=effort(30),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from numba import njit
 
 from dispatch.fleets import fleet, site
+from effort import effort
 from hanse.model.fleet import Fleet
 from hanse.signals.traces.trace import Origin, Requests, Trace, TraceMeta, empty_requests
 from hanse.twin import hearing
 from hanse.twin.simulate import Simulation
 from twin.fleets import powered_fleet, random_trace
 
-SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(
+    max_examples=effort(8), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @njit(_nrt=False)

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.twin import arrays as ar
 from hanse.twin.simulate import Simulation
 from twin.fleets import powered_fleet, random_faults, random_trace, simulated
 
 SETTINGS = settings(
-    max_examples=30,
+    max_examples=effort(30),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

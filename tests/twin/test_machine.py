@@ -8,13 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, site
+from effort import effort
 from hanse.model.fleet import Fleet
 from hanse.signals.traces.trace import Origin, Trace, TraceMeta, empty_requests
 from hanse.twin import arrays as ar
 from hanse.twin.simulate import Machine, Simulation
 from twin.fleets import powered_fleet, random_trace
 
-SETTINGS = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(
+    max_examples=effort(8), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 THREE = fleet((site("a"), site("b", "FR", lat_deg=45.0), site("c", "GB", lat_deg=55.0)))
 
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, site, tenant
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.model.fleet import Central, Fleet, Placement
 from hanse.signals.traces.trace import REQUEST_DTYPE, Origin, Trace, TraceMeta
@@ -259,7 +260,7 @@ def test_without_a_policy_the_shipped_decision_runs() -> None:
         max_size=7,
     ),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=effort(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_answer_gets_past_a_gate(seed: int, answers: list[float]) -> None:
     rng = np.random.default_rng(seed)
     made_ = powered_fleet(rng)

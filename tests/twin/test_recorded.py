@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.dispatch.journal import Ended, JournalHead, Recorder, head_bytes, table_digest
 from hanse.dispatch.prefix import Prefixes, prefixes_of
 from hanse.dispatch.table import Table
@@ -141,7 +142,7 @@ def test_conversations_are_found_and_share_their_blocks(tmp_path: Path) -> None:
     assert not set(ids[1][system // BLOCK_TOKENS :]) & set(ids[0])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=effort(50))
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), min_size=1, max_size=12))
 def test_blocks_are_equal_exactly_as_far_as_prompts_are(
     tmp_path_factory: pytest.TempPathFactory, prompts: list[list[str]]

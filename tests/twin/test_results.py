@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hanse
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.model.fleet import Fleet
 from hanse.signals.traces import shipped_trace
@@ -31,7 +32,7 @@ from twin.fleets import powered_fleet, random_faults, random_trace
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
 BAD_EVENING = LEAGUE.with_name("bad-evening.toml")
 SETTINGS = settings(
-    max_examples=20,
+    max_examples=effort(20),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

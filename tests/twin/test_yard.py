@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from effort import effort
 from hanse.energy.plant import chip_rated_w
 from hanse.model.fleet import Pool
 from hanse.model.job import Job
@@ -54,7 +55,7 @@ def test_a_job_that_nobody_disturbs_takes_its_time_and_its_energy() -> None:
     assert joules == pytest.approx(2 * 3660.0 * chip_rated_w(CHIP))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=effort(60), deadline=None)
 @given(st.data())
 def test_chips_are_never_promised_twice_and_work_is_kept(data: st.DataObject) -> None:
     fleet = small_chips()

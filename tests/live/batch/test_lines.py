@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.live.batch.lines import Index, Line, Rules, check_file, read_line
 from hanse.live.batch.values import ERRORS_MAX, LineError
 
@@ -69,7 +70,7 @@ def test_any_bytes_are_lines_or_errors(data: bytes) -> None:
     ),
     st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n  \n"]),
 )
-@settings(max_examples=200)
+@settings(max_examples=effort(200))
 def test_a_file_is_good_where_each_line_is(rows: list[object], end: bytes) -> None:
     data = end.join(json.dumps(row).encode() for row in rows)
     found = check(data)

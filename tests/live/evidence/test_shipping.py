@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import SiteError
 from hanse.live.evidence import ChainShipper, EvidenceCopy, audit, shipping
 from live.evidence.logbook import League
@@ -62,7 +63,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=effort(40))
 @given(steps=STEPS, size=st.integers(150, 2000))
 def test_any_order_of_sends_losses_and_restarts_ends_in_the_same_copy(
     steps: list[str], size: int, tmp_path_factory: pytest.TempPathFactory
@@ -150,7 +151,7 @@ def test_a_message_that_others_should_come_before_leaves_nothing_behind(
     assert not (tmp_path / "hub" / site).exists()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(taken=st.integers(0, 7), bytes_max=st.integers(1, 4000))
 def test_one_copy_is_filled_from_another_wherever_it_was(taken: int, bytes_max: int) -> None:
     """As hubs do: what one lacks is asked of another's copy, by how far its seals are."""

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.live.ca import ensure_identity
 from hanse.live.evidence import EvidenceCopy, verify_receipt
@@ -156,7 +157,9 @@ def assert_adds_up(parts: list[Statement], whole: Statement) -> None:
 
 
 SLOW = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=effort(15),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError, SiteError
 from hanse.live.ca import ensure_identity
 from hanse.live.evidence import Missing, Sealer, Witness, audit, make_receipt, verify_receipt
@@ -43,7 +44,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(steps=STEPS)
 def test_receipts_and_audits_of_untouched_logs_always_verify(
     steps: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.live.evidence import AuditReport, audit, verify_receipt
 from hanse.live.evidence.chain import Frame, FrameWriter, scan_file
 from hanse.live.evidence.receipt import Receipt
@@ -21,7 +22,7 @@ from hanse.live.evidence.seal import SEALS_NAME
 from live.evidence.logbook import League
 
 REQUESTS = 8
-DETERMINED = settings(max_examples=150, deadline=None)
+DETERMINED = settings(max_examples=effort(150), deadline=None)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def test_what_stands_before_the_damage_stays_proven(original: Original) -> None:
     assert report.proven >= 2
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=effort(400), deadline=None)
 @given(data=st.data())
 def test_any_flipped_byte_of_a_receipt_is_found(data: st.DataObject, original: Original) -> None:
     document = data.draw(st.sampled_from(original.receipts))

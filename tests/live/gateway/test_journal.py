@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.dispatch import journal as form
 from hanse.dispatch.journal import read_journal
 from hanse.dispatch.prefix import prefixes_of
@@ -230,7 +231,7 @@ def recorded(steps: list[tuple[Any, ...]], workers: int, home: Path) -> Replayed
     return replay(home)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=effort(60), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEP, min_size=1, max_size=80), st.integers(1, 2))
 def test_any_story_is_replayed_bit_for_bit(steps: list[tuple[Any, ...]], workers: int) -> None:
     with tempfile.TemporaryDirectory() as home:
@@ -260,7 +261,7 @@ def test_a_story_has_every_kind_of_decision(tmp_path: Path) -> None:
     assert {"own", "executing", "slots", "remember", "proved", "ratio", "heard", "table"} <= kinds
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=effort(40))
 @given(data=st.data())
 def test_one_bit_that_is_not_as_it_was_is_found(data: st.DataObject) -> None:
     """Any bit anywhere: the checksum says so. A float of a prediction, with the checksum mended: the replay says so."""

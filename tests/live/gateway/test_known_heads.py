@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.dispatch.table import Table
 from hanse.live.evidence import Record
 from hanse.live.evidence.chain import Decided, Ended, decode_record, scan_file
@@ -157,7 +158,7 @@ def play(one: Unwired, segments: list[bytes], answer: bytes) -> list[object]:
     return seen
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=effort(400), deadline=None)
 @given(
     names=st.lists(st.sampled_from(sorted(VARIANTS)), min_size=1, max_size=5),
     cuts=st.lists(st.integers(1, 600), max_size=2),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.catalogue.models import ai_models
 from hanse.errors import ConfigError
 from hanse.live.first_start import problems_of
@@ -77,7 +78,7 @@ def right(text: str) -> Fleet:
     return fleet
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(host=hosts(engines_min=1))
 def test_a_first_fleet_passes_every_check_and_places_every_engine(host: Host) -> None:
     text = first_fleet("home", "lyon", host, hub_host="10.1.2.3", leaf_port=7000, door_port=7001)
@@ -93,7 +94,7 @@ def test_a_first_fleet_passes_every_check_and_places_every_engine(host: Host) ->
     assert fleet.hub.leaf_port == 7000
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(host=hosts(), rtt_ms=st.floats(0, 500))
 def test_a_joining_site_changes_nothing_of_the_others(host: Host, rtt_ms: float) -> None:
     before = read(LEAGUE)
@@ -111,7 +112,7 @@ def test_a_joining_site_changes_nothing_of_the_others(host: Host, rtt_ms: float)
     assert ways["frankfurt"] == pytest.approx(max(rtt_ms, 0.01), abs=0.006)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=effort(40), deadline=None)
 @given(first=hosts(), second=hosts())
 def test_a_site_that_joins_again_leaves_nothing_of_its_former_self(
     first: Host, second: Host

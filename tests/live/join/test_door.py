@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.live.ca import Authority, make_request, open_authority
 from hanse.live.first_start import prepare
 from hanse.live.fleet_change import change_problem, kept, numbered
@@ -135,7 +136,7 @@ def issued(opened: Open) -> int:
     return len(json.loads((opened.state.ca_dir / "issued.json").read_text())["issued"])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=effort(80), deadline=None)
 @given(
     path=st.sampled_from([m.HELLO, m.JOIN, m.AUTHORITY, "/", "/../ca/ca.key", "/v1/join/"]),
     body=st.one_of(

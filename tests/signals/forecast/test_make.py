@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import FeedError
 from hanse.signals.forecast import Method, forecast, many
 from signals.forecast.histories import MONDAY_S, history, with_values
@@ -18,7 +19,7 @@ HOUR_S = 3600.0
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=25)
+@settings(max_examples=effort(25))
 @given(hours=st.floats(1.0, 59.0 * 24.0), seed=st.integers(0, 5), later=st.floats(-1e4, 1e4))
 def test_nothing_dated_at_or_after_issue_changes_a_forecast(
     method: Method, hours: float, seed: int, later: float
@@ -35,7 +36,7 @@ def test_nothing_dated_at_or_after_issue_changes_a_forecast(
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=10)
+@settings(max_examples=effort(10))
 @given(
     picked=st.lists(st.floats(1.0, 59.0 * 24.0), min_size=1, max_size=20), seed=st.integers(0, 5)
 )
@@ -49,7 +50,7 @@ def test_many_equal_one_by_one_bit_for_bit(method: Method, picked: list[float], 
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(max_examples=25)
+@settings(max_examples=effort(25))
 @given(
     days=st.floats(0.05, 40.0),
     step_s=st.sampled_from([600.0, 1800.0, 3600.0]),

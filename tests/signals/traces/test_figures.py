@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.signals.traces import Trace, figures, shipped_trace
 from hanse.signals.traces.figures import _Distinct, figures_of
 from signals.traces.made_traces import META, TRACES, made, whole
 
 
-@settings(max_examples=20)
+@settings(max_examples=effort(20))
 @given(TRACES, st.integers(1, 250))
 def test_figures_do_not_depend_on_chunks(trace: Trace, size: int) -> None:
     assert figures_of(trace, trace.chunks(size)) == figures_of(trace)
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 @given(TRACES)
 def test_counts_tokens_and_groups_are_those_of_the_requests(trace: Trace) -> None:
     requests, found = whole(trace).requests, figures_of(trace)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError
 from hanse.model.read import read_fleet
 from hanse.signals.traces import shipped_trace
@@ -27,7 +28,7 @@ CHAT = SPEC["service"][0]  # type: ignore[index]
 ALONE: dict[str, Any] = {**CHAT, "conversation": {}}
 
 
-@settings(max_examples=8)
+@settings(max_examples=effort(8))
 @given(st.integers(1, 5000), st.integers(0, 1 << 62), st.sampled_from([0.01, 0.5, 30.0]))
 def test_the_same_seed_gives_the_same_bytes_whatever_the_chunk_size(
     size: int, seed: int, duration_h: float
@@ -63,7 +64,7 @@ FLASHES = st.lists(
 )
 
 
-@settings(max_examples=8)
+@settings(max_examples=effort(8))
 @given(CONVERSATIONS, BURSTS, FLASHES, st.sampled_from([0.02, 3.0]), st.sampled_from([0, 1, 100]))
 def test_whatever_a_spec_asks_for_its_trace_keeps_the_promises_of_one(
     talk: dict[str, Any],
@@ -102,7 +103,7 @@ def test_another_seed_gives_another_trace() -> None:
     assert not same(whole(generate(spec(seed=1))), whole(generate(spec(seed=2))))
 
 
-@settings(max_examples=8)
+@settings(max_examples=effort(8))
 @given(st.integers(0, 1000), st.sampled_from([0.001, 1.0, 40.0]), st.sampled_from([0, 32]))
 def test_every_trace_is_sorted_within_its_window_and_knows_its_names(
     seed: int, rate: float, block_tokens: int

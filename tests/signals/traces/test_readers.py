@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError, FeedError
 from hanse.signals.traces import rows, sorting
 from hanse.signals.traces.draws import Draws
@@ -221,7 +222,7 @@ def test_a_bad_line_of_json_is_named_or_counted(tmp_path: Path, row: str, where:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=60))
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 def test_good_and_bad_rows_together_are_all_rows(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[int, bool]]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import FeedError
 from hanse.signals.traces import Origin, open_trace
 from hanse.signals.traces.recorder import RecordedRequest, TraceRecorder, recorded_trace
@@ -33,7 +34,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=effort(30))
 @given(ROWS, st.integers(0, 40))
 def test_all_rows_arrive_in_order_also_over_a_restart(
     tmp_path_factory: pytest.TempPathFactory, recorded: list[RecordedRequest], restart: int

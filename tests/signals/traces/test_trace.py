@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import FeedError
 from hanse.signals.traces import REQUEST_DTYPE, Trace, open_trace, write_trace
 from hanse.signals.traces import parquet as parquet_format
@@ -47,7 +48,7 @@ def test_taken_requests_keep_their_own_blocks(trace: Trace, random: object) -> N
     assert list(lists(taken)) == [rows[i] for i in index]
 
 
-@settings(max_examples=25)
+@settings(max_examples=effort(25))
 @given(TRACES, st.integers(1, 250))
 def test_a_file_gives_back_what_was_written(trace: Trace, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.errors import ConfigError, FeedError
 from hanse.signals.traces import Chunk, Origin, Trace
 from hanse.signals.traces.trace import checked, cut
@@ -54,7 +55,7 @@ def in_pieces(trace: Trace, size: int) -> Trace:
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-@settings(max_examples=15)
+@settings(max_examples=effort(15))
 @given(trace=TRACES, size=st.integers(1, 250), pieces=st.integers(1, 90))
 def test_every_transform_is_sorted_in_its_window_and_independent_of_chunks(
     name: str, trace: Trace, size: int, pieces: int

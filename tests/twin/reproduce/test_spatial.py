@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.plan.shifting import HOURS, bounds
 from hanse.twin.reproduce import reproduce
 from hanse.twin.reproduce.spatial import WHOLESALE_SHARE, moved
@@ -20,7 +21,7 @@ def test_two_grids_that_take_turns_by_hand() -> None:
     assert found.gained == 0.5 and found.sited == pytest.approx(1.0 / 7.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=effort(30), deadline=None)
 @given(seed=st.integers(0, 1000), grids=st.integers(1, 6), days=st.integers(1, 5))
 def test_each_freedom_costs_no_more_and_is_what_a_plan_bounds(
     seed: int, grids: int, days: int

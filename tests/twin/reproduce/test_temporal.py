@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effort import effort
 from hanse.signals.series import Series
 from hanse.twin.reproduce import reproduce
 from hanse.twin.reproduce.temporal import (
@@ -28,7 +29,7 @@ def drawn(seed: int, hours: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, 500, hours).astype(float)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(seed=seeds)
 def test_best_starts_are_those_of_plain_search(seed: int) -> None:
     hourly = drawn(seed, 60)
@@ -38,7 +39,7 @@ def test_best_starts_are_those_of_plain_search(seed: int) -> None:
         assert job <= start < job + STARTS
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(seed=seeds)
 def test_with_perfect_forecasts_waiting_finds_the_best_and_suspending_the_cleanest_hours(
     seed: int,
@@ -52,7 +53,7 @@ def test_with_perfect_forecasts_waiting_finds_the_best_and_suspending_the_cleane
     np.testing.assert_allclose(ran, expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=effort(20), deadline=None)
 @given(seed=seeds)
 def test_every_job_starts_in_time_whatever_is_forecast(seed: int) -> None:
     forecasts = drawn(seed, 24 * 70).reshape(70, 24)
