@@ -182,6 +182,7 @@ def test_an_agent_that_dies_in_the_middle_of_a_change_is_followed_by_one_that_en
     traffic.check()
 
 
+@pytest.mark.long
 def test_what_does_not_fit_changes_nothing(placer: Placer) -> None:
     placer.place(("q4-1", 3))  # the pool has two threads
     agent_log = placer.league.state.site(AT) / "log" / "agent.log"

@@ -111,20 +111,20 @@ def _one(plan: Plan, state: StateDir, hands: Hands, before: SiteView, say: Say) 
     except ConfigError as error:
         raise Stopped(site, str(error), out=False) from error
     _until(lambda: _empty(hands, site), EMPTY_S_MAX, site, "does not get empty")
-    began_s = time.time()
+    old_s, began_s = _started_s(_site(hands.view(), site)), time.monotonic()
     _restart(plan, state, site)
     _until(
-        lambda: _well(hands, site, began_s, engines, drained=True),
+        lambda: _well(hands, site, old_s, engines, drained=True),
         plan.probe_s_max,
         site,
         "does not answer as before",
     )
     now = _site(hands.view(), site)
     release = now.status.release if now.status is not None else ""
-    say(f"{site}: back after {time.time() - began_s:.0f} s, release {release}")
+    say(f"{site}: back after {time.monotonic() - began_s:.0f} s, release {release}")
     hands.resume(site)
     _until(
-        lambda: _well(hands, site, began_s, engines, drained=False),
+        lambda: _well(hands, site, old_s, engines, drained=False),
         plan.probe_s_max,
         site,
         "is not in service again",
@@ -186,14 +186,14 @@ def _empty(hands: Hands, site: str) -> str:
     return f"{left} requests run" if left else ""
 
 
-def _well(hands: Hands, site: str, began_s: float, engines: int, *, drained: bool) -> str:
-    """Why a site is not yet what it was; empty: it is, in a new process."""
+def _well(hands: Hands, site: str, old_s: float, engines: int, *, drained: bool) -> str:
+    """Why a site is not yet what it was; empty: it is, in another process than the one begun at `old_s` by the site's own clock."""
     one = _site(hands.view(), site)
     if one.not_understood:
         raise Stopped(site, one.not_understood)
     if one.state in ("silent", "never seen") or one.status is None:
         return "not heard"
-    if one.status.started_at_s < began_s:
+    if one.status.started_at_s == old_s:
         return "the old process still reports"
     if one.status.gateway_workers < 1:
         return "no gateway worker"

@@ -16,7 +16,7 @@ import pytest
 from hanse.dispatch.load_targets import LoadTarget
 from hanse.live.facility import keeper
 from hanse.live.facility.exposition import FILE, FRESH_S, fresh_text
-from hanse.live.facility.keeper import PlantKeeper
+from hanse.live.facility.keeper import CAPS, PlantKeeper
 from hanse.live.facility.resets import AGAIN_S, DEAD_S
 from hanse.model.fleet import Facility, Fleet, PlantMeter, Register, Weights
 from hanse.model.read import read_fleet
@@ -78,9 +78,18 @@ class Plant:
         )
         self.targets: list[tuple[LoadTarget, ...]] = []
 
-    def run(self, act: Callable[[PlantKeeper], Awaitable[None]]) -> None:
+    def run(
+        self,
+        act: Callable[[PlantKeeper], Awaitable[None]],
+        *,
+        after: PlantKeeper | None = None,
+    ) -> None:
+        """`after`: the keeper whose fleet was in force until now."""
+
         async def whole() -> None:
             keeper = PlantKeeper(self.fleet, SITE, self.home, "own", self.targets.append)
+            if after is not None:
+                keeper.go_on_from(after)
             running = asyncio.create_task(keeper.run())
             try:
                 await act(keeper)
@@ -247,6 +256,39 @@ def test_a_limit_outlives_no_bound_when_the_agent_restarts_or_the_device_is_limi
             assert [d.capped_kw for d in after._devices] == [BASE_KW + 0.8]
 
         limited.run(change)
+
+
+def test_a_device_that_leaves_the_fleet_is_freed_of_its_limit(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine()
+    with redfish_server(machine, password=PASSWORD) as (url, service):
+        limited = Plant(tmp_path, [bmc("bmc", url, caps_power=True)], [it_meter("bmc")])
+        without = Plant(tmp_path, [], [])
+        kept: list[PlantKeeper] = []
+
+        async def limit(keeper: PlantKeeper) -> None:
+            await until(lambda: keeper.measured(time.time()).it, "it is read")
+            keeper.cap(BASE_KW + 0.8)
+            await until(lambda: machine.chassis_limit_w == 800.0, "it is limited")
+            await until(lambda: keeper.statuses(time.time())[0].cap_w == 800.0, "and known to be")
+            kept.append(keeper)
+
+        async def free(keeper: PlantKeeper) -> None:
+            asked = len(service.asked)
+            await until(lambda: len(service.asked) > asked, "it is told, but busy")
+            assert machine.chassis_limit_w == 800.0 and states(keeper) == {}
+            service.trouble = ""
+            await until(lambda: machine.chassis_limit_w is None, "it is lifted")
+            await until(lambda: not keeper._kept(CAPS, dict[str, float]), "and noted")
+
+        limited.run(limit)
+        service.trouble = "busy"
+        without.run(free, after=kept[-1])
+        assert "only its device can lift" not in capfd.readouterr().err
+        limited.run(limit)
+        without.run(lambda _keeper: asyncio.sleep(0.1))
+        assert "bmc: gone with a power limit" in capfd.readouterr().err
 
 
 def test_a_node_whose_engines_stay_dead_is_reset_and_counted_also_over_restarts(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,9 @@ from hanse.live.ca import Authority, make_request, open_authority
 from hanse.live.first_start import prepare
 from hanse.live.fleet_change import change_problem, kept, numbered
 from hanse.live.identity import SiteName, client_context, load_identity
+from hanse.live.join import caller
 from hanse.live.join import messages as m
+from hanse.live.join.caller import OF_AN_ADDRESS_MAX
 from hanse.live.join.door import Door
 from hanse.live.join.token import TokenBook
 from hanse.live.league_file import Answered, Change, LeagueStore
@@ -48,9 +51,11 @@ class Open:
     port: int
     context: ssl.SSLContext
 
-    def call(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    def call(
+        self, method: str, path: str, body: bytes = b"", *, source: str = "127.0.0.1"
+    ) -> tuple[int, bytes]:
         connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, context=self.context, timeout=10
+            "127.0.0.1", self.port, context=self.context, timeout=10, source_address=(source, 0)
         )
         try:
             connection.request(method, path, body)
@@ -265,6 +270,42 @@ def test_a_fleet_that_would_be_wrong_spends_no_token(opened: Open) -> None:
         )[0]
         == 200
     )
+
+
+def silent(opened: Open, begun: bytes = b"") -> ssl.SSLSocket:
+    """A connection that says no more than the beginning of a request."""
+    plain = socket.create_connection(("127.0.0.1", opened.port), timeout=10)
+    made = opened.context.wrap_socket(plain, server_hostname="door")
+    made.sendall(begun)
+    return made
+
+
+def ended(connection: ssl.SSLSocket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_who_holds_many_connections_keeps_no_other_out(opened: Open) -> None:
+    with ExitStack() as held:
+        for _ in range(OF_AN_ADDRESS_MAX):
+            held.enter_context(silent(opened))
+        for _ in range(3 * OF_AN_ADDRESS_MAX):
+            assert ended(held.enter_context(silent(opened)))
+        assert opened.call("GET", m.AUTHORITY, source="127.0.0.2")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"", b"POST /v1/jo", b"POST %b HTTP/1.1\r\nhost: door\r\ncontent-length: 9\r\n\r\nx" % m.JOIN.encode()],
+)  # fmt: skip
+def test_a_connection_on_which_nothing_comes_is_closed(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(caller, "ARRIVES_S_MAX", 0.2)
+    with silent(opened, begun) as connection:
+        assert ended(connection)
 
 
 def test_too_much_is_refused_before_it_is_read(opened: Open) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -134,12 +134,15 @@ class PlantKeeper:
         self._shown_at_s = self._told_at_s = float("-inf")
         self.closed_until_s = 0.0
         """Until when the site's silence is no alarm."""
+        self._own_password = own_password
         self._own = own = tuple(f for f in fleet.facilities if f.site == site_id)
         self._flex, flex_devices = self._flex_of(own, own_password)
         self._devices = [
             *flex_devices,
-            *(self._device(f, own_password) for f in own if f.driver != "dsx-flex"),
+            *(self._device(f) for f in own if f.driver != "dsx-flex"),
         ]
+        self._leaving: list[Device] = []
+        """The fleet names them no more, and they still have a power limit."""
         done = self._kept(RESETS, dict[str, list[float]])
         self._resets = {
             f"{device.facility.id}/{pool}": (
@@ -152,20 +155,25 @@ class PlantKeeper:
         self._steady_s = time.monotonic
         capped = self._kept(CAPS, dict[str, float])
         for device in self._devices:
-            device.capped_kw = capped.get(device.facility.id)
+            device.capped_kw = capped.pop(device.facility.id, None)
+        self._stranded = set(capped)
+        """An agent before this one limited them, and nobody knows how to reach them any more."""
 
     async def run(self) -> None:
         """Ask every device until cancelled."""
+        for id in sorted(self._stranded):
+            log_line(f"facility {id}: gone with a power limit, which only its device can lift")
         if self._flex is not None:
             await self._flex.start()
         tasks = [asyncio.create_task(self._tend(d)) for d in self._devices if not d.unusable]
+        tasks += [asyncio.create_task(self._part(d)) for d in self._leaving]
         try:
             await asyncio.gather(*tasks)
             await asyncio.Event().wait()  # with nothing to ask, there is still nothing to end for
         finally:
             for task in tasks:
                 task.cancel()
-            for device in self._devices:
+            for device in (*self._devices, *self._leaving):
                 if device.driver is not None:
                     await device.driver.close()
             if self._flex is not None:
@@ -189,12 +197,20 @@ class PlantKeeper:
         self._cap_kw, self._pue = before._cap_kw, before._pue
         self._bound_known_s = before._bound_known_s
         self.resets_done = before.resets_done
-        capped = {device.facility.id: device.capped_kw for device in before._devices}
-        for id in capped.keys() - {device.facility.id for device in self._devices}:
-            if capped[id] is not None:
-                log_line(f"facility {id}: gone with a power limit, which only its device can lift")
+        limited = {
+            device.facility.id: device
+            for device in (*before._devices, *before._leaving)
+            if device.capped_kw is not None
+        }
         for device in self._devices:
-            device.capped_kw = capped.get(device.facility.id, device.capped_kw)
+            if known := limited.pop(device.facility.id, None):
+                device.capped_kw = known.capped_kw
+        for gone in limited.values():
+            leaving = self._device(gone.facility)
+            if leaving.driver is not None:
+                leaving.capped_kw = gone.capped_kw
+                self._leaving.append(leaving)
+                self._stranded.discard(gone.facility.id)
         for name, (device, resets) in self._resets.items():
             if name in before._resets and device.facility.id in same:
                 resets.go_on_from(before._resets[name][1])
@@ -339,9 +355,10 @@ class PlantKeeper:
 
     # --- devices
 
-    def _device(self, facility: Facility, own_password: str) -> Device:
+    def _device(self, facility: Facility) -> Device:
         try:
-            return Device(facility, make_driver(facility, self._home, own_password, self._take))
+            driver = make_driver(facility, self._home, self._own_password, self._take)
+            return Device(facility, driver)
         except HanseError as error:
             log_line(f"facility {facility.id}: unusable: {error}")
             return Device(facility, None, str(error))
@@ -378,26 +395,40 @@ class PlantKeeper:
 
     async def _tend(self, device: Device) -> None:
         """Read at its pace; a limit that is asked for wakes it."""
+
+        async def look() -> None:
+            await self._read(device)
+            await self._hold(device)
+
         while True:
-            started_s = time.monotonic()
-            try:
-                async with asyncio.timeout(READ_S_MAX):
-                    await self._read(device)
-                    await self._hold(device)
-                if device.failures:
-                    log_line(f"facility {device.facility.id}: answers again")
-                device.failures, device.why = 0, ""
-            except (
-                Exception
-            ) as error:  # whatever a device answers, it ends nothing but its own reading
-                self._failed(device, error)
-            every_s = device.facility.every_s
-            wait_s = min(every_s * 2.0 ** min(device.failures, 8), max(BACK_OFF_S_MAX, every_s))
-            wait_s -= time.monotonic() - started_s
+            wait_s = await self._turn(device, look)
             device.wake.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(wait_s, 0.0)):
+                async with asyncio.timeout(wait_s):
                     await device.wake.wait()
+
+    async def _part(self, device: Device) -> None:
+        """Lift the limit of one that leaves the fleet, as patiently as it was read."""
+        while True:
+            wait_s = await self._turn(device, partial(self._hold, device))
+            if device.capped_kw is None:
+                return
+            await asyncio.sleep(wait_s)
+
+    async def _turn(self, device: Device, what: Callable[[], Awaitable[None]]) -> float:
+        """Once; how long to wait until the next time, s."""
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(READ_S_MAX):
+                await what()
+            if device.failures:
+                log_line(f"facility {device.facility.id}: answers again")
+            device.failures, device.why = 0, ""
+        except Exception as error:  # whatever a device answers, it ends nothing but its own reading
+            self._failed(device, error)
+        every_s = device.facility.every_s
+        wait_s = min(every_s * 2.0 ** min(device.failures, 8), max(BACK_OFF_S_MAX, every_s))
+        return max(wait_s - (time.monotonic() - started_s), 0.0)
 
     async def _read(self, device: Device) -> None:
         assert device.driver is not None, "only usable devices are kept"
@@ -422,7 +453,7 @@ class PlantKeeper:
         What an agent before this one set is lifted too, also where the device is to be limited no more.
         """
         driver = device.driver
-        caps = device.facility.caps_power
+        caps = device.facility.caps_power and device not in self._leaving
         if not isinstance(driver, PowerCapper) or not (caps or device.capped_kw is not None):
             return
         wanted_kw = self._cap_kw if caps else None
@@ -444,7 +475,8 @@ class PlantKeeper:
         log_line(f"facility {device.facility.id}: power limit now {told}")
 
     def _keep_caps(self) -> None:
-        held = {d.facility.id: d.capped_kw for d in self._devices if d.capped_kw is not None}
+        known = (*self._devices, *self._leaving)
+        held = {d.facility.id: d.capped_kw for d in known if d.capped_kw is not None}
         try:
             self._keep(CAPS, held)
         except OSError as error:  # a bound is kept to all the same

@@ -39,6 +39,7 @@ from hanse.live.fleet_change import JOINING
 from hanse.live.hubs import names_of_hubs, plain_name
 from hanse.live.identity import Identity
 from hanse.live.join import messages as m
+from hanse.live.join.caller import Caller
 from hanse.live.join.compose import with_site
 from hanse.live.join.hub_door import HubDoor
 from hanse.live.join.token import TokenBook
@@ -106,6 +107,7 @@ class Door:
     async def _listen(self, identity: Identity) -> None:
         config = uvicorn.Config(
             self.app,
+            http=Caller,
             host=self._hub.leaf_host,
             port=self._hub.door_port,
             ssl_certfile=identity.certificate_path,
