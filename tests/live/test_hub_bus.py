@@ -19,8 +19,8 @@ from hanse.live.hub_server import streams_there
 from hanse.live.hubs import Cluster
 from hanse.live.lease import Lease
 from hanse.live.runtime import LOOPBACK, HubAddress, Runtime, StateDir, replace_file
-from live.join.machines import free_port
 from live.test_bus import when
+from ports import free_port
 
 HUBS = ("hub", "second", "third")
 pytestmark = pytest.mark.timeout(120)

@@ -77,12 +77,6 @@ countries = ["DE"]
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def keys(kind: str = "ES256") -> tuple[Any, bytes]:
     """A private key, and its public half's PEM."""
     key = (

@@ -30,6 +30,7 @@ from hanse.live.facility.flex_messages import (
 from hanse.live.facility.jws import Keyring
 from hanse.live.facility.mqtt import BmsDriver, MqttSession
 from hanse.model.fleet import Facility, Signer
+from ports import free_port
 
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
 pytest.importorskip("joserfc", reason="pip install joserfc")
@@ -40,7 +41,6 @@ from live.facility.site_bus import (
     Publisher,
     SiteBus,
     event,
-    free_port,
     keys,
     private_pem,
     publisher,

@@ -23,10 +23,10 @@ from hanse.model.read import read_fleet
 from hanse.view import EngineStatus, PowerStatus, SiteStatus
 from live.facility.redfish_server import ADMIN, Service, redfish_server
 from live.facility.redfish_tree import Machine
+from ports import free_port
 
 pytest.importorskip("pymodbus", reason="pip install pymodbus")
 from live.facility.modbus_server import modbus_server
-from live.facility.site_bus import free_port
 
 LEAGUE = read_fleet(Path(__file__).parents[3] / "examples/league.toml")
 SITE = "frankfurt"

@@ -25,6 +25,7 @@ import pytest
 from hanse.live import bus
 from hanse.live.facility.flex_messages import rfc3339
 from hanse.live.runtime import StateDir
+from ports import free_port
 
 pytest.importorskip("pymodbus", reason="pip install pymodbus")
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
@@ -38,7 +39,6 @@ from live.facility.site_bus import (
     Publisher,
     SiteBus,
     event,
-    free_port,
     keys,
     publisher,
     sign,

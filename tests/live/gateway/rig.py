@@ -24,6 +24,7 @@ from hanse.live.gateway.settings import EngineSeat, GatewaySettings
 from hanse.live.gateway.worker import Worker
 from hanse.model.read import parse_fleet
 from live.gateway.mock_engine import MockEngine
+from ports import free_port
 
 KEY = "test-key-of-the-clinic"
 SHOP_KEY = "test-key-of-the-shop"
@@ -251,8 +252,8 @@ async def start(
     toml = fleet_toml(sites, replicas, central=central, continues=continues)
     league = League(home)
     _started.append(league)
-    hops = {name: _free_port() for name in sites}
-    clients = {name: _free_port() for name in sites}
+    hops = {name: free_port() for name in sites}
+    clients = {name: free_port() for name in sites}
     for name in sites:
         site_home = home / "sites" / name
         ensure_identity(home, "test", name, time.time())
@@ -280,7 +281,13 @@ async def start(
             limits=limits or Limits(),
         )
         worker = Worker(settings, asyncio.get_running_loop())
-        port, hop_port = await worker.listen()
+        try:
+            port, hop_port = await worker.listen()
+        except OSError:
+            await worker.stop()
+            for engine in engines:
+                await engine.stop()
+            raise
         league.sites[name] = SiteRig(name, worker, engines, port, hop_port, site_home)
     await _all_heard(league)
     return league
@@ -299,14 +306,6 @@ async def _all_heard(league: League) -> None:
             await asyncio.sleep(0.01)
         else:
             raise AssertionError(f"{site.name} never heard of all engines and peers")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- clients -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hanse.live.evidence.chain import Decided, Ended, Executed, decode_record, s
 from hanse.live.gateway import metrics
 from hanse.live.gateway.worker import PROBE_EVERY_S
 from hanse.live.shared import ENGINE_ALIVE, ENGINE_STATE, FLAG_AGENT_AT_S
+from live.gateway import rig
 from live.gateway.rig import (
     ask,
     chat,
@@ -444,3 +446,10 @@ def test_decisions_of_every_attempt_are_on_record_before_the_engine_hears_of_it(
         return [decode_record(frame.raw) for frame in scan_file(path).frames[1:]]
 
     run(test)
+
+
+def test_a_port_that_another_took_is_said_and_nothing_hangs(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr(rig, "free_port", lambda: other.getsockname()[1])
+        with pytest.raises(OSError, match="already in use"):
+            run(lambda: start(tmp_path))

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -36,12 +35,6 @@ def until(holds: Callable[[], Any], what: str, within_s: float = 60.0) -> float:
         assert took_s < within_s, f"not within {within_s:.0f} s: {what} (last: {found!r})"
         time.sleep(0.05)
     return time.monotonic() - since_s
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

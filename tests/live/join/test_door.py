@@ -35,8 +35,8 @@ from hanse.live.join.door import Door
 from hanse.live.join.token import TokenBook
 from hanse.live.league_file import Answered, Change, LeagueStore
 from hanse.live.runtime import StateDir
-from live.join.machines import free_port
 from live.join.test_compose import hosts_example
+from ports import free_port
 
 LEAGUE = (Path(__file__).parents[3] / "examples" / "league.toml").read_text()
 

@@ -28,9 +28,9 @@ from hanse.live.join.token import Token, TokenBook
 from hanse.live.league_file import Change, LeagueStore
 from hanse.live.runtime import StateDir
 from hanse.model.fleet import OtherHub
-from live.join.machines import free_port
 from live.join.test_compose import hosts_example
 from live.join.test_door import Open, open_door, request_pem
+from ports import free_port
 
 
 @pytest.fixture

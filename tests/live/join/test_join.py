@@ -26,11 +26,11 @@ from live.join.machines import (
     address,
     cpu_s,
     footprint_mb,
-    free_port,
     get,
     machines,
     until,
 )
+from ports import free_port
 
 pytestmark = pytest.mark.timeout(240)
 
