@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hanse.live.supervise import (
@@ -177,27 +178,30 @@ def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
     assert not alive(later)
 
 
-def start_parent(directory: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+@contextmanager
+def parent_of_two(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     script = Path(__file__).with_name("supervised_parent.py")
-    parent = subprocess.Popen([sys.executable, str(script), str(directory)])
-    until_now(lambda: all(has(directory, name, "up") for name in ("one", "two")))
-    pids = [int((directory / f"{name}.pid").read_text()) for name in ("one", "two")]
-    assert all(alive(pid) for pid in pids)
-    return parent, pids
+    with subprocess.Popen([sys.executable, str(script), str(directory)]) as parent:
+        try:
+            until_now(lambda: all(has(directory, name, "up") for name in ("one", "two")))
+            pids = [int((directory / f"{name}.pid").read_text()) for name in ("one", "two")]
+            assert all(alive(pid) for pid in pids)
+            yield parent, pids
+        finally:
+            parent.kill()
 
 
 def test_children_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    parent, pids = start_parent(tmp_path)
-    parent.kill()
-    parent.wait()
-    until_now(lambda: not any(alive(pid) for pid in pids), limit_s=10.0)
+    with parent_of_two(tmp_path) as (parent, pids):
+        parent.kill()
+        until_now(lambda: not any(alive(pid) for pid in pids), limit_s=10.0)
 
 
 def test_sigterm_ends_a_supervisor_and_its_children(tmp_path: Path) -> None:
-    parent, pids = start_parent(tmp_path)
-    parent.terminate()
-    assert parent.wait(timeout=10.0) == 0
-    assert not any(alive(pid) for pid in pids)
+    with parent_of_two(tmp_path) as (parent, pids):
+        parent.terminate()
+        assert parent.wait(timeout=30.0) == 0
+        assert not any(alive(pid) for pid in pids)
 
 
 def test_sweep_ends_what_a_killed_run_left_and_spares_a_reused_number(tmp_path: Path) -> None:
