@@ -184,7 +184,9 @@ def parent_of_two(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], li
     with subprocess.Popen([sys.executable, str(script), str(directory)]) as parent:
         try:
             until_now(lambda: all(has(directory, name, "up") for name in ("one", "two")))
-            pids = [int((directory / f"{name}.pid").read_text()) for name in ("one", "two")]
+            files = [directory / f"{name}.pid" for name in ("one", "two")]  # a child may be quicker
+            until_now(lambda: all(file.exists() for file in files))
+            pids = [int(file.read_text()) for file in files]
             assert all(alive(pid) for pid in pids)
             yield parent, pids
         finally:
