@@ -1,4 +1,4 @@
-"""How hard property tests try: what `make test` has time for, and twenty times as much in `make test-long`.
+"""How hard property tests try: what `make test` has time for, and twenty times as much in `make test-thorough`.
 
 Here: `effort`. Not here: the two profiles, `hanse` and `thorough` (`conftest`).
 """

@@ -5,15 +5,25 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from hanse.model.fleet import Placement
 from hanse.view import LeagueView, PowerStatus, SiteStatus, SiteView
 
 
-def site(name: str, running: float, slots: dict[str, int], **more: Any) -> SiteView:
-    """A site that is up and serves; `more`: other fields of the view."""
-    status = SiteStatus(
+def status(name: str, **more: Any) -> SiteStatus:
+    """What an agent says of a site where nothing runs; `more`: other fields."""
+    power = PowerStatus(
+        it_kw=1.0,
+        pue=1.1,
+        pv_kw=0.0,
+        wind_kw=0.0,
+        import_kw=1.1,
+        export_kw=0.0,
+        carbon_g_per_kwh=300.0,
+        price_usd_per_kwh=0.1,
+        sources=(),
+    )
+    said = SiteStatus(
         site=name,
         at_s=time.time(),
         epoch=1,
@@ -21,29 +31,20 @@ def site(name: str, running: float, slots: dict[str, int], **more: Any) -> SiteV
         hub_connected=True,
         engines=(),
         gateway_workers=1,
-        running=running,
-        waiting=1.0,
-        power=PowerStatus(
-            it_kw=1.0,
-            pue=1.1,
-            pv_kw=0.0,
-            wind_kw=0.0,
-            import_kw=1.1,
-            export_kw=0.0,
-            carbon_g_per_kwh=1.0,
-            price_usd_per_kwh=0.1,
-            sources=(),
-        ),
-        serving=tuple(
-            Placement(service=s, variant="v", site=name, pool="p", replicas=2, slots=count)
-            for s, count in slots.items()
-        ),
+        running=0.0,
+        waiting=0.0,
+        power=power,
     )
+    return replace(said, **more)
+
+
+def site(name: str, said: SiteStatus, **more: Any) -> SiteView:
+    """A site that is up; `more`: other fields of the view."""
     shown = SiteView(
         id=name, kind="micro", city=name, country="DE", lat_deg=0.0, lon_deg=0.0, gateway_url="",
-        state="up", age_s=0.0, served=0, status=status,
+        state="up", age_s=0.0, served=0, status=said,
     )  # fmt: skip
-    return msgspec.structs.replace(shown, **more)
+    return replace(shown, **more)
 
 
 def view(*sites: SiteView) -> LeagueView:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+import views
 from hanse.cli.site import room_elsewhere
+from hanse.model.fleet import Placement
 from hanse.view import SiteView, StandingView
-from views import site, view
+from views import view
 
 CHAT, EMBED = "chat", "embed"
+
+
+def site(name: str, running: float, slots: dict[str, int], **more: Any) -> SiteView:
+    """One that serves with two replicas of each service, `slots` each; one request waits."""
+    serving = tuple(
+        Placement(service=s, variant="v", site=name, pool="p", replicas=2, slots=count)
+        for s, count in slots.items()
+    )
+    said = views.status(name, running=running, waiting=1.0, serving=serving)
+    return views.site(name, said, **more)
+
+
 OUT = StandingView(state="drained", since_s=0.0)
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 
+import views
 from hanse.dispatch.table import Table
 from hanse.live import bus
 from hanse.live.control_client import Scenario, control_key
@@ -24,7 +25,7 @@ from hanse.live.first_start import Prepared, prepare
 from hanse.live.lease import EpochFile, Lease, next_epoch
 from hanse.live.probe import get
 from hanse.signals import Feed, Override
-from hanse.view import LeagueView, PowerStatus, SiteStatus
+from hanse.view import LeagueView
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
 
@@ -105,7 +106,7 @@ class Hub:
 
     async def report(self, site: str, *, epoch: int = 0) -> None:
         """What the site's agent would say."""
-        status = status_of(site, epoch)
+        status = views.status(site, epoch=epoch, table_version=0)
         await self.client.publish(bus.site_subject(site, "status"), msgspec.msgpack.encode(status))
 
     async def view(self) -> LeagueView:
@@ -140,32 +141,6 @@ def _without_web(prepared: Prepared, *, keep: bool) -> Prepared:
     other = msgspec.structs.replace(hub, control_port=0)
     runtime = msgspec.structs.replace(prepared.runtime, hub=other)
     return msgspec.structs.replace(prepared, runtime=runtime)
-
-
-def status_of(site: str, epoch: int) -> SiteStatus:
-    power = PowerStatus(
-        it_kw=1.0,
-        pue=1.2,
-        pv_kw=0.0,
-        wind_kw=0.0,
-        import_kw=1.2,
-        export_kw=0.0,
-        carbon_g_per_kwh=300.0,
-        price_usd_per_kwh=0.1,
-        sources=(),
-    )
-    return SiteStatus(
-        site=site,
-        at_s=time.time(),
-        epoch=epoch,
-        table_version=0,
-        hub_connected=True,
-        engines=(),
-        gateway_workers=1,
-        running=0.0,
-        waiting=0.0,
-        power=power,
-    )
 
 
 async def until(claim: Callable[[], bool], limit_s: float = 30.0) -> None:

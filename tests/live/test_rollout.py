@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from hanse.live.rollout import Hands, Plan, Stopped, roll_out
 from hanse.live.runtime import Runtime, StateDir
 from hanse.view import LeagueView, StandingView
-from views import site, view
+from views import site, status, view
 
 SLOW_S = 86_400.0
-"""A machine whose clock is a day behind."""
+"""How far a machine's clock is behind the hub's, or before it."""
 
 
 class Far:
@@ -38,11 +37,9 @@ class Far:
         for name in self.sites:
             file = self.home / name
             started_s = file.stat().st_mtime - self.behind_s if file.exists() else self.began_s
-            one = site(name, 0.0, {}, fleet_in_force=True)
-            assert one.status is not None
             out = StandingView(state="drained", since_s=0.0) if name in self.drained else None
-            status = replace(one.status, started_at_s=started_s, waiting=0.0)
-            shown.append(replace(one, status=status, standing=out))
+            said = status(name, started_at_s=started_s)
+            shown.append(site(name, said, fleet_in_force=True, standing=out))
         return view(*shown)
 
     def roll_out(self, command: str, groups: tuple[tuple[str, ...], ...]) -> None:

@@ -190,7 +190,7 @@ def _header() -> bytes:
 def _create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
-        # Not a sparse file: a worker that touches a hole of it on a full disk is killed (SIGBUS).
+        # No sparse file: a worker that touches a hole of it on a full disk is killed (SIGBUS).
         os.posix_fallocate(file.fileno(), 0, PAGE_BYTES)
         file.write(_header())
     draft.chmod(0o600)

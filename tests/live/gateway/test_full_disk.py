@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from hanse.live.evidence import chain
 from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.shared import DISK_FULL, DISK_LOW, DISK_ROOM, FLAG_DISK_LEVEL
 from live.gateway.rig import ask, chat, run, start
@@ -51,6 +57,44 @@ def test_requests_under_way_end_with_their_records(tmp_path: Path) -> None:
         await site.idle()
         kinds = [type(record) for record in site.records()]
         assert kinds == [Decided, Executed, Ended]
+
+    run(test)
+
+
+def test_an_end_that_the_disk_did_not_take_is_written_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills to the last byte between two looks at it, while a request runs."""
+
+    async def test() -> None:
+        league = await start(tmp_path, sites=("lyon",))
+        site = league["lyon"]
+        hold = site.engines[0].hold = asyncio.Event()
+        asked = asyncio.ensure_future(ask(site.port, chat()))
+        await asyncio.sleep(0.2)
+        tried: list[int] = []
+
+        def full(_fd: int, data: bytes) -> int:
+            tried.append(len(data))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(chain, "os", SimpleNamespace(write=full, ftruncate=os.ftruncate))
+            hold.set()
+            assert (await asked).status == 200
+            while len(tried) < 3:
+                await asyncio.sleep(ONE_TICK_S)
+            assert len(set(tried)) == 1, "the same again, no more and no less"
+            answer = await ask(site.port, chat())
+            assert (answer.status, answer.code) == (503, "no_evidence")
+            assert site.worker.ledger.behind and site.worker.ledger.refusing
+            assert len(set(tried)) == 1, "nothing of what was not begun"
+        await asyncio.sleep(ONE_TICK_S)
+        assert not site.worker.ledger.behind
+        assert (await ask(site.port, chat())).status == 200
+        await site.idle()
+        kinds = [type(record) for record in site.records()]
+        assert kinds == [Decided, Executed, Ended] * 2
 
     run(test)
 

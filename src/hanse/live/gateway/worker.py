@@ -310,7 +310,7 @@ class Worker:
             return
         self._timers[:1] = [self.loop.call_later(TICK_S, self._tick)]
         self.ledger.flush()
-        self.ledger.refusing = self.disk_level >= DISK_FULL
+        self.ledger.refusing = self.disk_level >= DISK_FULL or self.ledger.behind
         now_s, mono_s = time(), monotonic()
         elapsed_s, self._ticked_at_s = mono_s - self._ticked_at_s, mono_s
         if self.page.flags[FLAG_SEATS_VERSION] != self._seats_version and self.settings.seats:
