@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import views
 from hanse.dispatch import eventlog, journal, table
 from hanse.errors import ConfigError
 from hanse.live import shared
@@ -32,7 +33,6 @@ from hanse.model import versions
 from hanse.model.fleet import Fleet
 from hanse.model.versions import FORMS, Form, side_by_side
 from hanse.view import read_status
-from live.test_controller import status_of
 
 SOURCE = Path(__file__).parents[2] / "src" / "hanse"
 LEAGUE_BEFORE = {
@@ -82,7 +82,7 @@ def test_a_fleet_in_force_is_written_so_that_the_version_before_reads_it() -> No
 
 
 def test_what_the_version_before_sends_is_understood_and_what_the_next_adds_is_read_past() -> None:
-    status = status_of("lyon", 4)
+    status = views.status("lyon", epoch=4)
     full: dict[str, Any] = msgspec.to_builtins(status)
     before = {name: value for name, value in full.items() if name not in STATUS_SINCE}
     assert set(full) - set(before) == STATUS_SINCE
@@ -97,7 +97,10 @@ def test_what_the_version_before_sends_is_understood_and_what_the_next_adds_is_r
 
 
 def test_a_form_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
-    report = msgspec.to_builtins(status_of("lyon", 4)) | {"spoken": "9", "power": "otherwise"}
+    report = msgspec.to_builtins(views.status("lyon", epoch=4)) | {
+        "spoken": "9",
+        "power": "otherwise",
+    }
     read, flaw = read_status(msgspec.msgpack.encode(report))
     assert read is None
     assert flaw == "bus of form '9': this version understands 2, 1; upgrade it first"
