@@ -100,6 +100,7 @@ def problem_from(
     services = tuple(
         _service(belief, i, offers, demand, replica) for i in range(len(fleet.services))
     )
+    demand = tuple(_served_first(d, services[d.service]) for d in demand)
     ways = _ways(fleet.sites, belief)
     groups = fleet.failure_groups
     return PlaceProblem(
@@ -382,6 +383,13 @@ def _row(
         work=work,
         gb_per_request=gb_from_bytes(float(share @ (body + answer))),
     )
+
+
+def _served_first(row: PlaceDemand, service: PlaceService) -> PlaceDemand:
+    """Nobody is sent away because of what a failure would take from them: where law leaves one site, it serves, and is named."""
+    kept = row.requests_per_s_kept * row.work / row.requests_per_s
+    least = UNSERVED_TIMES / UNCOVERED_TIMES * service.uncovered_usd_per_request * kept
+    return replace(row, unserved_usd_per_request=max(row.unserved_usd_per_request, least))
 
 
 def _service(
