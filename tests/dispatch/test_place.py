@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from dispatch.place_problems import least_usd, random_problem
 from effort import effort
-from hanse.dispatch.place import PlaceAnswer, PlaceProblem, check, explain, solve
+from hanse.dispatch.place import FailureSet, PlaceAnswer, PlaceProblem, check, explain, solve
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Rows
-from hanse.dispatch.place_search import search
+from hanse.dispatch.place_search import search, tightened
 from hanse.dispatch.place_solved import solved
 from hanse.dispatch.place_values import with_what_runs
+from hanse.dispatch.place_warm import _tiny
 from hanse.errors import ConfigError
-from hanse.milp import Limits
+from hanse.milp import Limits, Solver
 
 SEEDS = st.integers(0, 100_000)
 EXACT = Limits(gap=1e-6, nodes_max=10_000)
@@ -117,6 +118,30 @@ def test_pairs_that_come_in_late_and_rows_put_together_change_no_bound(seed: int
     model = PlaceModel(Rows(with_what_runs(p)), all_pairs=False)
     found = search(model, EXACT)
     assert found.bound <= least_usd(p) * (1.0 + 1e-6) + 1e-9
+
+
+def test_even_the_relaxed_program_keeps_a_whole_replica_for_a_failure() -> None:
+    """Of two sites with replicas far larger than demand, however much dearer one of them is."""
+    one = _tiny()
+    dear = msgspec.structs.replace(one.sites[0], id="b", price_usd_per_kwh=10.0)
+    two = msgspec.structs.replace(
+        one,
+        sites=(*one.sites, dear),
+        pools=(*one.pools, msgspec.structs.replace(one.pools[0], id="r", site=1)),
+        offers=tuple(
+            msgspec.structs.replace(one.offers[0], pool=k, requests_per_s=1000.0) for k in (0, 1)
+        ),
+        services=(msgspec.structs.replace(one.services[0], uncovered_usd_per_request=1.0),),
+        laws=((0, 1),),
+        rtt_ms=((0.0, 0.0), (0.0, 0.0)),
+        usd_per_gb=((0.0, 0.0), (0.0, 0.0)),
+        gateways=(True, True),
+        failures=tuple(FailureSet(id=s, sites=(i,)) for i, s in enumerate("ab")),
+    )
+    model = PlaceModel(Rows(two))
+    relaxed = tightened(model, Solver(model.model))
+    assert relaxed.values[model.n] == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert [one.replicas for one in solve(two).replicas] == [1, 1]
 
 
 @settings(max_examples=effort(40), deadline=None)

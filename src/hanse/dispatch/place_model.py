@@ -379,8 +379,11 @@ class PlaceModel:
         """After each failure f all that is kept but s_k of each kind k finds room in what is left, which is so (Gale, Pacific J. Math. 7,
         1957) exactly when for every set c of kinds of a service
 
-        `hold`  sum_o r_o n_o - M_c + sum_(k in c) s_k >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) r_o n_o;
+        `hold`  sum_o h_co n_o - M_c + sum_(k in c) s_k >= sum_(d in c) kept_d (1 - u_d);   `loss`  M_c >= sum_(o in f) h_co n_o;
         `whole` s_k + sum_(d in k) kept_d u_d <= sum_(d in k) kept_d
+
+        with h_co = min(r_o, sum_(d in c) kept_d): a replica that would hold more than all of a set counts for all of it, whole or not at all
+        (coefficients reduced, Savelsbergh, ORSA J. Computing 6, 1994). With r_o itself hundredths of a replica would do.
         """
         m, r, p = self.model, self.rows, self.problem
         self.failing = np.zeros(len(p.sites), np.int64)
@@ -397,7 +400,7 @@ class PlaceModel:
         self.losses: list[tuple[int, int, Ints]] = []
         """(set, failure, offers it takes): rows of `loss`, which come in where they are broken (`place_search`)."""
         for c, cover in enumerate(self.sets):
-            m.put(hold[c], self.n[cover.offers], r.offer_rate[cover.offers])
+            m.put(hold[c], self.n[cover.offers], self.holds(c, cover.offers))
             m.put(hold[c], self.u[cover.rows], r.kept[cover.rows])
             m.put(hold[c], self.s[np.unique(self.kind_of[cover.rows])], 1.0)
             hit = gone[:, r.offer_site[cover.offers]]
@@ -412,8 +415,14 @@ class PlaceModel:
         self.loss_set = np.array([c for c, _, _ in self.losses], np.int64)
         lost = [o for _, _, o in self.losses]
         self.loss_offer = np.concatenate(lost) if lost else np.zeros(0, np.int64)
+        held = [self.holds(c, o) for c, _, o in self.losses]
+        self.loss_rate = np.concatenate(held) if held else np.zeros(0)
         self.loss_of = np.repeat(np.arange(len(lost)), [len(o) for o in lost])
         """[entry] the loss that an offer of `loss_offer` belongs to."""
+
+    def holds(self, c: int, offers: Ints) -> Floats:
+        """[offer] requests/s of a set that one replica holds."""
+        return np.asarray(np.minimum(self.rows.offer_rate[offers], self.sets[c].need))
 
     def losses_of(self, offers: Bools) -> Ints:
         """Losses, not yet rows, that take any of some offers [offer]."""
@@ -425,8 +434,7 @@ class PlaceModel:
         """Losses that a solution makes too little of, the worst of each set first."""
         if not self.losses:
             return np.zeros(0, np.int64)
-        r = self.rows
-        taken = r.offer_rate[self.loss_offer] * values[self.n[self.loss_offer]]
+        taken = self.loss_rate * values[self.n[self.loss_offer]]
         loss = np.bincount(self.loss_of, taken, len(self.losses))
         need = np.array([c.need for c in self.sets], float)[self.loss_set]
         broken = loss - values[self.most[self.loss_set]]

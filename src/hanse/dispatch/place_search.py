@@ -297,7 +297,7 @@ def _add_losses(model: PlaceModel, solver: Solver, which: Ints) -> None:
     for i in which.tolist():
         c, _, offers = model.losses[i]
         columns = np.append(model.n[offers], model.most[c])
-        solver.add_row(0.0, INF, columns, np.append(-model.rows.offer_rate[offers], 1.0))
+        solver.add_row(0.0, INF, columns, np.append(-model.holds(c, offers), 1.0))
     model.loss_known[which] = True
 
 
