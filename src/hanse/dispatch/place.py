@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from hanse.dispatch.place_check import check
 from hanse.dispatch.place_explain import explain
 from hanse.dispatch.place_problem import problem_from
-from hanse.dispatch.place_solved import NODES_MAX, solved
+from hanse.dispatch.place_solved import NODES_BY_SIZE, solved
 from hanse.dispatch.place_values import (
     CostItems,
     Explanation,
@@ -68,21 +68,22 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     Of placements that are equally good as far as is proven the one that moves nothing is the best: a move takes a replica away for as long
     as it loads, and the price of that knows nothing of the requests that come meanwhile.
     """
-    limits = limits or Limits(nodes_max=NODES_MAX)
+    limits = limits or Limits(nodes_max=NODES_BY_SIZE)
     digest, problem = problem.digest(), with_what_runs(problem)
     answer = replace(solved(problem, limits), problem=digest)
     moves = any(one.starts or one.stops for one in answer.replicas)
     if moves and _can_stay(problem):
         stays = _staying(problem, limits)
-        gap = (stays.cost.usd - answer.bound_usd) / max(stays.cost.own_usd, 1e-12)
-        near = gap <= limits.gap or stays.cost.usd <= answer.cost.usd
+        over_usd = stays.cost.usd - answer.bound_usd
+        # Not of all costs: where much cannot be served a hundredth of its price is half of what power costs.
+        near = over_usd <= limits.gap * stays.cost.own_usd or stays.cost.usd <= answer.cost.usd
         # Below the bound one of the two is wrong, and nothing is proven: then the search's own answer stands.
-        if gap >= -BOUND_ERROR and near:
+        if over_usd >= -BOUND_ERROR * max(stays.cost.own_usd, 1e-12) and near:
             return replace(
                 stays,
                 problem=digest,
                 bound_usd=answer.bound_usd,
-                gap=max(0.0, gap),
+                gap=max(0.0, over_usd) / max(stays.cost.usd, 1e-12),
                 stopped_by=answer.stopped_by,
                 nodes=answer.nodes + stays.nodes,
             )

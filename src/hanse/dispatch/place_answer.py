@@ -168,7 +168,7 @@ def answer_of(plan: Plan, found: Found) -> PlaceAnswer:
         cost=cost,
         g_per_h=plan.g_per_h(),
         bound_usd=bound,
-        gap=(cost.usd - bound) / cost.own_usd if cost.own_usd > 0.0 else 0.0,
+        gap=(cost.usd - bound) / cost.usd if cost.usd > 0.0 else 0.0,
         stopped_by="nodes" if found.stopped_by == "nodes" else "gap",
         nodes=found.nodes,
         clusters=len(model.rows.service),

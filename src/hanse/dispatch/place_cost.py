@@ -28,7 +28,7 @@ class Fixed(NamedTuple):
     offer: Floats
     """[offer, OFFER]"""
     offer_at: Ints
-    """[offer, (site, pool, kind, service, candidate)]; offers of one kind are one variant on as many chips."""
+    """[offer, (site, pool, kind, service, candidate, place among its pool's)]; offers of one kind are one variant on as many chips."""
     row_first: Ints
     row: Floats
     """[row, ROW]; LOST is UNSERVED where any offer may serve the row, else 0."""
@@ -54,6 +54,9 @@ class Fixed(NamedTuple):
     fail_site: Ints
     pool: Floats
     """[pool, POOL]"""
+    pool_first: Ints
+    """[pool + 1] where its offers begin in `pool_offer`."""
+    pool_offer: Ints
     pool_site: Ints
     pool_kind: Ints
     """[pool] pools of one kind have the same chips and nodes."""
@@ -107,12 +110,26 @@ class State(NamedTuple):
     """[site, (mean, high)] as tried."""
     best: Floats
     """[offer] the placement to go back to."""
+    here: Floats
+    """[offer] the same, of a move at hand."""
+    root: Floats
+    """[offer] where chains begin."""
+    next: Floats
+    """[offer] where the best of them ended."""
+    walked: Floats
+    """[step] USD/h of placements that the search came by."""
     known: Ints
-    """[offer] 1: in place of one offer it was of no use; 2: nor in place of a whole pool."""
+    """[offer, place in its pool] the round in which room made for it there was of no use; its own place: the whole pool."""
+    held: Ints
+    """[offer] made room for in the chain at hand: makes way for nobody."""
+    was: Floats
+    """[service] USD/h of what it did not get when a chain began."""
+    near: Ints
+    """[service, then pool] that a chain changed."""
     done: Ints
     """[service] nothing more to try."""
     spent: Ints
-    """(evaluations, most of them)"""
+    """(evaluations, most of them, rounds of `known`)"""
     mark: Ints
     """[service] sum of the signs of its replicas: 64 bits, by which two sets of them are one with a chance of 1 in 1e19."""
     seen: Ints
@@ -123,7 +140,7 @@ class State(NamedTuple):
 
 
 RATE, KW_RPS, CHIPS, GB, MOST, LEAST, NOW, FRESH, LOADED_KW = range(9)
-SITE, POOL, KIND, SERVICE, CANDIDATE = range(5)
+SITE, POOL, KIND, SERVICE, CANDIDATE, PLACE = range(6)
 HIGH, MEAN, KEPT, UNSERVED, LOST = range(5)
 NODES, NODE_CHIPS, NODE_GB, CHIPS_MOST, ON_KW, OFF_KW, ON_NOW, WAKE = range(8)
 PUE, GRID, OWN, EXPORT, SUPPLY, OVER, PEAK, PEAK_USD, ENGINES = range(9)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from hanse.dispatch.place_solved import NODES_MAX, solved
+from hanse.dispatch.place_solved import NODES_BY_SIZE, solved
 from hanse.dispatch.place_values import (
     Explanation,
     PlaceAnswer,
@@ -41,7 +41,7 @@ def explain(
     Raises:
         ConfigError: the problem has no such service or site.
     """
-    limits = limits or Limits(nodes_max=NODES_MAX)
+    limits = limits or Limits(nodes_max=NODES_BY_SIZE)
     full = with_what_runs(problem)
     here = _offers_at(full, service, site)
     counts = {one.offer: one.replicas for one in answer.replicas}

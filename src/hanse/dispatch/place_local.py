@@ -12,17 +12,18 @@ import numpy as np
 
 from hanse.dispatch import place_cost as pc
 from hanse.dispatch.place_model import PlaceModel
-from hanse.dispatch.place_moves import descend
+from hanse.dispatch.place_moves import WALK, descend
 from hanse.milp import INF, Bools, Floats, Ints
 from hanse.units import SECONDS_PER_HOUR
 
 EVALUATIONS_EACH: Final = 100
 """Of placements, from one start, for each offer that may get replicas: 15 ms for twenty sites with two services."""
-OPENED_EACH: Final = 300
-"""From the best of all starts, with all moves."""
-EVALUATIONS_MAX: Final = 50_000
-OPENED_MAX: Final = 150_000
-"""And no more than so many: of 200 sites the program says more than moves do."""
+EVALUATIONS_PAIR: Final = 0.6
+"""Or for each two of them, where they are many."""
+OPENED_TIMES: Final = 3
+"""So many times that from the best of all starts, with all moves."""
+EVALUATIONS_MAX: Final = 40_000_000
+"""Times sites: 150 ms a start for twenty. Of 200 sites the program says more than moves do."""
 ROUTED_MAX_BYTES: Final = 24_000_000
 """Of what was found of single services: all that moves come to at twenty sites."""
 CANDIDATES_MIN: Final = 400
@@ -48,6 +49,7 @@ class Local:
         self.row_first = np.searchsorted(r.service[self.rows], services)
         self.fixed = self._fixed(row_of)
         self.most_ways = int((np.diff(self.offer_first) * np.diff(self.row_first)).max(initial=0))
+        self.most_places = int(np.bincount(r.offer_pool).max(initial=0))
         wide = 4 + 2 * len(m.problem.sites)
         places = 1 << int(np.log2(max(ROUTED_MAX_BYTES / (8 * wide), 1.0)))
         self.seen, self.routed = np.zeros(places, np.int64), np.zeros((places, wide))
@@ -57,15 +59,16 @@ class Local:
         usd, rough, cost_first = self._pairs(row_of)
         failures = m.failures()
         kind, pool_kind, of_kind = self._kinds()
-        at = np.stack(
-            [r.offer_site, r.offer_pool, kind, r.offer_service, np.zeros(len(kind), np.int64)], 1
-        )
+        none = np.zeros(len(kind), np.int64)
+        columns = [r.offer_site, r.offer_pool, kind, r.offer_service, none]
+        at = np.stack(columns, 1)[self.offers]
+        pool = at[:, pc.POOL]
         price = np.array([q.uncovered_usd_per_request for q in p.services], float)
         lost = np.where(np.isin(np.arange(len(r.service)), m.pair_row), r.unserved_usd, 0.0)
         return pc.Fixed(
             offer_first=self.offer_first,
             offer=self._offer()[self.offers],
-            offer_at=np.ascontiguousarray(at[self.offers]),
+            offer_at=np.column_stack([at, _places(pool)]),
             row_first=self.row_first,
             row=np.stack([r.high, r.mean, r.kept, r.unserved_usd, lost], 1)[self.rows],
             cost_first=cost_first,
@@ -76,6 +79,8 @@ class Local:
             fail_first=failures[0],
             fail_site=failures[1],
             pool=self._pool(),
+            pool_first=np.searchsorted(np.sort(pool), np.arange(len(p.pools) + 1)),
+            pool_offer=np.argsort(pool, kind="stable"),
             pool_site=r.pool_site,
             pool_kind=pool_kind,
             of_kind=of_kind,
@@ -192,10 +197,13 @@ class Local:
             return self.fitted(r.offer_max)
         self.fixed.offer_at[:, pc.CANDIDATE] = candidates[self.offers]
         count = int(candidates.sum())
-        each = min(EVALUATIONS_EACH * count, EVALUATIONS_MAX)
-        found = [self.descend(self.fitted(n), each, opens=False) for n in starts]
+        wanted = max(EVALUATIONS_EACH * count, round(EVALUATIONS_PAIR * count**2))
+        each = min(wanted, EVALUATIONS_MAX // len(self.model.problem.sites))
+        # Wishes that differ often fit alike.
+        begins = {n.tobytes(): n for n in map(self.fitted, starts)}
+        found = [self.descend(n, each, opens=False) for n in begins.values()]
         n, _ = min(found, key=lambda one: one[1])
-        n, _ = self.descend(n, min(OPENED_EACH * count, OPENED_MAX), opens=True)
+        n, _ = self.descend(n, OPENED_TIMES * each, opens=True)
         return n
 
     def descend(self, n: Floats, evaluations_max: int, *, opens: bool) -> tuple[Floats, float]:
@@ -237,9 +245,16 @@ class Local:
             at_site=np.zeros(sites),
             base_kw=np.zeros((sites, 2)),
             best=n.copy(),
-            known=np.zeros(offers, np.int64),
+            here=n.copy(),
+            root=n.copy(),
+            next=n.copy(),
+            walked=np.zeros(WALK + 1),
+            known=np.zeros((offers, self.most_places), np.int64),
+            held=np.zeros(offers, np.int64),
+            was=np.zeros(services),
+            near=np.zeros(services + pools, np.int64),
             done=np.zeros(services, np.int64),
-            spent=np.zeros(2, np.int64),
+            spent=np.zeros(3, np.int64),
             mark=self._mark(n),
             seen=self.seen,
             routed=self.routed,
@@ -292,6 +307,15 @@ def _ragged(parts: list[Ints]) -> tuple[Ints, Ints]:
     first = np.concatenate([[0], np.cumsum([len(a) for a in parts])]).astype(np.int64)
     joined = np.concatenate(parts) if parts else np.zeros(0)
     return first, joined.astype(np.int64)
+
+
+def _places(group: Ints) -> Ints:
+    """[entry] how many of its group come before it."""
+    order = np.argsort(group, kind="stable")
+    first = np.searchsorted(group[order], group[order])
+    places = np.empty_like(order)
+    places[order] = np.arange(len(group)) - first
+    return places
 
 
 def _signs(count: int) -> Ints:

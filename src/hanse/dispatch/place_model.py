@@ -85,6 +85,9 @@ class PlaceModel:
             joined = [np.zeros(0)] * 5
         self.pair_row, self.pair_offer = joined[0].astype(np.int64), joined[1].astype(np.int64)
         self.pair_usd, self.pair_late, self.pair_egress = joined[2], joined[3], joined[4]
+        served = np.isin(np.arange(len(r.service)), self.pair_row)
+        self.lost_usd = float(r.unserved_usd[~served].sum())
+        """USD/h of rows that no offer may serve."""
         rate = r.offer_rate[self.pair_offer]
         self.pair_use = r.high[self.pair_row] / rate
         """Replicas that a whole row takes."""
@@ -164,17 +167,6 @@ class PlaceModel:
         )
         self.kind_quality = found[:, 2]
         self.kind_kept = np.bincount(self.kind_of, r.kept, len(found)).astype(float)
-
-    def penalty_usd(self, values: Floats) -> float:
-        """Of a solution: what is not met."""
-        r, p = self.rows, self.problem
-        x = np.zeros(len(self.pair_row))
-        known = self.taken & (self.pair_column < len(values))
-        x[known] = values[self.pair_column[known]]
-        price = np.array([q.uncovered_usd_per_request for q in p.services], float)
-        short = (price[self.kind_service] * values[self.s]).sum() * SECONDS_PER_HOUR
-        over = values[self.e].sum() * p.over_usd_per_kwh
-        return float((self.pair_late * x).sum() + r.unserved_usd @ values[self.u] + short + over)
 
     def failures(self) -> tuple[Ints, Ints]:
         """Where each failure's sites begin, and the sites of all, one after the other."""

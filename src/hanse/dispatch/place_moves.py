@@ -21,6 +21,7 @@ from hanse.dispatch.place_cost import (
     KIND,
     LEAST,
     MOST,
+    PLACE,
     POOL,
     SERVICE,
     SITE,
@@ -34,6 +35,10 @@ LESS: Final = 1e-9
 """Of USD/h: what is no improvement but rounding."""
 LACKS: Final = 1e-4
 """Of USD/h: what is worth making room for."""
+CHAIN: Final = 4
+"""Replicas that make way for each other."""
+WALK: Final = 8
+"""Steps without a gain."""
 
 
 @njit(**KERNEL)
@@ -50,10 +55,12 @@ def room(f: Any, s: Any, j: int, banned: int) -> bool:
 
 
 @njit(**KERNEL)
-def add_best(f: Any, s: Any, known: float, banned: int) -> float:
-    """One replica more where that saves most; what the placement costs then."""
+def add_best(f: Any, s: Any, known: float, banned: int, near: bool) -> float:
+    """One replica more where that saves most (`near`: of services that are `near`); what the placement costs then."""
     best, least = -1, known - LESS
     for j in range(len(s.n)):
+        if near and not s.near[f.offer_at[j, SERVICE]]:
+            continue
         if room(f, s, j, banned):
             change(f, s, j, 1.0)
             found = cost(f, s)
@@ -104,16 +111,25 @@ def move_best(f: Any, s: Any, j: int, known: float, banned: int) -> float:
 
 
 @njit(**KERNEL)
-def single(f: Any, s: Any, known: float, banned: int) -> float:
-    """Moves of single replicas until none helps."""
+def is_near(f: Any, s: Any, j: int) -> bool:
+    """Whether what happened lately concerns an offer: its service or its pool."""
+    found: bool = s.near[f.offer_at[j, SERVICE]] + s.near[len(s.done) + f.offer_at[j, POOL]] > 0
+    return found
+
+
+@njit(**KERNEL)
+def single(f: Any, s: Any, known: float, banned: int, near: bool) -> float:
+    """Moves of single replicas until none helps; `near`: only of services and pools that are `near`."""
     while s.spent[0] < s.spent[1]:
         before = known
         while s.spent[0] < s.spent[1]:
-            found = add_best(f, s, known, banned)
+            found = add_best(f, s, known, banned, near)
             if found >= known:
                 break
             known = found
         for j in range(len(s.n)):
+            if near and (s.held[j] or not is_near(f, s, j)):
+                continue
             while s.n[j] > f.offer[j, LEAST] and s.spent[0] < s.spent[1]:
                 found = move_best(f, s, j, known, banned)
                 if found >= known:
@@ -127,8 +143,9 @@ def single(f: Any, s: Any, known: float, banned: int) -> float:
 @njit(**KERNEL)
 def move_pool(f: Any, s: Any, p: int, to: int) -> None:
     """All replicas of a pool that may move to another one's same offers, or away where `to` is none."""
-    for j in range(len(s.n)):
-        if f.offer_at[j, POOL] != p or s.n[j] <= f.offer[j, LEAST]:
+    for i in range(f.pool_first[p], f.pool_first[p + 1]):
+        j = f.pool_offer[i]
+        if s.n[j] <= f.offer[j, LEAST]:
             continue
         count = s.n[j] - f.offer[j, LEAST]
         change(f, s, j, -count)
@@ -138,24 +155,17 @@ def move_pool(f: Any, s: Any, p: int, to: int) -> None:
 
 
 @njit(**KERNEL)
-def back(f: Any, s: Any) -> None:
-    """To the placement in `best`, all services routed anew."""
+def back(f: Any, s: Any, to: Any) -> None:
+    """To another placement [offer], services that it changes routed anew."""
     for j in range(len(s.n)):
-        if s.n[j] != s.best[j]:
-            change(f, s, j, s.best[j] - s.n[j])
-
-
-@njit(**KERNEL)
-def mark(s: Any) -> None:
-    """The placement as it stands is the one to go back to."""
-    for j in range(len(s.n)):
-        s.best[j] = s.n[j]
+        if s.n[j] != to[j]:
+            change(f, s, j, to[j] - s.n[j])
 
 
 @njit(**KERNEL)
 def pools(f: Any, s: Any, known: float) -> float:
     """Every pool in use moved to each of its kind that stands empty, and emptied for good; what helps stays."""
-    mark(s)
+    copy(s.n, s.best)
     for p in range(f.pool.shape[0]):
         if s.pool_used[p, 0] <= 0.0:
             continue
@@ -170,13 +180,13 @@ def pools(f: Any, s: Any, known: float) -> float:
             found = cost(f, s)
             if to < 0 and found < np.inf:
                 keep(f, s)
-                found = single(f, s, found, p)
+                found = single(f, s, found, p, False)
             if found < known - LESS:
                 keep(f, s)
-                mark(s)
+                copy(s.n, s.best)
                 known = found
                 break
-            back(f, s)
+            back(f, s, s.best)
             if to < 0:
                 cost(f, s)
                 keep(f, s)
@@ -187,8 +197,8 @@ def pools(f: Any, s: Any, known: float) -> float:
 @njit(**KERNEL)
 def short(f: Any, s: Any, q: int) -> bool:
     """Whether more replicas of a service would serve or cover more."""
-    lacks: bool = s.service[q, 1] + s.service[q, 3] > LACKS
-    return lacks
+    found: bool = lacks(s, q) > LACKS
+    return found
 
 
 @njit(**KERNEL)
@@ -230,9 +240,8 @@ def evict(f: Any, s: Any, k: int, j: int) -> bool:
     pool = f.offer_at[k, POOL]
     if j < 0:
         held = 0.0
-        for i in range(len(s.n)):
-            if f.offer_at[i, POOL] == pool:
-                held += f.offer[i, LEAST] * f.offer[i, CHIPS]
+        for i in range(f.pool_first[pool], f.pool_first[pool + 1]):
+            held += f.offer[f.pool_offer[i], LEAST] * f.offer[f.pool_offer[i], CHIPS]
         if held + f.offer[k, CHIPS] > f.pool[pool, CHIPS_MOST] + 1e-9:
             return False
         move_pool(f, s, pool, -1)
@@ -247,78 +256,170 @@ def evict(f: Any, s: Any, k: int, j: int) -> bool:
 
 
 @njit(**KERNEL)
-def cheapest_room(f: Any, s: Any, q: int) -> tuple[int, int]:
+def cheapest_room(f: Any, s: Any, q: int, first: bool) -> tuple[int, int]:
     """An offer of a service without room, and what makes room for it at least cost: an offer, or -1 for the whole pool; (-1, -1): none left
-    to try.
+    to try. `first`: what began a chain already is not tried again.
     """
     one, other, least = -1, -1, np.inf
+    copy(s.n, s.here)
     for k in range(f.offer_first[q], f.offer_first[q + 1]):
-        if s.known[k] > 1 or s.n[k] >= f.offer[k, MOST] or not f.offer_at[k, CANDIDATE]:
+        if s.held[k] or s.n[k] >= f.offer[k, MOST] or not f.offer_at[k, CANDIDATE]:
             continue
         if room(f, s, k, -1):
             continue
-        ways = 0
-        for j in range(len(s.n)):
-            if s.known[k] or j == k or f.offer_at[j, POOL] != f.offer_at[k, POOL]:
+        pool, ways = f.offer_at[k, POOL], 0
+        for i in range(f.pool_first[pool], f.pool_first[pool + 1]):
+            j = f.pool_offer[i]
+            if s.held[j] or j == k or s.n[j] <= f.offer[j, LEAST]:
                 continue
-            if s.n[j] > f.offer[j, LEAST] and evict(f, s, k, j):
+            if first and s.known[k, f.offer_at[j, PLACE]] == s.spent[2]:
                 ways += 1
-                found = cost(f, s)
-                back(f, s)
-                untouch(s)
+                continue
+            if evict(f, s, k, j):
+                ways += 1
+                found = weighed(f, s, q, pool)
                 if found < least:
                     one, other, least = k, j, found
-        if ways == 0 and evict(f, s, k, -1):
-            s.known[k] = 1
-            found = cost(f, s)
-            back(f, s)
-            untouch(s)
+        whole = first and ways == 0 and s.known[k, f.offer_at[k, PLACE]] != s.spent[2]
+        if whole and evict(f, s, k, -1):
+            found = weighed(f, s, q, pool)
             if found < least:
                 one, other, least = k, -1, found
     return one, other
 
 
 @njit(**KERNEL)
-def crowded(f: Any, s: Any, known: float) -> float:
-    """Room made for services that lack some, the one that lacks most and the cheapest way first (in place of one offer, then of a whole
-    pool), and everything moved from there; what helps stays.
+def weighed(f: Any, s: Any, q: int, pool: int) -> float:
+    """What the placement costs with a pool changed, which then is as in `here` again; inf where the service lacks as much as before."""
+    found: float = cost(f, s)
+    if s.tried[q, 1] + s.tried[q, 3] >= lacks(s, q) - LACKS:
+        found = np.inf
+    for i in range(f.pool_first[pool], f.pool_first[pool + 1]):
+        j = f.pool_offer[i]
+        if s.n[j] != s.here[j]:
+            change(f, s, j, s.here[j] - s.n[j])
+    untouch(s)
+    return found
+
+
+@njit(**KERNEL)
+def lacks(s: Any, q: int) -> float:
+    """USD/h of what a service does not get."""
+    found: float = s.service[q, 1] + s.service[q, 3]
+    return found
+
+
+@njit(**KERNEL)
+def chain(f: Any, s: Any, one: int, other: int, known: float) -> float:
+    """Room made for one replica, then for who made way, and so on, for as long as that is dearer than what was known (ejection chains; Glover,
+    Discrete Applied Mathematics 65, 1996).
     """
-    mark(s)
+    found = known
+    for i in range(len(s.near)):
+        s.near[i] = 0
+    for step in range(CHAIN):
+        s.held[one] = 1
+        s.near[len(s.done) + f.offer_at[one, POOL]] = 1
+        evict(f, s, one, other)
+        for q in range(len(s.done)):
+            if s.touched[q]:
+                s.near[q] = 1
+        found = cost(f, s)
+        keep(f, s)
+        found = single(f, s, found, -1, True)
+        if found < known - LESS or step == CHAIN - 1 or s.spent[0] >= s.spent[1]:
+            break
+        worst, most = -1, LACKS
+        for q in range(len(s.done)):
+            if lacks(s, q) - s.was[q] > most:
+                worst, most = q, lacks(s, q) - s.was[q]
+        if worst < 0:
+            break
+        one, other = cheapest_room(f, s, worst, False)
+        if one < 0:
+            break
     for j in range(len(s.n)):
-        s.known[j] = 0
+        s.held[j] = 0
+    return found
+
+
+@njit(**KERNEL)
+def crowded(f: Any, s: Any, known: float) -> float:
+    """Room made for services that lack some, the one that lacks most and the cheapest way first, and for those in turn who made way. Where no
+    chain helps the search walks on from the end of the best one, some steps without a gain (tabu search; Glover, ORSA J. Computing 1, 1989).
+    """
+    copy(s.n, s.best)
+    walked = 0
+    s.walked[0] = known
+    while walked < WALK and s.spent[0] < s.spent[1]:
+        found = chains(f, s, known, walked)
+        if found < known - LESS:
+            known = single(f, s, found, -1, False)
+            copy(s.n, s.best)
+            walked = 0
+        elif found < np.inf:
+            walked += 1
+            back(f, s, s.next)
+            found = cost(f, s)
+            keep(f, s)
+        else:
+            break
+        s.walked[walked] = found
+    back(f, s, s.best)
+    cost(f, s)
+    keep(f, s)
+    return known
+
+
+@njit(**KERNEL)
+def chains(f: Any, s: Any, known: float, walked: int) -> float:
+    """Chains from the placement as it stands, until one ends below what is known and stays; else the least that any ended with, where the search
+    has not been, is in `next`, and all is as before. inf: none.
+    """
+    copy(s.n, s.root)
+    s.spent[2] += 1
+    least = np.inf
     for q in range(len(s.done)):
         s.done[q] = 0
+        s.was[q] = lacks(s, q)
     while s.spent[0] < s.spent[1]:
         most, worst = -1, LACKS
         for q in range(len(s.done)):
-            lack = s.service[q, 1] + s.service[q, 3]
-            if not s.done[q] and lack > worst:
-                most, worst = q, lack
+            if not s.done[q] and s.was[q] > worst:
+                most, worst = q, s.was[q]
         if most < 0:
             break
-        one, other = cheapest_room(f, s, most)
+        one, other = cheapest_room(f, s, most, True)
         if one < 0:
             s.done[most] = 1
             continue
-        s.known[one] += 1
-        evict(f, s, one, other)
-        found = cost(f, s)
-        keep(f, s)
-        found = single(f, s, found, -1)
+        s.known[one, f.offer_at[other if other >= 0 else one, PLACE]] = s.spent[2]
+        found: float = chain(f, s, one, other, known)
         if found < known - LESS:
-            mark(s)
-            known = found
-        else:
-            back(f, s)
-            cost(f, s)
-            keep(f, s)
-    return known
+            return found
+        been = found >= least
+        for i in range(walked + 1):
+            been = been or abs(found - s.walked[i]) <= LESS * max(1.0, abs(found))
+        if not been:
+            least = found
+            copy(s.n, s.next)
+        back(f, s, s.root)
+        cost(f, s)
+        keep(f, s)
+    return least
+
+
+@njit(**KERNEL)
+def copy(n: Any, to: Any) -> None:
+    """Of a placement [offer]."""
+    for j in range(len(n)):
+        to[j] = n[j]
 
 
 @njit(**KERNEL)
 def opened(f: Any, s: Any, known: float) -> float:
     """Every pool that stands empty given what each of its kind in use has, whose own work may then go; what helps stays."""
-    mark(s)
+    copy(s.n, s.best)
     for to in range(f.pool.shape[0]):
         if s.pool_used[to, 0] > 0.0:
             continue
@@ -331,12 +432,12 @@ def opened(f: Any, s: Any, known: float) -> float:
             found = cost(f, s)
             if found < np.inf:
                 keep(f, s)
-                found = single(f, s, found, -1)
+                found = single(f, s, found, -1, False)
             if found < known - LESS:
-                mark(s)
+                copy(s.n, s.best)
                 known = found
                 break
-            back(f, s)
+            back(f, s, s.best)
             cost(f, s)
             keep(f, s)
     return known
@@ -345,8 +446,9 @@ def opened(f: Any, s: Any, known: float) -> float:
 @njit(**KERNEL)
 def like_pool(f: Any, s: Any, p: int, to: int) -> None:
     """Replicas of a pool in another one, too."""
-    for j in range(len(s.n)):
-        if f.offer_at[j, POOL] == p and s.n[j] > 0.0:
+    for i in range(f.pool_first[p], f.pool_first[p + 1]):
+        j = f.pool_offer[i]
+        if s.n[j] > 0.0:
             k = f.of_kind[to, f.offer_at[j, KIND]]
             if k >= 0:
                 change(f, s, k, min(s.n[j], f.offer[k, MOST] - s.n[k]))
@@ -362,7 +464,7 @@ def descend(f: Any, s: Any, opens: bool) -> float:
     known = cost(f, s)
     keep(f, s)
     while s.spent[0] < s.spent[1]:
-        known = pair_best(f, s, single(f, s, known, -1))
+        known = pair_best(f, s, single(f, s, known, -1, False))
         found = crowded(f, s, known) if opens else known
         if found >= known - LESS:
             found = pools(f, s, known)

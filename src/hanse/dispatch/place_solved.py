@@ -15,8 +15,8 @@ from hanse.dispatch.place_search import Found, search
 from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
 from hanse.milp import Limits
 
-NODES_MAX: Final = 10
-"""Of the search tree: an answer every few minutes, whose gap is reported, beats a proof."""
+NODES_BY_SIZE: Final = -1
+"""Of the search tree: as many as `place_search` finds fit for the program's size."""
 SETS_ROUNDS: Final = 3
 """Of sets of demand that a failure leaves short and the program had not: one is nearly always enough."""
 

@@ -287,7 +287,7 @@ class PlaceAnswer(Value, frozen=True, kw_only=True):
     bound_usd: float
     """No placement of this problem costs less in an hour."""
     gap: float
-    """(cost - bound) over the cost without penalties: proven."""
+    """(cost - bound) / cost, penalties included: proven."""
     stopped_by: Literal["gap", "nodes"]
     nodes: int
     clusters: int
