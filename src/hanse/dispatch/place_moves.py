@@ -1,9 +1,9 @@
 """Replicas moved one by one, pool by pool, as long as that costs less: a placement within milliseconds.
 
 Here: kernels. `descend` makes single moves (one replica less, one more, one elsewhere, one of another service on the same nodes), pairs for
-services that one replica alone does not help, room for services that lack some, and moves of whole pools (emptied, or moved to another pool
-of the same kind), until none helps or the evaluations are used up. Not here: what a placement costs (`place_cost`), where moves begin
-(`place_local`).
+services that one replica alone does not help, room for services that lack some (by chains of replicas that make way), and moves of whole pools
+(emptied, or moved to another pool of the same kind), until none helps or the evaluations are used up. Not here: what a placement costs
+(`place_cost`), where moves begin (`place_local`).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ SLOTS_LEAST, SLOTS_MOST = 0.9, 1.25
 """A replica that runs stays as it is while its slots are within so many times what was sized for: fewer would serve less than the answer
 counts on, more would write slower; forecasts of lengths are no better than that."""
 ANSWER_S_MAX: Final = 300.0
-"""A question open for so long is asked anew: whoever was to answer is gone. The largest instance takes a minute."""
+"""A question open for so long is asked anew: whoever was to answer is gone. 200 sites with thirty services take a minute, 100 with twenty a hundred seconds."""
 CALM_S: Final = 5.0
 """Between two questions asked because something happened: a site that is lost takes its engines with it, one by one."""
 
