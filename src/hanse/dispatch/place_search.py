@@ -72,7 +72,7 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         return _found(model, limits, stands, stands.bound, 0)
     relaxed = tightened(model, solver)
     if limits.nodes_max < 0:
-        limits = replace(limits, nodes_max=NODES_ROWS // solver.row_count)
+        limits = replace(limits, nodes_max=NODES_ROWS // max(solver.row_count, 1))
     bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
     n, nodes = relaxed.values[model.n], 0
     best = _moved(model, solver, n, reduced)
