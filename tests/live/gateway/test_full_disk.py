@@ -13,9 +13,19 @@ import pytest
 from hanse.live.evidence import chain
 from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.shared import DISK_FULL, DISK_LOW, DISK_ROOM, FLAG_DISK_LEVEL
-from live.gateway.rig import ask, chat, run, start
+from live.gateway.rig import Answer, SiteRig, ask, chat, run, start
 
 ONE_TICK_S = 0.1
+
+
+async def one_under_way(tmp_path: Path) -> tuple[SiteRig, asyncio.Event, asyncio.Task[Answer]]:
+    """A site whose engine holds one request until the event is set, and what it will be answered."""
+    site = (await start(tmp_path, sites=("lyon",)))["lyon"]
+    hold = site.engines[0].hold = asyncio.Event()
+    asked = asyncio.create_task(ask(site.port, chat()))
+    while not site.records():
+        await asyncio.sleep(ONE_TICK_S)
+    return site, hold, asked
 
 
 def test_a_full_disk_refuses_with_a_clear_code_and_writes_nothing_of_it(tmp_path: Path) -> None:
@@ -44,11 +54,7 @@ def test_a_full_disk_refuses_with_a_clear_code_and_writes_nothing_of_it(tmp_path
 
 def test_requests_under_way_end_with_their_records(tmp_path: Path) -> None:
     async def test() -> None:
-        league = await start(tmp_path, sites=("lyon",))
-        site = league["lyon"]
-        hold = site.engines[0].hold = asyncio.Event()
-        asked = asyncio.ensure_future(ask(site.port, chat()))
-        await asyncio.sleep(0.2)
+        site, hold, asked = await one_under_way(tmp_path)
         site.worker.page.flags[FLAG_DISK_LEVEL] = DISK_FULL
         await asyncio.sleep(ONE_TICK_S)
         hold.set()
@@ -67,11 +73,7 @@ def test_an_end_that_the_disk_did_not_take_is_written_once_it_does(
     """The disk fills to the last byte between two looks at it, while a request runs."""
 
     async def test() -> None:
-        league = await start(tmp_path, sites=("lyon",))
-        site = league["lyon"]
-        hold = site.engines[0].hold = asyncio.Event()
-        asked = asyncio.ensure_future(ask(site.port, chat()))
-        await asyncio.sleep(0.2)
+        site, hold, asked = await one_under_way(tmp_path)
         tried: list[int] = []
 
         def full(_fd: int, data: bytes) -> int:
