@@ -303,13 +303,33 @@ with TunWan(("a", "b"), TunLink()) as wan:
     owner.wait()
     owner.stdout.close()
     deadline_s = time.monotonic() + WAIT_S
-    while first in (left := namespaces()) or second in left or _runs(inner) or _runs(emulator):
-        assert time.monotonic() < deadline_s
+    while left := _left((first, second), {"sleep": inner, "emulator": emulator}):
+        assert time.monotonic() < deadline_s, left
         time.sleep(0.01)
 
 
-def _runs(pid: str) -> bool:
+@pytest.mark.root
+def test_a_started_process_is_inside_its_namespace() -> None:
+    """Else the namespace's removal would not find it, and it would outlive its owner."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with TunWan(("a", "b"), TunLink()) as wan:
+        process = wan["a"].popen(["sleep", "1000"])
+        assert os.readlink(f"/proc/{process.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        gone = wan["b"].popen(["no-such-command"], stderr=subprocess.PIPE)
+        assert gone.wait(WAIT_S) != 0
+
+
+def _left(names: tuple[str, ...], pids: dict[str, str]) -> list[str]:
+    left = namespaces().split()
+    return [name for name in names if name in left] + [
+        f"{what} {stat}" for what, pid in pids.items() if (stat := _running(pid)) is not None
+    ]
+
+
+def _running(pid: str) -> str | None:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if stat.rpartition(")")[2].split()[0] == "Z" else stat

@@ -40,6 +40,12 @@ READS_MAX: Final = 256  # packets taken from one interface before the others get
 TICK_S: Final = 0.001  # epoll's; half a tick early counts as due, so errors cancel out
 START_TIMEOUT_S: Final = 30.0  # 100 namespaces take about 4 s
 ASK_TIMEOUT_S: Final = 5.0  # answers take well under 1 ms; later means stuck or gone
+ENTER_S: Final = (
+    0.001  # between looks whether a process is inside its namespace, which takes a few ms
+)
+SWEEPS_MAX: Final = (
+    100  # of a namespace's processes; two are usual, more only for one that cannot die yet
+)
 TUN_PATH: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
 IFF_TUN: Final = 0x0001  # IP packets, no Ethernet header
@@ -159,11 +165,18 @@ class Namespace:
         return subprocess.run(["ip", "netns", "exec", self.name, *command], check=True, **options)
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """``subprocess.Popen`` inside the namespace, as a process group of its own."""
+        """``subprocess.Popen`` inside the namespace, as a process group of its own.
+
+        Returns once the process is inside or has ended: one still on its way in is not among the
+        namespace's processes, and would outlive its removal.
+        """
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, *command], start_new_session=True, **options
         )
         self.processes.append(process)
+        outside = _network_of("self")
+        while process.poll() is None and _network_of(process.pid) in (None, outside):
+            time.sleep(ENTER_S)
         return process
 
     def kill_all(self) -> None:
@@ -325,9 +338,13 @@ class _Emulator:
     def close(self) -> None:
         for name in self.namespaces:
             with contextlib.suppress(SiteError):  # made only half way
-                for pid in _ip("netns", "pids", name).split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+                for _ in range(SWEEPS_MAX):
+                    if not (pids := _ip("netns", "pids", name).split()):
+                        break
+                    for pid in pids:  # what one of them forks meanwhile, the next sweep ends
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(SiteError):
                 _ip("netns", "del", name)
         for fd in self.fds:
             os.close(fd)
@@ -424,6 +441,14 @@ def _open_tun(interface: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _network_of(pid: int | str) -> str | None:
+    """The network namespace a process is in, None for one that has ended."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
 
 
 def _ip(*arguments: str) -> str:
