@@ -94,9 +94,7 @@ class Model:
         """A block of columns in the shape of `cost` (or `shape`); their indices."""
         assert name not in self.columns, name
         shape = np.shape(cost) if shape is None else shape
-        arrays = [
-            np.broadcast_to(np.asarray(a, float), shape).ravel() for a in (cost, lower, upper)
-        ]
+        arrays = [np.broadcast_to(_numbers(a, name), shape).ravel() for a in (cost, lower, upper)]
         index = self.column_count + np.arange(arrays[0].size).reshape(shape)
         self._columns.append((arrays[0], arrays[1], arrays[2], integer))
         self.column_count += index.size
@@ -106,7 +104,7 @@ class Model:
     def add_rows(self, name: str, lower: Any, upper: Any, shape: tuple[int, ...]) -> Ints:
         """A block of rows between two bounds; their indices."""
         assert name not in self.rows, name
-        bounds = [np.broadcast_to(np.asarray(a, float), shape).ravel() for a in (lower, upper)]
+        bounds = [np.broadcast_to(_numbers(a, name), shape).ravel() for a in (lower, upper)]
         index = self.row_count + np.arange(bounds[0].size).reshape(shape)
         self._rows.append((bounds[0], bounds[1]))
         self.row_count += index.size
@@ -115,7 +113,7 @@ class Model:
 
     def put(self, rows: Any, columns: Any, values: Any) -> None:
         """Coefficients, broadcast against each other; each place at most once."""
-        r, c, v = np.broadcast_arrays(rows, columns, np.asarray(values, float))
+        r, c, v = np.broadcast_arrays(rows, columns, _numbers(values, "a coefficient"))
         self._entries.append((r.ravel(), c.ravel(), v.ravel()))
 
     def lp(self) -> Any:
@@ -157,6 +155,14 @@ class Model:
         """Columns that take whole numbers only."""
         kinds = np.concatenate([np.full(block[0].size, block[3]) for block in self._columns])
         return np.flatnonzero(kinds)
+
+
+def _numbers(values: Any, what: str) -> Floats:
+    """As floats; of what is no number HiGHS would never come back."""
+    given = np.asarray(values, float)
+    if np.isnan(given).any():
+        raise ValueError(f"{what} is not a number")
+    return given
 
 
 class Quiet(highspy.Highs):
@@ -219,6 +225,7 @@ class Solver:
             starts = (each * np.arange(count)).astype(np.int32)
             index = rows.ravel().astype(np.int32)
             entries = np.ascontiguousarray(values, float).ravel()
+            cost, entries = _numbers(cost, "a new column"), _numbers(entries, "a new column")
             self.highs.addCols(
                 count, cost / self.unit, zeros, most, index.size, starts, index, entries
             )

@@ -14,7 +14,7 @@ from effort import effort
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import Floor
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.place_offers import offers_of
+from hanse.dispatch.place_offers import Here, offers_of
 from hanse.dispatch.rolling import placement_problem
 from hanse.model.check import check_fleet
 from hanse.model.fleet import Kubernetes, Placement, Pool
@@ -89,9 +89,8 @@ def test_placements_choose_chips_only_where_there_is_a_workload_for_each_number(
     def chips(known: Kubernetes) -> set[int]:
         pool = Pool(id="gpu", accelerator="l40s", count=8, driver="kubernetes", kubernetes=known)
         power = Power(usd_per_kwh=0.1, empty_w=50.0)
-        found = offers_of(
-            0, SERVICES[0], 0, pool, accelerator("l40s"), Work(300.0, 100.0), power, ()
-        )
+        here = Here(0, 0, pool, accelerator("l40s"), power, (), False)
+        found = offers_of(0, SERVICES[0], here, Work(300.0, 100.0))
         return {offer.chips for offer in found}
 
     assert chips(Kubernetes(name="llm", chips=2)) == {2}

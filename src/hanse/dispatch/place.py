@@ -33,6 +33,7 @@ from hanse.dispatch.place_values import (
     PlaceService,
     PlaceSite,
     Violation,
+    room_chips,
     with_what_runs,
 )
 from hanse.milp import Limits
@@ -99,7 +100,7 @@ def _can_stay(problem: PlaceProblem) -> bool:
         pool = problem.pools[offer.pool]
         if offer.replicas and not problem.sites[pool.site].hosts:
             return False
-        chips[offer.pool] += offer.chips * offer.replicas
+        chips[offer.pool] += room_chips(pool, offer.chips) * offer.replicas
         memory_gb[offer.pool] += offer.memory_gb * offer.replicas
         engines[pool.site] += offer.replicas
     return all(

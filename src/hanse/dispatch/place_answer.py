@@ -183,7 +183,9 @@ def _placements(plan: Plan) -> tuple[Placement, ...]:
         offer = p.offers[i]
         pool = p.pools[offer.pool]
         found.append(
-            Placement(
+            offer.placed
+            if offer.placed is not None
+            else Placement(
                 service=p.services[offer.service].id,
                 variant=offer.variant,
                 site=p.sites[pool.site].id,

@@ -49,7 +49,9 @@ def _placements(p: PlaceProblem, a: PlaceAnswer) -> list[str]:
         o = p.offers[i]
         pool = p.pools[o.pool]
         wanted.add(
-            Placement(
+            o.placed
+            if o.placed is not None
+            else Placement(
                 service=p.services[o.service].id,
                 variant=o.variant,
                 site=p.sites[pool.site].id,
@@ -90,7 +92,9 @@ def _hardware(p: PlaceProblem, a: PlaceAnswer) -> list[str]:
     ]
     for i, pool in enumerate(p.pools):
         name = f"{p.sites[pool.site].id}/{pool.id}"
-        if not _fits(chips[i], on[i], pool.chips, pool.chips_count):
+        shares = [pool.chips // (pool.chips // c) if c <= pool.chips else c for c in chips[i]]
+        # What first fit finds no place for may still stand in equal shares of nodes.
+        if not any(_fits(c, on[i], pool.chips, pool.chips_count) for c in (chips[i], shares)):
             found.append(f"replicas do not fit on the nodes of {name} that are on")
         held = pool.memory_gb * min(on[i] * pool.chips, pool.chips_count)
         if pool.memory_gb > 0.0 and memory[i] > held * (1.0 + TOLERANCE):
@@ -156,7 +160,7 @@ def _served(p: PlaceProblem, a: PlaceAnswer) -> list[str]:
         entry = entry_of(p, d)
         if entry is not None and f.share > TOLERANCE:
             way = p.rtt_ms[d.origin][entry] + p.rtt_ms[entry][p.pools[o.pool].site]
-            if way + o.ttft_ms_p95 > p.services[d.service].ttft_ms + 1e-6:
+            if o.late or way + o.ttft_ms_p95 > p.services[d.service].ttft_ms + 1e-6:
                 late.add(d.service)
     named = {(v.kind, v.what.split(" ")[0]) for v in a.violated}
     found = []

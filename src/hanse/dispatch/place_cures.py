@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from hanse.dispatch.place_values import Violation, ViolationKind
+from hanse.milp import Floats, Ints
 
 if TYPE_CHECKING:
     from hanse.dispatch.place_answer import Plan
@@ -85,24 +86,64 @@ def _why_unserved(plan: Plan, row: int) -> tuple[str, str]:
     if not len(usable):
         sites = np.unique(r.offer_site[good])
         return f"all its sites are lost or drained: {_names(plan, sites)}", "bring one of them back"
-    pools = np.unique(r.offer_pool[usable])
-    used = np.bincount(r.offer_pool, r.offer_chips * plan.n, len(p.pools))
-    free = np.array([p.pools[k].chips_count for k in pools]) - used[pools]
-    least = np.array([r.offer_chips[usable[r.offer_pool[usable] == k]].min() for k in pools])
+    return _full(plan, row, usable)
+
+
+def _full(plan: Plan, row: int, usable: Ints) -> tuple[str, str]:
+    """Why none of some offers has another replica: chips, engines or power at every site, or its price."""
+    r, p = plan.model.rows, plan.model.problem
     sites = np.unique(r.offer_site[usable])
-    if (free < least).all():
-        each = float(r.offer_rate[usable].max())
-        count = int(np.ceil(plan.u[row] * r.high[row] / each - 1e-9))
+    free = usable[~r.offer_fixed[usable]]
+    if not len(free):
         return (
-            f"every chip that may serve it is taken at {_names(plan, sites)}",
+            f"what may serve it runs by itself (driver `external`), or where nobody can be told, at {_names(plan, sites)}: none is placed there",
+            "start one more there by hand, or give a lawful site a pool with another driver",
+        )
+    left = np.array([k.chips_count for k in p.pools], float)
+    left -= np.bincount(r.offer_pool, r.offer_chips * plan.n, len(left))
+    watch = np.array([s.engines_max for s in p.sites], float)
+    watch -= np.bincount(r.offer_site, plan.n, len(watch))
+    no_chips = left[r.offer_pool[free]] < r.offer_chips[free]
+    no_watch = watch[r.offer_site[free]] < 1.0
+    no_power = _more_kw(plan, free) > (_supply(plan) - plan.kw_high)[r.offer_site[free]]
+    each = float(r.offer_rate[usable].max())
+    count = int(np.ceil(plan.u[row] * r.high[row] / each - 1e-9))
+    if not (no_chips | no_watch | no_power).all():
+        return (
+            "another replica costs more than leaving it unserved",
+            f"raise the price of an unserved request, or make one cheaper at {_names(plan, sites)}",
+        )
+    where = [
+        _names(plan, np.unique(r.offer_site[free[no]])) for no in (no_chips, no_watch, no_power)
+    ]
+    if no_chips.all():
+        return (
+            f"every chip that may serve it is taken at {where[0]}",
             f"add chips for {count} more replica{'s' if count > 1 else ''} at one of them",
         )
-    if (plan.kw_high[sites] >= 0.98 * _supply(plan)[sites]).any():
-        return "its sites have no power left", f"raise grid_kw_max at {_names(plan, sites)}"
-    return (
-        "another replica costs more than leaving it unserved",
-        f"raise the price of an unserved request, or make one cheaper at {_names(plan, sites)}",
-    )
+    if no_watch[~no_chips].all():
+        return (
+            f"as many engines as an agent watches run at {where[1]}",
+            "offer it on more chips a replica, or give its chips to another site",
+        )
+    hot = [s for s in np.unique(r.offer_site[free[no_power]]).tolist() if p.sites[s].cap == "heat"]
+    cure = f"raise grid_kw_max at {where[2]}"
+    if hot:
+        cure = (
+            f"more cooling at {_names(plan, hot)}, whose plant takes no more heat in this weather"
+        )
+    return f"no power is left for one more at {where[2]}", cure
+
+
+def _more_kw(plan: Plan, offers: Ints) -> Floats:
+    """[offer] kW at the meter of one more replica that waits, with the node that it may need."""
+    r, p = plan.model.rows, plan.model.problem
+    node_kw = np.array([(k.node_on_w - k.node_off_w) / 1000.0 for k in p.pools], float)
+    held = np.bincount(r.offer_pool, r.offer_chips * plan.n, len(p.pools))
+    on = np.array([k.chips for k in p.pools], float) * plan.k
+    pool = r.offer_pool[offers]
+    wakes = held[pool] + r.offer_chips[offers] > on[pool]
+    return np.asarray(r.pue[r.offer_site[offers]] * (r.offer_kw[offers] + wakes * node_kw[pool]))
 
 
 def _late(plan: Plan) -> list[Violation]:
@@ -119,16 +160,12 @@ def _late(plan: Plan) -> list[Violation]:
         way = float(r.way_ms[head, r.offer_site[offer]])
         ttft = way + float(r.offer_ttft[offer])
         origin, site = p.sites[int(r.d["origin"][head])].id, p.sites[int(r.offer_site[offer])].id
-        found.append(
-            _violation(
-                "late",
-                service.id,
-                per_s,
-                "requests/s",
-                f"from {origin} to {site} the first token of 95 of 100 comes after {ttft:.0f} ms of {service.ttft_ms:.0f} ms, {way:.0f} ms of them on the way",
-                f"give a lawful site nearer to {origin} chips for it, or promise {np.ceil(ttft / 10.0) * 10.0:.0f} ms",
-            )
-        )
+        why = f"from {origin} to {site} the first token of 95 of 100 comes after {ttft:.0f} ms of {service.ttft_ms:.0f} ms, {way:.0f} ms of them on the way"
+        cure = f"give a lawful site nearer to {origin} chips for it, or promise {np.ceil(ttft / 10.0) * 10.0:.0f} ms"
+        if p.offers[offer].late:
+            why = f"requests are too long for it at {site}: no replica of its kind keeps the promised times to the first token and per token"
+            cure = "offer a smaller variant, give a lawful site faster chips or more of them a replica, or promise more"
+        found.append(_violation("late", service.id, per_s, "requests/s", why, cure))
     return found
 
 
@@ -163,7 +200,12 @@ def _power(plan: Plan) -> list[Violation]:
             float(plan.over_kw[s]),
             "kW",
             f"{plan.kw_high[s]:.1f} kW with all demand high, {_supply(plan)[s]:.1f} kW of supply",
-            f"raise grid_kw_max by {np.ceil(plan.over_kw[s] * 10.0) / 10.0:g} kW, or let other sites hold more",
+            (
+                f"raise grid_kw_max by {np.ceil(plan.over_kw[s] * 10.0) / 10.0:g} kW"
+                if p.sites[int(s)].cap == "grid"
+                else "more cooling, whose plant takes no more heat in this weather"
+            )
+            + ", or let other sites hold more",
         )
         for s in np.flatnonzero(plan.over_kw > 0.0)
     ]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from hanse.dispatch.place_solved import NODES_BY_SIZE, solved
+from hanse.dispatch.place_rows import Rows
+from hanse.dispatch.place_solved import NODES_BY_SIZE, bound_with_any, solved
 from hanse.dispatch.place_values import (
     Explanation,
     PlaceAnswer,
@@ -47,29 +48,34 @@ def explain(
     counts = {one.offer: one.replicas for one in answer.replicas}
     placed = sum(counts.get(i, 0) for i in here)
     if any(full.offers[i].fixed and full.offers[i].replicas for i in here):
-        why = "it runs by itself (driver `external`): counted on, never moved"
+        why = "it runs by itself (driver `external`), or its site can be told nothing: counted on, never moved"
         return _said(service, site, placed, why, "nothing else", 0.0, 0.0)
-    if placed:
-        tries = [(_without(full, here), 0.0)]
-    else:
-        able = sorted((i for i in here), key=lambda i: full.offers[i].chips)[:TRIED_MAX]
-        tries = [(_with_one(full, i), _start_usd(full, full.offers[i])) for i in able]
-    if not tries:
-        why = "no pool there holds a replica that keeps the service's promise"
+    able = _able(full, here)
+    if not placed and not able:
+        why = _why_not(full, here, site)
         return _said(service, site, 0, why, "nothing: it cannot stand there", math.inf, math.inf)
-    found = [(solved(one, limits), more) for one, more in tries]
+    if placed:
+        found = [(solved(_without(full, here), limits), 0.0)]
+        least = found[0][0].bound_usd
+    else:
+        found = [
+            (solved(_with_one(full, i), limits), _start_usd(full, full.offers[i]))
+            for i in sorted(able, key=lambda i: full.offers[i].chips)[:TRIED_MAX]
+        ]
+        least = bound_with_any(full, able)
     other, start_usd = min(found, key=lambda pair: pair[0].cost.usd + pair[1])
     usd_more = other.cost.usd + start_usd - answer.cost.usd
-    least = min(one.bound_usd + more for one, more in found) - answer.cost.usd
     items = {
         name: getattr(other.cost, name) - getattr(answer.cost, name)
         for name in answer.cost.__struct_fields__
     }
+    items["switching_usd"] += start_usd
     item, worth = max(items.items(), key=lambda pair: pair[1])
     why = f"else {item.removesuffix('_usd')} would cost {worth:.4g} USD/h more"
     instead = changes(answer.placements, other.placements) or "the same elsewhere"
     # Below the answer nothing is proven but the gap.
-    return _said(service, site, placed, why, instead, usd_more, max(0.0, least))
+    least_more = max(0.0, least - answer.cost.usd)
+    return _said(service, site, placed, why, instead, usd_more, least_more)
 
 
 def _said(
@@ -98,6 +104,35 @@ def _offers_at(problem: PlaceProblem, service: str, site: str) -> list[int]:
         for i, offer in enumerate(problem.offers)
         if services[offer.service] == service and sites[problem.pools[offer.pool].site] == site
     ]
+
+
+def _able(problem: PlaceProblem, offers: Sequence[int]) -> list[int]:
+    """Of some offers at one site those of which one replica fits beside what nobody can move."""
+    could = Rows(problem).offer_could
+    taken: dict[int, int] = {}
+    watched = 0
+    site = problem.pools[problem.offers[offers[0]].pool].site if offers else -1
+    for o in problem.offers:
+        if o.fixed and problem.pools[o.pool].site == site:
+            taken[o.pool] = taken.get(o.pool, 0) + o.replicas * o.chips
+            watched += o.replicas
+    return [
+        i
+        for i in offers
+        if could[i] >= 1.0
+        and not problem.offers[i].fixed
+        and taken.get(problem.offers[i].pool, 0) + problem.offers[i].chips
+        <= problem.pools[problem.offers[i].pool].chips_count
+        and watched < problem.sites[site].engines_max
+    ]
+
+
+def _why_not(problem: PlaceProblem, offers: Sequence[int], site: str) -> str:
+    if not next(s.hosts for s in problem.sites if s.id == site):
+        return "the site is lost or drained: nothing may run there"
+    if len(offers) and (Rows(problem).offer_could[list(offers)] >= 1.0).any():
+        return "what runs there by itself leaves it no room"
+    return "no pool there holds a replica that keeps the service's promise"
 
 
 def _without(problem: PlaceProblem, offers: Sequence[int]) -> PlaceProblem:

@@ -179,9 +179,11 @@ class Local:
     def _kinds(self) -> tuple[Ints, Ints, Ints]:
         """[offer] kind, [pool] kind, [pool, kind] local offer."""
         p, r = self.model.problem, self.model.rows
-        names = sorted({(o.service, o.variant, o.chips) for o in p.offers})
+        # Of what cannot be moved a pool may hold two alike that differ in slots.
+        each = [(o.service, o.variant, o.chips, o.slots if o.placed else 0) for o in p.offers]
+        names = sorted(set(each))
         index = {name: i for i, name in enumerate(names)}
-        kind = np.array([index[o.service, o.variant, o.chips] for o in p.offers], np.int64)
+        kind = np.array([index[name] for name in each], np.int64)
         likes = sorted({(k.accelerator, k.chips, k.nodes) for k in p.pools})
         pool_kind = [likes.index((k.accelerator, k.chips, k.nodes)) for k in p.pools]
         of_kind = np.full((len(p.pools), max(len(names), 1)), -1, np.int64)

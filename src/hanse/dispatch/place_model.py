@@ -210,7 +210,7 @@ class PlaceModel:
     def _nodes(self) -> None:
         """sum_o chips_o n_o <= chips_p k_p, and <= all chips of p: replicas stand on nodes that are on.
 
-        Replicas and nodes are powers of two, or a node is alone, so that what fits in sum fits (`place_check` packs them).
+        A replica takes an equal share of a node (`room_chips`), or a node is alone, so that what fits in sum fits (`place_check` packs them).
         """
         m, r, pools = self.model, self.rows, self.problem.pools
         chips = np.array([pool.chips for pool in pools], float)

@@ -5,13 +5,16 @@ Here: `offers_of`. Not here: what a replica serves within its promise (`serving.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from hanse.catalogue import Accelerator, accelerator
 from hanse.dispatch.place_values import PlaceOffer
 from hanse.model.fleet import Fleet, Placement, Pool, Service, Variant
 from hanse.model.workloads import any_chips
-from hanse.serving.within_slo import Rated, rated
+from hanse.serving.within_slo import Rated, rated, rated_at, rated_late
 from hanse.signals.outlook import DemandOutlook
 from hanse.units import hours_from_s
 
@@ -75,39 +78,84 @@ def work_of(service: Service, fleet: Fleet, demand: DemandOutlook, mean: Work) -
     return (own.tokens_in + 4.0 * own.tokens_out) / (mean.tokens_in + 4.0 * mean.tokens_out)
 
 
+class Here(NamedTuple):
+    """A pool, and what one service has in it now."""
+
+    number: int
+    """Of all pools."""
+    site: int
+    pool: Pool
+    chip: Accelerator
+    power: Power
+    placed: tuple[tuple[Placement, int], ...]
+    """With the chips of one replica of each."""
+    fixed: bool
+    """Driver `external`, or a site that can be told nothing: what runs there stays as it is, and nothing comes."""
+
+
 def offers_of(
-    q: int,
-    service: Service,
-    pool_index: int,
-    pool: Pool,
-    chip: Accelerator,
-    work: Work,
-    power: Power,
-    placed: tuple[tuple[Placement, int], ...],
-    *,
-    settled: bool = False,
+    q: int, service: Service, here: Here, work: Work, *, late: bool = False
 ) -> list[PlaceOffer]:
-    """Offers of one service in one pool; `placed` are its replicas there now with their chips. `settled`: they stay as they are, like external ones."""
+    """Offers of one service in one pool. What runs there is one of them also where it keeps no promise: users whose answers come late are
+    better off than users who are sent away. `late`: so are others, since nothing in the fleet is in time.
+    """
     found: list[PlaceOffer] = []
-    counts = [c for c in COUNTS if c <= min(pool.count, NODE_CHIPS)]
-    if pool.kubernetes is not None and not any_chips(pool.kubernetes):
-        counts = [pool.kubernetes.chips]
+    counts = {c for c in COUNTS if c <= min(here.pool.count, NODE_CHIPS)}
+    if here.pool.kubernetes is not None and not any_chips(here.pool.kubernetes):
+        counts = {here.pool.kubernetes.chips}
     for variant in service.variants:
-        now = {chips: p for p, chips in placed if p.variant == variant.id}
-        fixed = settled or pool.driver == "external"
+        mine = [(p, chips) for p, chips in here.placed if p.variant == variant.id]
+        if here.fixed:
+            found += [o for p, c in mine if (o := _standing(q, service, variant, here, p, c, work))]
+            continue
         # A replica that runs may have a number of chips of its own.
-        for chips in sorted(set(now) if fixed else {*counts, *now}):
-            said = _rated(service, variant, chip, chips, work)
+        for chips in sorted(counts | {c for _, c in mine}):
+            runs = sum(p.replicas for p, c in mine if c == chips)
+            said = _rated(service, variant, here.chip, chips, work)
+            is_late = said is None
+            if is_late and (runs or late):
+                said = _rated(service, variant, here.chip, chips, work, rated_late)
             if said is not None:
-                runs = sum(p.replicas for p, c in placed if (p.variant, c) == (variant.id, chips))
-                found.append(_offer(q, variant, pool_index, chips, said, chip, power, runs, fixed))
+                one = _offer(q, variant, here, chips, said)
+                found.append(replace(one, replicas=runs, late=is_late))
     return _undominated(found)
 
 
+def _standing(
+    q: int,
+    service: Service,
+    variant: Variant,
+    here: Here,
+    placed: Placement,
+    chips: int,
+    work: Work,
+) -> PlaceOffer | None:
+    """What cannot be changed, with the slots that it has; None where nobody can tell what it serves."""
+    model, precision = variant.model, variant.precision
+    said = rated_at(model, precision, here.chip.id, chips, *work, placed.slots)
+    if said is None:
+        return None
+    slo = service.slo
+    return replace(
+        _offer(q, variant, here, chips, said),
+        slots=placed.slots,
+        context_tokens=placed.context_tokens,
+        replicas=placed.replicas,
+        fixed=True,
+        placed=placed,
+        late=said.ttft_ms_p95 > slo.ttft_ms or said.tpot_ms_p95 > slo.tpot_ms,
+    )
+
+
 def _rated(
-    service: Service, variant: Variant, chip: Accelerator, chips: int, work: Work
+    service: Service,
+    variant: Variant,
+    chip: Accelerator,
+    chips: int,
+    work: Work,
+    by: Callable[..., Rated | None] = rated,
 ) -> Rated | None:
-    return rated(
+    return by(
         variant.model,
         variant.precision,
         chip.id,
@@ -119,17 +167,8 @@ def _rated(
     )
 
 
-def _offer(
-    q: int,
-    variant: Variant,
-    pool: int,
-    chips: int,
-    said: Rated,
-    chip: Accelerator,
-    power: Power,
-    runs: int,
-    fixed: bool,
-) -> PlaceOffer:
+def _offer(q: int, variant: Variant, here: Here, chips: int, said: Rated) -> PlaceOffer:
+    chip, power = here.chip, here.power
     price = chip.price_usd or PRICE_USD_PER_TDP_W * (chip.tdp_w or 0.0)
     hours = hours_from_s(said.start_s)
     kw = max(said.idle_w, chips * power.empty_w) / 1000.0
@@ -137,7 +176,7 @@ def _offer(
     return PlaceOffer(
         service=q,
         variant=variant.id,
-        pool=pool,
+        pool=here.number,
         quality=variant.quality,
         chips=chips,
         memory_gb=said.weights_gb,
@@ -150,8 +189,6 @@ def _offer(
         wh_per_request=said.wh_per_request,
         start_usd=start_usd,
         start_s=said.start_s,
-        replicas=runs,
-        fixed=fixed,
     )
 
 
@@ -164,6 +201,7 @@ def _undominated(offers: list[PlaceOffer]) -> list[PlaceOffer]:
         return (
             times >= 1
             and a.quality >= b.quality
+            and a.late <= b.late
             and rate >= b.requests_per_s
             and a.ttft_ms_p95 <= b.ttft_ms_p95
             and a.e2e_s <= b.e2e_s

@@ -17,7 +17,7 @@ from hanse.catalogue import accelerator
 from hanse.dispatch.belief import Belief, engines_of
 from hanse.dispatch.choose import WIRE_BYTES_PER_TOKEN_OUT
 from hanse.dispatch.paths import paths_from
-from hanse.dispatch.place_offers import NODE_CHIPS, Power, Work, offers_of, stepped, work_of
+from hanse.dispatch.place_offers import NODE_CHIPS, Here, Power, Work, offers_of, stepped, work_of
 from hanse.dispatch.place_pooling import peak_shares
 from hanse.dispatch.place_values import (
     FailureSet,
@@ -27,11 +27,13 @@ from hanse.dispatch.place_values import (
     PlaceProblem,
     PlaceService,
     PlaceSite,
+    room_chips,
 )
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
 from hanse.energy.plant import empty_w, host_w, it_kw_rated
 from hanse.model.check import ENGINES_PER_SITE_MAX
-from hanse.model.fleet import Id, Placement, Pool, Site
+from hanse.model.fleet import Id, Placement, Site
+from hanse.model.workloads import any_chips
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.units import (
     SECONDS_PER_HOUR,
@@ -57,6 +59,8 @@ OVER_TIMES: Final = 3.0
 PEAK_H: Final = 168.0
 """Hours that a new peak of the month is spread over. Paid at once, nothing would ever move; over the month, every site would have its
 peak for an hour's gain. A week is between: what it lets through has paid for itself in that time."""
+USUAL: Final = Work(256.0, 128.0)
+"""A request of a service that nobody asks for now."""
 BODY_BYTES: Final = 2000.0
 """Of a request beside its prompt."""
 
@@ -76,7 +80,7 @@ def problem_from(
     """What to decide for steps [first, end) of an outlook; absent: for all of them. `peak_import_kw`: this month's, by site.
 
     Capacity is sized by the highest step of the high quantile, energy priced by means, what must survive a failure by the highest
-    mean. Placements at sites that are drained or not heard any more stay as they are.
+    mean. Placements at sites that are drained or not heard any more stay as they are, and so do those that no formula can rate.
     """
     fleet = belief.fleet
     first, end = window or (0, outlook.count)
@@ -94,7 +98,7 @@ def problem_from(
         _levied(_site(belief, s, power.get(s.id), steps), s, peaks.get(s.id, 0.0))
         for s in fleet.sites
     )
-    pools, offers = _hardware(belief, sites, works, usd_per_g)
+    pools, offers, untold = _hardware(belief, sites, works, usd_per_g)
     replica = _replica_usd(sites, pools, offers, usd_per_g, window_s)
     laws, demand = _demand(belief, outlook, steps, names, works, offers, replica)
     services = tuple(
@@ -124,7 +128,7 @@ def problem_from(
         )
         if groups
         else tuple(FailureSet(id=s.id, sites=(i,)) for i, s in enumerate(fleet.sites)),
-        kept=tuple(p for p in belief.placements if not belief.sites[p.site].hosts),
+        kept=tuple(p for p in belief.placements if not belief.sites[p.site].hosts or p in untold),
     )
 
 
@@ -151,6 +155,7 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
     # Others on the site take own power first; what they import is not there for the league.
     left = np.maximum(own - base, 0.0)
     supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
+    given = supply
     if power.cooled_share:
         share = np.array(power.cooled_share[steps])
         cooled = it_kw_rated(site) * share * np.array(power.pue[steps])
@@ -164,9 +169,11 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
         carbon_g_per_kwh=carbon_g,
         pue=float(np.mean(power.pue[steps])),
         own_kw=float(left.mean()),
-        own_kw_low=float(left.min()),
+        # Sun that no plant can cool away feeds nothing.
+        own_kw_low=float(min(left.min(), supply.min())),
         export_usd_per_kwh=_export_usd(site),
         grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
+        cap="heat" if supply.min() < given[supply.argmin()] else "grid",
         engines_max=ENGINES_PER_SITE_MAX,
         hosts=known.hosts,
     )
@@ -188,67 +195,108 @@ def _export_usd(site: Site) -> float:
 
 def _hardware(
     belief: Belief, sites: tuple[PlaceSite, ...], works: Sequence[Work | None], usd_per_g: float
-) -> tuple[tuple[PlacePool, ...], tuple[PlaceOffer, ...]]:
-    fleet = belief.fleet
-    pools: list[PlacePool] = []
-    offers: list[PlaceOffer] = []
-    by_site: dict[str, list[Placement]] = {}
-    for p in belief.placements:
-        by_site.setdefault(p.site, []).append(p)
-    for s, site in enumerate(fleet.sites):
-        placed = _placed(belief, site, tuple(by_site.get(site.id, ())))
+) -> tuple[tuple[PlacePool, ...], tuple[PlaceOffer, ...], list[Placement]]:
+    """Pools, offers, and placements of which nobody can tell what they serve: their chips are no others'."""
+    heres: list[Here] = []
+    for s, site in enumerate(belief.fleet.sites):
+        placed = _placed(belief, site)
         dear = sites[s].price_usd_per_kwh + sites[s].carbon_g_per_kwh * usd_per_g
         for pool in site.pools:
             chip = accelerator(pool.accelerator)
             power = Power(usd_per_kwh=dear * sites[s].pue, empty_w=empty_w(chip.id))
-            here = [(p, chips) for p, chips in placed if p.pool == pool.id]
-            made = _pool(s, pool, power, sum(p.replicas * c for p, c in here))
-            for q, service in enumerate(fleet.services):
-                work = works[q]
-                mine = tuple((p, c) for p, c in here if p.service == service.id)
-                if work is not None or mine:
-                    # Nobody can tell a site that is cut off what to start or end: what runs there is counted on as it is.
-                    found = offers_of(
-                        q, service, len(pools), pool, chip, work or Work(256.0, 128.0), power, mine,
-                        settled=belief.sites[site.id].apart,
-                    )  # fmt: skip
-                    failing = belief.sites[site.id].failing
-                    offers += [
-                        # What does not start there is placed elsewhere; what runs there in spite of it stays.
-                        one for one in found
-                        if one.replicas or (service.id, one.variant, pool.id) not in failing
-                    ]  # fmt: skip
-            pools.append(made)
-    return tuple(pools), tuple(offers)
+            mine = tuple((p, chips) for p, chips in placed if p.pool == pool.id)
+            # Nobody can tell a site that is cut off what to start or end: what runs there is counted on as it is.
+            fixed = belief.sites[site.id].apart or pool.driver == "external"
+            heres.append(Here(len(heres), s, pool, chip, power, mine, fixed))
+    offers = _offers(belief, heres, works)
+    rated = {(o.pool, belief.fleet.services[o.service].id, o.variant, o.chips) for o in offers}
+    untold = {
+        (here.number, p): chips
+        for here in heres
+        if belief.sites[belief.fleet.sites[here.site].id].hosts
+        for p, chips in here.placed
+        if (here.number, p.service, p.variant, chips) not in rated
+    }
+    taken = [0] * len(heres)
+    for (i, p), chips in untold.items():
+        taken[i] += p.replicas * chips
+    pools = tuple(_pool(here, taken[here.number]) for here in heres)
+    return pools, tuple(offers), [p for _, p in untold]
 
 
-def _placed(belief: Belief, site: Site, mine: tuple[Placement, ...]) -> list[tuple[Placement, int]]:
+def _offers(
+    belief: Belief, heres: Sequence[Here], works: Sequence[Work | None]
+) -> list[PlaceOffer]:
+    """Of all services; late ones too of those that nothing in the fleet serves in time."""
+    fleet = belief.fleet
+    sites = [belief.sites[s.id] for s in fleet.sites]
+
+    def made(services: Sequence[int], late: bool) -> list[PlaceOffer]:
+        found: list[PlaceOffer] = []
+        for here in heres:
+            for q in services:
+                service, work = fleet.services[q], works[q]
+                mine = tuple((p, c) for p, c in here.placed if p.service == service.id)
+                if work is None and not mine:
+                    continue
+                # What stands at a site that hosts nothing is kept, and is no way to serve.
+                own = here._replace(placed=mine if sites[here.site].hosts else ())
+                found += [
+                    # What does not start there is placed elsewhere; what runs there in spite of it stays.
+                    one for one in offers_of(q, service, own, work or USUAL, late=late)
+                    if one.replicas
+                    or (service.id, one.variant, here.pool.id) not in sites[here.site].failing
+                ]  # fmt: skip
+        return found
+
+    found = made(range(len(works)), False)
+    in_time = {o.service for o in found if not o.late and sites[heres[o.pool].site].hosts}
+    late = [q for q, work in enumerate(works) if work is not None and q not in in_time]
+    return found if not late else [o for o in found if o.service not in late] + made(late, True)
+
+
+def _placed(belief: Belief, site: Site) -> list[tuple[Placement, int]]:
     """Placements of a site with the chips of one replica of each."""
+    mine = tuple(p for p in belief.placements if p.site == site.id)
     chips = {
         (e.service, e.variant, e.pool): e.chips for e in engines_of(belief.fleet, mine, site.id)
     }
     return [(p, p.chips or chips[p.service, p.variant, p.pool]) for p in mine if p.replicas > 0]
 
 
-def _pool(site: int, pool: Pool, power: Power, chips_used: int) -> PlacePool:
-    chip = accelerator(pool.accelerator)
-    chips = min(pool.count, NODE_CHIPS)
-    nodes = -(-pool.count // chips)
-    on_w = chips * (host_w(chip.id) + power.empty_w)
-    off_w = min(NODE_OFF_W, on_w)
-    return PlacePool(
-        id=pool.id,
-        site=site,
-        accelerator=chip.id,
-        nodes=nodes,
-        chips=chips,
-        chips_count=pool.count,
-        memory_gb=chip.memory_gb or 0.0,
-        node_on_w=on_w,
-        node_off_w=off_w,
-        wake_usd=on_w / 1000.0 * hours_from_s(WAKE_S) * power.usd_per_kwh,
-        nodes_on=min(-(-chips_used // chips), nodes),
-    )
+def _pool(here: Here, taken: int) -> PlacePool:
+    """Its nodes, without chips that are taken: servers of eight, or what whole replicas fill where a Deployment's are of another size, or
+    one server where what runs there fits on none of these.
+    """
+    chip = here.chip
+    count = max(here.pool.count - taken, 0)
+    chips = NODE_CHIPS
+    if here.pool.kubernetes is not None and not any_chips(here.pool.kubernetes):
+        each = here.pool.kubernetes.chips
+        chips = NODE_CHIPS if NODE_CHIPS % each == 0 else each
+    chips = max(min(chips, count), 1)
+
+    def nodes_of(chips: int) -> PlacePool:
+        on_w = chips * (host_w(chip.id) + here.power.empty_w)
+        nodes = -(-count // chips)
+        return PlacePool(
+            id=here.pool.id,
+            site=here.site,
+            accelerator=chip.id,
+            nodes=nodes,
+            chips=chips,
+            chips_count=count,
+            memory_gb=chip.memory_gb or 0.0,
+            node_on_w=on_w,
+            node_off_w=min(NODE_OFF_W, on_w),
+            wake_usd=on_w / 1000.0 * hours_from_s(WAKE_S) * here.power.usd_per_kwh,
+            nodes_on=min(-(-used // chips), nodes),
+        )
+
+    used = sum(p.replicas * c for p, c in here.placed)
+    pool = nodes_of(chips)
+    room = sum(p.replicas * room_chips(pool, c) for p, c in here.placed)
+    return pool if room <= count else nodes_of(max(count, 1))
 
 
 def _replica_usd(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse.dispatch.place_values import PlaceProblem
+from hanse.dispatch.place_values import PlaceProblem, room_chips
 from hanse.milp import Bools, Floats, Ints
 from hanse.units import SECONDS_PER_HOUR, hours_from_s, s_from_ms
 
@@ -60,7 +60,9 @@ class Rows:
         self.offer_quality = np.array([o.quality for o in p.offers], float)
         self.offer_rate = np.array([o.requests_per_s for o in p.offers], float)
         self.offer_ttft = np.array([o.ttft_ms_p95 for o in p.offers], float)
-        self.offer_chips = np.array([o.chips for o in p.offers], float)
+        self.offer_chips = np.array([room_chips(p.pools[o.pool], o.chips) for o in p.offers], float)
+        """[offer] chips that one replica takes (`room_chips`)."""
+        self.offer_late = np.array([o.late for o in p.offers], bool)
         self.offer_now = np.array([o.replicas for o in p.offers], float)
         self.offer_fixed = np.array([o.fixed for o in p.offers], bool)
         self.offer_kw = np.array([o.loaded_w for o in p.offers], float) / 1000.0
@@ -217,7 +219,7 @@ class Rows:
         np.add.at(way, place, per_h[:, None] * self.way_usd[members])
         np.add.at(egress, place, per_h[:, None] * self.gb_usd[members])
         p = self.problem.services[q]
-        limit = p.ttft_ms - self.offer_ttft[offers]
+        limit = np.where(self.offer_late[offers], -np.inf, p.ttft_ms - self.offer_ttft[offers])
         late = np.zeros((len(rows), len(offers)))
         late_usd = self.d["late_usd_per_request"][members]
         is_late = self.way_ms[members][:, site] > limit[None, :] + 1e-9

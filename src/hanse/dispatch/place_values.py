@@ -38,6 +38,8 @@ class PlaceSite(Value, frozen=True, kw_only=True):
     """What a kW of import beyond this month's highest costs, an hour's share of it."""
     peak_kw: float = 0.0
     """This month's highest import so far, less what others draw."""
+    cap: Literal["grid", "heat"] = "grid"
+    """What its supply ends at: the connection, or the plant that cools it."""
     engines_max: int = 64
     """Replicas that its agent can watch."""
     hosts: bool = True
@@ -93,7 +95,11 @@ class PlaceOffer(Value, frozen=True, kw_only=True):
     replicas: int = 0
     """Now."""
     fixed: bool = False
-    """Runs by itself (driver `external`): it can be counted on, not moved."""
+    """Runs by itself (driver `external`), or at a site that can be told nothing: it can be counted on, not moved."""
+    placed: Placement | None = None
+    """What of it is in force, where it is fixed: an answer has it word for word."""
+    late: bool = False
+    """Keeps no promise, however near: what runs so goes on, and others come where nothing in the fleet is in time."""
 
 
 class PlaceService(Value, frozen=True, kw_only=True):
@@ -163,11 +169,18 @@ class PlaceProblem(Value, frozen=True, kw_only=True):
     """[site]: its gateway is up."""
     failures: tuple[FailureSet, ...]
     kept: tuple[Placement, ...] = ()
-    """At sites that are not heard or drained: they stay as they are, and nothing counts on them."""
+    """At sites that are not heard or drained, or of which nobody can tell what they serve: they stay as they are, and nothing counts on them."""
 
     def digest(self) -> str:
         """Names this problem and no other."""
         return hashlib.blake2b(msgspec.msgpack.encode(self), digest_size=16).hexdigest()
+
+
+def room_chips(pool: PlacePool, chips: int) -> int:
+    """Chips of a pool that a replica takes where whatever fits in sum shall fit on nodes: an equal share of a node, or just its own on one alone."""
+    if pool.nodes <= 1:
+        return chips
+    return pool.chips // (pool.chips // chips) if chips <= pool.chips else pool.chips_count + 1
 
 
 def with_what_runs(problem: PlaceProblem) -> PlaceProblem:
@@ -181,26 +194,33 @@ def with_what_runs(problem: PlaceProblem) -> PlaceProblem:
     engines = [0] * len(problem.sites)
     for offer in problem.offers:
         if offer.fixed:
-            chips[offer.pool] += offer.chips * offer.replicas
+            pool = problem.pools[offer.pool]
+            chips[offer.pool] += room_chips(pool, offer.chips) * offer.replicas
             memory_gb[offer.pool] += offer.memory_gb * offer.replicas
-            engines[problem.pools[offer.pool].site] += offer.replicas
-    pools = []
-    for i, pool in enumerate(problem.pools):
-        count = max(pool.chips_count, chips[i])
-        least_gb = memory_gb[i] / count if pool.memory_gb > 0.0 else 0.0
-        pools.append(
-            msgspec.structs.replace(
-                pool,
-                chips_count=count,
-                nodes=max(pool.nodes, -(-count // pool.chips)),
-                memory_gb=max(pool.memory_gb, least_gb),
-            )
-        )
+            engines[pool.site] += offer.replicas
+    pools = [_with_room(pool, chips[i], memory_gb[i]) for i, pool in enumerate(problem.pools)]
     sites = tuple(
         msgspec.structs.replace(site, engines_max=max(site.engines_max, engines[i]))
         for i, site in enumerate(problem.sites)
     )
     return msgspec.structs.replace(problem, pools=tuple(pools), sites=sites)
+
+
+def _with_room(pool: PlacePool, chips: int, memory_gb: float) -> PlacePool:
+    """A pool for at least so many chips and GB; where they are too many for its nodes, one node of them all."""
+    if chips > pool.chips_count:
+        pool = msgspec.structs.replace(
+            pool,
+            chips=chips,
+            chips_count=chips,
+            nodes=1,
+            node_on_w=pool.node_on_w * pool.nodes,
+            node_off_w=pool.node_off_w * pool.nodes,
+            wake_usd=pool.wake_usd * pool.nodes,
+            nodes_on=min(pool.nodes_on, 1),
+        )
+    least_gb = memory_gb / pool.chips_count if pool.memory_gb > 0.0 and memory_gb else 0.0
+    return msgspec.structs.replace(pool, memory_gb=max(pool.memory_gb, least_gb))
 
 
 class PlacedReplicas(Value, frozen=True, kw_only=True):
@@ -285,9 +305,9 @@ class PlaceAnswer(Value, frozen=True, kw_only=True):
     g_per_h: float
     """gCO2e."""
     bound_usd: float
-    """No placement of this problem costs less in an hour."""
+    """No placement costs less in an hour that serves each cluster of demand in one proportion (`clusters`); without clusters, none at all."""
     gap: float
-    """(cost - bound) / cost, penalties included: proven."""
+    """(cost - bound) / cost, penalties included: proven as far as the bound is."""
     stopped_by: Literal["gap", "nodes"]
     nodes: int
     clusters: int

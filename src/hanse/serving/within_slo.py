@@ -1,7 +1,7 @@
 """What a replica serves of random arrivals within its service's promise.
 
 Here: how many requests at once 95 of 100 requests bear (`slots_within`), how many a second that makes when they seldom wait
-(`rated`). Not here: formulas of a replica's load (`open_loop`), which replicas stand where (`dispatch.place`, `plan`).
+(`rated`), and the same of a replica that breaks the promise (`rated_late`) or whose slots are given (`rated_at`). Not here: formulas of a replica's load (`open_loop`), which replicas stand where (`dispatch.place`, `plan`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from hanse.catalogue import accelerator, ai_model
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
-from hanse.serving.open_loop import ANSWER_SIGMA, Z95, Loaded, loaded, tpot_ms_p95
+from hanse.serving.open_loop import ANSWER_SIGMA, Z95, loaded, tpot_ms_p95
 from hanse.serving.precisions import known_precision
 from hanse.serving.steady import running_of
 from hanse.serving.steps import StepModel, decode_w, step_model
@@ -28,6 +28,9 @@ LOAD_BYTES_PER_S: Final = 2e9
 """Weights from a local NVMe disk into accelerator memory; 1 to 3 GB/s are usual, and engines add set-up of their own."""
 START_S: Final = 5.0
 """Process start and warm-up of an inference server beside reading its weights."""
+
+LATE_TIMES: Final = 1.5
+"""A replica that keeps no promise is loaded until 95 of 100 requests take so many times what one alone takes: late, and not endlessly."""
 
 
 class Rated(Value, frozen=True, kw_only=True):
@@ -56,8 +59,7 @@ def slots_within(
     step: StepModel, tokens_in: float, tokens_out: float, *, ttft_ms: float, tpot_ms: float
 ) -> int:
     """Most requests at once within the promise for 95 of 100; 0: not even one. TPOT and TTFT grow with the batch."""
-    longest = tokens_out * float(np.exp(ANSWER_SIGMA**2))
-    room = running_of(step, SLOTS_MAX, tokens_in, longest)
+    room = _room(step, tokens_in, tokens_out)
 
     def in_time(slots: int) -> bool:
         return slots <= room and tpot_ms_p95(step, slots, tokens_in, tokens_out) <= tpot_ms
@@ -133,15 +135,61 @@ def rated(
         slots = slots_within(step, tokens_in, tokens_out, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
     except ConfigError:  # not even one request fits beside the weights
         return None
-    if slots == 0:
+    return _rated(step, slots, tokens_in, tokens_out) if slots else None
+
+
+@cache
+def rated_late(
+    model: str,
+    precision: str,
+    chip: str,
+    chips: int,
+    tokens_in: float,
+    tokens_out: float,
+    ttft_ms: float,
+    tpot_ms: float,
+) -> Rated | None:
+    """`rated` with a promise that one request alone keeps (`LATE_TIMES`); None where it does not fit."""
+    tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
+    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
+    if step is None:
         return None
-    mean = running_mean(slots)
-    return _rated(
-        step, slots, mean, loaded(step, mean, tokens_in, tokens_out), tokens_in + tokens_out
-    )
+    first_ms = LATE_TIMES * loaded(step, 1, tokens_in, tokens_out).ttft_ms_p95
+    each_ms = LATE_TIMES * tpot_ms_p95(step, 1, tokens_in, tokens_out)
+    limits = max(ttft_ms, first_ms), max(tpot_ms, each_ms)
+    return rated(model, precision, chip, chips, tokens_in, tokens_out, *limits)
 
 
-def _rated(step: StepModel, slots: int, mean: float, said: Loaded, tokens: float) -> Rated:
+@cache
+def rated_at(
+    model: str,
+    precision: str,
+    chip: str,
+    chips: int,
+    tokens_in: float,
+    tokens_out: float,
+    slots: int,
+) -> Rated | None:
+    """A replica with so many slots, fewer where its memory holds fewer, whatever that does to a promise; None where it does not fit."""
+    tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
+    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
+    if step is None:
+        return None
+    try:
+        held = int(min(slots, _room(step, tokens_in, tokens_out)))
+    except ConfigError:
+        return None
+    return _rated(step, held, tokens_in, tokens_out) if held else None
+
+
+def _room(step: StepModel, tokens_in: float, tokens_out: float) -> float:
+    """Requests at once whose answers, longer than the mean while they run, fit beside the weights."""
+    return running_of(step, SLOTS_MAX, tokens_in, tokens_out * float(np.exp(ANSWER_SIGMA**2)))
+
+
+def _rated(step: StepModel, slots: int, tokens_in: float, tokens_out: float) -> Rated:
+    mean, tokens = running_mean(slots), tokens_in + tokens_out
+    said = loaded(step, mean, tokens_in, tokens_out)
     per_s = said.tokens_per_s / tokens
     # Below one running request the formulas stand for one; the rest of the time it idles.
     watts = (
