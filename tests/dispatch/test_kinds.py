@@ -89,7 +89,7 @@ def test_placements_choose_chips_only_where_there_is_a_workload_for_each_number(
     def chips(known: Kubernetes) -> set[int]:
         pool = Pool(id="gpu", accelerator="l40s", count=8, driver="kubernetes", kubernetes=known)
         power = Power(usd_per_kwh=0.1, empty_w=50.0)
-        here = Here(0, 0, pool, accelerator("l40s"), power, (), False)
+        here = Here(0, 0, pool, accelerator("l40s"), power, (), {}, False)
         found = offers_of(0, SERVICES[0], here, Work(300.0, 100.0))
         return {offer.chips for offer in found}
 

@@ -329,3 +329,15 @@ def test_causes_of_what_is_unserved_are_told_apart() -> None:
     full = replace(many, sites=(rich,), pools=(replace(pool, nodes=1, chips=2, chips_count=2),))
     why, cure = cures(full)["unserved"]
     assert "every chip" in why and "add chips" in cure
+
+
+def test_a_slot_holds_what_the_file_says_and_what_its_model_reads_at_most() -> None:
+    def per_slot(*placements: Placement, tokens_in: float = 100.0) -> set[int]:
+        league = Fleet(OWN, OWN, placements=placements)
+        league.expect(tokens_in=tokens_in)
+        return {o.context_tokens // o.slots for o in league.asked().offers}
+
+    assert per_slot() == {2048}
+    assert per_slot(placed("a", chips=1, slots=2, context_tokens=6000)) == {3000}
+    (long,) = per_slot(tokens_in=1000.0)
+    assert long > 4000  # four times a mean request, where that is more

@@ -206,7 +206,11 @@ def test_power_that_costs_less_than_nothing_is_no_reason_to_draw_without_end() -
 def test_a_replica_that_runs_keeps_its_slots_where_they_are_near_what_was_sized_for() -> None:
     old = Placement(service="q", variant="v", site="s", pool="p", slots=100, chips=1)
     near = msgspec.structs.replace(old, slots=110, replicas=2)
+    longer = msgspec.structs.replace(near, context_tokens=20_000)
     far = msgspec.structs.replace(old, slots=200, replicas=2)
     assert as_running((old,), (near,))[0].slots == 100
     assert as_running((old,), (near,))[0].replicas == 2
     assert as_running((old,), (far,))[0].slots == 200
+    assert (
+        as_running((old,), (longer,))[0].context_tokens == 20_000
+    )  # a slot of the old holds too little

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import numpy as np
 from msgspec.structs import replace
 
-from hanse.catalogue import Accelerator, accelerator
+from hanse.catalogue import Accelerator, accelerator, ai_model
 from hanse.dispatch.place_values import PlaceOffer
 from hanse.model.fleet import Fleet, Placement, Pool, Service, Variant
 from hanse.model.workloads import any_chips
@@ -32,6 +33,10 @@ RENT_YEARS: Final = 4.0
 """Over which a chip's price is spread: hours of loading are hours of chips that serve nobody."""
 PRICE_USD_PER_TDP_W: Final = 30.0
 """Where no price is published: 10 to 45 USD per rated watt of the catalogue's chips."""
+CONTEXT_TIMES: Final = 4.0
+"""Tokens that a slot holds, over the mean request's; what is longer is refused there."""
+CONTEXT_SLOT: Final = 2048
+"""And at least so many, where no `[[placement]]` of the service says how many: its own default. A slot holds no longer request than that."""
 HOURS_PER_YEAR: Final = 8766.0
 
 
@@ -89,6 +94,8 @@ class Here(NamedTuple):
     power: Power
     placed: tuple[tuple[Placement, int], ...]
     """With the chips of one replica of each."""
+    slot_tokens: dict[str, int]
+    """By service: what a slot is to hold at least."""
     fixed: bool
     """Driver `external`, or a site that can be told nothing: what runs there stays as it is, and nothing comes."""
 
@@ -116,9 +123,26 @@ def offers_of(
             if is_late and (runs or late):
                 said = _rated(service, variant, here.chip, chips, work, rated_late)
             if said is not None:
-                one = _offer(q, variant, here, chips, said)
+                one = _sized(q, service, variant, here, chips, said, work)
                 found.append(replace(one, replicas=runs, late=is_late))
     return _undominated(found)
+
+
+def _sized(
+    q: int, service: Service, variant: Variant, here: Here, chips: int, said: Rated, work: Work
+) -> PlaceOffer:
+    """With tokens for its slots: no more than its model reads at once and than fits. An engine that we start splits them, so it has fewer slots
+    rather than such that a usual prompt is too long for.
+    """
+    reads = float(ai_model(variant.model).context or np.inf)
+    least = min(float(here.slot_tokens.get(service.id, CONTEXT_SLOT)), reads)
+    if here.pool.driver == "process" and said.slots * least > said.kv_tokens_max:
+        fewer = max(1, int(said.kv_tokens_max // least))
+        model, precision = variant.model, variant.precision
+        said = rated_at(model, precision, here.chip.id, chips, *work, fewer) or said
+    each = min(max(CONTEXT_TIMES * sum(work), least), reads)
+    context = int(min(said.kv_tokens_max, said.slots * each))
+    return replace(_offer(q, variant, here, chips, said), context_tokens=context)
 
 
 def _standing(
@@ -181,7 +205,7 @@ def _offer(q: int, variant: Variant, here: Here, chips: int, said: Rated) -> Pla
         chips=chips,
         memory_gb=said.weights_gb,
         slots=said.slots,
-        context_tokens=said.context_tokens,
+        context_tokens=int(said.kv_tokens_max),
         requests_per_s=said.requests_per_s,
         ttft_ms_p95=said.ttft_ms_p95,
         e2e_s=said.e2e_s,

@@ -198,6 +198,10 @@ def _hardware(
 ) -> tuple[tuple[PlacePool, ...], tuple[PlaceOffer, ...], list[Placement]]:
     """Pools, offers, and placements of which nobody can tell what they serve: their chips are no others'."""
     heres: list[Here] = []
+    slot_tokens: dict[str, int] = {}
+    for p in belief.fleet.placements:
+        each = p.context_tokens // p.slots
+        slot_tokens[p.service] = max(slot_tokens.get(p.service, 0), each)
     for s, site in enumerate(belief.fleet.sites):
         placed = _placed(belief, site)
         dear = sites[s].price_usd_per_kwh + sites[s].carbon_g_per_kwh * usd_per_g
@@ -207,7 +211,7 @@ def _hardware(
             mine = tuple((p, chips) for p, chips in placed if p.pool == pool.id)
             # Nobody can tell a site that is cut off what to start or end: what runs there is counted on as it is.
             fixed = belief.sites[site.id].apart or pool.driver == "external"
-            heres.append(Here(len(heres), s, pool, chip, power, mine, fixed))
+            heres.append(Here(len(heres), s, pool, chip, power, mine, slot_tokens, fixed))
     offers = _offers(belief, heres, works)
     rated = {(o.pool, belief.fleet.services[o.service].id, o.variant, o.chips) for o in offers}
     untold = {

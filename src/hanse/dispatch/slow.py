@@ -40,6 +40,8 @@ SOURCE: Final = "optimiser"
 SLOTS_LEAST, SLOTS_MOST = 0.9, 1.25
 """A replica that runs stays as it is while its slots are within so many times what was sized for: fewer would serve less than the answer
 counts on, more would write slower; forecasts of lengths are no better than that."""
+CONTEXT_LEAST: Final = 0.5
+"""And while a slot holds so many times the tokens that it is to hold, which are several times the mean request's."""
 ANSWER_S_MAX: Final = 300.0
 """A question open for so long is asked anew: whoever was to answer is gone. 200 sites with thirty services take a minute, 100 with twenty a hundred seconds."""
 CALM_S: Final = 5.0
@@ -258,8 +260,11 @@ def as_running(before: Sequence[Placement], after: Sequence[Placement]) -> tuple
     found = []
     for p in after:
         old = known.get((p.site, p.pool, p.service, p.variant, p.chips))
-        near = old is not None and SLOTS_LEAST * p.slots <= old.slots <= SLOTS_MOST * p.slots
-        if old is not None and near:
+        if (
+            old is not None
+            and SLOTS_LEAST * p.slots <= old.slots <= SLOTS_MOST * p.slots
+            and old.context_tokens / old.slots >= CONTEXT_LEAST * p.context_tokens / p.slots
+        ):
             p = replace(p, slots=old.slots, context_tokens=old.context_tokens)
         found.append(p)
     return tuple(found)

@@ -7,6 +7,7 @@ Not here: probing and restarting (`live.agent`), where weights come from (`live.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ PROMPT_CACHE_MIB = 64
 """Host memory for evicted prompts (`cache_ram_mib`): about 2,900 tokens of SmolLM2-135M's 23 KB,
 enough for the demo's conversations and small beside the 200 MB an engine takes anyway."""
 
+EMBED_BATCH = 512
+"""llama.cpp's `n_ubatch`, which bounds a prompt that is pooled."""
 
 NO_ORIGIN = "null"
 """llama.cpp answers every web origin by default: a page on this machine could read answers past law and limits."""
@@ -71,8 +74,7 @@ def _start(config: EngineConfig):  # type: ignore[no-untyped-def]  # xllamacpp s
     params.model.path = str(weights_path(config.model, config.precision, Path(config.cache_dir)))
     params.hostnames = [config.host]
     params.port = config.port
-    params.n_parallel = config.slots
-    params.n_ctx = config.context_tokens
+    params.n_parallel, params.n_ctx = config.slots, config.context_tokens
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.endpoint_metrics = True
     params.endpoint_slots = params.endpoint_props = False  # they show what other requests said
@@ -85,6 +87,9 @@ def _start(config: EngineConfig):  # type: ignore[no-untyped-def]  # xllamacpp s
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config.threads
     if config.embedding:
         params.embedding = True
+        # It aborts where slots are no divisor of its batch; the others' requests wait in its queue.
+        params.n_parallel = math.gcd(EMBED_BATCH, 1 << (config.slots.bit_length() - 1))
+        params.n_ctx = config.context_tokens // config.slots * params.n_parallel
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return xllamacpp.Server(params)
 

@@ -51,8 +51,8 @@ class Rated(Value, frozen=True, kw_only=True):
     weights_gb: float
     start_s: float
     """From nothing to the first answer."""
-    context_tokens: int
-    """What fits beside the weights, at most what the slots need."""
+    kv_tokens_max: float
+    """What fits beside the weights."""
 
 
 def slots_within(
@@ -206,5 +206,5 @@ def _rated(step: StepModel, slots: int, tokens_in: float, tokens_out: float) -> 
         wh_per_request=wh_from_j(max(watts - step.idle_w, 0.0) / per_s),
         weights_gb=step.weights_bytes / 1e9,
         start_s=START_S + step.weights_bytes / LOAD_BYTES_PER_S,
-        context_tokens=int(min(step.kv_tokens_max, slots * 4.0 * tokens)),
+        kv_tokens_max=step.kv_tokens_max,
     )
