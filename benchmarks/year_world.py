@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse.catalogue import City, accelerator, city
-from hanse.dispatch.place_offers import WAY_SHARE, stepped
+from hanse.dispatch.place_offers import CONTEXT_TIMES, WAY_SHARE, stepped
 from hanse.energy.cooling import pue_at
 from hanse.energy.limits import cooled_share
 from hanse.energy.outlook import outlooks_from
@@ -222,7 +222,9 @@ def at_peak(counted: list[Counted]) -> tuple[Placement, ...]:
     for i, site in enumerate(sites()):
         left = CHIPS
         for q, service in enumerate(services()):
-            one = replica(service, counted[0].tokens_in[q], counted[0].tokens_out[q])
+            tokens = counted[0].tokens_in[q], counted[0].tokens_out[q]
+            one = replica(service, *tokens)
+            context = one.slots * CONTEXT_TIMES * sum(map(stepped, tokens))
             count = min(max(1, math.ceil(peak_per_s[q, i] / one.requests_per_s)), left)
             left -= count
             made.append(
@@ -233,7 +235,7 @@ def at_peak(counted: list[Counted]) -> tuple[Placement, ...]:
                     pool="gpu",
                     replicas=count,
                     slots=one.slots,
-                    context_tokens=one.context_tokens,
+                    context_tokens=int(min(one.kv_tokens_max, context)),
                     chips=1,
                 )
             )
