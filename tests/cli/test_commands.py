@@ -74,6 +74,14 @@ def test_bad_input_ends_with_2_and_says_what_was_wrong(
     assert "Traceback" not in done.stderr
 
 
+def test_explain_of_a_request_that_nothing_takes_names_the_gate() -> None:
+    asked = ("--key", "demo", "--from", "lyon", "--service", "chat", "--tokens-in", "99999")
+    done = hanse("explain", "--fleet", str(LEAGUE), *asked)
+    assert done.returncode == 1
+    assert "refused: " in done.stdout + done.stderr
+    assert json.loads(hanse("explain", "--fleet", str(LEAGUE), *asked, "--json").stdout)["gate"]
+
+
 def test_explain_names_the_rule_that_bars_a_site_and_the_cost_of_the_chosen() -> None:
     asked = ("--key", "clinic", "--class", "health", "--from", "tallinn", "--service", "chat")
     done = hanse("explain", "--fleet", str(LEAGUE), *asked, "--json")

@@ -42,6 +42,10 @@ COMMANDS = {
         "hanse.cli.explain:explain",
         "Say where a request would run, why not elsewhere, at what cost.",
     ),
+    "placement": (
+        "hanse.cli.placement:placement",
+        "What the controller placed where, at what cost, and what the next best would cost.",
+    ),
     "simulate": (
         "hanse.cli.simulate:simulate",
         "Run a fleet on a trace, with faults: latency, energy, carbon, cost, law.",

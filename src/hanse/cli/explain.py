@@ -211,7 +211,7 @@ def _judged(
     return {
         "entry": sites[origin].id if lawful else "",
         "chosen": table.meta.offers[chosen] if chosen >= 0 else "",
-        "reason": Reason(min(chosen, 0)).name,
+        "gate": Reason(min(chosen, 0)).name,
         "offers": msgspec.to_builtins(verdicts),
         "rule_texts": {
             rule: table.meta.rule_texts.get(rule, "") for rule in table.rules_denying(subject)
@@ -244,4 +244,4 @@ def _say(answer: dict[str, Any]) -> None:
     for rule, text in answer.get("rule_texts", {}).items():
         say(f"  {rule}: {text}")
     if not answer["chosen"]:
-        say(f"refused: {answer['reason']}")
+        say(f"refused: {answer['gate']}")

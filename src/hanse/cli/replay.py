@@ -155,6 +155,10 @@ def _controller(where: Path, json: bool) -> int:
             )
             for line in one.differ[:DIFFER_SHOWN_MAX]:
                 say(f"  {line}")
+            if one.differ:
+                say(
+                    "  where Hanse was changed since, that is why: replay with the version that ran"
+                )
     torn = gaps(list(found.items()))
     for line in torn:
         say(line)

@@ -1,6 +1,6 @@
 """The slow path's log: events of one Dispatcher in order, each with what it made of it; enough to make every decision again.
 
-Here: frames and their reading, which events may be left out (`Changes`), and `repeat`. Not here: files (`live.event_log`), the
+Here: frames and their reading, which events may be left out (`Changes`), `repeat`, and `last_placement`. Not here: files (`live.event_log`), the
 requests' own log (`journal`), the state that a log may begin with (`snapshot`). Answers of solvers are events: a replay solves nothing.
 """
 
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher, Scope
+from hanse.dispatch.place_check import check as place_check
+from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
 from hanse.dispatch.snapshot import restored, state_of
 from hanse.errors import ConfigError
 from hanse.model import versions
@@ -52,6 +54,14 @@ class Repeated(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the state that it begins with; empty: it begins where nothing was known."""
     ended: str = ""
     """Digest of the state at its end: another file that goes on from there begins with it."""
+
+
+class LastPlacement(NamedTuple):
+    """A placement that was taken, and what it answers."""
+
+    at_s: float
+    problem: PlaceProblem
+    answer: PlaceAnswer
 
 
 class Changes:
@@ -149,42 +159,77 @@ def repeat(log: bytes, *, scope: Scope = "fleet", site: str = "", where: str = "
     Raises:
         ConfigError: it is no such log, or is damaged; `where` is what it is called.
     """
-    dispatcher = Dispatcher(scope, site=site)
+    again = _Again(log, scope, site, where)
     events = decided = placements = 0
     differ: list[str] = []
-    truncated, began = False, ""
-    for entry in entries(log, where=where):
-        if entry is None:
-            truncated = True
-            break
-        try:
-            if entry.state and not events:
-                dispatcher, began = restored(entry.state), _digest(entry.state)
-                continue
-            event = ev.event_from_bytes(entry.event)
-        except UNREADABLE as error:
-            raise ConfigError(
-                f"{where}, event {events + 1}",
-                got=str(error),
-                allowed="an event of this version",
-                fix="replay it with the version that wrote it, or copy it anew",
-            ) from None
-        actions = dispatcher.handle(event)
+    for event, actions, recorded in again:
         events += 1
         decided += bool(actions)
         placements += isinstance(event, ev.PlacementSolved | ev.ScheduleSolved)
-        if digest_of(actions) != entry.actions:
+        if digest_of(actions) != recorded:
             names = ", ".join(type(action).__name__ for action in actions) or "nothing"
-            differ.append(f"event {events} ({type(event).__name__}): now {names}")
+            was = "other actions" if recorded else "nothing"
+            differ.append(f"event {events} ({type(event).__name__}): now {names}, then {was}")
     return Repeated(
         events=events,
         decided=decided,
         placements=placements,
         differ=tuple(differ),
-        truncated=truncated,
-        began=began,
-        ended=_digest(state_of(dispatcher)) if scope == "fleet" else "",
+        truncated=again.truncated,
+        began=again.began,
+        ended=_digest(state_of(again.dispatcher)) if scope == "fleet" else "",
     )
+
+
+def last_placement(log: bytes, *, where: str = "log") -> LastPlacement | None:
+    """The last answer of the optimiser that may be applied, with its question, made again; None where there is none.
+
+    Raises:
+        ConfigError: it is no such log, or is damaged.
+    """
+    asked: PlaceProblem | None = None
+    found: LastPlacement | None = None
+    for event, actions, _ in _Again(log, "fleet", "", where):
+        if (
+            isinstance(event, ev.PlacementSolved)
+            and asked is not None
+            and not place_check(asked, event.answer)
+        ):
+            found = LastPlacement(event.at_s, asked, event.answer)
+        for action in actions:
+            if isinstance(action, act.SolvePlacement):
+                asked = action.problem
+    return found
+
+
+class _Again:
+    """Events of a log with what a Dispatcher that knows nothing but the log makes of each, and the digest of what it made then."""
+
+    def __init__(self, log: bytes, scope: Scope, site: str, where: str) -> None:
+        self._log, self._where = log, where
+        self.dispatcher = Dispatcher(scope, site=site)
+        self.truncated, self.began = False, ""
+
+    def __iter__(self) -> Iterator[tuple[ev.Event, list[act.Action], bytes]]:
+        events = 0
+        for entry in entries(self._log, where=self._where):
+            if entry is None:
+                self.truncated = True
+                break
+            try:
+                if entry.state and not events:
+                    self.dispatcher, self.began = restored(entry.state), _digest(entry.state)
+                    continue
+                event = ev.event_from_bytes(entry.event)
+            except UNREADABLE as error:
+                raise ConfigError(
+                    f"{self._where}, event {events + 1}",
+                    got=str(error),
+                    allowed="an event of this version",
+                    fix="replay it with the version that wrote it, or copy it anew",
+                ) from None
+            events += 1
+            yield event, self.dispatcher.handle(event), entry.actions
 
 
 def _digest(state: bytes) -> str:

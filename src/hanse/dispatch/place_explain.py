@@ -52,7 +52,7 @@ def explain(
         return _said(service, site, placed, why, "nothing else", 0.0, 0.0)
     able = _able(full, here)
     if not placed and not able:
-        why = _why_not(full, here, site)
+        why = _why_not(full, here, service, site)
         return _said(service, site, 0, why, "nothing: it cannot stand there", math.inf, math.inf)
     if placed:
         found = [(solved(_without(full, here), limits), 0.0)]
@@ -127,11 +127,13 @@ def _able(problem: PlaceProblem, offers: Sequence[int]) -> list[int]:
     ]
 
 
-def _why_not(problem: PlaceProblem, offers: Sequence[int], site: str) -> str:
+def _why_not(problem: PlaceProblem, offers: Sequence[int], service: str, site: str) -> str:
     if not next(s.hosts for s in problem.sites if s.id == site):
         return "the site is lost or drained: nothing may run there"
     if len(offers) and (Rows(problem).offer_could[list(offers)] >= 1.0).any():
         return "what runs there by itself leaves it no room"
+    if not any(problem.services[d.service].id == service for d in problem.demand):
+        return "nobody asks for it: nothing of it is begun"
     return "no pool there holds a replica that keeps the service's promise"
 
 
