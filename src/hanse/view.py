@@ -379,6 +379,7 @@ class ViewState:
 
     def follow(self, fleet: Fleet, gateway_urls: dict[str, str]) -> None:
         """Another fleet is in force."""
+        self._placed = {p.site for p in fleet.placements}
         self.fleet, self.gateway_urls = fleet, gateway_urls
         self.site_ids = frozenset(site.id for site in fleet.sites)
 
@@ -444,7 +445,7 @@ class ViewState:
             lat_deg=site.lat_deg,
             lon_deg=site.lon_deg,
             gateway_url=self.gateway_urls.get(site.id, ""),
-            state=_state(status, age_s),
+            state=_state(status, age_s, has_engines=site.id in self._placed),
             age_s=age_s,
             served=self.served_by[site.id],
             status=status,
@@ -461,12 +462,15 @@ class ViewState:
         return known and 0 < self._fleet_table_version <= table
 
 
-def _state(status: SiteStatus | None, age_s: float) -> SiteState:
+def _state(status: SiteStatus | None, age_s: float, *, has_engines: bool) -> SiteState:
+    """`has_engines`: by the fleet file; a placement of the controller may have left it none on purpose."""
     if status is None:
         return "never seen"
     if age_s > SITE_SILENT_S:
         return "silent"
     engines_up = any(engine.state == "up" for engine in status.engines)
+    if not status.engines:
+        engines_up = not has_engines or status.placement_version > 0
     return "up" if engines_up and status.gateway_workers > 0 else "degraded"
 
 

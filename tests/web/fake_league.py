@@ -43,6 +43,8 @@ class FakeLeague:
         )
         self.silent: set[str] = set()
         self.dead_engines: set[str] = set()
+        self.emptied: set[str] = set()
+        self.bare: set[str] = set()
         self.sequence = 0
         self._news = asyncio.Event()
 
@@ -156,7 +158,10 @@ class FakeLeague:
             epoch=3,
             table_version=12,
             hub_connected=True,
-            engines=(
+            placement_version=7 if site in self.emptied else 0,
+            engines=()
+            if site in self.emptied | self.bare
+            else (
                 EngineStatus(
                     name=f"{site}-cpu-0",
                     service="chat",
@@ -179,6 +184,9 @@ class FakeLeague:
                 carbon_g_per_kwh=CARBON[site] * float(self.rng.uniform(0.99, 1.01)),
                 price_usd_per_kwh=PRICE[site],
                 sources=("grid: made up for a test", "weather: made up for a test"),
+                battery_kwh=12.5 if site == "frankfurt" else None,
+                discharge_kw=3.5 if site == "frankfurt" else 0.0,
+                battery_why="planned" if site == "frankfurt" else "",
             ),
         )
 

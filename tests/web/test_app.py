@@ -122,6 +122,22 @@ def test_a_site_can_be_opened_with_its_engines_and_power(
         assert words in part
 
 
+def test_a_sites_battery_says_what_it_does(client: TestClient, league: FakeLeague) -> None:
+    assert "12.5 kWh, gives 3.50 kW: planned" in client.get("/sites/frankfurt?part=1").text
+    assert "Battery" not in client.get("/sites/lyon?part=1").text
+
+
+def test_a_site_that_a_placement_emptied_is_up_and_one_that_lacks_its_engines_is_not(
+    client: TestClient, league: FakeLeague
+) -> None:
+    league.emptied.add("lyon")
+    league.bare.add("london")
+    league.tick()
+    states = {site["id"]: site["state"] for site in client.get("/api/view.json").json()["sites"]}
+    assert (states["lyon"], states["london"]) == ("up", "degraded")
+    assert "none placed here" in client.get("/sites/lyon?part=1").text
+
+
 def test_a_site_never_heard_says_so(rng: np.random.Generator) -> None:
     with TestClient(make_app(FakeLeague(rng)), HERE) as client:
         assert "no report yet" in client.get("/").text
