@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from dispatch.fleets import NOW_S
 from dispatch.placing import OWN, Fleet, placed
+from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.place import PlaceProblem, check, solve
 from hanse.dispatch.place_offers import NODE_CHIPS
@@ -45,6 +46,23 @@ def test_where_something_is_in_time_late_ways_are_no_offers() -> None:
     problem = league.asked()
     assert {problem.pools[o.pool].site for o in problem.offers} == {1}
     assert not any(o.late for o in problem.offers)
+
+
+def test_whoever_asks_for_what_stands_nowhere_is_placed_at_once() -> None:
+    league = Fleet(OWN, OWN, placements=(placed("a", chips=1, slots=16),))
+    league.expect()
+    league.place()
+    league.expect()
+    soon = league.tell(ev.Ticked(at_s=league.at_s + 30.0))  # place_every_s is 900
+    assert not any(isinstance(one, act.SolvePlacement) for one in soon)
+    belief = league.dispatcher.belief
+    assert belief is not None
+    empty = ev.PlacementDecided(at_s=league.at_s + 40.0, source="a person", placements=())
+    league.tell(empty)
+    assert not league.at("a")
+    league.expect()
+    asked = league.tell(ev.Ticked(at_s=league.at_s + 50.0))
+    assert any(isinstance(one, act.SolvePlacement) for one in asked)
 
 
 @pytest.mark.parametrize(("slots", "tpot_ms"), [(4, 100.0), (16, 20.0), (200, 100.0)])

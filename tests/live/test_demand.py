@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from hanse.dispatch import events as ev
+from hanse.dispatch.dispatcher import Dispatcher
 from hanse.live.agent import Agent
 from hanse.live.demand import DemandMeter, DemandReport
 from hanse.live.slow_loop import SlowLoop
@@ -103,7 +105,7 @@ def test_a_site_where_nobody_asks_is_heard_all_the_same(fleet: Fleet) -> None:
 
 
 def slow_loop(fleet: Fleet, home: Path) -> SlowLoop:
-    return SlowLoop(fleet, home, Feed, LiveFeed([]), lambda _: None)
+    return SlowLoop(fleet, home, Feed, LiveFeed([]), lambda _: None, lambda: None)
 
 
 def hear(loop: SlowLoop, report: DemandReport) -> None:
@@ -164,7 +166,27 @@ def test_the_slow_loop_decides_by_the_carbon_signal_that_the_fleet_names(
     live.ask(now_s)
     slow = replace(fleet.slow_loop, carbon_signal="marginal")
     for one, wanted in ((fleet, "average_location"), (replace(fleet, slow_loop=slow), "marginal")):
-        loop = SlowLoop(one, tmp_path, Feed, live, lambda _: None)
+        loop = SlowLoop(one, tmp_path, Feed, live, lambda _: None, lambda: None)
         for site in loop._outlook(now_s).sites:
             assert site.carbon_signal == wanted
             assert (site.carbon_g_per_kwh[0] == pytest.approx(700.0)) == (wanted == "marginal")
+
+
+def test_who_asks_for_what_stands_nowhere_wakes_the_slow_loop_and_once_is_enough(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    dispatcher = Dispatcher("fleet")
+    dispatcher.handle(ev.FleetLoaded(at_s=0.0, fleet=fleet))
+    loop = SlowLoop(fleet, tmp_path, Feed, LiveFeed([]), lambda _: None, lambda: dispatcher.belief)
+    meter = DemandMeter(fleet, "lyon")
+
+    def wakes() -> bool:
+        meter.add(row(fleet))
+        hear(loop, meter.take(time.time(), 0.0))
+        return loop._woken.is_set()
+
+    assert not wakes()  # it is placed by the file
+    dispatcher.handle(ev.PlacementDecided(at_s=1.0, source="a person", placements=()))
+    assert wakes()
+    asyncio.run(asyncio.wait_for(loop.pause(60.0), 5.0))
+    assert not wakes()

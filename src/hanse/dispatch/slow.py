@@ -94,6 +94,9 @@ class SlowScope:
         if isinstance(event, ev.OutlookIssued):
             self.outlook = event.outlook
             self._defer_due |= bool(self.jobs)
+            # Whoever asks for what stands nowhere is not to wait until the next placement is due.
+            asked = {d.service for d in event.outlook.demand if max(d.requests_per_s_high) > 0.0}
+            self._place_due |= any(not is_placed(belief, service) for service in asked)
         elif isinstance(event, ev.JobsChanged):
             self._defer_due |= _kinds(event.jobs) != _kinds(self.jobs)
             self.jobs, self.measured = event.jobs, event.measured
@@ -208,6 +211,14 @@ class SlowScope:
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
         return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def is_placed(belief: Belief, service: str) -> bool:
+    """Whether a site that hosts is to run any replica of a service."""
+    return any(
+        p.service == service and p.replicas > 0 and belief.sites[p.site].hosts
+        for p in belief.placements
+    )
 
 
 def _kinds(jobs: Sequence[Job]) -> list[Job]:

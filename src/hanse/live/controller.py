@@ -98,8 +98,9 @@ class Controller:
         self._feeds = _feeds(self._state, self._fleet)
         self._live = LiveFeed(self._feeds)
         self._slow = SlowLoop(
-            self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell
-        )
+            self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell,
+            lambda: self._dispatcher.belief,
+        )  # fmt: skip
         self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
         self._schedules = Schedules()
         self._scenario_changed = asyncio.Event()
@@ -461,7 +462,7 @@ class Controller:
                 except (HanseError, OSError, TimeoutError) as error:
                     log_line(repr(error))
             places = self._fleet.slow_loop.places
-            await asyncio.sleep(self._slow.every_s if places else PLACES_LOOK_S)
+            await self._slow.pause(self._slow.every_s if places else PLACES_LOOK_S)
 
     def _feed_at(self, now_s: float) -> Feed:
         """The scenario with what providers last said."""

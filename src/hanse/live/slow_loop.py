@@ -7,6 +7,8 @@ Here: `SlowLoop`. Not here: when to ask and what to apply (`dispatch.slow`), sol
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,9 +19,11 @@ import msgspec
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.belief import Belief
 from hanse.dispatch.defer import DeferSolver
 from hanse.dispatch.place import solve as solve_placement
 from hanse.dispatch.place_warm import warm
+from hanse.dispatch.slow import is_placed
 from hanse.energy.outlook import outlook_from
 from hanse.live.demand import REPORT_S, DemandReport
 from hanse.live.hearsay import own_demand
@@ -46,7 +50,13 @@ class SlowLoop:
     """Events for the Dispatcher, made beside it."""
 
     def __init__(
-        self, fleet: Fleet, home: Path, feed: Callable[[], Feed], live: LiveFeed, tell: Tell
+        self,
+        fleet: Fleet,
+        home: Path,
+        feed: Callable[[], Feed],
+        live: LiveFeed,
+        tell: Tell,
+        belief: Callable[[], Belief | None],
     ) -> None:
         """A loop that tells its events in the thread of the running event loop.
 
@@ -56,12 +66,17 @@ class SlowLoop:
             feed: What is known of carbon, price and weather now.
             live: What providers say of past and future.
             tell: Hands an event to the Dispatcher and carries its actions out.
+            belief: The Dispatcher's.
         """
         self._fleet = fleet
         self._path = home / "demand.msgpack"
         self._feed = feed
         self._live = live
         self._tell = tell
+        self._belief = belief
+        self._woken = asyncio.Event()
+        self._woken_at_s: dict[str, float] = {}
+        """By service that stands nowhere: when its users last had an outlook made for them."""
         self._solver = DeferSolver()
         self._solving: set[asyncio.Task[None]] = set()
         self._one_schedule = asyncio.Lock()
@@ -103,6 +118,25 @@ class SlowLoop:
             log_line(f"demand report of {report.site}: {said}")
         if not ahead:
             self.counts.add(report.at_s, report.counts, report.site, REPORT_S)
+            self._wake({one.key.service for one in report.counts if one.requests > 0.0})
+
+    def _wake(self, asked: set[str]) -> None:
+        """Whoever asks for what stands nowhere waits for one report and a load time, not for the next outlook."""
+        belief, now_s = self._belief(), time.monotonic()
+        if belief is None:
+            return
+        for service in asked:
+            due = now_s - self._woken_at_s.get(service, -math.inf) >= self.every_s
+            if due and not is_placed(belief, service):
+                self._woken_at_s[service] = now_s
+                self._woken.set()
+
+    async def pause(self, pause_s: float) -> None:
+        """Until the next outlook."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._woken.wait()
+        self._woken.clear()
 
     async def look(self) -> None:
         """One outlook."""

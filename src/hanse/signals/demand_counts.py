@@ -128,6 +128,11 @@ class DemandCounts:
             rates[: len(heard)][~heard[:count]] = np.nan
         return rates
 
+    def begun_per_s(self, key: DemandKey, now_s: float) -> float:
+        """What the bin that still counts has so far, over a whole bin."""
+        known, at = self._counts.get(key), self._closed(now_s)
+        return float(known[at, 0] / self.bin_s) if known is not None and at < len(known) else 0.0
+
     def heard_until_s(self, origin: Id) -> float:
         """The end of the last bin in which an entry was heard, also one that still counts; of one that never reports, infinity."""
         heard = self._heard.get(origin)

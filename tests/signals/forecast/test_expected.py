@@ -95,3 +95,21 @@ def test_origins_together_peak_lower_than_their_peaks_together() -> None:
 
 def test_totals_wait_until_days_were_seen() -> None:
     assert expected_totals(noisy(2.0, 2), MONDAY_S + 2.0 * 86_400.0, steps=4) == ()
+
+
+@pytest.mark.parametrize("idle_bins", [0, 3, 100])
+def test_what_nobody_was_expected_to_ask_for_is_expected_from_its_first_minute_on(
+    idle_bins: int,
+) -> None:
+    """Idle so long that it was expected no more, or never asked for before."""
+    counts = heard(0)
+    for i in range(idle_bins):
+        counts.add(MONDAY_S + i * BIN_S, (), "lyon", 10.0)
+    at_s = MONDAY_S + idle_bins * BIN_S + 20.0
+    assert expected_demand(counts, at_s, steps=2) == ()
+    one = DemandCount(key=KEY, requests=3.0, tokens_in=300.0, tokens_out=30.0)
+    counts.add(at_s, (one,), "lyon", 10.0)
+    (found,) = expected_demand(counts, at_s + 1.0, steps=2)
+    assert found.requests_per_s == pytest.approx((3.0 / BIN_S,) * 2)
+    assert min(found.requests_per_s_high) > found.requests_per_s[0]
+    assert (found.input_tokens, found.output_tokens) == (100.0, 10.0)

@@ -31,7 +31,8 @@ SILENT_S: Final = SECONDS_PER_DAY
 
 
 def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[DemandOutlook, ...]:
-    """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then.
+    """Demand of the next hours from the one that holds `now_s` on, by kind, from bins that ended by then; of a kind that none is expected of,
+    from what the bin that still counts has so far.
 
     Bins in which an entry was not heard say nothing: what was heard before goes on.
     """
@@ -39,10 +40,12 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
     for key in counts.kinds():
         rates = counts.requests_per_s(key, now_s)
         heard = np.flatnonzero(~np.isnan(rates))
-        silent_s = now_s - counts.heard_until_s(key.origin)
-        if not np.nansum(rates) > 0.0 or silent_s > SILENT_S:
+        begun = counts.begun_per_s(key, now_s)
+        if now_s - counts.heard_until_s(key.origin) > SILENT_S:
             continue
-        if (len(rates) - heard[0]) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
+        if not np.nansum(rates) > 0.0:
+            mean, high = (0.0,) * steps, (0.0,) * steps
+        elif (len(rates) - heard[0]) * counts.bin_s >= DAYS_MIN * SECONDS_PER_DAY:
             start_s = counts.start_s + float(heard[0]) * counts.bin_s
             zone = f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}"
             hourly = _hourly(counts.bin_s, zone, start_s, rates[heard[0] :])
@@ -53,6 +56,10 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
             mean, high = (flat[0],) * steps, (flat[1],) * steps
         if max(high) > 0.0:
             found.append(_outlook(key, counts.tokens(key, now_s), mean, high))
+        elif begun > 0.0:
+            most = _high(counts.bin_s, begun, 1)
+            tokens = counts.tokens(key, now_s + counts.bin_s)
+            found.append(_outlook(key, tokens, (begun,) * steps, (most,) * steps))
     return tuple(found)
 
 
@@ -122,5 +129,8 @@ def _carrying_on(bin_s: float, rates: Floats) -> tuple[float, float]:
         mean = float(rates[-int(IDLE_S // bin_s) :].mean())
     if mean <= 0.0:
         return 0.0, 0.0
-    spread = Z95 * math.sqrt(mean / (len(recent) * bin_s))
-    return mean, max(HIGH_MIN * mean, mean + spread, float(recent.max()))
+    return mean, max(_high(bin_s, mean, len(recent)), float(recent.max()))
+
+
+def _high(bin_s: float, mean: float, bins: int) -> float:
+    return max(HIGH_MIN * mean, mean + Z95 * math.sqrt(mean / (bins * bin_s)))
