@@ -37,6 +37,8 @@ class MockEngine:
     pieces: list[bytes] | None = None
     """Raw stream body parts instead of the usual ones."""
     answer: bytes | None = None
+    no: tuple[int, bytes] | None = None
+    """Status and body of what it answers to every request."""
     gate: asyncio.Event | None = None
     """A stream waits for it after its first event."""
     hold: asyncio.Event | None = None
@@ -129,6 +131,11 @@ class MockEngine:
         if self.mode == "cut":
             writer.transport.abort()
             return False
+        if self.no is not None:
+            status, body = self.no
+            head = b"HTTP/1.1 %d X\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n"
+            writer.write(head % (status, len(body)) + body)
+            return True
         if self.mode == "error":
             body = b'{"error":{"message":"engine on fire"}}'
             writer.write(b"HTTP/1.1 500 X\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))

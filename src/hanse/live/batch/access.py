@@ -12,8 +12,9 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from hanse.live.batch.values import BatchMeta, FileMeta, Problem, Who
-from hanse.live.gateway.policy import Policy
+from hanse.live.gateway.policy import Policy, offered
 from hanse.live.gateway.tables import TableFile
+from hanse.live.gateway.wording import listed, no_model
 from hanse.live.shared import SharedPage
 
 if TYPE_CHECKING:
@@ -87,10 +88,10 @@ class Access:
         if key is None or key.tenant != who.tenant:
             raise Problem(403, "not_allowed_any_more", "the key is gone")
         if thing.data_class not in key.classes:
-            message = f"this key may not use class {thing.data_class!r}, which {thing.id} has"
+            message = f"{thing.id} has class {thing.data_class!r}; this key may send {listed(key.classes, 'none')}"
             raise Problem(403, "class_not_allowed", message)
         if thing.country not in key.countries:
-            message = f"this key may not speak for {thing.country}, as {thing.id} does"
+            message = f"{thing.id} is of country {thing.country!r}; this key may speak for {listed(key.countries, 'none')}"
             raise Problem(403, "country_not_allowed", message)
         names = (thing.tenant, thing.data_class, thing.country)
         entry = who.peer or self.site
@@ -123,12 +124,14 @@ class Access:
         def flaw(model: str, body_bytes: int) -> tuple[str, str] | None:
             service = services.get(model)
             if service is None or key is None or service.id not in key.services:
-                text = f"the model {model[:64]!r} does not exist or this key may not use it"
-                return "model_not_found", text
+                names = [] if key is None else offered(table, key.services)
+                return "model_not_found", no_model(model, names)
             if kind not in service.endpoints:
-                return "endpoint_not_supported", f"{service.id} does not serve {endpoint}"
+                paths = ", ".join(p for p, one in ENDPOINTS.items() if one in service.endpoints)
+                text = f"{service.id} does not serve {endpoint}; it serves {paths}"
+                return "endpoint_not_supported", text
             if body_bytes > service.body_bytes_max:
-                text = f"bodies for {service.id} have at most {service.body_bytes_max} bytes"
+                text = f"the body has {body_bytes} bytes; those for {service.id} have at most {service.body_bytes_max}"
                 return "line_too_large", text
             return None
 
@@ -147,7 +150,9 @@ class Access:
         return max((s.body_bytes_max for s in self.table.meta.services), default=0)
 
 
-def not_found(object_id: str) -> Problem:
-    """One answer for what is not there and what is somebody else's."""
-    kind = "file" if object_id.startswith("file-") else "batch"
-    return Problem(404, f"{kind}_not_found", f"no {kind} {object_id[:100]!r}", "id")
+def not_found(object_id: str, kind: str = "", param: str = "id") -> Problem:
+    """One answer for what is not there and what is somebody else's; `kind` where the id was written by a client."""
+    kind = kind or ("file" if object_id.startswith("file-") else "batch")
+    listed_at = "/v1/files" if kind == "file" else "/v1/batches"
+    message = f"no {kind} {object_id[:100]!r}; GET {listed_at} lists those that there are"
+    return Problem(404, f"{kind}_not_found", message, param)

@@ -15,14 +15,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from hanse.errors import SiteError
 from hanse.live.batch.access import Access, not_found
+from hanse.live.batch.asked import Listing, ask_of, check_purpose, lives_s
 from hanse.live.batch.asking import Answer, Hops
-from hanse.live.batch.keeper import Ask, Keeper
+from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.upload import read_form
 from hanse.live.batch.values import (
     BatchMeta,
@@ -35,15 +37,11 @@ from hanse.live.batch.values import (
 )
 from hanse.live.gateway.answers import error_body
 from hanse.model.told import UNREADABLE
-from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 LIST_S_MAX: Final = 2.0
 ANSWER_S_MAX: Final = 10.0
 """To the head of an answer of another home."""
 SMALL_BODY_BYTES: Final = 64 * 1024
-BATCHES_LISTED: Final = (20, 100)
-FILES_LISTED: Final = (10_000, 10_000)
-"""Default and most, as OpenAI's."""
 PREFIX: Final = "/hanse/v1/batch"
 """Of paths between batch processes."""
 HOME_SILENT: Final = "home_unreachable"
@@ -75,7 +73,12 @@ class Api:
             Route("/v1/batches/{id}", told(self.batch), methods=["GET"]),
             Route("/v1/batches/{id}/cancel", told(self.cancel), methods=["POST"]),
         ]
-        return Starlette(routes=[*routes, *self.more])
+        app = Starlette(
+            routes=[*routes, *self.more],
+            exception_handlers={HTTPException: _no_route, Exception: _broken},
+        )
+        app.router.redirect_slashes = False  # it would lead to this process, which has no address
+        return app
 
     # --- files
 
@@ -90,13 +93,10 @@ class Api:
                 draft,
                 self.keeper.limits.file_bytes_max,
             )
-            purpose = form.fields.get("purpose", "")
-            if purpose != "batch":
-                message = f"purpose is {purpose[:32]!r}; only batch is served here"
-                raise Problem(400, "invalid_purpose", message, "purpose")
+            check_purpose(form.fields.get("purpose", ""))
             self.keeper.check_room(who, form.size_bytes)
-            lives_s = _lives_s(form.fields)
-            meta = self.keeper.new_file(who, form.filename, form.size_bytes, lives_s=lives_s)
+            kept_s = lives_s(form.fields)
+            meta = self.keeper.new_file(who, form.filename, form.size_bytes, lives_s=kept_s)
             self.store.add_file(meta, draft)
         finally:
             draft.unlink(missing_ok=True)
@@ -121,31 +121,28 @@ class Api:
         return _json({"id": meta.id, "object": "file", "deleted": True})
 
     async def list_files(self, request: Request) -> Response:
-        who, query = who_of(request), request.query_params
-        purpose = query.get("purpose", "")
+        who, asked = who_of(request), Listing.of(request, "file")
         mine = [
             file_object(meta)
             for meta in self.store.files.values()
             if not meta.copy_of
-            and purpose in ("", meta.purpose)
+            and asked.purpose in ("", meta.purpose)
             and self._access.visible(who, meta)
         ]
-        return await self._list(request, who, mine, FILES_LISTED)
+        return await self._list(request, who, mine, asked)
 
     # --- batches
 
     async def create(self, request: Request) -> Response:
         who, data = who_of(request), await _small_body(request)
-        try:
-            ask = msgspec.json.decode(data, type=Ask)
-        except UNREADABLE as error:
-            raise Problem(400, "invalid_request", str(error)) from None
+        ask = ask_of(data)
         file = self.store.files.get(ask.input_file_id)
         site = self._where(who, ask.input_file_id, file)
+        no_file = not_found(ask.input_file_id, "file", "input_file_id")
         if site != self.keeper.site:
-            return await self._elsewhere(request, who, site, ask.input_file_id, data)
+            return await self._elsewhere(request, who, site, ask.input_file_id, no_file, data)
         if file is None or file.copy_of:
-            raise not_found(ask.input_file_id)
+            raise no_file
         self._access.check(who, file)
         return _json(batch_object(self.keeper.create(who, file, ask)))
 
@@ -160,35 +157,37 @@ class Api:
         return _json(batch_object(self.keeper.cancel(meta.id)))
 
     async def list_batches(self, request: Request) -> Response:
-        who = who_of(request)
+        who, asked = who_of(request), Listing.of(request, "batch")
         mine = [
             batch_object(meta)
             for meta in self.store.batches.values()
             if meta.home == self.keeper.site and self._access.visible(who, meta)
         ]
-        return await self._list(request, who, mine, BATCHES_LISTED)
+        return await self._list(request, who, mine, asked)
 
     # --- here or elsewhere
 
     async def _file(self, request: Request) -> FileMeta | Response:
-        return await self._thing(request, self.store.files)
+        return await self._thing(request, self.store.files, "file")
 
     async def _batch(self, request: Request) -> BatchMeta | Response:
-        return await self._thing(request, self.store.batches)
+        return await self._thing(request, self.store.batches, "batch")
 
-    async def _thing(self, request: Request, kept: dict[str, T]) -> T | Response:
+    async def _thing(self, request: Request, kept: dict[str, T], kind: str) -> T | Response:
         who, thing_id = who_of(request), request.path_params["id"]
         thing = kept.get(thing_id)
         assert thing is None or isinstance(thing, FileMeta | BatchMeta)
         site = self._where(who, thing_id, thing)
         if site != self.keeper.site:
             try:
-                return await self._elsewhere(request, who, site, thing_id)
+                return await self._elsewhere(
+                    request, who, site, thing_id, not_found(thing_id, kind)
+                )
             except Problem as problem:
                 if thing is None or problem.code != HOME_SILENT:
                     raise
         if thing is None:
-            raise not_found(thing_id)
+            raise not_found(thing_id, kind)
         self._access.check(who, thing)
         if request.method != "GET" and not self._owned(thing):
             raise _silent(home_in(thing_id), thing_id)
@@ -211,13 +210,19 @@ class Api:
         return thing.home if isinstance(thing, BatchMeta) else thing.copy_of
 
     async def _elsewhere(
-        self, request: Request, who: Who, site: str, thing_id: str, body: bytes = b""
+        self,
+        request: Request,
+        who: Who,
+        site: str,
+        thing_id: str,
+        unknown: Problem,
+        body: bytes = b"",
     ) -> Response:
-        """Ask another home; one hop, never two."""
+        """Ask another home; one hop, never two. `unknown`: what to say where there is none to ask."""
         if site and who.peer and site != who.peer:
             raise Problem(409, "moved", f"{site} has {thing_id}", site=site)
         if not site or who.peer or site not in self._hops.peers:
-            raise not_found(thing_id)
+            raise unknown
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         answer = await self._asked(site, request.method, path, who, body)
         if answer is None or answer.status in (409, 502, 503):
@@ -262,23 +267,18 @@ class Api:
         return next((site for site, here in zip(sites, found, strict=True) if here), "")
 
     async def _list(
-        self, request: Request, who: Who, mine: list[dict[str, Any]], limits: tuple[int, int]
+        self, request: Request, who: Who, mine: list[dict[str, Any]], asked: Listing
     ) -> Response:
-        query = request.query_params
-        limit = _limit(query.get("limit", ""), *limits)
         rows = mine
         if not who.peer:
             rows = mine + await self._others(request, who)
-        rows.sort(
-            key=lambda row: (row["created_at"], row["id"]), reverse=query.get("order") != "asc"
-        )
-        after = query.get("after", "")
-        if after and not who.peer:
+        rows.sort(key=lambda row: (row["created_at"], row["id"]), reverse=asked.newest_first)
+        if asked.after and not who.peer:
             ids = [row["id"] for row in rows]
-            if after not in ids:
-                raise not_found(after)
-            rows = rows[ids.index(after) + 1 :]
-        shown = rows if who.peer else rows[:limit]
+            if asked.after not in ids:
+                raise not_found(asked.after, asked.kind, "after")
+            rows = rows[ids.index(asked.after) + 1 :]
+        shown = rows if who.peer else rows[: asked.limit]
         return _json(
             {
                 "object": "list",
@@ -375,27 +375,38 @@ async def _small_body(request: Request) -> bytes:
     async for piece in request.stream():
         data += piece
         if len(data) > SMALL_BODY_BYTES:
-            raise Problem(413, "request_too_large", f"at most {SMALL_BODY_BYTES} bytes")
+            message = f"the body is limited to {SMALL_BODY_BYTES} bytes"
+            raise Problem(413, "request_too_large", message)
     return bytes(data)
 
 
-def _limit(text: str, default: int, most: int) -> int:
-    if not text:
-        return default
-    if not text.isdigit() or not 1 <= int(text) <= most:
-        raise Problem(400, "invalid_limit", f"limit is from 1 to {most}", "limit")
-    return int(text)
+def _no_route(request: Request, error: Exception) -> Response:
+    """A path that there is not, or one that does not take the method."""
+    assert isinstance(error, HTTPException)
+    path, headers = request.url.path[:200], {}
+    if error.status_code == 405:
+        routes = [r for r in request.app.routes if r.matches(request.scope)[0] != Match.NONE]
+        headers["allow"] = ", ".join(sorted({m for r in routes for m in r.methods} - {"HEAD"}))
+        code, message = (
+            "method_not_allowed",
+            f"{path} takes {headers['allow']}, not {request.method}",
+        )
+    else:
+        code = "not_found"
+        message = f"no such path: {path}; there are {', '.join(_public(request.app.routes))}"
+    body = error_body(error.status_code, code, message)
+    return Response(body, error.status_code, headers, "application/json")
 
 
-def _lives_s(fields: dict[str, str]) -> float:
-    """`expires_after[seconds]`, within OpenAI's hour to 30 days; 0 where the form has none."""
-    text = fields.get("expires_after[seconds]", "")
-    if not text:
-        return 0.0
-    if not text.isdigit() or not SECONDS_PER_HOUR <= int(text) <= 30 * SECONDS_PER_DAY:
-        message = "expires_after[seconds] is from an hour to 30 days"
-        raise Problem(400, "invalid_expires_after", message, "expires_after")
-    return float(text)
+def _public(routes: list[Route]) -> list[str]:
+    """Paths for clients."""
+    return sorted({route.path for route in routes if not route.path.startswith(PREFIX)})
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    """Our own bug, which the log shows in full."""
+    message = "the batch process failed at this request; its log at the site says why"
+    return Response(error_body(500, "internal_error", message), 500, None, "application/json")
 
 
 def _json(value: object) -> Response:

@@ -14,12 +14,18 @@ from typing import BinaryIO, Final
 import msgspec
 
 from hanse.live.batch.values import ERRORS_MAX, LineError
+from hanse.live.gateway.body import EXAMPLE as EXAMPLE_BODY
+from hanse.live.gateway.body import FORMS
+from hanse.live.gateway.wording import unreadable
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE
 
 CUSTOM_ID_CHARACTERS_MAX: Final = 512
 TOKENS_KNOWN_MAX: Final = 1_000_000
 """What is said beyond it says nothing."""
+EXAMPLE: Final = (
+    '{"custom_id": "request-1", "method": "POST", "url": "%s", "body": {"model": "chat", ...}}'
+)
 LINE_EXTRA_BYTES: Final = 4096
 """What a line may add to the request's body in it: custom id, method, url."""
 
@@ -91,31 +97,35 @@ def read_line(data: bytes, endpoint: str) -> Line | LineError:
     """One line, checked but for what concerns the whole file and the table."""
     try:
         outer = _decode_outer(data)
-    except msgspec.ValidationError as error:
-        return LineError(code="invalid_line", message=str(error))
     except UNREADABLE as error:
-        return LineError(code="invalid_json_line", message=f"the line is not JSON: {error}")
+        code = "invalid_line" if isinstance(error, msgspec.ValidationError) else "invalid_json_line"
+        example = EXAMPLE % endpoint
+        message, param = unreadable(data, error, _outer_forms(endpoint), example, "the line")
+        return LineError(code=code, message=message, param=param)
     custom_id, body = outer.custom_id, bytes(outer.body)
     for name, value in (("custom_id", custom_id), ("method", outer.method), ("url", outer.url)):
         if value is msgspec.UNSET or value == "":
-            message = f"{name} is missing"
+            message = f"{name} is missing; it must be {_outer_forms(endpoint)[name]}"
             return LineError(code="missing_required_parameter", message=message, param=name)
     assert isinstance(custom_id, str)
     if len(custom_id) > CUSTOM_ID_CHARACTERS_MAX:
-        message = f"custom_id has more than {CUSTOM_ID_CHARACTERS_MAX} characters"
+        message = f"custom_id has {len(custom_id)} characters; at most {CUSTOM_ID_CHARACTERS_MAX} are allowed"
         return LineError(code="invalid_custom_id", message=message, param="custom_id")
     if outer.method != "POST":
-        return LineError(code="invalid_method", message="method must be POST", param="method")
+        message = f"method is {str(outer.method)[:16]!r}; it must be POST"
+        return LineError(code="invalid_method", message=message, param="method")
     if outer.url != endpoint:
         message = f"url is {str(outer.url)[:64]!r}, the batch's endpoint is {endpoint}"
         return LineError(code="mismatched_endpoint", message=message, param="url")
     if not body:
-        message = "body is missing"
+        message = f"body is missing; it must be {_outer_forms(endpoint)['body']}"
         return LineError(code="missing_required_parameter", message=message, param="body")
     try:
         asked = _decode_body(body)
     except UNREADABLE as error:
-        return LineError(code="invalid_body", message=f"body: {error}", param="body")
+        message, param = unreadable(body, error, FORMS, EXAMPLE_BODY, "the request in it")
+        at = "body" if param is None else f"body.{param}"
+        return LineError(code="invalid_body", message=f"body: {message}", param=at)
     if asked.stream:
         message = "a line of a batch cannot stream; leave stream out"
         return LineError(code="stream_not_supported", message=message, param="body.stream")
@@ -141,20 +151,34 @@ def check_file(path: Path, rules: Rules, model_flaw: ModelFlaw) -> Index | tuple
                 flaw = LineError(code="line_too_large", message=message)
             elif len(index) >= rules.lines_max:
                 message = f"a batch has at most {rules.lines_max} lines"
-                errors.append(LineError(code="too_many_tasks", message=message))
+                errors.append(_at_line(number, LineError(code="too_many_tasks", message=message)))
                 break
             else:
                 flaw = _check(data, rules, model_flaw, index, first_with, number)
             if flaw is not None:
-                errors.append(msgspec.structs.replace(flaw, line=number))
+                errors.append(_at_line(number, flaw))
                 if len(errors) >= ERRORS_MAX:
                     break
             elif data is not None:
                 index.offsets.append(offset)
                 index.sizes.append(len(data))
     if not errors and not len(index):
-        errors.append(LineError(code="empty_file", message="the file has no lines"))
+        message = f"the file has no lines; each is one request such as {EXAMPLE % rules.endpoint}"
+        errors.append(LineError(code="empty_file", message=message, line=1))
     return tuple(errors) if errors else index
+
+
+def _at_line(number: int, flaw: LineError) -> LineError:
+    return msgspec.structs.replace(flaw, line=number, message=f"line {number}: {flaw.message}")
+
+
+def _outer_forms(endpoint: str) -> dict[str, str]:
+    return {
+        "custom_id": 'a string of your own such as "request-1"',
+        "method": 'the string "POST"',
+        "url": f'the batch\'s endpoint, "{endpoint}"',
+        "body": f"a request such as {EXAMPLE_BODY}",
+    }
 
 
 def _check(

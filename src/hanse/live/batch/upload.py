@@ -29,7 +29,7 @@ class Form:
         kind, options = parse_options_header(content_type.encode("latin-1"))
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not boundary:
-            message = "send multipart/form-data with a file and a purpose"
+            message = f"content-type is {content_type[:64]!r}; send multipart/form-data with a boundary, a file and a purpose"
             raise Problem(415, "unsupported_media_type", message)
         self.fields: dict[str, str] = {}
         self.filename = ""
@@ -62,7 +62,8 @@ class Form:
         if not self.complete:
             raise Problem(400, "invalid_form", "the form ends before its last boundary")
         if not self.has_file:
-            raise Problem(400, "missing_required_parameter", "the form has no file", "file")
+            message = "the form has no part named file; send the JSON lines as one"
+            raise Problem(400, "missing_required_parameter", message, "file")
         os.fsync(self._fd)
 
     def close(self) -> None:

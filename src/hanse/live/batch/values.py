@@ -38,6 +38,7 @@ METADATA_MAX: Final = 16
 OWN_PREFIX: Final = "hanse:"
 """Of metadata that a batch gets from us."""
 
+WINDOW_FORM: Final = 'minutes, hours or days such as "30m", "24h" or "7d", from "1m" to "30d"'
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _UNIT_S: Final = {"m": 60.0, "h": SECONDS_PER_HOUR, "d": SECONDS_PER_DAY}
 
@@ -236,7 +237,7 @@ def window_s(text: str) -> float:
     found = _WINDOW.fullmatch(text)
     length_s = int(found[1]) * _UNIT_S[found[2]] if found else 0.0
     if not WINDOW_S_MIN <= length_s <= WINDOW_S_MAX:
-        message = f"completion_window is {text[:32]!r}; need minutes, hours or days such as 30m, 24h or 7d, at most 30d"
+        message = f"completion_window is {text[:32]!r}; it must be {WINDOW_FORM}"
         raise Problem(400, "invalid_completion_window", message, "completion_window")
     return length_s
 
@@ -250,10 +251,11 @@ def checked_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     if metadata is None:
         return None
     if len(metadata) > METADATA_MAX:
-        raise Problem(400, "invalid_metadata", "metadata has at most 16 pairs", "metadata")
+        message = f"metadata has {len(metadata)} pairs; at most {METADATA_MAX} are allowed"
+        raise Problem(400, "invalid_metadata", message, "metadata")
     for key, value in metadata.items():
         if len(key) > 64 or len(value) > 512:
-            message = "metadata keys have at most 64 characters, values at most 512"
+            message = f"metadata {key[:64]!r}: key of {len(key)} characters, value of {len(value)}; at most 64 and 512 are allowed"
             raise Problem(400, "invalid_metadata", message, "metadata")
         if key.startswith(OWN_PREFIX):
             message = f"metadata keys that begin with {OWN_PREFIX!r} are the league's"

@@ -69,12 +69,18 @@ def error_body(
     hanse: dict[str, object] | None = None,
 ) -> bytes:
     """An error as OpenAI's clients parse it; `hanse` holds what only we can say (rules, gateway)."""
-    error: dict[str, object] = {
-        "message": message,
-        "type": KINDS.get(status, "server_error"),
-        "param": param,
-        "code": code,
-    }
+    return openai_error(message, KINDS.get(status, "server_error"), param, code, hanse)
+
+
+def openai_error(
+    message: str,
+    kind: str,
+    param: str | None,
+    code: str | None,
+    hanse: dict[str, object] | None = None,
+) -> bytes:
+    """OpenAI's shape of an error."""
+    error: dict[str, object] = {"message": message, "type": kind, "param": param, "code": code}
     if hanse is not None:
         error["hanse"] = hanse
     return msgspec.json.encode({"error": error})

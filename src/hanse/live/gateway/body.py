@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hanse.live.gateway.sse import Usage
+from hanse.live.gateway.wording import unreadable
 from hanse.model.told import UNREADABLE
 
 BYTES_PER_TOKEN = 4.0
@@ -23,6 +24,18 @@ TOKENS_PER_MESSAGE = 4
 """Role and separators that a chat template puts around one message."""
 
 UNSET = msgspec.UNSET
+
+EXAMPLE = '{"model": "chat", "messages": [{"role": "user", "content": "Hello"}]}'
+FORMS = {
+    "model": 'a name that GET /v1/models lists, such as "chat"',
+    "messages": 'an array such as [{"role": "user", "content": "Hello"}]',
+    "stream": "true or false",
+    "stream_options": 'an object such as {"include_usage": true}',
+    "max_tokens": "a whole number such as 256",
+    "max_completion_tokens": "a whole number such as 256",
+    "n": "a whole number such as 1",
+}
+"""Of the fields of `Head`, for who wrote them otherwise."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -78,12 +91,15 @@ def read_head(body: bytes) -> Head:
         if not body.isascii():
             body.decode()  # what the decoder skips it does not look at, and what is no UTF-8 is no JSON
         return head
-    except msgspec.ValidationError as error:
-        text = str(error)
-        found = re.search(r"`\$\.([a-z_]+)", text) or re.search(r"field `([a-z_]+)`", text)
-        raise BadBody(text, found.group(1) if found else None) from None
     except UNREADABLE as error:
-        raise BadBody(f"the body is not JSON: {error}") from None
+        raise BadBody(*unreadable(body, error, FORMS, EXAMPLE)) from None
+
+
+def prompt_field(head: Head) -> str:
+    """The field that a request's prompt is in."""
+    if head.messages is not None:
+        return "messages"
+    return "input" if _length(head.input) else "prompt"
 
 
 def tokens_in(head: Head) -> int:

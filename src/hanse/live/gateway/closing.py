@@ -55,6 +55,7 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
     """No offer (left): one answer that says why."""
     reason = Reason(gate)
     more: dict[str, object] = {}
+    param = None
     if entry.attempts and not entry.refused_only and reason != Reason.TABLE_EXPIRED:
         entry.refusal = "upstream_failed"
         entry.status, message = 502, f"every attempt failed; the last: {entry.last_failure}"
@@ -68,7 +69,7 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
         message = "no site may process this request by law"
     elif reason == Reason.LENGTH:
         entry.refusal, entry.status = "context_length_exceeded", 400
-        message = f"the prompt (about {entry.tokens_in} tokens) is longer than any engine takes"
+        param, message = bodies.prompt_field(entry.head), _too_long(entry)
     elif reason == Reason.TABLE_EXPIRED:
         entry.refusal, entry.status = "no_table", 503
         message = "the routing table has expired; nothing is admitted"
@@ -89,7 +90,25 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
         extra += b"retry-after: 1\r\n" if reason in RETRY_LATER else b"retry-after: 5\r\n"
     if not goes_back(entry):
         entry.worker.ledger.after(_refused(entry, now_s))
-    _answer(entry, message, extra, reason.name.lower(), more)
+    _answer(entry, message, extra, reason.name.lower(), more, param)
+
+
+def _too_long(entry: Entry) -> str:
+    """How many tokens the engines take that the request may go to."""
+    table, subject = entry.worker.routing.table, entry.grant.subject
+    quality_min = float(table.subjects[subject]["quality_min"])
+    lengths = [
+        int(row["request_tokens_max"])
+        for row in table.offers
+        if row["service"] == entry.service.index
+        and row["replicas"] > 0
+        and row["quality"] >= quality_min
+        and table.lawful(subject, int(row["site"]))
+    ]
+    return (
+        f"the prompt has about {entry.tokens_in} tokens (reckoned from its bytes); "
+        f"{entry.service.id} takes {max(lengths, default=0)}, answer included; send a shorter one"
+    )
 
 
 def refuse_unrecorded(entry: Entry) -> None:
@@ -252,13 +271,18 @@ def _result(outcome: str, refusal: str) -> int:
 
 
 def _answer(
-    entry: Entry, message: str, extra: bytes, gate: str, more: dict[str, object] | None = None
+    entry: Entry,
+    message: str,
+    extra: bytes,
+    gate: str,
+    more: dict[str, object] | None = None,
+    param: str | None = None,
 ) -> None:
     hanse: dict[str, object] = {"request_id": entry.request_id.hex(), "gate": gate} | (more or {})
     if entry.rules:
         hanse["rules"] = list(entry.rules)
     entry.finish("failed")
-    entry.link.refuse(entry.status, entry.refusal, message, extra=extra, hanse=hanse)
+    entry.link.refuse(entry.status, entry.refusal, message, extra=extra, param=param, hanse=hanse)
 
 
 def _refused(entry: Entry, now_s: float) -> Decided:

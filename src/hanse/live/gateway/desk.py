@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
@@ -22,13 +22,15 @@ from hanse.live.evidence import Missing, ReceiptBook, decode_part, encode_part, 
 from hanse.live.facility.exposition import fresh_text
 from hanse.live.gateway.metrics import exposition
 from hanse.live.gateway.outgoing import ask
+from hanse.live.gateway.policy import offered
+from hanse.live.gateway.wording import listed, no_model, unreadable
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
     from hanse.live.evidence import SitePart
     from hanse.live.gateway.incoming import Incoming
-    from hanse.live.gateway.policy import Grant
+    from hanse.live.gateway.policy import Grant, KeyRow
     from hanse.live.gateway.worker import Worker
 
 REQUESTS = b"/hanse/v1/requests/"
@@ -39,6 +41,13 @@ TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 PART_TIMEOUT_S = 5.0
 IN_MAINTENANCE = "in maintenance"
 """It serves, but whoever balances clients over gateways should send them elsewhere."""
+NO_TABLE = "no routing table in force; nothing is admitted: ask again in some seconds"
+EXPLAIN_EXAMPLE = '{"service": "chat", "tokens_in": 512, "tokens_out": 128}'
+EXPLAIN_FORMS = {
+    "service": 'a name that GET /v1/models lists, such as "chat"',
+    "tokens_in": "a whole number such as 512",
+    "tokens_out": "a whole number such as 128",
+}
 NOT_SEALED = b"not sealed yet"
 """A serving site's word that its part will be there in a second: a receipt without it would be unproven for ever."""
 
@@ -121,7 +130,9 @@ class Desk:
 
     def answer_hop(self, link: Incoming) -> None:
         """A request on the hop port, from a peer."""
-        if link.path == CHECK:
+        if link.path == CHECK and self.worker.policy_or_none is None:
+            link.refuse(503, "no_table", NO_TABLE, extra=b"retry-after: 5\r\n")
+        elif link.path == CHECK:
             link.answer(200, msgspec.json.encode(self.worker.routing.frame()))
         elif link.path == b"/healthz":
             self._health(link)
@@ -139,32 +150,29 @@ class Desk:
         worker = self.worker
         policy = worker.policy_or_none
         if policy is None or worker.routing.expired(time()):
-            self._refuse(link, 503, "no_table", "no routing table in force; nothing is admitted")
+            self._refuse(link, 503, "no_table", NO_TABLE)
             return None
         headers = link.headers
         key = policy.key_of(headers.get(b"authorization"))
         if key is None:
-            self._refuse(link, 401, "invalid_api_key", "unknown API key")
+            message = _no_key(headers.get(b"authorization"))
+            self._refuse(link, 401, "invalid_api_key", message)
             return None
         data_class = headers.get(b"x-hanse-class")
         country = headers.get(b"x-hanse-country")
         grant = key.grants.get((data_class, country))
         if grant is not None:
             return grant
-        if data_class is not None and data_class.decode("latin-1") not in key.meta.classes:
-            message = f"this key may not send class {data_class.decode('latin-1')[:64]!r}"
-            self._refuse(link, 403, "class_not_allowed", message)
-        else:
-            shown = country.decode("latin-1")[:64] if country is not None else ""
-            message = f"this key may not speak for country {shown!r}"
-            self._refuse(link, 403, "country_not_allowed", message)
+        self._refuse(link, 403, *_not_granted(key, data_class, country))
         return None
 
-    def _refuse(self, link: Incoming, status: int, code: str, message: str) -> None:
+    def _refuse(
+        self, link: Incoming, status: int, code: str, message: str, param: str | None = None
+    ) -> None:
         self.worker.counts.answered(status)
         extra = b"www-authenticate: Bearer\r\n" if status == 401 else b""
         extra += b"retry-after: 5\r\n" if status == 503 else b""
-        link.refuse(status, code, message, extra=extra)
+        link.refuse(status, code, message, extra=extra, param=param)
 
     # --- models
 
@@ -182,12 +190,14 @@ class Desk:
         if name in self._model_names(grant):
             link.answer(200, msgspec.json.encode(self._model_row(name)))
         else:
-            self._refuse(link, 404, "model_not_found", f"no model {name!r} for this key")
+            self._refuse(link, 404, "model_not_found", self.no_model(name, grant), "model")
+
+    def no_model(self, name: str, grant: Grant) -> str:
+        """Why a name is no model for this key, and which are."""
+        return no_model(name, self._model_names(grant))
 
     def _model_names(self, grant: Grant) -> list[str]:
-        services = self.worker.routing.table.meta.services
-        mine = [service for service in services if service.id in grant.key.services]
-        return [name for service in mine for name in (service.id, *service.aliases)]
+        return offered(self.worker.routing.table, grant.key.services)
 
     def _model_row(self, name: str) -> dict[str, object]:
         issued_at_s = int(self.worker.routing.table.meta.issued_at_s)
@@ -335,13 +345,19 @@ class Desk:
         try:
             asked = msgspec.json.decode(link.body, type=ExplainAsk)
         except UNREADABLE as error:
-            self._refuse(link, 400, "invalid_request", str(error))
+            self._refuse(
+                link,
+                400,
+                "invalid_request",
+                *unreadable(link.body, error, EXPLAIN_FORMS, EXPLAIN_EXAMPLE),
+            )
             return
         routing = self.worker.routing
         table = routing.table
         index = table.service_index.get(asked.service, -1)
         if index < 0 or table.meta.services[index].id not in grant.key.services:
-            self._refuse(link, 404, "model_not_found", f"no model {asked.service!r} for this key")
+            message = self.no_model(asked.service, grant)
+            self._refuse(link, 404, "model_not_found", message, "service")
             return
         service = table.meta.services[index]
         chosen, offers = routing.router.explain(
@@ -364,6 +380,33 @@ class Desk:
             offers=tuple(offers),
         )
         link.answer(200, msgspec.json.encode(answer))
+
+
+def _no_key(authorization: bytes | None) -> str:
+    """Why a request has no key that we know; nothing of what was sent is repeated."""
+    if not authorization or not authorization.strip():
+        return "no API key came; send the header `Authorization: Bearer KEY`"
+    if authorization[:7].lower() != b"bearer ":
+        return "the Authorization header is of another form; send `Authorization: Bearer KEY`"
+    return "unknown API key; check that it is whole, or ask this league's operator for one"
+
+
+def _not_granted(
+    key: KeyRow, data_class: bytes | None, country: bytes | None
+) -> tuple[str, str, str]:
+    """(code, message, header) where a key does not have a class or a country."""
+    shown = "" if data_class is None else data_class.decode("latin-1")[:64]
+    if data_class is not None and data_class.decode("latin-1") not in key.meta.classes:
+        message = f"x-hanse-class is {shown!r}; this key may send {_allowed(key.meta.classes)}"
+        return "class_not_allowed", message, "x-hanse-class"
+    shown = "" if country is None else country.decode("latin-1")[:64]
+    message = f"x-hanse-country is {shown!r}; this key may speak for {_allowed(key.meta.countries)}"
+    return "country_not_allowed", message, "x-hanse-country"
+
+
+def _allowed(names: Sequence[str]) -> str:
+    """Values of a header; without it the first of them holds."""
+    return listed(names, "none") + (f" (without the header: {names[0]})" if names else "")
 
 
 class _Waiting:

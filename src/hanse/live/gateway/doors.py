@@ -43,9 +43,12 @@ ENDPOINTS = {
 }
 SMALL_BODY_BYTES = 64 * 1024
 """Cap of bodies that are no inference requests."""
+PATHS = {kind: path.decode() for path, kind in ENDPOINTS.items()}
 ALLOW_POST = b"allow: POST, OPTIONS\r\n"
 ALLOW_GET = b"allow: GET, HEAD, OPTIONS\r\n"
 READING = (b"GET", b"HEAD")
+THERE_ARE = ", ".join((*PATHS.values(), "/v1/models", "/v1/files, /v1/batches"))
+"""For who asks for something else."""
 
 
 class Ids:
@@ -95,7 +98,8 @@ class ClientDoor:
                 self._other_method(link, ALLOW_POST)
         elif not desk.is_get(link.path):
             self.worker.counts.answered(404)
-            link.refuse(404, "not_found", f"no such path: {link.path.decode('latin-1')[:200]}")
+            shown = link.path.decode("latin-1")[:200]
+            link.refuse(404, "not_found", f"no such path: {shown}; there are {THERE_ARE}")
         elif link.method not in READING:
             self._other_method(link, ALLOW_GET)
 
@@ -103,7 +107,9 @@ class ClientDoor:
         if link.method == b"OPTIONS":
             return
         self.worker.counts.answered(405)
-        link.refuse(405, "method_not_allowed", "this path does not take that method", extra=allow)
+        methods = allow.decode().partition(":")[2].strip()
+        message = f"{link.path.decode('latin-1')[:200]} takes {methods}, not {link.method.decode('latin-1')}"
+        link.refuse(405, "method_not_allowed", message, extra=allow)
 
     def _admit(self, link: Incoming) -> None:
         """Everything that can be said without the body. An ineligible entry must not read it."""
@@ -135,7 +141,7 @@ class ClientDoor:
     def _batch(self, link: Incoming) -> None:
         """Files and batches: who may ask is asked as for any request, then the batch process has it."""
         if link.method not in tunnel.METHODS:
-            self._other_method(link, tunnel.ALLOW)
+            self._other_method(link, tunnel.allow(link.path))
             return
         more = link.method == b"POST" and link.path in tunnel.PATHS
         if more and self.worker.disk_level >= DISK_LOW:
@@ -199,7 +205,10 @@ class ClientDoor:
         endpoint = ENDPOINTS.get(link.path)
         if link.method == b"OPTIONS":
             posts = endpoint is not None or self.worker.desk.is_post(link.path)
-            link.answer(204, b"", extra=ALLOW_POST if posts else ALLOW_GET)
+            allow = ALLOW_POST if posts else ALLOW_GET
+            if link.path.startswith(tunnel.PATHS):
+                allow = tunnel.allow(link.path)
+            link.answer(204, b"", extra=allow)
         elif endpoint is not None:
             self.begin(link, endpoint)
         elif isinstance(link.running, tunnel.Tunnel):
@@ -222,7 +231,8 @@ class ClientDoor:
             return
         kind = link.headers.get(b"content-type")
         if kind is not None and b"json" not in kind.lower():
-            self._bad(link, 415, "unsupported_media_type", "send application/json", None)
+            message = f"content-type is {kind.decode('latin-1')[:64]!r}; send application/json"
+            self._bad(link, 415, "unsupported_media_type", message, None)
             return
         try:
             head = bodies.read_head(link.body)
@@ -231,13 +241,14 @@ class ClientDoor:
             return
         service = worker.routing.service_named.get(head.model)
         if service is None or service.id not in grant.key.services:
-            message = f"the model {head.model!r} does not exist or this key may not use it"
+            message = worker.desk.no_model(head.model, grant)
             self._bad(link, 404, "model_not_found", message, "model")
         elif endpoint not in service.endpoints:
-            message = f"{service.id} does not serve this path"
+            paths = ", ".join(PATHS[kind] for kind in sorted(service.endpoints))
+            message = f"{service.id} does not serve {PATHS[endpoint]}; it serves {paths}"
             self._bad(link, 404, "endpoint_not_supported", message, "model")
         elif len(link.body) > service.body_bytes_max:
-            message = f"bodies for {service.id} are limited to {service.body_bytes_max} bytes"
+            message = f"the body has {len(link.body)} bytes; those for {service.id} are limited to {service.body_bytes_max}"
             self._bad(link, 413, "request_too_large", message, None)
         else:
             now_s = time()

@@ -18,6 +18,7 @@ import msgspec
 
 from hanse.live.gateway import answers
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway.engine_error import in_openai_shape
 from hanse.live.gateway.metrics import (
     BROKEN_STREAMS,
     FAILED,
@@ -164,14 +165,17 @@ class Exchange(msgspec.Struct, eq=False):
         data = out.take()
         attempt.body_bytes = len(data)
         attempt.out = None
+        kind = out.headers.get(b"content-type", b"application/json")
         if out.status == 200:
             self.usage = bodies.usage_of(data)
+        elif out.status >= 400:
+            data, kind = in_openai_shape(out.status, data, self.head), b"application/json"
         self.measure(attempt, now_s)
         link = self.link
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b" % (
             answers.STATUS_LINES.get(out.status) or answers.status_line(out.status),
             link.door.date_line,
-            out.headers.get(b"content-type", b"application/json"),
+            kind,
             len(data),
             self.whole_lines(attempt),
             b"\r\n" if link.keep_alive and not link.close_after else b"connection: close\r\n\r\n",

@@ -9,6 +9,7 @@ row 0, which every site denies.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from hashlib import sha256
 
 from hanse.dispatch.table import KeyMeta, Table
@@ -90,6 +91,12 @@ class KeyRow:
             return (1.0 - tokens) / self._rate if self._rate > 0.0 else 60.0
         bucket[row] = tokens - 1.0
         return 0.0
+
+
+def offered(table: Table, services: Collection[str]) -> list[str]:
+    """Names of models that a key with these services may ask for."""
+    mine = [service for service in table.meta.services if service.id in services]
+    return [name for service in mine for name in (service.id, *service.aliases)]
 
 
 class Policy:

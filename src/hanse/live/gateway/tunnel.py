@@ -10,6 +10,7 @@ on a connection that ends with it, and so does the client's.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from hanse.live.gateway.incoming import BODY, BUSY
@@ -23,7 +24,12 @@ BETWEEN: Final = b"/hanse/v1/batch/"
 """Between batch processes alone."""
 PEER_PATHS: Final = (*PATHS, BETWEEN)
 METHODS: Final = (b"GET", b"POST", b"DELETE")
-ALLOW: Final = b"allow: GET, POST, DELETE\r\n"
+_ALLOWED: Final = (
+    (re.compile(rb"/v1/(files|batches)"), b"GET, POST"),
+    (re.compile(rb"/v1/files/[^/]+"), b"GET, DELETE"),
+    (re.compile(rb"/v1/batches/[^/]+/cancel"), b"POST"),
+)
+"""Path -> methods; all others are read only. What the batch process takes is its own word: this is for methods that do not get there."""
 FORM_BYTES_MAX: Final = 64 * 1024
 """What a multipart form may add to the file in it; also the cap of all other bodies."""
 HOLD_BYTES_MAX: Final = 256 * 1024
@@ -37,6 +43,12 @@ class Asker(NamedTuple):
     key_id: str
     data_class: str
     country: str
+
+
+def allow(path: bytes) -> bytes:
+    """The `allow:` header line of a path."""
+    found = (methods for form, methods in _ALLOWED if form.fullmatch(path))
+    return b"allow: " + next(found, b"GET") + b", OPTIONS\r\n"
 
 
 def hand_over(worker: Worker, link: Incoming, asker: Asker, *, peer: str = "") -> None:
