@@ -191,7 +191,13 @@ def test_a_prompt_that_is_too_long_is_told_the_limit(tmp_path: Path) -> None:
 
 NOES = [
     (400, LLAMA % b"'messages' is required", "messages", None),
-    (400, LLAMA % b"max_tokens (-4) must be -1 or more", "max_tokens", None),
+    (
+        400,
+        LLAMA % b"Field 'max_tokens': Value must be between -1 <= value <= 2147483647, but got -4",
+        "max_tokens",
+        None,
+    ),
+    (400, LLAMA % b"Field 'n': Value must be between 1 <= value <= 1, but got 7", "n", None),
     (400, LLAMA % b"n_predict must not be -4", "max_tokens", None),
     (400, LLAMA % b"the stop and the user are what they are", None, None),
     (400, VLLM % b"max_tokens must be at least 1, got -4.", "max_tokens", None),
@@ -238,7 +244,7 @@ def test_an_engines_no_comes_in_openais_shape(tmp_path: Path, at: str) -> None:
                 assert error["type"] == "invalid_request_error"
                 assert error["message"]
                 assert answer.headers["x-hanse-site"] == serving.name
-        serving.engines[0].no = 400, NOES[6][1]
+        serving.engines[0].no = 400, NOES[7][1]
         assert (no(await ask(lyon.port, chat()))["message"]) == "too much; the limit is 512 tokens"
         serving.engines[0].no = 400, LLAMA % b"max_tokens must be positive"
         both = await ask(lyon.port, chat(max_completion_tokens=-4))
