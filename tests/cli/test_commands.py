@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
-from hanse.cli import COMMANDS
+from hanse.cli import COMMANDS, READER_GONE
+from hanse.cli.output import table_console
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "src" / "hanse" / "signals" / "data" / "traces"
 LEAGUE = ROOT / "examples" / "league.toml"
 
 
@@ -24,7 +28,7 @@ def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_example_league_has_nothing_wrong() -> None:
     done = hanse("check", str(LEAGUE))
     assert done.returncode == 0, done.stderr
-    assert "nothing wrong" in done.stderr
+    assert "nothing wrong" in done.stdout
 
 
 def test_check_lists_every_wrong_meaning_at_once(tmp_path: Path) -> None:
@@ -51,8 +55,8 @@ def test_check_finds_two_services_in_one_workload(tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text(text)
     done = hanse("check", str(tmp_path / "one.toml"))
     assert done.returncode == 2
-    assert "site[0].pool[0].kubernetes.name: got 'llm' for chat/q4-1, embed/minilm" in done.stderr
-    assert "{service}" in done.stderr
+    assert "site[0].pool[0].kubernetes.name: got 'llm' for chat/q4-1, embed/minilm" in done.stdout
+    assert "{service}" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,17 @@ def test_check_finds_two_services_in_one_workload(tmp_path: Path) -> None:
         (("explain", "--key", "demo"), "--service"),
         (("status", "--state", "nowhere"), "hanse up"),
         (("verify", "nowhere.json", "--ca", "nowhere.pem"), "nowhere"),
+        (("simulate", str(LEAGUE), "--scale", "0"), "--scale: got 0.0, need above 0"),
+        (("simulate", str(LEAGUE), "--scale", "nan"), "--scale: got nan"),
+        (("simulate", str(LEAGUE), "--seed", "-1"), "--seed: got -1, need 0 or more"),
+        (("compare", str(LEAGUE), "--central", "--seed", "-1"), "--seed: got -1"),
+        (("compare", str(LEAGUE), "--central", "--runs", "0"), "--runs: got 0, need 1 or more"),
+        (("compare", str(LEAGUE), "--central", "--workers", "-1"), "--workers: got -1"),
+        (("plan", "--seed", str(2**64)), "--seed: got 18446744073709551616"),
+        (("claims", "--draws", "0"), "--draws: got 0, need 1 or more"),
+        (("plan", "--processes", "0"), "--processes: got 0, need 1 or more"),
+        (("trace", "make", "--spec", "x", "--out", "y", "--seed", "-1"), "--seed: got -1"),
+        (("trace", "change", "x", "--out", "y", "--seed", "-1"), "--seed: got -1"),
     ],
 )
 def test_bad_input_ends_with_2_and_says_what_was_wrong(
@@ -80,6 +95,48 @@ def test_explain_of_a_request_that_nothing_takes_names_the_gate() -> None:
     assert done.returncode == 1
     assert "refused: " in done.stdout + done.stderr
     assert json.loads(hanse("explain", "--fleet", str(LEAGUE), *asked, "--json").stdout)["gate"]
+
+
+ANSWERS = [
+    (("check", str(LEAGUE)), "nothing wrong"),
+    (("predict", "Qwen3-8B", "L4", "--precision", "awq"), "time per output token"),
+    (("reproduce",), "eurosys24-latency"),
+    (("forecast", "show", "GB", "--hours", "3"), "carbon_intensity of GB"),
+    (("trace", "show", str(SHIPPED / "league_day.parquet")), "service chat"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), ANSWERS)
+def test_the_answer_is_on_standard_output_in_lines_or_as_a_document(
+    arguments: tuple[str, ...], says: str
+) -> None:
+    done = hanse(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert says in done.stdout
+    done = hanse(*arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)
+
+
+def test_a_table_that_nobody_looks_at_is_as_wide_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table()
+    table.add_column("why")
+    table.add_row("a cause of " + "very " * 40 + "many words")
+    table_console().print(table)
+    assert "very " * 40 in capsys.readouterr().out
+
+
+def test_a_reader_that_has_gone_ends_a_command_without_a_word() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as gone:
+        command = [sys.executable, "-c", "from hanse.cli import main; main()", "reproduce"]
+        done = subprocess.run(
+            command, stdout=gone, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (READER_GONE, "")
 
 
 def test_explain_names_the_rule_that_bars_a_site_and_the_cost_of_the_chosen() -> None:

@@ -56,8 +56,8 @@ def test_prices_of_a_folder_are_measured_too() -> None:
 
 def test_tables_are_for_people_and_what_is_not_there_is_named() -> None:
     done = hanse("backtest", "--quantity", "carbon", "--zone", "GB")
-    assert done.returncode == 0 and not done.stdout
-    assert "persistence" in done.stderr and "blend" in done.stderr and "25-48 h" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "persistence" in done.stdout and "blend" in done.stdout and "25-48 h" in done.stdout
     for arguments, says in (
         (("--quantity", "price"), "--data"),
         (("--quantity", "carbon", "--zone", "Atlantis"), "Atlantis"),
@@ -77,8 +77,15 @@ def test_a_forecast_says_kind_method_and_when_it_was_issued() -> None:
         6,
     )
     assert found["issued_at_s"] == found["start_s"] == 1_785_585_600.0
-    assert "#" in hanse("show", "GB", "--hours", "2").stderr
+    assert "#" in hanse("show", "GB", "--hours", "2").stdout
     assert hanse("show", "Atlantis").returncode == 2
+
+
+@pytest.mark.parametrize("hours", ["-1", "0", "1441", "100000"])
+def test_a_horizon_that_no_history_can_give_is_refused(hours: str) -> None:
+    done = hanse("show", "GB", "--hours", hours)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == f"--hours: got {hours}, need 1 or more, at most 1440\n"
 
 
 def test_feeds_are_asked_once_and_a_failure_is_told(tmp_path: Path) -> None:
@@ -90,4 +97,4 @@ def test_feeds_are_asked_once_and_a_failure_is_told(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["observed"][0]["value"] == 110.0
     feeds.write_text('[[feed]]\nprovider = "csv"\nzone = "GB"\npath = "nowhere.csv"\n')
     done = hanse("feeds", str(feeds))
-    assert done.returncode == 1 and "nowhere.csv" in done.stderr
+    assert done.returncode == 1 and "nowhere.csv" in done.stdout

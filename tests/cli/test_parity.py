@@ -37,7 +37,7 @@ def test_replay_ends_with_0_where_all_bits_are_the_same(
     state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("replay", str(state)) == 0
-    assert "all bits are the same" in capsys.readouterr().err
+    assert "all bits are the same" in capsys.readouterr().out
     assert run("replay", str(state), "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["mismatches"] == 0 and found["compared"]["choice"] == 60
@@ -49,7 +49,7 @@ def test_replay_ends_with_1_and_says_where(state: Path, capsys: pytest.CaptureFi
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     assert run("replay", str(state)) == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "1 mismatches" in said and "logged:" in said and "replayed:" in said
 
 
@@ -63,7 +63,7 @@ def test_what_if_says_what_would_go_where(state: Path, capsys: pytest.CaptureFix
     found = json.loads(capsys.readouterr().out)
     assert found["decisions"] == 60 and found["decisions"] > found["same"]
     assert run("replay", str(state), "--fleet", str(other)) == 0
-    assert "would have gone elsewhere" in capsys.readouterr().err
+    assert "would have gone elsewhere" in capsys.readouterr().out
 
 
 def test_nothing_there_is_an_error_that_says_what_to_do(
@@ -88,7 +88,7 @@ def test_record_and_calibrate_write_their_files(
     assert run("record", "--state", str(tmp_path), "--out", str(trace)) == 0
     assert open_trace(trace).meta.count == 450
     assert run("calibrate", "--state", str(tmp_path), "--out", str(steps)) == 0
-    assert "450 streams" in capsys.readouterr().err
+    assert "450 streams" in capsys.readouterr().out
     assert steps.read_text().startswith("model,accelerator,count,precision,batch,input_tokens")
 
 
@@ -106,7 +106,7 @@ def test_a_controllers_decisions_are_made_again(
 ) -> None:
     for where in (led, led / "hub" / "events", next(led.glob("hub/events/*"))):
         assert run("replay", "--controller", str(where)) == 0
-        assert "42 events" in (said := capsys.readouterr().err) and "all the same" in said
+        assert "42 events" in (said := capsys.readouterr().out) and "all the same" in said
     assert run("replay", str(led), "--controller", "--json") == 0
     (file,) = json.loads(capsys.readouterr().out)["files"]
     assert file["events"] == 42 and file["decided"] > 0 and file["differ"] == []
@@ -120,11 +120,11 @@ def test_a_controllers_decision_that_differs_ends_with_1(
     log[-1] ^= 1  # of the digest of what followed the last event
     path.write_bytes(log)
     assert run("replay", "--controller", str(led)) == 1
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "1 differ" in said and "event 42 (SiteLost)" in said
     path.write_bytes(log[:-3])
     assert run("replay", "--controller", str(led)) == 0
-    assert "ends inside an event" in capsys.readouterr().err
+    assert "ends inside an event" in capsys.readouterr().out
 
 
 def test_a_controllers_log_that_is_none_ends_with_2(

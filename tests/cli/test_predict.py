@@ -51,9 +51,9 @@ def test_one_question_is_answered_as_json(capsys: pytest.CaptureFixture[str]) ->
 def test_one_question_is_answered_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = hanse(capsys, "predict", "Qwen3-8B", "L4", "--precision", "awq")
     assert code == 0
-    assert out == ""
-    assert "time per output token" in err and "expected error" in err
-    assert "unpacked" in err
+    assert err == ""
+    assert "time per output token" in out and "expected error" in out
+    assert "unpacked" in out
 
 
 def test_a_file_comes_back_with_answers_or_reasons(

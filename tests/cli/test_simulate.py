@@ -66,10 +66,10 @@ def test_the_document_is_on_stdout_and_the_same_each_time(tmp_path: Path) -> Non
 
 def test_tables_are_for_people(tmp_path: Path) -> None:
     done = hanse("simulate", LEAGUE, "--scale", "0.2", "--requests", str(tmp_path / "r.parquet"))
-    assert done.returncode == 0 and done.stdout == ""
+    assert done.returncode == 0 and "r.parquet" in done.stderr
     for said in ("engines", "busy", "idle", "PUE", "residency: every request", "seed 1358"):
-        assert said in " ".join(done.stderr.split()), said
-    assert max(map(len, done.stderr.splitlines())) <= 130
+        assert said in " ".join(done.stdout.split()), said
+    assert max(map(len, done.stdout.splitlines())) <= 130
     assert (tmp_path / "r.parquet").exists()
 
 

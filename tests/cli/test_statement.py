@@ -131,22 +131,22 @@ def test_statement_files_are_signed_and_a_receipt_is_found_in_them(
     verify = ("verify", str(tmp_path / "r.json"), "--ca", ca, "--statement", str(document))
     done = hanse(*verify)
     assert done.returncode == 0, done.stderr
-    assert f"counted in the statement with root {told['receipts_root']}" in done.stderr
+    assert f"counted in the statement with root {told['receipts_root']}" in done.stdout
     listed = document.with_suffix(".receipts")
     listed.write_text("".join(listed.read_text().splitlines(keepends=True)[1:]))
     done = hanse(*verify)
     assert done.returncode == 1
-    assert "does not lead to the statement's root" in done.stderr
+    assert "does not lead to the statement's root" in done.stdout
 
 
 def test_all_tenants_for_people(hub: tuple[League, Path]) -> None:
     _, state = hub
     month = time.strftime("%Y-%m", time.gmtime())
     done = hanse("statement", "--month", month, "--state", str(state))
-    assert "all tenants" in done.stderr
-    assert "clinic, " in done.stderr
-    assert "MISSING the period is not over" in done.stderr
-    assert "no logs" not in done.stderr
+    assert "all tenants" in done.stdout
+    assert "clinic, " in done.stdout
+    assert "MISSING the period is not over" in done.stdout
+    assert "no logs" not in done.stdout
 
 
 def test_energy_says_what_became_of_what_was_drawn(hub: tuple[League, Path]) -> None:
@@ -163,9 +163,12 @@ def test_energy_says_what_became_of_what_was_drawn(hub: tuple[League, Path]) -> 
     assert one["open_share"] == pytest.approx(0.0, abs=1e-9)
     assert one["drawn_method"] == "estimated"
     done = hanse("energy", "--site", "tallinn", *asked)
-    assert "Wh estimated" in done.stderr
+    assert "Wh estimated" in done.stdout
     done = hanse("energy", "--site", "riga", *asked)
-    assert "no quarter of an hour" in done.stderr
+    assert "no quarter of an hour" in done.stdout
+    done = hanse("energy", "--site", "zz", *asked)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("--site: got 'zz', need one of ") and "tallinn" in done.stderr
 
 
 def test_a_copy_without_a_hubs_key_is_not_signed(hub: tuple[League, Path], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_table_is_imported_and_shown(tmp_path: Path, capsys: pytest.CaptureFix
     assert shown["figures"]["conversations"] == 1
     assert hanse("show", tmp_path / "t.parquet") == 0
     text = capsys.readouterr()
-    assert "2 requests" in text.err and "1 conversations of 2.00" in text.err and not text.out
+    assert "2 requests" in text.out and "1 conversations of 2.00" in text.out and not text.err
 
 
 def test_several_files_become_one_trace_by_their_dates(

@@ -407,8 +407,8 @@ def test_the_command_line_shows_batches(league: League, capsys: pytest.CaptureFi
         done = ended(ask, begin(ask, jsonl([row(0)])).id)
     where: Any = {"key": "demo", "state": league.state.path}
     assert list_(state=league.state.path) == 0
-    assert done.id in capsys.readouterr().err
+    assert done.id in capsys.readouterr().out
     assert show(done.id, **where, json=True) == 0
     assert json.loads(capsys.readouterr().out)["output_file_id"] == done.output_file_id
     assert show(done.id, **where) == 0
-    assert "hanse:extra_runs" in capsys.readouterr().err
+    assert "hanse:extra_runs" in capsys.readouterr().out

@@ -168,6 +168,11 @@ def test_what_a_study_must_not_say_is_said_where(change: str, where: str) -> Non
     [
         ("--cities", "frankfurt"),
         ("--quick", "--cities", "atlantis"),
+        ("--quick", "--cities", ","),
+        ("--quick", "--cities", ""),
+        ("--quick", "--cities", "lyon", "--seed", "-1"),
+        ("--quick", "--cities", "lyon", "--growth", "inf"),
+        ("--quick", "--cities", "lyon", "--draws", "0"),
         ("--quick", "--cities", "lyon", "--class", "secret"),
         ("--quick", "--cities", "lyon", "--tokens-per-day", "0"),
         ("--quick", "--cities", "lyon", "--latency-ms", "-1"),

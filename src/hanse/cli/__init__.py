@@ -1,13 +1,14 @@
 """The command line: what a person types, and what is printed for it.
 
 Here: the app, its entry point and what every command does with an error: one line on standard error,
-exit code 2 for bad input. Commands live in modules by purpose and import what they need when they run,
+exit code 2 for bad input. Answers go to standard output (`output`). Commands live in modules by purpose and import what they need when they run,
 so that `hanse --help` answers at once. Not here: anything that computes.
 
 Exit codes: 0 done, 1 the answer is no (a receipt that does not verify, a fleet that is not up),
-2 bad input or surroundings.
+2 bad input or surroundings, 141 where the reader of standard output has gone (as shells count SIGPIPE).
 """
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -15,6 +16,7 @@ from cyclopts import App, CycloptsError
 from hanse import __version__
 from hanse.errors import HanseError
 
+READER_GONE = 141
 app = App(
     name="hanse",
     help="Run AI workloads over many small data centers as one service.",
@@ -115,9 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command that the process was started with."""
     try:
         code = app(arguments, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError:
         sys.exit(2)  # cyclopts has printed what was wrong
     except HanseError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    except BrokenPipeError:  # `hanse history | head`: enough was read
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(READER_GONE)
     sys.exit(code if isinstance(code, int) else 0)

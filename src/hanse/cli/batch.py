@@ -93,7 +93,8 @@ def show(
     for name, value in (batch["metadata"] or {}).items():
         say(f"  {name:<16} {value}")
     for error in (batch["errors"] or {}).get("data", []):
-        say(f"  line {error['line']}: {error['code']}: {error['message']}")
+        line = "" if error["line"] is None else f"line {error['line']}: "
+        say(f"  {line}{error['code']}: {error['message']}")
     return 0
 
 
@@ -139,6 +140,16 @@ def _ask(state: Path | None, key: str, class_: str, site: str, path: str) -> dic
         if status == 200 and isinstance(answer, dict):
             return answer
         if status != 421:  # another gateway may read it
-            raise ConfigError("request", got=message_of(answer), allowed="one that is answered")
+            raise _refusal(status, message_of(answer))
         errors.append(message_of(answer))
     raise SiteError("league", got="; ".join(errors), fix="start it with `hanse up`")
+
+
+def _refusal(status: int, message: str) -> ConfigError:
+    """What a gateway's no means for who typed the command."""
+    if status == 404:
+        allowed = "the id of a batch that the key may see"
+        return ConfigError("BATCH-ID", got=message, allowed=allowed, fix="see `hanse batch list`")
+    if status == 401:
+        return ConfigError("--key", got=message, allowed="a key of the league")
+    return ConfigError("--key, --class", got=message, allowed="a key that may read this class here")

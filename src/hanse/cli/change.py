@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hanse.cli.league import hub_dir, read_view
-from hanse.cli.output import print_json, say
+from hanse.cli.output import note, print_json, say
 from hanse.errors import ConfigError, SiteError
 
 if TYPE_CHECKING:
@@ -355,24 +356,29 @@ def _carry_out(
             print_json(shown | {"applied": False})
         return 0
     if not yes and not _asked("apply?"):
-        say("nothing was changed")
+        note("nothing was changed")
         return 1
     known_keys = {path.stem for path in directory.keys_dir.glob("*.key")}
     revision = ask(directory, change)
     made = sorted({path.stem for path in directory.keys_dir.glob("*.key")} - known_keys)
+    tell = note if json else say
     for key in made:
-        say(f"made key {key}: {directory.keys_dir / f'{key}.key'}")
-    missing = wait_in_force(directory.read_runtime(), revision, wait_s)
+        tell(f"made key {key}: {directory.keys_dir / f'{key}.key'}")
+    missing = wait_in_force(directory.read_runtime(), revision, wait_s, end=tell)
     if json:
         print_json(shown | {"applied": True, "revision": revision, "missing": missing})
     return 1 if missing else 0
 
 
 def wait_in_force(
-    runtime: Runtime, revision: int, wait_s: float, *, quiet: bool = False
+    runtime: Runtime,
+    revision: int,
+    wait_s: float,
+    *,
+    tell: Callable[[str], None] = note,
+    end: Callable[[str], None] = note,
 ) -> list[str]:
-    """Say which sites have a revision in force, as they come; reachable ones that do not have it after so long."""
-    tell = (lambda _text: None) if quiet else say
+    """Tell which sites have a revision in force, as they come, and at the end how many; reachable ones that do not have it after so long."""
     since_s = time.monotonic()
     done: set[str] = set()
     while True:
@@ -407,7 +413,7 @@ def wait_in_force(
             how = "in maintenance"
         if site.id not in done:
             tell(f"        {site.id} is {how}: it takes revision {revision} when it is back")
-    tell(f"revision {revision} is in force at {len(done)} of {len(view.sites)} sites")
+    end(f"revision {revision} is in force at {len(done)} of {len(view.sites)} sites")
     return missing
 
 

@@ -28,9 +28,10 @@ def check(fleet: Path, /, *, json: bool = False) -> int:
     problems = problems_of(decoded, fleet.parent)
     if json:
         print_json({"file": str(fleet), "problems": problems})
+        return 2 if problems else 0
     for problem in problems:
         say(str(problem))
-    if not problems and not json:
+    if not problems:
         say(
             f"{fleet}: {len(decoded.sites)} sites, {len(decoded.services)} services, "
             f"{len(decoded.tenants)} tenants, nothing wrong"

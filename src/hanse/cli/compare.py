@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from hanse.cli.output import print_json, say
+from hanse.cli.options import Runs, Scale, Seed, Workers
+from hanse.cli.output import note, print_json, say, table_console
 
 ALIKE = 0.01
 """Difference of answered shares beyond which latencies and costs per answer are not of the same requests."""
@@ -29,10 +30,10 @@ def compare(
     trace: Path | None = None,
     scenario: Path | None = None,
     start: str | None = None,
-    scale: float = 1.0,
-    seed: int = 1358,
-    runs: int = 5,
-    workers: int = 0,
+    scale: Scale = 1.0,
+    seed: Seed = 1358,
+    runs: Runs = 5,
+    workers: Workers = 0,
     json: bool = False,
 ) -> int:
     """Compare fleets, policies, or both in all combinations, on the same traffic and over several draws of it.
@@ -87,17 +88,17 @@ def compare(
         print_json(found)
     else:
         _say(found)
-    say("\n".join([*(f"mind: {note}" for note in found.notes), f"again: {found.command}"]))
+    tell = note if json else say
+    for line in (*(f"mind: {one}" for one in found.notes), f"again: {found.command}"):
+        tell(line)
     return 0
 
 
 def _say(found: Comparison) -> None:
-    from rich.console import Console
-
     from hanse.cli.simulate import table_of
 
-    console = Console(stderr=True)
-    console.print(f"{found.trace}: {found.draws}", style="bold", highlight=False)
+    console = table_console()
+    console.print(f"{found.trace}: {found.draws}", style="bold")
     for sheet in (_means(found), _differences(found), _returns(found)):
         console.print(table_of(sheet))
     say(

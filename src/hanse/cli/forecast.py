@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from hanse.cli.output import print_json, say
+from hanse.cli.options import Hours
+from hanse.cli.output import print_json, say, table_console
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def show(
     *,
     quantity: Literal["carbon", "marginal"] = "carbon",
     at: str = "",
-    hours: int = 24,
+    hours: Hours = 24,
     json: bool = False,
 ) -> int:
     """Print a zone's forecast of the next hours, from its recorded year replayed at today's date.
@@ -86,7 +87,7 @@ def show(
     at
         Instant of issue, ISO 8601; default now.
     hours
-        How far ahead.
+        How far ahead; 1 to 1440: two months are what half a year of history can say something about.
     json
         Print the forecast as one JSON document on standard output.
     """
@@ -153,7 +154,6 @@ def _scored(what: Quantity, name: str, data: Path | None) -> list[Score]:
 
 
 def _say(found: list[Score]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     unit = found[0].unit
@@ -173,8 +173,10 @@ def _say(found: list[Score]) -> None:
             f"{100.0 * every.under_high:.0f} %",
             end_section=method == "blend",
         )
+    console = table_console()
     # Cut columns say nothing: a narrow terminal wraps lines instead.
-    Console(stderr=True, width=WIDTH).print(table)
+    console.width = max(console.width, WIDTH)
+    console.print(table)
     say(
         "skill: 1 - error over that of persistence; under high: aims at 95 %; blend is the shipped method"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hanse.cli.league import hub_dir
-from hanse.cli.output import say
+from hanse.cli.output import note, say
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def init(
     out.write_text(text)
     _say_found(found)
     say(f"wrote {out}: site {id}, {len(found.engines)} engines")
-    say(f"next: hanse up {out}")
+    note(f"next: hanse up {out}")
     return 0
 
 
@@ -155,7 +155,7 @@ def token(
         secret=secret,
     )
     sys.stdout.write(made.text() + "\n")
-    say(f"valid for {valid_h:g} h and one machine; there: hanse join TOKEN")
+    note(f"valid for {valid_h:g} h and one machine; there: hanse join TOKEN")
     return 0
 
 
@@ -219,10 +219,10 @@ def join(
     urls = url or usual_urls()
     found = _host(city, country, operator, kind, ports, urls, model or (), grid_kw)
     _say_found(found)
-    done = come(read, found, directory, say)
-    say(f"joined {done.fleet} as {done.site}: fleet revision {done.revision}")
+    done = come(read, found, directory, note)
+    note(f"joined {done.fleet} as {done.site}: fleet revision {done.revision}")
     if no_start:
-        say(f"next: hanse site {done.site} --state {directory.path}")
+        note(f"next: hanse site {done.site} --state {directory.path}")
         return 0
     return _start(done, directory)
 
@@ -238,17 +238,17 @@ def _join_as_hub(read: Token, directory: StateDir, host: str, *, no_start: bool)
     own = _known_hub(directory) or OtherHub(
         id=read.site, host=ports.host, leaf_port=ports.take(), cluster_port=ports.take()
     )
-    league = come_as_hub(read, own, directory, say)
-    say(f"joined {read.fleet} as hub {read.site}: fleet revision {league.revision}")
+    league = come_as_hub(read, own, directory, note)
+    note(f"joined {read.fleet} as hub {read.site}: fleet revision {league.revision}")
     if not together(league.fleet()):
-        say(
+        note(
             "it waits until a third hub has joined; until then the first one decides alone, as before"
         )
     if no_start:
-        say(f"next: hanse hub --state {directory.path}")
+        note(f"next: hanse hub --state {directory.path}")
         return 0
     pid = start_hub(directory)
-    say(f"hub {read.site} runs (process group {pid}); log {directory.path / 'log' / 'hub.log'}")
+    note(f"hub {read.site} runs (process group {pid}); log {directory.path / 'log' / 'hub.log'}")
     return 0
 
 
@@ -442,13 +442,13 @@ def _site_id(city: str) -> str:
 
 def _say_found(host: Host) -> None:
     for chips in host.chips:
-        say(f"found {chips.count} x {chips.name} ({chips.accelerator})")
-    say(
+        note(f"found {chips.count} x {chips.name} ({chips.accelerator})")
+    note(
         f"found {host.threads} CPU threads; energy meters: {', '.join(host.meters) or 'none readable'}"
     )
     for one in host.engines:
         told = "" if one.slots_told and one.context_told else " (partly guessed)"
-        say(
+        note(
             f"found {one.server} at {one.url}: {one.served_name}, {one.slots} at once, {one.context_tokens} tokens{told}"
         )
 
@@ -467,16 +467,18 @@ def _start(done: Come, state: StateDir) -> int:
 
     running = running_pid(state.site(done.site) / "pid" / "site.pid")
     if running is not None:
-        say(f"site {done.site} runs (process group {running}) and goes on with its new certificate")
+        note(
+            f"site {done.site} runs (process group {running}) and goes on with its new certificate"
+        )
         return 0
-    pid = start_site(state, done.site, say)
+    pid = start_site(state, done.site, note)
     url = done.address.local_url
-    say(f"site {done.site} runs (process group {pid}); log {state.path / 'log' / 'site.log'}")
-    say(
+    note(f"site {done.site} runs (process group {pid}); log {state.path / 'log' / 'site.log'}")
+    note(
         f"end it with: kill {pid}; start it again with: hanse site {done.site} --state {state.path}"
     )
-    say(f"clients here: {url}/v1")
+    note(f"clients here: {url}/v1")
     if done.address.client_url != url:
         authority = state.site(done.site) / "identity" / "ca.pem"
-        say(f"clients elsewhere: {done.address.client_url}/v1, trusting {authority}")
+        note(f"clients elsewhere: {done.address.client_url}/v1, trusting {authority}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse.cli.output import print_json, say
+from hanse.cli.output import print_json, say, table_console
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def _document(found: LastPlacement, why: Explanation | None) -> dict[str, Any]:
 def _say(found: LastPlacement) -> None:
     import time
 
-    from rich.console import Console
     from rich.table import Table
 
     answer = found.answer
@@ -140,7 +139,7 @@ def _say(found: LastPlacement) -> None:
             r["service"], r["site"], r["variant"], r["pool"], str(r["replicas"]), str(r["standby"]),
             str(r["chips"]), f"{r['requests_per_s']:.3g}", f"{r['requests_per_s_most']:.3g}",
         )  # fmt: skip
-    Console(stderr=True).print(table)
+    table_console().print(table)
     items = {
         name.removesuffix("_usd"): getattr(answer.cost, name)
         for name in answer.cost.__struct_fields__

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from hanse.cli.league import state_dir
-from hanse.cli.output import print_json, say
+from hanse.cli.output import note, print_json, say, table_console
 from hanse.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ def facility(site: str = "", /, *, state: Path | None = None, json: bool = False
         for name, snapshot in found.items():
             _print(name, snapshot)
         if not found:
-            say(
+            note(
                 "no agent has written of its devices: it writes every five seconds where the fleet file has a [[facility]]"
             )
     states = {one.state for snapshot in found.values() for one in snapshot.facilities}
@@ -49,7 +49,6 @@ def facility(site: str = "", /, *, state: Path | None = None, json: bool = False
 
 
 def _print(site: str, snapshot: object) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from hanse.live.facility.readings import UNITS
@@ -65,7 +64,7 @@ def _print(site: str, snapshot: object) -> None:
             value = f"{reading.value:.6g} {UNITS[reading.quantity]}"
             age = f"{snapshot.at_s - reading.at_s:.0f} s"
             table.add_row("", "", "", reading.point, value, age)
-    Console().print(table)
+    table_console().print(table)
 
 
 def inventory(
@@ -134,6 +133,6 @@ async def _put(
     here = Path()
     web = Web(url, tls=tls_of(there, here) if url.startswith("https") else None)
     try:
-        await push(objects, web, secret_of(there, here).strip(), say)
+        await push(objects, web, secret_of(there, here).strip(), note)
     finally:
         await web.close()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse.cli.output import say
+from hanse.cli.output import note
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def play(
     last_s = max((h.at_s + (h.for_s if h.for_s < 1e9 else 0.0) for h in happenings), default=0.0)
     offset_s = _instant_s(start) - time.time() if start else 0.0
     player = Player(
-        where, where.read_runtime(), happenings, speed=speed, offset_s=offset_s, say=say
+        where, where.read_runtime(), happenings, speed=speed, offset_s=offset_s, say=note
     )
     try:
         player.play(for_s or last_s)
     except KeyboardInterrupt:
-        say("ended; everything is put back")
+        note("ended; everything is put back")
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hanse.cli.output import print_json, say
+from hanse.cli.output import print_json, say, table_console
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -168,7 +168,6 @@ def _answer(row: dict[str, Any], tables: list[MeasuredTable]) -> dict[str, str]:
 
 
 def _say(said: Prediction) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     chips = f"{said.count} x {said.accelerator}"
@@ -183,7 +182,7 @@ def _say(said: Prediction) -> None:
     table.add_row(
         "energy per output token", f"{said.j_per_token:,.4g} J", f"{said.power_error:.0%}"
     )
-    Console(stderr=True).print(table)
+    table_console().print(table)
     say(f"  basis: {said.method}")
     for note in said.notes:
         say(f"  {note}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse.cli.output import print_json, say
+from hanse.cli.output import print_json, say, table_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,10 +71,8 @@ def _list(questions: dict[str, str], json: bool) -> None:
 
 
 def _say(answer: Reproduction) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    console.print(answer.question, style="bold", highlight=False)
+    console = table_console()
+    console.print(answer.question, style="bold")
     for unit in dict.fromkeys(one.unit for one in answer.rows):
         console.print(_table(unit, [one for one in answer.rows if one.unit == unit]))
     for text in (
@@ -82,7 +80,7 @@ def _say(answer: Reproduction) -> None:
         f"Method: {answer.method}",
         *(f"* {note}" for note in answer.notes),
     ):
-        console.print(text, highlight=False, markup=False)
+        console.print(text, markup=False)
     apart = [one.name for one in answer.rows if not one.agrees]
     say(f"outside tolerance: {'; '.join(apart)}" if apart else "every row within its tolerance")
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse.cli.output import print_json, say
+from hanse.cli.options import Scale, Seed
+from hanse.cli.output import note, print_json, say, table_console
 from hanse.model.told import UNREADABLE
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def simulate(
     trace: Path | None = None,
     scenario: Path | None = None,
     start: str | None = None,
-    scale: float = 1.0,
-    seed: int = 1358,
+    scale: Scale = 1.0,
+    seed: Seed = 1358,
     policy: str = "shipped",
     measured: Path | None = None,
     requests: Path | None = None,
@@ -86,18 +87,18 @@ def simulate(
             progress=told,
         )
     print_json(result) if json else _say(result)
-    _say_rest(result, {"requests": requests, "report": report})
+    _say_rest(result, {"requests": requests, "report": report}, note if json else say)
     return 1 if result.residency.unlawful or result.residency.unlawful_recount else 0
 
 
-def _say_rest(result: Result, files: dict[str, Path | None]) -> None:
+def _say_rest(result: Result, files: dict[str, Path | None], tell: Callable[[str], None]) -> None:
     """Files that were written, what was assumed, and how to do it again."""
     for what, path in files.items():
         if path is not None:
-            say(f"{what}: {path}")
-    for note in result.notes:
-        say(f"mind: {note}")
-    say(f"seed {result.run.seed}; again: {result.run.command}")
+            note(f"{what}: {path}")
+    for one in result.notes:
+        tell(f"mind: {one}")
+    tell(f"seed {result.run.seed}; again: {result.run.command}")
 
 
 @contextmanager
@@ -138,12 +139,10 @@ def _read_result(path: Path) -> Result:
 
 
 def _say(result: Result) -> None:
-    from rich.console import Console
-
     from hanse.twin.report.tables import sheets
     from hanse.units import hours_from_s
 
-    console = Console(stderr=True)
+    console = table_console()
     run = result.run
     console.print(
         f"{run.fleet} on {run.trace}: {run.requests:,} requests in {hours_from_s(run.duration_s):,.1f} h from {run.start_at}, "
@@ -154,8 +153,8 @@ def _say(result: Result) -> None:
     for sheet in sheets(result):
         if sheet.screen:
             console.print(table_of(sheet))
-            for note in sheet.notes:
-                console.print(f"  {note}", style="dim", highlight=False, markup=False)
+            for one in sheet.notes:
+                console.print(f"  {one}", style="dim", markup=False)
     law = result.residency
     verdict = "every request was executed where its law allows"
     if law.unlawful or law.unlawful_recount:

@@ -15,7 +15,7 @@ from cyclopts import App
 from hanse.cli import run
 from hanse.cli.change import WAIT_S, wait_in_force, who
 from hanse.cli.league import hub_dir, read_view
-from hanse.cli.output import say
+from hanse.cli.output import note, say
 from hanse.errors import ConfigError, SiteError
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
@@ -130,7 +130,7 @@ def resume(site: str, /, *, why: str = "", state: Path | None = None) -> int:
             known, site, None, who(), why or f"{site} resumed", force=True
         ),
     )
-    return 1 if wait_in_force(directory.read_runtime(), revision, WAIT_S) else 0
+    return 1 if wait_in_force(directory.read_runtime(), revision, WAIT_S, end=say) else 0
 
 
 def _stand(
@@ -192,13 +192,13 @@ def _say_room(runtime: Runtime, site: str) -> None:
     except SiteError:  # a controller that starts again takes the change all the same
         found = None
     if found is None:
-        say(f"{site} is not heard: whether others have room for its requests is not known")
+        note(f"{site} is not heard: whether others have room for its requests is not known")
         return
     needed, free = found
     said = f"{site} runs {needed:.0f}; other sites have {free:.0f} free slots of what it serves"
     if needed > free:
         said += ": not enough, so some requests will wait or be refused"
-    say(said)
+    note(said)
 
 
 def _wait_empty(runtime: Runtime, site: str) -> None:
@@ -208,7 +208,7 @@ def _wait_empty(runtime: Runtime, site: str) -> None:
         view = read_view(runtime)
         one = next((s for s in view.sites if s.id == site), None)
         if one is None or one.status is None or one.state == "silent":
-            say(f"{site} is not heard: whether anything runs there is not known")
+            note(f"{site} is not heard: whether anything runs there is not known")
             return
         left = round(one.status.running + one.status.waiting)
         if left == 0:
@@ -218,10 +218,10 @@ def _wait_empty(runtime: Runtime, site: str) -> None:
             say(f"{site} is empty after {time.monotonic() - since_s:.1f} s{passing}")
             return
         if left != last:
-            say(f"{site}: {left} still run there")
+            note(f"{site}: {left} still run there")
             last = left
         time.sleep(POLL_S)
-    say(f"{site} is not empty after {EMPTY_S:.0f} s")
+    note(f"{site} is not empty after {EMPTY_S:.0f} s")
 
 
 def _known(site: str, sites: list[str]) -> None:

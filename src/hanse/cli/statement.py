@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanse.cli.league import state_dir
-from hanse.cli.output import print_json, say
+from hanse.cli.output import note, print_json, say
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def statement(
     home = state_dir(state)
     fleet = read_fleet(home.fleet_toml)
     if tenant and tenant not in {one.id for one in fleet.tenants}:
-        say(f"note: {tenant} is no tenant of the fleet now")
+        note(f"{tenant} is no tenant of the fleet now")
     logs = read_evidence(home, period)
     made = statements(
         logs,
@@ -82,7 +82,7 @@ def statement(
         for one in shown.values():
             stem = stem_of(one.statement, label)
             for path in write_files(out, stem, one, identity, now_s):
-                say(f"wrote {path}")
+                note(f"wrote {path}")
     if json:
         print_json([one.statement for one in shown.values()])
     else:
@@ -123,7 +123,10 @@ def energy(
     if not (month or since):
         month = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m")
     period = period_of(month, since, until, now_s)
-    logs = read_evidence(state_dir(state), period)
+    home = state_dir(state)
+    logs = read_evidence(home, period)
+    if site:
+        _known_site(site, home, logs)
     own = [
         q
         for q in logs.quarters
@@ -199,13 +202,27 @@ def hub_identity(state: StateDir, fleet: str, now_s: float) -> Identity | None:
 
     home = state.site(HUB) / "identity"
     if not home.exists():
-        say("note: no key of a hub here, so the statement is not signed")
+        note("no key of a hub here, so the statement is not signed")
         return None
     try:
         return load_identity(home, fleet, HUB, now_s)
     except ConfigError as error:
-        say(f"note: the statement is not signed: {error}")
+        note(f"the statement is not signed: {error}")
         return None
+
+
+def _known_site(site: str, home: StateDir, logs: Logs) -> None:
+    """Sites of the fleet now, and those that have left it and are in the logs.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from hanse.model.read import read_fleet
+
+    now = {one.id for one in read_fleet(home.fleet_toml).sites}
+    known = sorted(now | {quarter.site for quarter in logs.quarters})
+    if site not in known:
+        raise ConfigError("--site", got=repr(site), allowed=f"one of {', '.join(known)}")
 
 
 def _day(where: str, text: str) -> date:

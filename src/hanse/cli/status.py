@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanse.cli.league import call, read_view, state_dir
-from hanse.cli.output import print_json, say
+from hanse.cli.output import note, print_json, say, table_console
 from hanse.errors import HanseError, SiteError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def status(*, state: Path | None = None, once: bool = False, json: bool = False)
     if json:
         print_json(view)
         return 0
-    if once or not sys.stderr.isatty():
-        _print(picture(view))
+    if once or not sys.stdout.isatty():
+        table_console().print(picture(view))
         return 0
     _watch(runtime)
     return 0
@@ -140,23 +140,16 @@ def standing_text(standing: StandingView, state: str, now_s: float) -> str:
 
 
 def _watch(runtime: Runtime) -> None:
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=Console(stderr=True), refresh_per_second=2) as live:
+    with Live(console=table_console(), refresh_per_second=2) as live:
         while True:
             try:
                 live.update(picture(read_view(runtime)))
             except HanseError as error:
                 live.update(Text(str(error)))
             time.sleep(REFRESH_S)
-
-
-def _print(what: RenderableType) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(what)
 
 
 def _without_controller(runtime: Runtime, error: SiteError, *, json: bool) -> int:
@@ -170,7 +163,7 @@ def _without_controller(runtime: Runtime, error: SiteError, *, json: bool) -> in
     if json:
         print_json({"hub_up": False, "gateways_ready": ready})
     else:
-        say(f"no controller ({error}); gateways asked one by one:")
+        note(f"no controller ({error}); gateways asked one by one:")
         for site, ok in ready.items():
             say(f"  {site}: {'ready' if ok else 'no answer'}")
     return 0 if any(ready.values()) else 1

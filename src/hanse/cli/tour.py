@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from hanse.cli.league import call, read_view, secret_of, state_dir
-from hanse.cli.output import say
+from hanse.cli.output import note
 from hanse.errors import ConfigError, SiteError
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def tour(*, state: Path | None = None) -> int:
             ("3. A site dies", guide.death),
             ("4. The hub is cut", guide.cut),
         ):
-            say(f"\n{title}")
-            say(f"   {step()}")
-    say("\nEverything is as before. `hanse status` shows the league.")
+            note(f"\n{title}")
+            note(f"   {step()}")
+    note("\nEverything is as before. `hanse status` shows the league.")
     return 0
 
 

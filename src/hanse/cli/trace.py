@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
-from hanse.cli.output import print_json, say
+from hanse.cli.options import Seed
+from hanse.cli.output import note, print_json, say, table_console
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class OfServeGen:
     factor: Annotated[float, Parameter(help="servegen: demand times this.")] = 1.0
     from_s: Annotated[float, Parameter(help="servegen: second of the record to begin with.")] = 0.0
     until_s: Annotated[float, Parameter(help="servegen: second of the record to end with.")] = inf
-    seed: Annotated[int, Parameter(help="servegen: same seed, same requests.")] = 1
+    seed: Annotated[Seed, Parameter(help="servegen: same seed, same requests.")] = 1
 
 
 @app.command(name="import")
@@ -108,12 +109,12 @@ def import_(
     meta = _write(traces[0] if len(traces) == 1 else merged(traces, by_clock=True), out)
     said = [line for one in found for line in one.said]
     for line in said:
-        say(line)
+        note(line)
     return _done(meta, out, json, {"said": said, "skipped": sum(one.skipped for one in found)})
 
 
 @app.command
-def make(*, spec: Path, out: Path, seed: int | None = None, json: bool = False) -> int:
+def make(*, spec: Path, out: Path, seed: Seed | None = None, json: bool = False) -> int:
     """Make a trace from a spec: users in cities, local days, bursts, crowds, conversations. See docs/traces.md.
 
     Example: `hanse trace make --spec day.toml --out day.parquet`
@@ -155,7 +156,7 @@ def change(
     tenants: str = "",
     services: str = "",
     rename: str = "",
-    seed: int = 1,
+    seed: Seed = 1,
     json: bool = False,
 ) -> int:
     """Make another trace of one, in the order of the options below.
@@ -346,7 +347,6 @@ def _weights(text: str, option: str) -> tuple[list[str], list[float]]:
 
 
 def _say(meta: TraceMeta, figures: Figures) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     say(f"{meta.name}: {figures.requests:,} requests in {_time(figures.duration_s)}")
@@ -376,7 +376,7 @@ def _say(meta: TraceMeta, figures: Figures) -> None:
         ("tenant", figures.tenants),
     ):
         _rows(table, what, groups)
-    Console(stderr=True).print(table)
+    table_console().print(table)
 
 
 def _rows(table: Any, what: str, groups: tuple[Group, ...]) -> None:

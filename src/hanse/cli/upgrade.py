@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hanse.cli.change import WAIT_S, wait_in_force, who
 from hanse.cli.league import hub_dir, read_view
-from hanse.cli.output import say
+from hanse.cli.output import note, say
 
 if TYPE_CHECKING:
     from hanse.live.rollout import Hands
@@ -66,7 +66,7 @@ def upgrade(
     check_plan(plan, directory, sites)
     order = [site for one in plan.groups for site in one]
     try:
-        roll_out(plan, directory, _hands(directory, force), say)
+        roll_out(plan, directory, _hands(directory, force), note)
     except Stopped as error:
         after = order[order.index(error.site) + 1 :]
         say(f"stopped at {error}")
@@ -86,6 +86,9 @@ def _hands(directory: StateDir, force: bool) -> Hands:
 
     runtime = directory.read_runtime()
 
+    def quiet(_line: str) -> None:
+        """The rollout says what it does itself."""
+
     def stand(site: str, out: bool) -> None:
         if (site in History(directory).newest().standing) == out:
             return
@@ -96,7 +99,7 @@ def _hands(directory: StateDir, force: bool) -> Hands:
                 league, site, standing if out else None, who(), f"upgrade of {site}", force=force
             ),
         )
-        wait_in_force(runtime, revision, WAIT_S, quiet=True)
+        wait_in_force(runtime, revision, WAIT_S, tell=quiet, end=quiet)
 
     made: Hands = Hands(
         view=lambda: read_view(runtime),

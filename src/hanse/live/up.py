@@ -250,13 +250,13 @@ def print_welcome(prepared: Prepared, console: Console) -> None:
     key_file = state.keys_dir / f"{key.id}.key"
     url = next(iter(runtime.sites.values())).local_url + "/v1"
     model = prepared.fleet.services[0].id
-    body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}]}}'
+    body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}],"max_tokens":32}}'
     lines = [
         f'curl -s {url}/chat/completions -H "authorization: Bearer $(cat {key_file})" '
         f"-H 'content-type: application/json' -d '{body}'",
         f'{sys.executable} -c "from openai import OpenAI; print(OpenAI(base_url={url!r}, '
         f"api_key=open({str(key_file)!r}).read().strip()).chat.completions.create(model={model!r}, "
-        "messages=[{'role': 'user', 'content': 'Say hello.'}]).choices[0].message.content)\"",
+        "messages=[{'role': 'user', 'content': 'Say hello.'}], max_tokens=32).choices[0].message.content)\"",
     ]
     for line in lines:
         console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from math import inf
 from typing import Final, get_args
 
 from hanse.catalogue import City, city
@@ -49,15 +50,21 @@ def quick_study(options: QuickOptions) -> Study:
         raise ConfigError(
             "--class", got=repr(options.data_class), allowed=f"one of {', '.join(allowed)}"
         )
-    if not options.cities:
-        raise ConfigError("--cities", got="none", allowed="names of cities, with commas")
-    if not options.tokens_per_day > 0.0:
+    if not 0.0 < options.tokens_per_day < inf:
         raise ConfigError("--tokens-per-day", got=options.tokens_per_day, allowed="above 0")
-    if options.latency_ms is not None and not options.latency_ms > 0.0:
+    if options.latency_ms is not None and not 0.0 < options.latency_ms < inf:
         raise ConfigError("--latency-ms", got=options.latency_ms, allowed="above 0")
-    if not options.growth > -1.0:
+    if not -1.0 < options.growth < inf:
         raise ConfigError("--growth", got=options.growth, allowed="above -1; 0.4 is 40 % a year")
-    places = [city(name.strip(), where="--cities") for name in options.cities if name.strip()]
+    named = [name for name in options.cities if name.strip()]
+    if not named:
+        raise ConfigError(
+            "--cities",
+            got=repr(",".join(options.cities)),
+            allowed="names of cities, with commas",
+            fix="for example --cities frankfurt,lyon",
+        )
+    places = [city(name.strip(), where="--cities") for name in named]
     return checked(
         Study(
             schema="hanse-study/1",

@@ -126,5 +126,5 @@ def show_claims(answer: Answer, console: Console) -> None:
         known = [name for name in (*names, *claim.by_design) if name in claim.by_design]
         values = " · ".join(f"{name} {claim.by_design[name]}" for name in dict.fromkeys(known))
         console.print(Text.assemble((claim.claim, "bold"), f": {claim.verdict}"))
-        console.print(Padding(Text(claim.condition, style="dim"), (0, 0, 0, 2)))
-        console.print(Padding(Text(values or "-"), (0, 0, 1, 2)))
+        console.print(Padding(Text(claim.condition, style="dim"), (0, 0, 0, 2), expand=False))
+        console.print(Padding(Text(values or "-"), (0, 0, 1, 2), expand=False))

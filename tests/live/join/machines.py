@@ -47,6 +47,9 @@ class Machine:
     environment: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
     said: str = ""
+    """By the last command, on both streams."""
+    noted: str = ""
+    """Beside its answer."""
     """Standard error of the last command."""
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class Machine:
             check=False,
             env=os.environ | self.environment,
         )
-        self.said = done.stderr
+        self.said, self.noted = done.stdout + done.stderr, done.stderr
         assert done.returncode == code, f"{arguments[0]}: {done.returncode}\n{done.stderr}"
         return done.stdout
 

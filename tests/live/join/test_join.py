@@ -95,7 +95,7 @@ def test_a_second_machine_joins_serves_is_revoked_and_joins_again(
     secrets = [read_token(token).secret, token, key]
     for machine in (a, b):
         logs = "".join(p.read_text(errors="replace") for p in machine.home.rglob("*.log"))
-        shown = " ".join(machine.running()) + machine.said
+        shown = " ".join(machine.running()) + machine.noted
         assert not any(secret in logs or secret in shown for secret in secrets)
 
     # The first site's engine ends; what it is asked runs at the second. Nothing was restarted for it.
