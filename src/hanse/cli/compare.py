@@ -84,10 +84,7 @@ def compare(
             workers=workers,
             progress=told,
         )
-    if json:
-        print_json(found)
-    else:
-        _say(found)
+    print_json(found) if json else _say(found)
     tell = note if json else say
     for line in (*(f"mind: {one}" for one in found.notes), f"again: {found.command}"):
         tell(line)
