@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.cli.league import authority_of, call, first_gateway, message_of, secret_of, state_dir
-from hanse.cli.output import print_json, say
+from hanse.cli.output import print_json, say, table_console
 from hanse.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -220,7 +220,6 @@ def _judged(
 
 
 def _say(answer: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table as RichTable
 
     table = RichTable(title=f"enters at {answer['entry'] or 'no site'}; {answer['basis']}")
@@ -240,7 +239,7 @@ def _say(answer: dict[str, Any]) -> None:
         mark = "chosen" if one["chosen"] else ("yes" if one["eligible"] else "no")
         style = "bold green" if one["chosen"] else ("" if one["eligible"] else "dim")
         table.add_row(one["site"], one["variant"], mark, why, *cells, style=style)
-    Console(stderr=True).print(table)
+    table_console().print(table)
     for rule, text in answer.get("rule_texts", {}).items():
         say(f"  {rule}: {text}")
     if not answer["chosen"]:
