@@ -98,8 +98,8 @@ def test_bodies_are_sent_byte_for_byte() -> None:
         (b"[" * 100_000, "line_too_large", 1),
         (b"[" * 3000, "invalid_line", 1),
         (b'\xff\xfe{"custom_id": 1}', "invalid_json_line", 1),
-        (b"", "empty_file", 1),
-        (b"\n \n", "empty_file", 1),
+        (b"", "empty_file", None),
+        (b"\n \n", "empty_file", None),
     ],
 )
 def test_what_is_wrong_is_named(data: bytes, code: str, line: int | None) -> None:

@@ -164,7 +164,7 @@ def check_file(path: Path, rules: Rules, model_flaw: ModelFlaw) -> Index | tuple
                 index.sizes.append(len(data))
     if not errors and not len(index):
         message = f"the file has no lines; each is one request such as {EXAMPLE % rules.endpoint}"
-        errors.append(LineError(code="empty_file", message=message, line=1))
+        errors.append(LineError(code="empty_file", message=message))
     return tuple(errors) if errors else index
 
 
