@@ -214,7 +214,9 @@ def test_sweep_ends_what_a_killed_run_left_and_spares_a_reused_number(tmp_path: 
         write_pid(tmp_path / "gone.pid", left.pid)
         (tmp_path / "reused.pid").write_text(f"{other.pid}\n")
         (tmp_path / ".reused.start").write_text(f'{{"pid":{other.pid},"started_ticks":1}}')
-        found = sweep(tmp_path)  # two files of one process: it may be gone before the second is read
+        found = sweep(
+            tmp_path
+        )  # two files of one process: it may be gone before the second is read
         assert "gone" in found and set(found) <= {"gone", "left"}
         assert left.wait(timeout=10.0) == -signal.SIGKILL
         assert alive(other.pid)

@@ -49,6 +49,7 @@ from hanse.live.facility.metering import Measured
 from hanse.live.gateway.metrics import FEED_DROPPED, FEED_SENT
 from hanse.live.gateway.seen import unheard
 from hanse.live.identity import load_identity
+from hanse.live.keep_on import end_if_cancelled
 from hanse.live.league_file import LeagueFile, closed_until_s
 from hanse.live.link_watch import LinkKeeper
 from hanse.live.logline import log_line
@@ -416,6 +417,7 @@ async def _every(name: str, interval_s: float, duty: Callable[[], Awaitable[None
             if not type(error).__module__.startswith("nats"):
                 raise
             last_error = _log_once(name, error, last_error)
+        end_if_cancelled()
         await asyncio.sleep(max(0.0, interval_s - (time.monotonic() - started_s)))
 
 

@@ -45,7 +45,7 @@ from hanse.live.fleet_in_force import Agree, FleetInForce
 from hanse.live.hearsay import EpochClaims, own_rows
 from hanse.live.hub_duties import HubDuties
 from hanse.live.jobs import JobBook, site_in
-from hanse.live.keep_on import every, passes, until_signalled, until_up
+from hanse.live.keep_on import end_if_cancelled, every, passes, until_signalled, until_up
 from hanse.live.league_file import LeagueFile
 from hanse.live.lease import RENEW_EVERY_S, EpochFile, Lease, next_epoch
 from hanse.live.link_control import links_shown
@@ -98,8 +98,7 @@ class Controller:
         self._feeds = _feeds(self._state, self._fleet)
         self._live = LiveFeed(self._feeds)
         self._slow = SlowLoop(
-            self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell,
-            lambda: self._dispatcher.belief,
+            self._fleet, home, lambda: self._feed_at(time.time()), self._live, self._tell, lambda: self._dispatcher.belief,
         )  # fmt: skip
         self._jobs = JobBook(self._fleet.slow_loop.schedule_every_s)
         self._schedules = Schedules()
@@ -289,6 +288,7 @@ class Controller:
         led = False
         while True:
             leads = await self._lease.keep()
+            end_if_cancelled()
             if leads and not led:
                 await asyncio.sleep(HEAR_FIRST_S)
                 leads = await self._take_over()

@@ -1,6 +1,6 @@
 """Duties that go on through every loss of the bus.
 
-Here: `every`, at an interval, `until_up`, once, and `until_signalled`, all of a process. Not here: any duty.
+Here: `every`, at an interval, `until_up`, once, `until_signalled`, all of a process, and `end_if_cancelled`. Not here: any duty.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ async def every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
             if repr(error) != said:
                 said = repr(error)
                 log_line(said)
+        end_if_cancelled()
         await asyncio.sleep(interval_s)
+
+
+def end_if_cancelled() -> None:
+    """Raise a cancellation that got lost: `asyncio.wait_for` of Python 3.11, which nats-py asks by, returns an answer that comes together with
+    one and says nothing of it. A loop that went on then would never be told again, and whoever ended it would wait for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def until_up(act_once: Callable[[], Awaitable[T]]) -> T:

@@ -40,12 +40,8 @@ READS_MAX: Final = 256  # packets taken from one interface before the others get
 TICK_S: Final = 0.001  # epoll's; half a tick early counts as due, so errors cancel out
 START_TIMEOUT_S: Final = 30.0  # 100 namespaces take about 4 s
 ASK_TIMEOUT_S: Final = 5.0  # answers take well under 1 ms; later means stuck or gone
-ENTER_S: Final = (
-    0.001  # between looks whether a process is inside its namespace, which takes a few ms
-)
-SWEEPS_MAX: Final = (
-    100  # of a namespace's processes; two are usual, more only for one that cannot die yet
-)
+ENTER_S: Final = 0.001  # between looks at a process on its way into a namespace: a few ms
+SWEEPS_MAX: Final = 100  # of a namespace's processes; more than two only where one cannot die yet
 TUN_PATH: Final = "/dev/net/tun"
 TUNSETIFF: Final = 0x400454CA  # linux/if_tun.h
 IFF_TUN: Final = 0x0001  # IP packets, no Ethernet header
