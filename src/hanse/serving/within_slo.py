@@ -1,7 +1,8 @@
 """What a replica serves of random arrivals within its service's promise.
 
 Here: how many requests at once 95 of 100 requests bear (`slots_within`), how many a second that makes when they seldom wait
-(`rated`), and the same of a replica that breaks the promise (`rated_late`) or whose slots are given (`rated_at`). Not here: formulas of a replica's load (`open_loop`), which replicas stand where (`dispatch.place`, `plan`).
+(`rated`), and the same of a replica that breaks the promise (`rated_late`) or whose slots are given (`rated_at`). Not here: formulas
+of a replica's load (`open_loop`), which replicas stand where (`dispatch.place`, `plan`).
 """
 
 from __future__ import annotations
@@ -127,15 +128,11 @@ def rated(
     tpot_ms: float,
 ) -> Rated | None:
     """A replica on `chips` chips under open arrivals; None where it does not fit or one request alone breaks the promise."""
-    tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
-    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
-    if step is None:
-        return None
-    try:
-        slots = slots_within(step, tokens_in, tokens_out, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
-    except ConfigError:  # not even one request fits beside the weights
-        return None
-    return _rated(step, slots, tokens_in, tokens_out) if slots else None
+
+    def slots_of(step: StepModel, *tokens: float) -> int:
+        return slots_within(step, *tokens, ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+
+    return _of_slots((model, precision, chip, chips), tokens_in, tokens_out, slots_of)
 
 
 @cache
@@ -150,14 +147,15 @@ def rated_late(
     tpot_ms: float,
 ) -> Rated | None:
     """`rated` with a promise that one request alone keeps (`LATE_TIMES`); None where it does not fit."""
-    tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
-    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
-    if step is None:
-        return None
-    first_ms = LATE_TIMES * loaded(step, 1, tokens_in, tokens_out).ttft_ms_p95
-    each_ms = LATE_TIMES * tpot_ms_p95(step, 1, tokens_in, tokens_out)
-    limits = max(ttft_ms, first_ms), max(tpot_ms, each_ms)
-    return rated(model, precision, chip, chips, tokens_in, tokens_out, *limits)
+
+    def slots_of(step: StepModel, *tokens: float) -> int:
+        first_ms = LATE_TIMES * loaded(step, 1, *tokens).ttft_ms_p95
+        each_ms = LATE_TIMES * tpot_ms_p95(step, 1, *tokens)
+        return slots_within(
+            step, *tokens, ttft_ms=max(ttft_ms, first_ms), tpot_ms=max(tpot_ms, each_ms)
+        )
+
+    return _of_slots((model, precision, chip, chips), tokens_in, tokens_out, slots_of)
 
 
 @cache
@@ -171,15 +169,29 @@ def rated_at(
     slots: int,
 ) -> Rated | None:
     """A replica with so many slots, fewer where its memory holds fewer, whatever that does to a promise; None where it does not fit."""
+
+    def slots_of(step: StepModel, *tokens: float) -> int:
+        return int(min(slots, _room(step, *tokens)))
+
+    return _of_slots((model, precision, chip, chips), tokens_in, tokens_out, slots_of)
+
+
+def _of_slots(
+    replica: tuple[str, str, str, int],
+    tokens_in: float,
+    tokens_out: float,
+    slots_of: Callable[[StepModel, float, float], int],
+) -> Rated | None:
+    """A replica with the slots that its steps are found to bear; None where it does not fit, or bears not even one request."""
     tokens_in, tokens_out = max(tokens_in, 1.0), max(tokens_out, 1.0)
-    step = replica_step(model, precision, chip, chips, SLOTS_MAX, tokens_in, tokens_out)
+    step = replica_step(*replica, SLOTS_MAX, tokens_in, tokens_out)
     if step is None:
         return None
     try:
-        held = int(min(slots, _room(step, tokens_in, tokens_out)))
-    except ConfigError:
+        slots = slots_of(step, tokens_in, tokens_out)
+    except ConfigError:  # not even one request fits beside the weights
         return None
-    return _rated(step, held, tokens_in, tokens_out) if held else None
+    return _rated(step, slots, tokens_in, tokens_out) if slots else None
 
 
 def _room(step: StepModel, tokens_in: float, tokens_out: float) -> float:
