@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dispatch.place_problems import least_usd, random_problem
 from effort import effort
+from hanse.dispatch import place_rows
 from hanse.dispatch.place import FailureSet, PlaceAnswer, PlaceProblem, check, explain, solve
 from hanse.dispatch.place_model import PlaceModel
 from hanse.dispatch.place_rows import Rows
@@ -109,6 +110,22 @@ def running(p: PlaceProblem, answer: PlaceAnswer) -> PlaceProblem:
     )
     pools = tuple(msgspec.structs.replace(k, nodes_on=on[i]) for i, k in enumerate(p.pools))
     return msgspec.structs.replace(p, offers=offers, pools=pools)
+
+
+@settings(max_examples=effort(60), deadline=None)
+@given(SEEDS, st.sampled_from([0, 10_000]))
+def test_what_clusters_prove_holds_for_every_placement(seed: int, nodes_max: int) -> None:
+    p, least = problem(seed, rows=9), least_usd(problem(seed, rows=9))
+    with pytest.MonkeyPatch.context() as few:
+        for name in ("ROWS_ALL_MAX", "ROWS_MAX", "ROWS_EACH_MIN"):
+            few.setattr(place_rows, name, 1)
+        rows = Rows(with_what_runs(p))
+        answer = solve(p, Limits(gap=1e-6, nodes_max=nodes_max))
+    assume(rows.coarse and not rows.offer_fixed.all())
+    assert answer.clusters == len(rows.service) < len(Rows(p).service)
+    small = 1e-6 * least + 1e-9
+    assert answer.bound_usd <= least + small and least <= answer.cost.usd + small
+    assert check(p, answer) == []
 
 
 @settings(max_examples=effort(25), deadline=None)

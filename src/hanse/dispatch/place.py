@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 from msgspec.structs import replace
 
+from hanse.dispatch.place_answer import answer_of
 from hanse.dispatch.place_check import check
 from hanse.dispatch.place_explain import explain
 from hanse.dispatch.place_problem import problem_from
-from hanse.dispatch.place_solved import NODES_BY_SIZE, solved
+from hanse.dispatch.place_solved import NODES_BY_SIZE, as_it_stands, solved
 from hanse.dispatch.place_values import (
     CostItems,
     Explanation,
@@ -74,19 +76,22 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
     answer = replace(solved(problem, limits), problem=digest)
     moves = any(one.starts or one.stops for one in answer.replicas)
     if moves and _can_stay(problem):
-        stays = _staying(problem, limits)
-        over_usd = stays.cost.usd - answer.bound_usd
+        # What runs now, none more and none less.
+        now = np.array([offer.replicas for offer in problem.offers], float)
+        stays, found = as_it_stands(problem, limits, now)
+        cost = stays.cost()
+        over_usd = cost.usd - answer.bound_usd
         # Not of all costs: where much cannot be served a hundredth of its price is half of what power costs.
-        near = over_usd <= limits.gap * stays.cost.own_usd or stays.cost.usd <= answer.cost.usd
+        near = over_usd <= limits.gap * cost.own_usd or cost.usd <= answer.cost.usd
         # Below the bound one of the two is wrong, and nothing is proven: then the search's own answer stands.
-        if over_usd >= -BOUND_ERROR * max(stays.cost.own_usd, 1e-12) and near:
+        if over_usd >= -BOUND_ERROR * max(cost.own_usd, 1e-12) and near:
             return replace(
-                stays,
+                answer_of(stays, found),
                 problem=digest,
                 bound_usd=answer.bound_usd,
-                gap=max(0.0, over_usd) / max(stays.cost.usd, 1e-12),
+                gap=max(0.0, over_usd) / max(cost.usd, 1e-12),
                 stopped_by=answer.stopped_by,
-                nodes=answer.nodes + stays.nodes,
+                nodes=answer.nodes,
             )
     return answer
 
@@ -108,9 +113,3 @@ def _can_stay(problem: PlaceProblem) -> bool:
         and (pool.memory_gb <= 0.0 or memory_gb[i] <= pool.memory_gb * pool.chips_count)
         for i, pool in enumerate(problem.pools)
     ) and all(engines[i] <= site.engines_max for i, site in enumerate(problem.sites))
-
-
-def _staying(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
-    """The best that can be had of the replicas that run now, none more and none less."""
-    offers = tuple(replace(offer, fixed=True) for offer in problem.offers)
-    return solved(replace(problem, offers=offers), limits)

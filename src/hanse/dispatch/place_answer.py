@@ -169,7 +169,7 @@ def answer_of(plan: Plan, found: Found) -> PlaceAnswer:
         g_per_h=plan.g_per_h(),
         bound_usd=bound,
         gap=(cost.usd - bound) / cost.usd if cost.usd > 0.0 else 0.0,
-        stopped_by="nodes" if found.stopped_by == "nodes" else "gap",
+        stopped_by=found.stopped_by,
         nodes=found.nodes,
         clusters=len(model.rows.service),
         violated=violations(plan),

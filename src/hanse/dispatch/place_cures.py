@@ -5,7 +5,7 @@ Here: `violations` of a plan. Not here: prices of slacks (`place_values`), the p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -50,20 +50,40 @@ def _unlawful(plan: Plan) -> list[Violation]:
 def _unserved(plan: Plan) -> list[Violation]:
     r, p = plan.model.rows, plan.model.problem
     found = []
+    causes: dict[tuple[int, int, float], Cause] = {}
+    members = np.bincount(r.member[r.member >= 0], minlength=len(r.service))
     for i in np.flatnonzero(plan.u > 0.0):
-        why, cure = _why_unserved(plan, int(i))
+        kind = int(r.service[i]), int(r.law[i]), float(r.quality[i])
+        if kind not in causes:
+            causes[kind] = _why_unserved(plan, int(i))
+        cause, per_s = causes[kind], float(plan.u[i] * r.high[i])
         head = int(r.head[i])
         what = f"{p.services[int(r.service[i])].id} from {p.sites[int(r.d['origin'][head])].id}"
-        members = int((r.member == i).sum())
-        if members > 1:
-            what += f" and {members - 1} more"
+        if members[i] > 1:
+            what += f" and {members[i] - 1} more"
         found.append(
-            _violation("unserved", what, float(plan.u[i] * r.high[i]), "requests/s", why, cure)
+            _violation("unserved", what, per_s, "requests/s", cause.why, cause.cure_of(per_s))
         )
     return found
 
 
-def _why_unserved(plan: Plan, row: int) -> tuple[str, str]:
+class Cause(NamedTuple):
+    """Why demand of one service, law and need of quality is not served."""
+
+    why: str
+    cure: str
+    each: float = 0.0
+    """Requests/s of a replica more, where `cure` is a count of them."""
+
+    def cure_of(self, per_s: float) -> str:
+        """For so many requests."""
+        if not self.each:
+            return self.cure
+        count = int(np.ceil(per_s / self.each - 1e-9))
+        return self.cure.format(f"{count} more replica{'s' if count > 1 else ''}")
+
+
+def _why_unserved(plan: Plan, row: int) -> Cause:
     r, p = plan.model.rows, plan.model.problem
     lawful = np.flatnonzero(r.lawful[r.law[row]])
     mine = (
@@ -72,30 +92,32 @@ def _why_unserved(plan: Plan, row: int) -> tuple[str, str]:
         else np.zeros(0, np.int64)
     )
     if not len(mine):
-        return (
+        return Cause(
             f"no replica fits at a lawful site ({_names(plan, lawful)})",
             "give one of them chips that hold a variant within the SLO, or offer a smaller variant",
         )
     good = mine[r.offer_quality[mine] >= r.quality[row] - 1e-9]
     if not len(good):
-        return (
+        return Cause(
             f"no variant that fits has quality {r.quality[row]:g}",
             f"offer a better variant, or lower quality_min to {float(r.offer_quality[mine].max()):g}",
         )
     usable = good[r.offer_max[good] > 0.0]
     if not len(usable):
         sites = np.unique(r.offer_site[good])
-        return f"all its sites are lost or drained: {_names(plan, sites)}", "bring one of them back"
-    return _full(plan, row, usable)
+        return Cause(
+            f"all its sites are lost or drained: {_names(plan, sites)}", "bring one of them back"
+        )
+    return _full(plan, usable)
 
 
-def _full(plan: Plan, row: int, usable: Ints) -> tuple[str, str]:
+def _full(plan: Plan, usable: Ints) -> Cause:
     """Why none of some offers has another replica: chips, engines or power at every site, or its price."""
     r, p = plan.model.rows, plan.model.problem
     sites = np.unique(r.offer_site[usable])
     free = usable[~r.offer_fixed[usable]]
     if not len(free):
-        return (
+        return Cause(
             f"what may serve it runs by itself (driver `external`), or where nobody can be told, at {_names(plan, sites)}: none is placed there",
             "start one more there by hand, or give a lawful site a pool with another driver",
         )
@@ -106,10 +128,8 @@ def _full(plan: Plan, row: int, usable: Ints) -> tuple[str, str]:
     no_chips = left[r.offer_pool[free]] < r.offer_chips[free]
     no_watch = watch[r.offer_site[free]] < 1.0
     no_power = _more_kw(plan, free) > (_supply(plan) - plan.kw_high)[r.offer_site[free]]
-    each = float(r.offer_rate[usable].max())
-    count = int(np.ceil(plan.u[row] * r.high[row] / each - 1e-9))
     if not (no_chips | no_watch | no_power).all():
-        return (
+        return Cause(
             "another replica costs more than leaving it unserved",
             f"raise the price of an unserved request, or make one cheaper at {_names(plan, sites)}",
         )
@@ -117,12 +137,13 @@ def _full(plan: Plan, row: int, usable: Ints) -> tuple[str, str]:
         _names(plan, np.unique(r.offer_site[free[no]])) for no in (no_chips, no_watch, no_power)
     ]
     if no_chips.all():
-        return (
+        return Cause(
             f"every chip that may serve it is taken at {where[0]}",
-            f"add chips for {count} more replica{'s' if count > 1 else ''} at one of them",
+            "add chips for {} at one of them",
+            float(r.offer_rate[usable].max()),
         )
     if no_watch[~no_chips].all():
-        return (
+        return Cause(
             f"as many engines as an agent watches run at {where[1]}",
             "offer it on more chips a replica, or give its chips to another site",
         )
@@ -132,7 +153,7 @@ def _full(plan: Plan, row: int, usable: Ints) -> tuple[str, str]:
         cure = (
             f"more cooling at {_names(plan, hot)}, whose plant takes no more heat in this weather"
         )
-    return f"no power is left for one more at {where[2]}", cure
+    return Cause(f"no power is left for one more at {where[2]}", cure)
 
 
 def _more_kw(plan: Plan, offers: Ints) -> Floats:

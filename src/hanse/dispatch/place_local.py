@@ -5,7 +5,7 @@ Here: `Local`. Not here: the moves (`place_moves`), their cost (`place_cost`), t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -192,8 +192,10 @@ class Local:
 
     # --- descents
 
-    def best(self, starts: Sequence[Floats], candidates: Bools) -> Floats:
-        """[offer] replicas that moves come to at least cost, from whatever stands in `starts` and fits."""
+    def best(
+        self, starts: Sequence[Floats], candidates: Bools, enough: Callable[[float], bool]
+    ) -> Floats:
+        """[offer] replicas that moves come to at least cost, from whatever stands in `starts` and fits, or the first that cost little `enough`."""
         r = self.model.rows
         if not (r.offer_max > np.where(r.offer_fixed, r.offer_max, 0.0)).any():
             return self.fitted(r.offer_max)
@@ -203,9 +205,14 @@ class Local:
         each = min(wanted, EVALUATIONS_MAX // len(self.model.problem.sites))
         # Wishes that differ often fit alike.
         begins = {n.tobytes(): n for n in map(self.fitted, starts)}
-        found = [self.descend(n, each, opens=False) for n in begins.values()]
-        n, _ = min(found, key=lambda one: one[1])
-        n, _ = self.descend(n, OPENED_TIMES * each, opens=True)
+        best, least = next(iter(begins.values())), INF
+        for begin in begins.values():
+            n, usd = self.descend(begin, each, opens=False)
+            if usd < least:
+                best, least = n, usd
+            if enough(least):
+                return best
+        n, _ = self.descend(best, OPENED_TIMES * each, opens=True)
         return n
 
     def descend(self, n: Floats, evaluations_max: int, *, opens: bool) -> tuple[Floats, float]:

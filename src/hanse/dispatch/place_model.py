@@ -140,7 +140,9 @@ class PlaceModel:
         hosts = np.array([s.hosts for s in p.sites], bool)
         nodes = np.where(hosts[r.pool_site], nodes, 0.0) if p.pools else nodes
         # What runs by itself is there, however many chips the file says.
-        nodes = np.maximum(nodes, self._fixed_nodes())
+        nodes = np.maximum(nodes, self.nodes_for(np.where(r.offer_fixed, r.offer_max, 0.0)))
+        self.nodes_most = nodes
+        """[pool]"""
         self.k = m.add_columns("nodes", np.zeros(len(nodes)), upper=nodes, integer=True)
         wake = np.array([pool.wake_usd for pool in p.pools], float) / r.window_h
         self.w = m.add_columns("woken", wake)
@@ -174,19 +176,17 @@ class PlaceModel:
         first = np.concatenate([[0], np.cumsum([len(s) for s in sites])]).astype(np.int64)
         return first, np.array([i for s in sites for i in s], np.int64)
 
-    def _fixed_nodes(self) -> Floats:
-        """[pool] nodes that engines which run by themselves take."""
+    def nodes_for(self, n: Floats) -> Floats:
+        """[pool] nodes that so many replicas [offer] take."""
         r, p = self.rows, self.problem
-        fixed = np.where(r.offer_fixed, r.offer_max, 0.0)
-        chips = np.bincount(r.offer_pool, r.offer_chips * fixed, len(p.pools))
-        each = np.array([o.memory_gb for o in p.offers], float) * fixed
+        chips = np.bincount(r.offer_pool, r.offer_chips * n, len(p.pools))
+        each = np.array([o.memory_gb for o in p.offers], float) * n
         memory = np.bincount(r.offer_pool, each, len(p.pools))
-        found = np.zeros(len(p.pools))
-        for i, pool in enumerate(p.pools):
-            found[i] = np.ceil(chips[i] / pool.chips - 1e-9)
-            if pool.memory_gb > 0.0:
-                found[i] = max(found[i], np.ceil(memory[i] / (pool.memory_gb * pool.chips) - 1e-9))
-        return found
+        node_chips = np.array([pool.chips for pool in p.pools], float)
+        node_gb = np.array([pool.memory_gb for pool in p.pools], float) * node_chips
+        found = np.ceil(chips / node_chips - 1e-9)
+        held = np.ceil(memory / np.maximum(node_gb, 1e-12) - 1e-9)
+        return np.asarray(np.maximum(found, np.where(node_gb > 0.0, held, 0.0)))
 
     # --- blocks
 
@@ -320,11 +320,14 @@ class PlaceModel:
             offers = np.flatnonzero((r.offer_service == q) & (r.offer_max > 0.0))
             if not len(rows) or not len(offers):
                 continue
-            may = self.usable(rows, offers)
-            kinds, kind = np.unique(may, axis=0, return_inverse=True)
-            sets = [kind.ravel() == i for i in range(len(kinds))]
+            # Rows of one law and quality may use the same.
+            _, first, of = np.unique(self.kind_of[rows], return_index=True, return_inverse=True)
+            each = self.usable(rows[first], offers)
+            kinds, kind = np.unique(each, axis=0, return_inverse=True)
+            may, kind = each[of], kind.ravel()[of]
+            sets = [kind == i for i in range(len(kinds))]
             # What may use no more than another set may counts for it, too.
-            within = [(kinds <= kinds[i]).all(axis=1)[kind.ravel()] for i in range(len(kinds))]
+            within = [(kinds <= kinds[i]).all(axis=1)[kind] for i in range(len(kinds))]
             named = [
                 np.array([(int(r.law[i]), float(r.quality[i])) in set(kinds_short) for i in rows])
                 for service, kinds_short in self.extra
@@ -442,6 +445,8 @@ class PlaceModel:
         at least, `fewest` are still to stand.
         """
         m, r = self.model, self.rows
+        self.fewest: dict[int, float] = {}
+        """By service that has a row `fewest`: its `rest`."""
         for c, cover in enumerate(self.sets):
             if cover.need > 1e-9:
                 more = self._all_fail(cover)
@@ -458,7 +463,7 @@ class PlaceModel:
             if len(rows) and len(offers) and self.usable(rows, offers).any(axis=1).all():
                 need = float(r.high[rows].sum())
                 self._fewest(f"fewest {q}", offers, need, 0)
-                rest = self._rest(offers, need)
+                self.fewest[q] = rest = self._rest(offers, need)
                 m.put(m.rows[f"fewest {q}"], self.u[rows], r.high[rows] / rest)
 
     def _fewest(self, name: str, offers: Ints, need: float, more: int) -> None:

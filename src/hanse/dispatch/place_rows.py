@@ -3,13 +3,14 @@
 Here: `Rows`, made of a `PlaceProblem`: entry gateways, clusters of demand, hourly cost of every (row, offer), room and power it
 takes. Not here: rows and columns of the program (`place_model`), solving (`place_search`).
 
-Clusters. Where a service has many origins, those with the same law and need of quality whose round trips to all sites are nearly
-equal become one row, and every member is served in the row's proportions. Costs of a row are sums over its members, so an answer
-found for clusters costs what it says; only the choice of proportions is coarser.
+Clusters. Where there is much demand, origins of a service with the same law and need of quality whose round trips to all sites are
+nearly equal become one row, and every member is served in the row's proportions. Costs of a row are sums over its members, so what is
+found for clusters costs what it says; what members may save by ways of their own bounds it from below (`place_bound`).
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -19,8 +20,13 @@ from hanse.dispatch.place_values import PlaceProblem, room_chips
 from hanse.milp import Bools, Floats, Ints
 from hanse.units import SECONDS_PER_HOUR, hours_from_s, s_from_ms
 
+ROWS_ALL_MAX: Final = 600
+"""Of all services together: up to here each is a row of its own, and the tree's bound is one of all placements."""
 ROWS_MAX: Final = 400
-"""Of all services together. More make the program larger than a minute allows and move few replicas: sites are chosen by regions."""
+"""Where there are more. More rows make the program larger than a minute allows and move few replicas: sites are chosen by regions."""
+ROWS_MANY: Final = 1000
+OFFERS_MANY: Final = 15_000
+"""From so many offers on no tree is begun (`place_search.NODES_ROWS`), and rows only make moves slower: 1,000."""
 ROWS_EACH_MIN: Final = 8
 """Of one service, however many services there are."""
 
@@ -33,11 +39,16 @@ class Rows:
         service, law, quality: [row].
         high, mean, kept: [row] requests/s in the service's mean requests.
         entry: [demand] gateway where it enters; -1 where none may read it.
-        may: [service] list of arrays [row of service, offer of service]: lawful and good enough.
+        coarse: whether some row has members of unlike ways.
+        least_usd: [row] USD/h of waiting that a row has wherever it is served, known after `pairs`.
     """
 
-    def __init__(self, problem: PlaceProblem, rows_max: int = ROWS_MAX) -> None:
+    def __init__(
+        self, problem: PlaceProblem, *, clusters: bool = True, only: Floats | None = None
+    ) -> None:
+        """`clusters`: where there are many; `only`: replicas [offer], where no others are asked about: demand goes to those."""
         self.problem = p = problem
+        self.only = only
         self.window_h = max(hours_from_s(p.window_s), 1e-9)
         self.site_count = len(p.sites)
         self.rtt_ms = np.array(p.rtt_ms, float).reshape(self.site_count, -1)
@@ -47,7 +58,7 @@ class Rows:
             self.lawful[k, list(sites)] = True
         self._offers()
         self._demand()
-        self._cluster(rows_max)
+        self._cluster(clusters)
 
     # --- what stands in the problem, as arrays
 
@@ -123,29 +134,24 @@ class Rows:
 
     # --- clusters
 
-    def _cluster(self, rows_max: int) -> None:
+    def _cluster(self, clusters: bool) -> None:
         d = self.d
         self.member = np.full(len(self.problem.demand), -1, np.int64)
         services = len(self.problem.services)
-        each = max(ROWS_EACH_MIN, rows_max // max(services, 1))
+        groups = [self._alike(q) for q in range(services)]
+        most = ROWS_MANY if len(self.problem.offers) >= OFFERS_MANY else ROWS_MAX
+        each = max(ROWS_EACH_MIN, most // max(services, 1))
+        count = sum(map(len, groups))
+        if clusters and count > ROWS_ALL_MAX:
+            groups = [self._merged(mine, each) for mine in groups]
         heads: list[int] = []
-        active = (self.entry >= 0) & (d["requests_per_s_high"] > 0.0)
-        for q in range(services):
-            mine = np.flatnonzero(active & (d["service"] == q))
-            # Alike in all that decides: one row, exactly.
-            alike = (
-                "law", "quality_min", "origin", "late_usd_per_request",
-                "unserved_usd_per_request", "gb_per_request", "work",
-            )  # fmt: skip
-            keys = np.stack([d[name][mine] for name in alike])
-            _, same = np.unique(keys, axis=1, return_inverse=True)
-            same = same.ravel()
-            groups = [mine[same == k] for k in range(same.max(initial=-1) + 1)]
-            for cluster in self._merged(groups, each):
-                self.member[cluster] = len(heads)
-                heads.append(int(cluster[0]))
+        for cluster in chain.from_iterable(groups):
+            self.member[cluster] = len(heads)
+            heads.append(int(cluster[0]))
+        self.coarse = len(heads) < count
         self.head = np.array(heads, np.int64)
         n = len(heads)
+        self.least_usd = np.zeros(n)
         on = self.member >= 0
 
         def summed(weight: Floats) -> Floats:
@@ -160,6 +166,21 @@ class Rows:
             d["requests_per_s"] * d["unserved_usd_per_request"]
         )
         """[row] USD/h of a row wholly left out."""
+
+    def _alike(self, q: int) -> list[Ints]:
+        """A service's demand, what is alike in all that decides put together: one row, exactly."""
+        d = self.d
+        active = (self.entry >= 0) & (d["requests_per_s_high"] > 0.0)
+        mine = np.flatnonzero(active & (d["service"] == q))
+        alike = (
+            "law", "quality_min", "origin", "late_usd_per_request",
+            "unserved_usd_per_request", "gb_per_request", "work",
+        )  # fmt: skip
+        _, same = np.unique(
+            np.stack([d[name][mine] for name in alike]), axis=1, return_inverse=True
+        )
+        same = same.ravel()
+        return [mine[same == k] for k in range(same.max(initial=-1) + 1)]
 
     def _merged(self, groups: list[Ints], most: int) -> list[Ints]:
         """Groups of demand, those of one law and quality with near ways put together until `most` rows are left."""
@@ -230,7 +251,8 @@ class Rows:
         # What everybody waits wherever they are served decides nothing, and would flatter the gap. Counted over all that could
         # stand, so that what stands now and what might are measured from one place.
         least = np.where(may, waiting, np.inf).min(axis=1, initial=np.inf)
-        waiting -= np.where(np.isfinite(least), least, 0.0)[:, None]
+        self.least_usd[rows] = np.where(np.isfinite(least), least, 0.0)
+        waiting -= self.least_usd[rows][:, None]
         usd = waiting + egress[:, site] + late
-        may &= (self.offer_max[offers] > 0.0)[None, :]
+        may &= ((self.offer_max if self.only is None else self.only)[offers] > 0.0)[None, :]
         return rows, offers, may, usd, late, egress[:, site]

@@ -1,6 +1,6 @@
 """The search for a placement: relaxed program, columns and rows as they are called for, whole numbers, a proven gap.
 
-Here: `search`. Not here: the program's blocks (`place_model`), what comes of its columns (`place_answer`).
+Here: `search`, `standing`. Not here: the program's blocks (`place_model`), what comes of its columns (`place_answer`).
 
 Steps. The relaxed program is solved; pairs that its prices call for come in, and rows
 
@@ -12,13 +12,16 @@ value is a bound on every placement. Then whole numbers: moves of replicas, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 
+from hanse.dispatch.place_bound import bound_of_all, soften
 from hanse.dispatch.place_local import Local, candidates
 from hanse.dispatch.place_model import PlaceModel
+from hanse.dispatch.place_values import StoppedBy
 from hanse.milp import INF, Bools, Floats, Ints, Limits, Outcome, Solver
 
 ROUNDS_MAX: Final = 16
@@ -26,6 +29,8 @@ ROUNDS_MAX: Final = 16
 USED_MIN: Final = 1e-6
 ROUND_UP: Final = 0.3
 """Less of a replica is none to begin with."""
+MOVES_GAP_SHARE: Final = 0.25
+"""Of the gap asked for: what moves find so near the relaxed bound is not looked for from other beginnings."""
 WIDE: Final = 1.3
 LOSSES_ALL_MAX: Final = 20_000
 """Up to here all rows for failures are in before whole numbers are sought: cheaper than seeking again."""
@@ -54,7 +59,7 @@ class Found(NamedTuple):
     values: Floats
     bound: float
     nodes: int
-    stopped_by: str
+    stopped_by: StoppedBy
 
 
 def search(model: PlaceModel, limits: Limits) -> Found:
@@ -63,21 +68,55 @@ def search(model: PlaceModel, limits: Limits) -> Found:
     Moves of replicas find one within milliseconds (`place_local`); where the relaxed program does not prove it near enough, HiGHS goes on
     from there: where failures make few rows, with all offers at once (`widened`). Else first in a kernel (Angelelli, Mansini, Speranza,
     Computers and Operations Research 37, 2010): offers that the relaxed program uses or nearly uses, more of them where promises are broken.
-    Where every replica is given there is nothing to search: only what they come to.
+    Where rows are clusters the tree is of their `soften`ed costs, and what it finds is a placement whose shares are not yet anybody's.
     """
     solver = Solver(model.model)
-    fixed = model.rows.offer_fixed
-    if len(fixed) and fixed.all():
-        stands = _standing(model, solver, model.rows.offer_max)
-        return _found(model, limits, stands, stands.bound, 0)
     relaxed = tightened(model, solver)
     if limits.nodes_max < 0:
         limits = replace(limits, nodes_max=NODES_ROWS // max(solver.row_count, 1))
-    bound, reduced = relaxed.objective, solver.reduced_costs()[model.n]
-    n, nodes = relaxed.values[model.n], 0
-    best = _moved(model, solver, n, reduced)
-    if best.objective - bound <= _gap_usd(model, limits, best) or limits.nodes_max < 1:
-        return _found(model, limits, best, bound, 0)
+    reduced = solver.reduced_costs()
+    bound, n = relaxed.objective, relaxed.values[model.n]
+    best = _moved(
+        model,
+        solver,
+        n,
+        reduced[model.n],
+        lambda usd: usd - bound <= MOVES_GAP_SHARE * _gap_usd(model, limits, usd),
+    )
+    near = best.objective - bound <= _gap_usd(model, limits, best.objective)
+    if near or limits.nodes_max < 1:
+        bound = bound_of_all(model, relaxed, reduced)
+        return _found_at(model, limits, best, bound, 0)
+    if model.rows.coarse:
+        soften(model, solver, relaxed)
+        relaxed = _settled(model, solver)
+        reduced = solver.reduced_costs()
+        best = _standing(model, solver, np.rint(best.values[model.n]))
+        _free(model, solver)
+    return _in_tree(model, solver, limits, relaxed, reduced[model.n], best)
+
+
+def standing(model: PlaceModel, limits: Limits, n: Floats, bound: float | None = None) -> Found:
+    """What replicas [offer] come to, none more and none less; `bound` where one of all placements is known, else that of just these."""
+    stands = _standing(model, Solver(model.model), n)
+    return _found_at(model, limits, stands, stands.bound if bound is None else bound, 0)
+
+
+def _found_at(model: PlaceModel, limits: Limits, best: Outcome, bound: float, nodes: int) -> Found:
+    near = best.objective - bound <= 1.001 * _gap_usd(model, limits, best.objective)
+    return Found(shares(model, best.values), best.values, bound, nodes, "gap" if near else "nodes")
+
+
+def _in_tree(
+    model: PlaceModel,
+    solver: Solver,
+    limits: Limits,
+    relaxed: Outcome,
+    reduced: Floats,
+    best: Outcome,
+) -> Found:
+    """HiGHS from the best that moves found, with all offers or in a kernel."""
+    n, nodes, bound = relaxed.values[model.n], 0, relaxed.objective
     if len(model.losses) <= LOSSES_ALL_MAX:
         _add_losses(model, solver, np.flatnonzero(~model.loss_known))
     else:
@@ -85,7 +124,7 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         other, nodes = _in_kernel(model, solver, limits, kernel, reduced, relaxed)
         best = min(best, other, key=lambda one: one.objective)
     for _ in range(WIDE_ROUNDS_MAX):
-        if best.objective - bound <= _gap_usd(model, limits, best):
+        if best.objective - bound <= _gap_usd(model, limits, best.objective):
             break
         known = best.objective
         # Reduced costs belong to the relaxed program, whatever was proven since.
@@ -103,33 +142,44 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         best = best if stuck else wide
         if stuck or wide.nodes >= limits.nodes_max:
             break  # the same search again would find the same
-    return _found(model, limits, best, bound, nodes)
+    return _found_at(model, limits, best, bound, nodes)
 
 
-def _found(model: PlaceModel, limits: Limits, best: Outcome, bound: float, nodes: int) -> Found:
-    near = best.objective - bound <= 1.001 * _gap_usd(model, limits, best)
-    stopped_by = "gap" if near else "nodes"
-    return Found(shares(model, best.values), best.values, bound, nodes, stopped_by)
-
-
-def _moved(model: PlaceModel, solver: Solver, n: Floats, reduced: Floats) -> Outcome:
+def _moved(
+    model: PlaceModel,
+    solver: Solver,
+    n: Floats,
+    reduced: Floats,
+    enough: Callable[[float], bool],
+) -> Outcome:
     """What moves come to from what runs, from the relaxed program's replicas `n` and from none, at what it costs."""
     r = model.rows
     now = np.minimum(r.offer_now, r.offer_max)
     starts = (now, np.ceil(n - ROUND_UP), np.rint(n), np.floor(n + USED_MIN), np.zeros(len(n)))
-    moved = Local(model).best(starts, candidates(model, n, reduced))
+    moved = Local(model).best(starts, candidates(model, n, reduced), enough)
     found = _standing(model, solver, moved)
-    lower = _lower(model)
-    solver.set_columns(model.n, lower, np.maximum(r.offer_max, lower))
+    _free(model, solver)
     return found
+
+
+def _free(model: PlaceModel, solver: Solver) -> None:
+    """Replicas and nodes may be as many as fit again."""
+    lower = _lower(model)
+    solver.set_columns(model.n, lower, np.maximum(model.rows.offer_max, lower))
+    solver.set_columns(model.k, 0.0, model.nodes_most)
 
 
 def _standing(model: PlaceModel, solver: Solver, n: Floats) -> Outcome:
     """What replicas come to, none more and none less."""
     _add_pairs(model, solver, np.flatnonzero(~model.taken & (n > 0.5)[model.pair_offer]))
     solver.set_columns(model.n, n, n)
+    solver.set_columns(model.k, model.nodes_for(n), model.nodes_most)
     while True:
-        found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
+        found = solver.relaxed()
+        k = found.values[model.k]
+        if (np.abs(k - np.rint(k)) > USED_MIN).any():
+            # More nodes than needed, where power is paid for being used, up to a limit.
+            found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
         if not lose(model, solver, found.values):
             return found
 
@@ -147,7 +197,7 @@ def _wide(
     solver.set_columns(model.n, lower, np.where(out, lower, model.rows.offer_max))
     widened(model, solver, relaxed.row_duals[model.serve])
     start = _whole_columns(model, best.values)
-    return solver.search(limits, start=start, gap_absolute=_gap_usd(model, limits, best))
+    return solver.search(limits, start=start, gap_absolute=_gap_usd(model, limits, best.objective))
 
 
 def _lower(model: PlaceModel) -> Floats:
@@ -160,9 +210,9 @@ def _whole_columns(model: PlaceModel, values: Floats) -> tuple[Ints, Floats]:
     return columns, np.rint(values[columns])
 
 
-def _gap_usd(model: PlaceModel, limits: Limits, found: Outcome) -> float:
+def _gap_usd(model: PlaceModel, limits: Limits, usd: float) -> float:
     """How far from the bound is near enough: a share of what placing can change, penalties included."""
-    return limits.gap * max(found.objective - model.lost_usd, 1e-9)
+    return limits.gap * max(usd - model.lost_usd, 1e-9)
 
 
 def _in_kernel(
@@ -176,7 +226,7 @@ def _in_kernel(
     """The best of a few rounds, each in a kernel that grew where the last broke a promise; `hint` says what cannot be served."""
     r = model.rows
     short = Limits(gap=limits.gap, nodes_max=KERNEL_NODES_MAX)
-    gap = KERNEL_GAP_SHARE * _gap_usd(model, limits, hint)
+    gap = KERNEL_GAP_SHARE * _gap_usd(model, limits, hint.objective)
     best: Outcome | None = None
     nodes, start = 0, _whole_columns(model, hint.values) if hint.nodes else None
     found = hint
@@ -286,6 +336,11 @@ def tightened(model: PlaceModel, solver: Solver) -> Outcome:
     now = np.flatnonzero(model.taken)
     if len(now) <= LINKS_ALL_MAX:
         _add_links(model, solver, now)
+    return _settled(model, solver)
+
+
+def _settled(model: PlaceModel, solver: Solver) -> Outcome:
+    """Relaxed again and again, as columns and rows are called for."""
     found = solver.relaxed()
     for _ in range(ROUNDS_MAX):
         came = _price(model, solver, found)

@@ -292,6 +292,10 @@ class Violation(Value, frozen=True, kw_only=True):
     cure: str
 
 
+StoppedBy = Literal["gap", "nodes"]
+"""What ended a search: what was asked for is proven, or the tree's limit."""
+
+
 class PlaceAnswer(Value, frozen=True, kw_only=True):
     """What runs where, and what is proven of it."""
 
@@ -305,10 +309,10 @@ class PlaceAnswer(Value, frozen=True, kw_only=True):
     g_per_h: float
     """gCO2e."""
     bound_usd: float
-    """No placement costs less in an hour that serves each cluster of demand in one proportion (`clusters`); without clusters, none at all."""
+    """No placement costs less in an hour, however demand goes to replicas."""
     gap: float
-    """(cost - bound) / cost, penalties included: proven as far as the bound is."""
-    stopped_by: Literal["gap", "nodes"]
+    """(cost - bound) / cost, penalties included."""
+    stopped_by: StoppedBy
     nodes: int
     clusters: int
     """Rows of demand that the search saw."""
