@@ -48,6 +48,10 @@ COMMANDS = {
         "hanse.cli.placement:placement",
         "What the controller placed where, at what cost, and what the next best would cost.",
     ),
+    "schedule": (
+        "hanse.cli.schedule:schedule",
+        "When and where work that may wait runs, what batteries do, and what that costs.",
+    ),
     "simulate": (
         "hanse.cli.simulate:simulate",
         "Run a fleet on a trace, with faults: latency, energy, carbon, cost, law.",

@@ -1,19 +1,21 @@
 """The slow path's log: events of one Dispatcher in order, each with what it made of it; enough to make every decision again.
 
-Here: frames and their reading, which events may be left out (`Changes`), `repeat`, and `last_placement`. Not here: files (`live.event_log`), the
+Here: frames and their reading, which events may be left out (`Changes`), `repeat`, `last_placement`, `last_schedule`. Not here: files (`live.event_log`), the
 requests' own log (`journal`), the state that a log may begin with (`snapshot`). Answers of solvers are events: a replay solves nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.defer_check import check as defer_check
+from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
 from hanse.dispatch.dispatcher import Dispatcher, Scope
 from hanse.dispatch.place_check import check as place_check
 from hanse.dispatch.place_values import PlaceAnswer, PlaceProblem
@@ -62,6 +64,14 @@ class LastPlacement(NamedTuple):
     at_s: float
     problem: PlaceProblem
     answer: PlaceAnswer
+
+
+class LastSchedule(NamedTuple):
+    """A schedule that was taken, and what it answers."""
+
+    at_s: float
+    problem: DeferProblem
+    answer: DeferAnswer
 
 
 class Changes:
@@ -187,18 +197,27 @@ def last_placement(log: bytes, *, where: str = "log") -> LastPlacement | None:
     Raises:
         ConfigError: it is no such log, or is damaged.
     """
-    asked: PlaceProblem | None = None
-    found: LastPlacement | None = None
+    found = _last(log, where, ev.PlacementSolved, act.SolvePlacement, place_check)
+    return None if found is None else LastPlacement(*found)
+
+
+def last_schedule(log: bytes, *, where: str = "log") -> LastSchedule | None:
+    """Likewise of jobs and batteries."""
+    found = _last(log, where, ev.ScheduleSolved, act.SolveSchedule, defer_check)
+    return None if found is None else LastSchedule(*found)
+
+
+def _last(
+    log: bytes, where: str, answers: type, asks: type, check: Callable[[Any, Any], list[str]]
+) -> tuple[float, Any, Any] | None:
+    """When, question and answer."""
+    asked = found = None
     for event, actions, _ in _Again(log, "fleet", "", where):
-        if (
-            isinstance(event, ev.PlacementSolved)
-            and asked is not None
-            and not place_check(asked, event.answer)
-        ):
-            found = LastPlacement(event.at_s, asked, event.answer)
+        answer = event.answer if isinstance(event, answers) else None  # type: ignore[union-attr]
+        if answer is not None and asked is not None and not check(asked, answer):
+            found = event.at_s, asked, answer
         for action in actions:
-            if isinstance(action, act.SolvePlacement):
-                asked = action.problem
+            asked = action.problem if isinstance(action, asks) else asked  # type: ignore[union-attr]
     return found
 
 

@@ -1,6 +1,6 @@
 """The controller's log of events on disk: a file a start, and another whenever one is full.
 
-Here: `EventLog`, `controller_logs`. Not here: frames and replay (`dispatch.eventlog`), the state that a second file begins with
+Here: `EventLog`, `controller_logs`, `last_of`. Not here: frames and replay (`dispatch.eventlog`), the state that a second file begins with
 (`dispatch.snapshot`). The log is for people who ask why: a full or broken disk ends it and stops nothing else.
 
 Each file is replayed by itself: from its start, where the dispatcher knew nothing, or from the state of the dispatcher at the end of the file
@@ -13,13 +13,15 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.eventlog import MAGIC, Changes, frame, state_frame
 from hanse.errors import ConfigError
 from hanse.live.logline import log_line
+
+Found = TypeVar("Found")
 
 FILE_BYTES: Final = 64 * 1024**2
 """A full file is followed by another: two days of a league of twenty sites are read and replayed at once, and copied in a moment."""
@@ -138,3 +140,16 @@ def controller_logs(where: Path) -> list[Path]:
             fix="give the directory that `hanse up` was started with (default .hanse/<fleet name>)",
         )
     return found
+
+
+def last_of(where: Path, reading: Callable[..., Found | None]) -> Found | None:
+    """What `reading` (`dispatch.eventlog.last_placement`, `last_schedule`) finds in the newest log of some that has any.
+
+    Raises:
+        ConfigError: there is no log, or one is damaged.
+    """
+    for path in reversed(controller_logs(where)):
+        found = reading(path.read_bytes(), where=str(path))
+        if found is not None:
+            return found
+    return None
