@@ -32,6 +32,7 @@ from hanse.live.evidence.seal import SEALS_NAME, SealedChain, Sealer, SealPlace,
 from hanse.live.evidence_ship import HubHolds
 from hanse.live.hubs import Peers
 from hanse.live.identity import Identity, load_identity
+from hanse.live.keep_on import end_if_cancelled
 from hanse.live.logline import log_line
 from hanse.live.retention import (
     chain_files,
@@ -171,6 +172,7 @@ async def _through_losses(name: str, act: Callable[[], Awaitable[None]]) -> None
             if repr(error) != last_error:
                 last_error = repr(error)
                 log_line(f"{name}: {last_error}")
+            end_if_cancelled()
             await asyncio.sleep(RETRY_S)
 
 
@@ -186,6 +188,7 @@ async def _archive(client: Client, copy: EvidenceCopy, durable: str) -> None:
     await js.add_consumer(EVIDENCE, config)  # one that an earlier release made gets no bound too
     pulled = await js.pull_subscribe_bind(durable, EVIDENCE)
     while True:
+        end_if_cancelled()
         try:
             messages = await pulled.fetch(BATCH, timeout=WAIT_S)
         except TimeoutError:
@@ -216,6 +219,7 @@ async def _let_go(client: Client, directory: Path, peers: Peers) -> None:
     """What is in files goes from the stream, but the last message of each site: the bus goes on after it at a restart."""
     js = client.jetstream(timeout=API_S_MAX)
     while True:
+        end_if_cancelled()
         await asyncio.sleep(LET_GO_EVERY_S)
         if peers.acts:
             floors = [await _floor(js, durable(hub)) for hub in peers.ids()]

@@ -19,6 +19,7 @@ from hanse.errors import HanseError
 from hanse.live.evidence import ChainShipper, EvidenceCopy
 from hanse.live.evidence.seal import SEALS_NAME
 from hanse.live.hubs import Peers
+from hanse.live.keep_on import end_if_cancelled
 from hanse.live.logline import log_line
 from hanse.model.fleet import Id, Value
 
@@ -49,6 +50,7 @@ async def fill(client: Client, directory: Path, copy: EvidenceCopy, peers: Peers
     try:
         behind: dict[str, int] = {}
         while True:
+            end_if_cancelled()
             await asyncio.sleep(LOOK_EVERY_S)
             behind = await _look(client, directory, copy, peers, behind)
     finally:

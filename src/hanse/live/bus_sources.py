@@ -32,6 +32,8 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 
+from hanse.live.keep_on import end_if_cancelled
+
 SILENT_S_MAX: Final = 3.0
 """Three missed heartbeats."""
 CHECK_EVERY_S: Final = 1.0
@@ -71,15 +73,8 @@ async def watch_sources(
                 due = turn % RESET_CHECKED_EVERY == 0 or watch.in_vain >= IN_VAIN_MAX
                 if standalone and due:
                     await watch.follow_reset()
-        _end_if_cancelled()
+        end_if_cancelled()
         await asyncio.sleep(CHECK_EVERY_S)
-
-
-def _end_if_cancelled() -> None:
-    """nats-py turns a cancellation into an error of its own where its connection was closed."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 class SourceWatch:

@@ -20,6 +20,7 @@ from nats.js.errors import NotFoundError
 from hanse.live.bus import API_S_MAX, EVIDENCE, EvidencePublisher, site_subject
 from hanse.live.evidence import ChainShipper
 from hanse.live.evidence.shipping import Message
+from hanse.live.keep_on import end_if_cancelled
 from hanse.live.logline import log_line
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE, Count
@@ -71,6 +72,7 @@ class EvidenceShip:
             if time.monotonic() - compared_at_s >= COMPARE_EVERY_S:
                 compared_at_s = time.monotonic()
                 await self._compare(client, shipper)
+            end_if_cancelled()
             await asyncio.sleep(SHIP_S)
 
     async def _compare(self, client: Any, shipper: ChainShipper) -> None:

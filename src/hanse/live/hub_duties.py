@@ -33,7 +33,7 @@ from hanse.live.hub_server import streams_there
 from hanse.live.hubs import BEAT_S, HubBeat, Peers, cluster_of, replicas
 from hanse.live.identity import SiteName, load_identity, load_key
 from hanse.live.join.messages import HubRenewal, RenewAnswer
-from hanse.live.keep_on import every, passes
+from hanse.live.keep_on import end_if_cancelled, every, passes
 from hanse.live.league_file import LeagueFile
 from hanse.live.logline import log_line
 from hanse.live.runtime import HUB
@@ -170,6 +170,7 @@ class HubDuties:
             except Exception as error:
                 if not passes(error) or not self._leads() or time.monotonic() > until_s:
                     raise
+                end_if_cancelled()
                 await asyncio.sleep(AGREE_PAUSE_S)
             else:
                 return

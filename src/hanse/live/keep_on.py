@@ -35,7 +35,8 @@ async def every(interval_s: float, duty: Callable[[], Awaitable[None]]) -> None:
 
 def end_if_cancelled() -> None:
     """Raise a cancellation that got lost: `asyncio.wait_for` of Python 3.11, which nats-py asks by, returns an answer that comes together with
-    one and says nothing of it. A loop that went on then would never be told again, and whoever ended it would wait for ever.
+    one and says nothing of it, and where its connection was closed nats-py makes an error of one. A loop that went on then would never be told
+    again, and whoever ended it would wait for ever. For every loop that asks the bus.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -20,6 +20,7 @@ from hanse.live.batch.commits import STREAM_BYTES_MAX, Commits, Note, StreamFull
 from hanse.live.batch.follow import Follower
 from hanse.live.batch.lines import Line
 from hanse.live.batch.work import Broken, OutputFull, Verdict, Work, extra_of, measured_of
+from hanse.live.keep_on import end_if_cancelled
 from hanse.live.logline import log_line
 
 NO_ROOM_S: Final = 0.25
@@ -217,6 +218,7 @@ class Runner:
                     await self._relieve()
             if isinstance(work.broken, OutputFull):
                 raise work.broken
+            end_if_cancelled()
             await asyncio.sleep(COMMIT_AGAIN_S)
 
     async def _relieve(self) -> None:
