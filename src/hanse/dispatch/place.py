@@ -92,6 +92,7 @@ def solve(problem: PlaceProblem, limits: Limits | None = None) -> PlaceAnswer:
                 gap=max(0.0, over_usd) / max(cost.usd, 1e-12),
                 stopped_by=answer.stopped_by,
                 nodes=answer.nodes,
+                clusters=answer.clusters,
             )
     return answer
 

@@ -10,7 +10,9 @@ every row of the clustered program holds there too (`room`, `cap`, `link` and `l
 
 give a bound at once (weak duality: all reduced costs stay at zero or more), and a relaxed clustered program that a tree may raise:
 
-    soft_do = sum_i pi_i + min_i (usd_io - pi_i) / w_i <= sum_i usd_io x_io / x_do for all ways of members
+    soft_do = sum_i pi_i + min_i (usd_io - pi_i) / w_i,   soft_d0 likewise of leaving it out
+
+so that sum_o soft_do x_do + soft_d0 u_d is no more than what all members pay, however each goes.
 """
 
 from __future__ import annotations
@@ -53,23 +55,39 @@ class Members(NamedTuple):
     """[member] pi_i."""
 
 
-def bound_of_all(model: PlaceModel, found: Outcome, reduced: Floats) -> float:
-    """USD/h, no placement costs less: of the relaxed program `found`, whose columns have `reduced` costs."""
-    if not model.rows.coarse:
-        return found.objective
+class Bound(NamedTuple):
+    """What no placement costs less than, USD/h."""
+
+    usd: float
+    apart_usd: float
+    """Waiting that rows have wherever they are served beyond what their members have: it is in `usd`, and in no cost of the clustered program."""
+
+
+def bound_of_all(model: PlaceModel, found: Outcome, reduced: Floats) -> Bound:
+    """Of the relaxed program `found`, whose columns have `reduced` costs; its own value where no row is a cluster."""
+    r = model.rows
+    if not r.coarse:
+        return Bound(found.objective, 0.0)
     each, prices = Rows(model.problem, clusters=False), _prices(model, found, reduced)
-    bound = found.objective
-    for q in range(len(model.problem.services)):
-        members = _members(model, each, prices, q)
-        bound += float(members.worth.sum() - _row_worth(model, prices, q).sum())
-    return bound
+    members = sum(
+        float(_members(model, each, prices, q).worth.sum())
+        for q in range(len(model.problem.services))
+    )
+    rows = found.row_duals[model.serve] + np.minimum(0.0, reduced[model.u])
+    usd = found.objective - float(rows.sum()) + members
+    earns = any(site.export_usd_per_kwh < 0.0 for site in model.problem.sites)
+    apart = float(r.least_usd.sum() - each.least_usd.sum())
+    return Bound(usd if earns else max(0.0, usd), apart)
 
 
-def soften(model: PlaceModel, solver: Solver, found: Outcome) -> None:
-    """Costs of shares, in the program and in `model.pair_usd`, that no placement of members undercuts: from here on a bound is one of all."""
+def soften(model: PlaceModel, solver: Solver, found: Outcome, reduced: Floats) -> None:
+    """Costs of shares, in the program and in `model.pair_usd`, that no placement of members undercuts: from here on a bound is one of all.
+
+    `found` and `reduced` as for `bound_of_all`.
+    """
     r, p = model.rows, model.problem
     each = Rows(p, clusters=False)
-    prices = _prices(model, found, solver.reduced_costs())
+    prices = _prices(model, found, reduced)
     usd, left_out = model.pair_usd.copy(), r.unserved_usd.copy()
     for q, service in enumerate(p.services):
         rows, offers, _, _, _, _ = r.pairs(q)
@@ -111,18 +129,6 @@ def _prices(model: PlaceModel, found: Outcome, reduced: Floats) -> Prices:
         fewest[mine] = -float(dual[model.model.rows[f"fewest {q}"]]) * r.high[mine] / rest
     left_out = reduced[model.u] + dual[model.serve]
     return Prices(high, mean, links, left_out - r.unserved_usd - fewest, fewest)
-
-
-def _row_worth(model: PlaceModel, prices: Prices, q: int) -> Floats:
-    """[row of the service] pi_d of rows as they stand in the program."""
-    r = model.rows
-    pairs = np.flatnonzero(r.service[model.pair_row] == q)
-    row, offer = model.pair_row[pairs], model.pair_offer[pairs]
-    whole = model.pair_usd[pairs] + prices.links[pairs]
-    whole += r.high[row] * prices.high[offer] + r.mean[row] * prices.mean[offer]
-    worth = r.unserved_usd + prices.kept + prices.fewest
-    np.minimum.at(worth, row, whole)
-    return np.asarray(worth[r.service == q])
 
 
 def _members(model: PlaceModel, each: Rows, prices: Prices, q: int) -> Members:

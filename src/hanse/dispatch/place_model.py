@@ -85,8 +85,7 @@ class PlaceModel:
             joined = [np.zeros(0)] * 5
         self.pair_row, self.pair_offer = joined[0].astype(np.int64), joined[1].astype(np.int64)
         self.pair_usd, self.pair_late, self.pair_egress = joined[2], joined[3], joined[4]
-        served = np.isin(np.arange(len(r.service)), self.pair_row)
-        self.lost_usd = float(r.unserved_usd[~served].sum())
+        self.lost_usd = float(r.unserved_usd[~r.servable].sum())
         """USD/h of rows that no offer may serve."""
         rate = r.offer_rate[self.pair_offer]
         self.pair_use = r.high[self.pair_row] / rate

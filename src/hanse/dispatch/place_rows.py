@@ -26,7 +26,7 @@ ROWS_MAX: Final = 400
 """Where there are more. More rows make the program larger than a minute allows and move few replicas: sites are chosen by regions."""
 ROWS_MANY: Final = 1000
 OFFERS_MANY: Final = 15_000
-"""From so many offers on no tree is begun (`place_search.NODES_ROWS`), and rows only make moves slower: 1,000."""
+"""From so many offers on hardly ever a tree is begun (`place_search.NODES_ROWS`), and rows only make moves slower: 1,000."""
 ROWS_EACH_MIN: Final = 8
 """Of one service, however many services there are."""
 
@@ -40,7 +40,7 @@ class Rows:
         high, mean, kept: [row] requests/s in the service's mean requests.
         entry: [demand] gateway where it enters; -1 where none may read it.
         coarse: whether some row has members of unlike ways.
-        least_usd: [row] USD/h of waiting that a row has wherever it is served, known after `pairs`.
+        least_usd, servable: [row] USD/h of waiting that a row has wherever it is served; whether any offer may serve it. Known after `pairs`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Rows:
         self.coarse = len(heads) < count
         self.head = np.array(heads, np.int64)
         n = len(heads)
-        self.least_usd = np.zeros(n)
+        self.least_usd, self.servable = np.zeros(n), np.zeros(n, bool)
         on = self.member >= 0
 
         def summed(weight: Floats) -> Floats:
@@ -254,5 +254,8 @@ class Rows:
         self.least_usd[rows] = np.where(np.isfinite(least), least, 0.0)
         waiting -= self.least_usd[rows][:, None]
         usd = waiting + egress[:, site] + late
-        may &= ((self.offer_max if self.only is None else self.only)[offers] > 0.0)[None, :]
+        may &= (self.offer_max[offers] > 0.0)[None, :]
+        self.servable[rows] = may.any(axis=1)
+        if self.only is not None:
+            may &= (self.only[offers] > 0.0)[None, :]
         return rows, offers, may, usd, late, egress[:, site]

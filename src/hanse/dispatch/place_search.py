@@ -60,6 +60,8 @@ class Found(NamedTuple):
     bound: float
     nodes: int
     stopped_by: StoppedBy
+    moved: Floats | None = None
+    """[offer] replicas that moves came to, where a tree went on from there."""
 
 
 def search(model: PlaceModel, limits: Limits) -> Found:
@@ -83,17 +85,19 @@ def search(model: PlaceModel, limits: Limits) -> Found:
         reduced[model.n],
         lambda usd: usd - bound <= MOVES_GAP_SHARE * _gap_usd(model, limits, usd),
     )
-    near = best.objective - bound <= _gap_usd(model, limits, best.objective)
-    if near or limits.nodes_max < 1:
-        bound = bound_of_all(model, relaxed, reduced)
-        return _found_at(model, limits, best, bound, 0)
+    known = bound_of_all(model, relaxed, reduced)
+    over = best.objective + known.apart_usd - known.usd
+    if over <= _gap_usd(model, limits, best.objective) or limits.nodes_max < 1:
+        return _found_at(model, limits, best, known.usd, 0)
+    moved = np.rint(best.values[model.n])
     if model.rows.coarse:
-        soften(model, solver, relaxed)
+        soften(model, solver, relaxed, reduced)
         relaxed = _settled(model, solver)
         reduced = solver.reduced_costs()
-        best = _standing(model, solver, np.rint(best.values[model.n]))
+        best = _standing(model, solver, moved)
         _free(model, solver)
-    return _in_tree(model, solver, limits, relaxed, reduced[model.n], best)
+    found = _in_tree(model, solver, limits, relaxed, reduced[model.n], best, known.usd)
+    return found._replace(moved=moved)
 
 
 def standing(model: PlaceModel, limits: Limits, n: Floats, bound: float | None = None) -> Found:
@@ -114,9 +118,10 @@ def _in_tree(
     relaxed: Outcome,
     reduced: Floats,
     best: Outcome,
+    known_usd: float,
 ) -> Found:
-    """HiGHS from the best that moves found, with all offers or in a kernel."""
-    n, nodes, bound = relaxed.values[model.n], 0, relaxed.objective
+    """HiGHS from the best that moves found, with all offers or in a kernel; `known_usd` is a bound already."""
+    n, nodes, bound = relaxed.values[model.n], 0, max(relaxed.objective, known_usd)
     if len(model.losses) <= LOSSES_ALL_MAX:
         _add_losses(model, solver, np.flatnonzero(~model.loss_known))
     else:
@@ -173,13 +178,11 @@ def _standing(model: PlaceModel, solver: Solver, n: Floats) -> Outcome:
     """What replicas come to, none more and none less."""
     _add_pairs(model, solver, np.flatnonzero(~model.taken & (n > 0.5)[model.pair_offer]))
     solver.set_columns(model.n, n, n)
-    solver.set_columns(model.k, model.nodes_for(n), model.nodes_most)
+    # More nodes than they take cost power and serve nobody.
+    nodes = model.nodes_for(n)
+    solver.set_columns(model.k, nodes, nodes)
     while True:
         found = solver.relaxed()
-        k = found.values[model.k]
-        if (np.abs(k - np.rint(k)) > USED_MIN).any():
-            # More nodes than needed, where power is paid for being used, up to a limit.
-            found = solver.search(Limits(gap=0.0, nodes_max=KERNEL_NODES_MAX))
         if not lose(model, solver, found.values):
             return found
 

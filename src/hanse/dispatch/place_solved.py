@@ -5,9 +5,10 @@ Here: `solved`, `as_it_stands`, `bound_with_any`. Not here: whether what runs no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 from msgspec.structs import replace
 
 from hanse.dispatch.place_answer import Plan, answer_of, overlooked
@@ -29,18 +30,15 @@ def solved(problem: PlaceProblem, limits: Limits) -> PlaceAnswer:
     rows = Rows(problem)
     if len(rows.offer_fixed) and rows.offer_fixed.all():
         return answer_of(*as_it_stands(problem, limits, rows.offer_max))
-    plan, found = _planned(rows, limits, ())
-    extra: list[ShortKinds] = []
-    for _ in range(SETS_ROUNDS):
-        more = [one for one in overlooked(plan, found) if one not in extra]
-        if not more:
-            break
-        extra += more
-        plan, found = _planned(rows, limits, extra)
+    plan, found, extra = _with_sets(lambda extra: _planned(rows, limits, extra))
     if not rows.coarse:
         return answer_of(plan, found)
-    n = plan.n.astype(float)
-    answer = answer_of(*as_it_stands(problem, limits, n, bound=found.bound, extra=extra))
+    # Which of the two is cheaper with all demand by its own ways the clustered program cannot say.
+    ways = [plan.n.astype(float)]
+    if found.moved is not None and not np.array_equal(found.moved, ways[0]):
+        ways.append(found.moved)
+    each = [as_it_stands(problem, limits, n, bound=found.bound, extra=extra) for n in ways]
+    answer = answer_of(*min(each, key=lambda one: one[0].cost().usd))
     return replace(answer, nodes=found.nodes, clusters=len(rows.service))
 
 
@@ -53,9 +51,30 @@ def as_it_stands(
     extra: Sequence[ShortKinds] = (),
 ) -> tuple[Plan, Found]:
     """The best use of replicas [offer], none more and none less, all demand by its own ways; `bound`: of all placements, by default of just this."""
-    model = PlaceModel(Rows(problem, clusters=False, only=n), extra=extra)
-    found = standing(model, limits, n, bound)
-    return Plan(model, found), found
+    rows = Rows(problem, clusters=False, only=n)
+
+    def planned(extra: Sequence[ShortKinds]) -> tuple[Plan, Found]:
+        model = PlaceModel(rows, extra=extra)
+        found = standing(model, limits, n, bound)
+        return Plan(model, found), found
+
+    plan, found, _ = _with_sets(planned, extra)
+    return plan, found
+
+
+def _with_sets(
+    planned: Callable[[Sequence[ShortKinds]], tuple[Plan, Found]], extra: Sequence[ShortKinds] = ()
+) -> tuple[Plan, Found, list[ShortKinds]]:
+    """A plan, once more with each set of demand that it leaves short after a failure and the program did not know; those sets."""
+    known = list(extra)
+    plan, found = planned(known)
+    for _ in range(SETS_ROUNDS):
+        more = [one for one in overlooked(plan, found) if one not in known]
+        if not more:
+            break
+        known += more
+        plan, found = planned(known)
+    return plan, found, known
 
 
 def bound_with_any(problem: PlaceProblem, offers: Sequence[int]) -> float:
@@ -65,7 +84,7 @@ def bound_with_any(problem: PlaceProblem, offers: Sequence[int]) -> float:
     model.model.put(some, model.n[list(offers)], 1.0)
     solver = Solver(model.model)
     found = tightened(model, solver)
-    return bound_of_all(model, found, solver.reduced_costs())
+    return bound_of_all(model, found, solver.reduced_costs()).usd
 
 
 def _planned(rows: Rows, limits: Limits, extra: Sequence[ShortKinds]) -> tuple[Plan, Found]:
