@@ -136,14 +136,18 @@ def test_what_clusters_prove_holds_for_every_placement(seed: int) -> None:
 @given(SEEDS)
 def test_demand_of_one_origin_with_other_peaks_is_a_row_of_its_own(seed: int) -> None:
     p = problem(seed, rows=6)
-    flat, steep = p.demand[0], p.demand[1]
-    steep = msgspec.structs.replace(
-        flat,
-        requests_per_s=steep.requests_per_s,
-        requests_per_s_high=steep.requests_per_s_high,
-        requests_per_s_kept=steep.requests_per_s_kept,
+    few, many = (
+        [
+            msgspec.structs.replace(
+                d,
+                requests_per_s_high=peak * d.requests_per_s,
+                requests_per_s_kept=kept * d.requests_per_s,
+            )
+            for d in p.demand[:3]
+        ]
+        for peak, kept in ((1.0, 0.0), (4.0, 4.0))
     )
-    p = msgspec.structs.replace(p, demand=(flat, steep, *p.demand[2:]))
+    p = msgspec.structs.replace(p, demand=(*few, *many))
     least = least_usd(p)
     assert solve(p, EXACT).bound_usd <= least * (1.0 + 1e-6) + 1e-9
 

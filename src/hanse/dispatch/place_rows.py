@@ -176,9 +176,10 @@ class Rows:
             "law", "quality_min", "origin", "late_usd_per_request",
             "unserved_usd_per_request", "gb_per_request", "work",
         )  # fmt: skip
-        _, same = np.unique(
-            np.stack([d[name][mine] for name in alike]), axis=1, return_inverse=True
-        )
+        keys = [d[name][mine] for name in alike]
+        high = d["requests_per_s_high"][mine]
+        keys += [np.round(d[f"requests_per_s{of}"][mine] / high, 9) for of in ("", "_kept")]
+        _, same = np.unique(np.stack(keys), axis=1, return_inverse=True)
         same = same.ravel()
         return [mine[same == k] for k in range(same.max(initial=-1) + 1)]
 
