@@ -275,7 +275,7 @@ def test_a_table_that_cannot_be_read_says_what_to_do(tmp_path: Path, rows: str, 
     "fault", ["401", "429", "500", "cut", "garbage", "empty", "list", "hang", "moved"]
 )
 def test_no_failure_ends_the_feed_or_shows_a_key(
-    provider: Provider, fault: str, server: ProviderServer, monkeypatch: pytest.MonkeyPatch
+    provider: Provider, fault: str, server: ProviderServer
 ) -> None:
     said = {
         "401": Said(status=401), "429": Said(status=429, headers=(("Retry-After", "7200"),)),
@@ -283,8 +283,6 @@ def test_no_failure_ends_the_feed_or_shows_a_key(
         "garbage": Said(body=b"<html>sorry"), "empty": Said(), "list": Said(body=b"[1]"),
         "hang": Said(silent=True), "moved": Said(status=302, headers=(("Location", "http://127.0.0.1:9/"),)),
     }[fault]  # fmt: skip
-    for module in (em, wt, uk, entsoe, open_meteo):
-        monkeypatch.setattr(module, "get", functools.partial(web.get, timeout_s=0.2))
     server.speak = SPEAK[provider]
     live = LiveFeed([setting(provider, server.url)])
     assert live.ask(NOON_S) == ()
@@ -292,7 +290,10 @@ def test_no_failure_ends_the_feed_or_shows_a_key(
     assert before and live.states(NOON_S)[0].fresh
     server.speak = lambda _: said
     later_s = live.next_s()
-    (line,) = live.ask(later_s)
+    with pytest.MonkeyPatch.context() as impatient:
+        for module in (em, wt, uk, entsoe, open_meteo):
+            impatient.setattr(module, "get", functools.partial(web.get, timeout_s=0.2))
+        (line,) = live.ask(later_s)
     (state,) = live.states(later_s)
     assert (
         state.failures == 1
