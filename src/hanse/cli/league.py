@@ -8,8 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from hanse.errors import ConfigError, SiteError
@@ -17,6 +18,8 @@ from hanse.errors import ConfigError, SiteError
 if TYPE_CHECKING:
     from hanse.live.runtime import Runtime, StateDir
     from hanse.view import LeagueView
+
+Found = TypeVar("Found")
 
 TIMEOUT_S = 5.0
 KEY_PREFIX = "hanse-"
@@ -171,3 +174,20 @@ def message_of(answer: Any) -> str:
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
         return str(answer["error"].get("message"))
     return str(answer)
+
+
+def last_decided(
+    state: Path | None, reading: Callable[..., Found | None], *, got: str, allowed: str, fix: str
+) -> Found:
+    """What `reading` finds last in a league's controller's log (`event_log.last_of`).
+
+    Raises:
+        ConfigError: there is none; `got`, `allowed` and `fix` say so.
+    """
+    from hanse.live.event_log import last_of
+
+    where = state_dir(state).path
+    found = last_of(where, reading)
+    if found is None:
+        raise ConfigError(str(where), got=got, allowed=allowed, fix=fix)
+    return found

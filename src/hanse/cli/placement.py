@@ -54,20 +54,16 @@ def placement(
 
 
 def _last(state: Path | None) -> LastPlacement:
-    from hanse.cli.league import state_dir
+    from hanse.cli.league import last_decided
     from hanse.dispatch.eventlog import last_placement
-    from hanse.live.event_log import last_of
 
-    where = state_dir(state).path
-    found = last_of(where, last_placement)
-    if found is None:
-        raise ConfigError(
-            str(where),
-            got="no placement in the controller's log",
-            allowed="a league whose controller places",
-            fix="set `places = true` under [slow_loop] in the fleet file, and wait for the first requests; with it unset, `[[placement]]` holds",
-        )
-    return found
+    return last_decided(
+        state,
+        last_placement,
+        got="no placement in the controller's log",
+        allowed="a league whose controller places",
+        fix="set `places = true` under [slow_loop] in the fleet file, and wait for the first requests; with it unset, `[[placement]]` holds",
+    )
 
 
 def _explained(found: LastPlacement, service: str, site: str) -> Explanation:

@@ -60,20 +60,16 @@ def schedule(
 
 
 def _last(state: Path | None) -> LastSchedule:
-    from hanse.cli.league import state_dir
+    from hanse.cli.league import last_decided
     from hanse.dispatch.eventlog import last_schedule
-    from hanse.live.event_log import last_of
 
-    where = state_dir(state).path
-    found = last_of(where, last_schedule)
-    if found is None:
-        raise ConfigError(
-            str(where),
-            got="no schedule in the controller's log",
-            allowed="a league whose controller places, with batches or batteries",
-            fix="set `places = true` under [slow_loop] in the fleet file, give a site `battery_kwh` or send a batch (`/v1/batches`), and wait for `schedule_every_s`",
-        )
-    return found
+    return last_decided(
+        state,
+        last_schedule,
+        got="no schedule in the controller's log",
+        allowed="a league whose controller places, with batches or batteries",
+        fix="set `places = true` under [slow_loop] in the fleet file, give a site `battery_kwh` or send a batch (`/v1/batches`), and wait for `schedule_every_s`",
+    )
 
 
 # --- spans of time
@@ -108,9 +104,9 @@ def _clock(at_s: float, since_s: float) -> str:
     return time.strftime("%H:%M" if same else "%d. %H:%M", time.gmtime(at_s))
 
 
-def _said(spans: Sequence[Span], since_s: float, unit: str) -> str:
+def _said(spans: Sequence[Span], since_s: float) -> str:
     told = [
-        f"{_clock(a.begin_s, since_s)}-{_clock(a.end_s, a.begin_s)} {a.mean:.3g}{unit}"
+        f"{_clock(a.begin_s, since_s)}-{_clock(a.end_s, a.begin_s)} {a.mean:.3g}"
         for a in spans[:SPANS_MAX]
     ]
     more = f" and {len(spans) - SPANS_MAX} times more" if len(spans) > SPANS_MAX else ""
@@ -203,7 +199,7 @@ def _jobs_table(found: LastSchedule, title: str) -> Any:
     for plan in found.answer.jobs:
         job = _job(found, plan)
         where = "; ".join(
-            f"{run['site']}: " + _said([Span(**s) for s in run["spans"]], since, "")
+            f"{run['site']}: " + _said([Span(**s) for s in run["spans"]], since)
             for run in job["runs"]
             if run["spans"]
         )
@@ -242,7 +238,7 @@ def _sites_table(found: LastSchedule, title: str) -> Any:
             *(f"{kwh:.4g}" if kwh > KW_MIN else "" for kwh in sums),
             _battery(site.battery),
             *(
-                _said(list(_spans(answer.start_s, answer.step_s, row, KW_MIN)), answer.start_s, "")
+                _said(list(_spans(answer.start_s, answer.step_s, row, KW_MIN)), answer.start_s)
                 for row in (plan.charge_kw, plan.discharge_kw)
             ),
         )
