@@ -209,6 +209,34 @@ class SiteStatus(Report, frozen=True, kw_only=True):
     """Other sites whose gateways do not answer its own; None: it does not say."""
 
 
+class WorkSpan(Value, frozen=True, kw_only=True):
+    """Lines of a batch that are planned to begin at one site."""
+
+    site: str
+    begin_s: float
+    end_s: float
+    lines: float
+
+
+class WorkView(Value, frozen=True, kw_only=True):
+    """An open batch, and what the newest schedule says of it."""
+
+    job: str
+    service: str
+    home: str
+    tenant: str
+    data_class: str
+    left: float
+    """Lines."""
+    deadline_at_s: float
+    planned: bool
+    """False: it came after the newest schedule, and is spread over its time."""
+    spans: tuple[WorkSpan, ...] = ()
+    """By begin; what is over is not among them."""
+    unmet: str = ""
+    """What the schedule does not keep, why, and what would cure it."""
+
+
 class LinkStatus(Value, frozen=True, kw_only=True):
     """One WAN link as the emulator (or a probe) sees it."""
 
@@ -304,6 +332,10 @@ class LeagueView(Value, frozen=True, kw_only=True):
     """In force at the hub."""
     hubs: tuple[HubView, ...] = ()
     """Where several decide."""
+    places: bool = False
+    """Whether the controller plans where engines and batches run; else homes tell it of no batch."""
+    work: tuple[WorkView, ...] = ()
+    """Open batches, by deadline; known to the hub that leads."""
 
 
 class _Sum:
@@ -373,6 +405,7 @@ class ViewState:
         self.verdicts: Mapping[str, str] = {}
         self.fleet_revision = 0
         self.hubs: tuple[HubView, ...] = ()
+        self.work: tuple[WorkView, ...] = ()
         self._fleet_table_version = 0
         """The first table that is made from the fleet in force."""
         self.notes: tuple[str, ...] = ()
@@ -431,6 +464,8 @@ class ViewState:
             notes=self.notes,
             fleet_revision=self.fleet_revision,
             hubs=self.hubs,
+            places=self.fleet.slow_loop.places,
+            work=self.work,
         )
 
     def _site(self, index: int, now_s: float) -> SiteView:
@@ -522,6 +557,8 @@ __all__ = [
     "StandingView",
     "Tally",
     "ViewState",
+    "WorkSpan",
+    "WorkView",
     "link_id",
     "read_status",
     "tally_line",

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from hanse.model.read import read_fleet
 from hanse.view import (
@@ -16,6 +17,8 @@ from hanse.view import (
     PowerStatus,
     SiteStatus,
     ViewState,
+    WorkSpan,
+    WorkView,
 )
 
 LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
@@ -88,6 +91,19 @@ class FakeLeague:
         central = CentralVerdict(outcome="refused", rules=rules)
         fields: dict[str, object] = {"outcome": "refused", "rules": rules, "central": central}
         return self._row(entry, fields | changes)
+
+    def batch(self, name: str, **changes: object) -> None:
+        """One more open batch, planned at two sites unless told otherwise."""
+        soon = WorkSpan(site="lyon", begin_s=self.now_s - 5.0, end_s=self.now_s + 1500.0, lines=820)
+        later = WorkSpan(
+            site="virginia", begin_s=self.now_s + 5e4, end_s=self.now_s + 6e4, lines=400
+        )
+        row = WorkView(
+            job=name, service="chat", home="lyon", tenant="demo", data_class="personal", left=1220.0,
+            deadline_at_s=self.now_s + 86_400.0, planned=True, spans=(soon, later),
+        )  # fmt: skip
+        self.state.work = (*self.state.work, replace(row, **changes))
+        self.tell()
 
     def cut(self, a: str, b: str, *, one_way: bool = False) -> None:
         """Cut a link, or only its way from a to b."""

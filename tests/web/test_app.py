@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from starlette.testclient import TestClient
 
 import hanse.web
@@ -49,6 +50,28 @@ def test_the_page_is_complete_without_javascript(client: TestClient, league: Fak
     assert "predicted, <br>declared hardware" in page.text
     assert "no transfer" in page.text
     assert 'data-testid="tally-central-law"' in page.text
+
+
+def test_batches_are_shown_where_the_controller_plans(
+    client: TestClient, league: FakeLeague
+) -> None:
+    assert 'id="work-title"' not in client.get("/").text
+    loop = replace(league.fleet.slow_loop, places=True)
+    league.state.follow(replace(league.fleet, slow_loop=loop), {})
+    assert "No batch is open." in client.get("/").text
+    league.batch("batch-1", unmet="too late; more chips")
+    league.batch("batch-2", planned=False, spans=())
+    text = client.get("/").text
+    assert 'data-testid="work-batch-1"' in text
+    assert "lyon now – " in text and "820 lines" in text
+    assert "too late; more chips" in text
+    assert "no plan yet" in text
+    for n in range(40):
+        league.batch(f"batch-{n + 3}", spans=league.state.work[0].spans * 3)
+    text = client.get("/").text
+    assert "and 3 times more" in text
+    assert "And 30 that are due later" in text
+    assert text.count('data-testid="work-') == 12
 
 
 def test_the_view_is_given_as_json_that_decodes_to_itself(

@@ -178,6 +178,8 @@ def test_the_page_never_scrolls_sideways(league: FakeLeague, look: Any, width: i
     async def scenario(page: Page) -> None:
         for _ in range(3):
             league.refuse("tallinn", "A-VERY-LONG-RULE-ID-OF-SOME-ACT", "ANOTHER-LONG-RULE-ID")
+        league.batch("batch-" + "0123456789abcdef" * 3, unmet="chips are short here " * 9)
+        await expect(page.locator("#work tbody tr")).to_be_visible()
         await expect(page.get_by_test_id("refusal-ANOTHER-LONG-RULE-ID")).to_be_visible()
         inside = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert inside[0] <= inside[1]
@@ -200,8 +202,10 @@ def test_hostile_text_runs_nothing(league: FakeLeague, look: Any) -> None:
         evil = "<img src=x onerror=window.hit=1>"
         row = league.refuse(evil, evil, key_id=evil, request_id=f"evil{evil}")
         league.state.notes = (evil,)
+        league.batch(evil, service=evil, home=evil, tenant=evil, unmet=evil)
         league.tell()
         await expect(page.locator(".notes")).to_contain_text(evil)
+        await expect(page.locator("#work .unmet")).to_have_text(evil)
         await page.locator("#decisions tbody tr").first.click()
         await expect(page.get_by_role("dialog")).to_contain_text(row.request_id)
         assert await page.evaluate("window.hit") is None

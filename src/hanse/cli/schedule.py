@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from hanse.cli.options import Hours
 from hanse.cli.output import print_json, say, table_console
@@ -15,6 +15,7 @@ from hanse.units import hours_from_s, s_from_hours
 if TYPE_CHECKING:
     from hanse.dispatch.defer_problem import DeferBattery, JobPlan, SitePlan
     from hanse.dispatch.eventlog import LastSchedule
+    from hanse.dispatch.follow import Span
 
 KW_MIN: Final = 0.001
 """Less is shown as nothing."""
@@ -72,30 +73,7 @@ def _last(state: Path | None) -> LastSchedule:
     )
 
 
-# --- spans of time
-
-
-class Span(NamedTuple):
-    """Steps one after the other in which something goes on."""
-
-    begin_s: float
-    end_s: float
-    mean: float
-
-
-def _spans(
-    start_s: float, step_s: Sequence[float], values: Sequence[float], least: float
-) -> Iterator[Span]:
-    """Where values [step] are above `least`."""
-    begin, total, at = 0.0, 0.0, start_s
-    for length, value in zip((*step_s, 0.0), (*values, 0.0), strict=True):
-        if value > least:
-            begin = begin if total else at
-            total += value * length
-        elif total:
-            yield Span(begin, at, total / (at - begin))
-            total = 0.0
-        at += length
+# --- times
 
 
 def _clock(at_s: float, since_s: float) -> str:
@@ -104,12 +82,12 @@ def _clock(at_s: float, since_s: float) -> str:
     return time.strftime("%H:%M" if same else "%d. %H:%M", time.gmtime(at_s))
 
 
-def _said(spans: Sequence[Span], since_s: float) -> str:
+def _said(found: Sequence[Span], since_s: float) -> str:
     told = [
         f"{_clock(a.begin_s, since_s)}-{_clock(a.end_s, a.begin_s)} {a.mean:.3g}"
-        for a in spans[:SPANS_MAX]
+        for a in found[:SPANS_MAX]
     ]
-    more = f" and {len(spans) - SPANS_MAX} times more" if len(spans) > SPANS_MAX else ""
+    more = f" and {len(found) - SPANS_MAX} times more" if len(found) > SPANS_MAX else ""
     return ", ".join(told) + more
 
 
@@ -134,6 +112,8 @@ def _document(found: LastSchedule, site: str | None) -> dict[str, Any]:
 
 
 def _job(found: LastSchedule, plan: JobPlan) -> dict[str, Any]:
+    from hanse.dispatch.follow import spans
+
     answer = found.answer
     one = next(j for j in found.problem.jobs if j.job.id == plan.job)
     return {
@@ -153,7 +133,7 @@ def _job(found: LastSchedule, plan: JobPlan) -> dict[str, Any]:
                 "pool": run.pool,
                 "spans": [
                     span._asdict()
-                    for span in _spans(answer.start_s, answer.step_s, run.chips, CHIPS_MIN)
+                    for span in spans(answer.start_s, answer.step_s, run.chips, CHIPS_MIN)
                 ],
             }
             for run in plan.runs
@@ -190,6 +170,8 @@ def _say(found: LastSchedule) -> None:
 def _jobs_table(found: LastSchedule, title: str) -> Any:
     from rich.table import Table
 
+    from hanse.dispatch.follow import Span
+
     table = Table(title=title)
     for name in ("job", "kind", "home", "runs at (UTC, chips)"):
         table.add_column(name)
@@ -220,6 +202,8 @@ def _jobs_table(found: LastSchedule, title: str) -> Any:
 def _sites_table(found: LastSchedule, title: str) -> Any:
     from rich.table import Table
 
+    from hanse.dispatch.follow import spans
+
     table = Table(title=title)
     table.add_column("site")
     for name in ("draws kWh", "sun and wind", "imports", "exports", "curtailed"):
@@ -238,7 +222,7 @@ def _sites_table(found: LastSchedule, title: str) -> Any:
             *(f"{kwh:.4g}" if kwh > KW_MIN else "" for kwh in sums),
             _battery(site.battery),
             *(
-                _said(list(_spans(answer.start_s, answer.step_s, row, KW_MIN)), answer.start_s)
+                _said(list(spans(answer.start_s, answer.step_s, row, KW_MIN)), answer.start_s)
                 for row in (plan.charge_kw, plan.discharge_kw)
             ),
         )

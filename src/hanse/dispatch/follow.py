@@ -27,8 +27,8 @@ Whether there is room, and who gives way, is decided at the engines, by rules th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -200,6 +200,29 @@ def step_of(start_s: float, step_s: tuple[float, ...], at_s: float) -> int:
         if at_s < end_s:
             return t
     return -1
+
+
+class Span(NamedTuple):
+    """Steps one after the other in which something goes on."""
+
+    begin_s: float
+    end_s: float
+    mean: float
+
+
+def spans(
+    start_s: float, step_s: tuple[float, ...], values: Sequence[float], least: float = 0.0
+) -> Iterator[Span]:
+    """Where values [step] are above `least`."""
+    begin, total, at = 0.0, 0.0, start_s
+    for length, value in zip((*step_s, 0.0), (*values, 0.0), strict=True):
+        if value > least:
+            begin = begin if total else at
+            total += value * length
+        elif total:
+            yield Span(begin, at, total / (at - begin))
+            total = 0.0
+        at += length
 
 
 def holds(start_s: float, at_s: float, valid_s: float = PLAN_VALID_S) -> bool:

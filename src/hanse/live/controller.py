@@ -401,9 +401,11 @@ class Controller:
             if self._duties is not None and not self._alone:
                 self._view.epoch = self._duties.epoch_heard()
             self._schedules.drop()
+            self._view.work = ()
             return
         if (changed := self._jobs.due(now_s)) is not None:
             self._tell(changed)
+        self._view.work = self._schedules.shown(self._jobs.open, now_s)
         self._tell(ev.Ticked(at_s=now_s))
         if self._fleets is not None:
             await self._fleets.look(now_s, self._agree())
@@ -521,9 +523,7 @@ class Controller:
             elif isinstance(action, act.SolvePlacement | act.SolveSchedule):
                 self._slow.solve(action)
             elif isinstance(action, act.SendSchedule):
-                late = ", ".join(one.where for one in action.answer.violations) or "nothing late"
-                log_line(f"schedule of {len(action.answer.jobs)} jobs: {late}")
-                self._schedules.take(action.sites)
+                self._schedules.take(action)
             elif isinstance(action, act.StepDown):
                 self._epochs.see(action.epoch_seen)
                 if self._leads or self._alone:

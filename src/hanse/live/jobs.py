@@ -33,6 +33,8 @@ class JobBook:
         self._reports: dict[str, tuple[float, BatchReport]] = {}
         self._held_kwh: dict[str, float] = {}
         self._peak_kw: dict[str, float] = {}
+        self.open: tuple[Job, ...] = ()
+        """When it was last asked what is due."""
         self._told: JobsChanged | None = None
         self._told_at_s = float("-inf")
 
@@ -59,9 +61,10 @@ class JobBook:
 
     def due(self, now_s: float) -> JobsChanged | None:
         """The jobs, where others have come or gone, and now and then how far they are."""
+        self.open = self._jobs(now_s)
         event = JobsChanged(
             at_s=now_s,
-            jobs=self._jobs(now_s),
+            jobs=self.open,
             measured=Measured(
                 held_kwh=dict(sorted(self._held_kwh.items())),
                 peak_import_kw=dict(sorted(self._peak_kw.items())),

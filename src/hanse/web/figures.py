@@ -85,6 +85,12 @@ def clock(at_s: float) -> str:
     return datetime.fromtimestamp(at_s, UTC).strftime("%H:%M:%S")
 
 
+def moment(at_s: float, now_s: float) -> str:
+    """Time of day in UTC, with the date where it is another day's."""
+    at, now = (datetime.fromtimestamp(s, UTC) for s in (at_s, now_s))
+    return at.strftime("%H:%M:%S" if at.date() == now.date() else "%-d %b %H:%M")
+
+
 def stamp(at_s: float) -> str:
     """Date and time in UTC, as machines and people read it."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -21,9 +21,12 @@ from hanse.web.verdict import compare
 
 DECISIONS_SHOWN_MAX = 30
 """Rows one can take in; the picture keeps more, and /api/view.json has them."""
+WORK_MAX = 12
+SPANS_MAX = 3
+"""Batches, and spans of each: what is due first and begins first. The picture has all of them."""
 BARRED_MAX = 6
 """Rules listed for one big site: what bars most comes first, the tail says little."""
-SECTIONS = ("head", "verdict", "sites", "refusals", "links", "decisions")
+SECTIONS = ("head", "verdict", "sites", "work", "refusals", "links", "decisions")
 _HERE = Path(__file__).parent
 
 
@@ -65,6 +68,7 @@ class Pages:
             "count": figures.count,
             "power": figures.power,
             "clock": figures.clock,
+            "moment": figures.moment,
             "stamp": figures.stamp,
             "age": figures.age,
             "part": lambda text: quote(text, safe=""),
@@ -111,6 +115,8 @@ class Pages:
             "energy": figures.scale_for((cost.energy_wh for cost in known), "Wh"),
             "carbon": figures.scale_for((cost.carbon_g for cost in known), "gCO2e"),
             "table_lag": _table_lag(view),
+            "work_max": WORK_MAX,
+            "spans_max": SPANS_MAX,
         }
 
     def _refusals(self, counts: Sequence[tuple[str, int]]) -> tuple[RefusalLine, ...]:

@@ -3,7 +3,7 @@
 import { WorldMap } from "./map.js";
 import { Charts } from "./charts.js";
 
-const SECTIONS = ["head", "verdict", "sites", "refusals", "links", "decisions"];
+const SECTIONS = ["head", "verdict", "sites", "work", "refusals", "links", "decisions"];
 const LOST_AFTER_MS = 4000; // four pictures missed
 const byId = (id) => document.getElementById(id);
 
