@@ -2,7 +2,8 @@
 
 Run: `python benchmarks/year.py [--months 1-12 | 1,4,7,10] [--days N] [--workers 2] [--json] [--fresh]`. Needs `../shared/data` (weather and wholesale
 prices of 2022; carbon of the package). Each month of each alternative is one run of the twin, kept under `benchmarks/out/year`, so that an
-interrupted benchmark goes on. Here: runs and the table. Not here: the fleet and what is foreseen (`year_world`), any decision.
+interrupted benchmark goes on. `--read FILE` makes the table of runs that are on record (`year_2022.jsonl`: a kept run a line) instead, `--by-month`
+tells what each month cost. Here: runs and the table. Not here: the fleet and what is foreseen (`year_world`), any decision.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from hanse.twin.quantiles import quantile_ms
 from hanse.twin.simulate import Simulation
 from hanse.twin.tally import Tally, by_reason
 
+ALL = range(1, 13)
 ALTERNATIVES = ("fixed", "autoscaler", "forecast", "truth")
 LABELS = {
     "fixed": "fixed at each site's peak",
@@ -193,6 +195,24 @@ def one(task: tuple[str, int, float]) -> dict[str, Any]:
     return found
 
 
+def run_all(
+    tasks: list[tuple[str, int, float]], workers: int, *, fresh: bool
+) -> dict[tuple[str, int, float], dict[str, Any]]:
+    """What is not kept is run; all of them, by task."""
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(count_month, range(ALL_MONTHS))
+        todo = [t for t in tasks if fresh or kept(*t) is None]
+        begun = time.monotonic()
+        for i, r in enumerate(pool.imap_unordered(one, todo, chunksize=1), 1):
+            left_s = (time.monotonic() - begun) / i * (len(todo) - i)
+            print(
+                f"{i}/{len(todo)} {r['alternative']} month {r['month']}: {r['cpu_s']:.0f} CPU s; {left_s / 60.0:.0f} min left",
+                file=sys.stderr,
+            )
+    found = {task: kept(*task) for task in tasks}
+    return {task: run for task, run in found.items() if run is not None}
+
+
 def scaled(run: dict[str, Any]) -> dict[str, Any]:
     """A demand charge is a month's: of a month's first days only their part of it counts."""
     return run | {"usd_demand": run["usd_demand"] * run["hours"] / hours_in(run["month"])}
@@ -216,8 +236,8 @@ def row_of(t: dict[str, Any]) -> dict[str, float]:
     carbon_usd = tonnes * Weights().usd_per_tonne_co2e
     return {
         "requests, M": t["requests"] / 1e6,
-        "answered, %": 100.0 * t["served"] / t["requests"],
-        "within TTFT and TPOT, %": 100.0 * t["good"] / t["requests"],
+        "not answered": float(t["requests"] - t["served"]),
+        "within TTFT and TPOT, of a million": float(math.floor(1e6 * t["good"] / t["requests"])),
         "TTFT p50, ms": quantile_ms(t["ttft_counts"], 0.5) or math.nan,
         "TTFT p95, ms": quantile_ms(t["ttft_counts"], 0.95) or math.nan,
         "meter, MWh": t["facility_kwh"] / 1000.0,
@@ -256,9 +276,45 @@ def told(columns: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def told_by_month(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Cost + carbon price of each month, USD."""
+    lines = ["| month | " + " | ".join(LABELS[a] for a in runs) + " | forecasts over truth, % |"]
+    lines.append("|---:|" + "---:|" * (len(runs) + 1))
+    for row in zip(*runs.values(), strict=True):
+        cost = {
+            r["alternative"]: row_of(added([scaled(r)]))["cost + carbon price, USD"] for r in row
+        }
+        over = math.nan
+        if {"forecast", "truth"} <= set(cost):
+            over = 100.0 * (cost["forecast"] / cost["truth"] - 1.0)
+        cells = " | ".join(f"{usd:,.0f}" for usd in cost.values())
+        lines.append(f"| {row[0]['month']} | {cells} | {over:.1f} |")
+    return "\n".join(lines)
+
+
+def read_runs(path: Path) -> dict[tuple[str, int, float], dict[str, Any]]:
+    """Runs that are on record, a line each."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(r["alternative"], r["month"], r["days"]): r for r in found}
+
+
+def months_of(text: str) -> list[int]:
+    """First to last, or some of them."""
+    try:
+        first, _, last = text.partition("-")
+        found = [*range(int(first), int(last) + 1)] if last else [int(m) for m in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not set(found) <= set(ALL):
+        raise argparse.ArgumentTypeError(f"got {text!r}; allowed: 1-12, or some as 1,4,7,10")
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--months", default="1-12", help="first-last, or some with commas")
+    parser.add_argument(
+        "--months", type=months_of, help="first-last, or some with commas; all that there are"
+    )
     parser.add_argument(
         "--days", type=float, default=0.0, help="of each month, from its first on; 0: all"
     )
@@ -266,30 +322,29 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="forget runs that are kept")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="runs on record, a line each")
+    parser.add_argument("--by-month", action="store_true", help="also what each month cost")
     args = parser.parse_args()
-    if not SHARED.exists():
+    on_record = {} if args.read is None else read_runs(args.read)
+    months = args.months or sorted({m for _, m, _ in on_record}) or ALL
+    tasks = [(a, m, args.days or hours_in(m) / 24.0) for m in months for a in args.only.split(",")]
+    if args.read is not None:
+        known = on_record
+        if lacking := [task for task in tasks if task not in known]:
+            print(f"{args.read}: no run of {lacking}; name others by --months", file=sys.stderr)
+            return 2
+    elif not SHARED.exists():
         print(f"no data at {SHARED}: weather and prices of 2022 are needed", file=sys.stderr)
         return 2
-    first, _, last = args.months.partition("-")
-    months = range(int(first), int(last) + 1) if last else [int(m) for m in first.split(",")]
-    tasks = [(a, m, args.days or hours_in(m) / 24.0) for m in months for a in args.only.split(",")]
-    with multiprocessing.get_context("spawn").Pool(args.workers) as pool:
-        pool.map(count_month, range(ALL_MONTHS))
-        todo = [t for t in tasks if args.fresh or kept(*t) is None]
-        begun = time.monotonic()
-        for i, r in enumerate(pool.imap_unordered(one, todo, chunksize=1), 1):
-            left_s = (time.monotonic() - begun) / i * (len(todo) - i)
-            print(
-                f"{i}/{len(todo)} {r['alternative']} month {r['month']}: {r['cpu_s']:.0f} CPU s; {left_s / 60.0:.0f} min left",
-                file=sys.stderr,
-            )
+    else:
+        known = run_all(tasks, args.workers, fresh=args.fresh)
     runs: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:
-        found = kept(*task)
-        assert found is not None, task
-        runs.setdefault(task[0], []).append(found)
+        runs.setdefault(task[0], []).append(known[task])
     columns = {a: row_of(added([scaled(r) for r in mine])) for a, mine in runs.items()}
     print(json.dumps(columns) if args.json else told(columns))
+    if args.by_month and not args.json:
+        print("\n" + told_by_month(runs))
     return 0
 
 
