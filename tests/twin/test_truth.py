@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from hanse.model.read import read_fleet
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(BENCHMARKS))
 from rig import league_load, truth_twin  # noqa: E402
+
+sys.path.remove(str(BENCHMARKS))  # its twin.py is not these tests' `twin`
 
 LEAGUE = read_fleet(BENCHMARKS.parent / "examples" / "league.toml")
 ENGINES = truth_twin.engine_names(LEAGUE)
