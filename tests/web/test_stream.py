@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hanse.view import LeagueView
+from hanse.web.page import SECTIONS
 from hanse.web.stream import Feed, Frame, Pace, event
 from web.fake_league import FakeLeague
 from web.serving import serving
@@ -83,14 +84,16 @@ def test_the_pages_own_stream_carries_its_sections_too(rng: np.random.Generator)
     async def scenario() -> None:
         league = FakeLeague(rng)
         row = league.serve("tallinn", "lyon")
+        league.batch("batch-1")
         async with (
             serving(league) as (url, _),
             httpx2.AsyncClient() as client,
             client.stream("GET", f"{url}/api/stream?page=1") as answer,
         ):
             sections = json.loads((await first(answer, "page"))[0])
-            assert set(sections) == {"head", "verdict", "sites", "refusals", "links", "decisions"}
+            assert set(sections) == set(SECTIONS)
             assert f"decision-{row.request_id}" in sections["decisions"]
+            assert "work-batch-1" in sections["work"]
 
     run(scenario())
 
