@@ -24,7 +24,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_tidy.py
 .DELETE_ON_ERROR:
 
 up: $(VENV)/.run
-	@$(BIN)/hanse warm
+	@$(BIN)/hanse warm $(FLEET)
 	@exec $(BIN)/hanse up $(FLEET) $(ARGS)
 
 test: $(VENV)/.dev
