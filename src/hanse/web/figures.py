@@ -86,9 +86,9 @@ def clock(at_s: float) -> str:
 
 
 def moment(at_s: float, now_s: float) -> str:
-    """Time of day in UTC, with the date where it is another day's."""
+    """Hour and minute in UTC, with the date where it is another day's."""
     at, now = (datetime.fromtimestamp(s, UTC) for s in (at_s, now_s))
-    return at.strftime("%H:%M:%S" if at.date() == now.date() else "%-d %b %H:%M")
+    return at.strftime("%H:%M" if at.date() == now.date() else "%-d %b %H:%M")
 
 
 def stamp(at_s: float) -> str:
