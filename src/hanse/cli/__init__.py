@@ -17,6 +17,8 @@ from hanse import __version__
 from hanse.errors import HanseError
 
 READER_GONE = 141
+THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Of numpy's libraries: a command's matrices are small, and threads that wait for each other on a busy machine take many times as long."""
 app = App(
     name="hanse",
     help="Run AI workloads over many small data centers as one service.",
@@ -119,6 +121,8 @@ for _name, (_where, _line) in COMMANDS.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command that the process was started with."""
+    for name, count in THREADS.items():  # before any command imports numpy
+        os.environ.setdefault(name, count)
     try:
         code = app(arguments, exit_on_error=False, result_action="return_value")
         sys.stdout.flush()

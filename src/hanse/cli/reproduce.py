@@ -44,12 +44,16 @@ def reproduce(
     if not name:
         _list({one: question for one, (_, question) in REPRODUCTIONS.items()}, json)
         return 0
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     from hanse.twin.reproduce.inputs import data_dir
 
-    if name in REPRODUCTIONS:  # an unknown name is the first thing to hear of
-        answer = rerun(name, data_dir(data))
-    else:
-        answer = rerun(name, Path())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(f"Running {name}", total=None)
+        # an unknown name is the first thing to hear of
+        answer = rerun(name, data_dir(data) if name in REPRODUCTIONS else Path())
     if svg is not None:
         from hanse.twin.reproduce.picture import draw
 
