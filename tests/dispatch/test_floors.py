@@ -135,6 +135,31 @@ def believed(name: str, up: Counter[str]) -> SiteBelief:
     )
 
 
+def test_a_silent_site_keeps_its_floor_while_it_may_serve_on_and_no_other_leans_on_it() -> None:
+    league = made(2)
+    wanted = placed((1, 0, 0), at="b")
+
+    def floors(**sites: SiteBelief) -> tuple[Floor, ...]:
+        return league_floors(league, wanted, sites)
+
+    here, there = (
+        dataclasses.replace(
+            believed(name, Counter()),
+            serving=placed((1, 0, 0), at=name),
+            up=False,
+            heard_at_s=1.0,
+            verdict="cut",
+        )
+        for name in "ab"
+    )
+    empty = believed("b", Counter())
+    assert floors(a=here, b=empty) == (Floor(site="a", service="chat", replicas_min=1),)
+    assert floors(a=dataclasses.replace(here, verdict="dead"), b=empty) == ()
+    up = dataclasses.replace(here, up=True)
+    assert floors(a=up, b=dataclasses.replace(there, up=True)) == ()
+    assert floors(a=up, b=there) == (Floor(site="a", service="chat", replicas_min=1),)
+
+
 def test_two_full_sites_that_exchange_services_do_not_wait_for_each_other_for_ever() -> None:
     league = made(1)
     sites = {"a": believed("a", Counter(chat=1)), "b": believed("b", Counter(code=1))}

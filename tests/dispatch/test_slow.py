@@ -168,6 +168,40 @@ def test_a_site_that_is_drained_meanwhile_makes_the_answer_old_and_is_asked_for_
     assert anew is not None and [s.hosts for s in anew.sites] == [True, False, True]
 
 
+def test_a_placement_that_goes_on_is_sent_again_under_another_fleet_file(shell: Shell) -> None:
+    """A site whose agent restarts takes none that was decided for the file before."""
+    problem = shell.asked(NOW_S + 1.0)
+    assert problem is not None
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 2.0, answer=solve(problem)))
+    belief = shell.dispatcher.belief
+    assert belief is not None
+
+    def sent(at_s: float) -> list[ev.PlacementDecided]:
+        actions = shell.tell(ev.Ticked(at_s=at_s))
+        found = [
+            ev.event_from_bytes(a.content) for a in actions if isinstance(a, act.SendPlacement)
+        ]
+        return [one for one in found if isinstance(one, ev.PlacementDecided)]
+
+    (before,) = sent(NOW_S + 3.0)
+    assert sent(NOW_S + 4.0) == []
+    dearer = msgspec.structs.replace(
+        made(), weights=msgspec.structs.replace(made().weights, usd_per_tonne_co2e=99.0)
+    )
+    epoch, version = belief.placement_version
+    shell.tell(
+        ev.FleetLoaded(
+            at_s=NOW_S + 5.0, fleet=dearer, placements=belief.placements,
+            placement_epoch=epoch, placement_version=version,
+        )
+    )  # fmt: skip
+    (after,) = sent(NOW_S + 6.0)
+    assert after.placements == before.placements
+    assert after.fleet_digest != before.fleet_digest
+    assert (after.epoch, after.version) == (before.epoch, before.version + 1)
+    assert sent(NOW_S + 7.0) == []
+
+
 def test_a_question_that_nobody_answers_is_asked_anew(shell: Shell) -> None:
     assert shell.asked(NOW_S + 1.0) is not None
     assert shell.asked(NOW_S + ANSWER_S_MAX) is None
@@ -181,18 +215,102 @@ def test_a_new_leader_waits_for_an_outlook_of_its_own(shell: Shell) -> None:
     assert shell.asked(NOW_S + 12.0) is not None
 
 
+NO_DRIVER = ev.EngineFailing(
+    at_s=NOW_S, site="a", service="chat", variant="v0", pool="gpu", why="no driver"
+)
+
+
+def up(shell: Shell, site: str, replicas: int) -> None:
+    """A site says how many replicas of its placement are up."""
+    mine = next(p for p in shell.placements if p.site == site)
+    serving = (msgspec.structs.replace(mine, replicas=replicas),) if replicas else ()
+    shell.tell(ev.SiteHeard(at_s=NOW_S + 1.0, site=site, epoch=1, table_version=1, serving=serving))
+
+
+def capacity_rps(problem: PlaceProblem, placements: tuple[Placement, ...], but: str) -> float:
+    """Of all replicas that are placed, without one site's."""
+    each = {
+        (problem.sites[problem.pools[o.pool].site].id, o.variant, o.chips): o.requests_per_s
+        for o in problem.offers
+    }
+    return sum(
+        each[p.site, p.variant, p.chips or 1] * p.replicas for p in placements if p.site != but
+    )
+
+
 def test_what_does_not_start_somewhere_is_not_placed_there(shell: Shell) -> None:
     shell.tell(ev.PlacementDecided(at_s=NOW_S, source="test", placements=shell.placements[1:]))
-    shell.tell(
-        ev.EngineFailing(
-            at_s=NOW_S, site="a", service="chat", variant="v0", pool="gpu", why="no driver"
-        )
-    )
+    shell.tell(NO_DRIVER)
     problem = shell.asked(NOW_S + 20.0)
     assert problem is not None
     assert not [o for o in problem.offers if problem.pools[o.pool].site == 0]
     shell.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
     assert shell.placements and "a" not in {p.site for p in shell.placements}
+
+
+def test_what_is_placed_and_does_not_start_is_not_counted_on_and_goes_on_trying(
+    shell: Shell,
+) -> None:
+    stuck = next(p for p in shell.placements if p.site == "a")
+    up(shell, "a", 0)
+    shell.tell(NO_DRIVER)
+    problem = shell.asked(NOW_S + 20.0)
+    assert problem is not None
+    assert problem.kept == (stuck,)
+    assert problem.pools[0].chips == 3
+    assert not [o for o in problem.offers if problem.pools[o.pool].site == 0]
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
+    assert [p for p in shell.placements if p.site == "a"] == [stuck], "neither more nor other"
+    assert capacity_rps(problem, shell.placements, but="a") >= 40.0
+
+    up(shell, "a", 1)
+    shell.tell(msgspec.structs.replace(NO_DRIVER, at_s=NOW_S + 60.0, why=""))
+    problem = shell.asked(NOW_S + 61.0)
+    assert problem is not None and problem.kept == ()
+    assert [o.replicas for o in problem.offers if problem.pools[o.pool].site == 0 and o.replicas]
+
+
+def test_of_replicas_of_which_some_do_not_start_those_that_are_up_are_counted_on() -> None:
+    rates = {}
+    for there in (1, 2, 3):
+        one = Shell()
+        one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(40.0)))
+        placed = (msgspec.structs.replace(one.placements[0], replicas=3), *one.placements[1:])
+        one.tell(ev.PlacementDecided(at_s=NOW_S, source="test", placements=placed))
+        up(one, "a", there)
+        one.tell(NO_DRIVER)
+        problem = one.asked(NOW_S + 20.0)
+        assert problem is not None
+        (ill,) = [o for o in problem.offers if problem.pools[o.pool].site == 0]
+        assert ill.fixed and ill.placed == placed[0]
+        rates[there] = ill.requests_per_s
+        one.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
+        assert [p for p in one.placements if p.site == "a"] == [placed[0]]
+    assert rates[3] == pytest.approx(3.0 * rates[1]) == pytest.approx(1.5 * rates[2])
+
+
+def test_what_nobody_asks_for_is_not_tried_again(shell: Shell) -> None:
+    up(shell, "a", 0)
+    shell.tell(NO_DRIVER)
+    nobody = outlook(40.0)
+    shell.tell(
+        ev.OutlookIssued(
+            at_s=NOW_S + 2.0,
+            outlook=msgspec.structs.replace(
+                nobody,
+                demand=tuple(
+                    msgspec.structs.replace(
+                        d, requests_per_s=(0.0, 0.0), requests_per_s_high=(0.0, 0.0)
+                    )
+                    for d in nobody.demand
+                ),
+            ),
+        )
+    )
+    problem = shell.asked(NOW_S + 20.0)
+    assert problem is not None and problem.kept == ()
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
+    assert "a" not in {p.site for p in shell.placements}
 
 
 def test_power_that_costs_less_than_nothing_is_no_reason_to_draw_without_end() -> None:

@@ -33,8 +33,8 @@ LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
 class Hub:
     """A prepared league with its hub's bus running; controllers run inside the test."""
 
-    def __init__(self, directory: Path) -> None:
-        text = LEAGUE.read_text()
+    def __init__(self, directory: Path, more: str = "") -> None:
+        text = LEAGUE.read_text() + more
         for port in range(8101, 8106):
             text = text.replace(f"port = {port}", "port = 0")
         feeds = directory / "feeds.toml"
@@ -150,9 +150,9 @@ async def until(claim: Callable[[], bool], limit_s: float = 30.0) -> None:
         await asyncio.sleep(0.02)
 
 
-def run(tmp_path: Path, body: Callable[[Hub], Awaitable[None]]) -> None:
+def run(tmp_path: Path, body: Callable[[Hub], Awaitable[None]], more: str = "") -> None:
     async def whole() -> None:
-        hub = Hub(tmp_path)
+        hub = Hub(tmp_path, more)
         async with hub.running():
             await body(hub)
 
@@ -185,6 +185,21 @@ def test_after_a_restart_epoch_and_version_rise_and_offers_stay(tmp_path: Path) 
         assert second.meta.offers == first.meta.offers
 
     run(tmp_path, body)
+
+
+def test_a_leader_foresees_at_once_and_not_when_the_next_outlook_would_be_due(
+    tmp_path: Path,
+) -> None:
+    async def body(hub: Hub) -> None:
+        hub.start()
+        controller = hub.controllers["one"][0]
+        assert controller._slow.every_s == 300.0
+        await until(lambda: controller._dispatcher.slow.outlook is not None)
+        controller._take_epoch()
+        assert controller._dispatcher.slow.outlook is None
+        await until(lambda: controller._dispatcher.slow.outlook is not None)
+
+    run(tmp_path, body, "\n[slow_loop]\nplaces = true\n")
 
 
 @pytest.mark.long

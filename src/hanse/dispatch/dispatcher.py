@@ -138,6 +138,7 @@ class Dispatcher:
             engines=old.engines if old else {},
         )
         self.stale = True
+        self._told = ()  # a site takes no placement of another fleet file than its own
         done: list[Action] = [self._log("warning", str(problem)) for problem in law.problems]
         if misfit:
             done.append(self._log("warning", f"the fleet file's placement holds again: {misfit}"))

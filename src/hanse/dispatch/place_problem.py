@@ -6,6 +6,7 @@ solving (`place`), forecasts (`signals`), what a replica serves (`place_offers`,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hanse.catalogue import accelerator
-from hanse.dispatch.belief import Belief, engines_of
+from hanse.dispatch.belief import Belief, SiteBelief, engines_of
 from hanse.dispatch.choose import WIRE_BYTES_PER_TOKEN_OUT
 from hanse.dispatch.paths import paths_from
 from hanse.dispatch.place_offers import NODE_CHIPS, Here, Power, Work, offers_of, stepped, work_of
@@ -32,7 +33,7 @@ from hanse.dispatch.place_values import (
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
 from hanse.energy.plant import empty_w, host_w, it_kw_rated
 from hanse.model.check import ENGINES_PER_SITE_MAX
-from hanse.model.fleet import Id, Placement, Site
+from hanse.model.fleet import Id, Placement, Service, Site
 from hanse.model.workloads import any_chips
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 from hanse.units import (
@@ -196,7 +197,7 @@ def _export_usd(site: Site) -> float:
 def _hardware(
     belief: Belief, sites: tuple[PlaceSite, ...], works: Sequence[Work | None], usd_per_g: float
 ) -> tuple[tuple[PlacePool, ...], tuple[PlaceOffer, ...], list[Placement]]:
-    """Pools, offers, and placements of which nobody can tell what they serve: their chips are no others'."""
+    """Pools, offers, and placements of which nobody can tell what they serve, or that do not start: their chips are no others'."""
     heres: list[Here] = []
     slot_tokens: dict[str, int] = {}
     for p in belief.fleet.placements:
@@ -213,13 +214,19 @@ def _hardware(
             fixed = belief.sites[site.id].apart or pool.driver == "external"
             heres.append(Here(len(heres), s, pool, chip, power, mine, slot_tokens, fixed))
     offers = _offers(belief, heres, works)
-    rated = {(o.pool, belief.fleet.services[o.service].id, o.variant, o.chips) for o in offers}
+    rated = {
+        (o.pool, belief.fleet.services[o.service].id, o.variant, o.chips)
+        for o in offers
+        if not o.fixed
+    }
+    standing = {(o.pool, o.placed) for o in offers if o.fixed}
     untold = {
         (here.number, p): chips
         for here in heres
         if belief.sites[belief.fleet.sites[here.site].id].hosts
         for p, chips in here.placed
         if (here.number, p.service, p.variant, chips) not in rated
+        and (here.number, p) not in standing
     }
     taken = [0] * len(heres)
     for (i, p), chips in untold.items():
@@ -244,19 +251,47 @@ def _offers(
                 if work is None and not mine:
                     continue
                 # What stands at a site that hosts nothing is kept, and is no way to serve.
-                own = here._replace(placed=mine if sites[here.site].hosts else ())
-                found += [
-                    # What does not start there is placed elsewhere; what runs there in spite of it stays.
-                    one for one in offers_of(q, service, own, work or USUAL, late=late)
-                    if one.replicas
-                    or (service.id, one.variant, here.pool.id) not in sites[here.site].failing
-                ]  # fmt: skip
+                known = sites[here.site]
+                own = here._replace(placed=mine if known.hosts else ())
+                # Of what nobody asks for nothing need be kept.
+                ill = set[str]() if work is None and not own.fixed else _ill(service, own, known)
+                every = offers_of(q, service, own, work or USUAL, late=late)
+                found += [one for one in every if one.variant not in ill]
+                if ill:
+                    found += _up_all_the_same(q, service, own, work or USUAL, ill, known)
         return found
 
     found = made(range(len(works)), False)
     in_time = {o.service for o in found if not o.late and sites[heres[o.pool].site].hosts}
     late = [q for q, work in enumerate(works) if work is not None and q not in in_time]
     return found if not late else [o for o in found if o.service not in late] + made(late, True)
+
+
+def _ill(service: Service, here: Here, known: SiteBelief) -> set[str]:
+    """Variants of a service that do not start in a pool."""
+    return {v.id for v in service.variants if (service.id, v.id, here.pool.id) in known.failing}
+
+
+def _up_all_the_same(
+    q: int, service: Service, here: Here, work: Work, ill: set[str], known: SiteBelief
+) -> list[PlaceOffer]:
+    """Of variants that do not start in a pool: nothing new comes, and of what is placed counts what is up in spite of it. The rest is tried
+    again ever more rarely by its site; until it is up it keeps its chips (`_hardware`), and others are placed beside it.
+    """
+    up = Counter[tuple[str, int | None]]()
+    for p in known.serving:
+        if (p.service, p.pool) == (service.id, here.pool.id):
+            up[p.variant, p.chips] += p.replicas
+    found = []
+    for p, chips in here.placed:
+        there = min(up[p.variant, p.chips], p.replicas) if p.variant in ill else 0
+        if there:
+            stands = here._replace(placed=((p, chips),), fixed=True)
+            found += [
+                replace(one, requests_per_s=one.requests_per_s * there / p.replicas)
+                for one in offers_of(q, service, stands, work)
+            ]
+    return found
 
 
 def _placed(belief: Belief, site: Site) -> list[tuple[Placement, int]]:

@@ -269,7 +269,9 @@ def league_floors(
     the other, each when the one before is up again; the last replica of a service goes only where every other choice is one, too.
     """
     wanted = _by_service(placements)
-    up = _by_service(p for name in sorted(sites) if sites[name].up for p in sites[name].serving)
+    # A site that is silent may serve on, and then keeps what is asked of it; others do not lean on it.
+    up = _by_service(p for site in sites.values() if site.up or site.apart for p in site.serving)
+    heard = _by_service(p for site in sites.values() if site.up for p in site.serving)
     free = _league_room(fleet, sites)
     floors: list[Floor] = []
     lost: list[float] = []
@@ -278,13 +280,14 @@ def league_floors(
     for service in sorted(up):
         to_be, there = wanted.get(service, Counter()), up[service]
         alike = to_be & there
-        short = min(_slots(to_be), _slots(there)) - _slots(alike)
+        short = min(_slots(to_be), _slots(there))
+        short -= _slots(alike & heard.get(service, Counter()))
         stay: Counter[str] = Counter()
         keep: Counter[str] = Counter()
         for kind in sorted(there):
             stay[kind[0]] += alike[kind]
         over = there - to_be
-        for site in sorted({kind[0] for kind in over}):
+        for site in sorted({kind[0] for kind in over}, key=lambda s: (not sites[s].up, s)):
             leaving = sorted(k[3] for k in over.elements() if k[0] == site)
             while short > 0 and keep[site] < len(leaving):
                 short -= leaving[keep[site]]
@@ -295,7 +298,7 @@ def league_floors(
             largest = max(k[3] for k in over if k[0] == site)
             lost.append(largest / _slots(there))
     for p in placements:
-        if up.get(p.service, Counter())[_kind(p)] < wanted[p.service][_kind(p)]:
+        if heard.get(p.service, Counter())[_kind(p)] < wanted[p.service][_kind(p)]:
             moves = moves or free.get((p.site, p.pool), 0) >= (p.chips or 1)
             # To be placed elsewhere: nothing goes for its sake.
             moves = moves or bool(sites[p.site].failing)

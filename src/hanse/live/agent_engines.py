@@ -173,8 +173,11 @@ class EngineKeeper:
         self._handle(msgspec.structs.replace(decided, at_s=time.time()))
         return self.placement_version == (decided.epoch, decided.version)
 
-    def follow(self, fleet: Fleet) -> None:
-        """Another fleet is in force: what is placed here by it and as it was decided since is worked towards, nothing else is touched."""
+    def follow(self, fleet: Fleet) -> bool:
+        """Another fleet is in force: what is placed here by it and as it was decided since is worked towards, nothing else is touched.
+
+        Returns whether what was decided since goes on.
+        """
         belief = self.dispatcher.belief
         assert belief is not None, "the fleet was loaded"
         self.meter.follow(fleet)
@@ -191,6 +194,7 @@ class EngineKeeper:
             placement_version=version,
         )
         self._handle(event)
+        return placements is not None
 
     def drain(self, drained: bool) -> None:
         """The site takes no new requests, or takes them again; what runs goes on."""

@@ -240,8 +240,7 @@ class Controller:
         """Act by another revision from now on."""
         old, self._fleet = self._fleet, league.fleet()
         self._view.follow(self._fleet, client_urls(self._fleet, self._prepared.runtime))
-        feeds = _feeds(self._state, self._fleet)
-        if feeds != self._feeds:
+        if (feeds := _feeds(self._state, self._fleet)) != self._feeds:
             self._feeds, self._live = feeds, LiveFeed(feeds)
         self._slow.follow(self._fleet, self._live)
         self._jobs.follow(self._fleet.slow_loop.schedule_every_s)
@@ -341,6 +340,7 @@ class Controller:
             self._fleets.unsent = True
         log_line(f"leads under epoch {epoch}")
         self._tell(ev.EpochGranted(at_s=time.time(), epoch=epoch))
+        self._slow.look_soon()
         self._view.epoch = epoch
 
     @property
@@ -463,7 +463,7 @@ class Controller:
                     await self._slow.look()
                 except (HanseError, OSError, TimeoutError) as error:
                     log_line(repr(error))
-            places = self._fleet.slow_loop.places
+            places = self._leads and self._fleet.slow_loop.places
             await self._slow.pause(self._slow.every_s if places else PLACES_LOOK_S)
 
     def _feed_at(self, now_s: float) -> Feed:

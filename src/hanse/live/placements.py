@@ -13,7 +13,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
-from hanse.dispatch.events import PlacementDecided, event_from_bytes
+from hanse.dispatch.events import PlacementDecided, event_from_bytes, event_to_bytes
 from hanse.live import bus
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Value
@@ -59,11 +59,14 @@ class PlacementFile:
 
     def __init__(self, home: Path, fleet_file: Path) -> None:
         self._path = home / "placement"
-        self.follow(fleet_file.read_bytes())
+        self._fleet_sha256 = sha256(fleet_file.read_bytes()).hexdigest()
 
-    def follow(self, fleet_text: bytes) -> None:
-        """The fleet file in force, for which what is written from now on is."""
+    def follow(self, fleet_text: bytes, *, goes_on: bool) -> None:
+        """Another fleet file is in force, for which what is written from now on is; and what is kept, where that `goes_on`."""
+        kept = self.read() if goes_on else None
         self._fleet_sha256 = sha256(fleet_text).hexdigest()
+        if kept is not None:
+            self.write(event_to_bytes(kept))
 
     def read(self) -> PlacementDecided | None:
         """What was in force when the agent ended; None where the operator has changed the fleet file since: that is newer."""

@@ -94,6 +94,11 @@ class SlowLoop:
         self._fleet, self._live = fleet, live
         if fleet.slow_loop.demand_bin_s != self.counts.bin_s:
             self.counts = DemandCounts(bin_s=fleet.slow_loop.demand_bin_s)
+        self.look_soon()
+
+    def look_soon(self) -> None:
+        """What was foreseen is forgotten with the fleet or the epoch that it was foreseen for: nobody waits for the next outlook."""
+        self._woken.set()
 
     @property
     def every_s(self) -> float:
