@@ -16,11 +16,12 @@ from hanse.errors import SiteError
 from hanse.live.batch.access import Access
 from hanse.live.batch.api import PREFIX
 from hanse.live.batch.asking import Whole
+from hanse.live.batch.beat import Beat, Row
 from hanse.live.batch.commits import Commits, Note
 from hanse.live.batch.drops import Drops
 from hanse.live.batch.owners import Owner, Owners
 from hanse.live.batch.pauses import Pauses
-from hanse.live.batch.standby import SURE_S, TAKEOVER_S, Beat, Row, Standby
+from hanse.live.batch.standby import SURE_S, TAKEOVER_S, Standby
 from hanse.live.batch.store import Store
 from hanse.live.batch.values import BatchMeta, FileMeta, Problem, new_batch_id, new_file_id
 from live.batch.home import WHO, Home, PeerHops, answered, hops
@@ -213,6 +214,55 @@ def test_a_turn_that_comes_while_a_beat_is_written_is_kept(tmp_path: Path) -> No
     site.home.commits.commit = slow  # type: ignore[method-assign]
     assert refused(site, Beat(batch=meta, rows=(Row(1, NOTE, b"x"),))) == 409
     assert (site.batches[meta.id].home, site.batches[meta.id].lost_runs) == ("lyon", 0)
+
+
+def test_a_home_whose_long_beat_is_on_its_way_is_not_silent(tmp_path: Path) -> None:
+    site, meta = Site(tmp_path), told_by("tallinn")
+    site.hear(Beat(batch=meta))
+    site.owners.is_owned_by("tallinn", 3)
+    body = msgspec.msgpack.encode(Beat(batch=meta, rows=(Row(1, NOTE, b"x" * 3000),)))
+    pieces = [body[:1000], body[1000:2000], body[2000:]]
+
+    async def receive() -> dict[str, Any]:
+        site.standby._heard_at_s[meta.id] -= 0.45 * TAKEOVER_S  # so long for each of three
+        await site.standby._watch(site.batches[meta.id])
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    asked = Request(request("/beat", b"", "tallinn").scope, receive)
+    asyncio.run(site.standby.take_beat(asked))  # type: ignore[arg-type]
+    assert site.batches[meta.id].home == "tallinn"
+    assert (meta.id, 1) in site.home.commits.kept
+
+
+def test_a_beat_that_comes_after_a_later_one_changes_nothing(tmp_path: Path) -> None:
+    site, meta = Site(tmp_path), told_by("tallinn")
+    late = Beat(batch=meta, rows=(Row(1, NOTE, b"x"),))
+    site.hear(Beat(batch=msgspec.structs.replace(meta, status="completed")))
+    site.hear(late)
+    assert site.batches[meta.id].status == "completed"
+    assert (meta.id, 1) not in site.home.commits.kept
+    other = told_by("tallinn")
+    site.hear(Beat(batch=msgspec.structs.replace(other, epoch=5)))
+    site.hear(Beat(batch=other, rows=(Row(1, NOTE, b"x"),)))
+    assert site.batches[other.id].epoch == 5
+    assert (other.id, 1) not in site.home.commits.kept
+
+
+def test_a_beat_has_time_for_what_it_carries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, limits_s = Site(tmp_path), []
+
+    async def whole(*_: Any, timeout_s: float) -> Whole:
+        limits_s.append(timeout_s)
+        return answered()
+
+    monkeypatch.setattr(site.standby._hops, "whole", whole)
+    meta = told_by("lyon", standby="tallinn")
+    for content in (b"", b"x" * 8_000_000):
+        asyncio.run(site.standby._tell("tallinn", meta, rows=(Row(0, NOTE, content),)))
+    assert limits_s[0] == pytest.approx(5.0, abs=0.1)
+    assert limits_s[1] > 8e6 * 8 / 10e6, "of ten Mbit a second"
 
 
 def mine(site: Site, lines: int = 5) -> BatchMeta:

@@ -13,8 +13,9 @@ import pytest
 from hanse.errors import SiteError
 from hanse.live.batch.api import PREFIX
 from hanse.live.batch.asking import Whole
+from hanse.live.batch.beat import Beat, Row
 from hanse.live.batch.owners import Owner
-from hanse.live.batch.standby import TAKEOVER_S, Beat, Row
+from hanse.live.batch.standby import TAKEOVER_S
 from hanse.live.batch.store import Store
 from hanse.live.batch.values import BatchMeta
 from live.batch.home import WHO, answered

@@ -30,6 +30,7 @@ from hanse.errors import SiteError
 from hanse.live.batch.access import Access, not_found
 from hanse.live.batch.api import PREFIX, Api, peer_of, told
 from hanse.live.batch.asking import Hops, Whole
+from hanse.live.batch.beat import Beat, Row, beat_of
 from hanse.live.batch.commits import Commits, Note
 from hanse.live.batch.drops import Drops
 from hanse.live.batch.keeper import Keeper
@@ -44,11 +45,9 @@ from hanse.live.batch.values import (
     Who,
     checked_id,
     home_in,
-    is_batch_id,
     is_file_id,
 )
 from hanse.live.logline import log_line
-from hanse.model.told import UNREADABLE
 
 BEAT_S: Final = 0.5
 TAKEOVER_S: Final = 10.0
@@ -69,26 +68,12 @@ READ_AT_ONCE: Final = 16
 """Contents read at a time: enough that a round trip to the leaf does not count, few enough to hold."""
 BEAT_PAUSE_S_MAX: Final = 2.0
 """Between failed beats: a fifth of what a standby waits for."""
+BEAT_S_MAX: Final = 5.0
+"""Of a beat that carries little; one with answers may take as long as `COPY_BYTES_PER_S` lets it."""
+COPY_BYTES_PER_S: Final = 200e6 / COPY_S_MAX
 PAUSE_S_MAX: Final = 60.0
 """Between failed copies of what has ended: nobody waits for them."""
 T = TypeVar("T")
-
-
-class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One commit on its way to the standby."""
-
-    line: int
-    note: Note
-    content: bytes
-
-
-class Beat(msgspec.Struct, frozen=True, kw_only=True):
-    """What a home tells its standby of one batch."""
-
-    batch: BatchMeta
-    files: tuple[FileMeta, ...] = ()
-    """Files whose bytes were sent before."""
-    rows: tuple[Row, ...] = ()
 
 
 class Standby:
@@ -433,7 +418,9 @@ class Standby:
         rows: tuple[Row, ...] = (),
     ) -> Whole:
         body = msgspec.msgpack.encode(Beat(batch=meta, files=files, rows=rows))
-        return await self._hops.whole(site, "POST", f"{PREFIX}/beat", _who(meta), body)
+        limit_s = BEAT_S_MAX + len(body) / COPY_BYTES_PER_S
+        path = f"{PREFIX}/beat"
+        return await self._hops.whole(site, "POST", path, _who(meta), body, timeout_s=limit_s)
 
     # --- the standby
 
@@ -460,7 +447,12 @@ class Standby:
     async def take_beat(self, request: Request) -> Response:
         """State and commits of a batch that another site is home of."""
         who = peer_of(request)
-        beat = _beat_of(await request.body(), who)
+        body = bytearray()
+        async for piece in request.stream():
+            if body:
+                self._hears(who.peer)
+            body += piece
+        beat = beat_of(bytes(body), who)
         told, known = beat.batch, self._store.batches.get(beat.batch.id)
         if known is not None and (known.tenant, known.data_class, known.country) != who.names:
             raise not_found(told.id)
@@ -476,17 +468,28 @@ class Standby:
         for file in beat.files:
             self._store.keep_copy(file, who.peer)
         for row in beat.rows:
+            if _overtaken(self._store.batches.get(told.id), told):
+                break
             await self._commits.commit(told.id, row.line, row.content, row.note)
         known = self._store.batches.get(told.id)
         if _replaced(known, told, who):  # our turn came while this was written
             raise _moved(known)
         self._heard_at_s[told.id] = time.monotonic()
+        if _overtaken(known, told):
+            return Response(b"{}")
         if known is None or told != known:
             self._store.put_batch(told)
         if told.ended:
             with contextlib.suppress(SiteError):
                 await self._commits.forget(told.id)
         return Response(b"{}")
+
+    def _hears(self, peer: str) -> None:
+        """A site whose beat is on its way is not silent, however long its link takes for it."""
+        now_s = time.monotonic()
+        for meta in self._store.batches.values():
+            if meta.home == peer and meta.id in self._heard_at_s:
+                self._heard_at_s[meta.id] = now_s
 
     async def _check_owner(self, batch_id: str, peer: str) -> None:
         """Who says that it owns what another was known to own must be who the hub says."""
@@ -569,28 +572,13 @@ def _replaced(known: BatchMeta | None, told: BatchMeta, who: Who) -> TypeGuard[B
     return known is not None and known.epoch > told.epoch and known.home != who.peer
 
 
+def _overtaken(known: BatchMeta | None, told: BatchMeta) -> bool:
+    """Whether a home's later beat was here before this one."""
+    return known is not None and (known.epoch > told.epoch or (known.ended and not told.ended))
+
+
 def _moved(known: BatchMeta) -> Problem:
     return Problem(409, "moved", f"{known.home} has taken over", site=known.home)
-
-
-def _beat_of(data: bytes, who: Who) -> Beat:
-    """A beat in which everything is what its envelope says, and ids are ids."""
-    try:
-        beat = msgspec.msgpack.decode(data, type=Beat)
-    except UNREADABLE as error:
-        raise Problem(400, "invalid_request", str(error)) from error
-    told = beat.batch
-    names = [(one.tenant, one.data_class, one.country) for one in beat.files]
-    for one in ((told.tenant, told.data_class, told.country), *names):
-        if one != who.names:
-            raise Problem(400, "invalid_request", "the envelope is another tenant's")
-    checked_id(told.id, is_batch_id)
-    results = (one for one in (told.output_file_id, told.error_file_id) if one)
-    for file_id in (told.input_file_id, *results, *(file.id for file in beat.files)):
-        checked_id(file_id, is_file_id)
-    if any(row.line < 0 for row in beat.rows):
-        raise Problem(400, "invalid_request", "lines count from 0")
-    return beat
 
 
 def _expect(answer: Whole, site: str) -> None:
