@@ -26,8 +26,17 @@ def runs() -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def test_the_page_holds_what_each_month_cost() -> None:
-    assert year.told_by_month(runs()) in PAGE, "put what `year.py --read` prints into the page"
+def test_the_page_holds_the_year_and_what_each_month_cost() -> None:
+    found = runs()
+    assert [run["month"] for run in found["truth"]] == list(range(1, 13))
+    columns = {
+        name: year.row_of(year.added([year.scaled(run) for run in mine]))
+        for name, mine in found.items()
+    }
+    table, _, verdict = year.told(columns).partition("\n\n")
+    assert table in PAGE, "put what `year.py --read` prints into the page"
+    assert verdict.startswith("Forecasts cost 1.83 % more")
+    assert year.told_by_month(found) in PAGE, "and by month"
 
 
 def test_every_month_on_record_is_whole_of_one_source_and_asked_of_all_alternatives_alike() -> None:
