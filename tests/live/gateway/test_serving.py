@@ -8,7 +8,21 @@ import pytest
 
 from hanse.errors import SiteError
 from hanse.live.evidence.chain import Decided, Ended, Executed
-from live.gateway.rig import KEY, SHOP_KEY, ask, chat, events, get, run, start
+from hanse.live.gateway.attempt import HOLD_BYTES_MAX
+from live.gateway.rig import (
+    KEY,
+    SHOP_KEY,
+    ask,
+    chat,
+    connect,
+    events,
+    get,
+    read_answer,
+    request,
+    run,
+    start,
+)
+from live.gateway.test_hops import without_own_engines
 
 
 def test_a_plain_answer_passes_untouched_with_predictions_and_measured_values(tmp_path):
@@ -263,5 +277,27 @@ def test_a_service_without_any_engine_alive_answers_503_with_retry_after(tmp_pat
         assert int(answer.headers["retry-after"]) >= 1
         refused = [r for r in lyon.records() if isinstance(r, Decided) and r.refusal == "no_room"]
         assert refused
+
+    run(test)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_an_answer_too_large_to_hold_leaves_its_connections_to_the_next(tmp_path, forwarded):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn") if forwarded else ("lyon",))
+        lyon, serving = league["lyon"], league["tallinn" if forwarded else "lyon"]
+        if forwarded:
+            await without_own_engines(league, "lyon")
+        answer = b'{"text":"%b"}' % (b"x" * 3 * HOLD_BYTES_MAX)
+        serving.engines[0].answer = answer
+        reader, writer = await connect(lyon.port)
+        for _ in range(3):
+            writer.write(request(chat()))
+            async with asyncio.timeout(10.0):
+                got = await read_answer(reader)
+            assert (got.status, got.body) == (200, answer)
+            await lyon.idle()
+            await serving.idle()
+        writer.close()
 
     run(test)

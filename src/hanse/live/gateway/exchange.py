@@ -191,14 +191,17 @@ class Exchange(msgspec.Struct, eq=False):
         data = out.take()
         attempt.body_bytes += len(data)
         tap = self.tap
-        if tap is None:
+        if tap is not None:
+            self.pass_on(attempt, out, tap.feed(data))
+        elif not out.done:
             self.write(data)
-            if out.done:
-                self._close_body()
-                self.measure(attempt, time())
-                self.finish("answered")
-            return
-        self.pass_on(attempt, out, tap.feed(data))
+        else:
+            attempt.out = None
+            self.write(data)
+            self._close_body()
+            self.measure(attempt, time())
+            self.finish("answered")
+            self.link.ended()
 
     def pass_on(self, attempt: Attempt, out: Outgoing, data: bytes) -> None:
         """What the tap let through, and the stream's end where it came."""
