@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -82,12 +83,15 @@ def test_anything_else_is_refused_and_never_an_accident(data: bytes, at: list[in
         (part("file", b"a", "a") + form_of(b"b"), KIND, "invalid_form"),
         (part("purpose", b"p" * 5000) + form_of(b"b"), KIND, "invalid_form"),
         (part("n", b"") * 17 + form_of(b"b"), KIND, "invalid_form"),
+        (form_of(b"x"), f"multipart/form-data; boundary={'b' * 257}", "invalid_form"),
     ],
 )
 def test_why_a_form_is_refused(data: bytes, kind: str, code: str) -> None:
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Problem) as problem:
         read([data], kind=kind)
     assert problem.value.code == code
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(

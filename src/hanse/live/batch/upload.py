@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from hanse.live.batch.values import Problem
@@ -36,6 +36,10 @@ class Form:
         self.size_bytes = 0
         self.has_file = self.complete = False
         self._bytes_max = file_bytes_max
+        try:
+            self._parser = MultipartParser(boundary, self._callbacks())
+        except FormParserError as error:
+            raise _no_form(error) from None
         self._fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._header = bytearray()
         self._header_value = bytearray()
@@ -44,7 +48,6 @@ class Form:
         self._in_file = False
         self._value = bytearray()
         self._parts = 0
-        self._parser = MultipartParser(boundary, self._callbacks())
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the body.
@@ -54,8 +57,8 @@ class Form:
         """
         try:
             self._parser.write(data)
-        except MultipartParseError as error:
-            raise Problem(400, "invalid_form", f"not a multipart form: {error}") from None
+        except FormParserError as error:
+            raise _no_form(error) from None
 
     def finish(self) -> None:
         """All bytes came: they are on disk, or it was no whole form."""
@@ -125,6 +128,10 @@ class Form:
 
     def _end(self) -> None:
         self.complete = True
+
+
+def _no_form(error: FormParserError) -> Problem:
+    return Problem(400, "invalid_form", f"not a multipart form: {error}")
 
 
 async def read_form(
