@@ -81,6 +81,9 @@ class MemoryAccess:
     def model_flaw(self, *_: object) -> Callable[[str, int], tuple[str, str] | None]:
         return lambda *_: None if self.known else ("model_not_found", "gone")
 
+    def visible(self, *_: object) -> bool:
+        return True
+
     def lawful(self, _: object, site: str) -> bool:
         return site in self.sites
 

@@ -27,6 +27,7 @@ from hanse.live.batch.asking import Answer, Hops
 from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.upload import read_form
 from hanse.live.batch.values import (
+    OWN_PREFIX,
     BatchMeta,
     FileMeta,
     Problem,
@@ -271,7 +272,7 @@ class Api:
     ) -> Response:
         rows = mine
         if not who.peer:
-            rows = mine + await self._others(request, who)
+            rows = _once(mine + await self._others(request, who))
         rows.sort(key=lambda row: (row["created_at"], row["id"]), reverse=asked.newest_first)
         if asked.after and not who.peer:
             ids = [row["id"] for row in rows]
@@ -304,6 +305,16 @@ class Api:
 
         sites = [s for s in self._access.lawful_sites(who.names) if s in self._hops.peers]
         return [row for rows in await asyncio.gather(*map(of, sites)) for row in rows]
+
+
+def _once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each id. A home that was silent lists a batch until it hears who took it over: the row of the latter stays."""
+
+    def taken_over(row: dict[str, Any]) -> bool:
+        made_at = home_in(row["id"])
+        return bool((row.get("metadata") or {}).get(f"{OWN_PREFIX}home", made_at) != made_at)
+
+    return list({row["id"]: row for row in sorted(rows, key=taken_over)}.values())
 
 
 def who_of(request: Request) -> Who:
