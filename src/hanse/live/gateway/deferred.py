@@ -166,10 +166,14 @@ class Line(Entry, eq=False, kw_only=True):
 
     def turned_down(self, attempt: Attempt, out: Outgoing) -> None:
         note = read_site_note(out.headers.get(b"x-hanse-measured"))
-        if note is not None and attempt.engine < 0:
+        if note is not None and attempt.engine < 0:  # it gave way there: no failure, as here
             self.extra_wh += note.wh
             self.extra_runs += 1
-        elif out.status != 409:
+            self._hear_load(attempt, out)
+            self.last_failure = f"{attempt.offer.site}: it gave way"
+            self._next(attempt, "refused")
+            return
+        if out.status != 409:
             self._wasted(attempt)
         super().turned_down(attempt, out)
 
