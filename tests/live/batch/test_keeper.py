@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -342,5 +343,48 @@ def test_the_stream_of_a_home_outlives_it(tmp_path: Path) -> None:
         await until(ended(home, meta.id))
         assert not commits.kept
         assert len(home.rows(home.store.batches[meta.id].output_file_id)) == 3
+
+    run(home, test)
+
+
+@pytest.mark.parametrize("lines", [1, 50])
+def test_an_engine_that_is_gone_for_a_second_costs_no_line_its_answer(
+    tmp_path: Path, lines: int
+) -> None:
+    back_at_s = time.monotonic() + 60.0
+
+    def act(_: bytes) -> Whole:
+        nonlocal back_at_s
+        now_s = time.monotonic()
+        back_at_s = min(back_at_s, now_s + 1.0)
+        return answered(502 if now_s < back_at_s else 200)
+
+    home = Home(tmp_path, act)
+    meta = home.begin(lines)
+
+    async def test() -> None:
+        await until(ended(home, meta.id))
+        tally = home.store.batches[meta.id].tally
+        assert (tally.completed, tally.failed) == (lines, 0)
+
+    run(home, test)
+
+
+def test_a_line_that_every_engine_fails_at_stops_no_other(tmp_path: Path) -> None:
+    quiet: list[float] = []
+
+    def act(body: bytes) -> Whole:
+        quiet.append(home.runner.works[meta.id].lane("").quiet_until_s)
+        return answered(500 if json.loads(body)["n"] == 0 else 200)
+
+    home = Home(tmp_path, act)
+    meta = home.begin(50)
+
+    async def test() -> None:
+        await until(ended(home, meta.id))
+        tally = home.store.batches[meta.id].tally
+        assert (tally.completed, tally.failed) == (49, 1)
+        assert quiet[:51] == [0.0] * 51, "the last 49, and the first twice"
+        assert len(quiet) == 49 + 5
 
     run(home, test)

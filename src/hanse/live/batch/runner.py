@@ -19,7 +19,7 @@ from hanse.live.batch.asking import Lines, NotSent, Whole
 from hanse.live.batch.commits import STREAM_BYTES_MAX, Commits, Note, StreamFull
 from hanse.live.batch.follow import Follower
 from hanse.live.batch.lines import Line
-from hanse.live.batch.work import Broken, OutputFull, Verdict, Work, extra_of, measured_of
+from hanse.live.batch.work import Broken, Lane, OutputFull, Verdict, Work, extra_of, measured_of
 from hanse.live.keep_on import end_if_cancelled
 from hanse.live.logline import log_line
 
@@ -27,6 +27,8 @@ NO_ROOM_S: Final = 0.25
 """Nothing is sent for so long after engines were full: four tries a second cost a gateway nothing."""
 GONE_S: Final = 0.5
 """The same where the gateway itself did not answer: it is restarted within a quarter second to seconds."""
+FAILING_S: Final = 0.5
+"""The same where engines fail: with it the tries of a line take longer than the second in which an engine that is gone is noticed."""
 COMMIT_AGAIN_S: Final = 0.5
 LOOK_S: Final = 1.0
 """The longest sleep of the loop."""
@@ -189,7 +191,13 @@ class Runner:
             if verdict == "no_room":
                 lane.window = max(1.0, lane.window * 2.0 / 3.0)
                 self._later(work, number, at, NO_ROOM_S)
+            elif (
+                lane.failing
+            ):  # twice in a row: an engine that is gone would use up all tries of all lines at once
+                _pause(lane, FAILING_S)
+            lane.failing = verdict == "again" or lane.failing
             return verdict
+        lane.failing = answer.status >= 500
         lane.window = min(float(self.at_once_max), lane.window + 1.0 / lane.window)
         measured = measured_of(answer)
         if answer.status == 200 and "e2e_ms" in measured:
@@ -238,5 +246,9 @@ class Runner:
                 work.broken = OutputFull(message)
 
     def _later(self, work: Work, number: int, at: str, pause_s: float) -> None:
-        work.lane(at).quiet_until_s = asyncio.get_running_loop().time() + pause_s
+        _pause(work.lane(at), pause_s)
         work.waiting.appendleft(number)
+
+
+def _pause(lane: Lane, pause_s: float) -> None:
+    lane.quiet_until_s = asyncio.get_running_loop().time() + pause_s

@@ -61,7 +61,7 @@ class OutputFull(Broken):
 class Lane:
     """A batch's lines to one site, or (under no name) to whichever has room."""
 
-    __slots__ = ("quiet_until_s", "running", "window")
+    __slots__ = ("failing", "quiet_until_s", "running", "window")
 
     def __init__(self) -> None:
         self.window = WINDOW_FIRST
@@ -69,6 +69,8 @@ class Lane:
         self.quiet_until_s = 0.0
         """On the loop's clock: nothing is sent before."""
         self.running = 0
+        self.failing = False
+        """The last answer was a failure of the engine, as likely as of its line."""
 
     def open(self, now_s: float) -> bool:
         """Whether one more line may go."""
