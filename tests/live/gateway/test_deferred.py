@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hanse.dispatch.table import Table
 from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.gateway.incoming import Incoming
 from hanse.live.gateway.spare import spare_requests
@@ -24,11 +25,13 @@ from live.gateway.rig import (
     ask,
     chat,
     connect,
+    fleet_toml,
     get,
     read_answer,
     request,
     run,
     start,
+    table_bytes,
 )
 from live.gateway.test_hops import hop, without_own_engines
 
@@ -337,6 +340,34 @@ def test_a_line_goes_where_the_schedule_says_or_nowhere(tmp_path):
             await asyncio.sleep(0.5)
             refused = await inner.send(chat("a line"), at="tallinn", country="EE")
             assert refused.status == 503, "room elsewhere is no room there"
+            await lyon.idle()
+
+    run(test)
+
+
+def test_a_line_that_may_never_go_where_it_is_planned_goes_where_it_may(tmp_path):
+    async def test():
+        sites = ("lyon", "virginia")
+        lyon = (await start(tmp_path, sites=sites))["lyon"]
+        async with Inner(lyon) as inner:
+            barred = {"at": "virginia", "class": "health"}
+            answer = await inner.send(chat("by law"), **barred)
+            assert (answer.status, answer.headers["x-hanse-site"]) == (200, "lyon")
+
+            toml, long, length = fleet_toml(sites, 1), chat("x" * 40_000), "context_tokens = 100000"
+            near, far = toml.split('[[site]]\nid = "virginia"')
+            far = '[[site]]\nid = "virginia"' + far.replace(length, "context_tokens = 5000")
+            lyon.worker.use_table(Table.from_bytes(table_bytes(near + far, version=2)))
+            answer = await inner.send(long, at="virginia")
+            assert (answer.status, answer.headers["x-hanse-site"]) == (200, "lyon")
+            answer = await inner.send(chat("short"), at="virginia")
+            assert (answer.status, answer.headers["x-hanse-site"]) == (200, "virginia")
+
+            near = near.replace(length, "context_tokens = 6000")
+            lyon.worker.use_table(Table.from_bytes(table_bytes(near + far, version=3)))
+            for names in ({"at": "virginia"}, {"at": ""}, barred):
+                answer = await inner.send(long, **names)
+                assert (answer.status, answer.code) == (400, "context_length_exceeded"), names
             await lyon.idle()
 
     run(test)

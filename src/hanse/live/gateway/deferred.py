@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OFFERS_ASKED_MAX = 7
 """Offers without spare room before a line goes back: with the chosen one, what the kernel's list of tried offers holds."""
+NEVER = frozenset((Reason.LAW, Reason.QUALITY, Reason.LENGTH))
+"""Why a site takes a line at no time: a schedule that sends it there all the same is no reason to refuse it."""
 LINE_S_MAX = 600.0
 """A line may take as long as 4,000 tokens at 7 a second; a service's own deadline is for people who wait."""
 
@@ -84,7 +86,7 @@ class Line(Entry, eq=False, kw_only=True):
 
     deferrable: ClassVar[bool] = True
     at: str = ""
-    """Site whose engines alone it may go to, as a schedule says; empty: any."""
+    """Site whose engines alone it may go to, as a schedule says, unless that one may never take it; empty: any."""
     extra_runs: int = 0
     extra_wh: float = 0.0
     """Of attempts that an engine got and that did not answer."""
@@ -131,12 +133,14 @@ class Line(Entry, eq=False, kw_only=True):
 
     def _ask(self, routing: Routing, now_s: float, tried: list[int]) -> int:
         request, subject, service = self._request(now_s), self.grant.subject, self.service.index
-        if not self.at:
-            return routing.router.ask(service, subject, request, now_s, tried, None)
-        site = routing.table.site_index.get(self.at, -1)
-        if site < 0:
-            return Reason.NO_OFFER
-        return routing.router.ask_at(site, service, subject, request, now_s, tried)
+        if self.at:
+            site = routing.table.site_index.get(self.at, -1)
+            if site < 0:
+                return Reason.NO_OFFER
+            index = routing.router.ask_at(site, service, subject, request, now_s, tried)
+            if index not in NEVER:
+                return index
+        return routing.router.ask(service, subject, request, now_s, tried, None)
 
     def _at(self, offer: OfferRow, now_s: float) -> Attempt | None:
         routing = self.worker.routing
