@@ -44,6 +44,8 @@ class Cluster:
         self.gone_as_event = False
         self.conflicts = 0
         self.busy = 0
+        self.broken = False
+        """It answers everything with an error of its own."""
         self.forbidden = False
         self.denied: set[tuple[str, str]] = set()
         """(method, beginning of a path) that the account has no right to."""
@@ -154,6 +156,18 @@ class Cluster:
                     }
                     self._change("MODIFIED", pod)
 
+    def unready(self, name: str) -> None:
+        """A pod fails its readiness probe."""
+        with self.lock:
+            self.pods[name]["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
+            self._change("MODIFIED", self.pods[name])
+
+    def evict(self, name: str) -> None:
+        """A pod is being deleted, and ready for as long as its grace period lasts."""
+        with self.lock:
+            self.pods[name]["metadata"]["deletionTimestamp"] = "2024-05-01T12:00:00Z"
+            self._change("MODIFIED", self.pods[name])
+
     def remove(self, name: str) -> None:
         with self.lock:
             self.ended.append(name)
@@ -253,6 +267,8 @@ class Handler(BaseHTTPRequestHandler):
         self.cluster.answers.wait(30)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._status(401, "Unauthorized", "Unauthorized")
+        elif self.cluster.broken:
+            self._status(500, "InternalError", "etcdserver: request timed out")
         elif self.cluster.forbidden:
             self._status(
                 403,

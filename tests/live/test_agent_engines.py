@@ -11,20 +11,25 @@ import msgspec
 import pytest
 
 from hanse.dispatch import events as ev
-from hanse.live.agent_engines import EngineKeeper
+from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.site_scope import START_S_MAX
+from hanse.live import agent_engines
+from hanse.live.agent_engines import LOADING_S_MAX, PROBE_TIMEOUT_S, EngineKeeper
 from hanse.live.kubernetes import DELETION_COST
 from hanse.live.runtime import SiteAddress
 from hanse.live.shared import SharedPage
 from live.kube_server import Cluster, serving
-from live.test_kubernetes import CHAT, made
+from live.test_kubernetes import CHAT, SET, made
 
 
 class Kept:
     """A keeper of three engines that are up."""
 
-    def __init__(self, cluster: Cluster, config: Path, home: Path) -> None:
+    def __init__(
+        self, cluster: Cluster, config: Path, home: Path, kind: str = "Deployment"
+    ) -> None:
         self.cluster = cluster
-        self.fleet = made(config, replicas=3)
+        self.fleet = made(config, kind, replicas=3)
         address = SiteAddress(site="a", host="127.0.0.1", client_port=1, hop_port=2, leaf_port=3)
         page = SharedPage.open(home / "shared.mmap")
         self.keeper = EngineKeeper(self.fleet, address, home, home, page, None)
@@ -94,3 +99,75 @@ def test_an_engine_that_is_drained_and_stopped_between_two_rounds_ends_with_its_
     assert set(kept.states()) == {"chat-v0-0", "chat-v0-1"}
     kept.round()
     assert kept.cluster.ended == [first, last]
+
+
+class Clock:
+    """The agent's clock, set by hand; and pods that answer probes or do not."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now_s = time.time()
+        self.answers = True
+        patch.setattr(agent_engines, "time", self)
+        patch.setattr(agent_engines, "probe", self._probe)
+
+    def time(self) -> float:
+        return self.now_s
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    async def _probe(self, spec: EngineSpec, timeout_s: float) -> bool:
+        assert spec.url and timeout_s == PROBE_TIMEOUT_S
+        return self.answers
+
+    def look(self, kept: Kept, after_s: float = 0.25, rounds: int = 1) -> dict[str, str]:
+        """What the agent believes after so many looks."""
+        for _ in range(rounds):
+            self.now_s += after_s
+            asyncio.run(kept.keeper._look_once())
+        return kept.states()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "LeaderWorkerSet"])
+def test_an_engine_whose_pod_loads_for_long_is_waited_for(
+    tmp_path: Path, clock: Clock, kind: str
+) -> None:
+    with serving(tmp_path) as (cluster, config):
+        cluster.add(CHAT if kind == "Deployment" else SET, 0)
+        kept = Kept(cluster, config, tmp_path, kind)
+        name, pod = "chat-v0-2", sorted(cluster.pods)[-1]
+        if kind == "LeaderWorkerSet":
+            pod = "chat-v0-2"
+        cluster.remove(pod)
+        cluster.settle()
+        kept.round()
+        kept.keeper._handle(ev.EngineDied(at_s=clock.now_s, engine=name, why="it went"))
+        assert clock.look(kept, 2.0)[name] == "starting"
+        assert clock.look(kept, 10.0, 100)[name] == "starting", "beyond the limit of a start"
+        cluster.broken = True
+        kept.round()
+        assert clock.look(kept, 10.0, 100)[name] == "starting", "nor is it the API's trouble"
+        cluster.broken = False
+        left = int(LOADING_S_MAX + START_S_MAX) // 10 - 202
+        assert clock.look(kept, 10.0, left)[name] == "starting"
+        assert clock.look(kept, 10.0, 2)[name] == "dead", "not for ever"
+        assert clock.look(kept, 10.0)[name] == "starting"
+        kept.round()
+        assert cluster.ended == [pod], "and nothing that it has loaded is lost"
+        cluster.ready()
+        kept.round()
+        assert clock.look(kept)[name] == "up"
+
+
+def test_a_pod_that_is_ready_and_does_not_answer_is_deleted(kept: Kept, clock: Clock) -> None:
+    pods = sorted(kept.cluster.pods)
+    clock.answers = False
+    assert set(clock.look(kept, rounds=3).values()) == {"dead"}
+    assert set(clock.look(kept, 2.0).values()) == {"starting"}
+    kept.round()
+    assert sorted(kept.cluster.ended) == pods

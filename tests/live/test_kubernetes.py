@@ -164,6 +164,67 @@ def test_a_frozen_pod_is_deleted_and_its_successor_is_the_engine(
     assert here.replicas == 1
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "LeaderWorkerSet"])
+def test_a_pod_that_is_not_ready_is_never_deleted(there: tuple[Cluster, Path], kind: str) -> None:
+    cluster, config = there
+    cluster.add(CHAT if kind == "Deployment" else SET, 0)
+    here = Round(cluster, config, kind)
+    (pod,) = up(here, 1)
+    for loads in (False, True):  # it was ready once; or never yet
+        if loads:
+            cluster.remove(pod)
+            cluster.settle()
+        else:
+            cluster.unready(pod)
+        here.sync()
+        ended = list(cluster.ended)
+        here.driver.restart(here.specs[0])
+        here.sync(2)
+        assert cluster.ended == ended
+        cluster.ready()
+        here.sync()
+        assert here.urls()[0], "and is taken once it is ready"
+        assert cluster.ended == ended
+        pod = sorted(cluster.pods)[0]
+
+
+def test_a_pod_that_went_by_itself_before_its_turn_is_not_deleted_with_its_successor(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(SET, 0)
+    here = Round(cluster, config, "LeaderWorkerSet")
+    (pod,) = up(here, 1)
+    cluster.denied.add(("DELETE", PODS))
+    here.driver.restart(here.specs[0])
+    here.sync()
+    cluster.remove(pod)
+    cluster.settle()
+    here.sync()
+    cluster.denied.clear()
+    here.sync(2)
+    assert cluster.ended == [pod]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "LeaderWorkerSet"])
+def test_trouble_of_the_api_server_is_no_death_of_an_engine_whose_pod_loads(
+    there: tuple[Cluster, Path], kind: str
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT if kind == "Deployment" else SET, 0)
+    here = Round(cluster, config, kind)
+    here.driver.start(here.specs[0])
+    here.sync()
+    assert here.driver.observe(here.specs[0]).loads
+    cluster.broken = True
+    here.sync()
+    seen = here.driver.observe(here.specs[0])
+    assert (seen.gone, seen.loads) == ("", True)
+    here.driver.start(here.specs[1])
+    if kind == "LeaderWorkerSet":
+        assert "500" in here.driver.observe(here.specs[1]).gone, "of one without a pod it is"
+
+
 def test_who_changes_the_workload_in_between_costs_another_try(
     there: tuple[Cluster, Path],
 ) -> None:

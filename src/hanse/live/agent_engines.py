@@ -74,6 +74,9 @@ PROBE_TIMEOUT_S = 0.2
 """Also the pace of probes once one was missed. With an interval of 0.25 s and three misses a frozen engine is known
 0.85 s after it froze at the latest, so that its requests are elsewhere within a second."""
 STATES = {"up": ENGINE_ALIVE, "dead": ENGINE_DEAD, "draining": ENGINE_DRAINING}
+LOADING_S_MAX = 3600.0
+"""A start may wait so long for a pod that is there and not ready, and only then begins the time in which an engine must answer: clusters
+load large models over slow networks, and kubelet itself says of a pod that fails what is wrong with it."""
 WORKER_SILENT_S = 2.0
 """A worker marks itself alive twice a second; one that does not is waited for no longer."""
 
@@ -108,6 +111,8 @@ class EngineKeeper:
         self.on_cap: Callable[[float | None], None] = lambda _limit_kw: None
         """Who holds devices to a power limit."""
         self._restarts: dict[str, int] = {}
+        self._loads_until_s: dict[str, float] = {}
+        """How long an engine that was started may load."""
         self._alive_from: dict[str, int] = {}
         """Engines that answer, and the version of the seats that workers must know first."""
         page.flags[FLAG_POWER_SHED] = (
@@ -162,11 +167,18 @@ class EngineKeeper:
                 self._handle(EngineDied(at_s=now_s, engine=spec.name, why=seen.gone))
             elif seen.url:
                 self._handle(EngineProbed(at_s=now_s, engine=spec.name, answered=answer))
+            elif self._loads(seen, engine, now_s):
+                self._handle(EngineStarted(at_s=now_s, engine=spec.name))
             running = float(self._page.exec[:, spec.index, 0].sum())
             self.meter.busy(spec, running, now_s)
             if running == 0.0 and engine.state == "draining":
                 self._handle(EngineEmptied(at_s=now_s, engine=spec.name))
         self._handle(Ticked(at_s=now_s))
+
+    def _loads(self, seen: Seen, engine: EngineBelief, now_s: float) -> bool:
+        """Whether an engine that starts has still to load before its time to answer begins; one that leaves is waited for no longer."""
+        awaited = engine.state == "starting" and not engine.leaving
+        return seen.loads and awaited and now_s < self._loads_until_s[engine.spec.name]
 
     def place(self, decided: PlacementDecided) -> bool:
         """A placement from the controller; whether it is in force now."""
@@ -334,7 +346,9 @@ class EngineKeeper:
     def _started(self, spec: EngineSpec, how: str) -> None:
         log_line(f"engine {spec.name} ({spec.driver}) {how}{' at ' if spec.url else ''}{spec.url}")
         self._page.engines[spec.index, ENGINE_GENERATION] += 1
-        self._handle(EngineStarted(at_s=time.time(), engine=spec.name))
+        now_s = time.time()
+        self._loads_until_s[spec.name] = now_s + LOADING_S_MAX
+        self._handle(EngineStarted(at_s=now_s, engine=spec.name))
 
     def _stop(self, spec: EngineSpec) -> None:
         known = self._specs[spec.name]
@@ -344,6 +358,7 @@ class EngineKeeper:
         if spec.name not in self._belief():  # else it rests, and keeps its row
             del self._specs[spec.name]
             self._restarts.pop(spec.name, None)
+            self._loads_until_s.pop(spec.name, None)
 
     def _mark(self, spec: EngineSpec, state: str) -> None:
         self._alive_from.pop(spec.name, None)

@@ -78,7 +78,7 @@ class KubernetesDriver:
         self._workload(spec).want(spec)
 
     def restart(self, spec: EngineSpec) -> None:
-        """Its pod goes, and the cluster makes another."""
+        """A pod that is ready and yet of no use goes, and the cluster makes another; one that loads is left to load."""
         self._workload(spec).renew(spec)
 
     def drain(self, spec: EngineSpec) -> None:
@@ -141,6 +141,8 @@ class Workload:
         """Why the cluster cannot be spoken to, or says no."""
         self.denied = ""
         """What it says no to that engines come up without."""
+        self._unheard = False
+        """The problem is the API server's own: no answer, or an error of its side."""
         self._going: set[str] = set()
         """Pods of engines that were stopped, until they are gone."""
         self._renewed: set[str] = set()
@@ -156,8 +158,10 @@ class Workload:
         self.ending.discard(spec.name)
 
     def renew(self, spec: EngineSpec) -> None:
+        """Of a pod that is not ready the cluster knows itself: to delete it would lose what it has loaded."""
         self.want(spec)
-        if spec.name in self.pod_of:
+        pod = self.pod_of.get(spec.name, "")
+        if self._serves(pod):
             self._renewed.add(self.pod_of.pop(spec.name))
 
     def release(self, spec: EngineSpec) -> None:
@@ -171,10 +175,22 @@ class Workload:
         pod = self.pods.get(self.pod_of.get(engine, ""))
         if pod is not None and _ready(pod):
             return Seen(url=self._url(pod))
-        if self.problem:
-            return Seen(gone=self.problem)
+        if pod is not None:
+            return Seen(gone=trouble(pod), loads=not trouble(pod))
         reason = next((why for p in list(self.pods.values()) if (why := trouble(p))), "")
-        return Seen(gone=reason if pod is None else trouble(pod))
+        loads = not reason and self._one_loads()
+        problem = "" if loads and self._unheard else self.problem
+        return Seen(gone=problem or reason, loads=loads)
+
+    def _one_loads(self) -> bool:
+        """Whether a pod that is no engine's yet may become one: a Deployment's are given out once they are ready."""
+        taken = set(self.pod_of.values())
+        pods = list(self.pods.items())
+        return any(name not in taken and _stays(p) and not _ready(p) for name, p in pods)
+
+    def _serves(self, name: str) -> bool:
+        pod = self.pods.get(name)
+        return pod is not None and _ready(pod) and _stays(pod)
 
     def _url(self, pod: dict[str, Any]) -> str:
         address = pod["status"].get("podIP", "")
@@ -204,8 +220,10 @@ class Workload:
             # An overloaded server says when to come again; that is no reason to call engines dead.
             self._not_before_s = now_s + error.retry_after_s
             if not error.retry_after_s:
+                self._unheard = error.status == 0 or error.status >= 500
                 self.problem = self._said(error)
         except SiteError as error:
+            self._unheard = False
             self.problem = str(error)
         for now, then in ((self.problem, before), (self.denied, denied)):
             if now and now != then:
@@ -259,11 +277,12 @@ class Workload:
 
     def _renew(self, api: KubeApi) -> None:
         for pod in sorted(self._renewed):
-            try:
-                api.delete(f"{self.pods_path}/{pod}")
-            except KubeError as error:
-                if error.status != 404:
-                    raise
+            if self._serves(pod):  # else it went by itself, and a successor of its name may load
+                try:
+                    api.delete(f"{self.pods_path}/{pod}")
+                except KubeError as error:
+                    if error.status != 404:
+                        raise
             self._renewed.discard(pod)
 
     def _look(self, api: KubeApi) -> None:
