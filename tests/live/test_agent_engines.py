@@ -171,3 +171,54 @@ def test_a_pod_that_is_ready_and_does_not_answer_is_deleted(kept: Kept, clock: C
     assert set(clock.look(kept, 2.0).values()) == {"starting"}
     kept.round()
     assert sorted(kept.cluster.ended) == pods
+
+
+def test_one_that_answers_again_before_it_is_restarted_keeps_its_pod(
+    kept: Kept, clock: Clock
+) -> None:
+    clock.answers = False
+    assert set(clock.look(kept, rounds=3).values()) == {"dead"}
+    clock.answers = True
+    assert set(clock.look(kept, 2.0).values()) == {"starting"}
+    kept.round()
+    assert set(clock.look(kept).values()) == {"up"}
+    assert kept.cluster.ended == []
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "LeaderWorkerSet"])
+@pytest.mark.parametrize("drained", [False, True])
+def test_an_engine_whose_pod_goes_or_is_not_ready_is_dead_until_one_is_ready(
+    tmp_path: Path, clock: Clock, kind: str, drained: bool
+) -> None:
+    with serving(tmp_path) as (cluster, config):
+        cluster.add(CHAT if kind == "Deployment" else SET, 0)
+        kept = Kept(cluster, config, tmp_path, kind)
+        kept.keeper.drain(drained)
+        well = "draining" if drained else "up"
+        (workload,) = kept.keeper._drivers["kubernetes"]._workloads.values()
+        pod = workload.pod_of["chat-v0-1"]
+
+        def heard(after_s: float = 0.25) -> tuple[str, str]:
+            kept.round()
+            states = clock.look(kept, after_s)
+            assert states.pop("chat-v0-1") and set(states.values()) == {well}
+            (found,) = (e for e in kept.keeper.statuses() if e.name == "chat-v0-1")
+            return found.state, found.why
+
+        assert heard()[0] == well
+        cluster.unready(pod)
+        assert heard() == ("dead", "its pod is not ready")
+        cluster.ready()  # sooner than it would be restarted
+        assert heard() == ("dead", "its pod is not ready")
+        assert heard(1.0)[0] == "starting"
+        assert heard()[0] == well
+        assert cluster.ended == [], "none was deleted for it"
+        cluster.evict(pod)
+        assert heard() == ("dead", "its pod is being deleted")
+        assert heard(10.0)[0] == "starting"
+        cluster.remove(pod)
+        cluster.settle()
+        assert heard()[0] == "starting"
+        cluster.ready()
+        assert heard()[0] == well
+        assert cluster.ended == [pod], "nor its successor"

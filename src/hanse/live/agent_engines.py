@@ -111,6 +111,8 @@ class EngineKeeper:
         self.on_cap: Callable[[float | None], None] = lambda _limit_kw: None
         """Who holds devices to a power limit."""
         self._restarts: dict[str, int] = {}
+        self._silent: set[str] = set()
+        """Engines whose last probe went unanswered while they were not known to be dead."""
         self._loads_until_s: dict[str, float] = {}
         """How long an engine that was started may load."""
         self._alive_from: dict[str, int] = {}
@@ -163,8 +165,11 @@ class EngineKeeper:
                 continue
             if spec.driver == "process":
                 self.meter.look(spec, self._cpu_s(spec), now_s)
-            if seen.gone and engine.state != "dead":
-                self._handle(EngineDied(at_s=now_s, engine=spec.name, why=seen.gone))
+            self._note_silence(engine, seen, answer)
+            away = seen.away if engine.state in ("up", "draining") else ""
+            if (away or seen.gone) and engine.state != "dead":
+                why = away or seen.gone
+                self._handle(EngineDied(at_s=now_s, engine=spec.name, why=why))
             elif seen.url:
                 self._handle(EngineProbed(at_s=now_s, engine=spec.name, answered=answer))
             elif self._loads(seen, engine, now_s):
@@ -174,6 +179,12 @@ class EngineKeeper:
             if running == 0.0 and engine.state == "draining":
                 self._handle(EngineEmptied(at_s=now_s, engine=spec.name))
         self._handle(Ticked(at_s=now_s))
+
+    def _note_silence(self, engine: EngineBelief, seen: Seen, answered: bool) -> None:
+        if answered or not seen.url:
+            self._silent.discard(engine.spec.name)
+        elif engine.state != "dead":
+            self._silent.add(engine.spec.name)
 
     def _loads(self, seen: Seen, engine: EngineBelief, now_s: float) -> bool:
         """Whether an engine that starts has still to load before its time to answer begins; one that leaves is waited for no longer."""
@@ -340,7 +351,10 @@ class EngineKeeper:
             # What ended may have ended because another process has its port.
             spec = self._specs[spec.name] = self._with_port(spec)
         self._restarts[spec.name] = self._restarts.get(spec.name, 0) + 1
-        self._drivers[spec.driver].restart(spec)
+        if spec.driver == "kubernetes" and spec.name not in self._silent:
+            self._drivers[spec.driver].start(spec)  # its pod came back, or another: nothing to end
+        else:
+            self._drivers[spec.driver].restart(spec)
         self._started(spec, "started again")
 
     def _started(self, spec: EngineSpec, how: str) -> None:
@@ -359,6 +373,7 @@ class EngineKeeper:
             del self._specs[spec.name]
             self._restarts.pop(spec.name, None)
             self._loads_until_s.pop(spec.name, None)
+            self._silent.discard(spec.name)
 
     def _mark(self, spec: EngineSpec, state: str) -> None:
         self._alive_from.pop(spec.name, None)

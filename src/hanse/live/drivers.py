@@ -21,6 +21,8 @@ class Seen(Value, frozen=True, kw_only=True):
     """Why it cannot come up or is no more; empty: it may be well."""
     pid: int = 0
     """Of a process on this machine."""
+    away: str = ""
+    """Why one that served cannot be reached now, though it comes back by itself; one that starts has not been there yet."""
     loads: bool = False
     """It is there, is not ready yet, and nothing is known to be wrong: its time to answer has not begun."""
 

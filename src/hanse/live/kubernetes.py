@@ -136,6 +136,8 @@ class Workload:
         self.ending: set[str] = set()
         self.pod_of: dict[str, str] = {}
         """Engine -> pod."""
+        self._had: dict[str, str] = {}
+        """The same, and of engines without a pod the one that they had last."""
         self.pods: dict[str, dict[str, Any]] = {}
         self.problem = ""
         """Why the cluster cannot be spoken to, or says no."""
@@ -170,17 +172,21 @@ class Workload:
             self._going.add(self.pod_of.pop(spec.name))
         self.ending.discard(spec.name)
         self.wanted.pop(spec.name, None)
+        self._had.pop(spec.name, None)
 
     def seen(self, engine: str) -> Seen:
         pod = self.pods.get(self.pod_of.get(engine, ""))
-        if pod is not None and _ready(pod):
-            return Seen(url=self._url(pod))
-        if pod is not None:
-            return Seen(gone=trouble(pod), loads=not trouble(pod))
+        if pod is not None and _stays(pod):
+            if _ready(pod):
+                return Seen(url=self._url(pod))
+            why = trouble(pod)
+            return Seen(gone=why, away=why or "its pod is not ready", loads=not why)
         reason = next((why for p in list(self.pods.values()) if (why := trouble(p))), "")
         loads = not reason and self._one_loads()
         problem = "" if loads and self._unheard else self.problem
-        return Seen(gone=problem or reason, loads=loads)
+        going = self._had.get(engine) in self.pods
+        away = "its pod is being deleted" if going else "its pod is gone"
+        return Seen(gone=problem or reason, away=away, loads=loads)
 
     def _one_loads(self) -> bool:
         """Whether a pod that is no engine's yet may become one: a Deployment's are given out once they are ready."""
@@ -351,6 +357,7 @@ class Workload:
             self.pod_of = {e: by_group[rank] for rank, e in ranks if rank in by_group}
         else:
             self.pod_of = self._bound(alive, wanted)
+        self._had |= self.pod_of
 
     def _bound(
         self, alive: dict[str, dict[str, Any]], wanted: dict[str, EngineSpec]
