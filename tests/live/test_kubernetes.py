@@ -387,6 +387,26 @@ def test_a_drain_that_is_revoked_leaves_no_mark(there: tuple[Cluster, Path]) -> 
     assert cluster.ended == [pods[1]]
 
 
+def test_a_pod_that_was_stopped_ends_before_one_that_only_drains(
+    there: tuple[Cluster, Path],
+) -> None:
+    cluster, config = there
+    cluster.add(CHAT, 0)
+    here = Round(cluster, config)
+    pods = up(here, 4)
+    here.driver.drain(here.specs[3])  # the newest, which a Deployment would end first
+    here.driver.drain(here.specs[2])
+    here.sync()
+    assert [cost(cluster, pod) for pod in pods] == ["", "", "-1000", "-1000"]
+    here.driver.stop(here.specs[2])
+    here.sync(2)
+    assert cluster.ended == [pods[2]]
+    assert cost(cluster, pods[3]) == "-1000"
+    here.driver.stop(here.specs[3])
+    here.sync(2)
+    assert cluster.ended == [pods[2], pods[3]]
+
+
 def test_a_mark_of_an_earlier_agent_goes_with_its_reason(there: tuple[Cluster, Path]) -> None:
     cluster, config = there
     cluster.add(CHAT, 0)

@@ -33,8 +33,10 @@ ROUND_S_MAX: Final = 2.0
 """How long a round is waited for: a look takes 1 s, a cluster that does not answer takes ten; it goes on beside the others' next rounds."""
 WORKLOADS_MAX: Final = 64
 """As many as a site has engines: no workload waits for another's thread."""
-COST_FIRST: Final = "-1000"
-"""Below the default 0, and far from what other controllers use."""
+COST_NEXT: Final = "-1000"
+"""Of a pod whose engine drains; below the default 0, and far from what other controllers use."""
+COST_FIRST: Final = "-2000"
+"""Of one whose engine was stopped: it goes before any that still has requests."""
 DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
 WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
@@ -268,11 +270,14 @@ class Workload:
         if self.known.kind != "Deployment":
             return
         pod_of = self.pod_of
-        first = {pod_of[e] for e in tuple(self.ending) if e in pod_of} | set(self._going)
-        marked = {n for n, pod in self.pods.items() if _stays(pod) and _cost(pod) == COST_FIRST}
-        for name in sorted(first ^ marked):
-            cost = COST_FIRST if name in first else None
-            patch = {"metadata": {"annotations": {DELETION_COST: cost}}}
+        costs = {pod_of[e]: COST_NEXT for e in tuple(self.ending) if e in pod_of}
+        costs |= dict.fromkeys(set(self._going), COST_FIRST)
+        said = {n: _cost(pod) for n, pod in self.pods.items() if _stays(pod)}
+        marked = {n for n, cost in said.items() if cost in (COST_NEXT, COST_FIRST)}
+        for name in sorted(set(costs) | marked):
+            if costs.get(name, "") == said.get(name):
+                continue
+            patch = {"metadata": {"annotations": {DELETION_COST: costs.get(name)}}}
             try:
                 self.pods[name] = api.merge(f"{self.pods_path}/{name}", patch)
             except KubeError as error:
