@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -369,10 +370,14 @@ def test_idle_engines_rest_when_all_else_is_given_up_and_come_back() -> None:
     assert isinstance(woken[-1], act.Unshed)
 
 
-def cluster_fleet(*placements: Placement) -> Fleet:
-    known = Kubernetes(kind="LeaderWorkerSet", name="{service}-{variant}")
+def cluster_fleet(
+    *placements: Placement,
+    kind: Literal["Deployment", "LeaderWorkerSet"] = "LeaderWorkerSet",
+    chips: int = 8,
+) -> Fleet:
+    known = Kubernetes(kind=kind, name="{service}-{variant}")
     pools = tuple(
-        Pool(id=name, accelerator="l4", count=8, driver="kubernetes", kubernetes=known)
+        Pool(id=name, accelerator="l4", count=chips, driver="kubernetes", kubernetes=known)
         for name in ("gpu", "gpu-2")
     )
     return fleet((site("a", pools=pools),), services=SERVICES, placements=placements)
@@ -397,6 +402,54 @@ def test_of_a_workload_that_is_cut_from_its_end_only_the_last_engine_rests() -> 
     ground.dispatcher.handle(ev.EngineEmptied(at_s=now_s + 1.0, engine="chat-v0-2"))
     assert ground.belief.engines["chat-v0-2"].state == "resting"
     assert short("chat-v0-0", "chat-v0-1") == {"chat-v0-1", "chat-v0-2"}
+
+
+def draining(kind: Literal["Deployment", "LeaderWorkerSet"]) -> tuple[Ground, float]:
+    """Four replicas of which the last two drain, and when they do for long enough to be empty."""
+    ground = Ground(cluster_fleet(*placed((4, 0, 0)), kind=kind), np.random.default_rng(3))
+    ground.run(25)
+    ground.place(placed((2, 0, 0)))
+    states = [e.state for e in ground.belief.engines.values()]
+    assert states == ["up", "up", "draining", "draining"]
+    return ground, ground.now_s + 1.0
+
+
+def stopped(ground: Ground, event: ev.Event) -> list[str]:
+    done = ground.dispatcher.handle(event)
+    return [action.engine.name for action in done if isinstance(action, act.StopEngine)]
+
+
+def test_of_a_set_that_is_cut_by_two_the_last_group_ends_before_the_one_before_it() -> None:
+    ground, now_s = draining("LeaderWorkerSet")
+    assert stopped(ground, ev.EngineEmptied(at_s=now_s, engine="chat-v0-2")) == []
+    assert stopped(ground, ev.Ticked(at_s=now_s)) == [], "it would end group 3, which is at work"
+    both = stopped(ground, ev.EngineEmptied(at_s=now_s, engine="chat-v0-3"))
+    assert sorted(both) == ["chat-v0-2", "chat-v0-3"]
+    ground, now_s = draining("LeaderWorkerSet")
+    assert stopped(ground, ev.EngineEmptied(at_s=now_s, engine="chat-v0-3")) == ["chat-v0-3"]
+    ground, now_s = draining("LeaderWorkerSet")
+    over = stopped(ground, ev.Ticked(at_s=now_s + 3600.0))
+    assert sorted(over) == ["chat-v0-2", "chat-v0-3"], "no longer than the limit of a drain"
+
+
+def test_of_a_deployment_whichever_is_empty_ends() -> None:
+    ground, now_s = draining("Deployment")
+    assert stopped(ground, ev.EngineEmptied(at_s=now_s, engine="chat-v0-2")) == ["chat-v0-2"]
+
+
+def test_a_dead_group_that_waits_for_the_ones_behind_it_keeps_no_swap_waiting() -> None:
+    whole = cluster_fleet(*placed((4, 0, 0)), chips=4)
+    ground = Ground(whole, np.random.default_rng(3))
+    ground.run(25)
+    ground.place(placed((0, 4, 0)))  # the pool is full: one after the other
+    assert ground.belief.engines["chat-v0-3"].state == "draining"
+    ground.place(placed((4, 0, 0)))
+    ground.tell(ev.EngineDied(at_s=ground.now_s, engine="chat-v0-1"))
+    ground.engines["chat-v0-1"].alive = False
+    ground.place(placed((0, 4, 0)))
+    assert "chat-v0-1" in ground.belief.engines, "behind it are two that serve"
+    ground.run(200)
+    assert ground.arrived()
 
 
 def test_a_new_replica_of_a_workload_is_its_last() -> None:

@@ -95,11 +95,10 @@ def sort_out(
 
 def _worth(engine: EngineBelief) -> tuple[int, int, int]:
     """Low: the one to keep. A workload of Kubernetes is cut from its end, whatever runs there."""
-    number = int(engine.spec.name.rpartition("-")[2])
     if engine.spec.driver == "kubernetes":
-        return 0, 0, number
+        return 0, 0, number_of(engine.spec)
     states = ("up", "draining", "starting", "resting", "dead")
-    return int(engine.leaving), states.index(engine.state), number
+    return int(engine.leaving), states.index(engine.state), number_of(engine.spec)
 
 
 def next_steps(
@@ -117,8 +116,10 @@ def next_steps(
         drain_s: Service -> how long a request may still run at a draining engine.
     """
     _, missing = sort_out({n: e for n, e in engines.items() if not e.leaving}, wanted)
-    steps = [step for e in engines.values() if e.leaving for step in _farewell(e, now_s, drain_s)]
+    ends = [step for e in engines.values() if e.leaving for step in _farewell(e, now_s, drain_s)]
+    steps = _from_the_end(site, engines, ends)
     gone = {step.engine.name for step in steps}
+    held = {step.engine.name for step in ends} - gone
     left = {name: engine for name, engine in engines.items() if name not in gone}
     free = _free(site, left)
     rows = ENGINES_PER_SITE_MAX - len(left)
@@ -134,20 +135,21 @@ def next_steps(
             steps.append(Step(kind="start", engine=spec))
         else:
             blocked.append(spec)
-    drains = _drains(left, wanted, floors, blocked)
-    return steps + _round(blocked, left, drains, free, rows) + drains
+    # Not on its way is who waits for another to go first: that other is, or is to be sent.
+    moving = {e.spec.pool for name, e in left.items() if _on_its_way(e) and name not in held}
+    drains = _drains(left, wanted, floors, blocked, moving)
+    moving |= {step.engine.pool for step in drains}
+    return steps + _round(blocked, left, moving, free, rows) + drains
 
 
 def _round(
     blocked: Sequence[EngineSpec],
     engines: Mapping[str, EngineBelief],
-    drains: Sequence[Step],
+    moving: set[str],
     free: Counter[str],
     rows: int,
 ) -> list[Step]:
     """Small engines that go round a large one after all: where nothing will make room for it, they may be what its room waits for."""
-    moving = {e.spec.pool for e in engines.values() if _on_its_way(e)}
-    moving |= {step.engine.pool for step in drains}
     steps: list[Step] = []
     for spec in blocked:
         waits_for_url = any(e.spec.url == spec.url for e in engines.values() if spec.url)
@@ -170,6 +172,36 @@ def _farewell(engine: EngineBelief, now_s: float, drain_s: Mapping[str, float]) 
         yield Step(kind="stop", engine=engine.spec)
 
 
+def _from_the_end(site: Site, engines: Mapping[str, EngineBelief], ends: list[Step]) -> list[Step]:
+    """Without those that another one of their LeaderWorkerSet has to go before: of one less, it ends its last group, at work or not."""
+    sets = {p.id for p in site.pools if p.kubernetes and p.kubernetes.kind == "LeaderWorkerSet"}
+    ending = {step.engine.name for step in ends}
+    there = [
+        e.spec
+        for name, e in engines.items()
+        if e.leaving and e.spec.pool in sets and name not in ending
+    ]
+    return [
+        step
+        for step in ends
+        if not any(
+            one_workload(spec, step.engine) and number_of(spec) > number_of(step.engine)
+            for spec in there
+        )
+    ]
+
+
+def one_workload(a: EngineSpec, b: EngineSpec) -> bool:
+    """Whether both are replicas of one workload of Kubernetes."""
+    one, other = ((e.pool, e.service, e.variant, e.chips if e.alone else 0) for e in (a, b))
+    return one == other and a.driver == b.driver == "kubernetes"
+
+
+def number_of(spec: EngineSpec) -> int:
+    """Of its variant's engines at the site."""
+    return int(spec.name.rpartition("-")[2])
+
+
 def _free(site: Site, engines: Mapping[str, EngineBelief]) -> Counter[str]:
     free = Counter({pool.id: pool.count for pool in site.pools})
     for engine in engines.values():
@@ -182,6 +214,7 @@ def _drains(
     wanted: Sequence[EngineSpec],
     floors: Mapping[str, int],
     blocked: Sequence[EngineSpec],
+    moving: set[str],
 ) -> list[Step]:
     """Which of the engines that leave get no new requests from now on."""
     to_have = Counter(spec.service for spec in wanted)
@@ -196,7 +229,7 @@ def _drains(
     drained = {step.engine.name for step in steps}
     for pool in dict.fromkeys(spec.pool for spec in blocked):
         here = [e for e in engines.values() if e.spec.pool == pool]
-        if any(_on_its_way(e) or e.spec.name in drained for e in here):
+        if pool in moving or any(e.spec.name in drained for e in here):
             continue
         able = [
             e for e in here if e in leaving and up[e.spec.service] > floors.get(e.spec.service, 0)
@@ -219,7 +252,7 @@ def _on_its_way(engine: EngineBelief) -> bool:
 def _leaves_first(engine: EngineBelief) -> tuple[str, str, int]:
     """The highest number of a variant goes first."""
     spec = engine.spec
-    return spec.service, spec.variant, -int(spec.name.rpartition("-")[2])
+    return spec.service, spec.variant, -number_of(spec)
 
 
 # --- over the league

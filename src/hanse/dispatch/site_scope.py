@@ -23,7 +23,14 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, EngineBelief, EngineSpec, engines_of
 from hanse.dispatch.load_targets import LoadTarget, in_force, next_cap
-from hanse.dispatch.rolling import DRAIN_SLACK_S, next_steps, placement_problem, sort_out
+from hanse.dispatch.rolling import (
+    DRAIN_SLACK_S,
+    next_steps,
+    number_of,
+    one_workload,
+    placement_problem,
+    sort_out,
+)
 from hanse.dispatch.shed import NOTHING_SHED, Shedding, ShedStep, shed, shed_reasons, shed_steps
 from hanse.model.fleet import Site
 
@@ -158,7 +165,8 @@ class SiteScope:
         stem = f"{spec.service}-{spec.variant}"
         # Replicas of a workload stay in the order of their numbers (`live.kubernetes`): a new one is its last.
         first = 1 + max(
-            (_number(e) for e in belief.engines.values() if _as_one(e.spec, spec)), default=-1
+            (number_of(e.spec) for e in belief.engines.values() if one_workload(e.spec, spec)),
+            default=-1,
         )
         number = next(n for n in range(first, 10_000) if f"{stem}-{n}" not in belief.engines)
         rows = {engine.spec.index for engine in belief.engines.values()}
@@ -315,8 +323,8 @@ class SiteScope:
             if engine is None or engine.state != "up" or engine.leaving:
                 continue
             if any(
-                _as_one(e.spec, engine.spec)
-                and _number(e) > _number(engine)
+                one_workload(e.spec, engine.spec)
+                and number_of(e.spec) > number_of(engine.spec)
                 and e.state != "resting"
                 for e in belief.engines.values()
             ):
@@ -349,13 +357,3 @@ class SiteScope:
 
 def _start_s_max(engine: EngineBelief) -> float:
     return EXTERNAL_START_S_MAX if engine.spec.driver == "external" else START_S_MAX
-
-
-def _as_one(a: EngineSpec, b: EngineSpec) -> bool:
-    """Replicas of one workload of Kubernetes."""
-    one, other = ((e.pool, e.service, e.variant, e.chips if e.alone else 0) for e in (a, b))
-    return one == other and a.driver == b.driver == "kubernetes"
-
-
-def _number(engine: EngineBelief) -> int:
-    return int(engine.spec.name.rpartition("-")[2])
