@@ -10,11 +10,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispatch.test_rolling import counts, made, placed, services_in
+from dispatch.fleets import fleet, site
+from dispatch.test_rolling import SERVICES, counts, made, placed, services_in
 from effort import effort
 from hanse.dispatch.belief import Floor, SiteBelief
 from hanse.dispatch.rolling import league_floors
-from hanse.model.fleet import Placement
+from hanse.model.fleet import Fleet, Placement, Pool
 
 
 def test_small_replicas_stay_until_a_large_one_that_takes_their_place_is_up() -> None:
@@ -158,6 +159,55 @@ def test_a_silent_site_keeps_its_floor_while_it_may_serve_on_and_no_other_leans_
     up = dataclasses.replace(here, up=True)
     assert floors(a=up, b=dataclasses.replace(there, up=True)) == ()
     assert floors(a=up, b=there) == (Floor(site="a", service="chat", replicas_min=1),)
+
+
+CHAT = ("chat", "v0", "gpu")
+
+
+def fleet_of_three(chips: int) -> Fleet:
+    pools = (Pool(id="gpu", accelerator="l4", count=chips),)
+    return fleet(tuple(site(name, pools=pools) for name in "abc"), services=SERVICES)
+
+
+def three(**sites: SiteBelief) -> dict[str, SiteBelief]:
+    nobody = believed("c", Counter())
+    return {"a": nobody, "b": nobody, "c": nobody} | sites
+
+
+def test_nobody_waits_for_what_others_were_placed_beside() -> None:
+    """chat goes from a to b, does not start there, and is placed at c beside it."""
+    was = dataclasses.replace(believed("a", Counter()), serving=placed((1, 0, 0)))
+    league = fleet_of_three(4)
+    stuck = dataclasses.replace(believed("b", Counter()), failing={CHAT: "no driver"})
+    kept = placed((1, 0, 0), at="b")
+    one = msgspec.structs.replace(kept[0], site="c")
+    held = (Floor(site="a", service="chat", replicas_min=1),)
+    assert league_floors(league, kept, three(a=was, b=stuck)) == held, "nothing else is up"
+    around = dataclasses.replace(stuck, around=frozenset((CHAT,)))
+    wanted = (*kept, one)
+    assert league_floors(league, wanted, three(a=was, b=around)) == held, "c loads still"
+    there = dataclasses.replace(believed("c", Counter()), serving=(one,))
+    assert league_floors(league, wanted, three(a=was, b=around, c=there)) == ()
+    # Elsewhere two full sites that exchange services go on with it.
+    swap = (*placed((0, 0, 1)), *placed((1, 0, 0), at="c"))
+    full = fleet_of_three(1)
+    sites = three(a=believed("a", Counter(chat=1)), b=around, c=believed("c", Counter(code=1)))
+    assert len(league_floors(full, (*kept, *swap), sites)) < 2
+
+
+def test_a_site_that_can_be_told_nothing_keeps_no_others_waiting() -> None:
+    """b and c are full and exchange services; a is cut off with a replica that was to leave."""
+    sites = {
+        "a": dataclasses.replace(
+            believed("a", Counter(embed=1)), up=False, heard_at_s=1.0, verdict="cut"
+        ),
+        "b": believed("b", Counter(chat=1)),
+        "c": believed("c", Counter(code=1)),
+    }
+    there = placed((1, 0, 0), at="c")
+    wanted = (*placed((0, 0, 1), at="b"), *there)
+    floors = league_floors(fleet_of_three(1), wanted, sites)
+    assert len([f for f in floors if f.site in ("b", "c")]) == 1, "one of both gives way"
 
 
 def test_two_full_sites_that_exchange_services_do_not_wait_for_each_other_for_ever() -> None:

@@ -12,6 +12,7 @@ from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import MAGIC, frame, repeat
 from hanse.dispatch.place import PlaceProblem, solve
 from hanse.dispatch.slow import ANSWER_S_MAX, CALM_S, as_running
+from hanse.dispatch.snapshot import restored, state_of
 from hanse.energy.limits import cooled_share
 from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
@@ -287,6 +288,34 @@ def test_of_replicas_of_which_some_do_not_start_those_that_are_up_are_counted_on
         one.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
         assert [p for p in one.placements if p.site == "a"] == [placed[0]]
     assert rates[3] == pytest.approx(3.0 * rates[1]) == pytest.approx(1.5 * rates[2])
+
+
+def test_what_does_not_start_takes_rows_and_chips_and_hides_no_other_variant() -> None:
+    two = service(variants=2, slo=Slo(ttft_ms=1000.0, tpot_ms=100.0))
+    one = Shell()
+    one.tell(ev.FleetLoaded(at_s=NOW_S, fleet=msgspec.structs.replace(made(), services=(two,))))
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(40.0)))
+    well = one.asked(NOW_S + 1.0)
+    up(one, "a", 0)
+    one.tell(NO_DRIVER)
+    problem = one.asked(NOW_S + ANSWER_S_MAX + 20.0)
+    assert problem is not None and well is not None
+    assert {o.variant for o in problem.offers if problem.pools[o.pool].site == 0} == {"v1"}
+    assert problem.sites[0].engines_max == well.sites[0].engines_max - 1
+    assert (well.pools[0].chips_count, problem.pools[0].chips_count) == (4, 3)
+    assert problem.pools[0].nodes_on == 0
+
+
+def test_a_snapshot_keeps_what_a_placement_was_planned_around(shell: Shell) -> None:
+    up(shell, "a", 0)
+    shell.tell(NO_DRIVER)
+    problem = shell.asked(NOW_S + 20.0)
+    assert problem is not None
+    shell.tell(ev.PlacementSolved(at_s=NOW_S + 21.0, answer=solve(problem)))
+    for one in (shell.dispatcher, restored(state_of(shell.dispatcher))):
+        assert one.belief is not None
+        assert one.belief.sites["a"].around == {("chat", "v0", "gpu")}
+        assert one.belief.sites["b"].around == frozenset()
 
 
 def test_what_nobody_asks_for_is_not_tried_again(shell: Shell) -> None:

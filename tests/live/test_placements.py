@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hanse.dispatch.events import PlacementDecided, event_to_bytes
 from hanse.live.placements import PlacementFile
@@ -19,16 +20,17 @@ DECIDED = PlacementDecided(
 )
 
 
-@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("goes_on", [DECIDED.placements, (), None])
 def test_a_restart_finds_the_placement_after_another_fleet_file_where_that_goes_on(
-    tmp_path: Path, goes_on: bool
+    tmp_path: Path, goes_on: tuple[Placement, ...] | None
 ) -> None:
     fleet = tmp_path / "fleet.toml"
     fleet.write_text("one")
     kept = PlacementFile(tmp_path, fleet)
     kept.write(event_to_bytes(DECIDED))
     fleet.write_text("two")
-    kept.follow(b"two", goes_on=goes_on)
-    assert PlacementFile(tmp_path, fleet).read() == (DECIDED if goes_on else None)
+    kept.follow(b"two", goes_on)
+    found = PlacementFile(tmp_path, fleet).read()
+    assert found == (None if goes_on is None else replace(DECIDED, placements=goes_on))
     fleet.write_text("three, by an editor")
     assert PlacementFile(tmp_path, fleet).read() is None

@@ -86,7 +86,9 @@ class SiteBelief:
     serving: tuple[Placement, ...] = ()
     """Replicas that are up there now, placed or not yet gone."""
     failing: dict[FailingKey, str] = field(default_factory=dict)
-    """What does not start there, and why; to be placed elsewhere."""
+    """What does not start there, and why; others are placed beside it."""
+    around: frozenset[FailingKey] = frozenset()
+    """What of that the placement in force does not count on."""
     unheard: tuple[str, ...] | None = None
     """Sites whose gateways do not answer its own; None: it does not say."""
     verdict: Verdict = "heard"

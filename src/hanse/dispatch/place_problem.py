@@ -100,6 +100,10 @@ def problem_from(
         for s in fleet.sites
     )
     pools, offers, untold = _hardware(belief, sites, works, usd_per_g)
+    rows = Counter[str]()
+    for p in untold:
+        rows[p.site] += p.replicas
+    sites = tuple(replace(s, engines_max=max(s.engines_max - rows[s.id], 0)) for s in sites)
     replica = _replica_usd(sites, pools, offers, usd_per_g, window_s)
     laws, demand = _demand(belief, outlook, steps, names, works, offers, replica)
     services = tuple(
@@ -231,7 +235,11 @@ def _hardware(
     taken = [0] * len(heres)
     for (i, p), chips in untold.items():
         taken[i] += p.replicas * chips
-    pools = tuple(_pool(here, taken[here.number]) for here in heres)
+    told = (
+        h._replace(placed=tuple((p, c) for p, c in h.placed if (h.number, p) not in untold))
+        for h in heres
+    )
+    pools = tuple(_pool(here, taken[here.number]) for here in told)
     return pools, tuple(offers), [p for _, p in untold]
 
 
@@ -255,8 +263,10 @@ def _offers(
                 own = here._replace(placed=mine if known.hosts else ())
                 # Of what nobody asks for nothing need be kept.
                 ill = set[str]() if work is None and not own.fixed else _ill(service, own, known)
-                every = offers_of(q, service, own, work or USUAL, late=late)
-                found += [one for one in every if one.variant not in ill]
+                well = replace(
+                    service, variants=tuple(v for v in service.variants if v.id not in ill)
+                )
+                found += offers_of(q, well, own, work or USUAL, late=late)
                 if ill:
                     found += _up_all_the_same(q, service, own, work or USUAL, ill, known)
         return found

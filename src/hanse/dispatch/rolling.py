@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -301,10 +302,11 @@ def league_floors(
     or go anywhere, one floor gives way, by one replica: of the service that loses the least share of its slots. Full sites change one after
     the other, each when the one before is up again; the last replica of a service goes only where every other choice is one, too.
     """
-    wanted = _by_service(placements)
     # A site that is silent may serve on, and then keeps what is asked of it; others do not lean on it.
     up = _by_service(p for site in sites.values() if site.up or site.apart for p in site.serving)
     heard = _by_service(p for site in sites.values() if site.up for p in site.serving)
+    placements = [p for p in placements if not _planned_around(p, sites[p.site])]
+    wanted = _by_service(placements)
     free = _league_room(fleet, sites)
     floors: list[Floor] = []
     lost: list[float] = []
@@ -313,8 +315,8 @@ def league_floors(
     for service in sorted(up):
         to_be, there = wanted.get(service, Counter()), up[service]
         alike = to_be & there
-        short = min(_slots(to_be), _slots(there))
-        short -= _slots(alike & heard.get(service, Counter()))
+        sure = _slots(alike & heard.get(service, Counter()))
+        short = min(_slots(to_be), _slots(there)) - sure
         stay: Counter[str] = Counter()
         keep: Counter[str] = Counter()
         for kind in sorted(there):
@@ -325,12 +327,16 @@ def league_floors(
             while short > 0 and keep[site] < len(leaving):
                 short -= leaving[keep[site]]
                 keep[site] += 1
-            moves = moves or len(leaving) > keep[site]
+            moves = moves or (sites[site].up and len(leaving) > keep[site])
         for site in sorted(site for site in keep if keep[site] > 0):
             floors.append(Floor(site=site, service=service, replicas_min=stay[site] + keep[site]))
             largest = max(k[3] for k in over if k[0] == site)
-            lost.append(largest / _slots(there))
+            # What a silent site has may not be there: nothing gives way that may be all there is, and no floor there that nobody hears of.
+            kept = sites[site].up and sure == _slots(alike)
+            lost.append(largest / _slots(there) if kept else inf)
     for p in placements:
+        if sites[p.site].apart:
+            continue
         if heard.get(p.service, Counter())[_kind(p)] < wanted[p.service][_kind(p)]:
             moves = moves or free.get((p.site, p.pool), 0) >= (p.chips or 1)
             # To be placed elsewhere: nothing goes for its sake.
@@ -338,11 +344,17 @@ def league_floors(
     return tuple(floors if moves else _giving_way(floors, lost))
 
 
+def _planned_around(p: Placement, site: SiteBelief) -> bool:
+    """Whether others were placed beside a replica that does not start, which therefore nothing waits for."""
+    key = p.service, p.variant, p.pool
+    return key in site.around and key in site.failing
+
+
 def _giving_way(floors: list[Floor], lost: Sequence[float]) -> list[Floor]:
     """One replica less of one of them; of equals the first."""
-    if not floors:
+    least = min(range(len(floors)), key=lambda i: lost[i], default=-1)
+    if least < 0 or lost[least] == inf:
         return floors
-    least = min(range(len(floors)), key=lambda i: lost[i])
     one = floors[least]
     less = replace(one, replicas_min=one.replicas_min - 1)
     return [*floors[:least], *([less] if less.replicas_min else []), *floors[least + 1 :]]

@@ -182,6 +182,7 @@ class SlowScope:
         if wrong or unfit:
             text = "; ".join([*wrong, unfit] if unfit else wrong)
             return [self._log("warning", f"placement refused, what runs goes on: {text}")], None
+        plan_around(belief, asked)
         self._served = served_by(asked, answer)
         self._defer_due |= bool(self.jobs) and placements != belief.placements
         said = changes(belief.placements, placements)
@@ -211,6 +212,18 @@ class SlowScope:
 
     def _log(self, level: Literal["info", "warning"], text: str) -> act.Log:
         return act.Log(epoch=self._epoch, level=level, text=text)
+
+
+def plan_around(belief: Belief, asked: PlaceProblem) -> None:
+    """What of what does not start an answer does not count on: what was kept, or stood as it is, in its question."""
+    stands = {*asked.kept, *(offer.placed for offer in asked.offers)}
+    for name, site in belief.sites.items():
+        site.around = frozenset(
+            key
+            for p in belief.placements
+            if p.site == name and p in stands
+            if (key := (p.service, p.variant, p.pool)) in site.failing
+        )
 
 
 def is_placed(belief: Belief, service: str) -> bool:

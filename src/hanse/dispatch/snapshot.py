@@ -81,6 +81,7 @@ class SiteState(Value, frozen=True, kw_only=True):
     failing: tuple[tuple[tuple[str, str, str], str], ...]
     unheard: tuple[str, ...] | None = None
     verdict: Verdict = "heard"
+    around: tuple[tuple[str, str, str], ...] = ()
 
 
 class BeliefState(Value, frozen=True, kw_only=True):
@@ -200,6 +201,7 @@ def _site(site: SiteBelief) -> SiteState:
         failing=tuple(site.failing.items()),
         unheard=site.unheard,
         verdict=site.verdict,
+        around=tuple(sorted(site.around)),
     )
 
 
@@ -251,6 +253,7 @@ def _site_belief(site: SiteState) -> SiteBelief:
         placement_version=site.placement_version,
         serving=site.serving,
         failing=dict(site.failing),
+        around=frozenset(site.around),
         unheard=site.unheard,
         verdict=site.verdict,
     )

@@ -106,7 +106,7 @@ class Agent:
         self.tables = TableFiles(self.home)
         self.placement = PlacementFile(self.home, state.fleet_toml)
         if self.league.league is not None:
-            self.placement.follow(self.league.league.toml.encode(), goes_on=False)
+            self.placement.follow(self.league.league.toml.encode(), None)
         self.engines = EngineKeeper(
             self.fleet,
             self.runtime.site(site_id),
@@ -284,7 +284,7 @@ class Agent:
         self.fleet = fleet
         self.power.follow(fleet)
         self._demand.follow(fleet)
-        self.placement.follow(league.toml.encode(), goes_on=self.engines.follow(fleet))
+        self.placement.follow(league.toml.encode(), self.engines.follow(fleet))
         if self.plant is not None and not self.plant.follow(fleet):
             self._plant_changed.set()
 

@@ -68,13 +68,14 @@ from hanse.live.shared import (
     SharedPage,
 )
 from hanse.model.fleet import Fleet, Placement
+from hanse.units import SECONDS_PER_HOUR
 from hanse.view import EngineStatus
 
 PROBE_TIMEOUT_S = 0.2
 """Also the pace of probes once one was missed. With an interval of 0.25 s and three misses a frozen engine is known
 0.85 s after it froze at the latest, so that its requests are elsewhere within a second."""
 STATES = {"up": ENGINE_ALIVE, "dead": ENGINE_DEAD, "draining": ENGINE_DRAINING}
-LOADING_S_MAX = 3600.0
+LOADING_S_MAX = SECONDS_PER_HOUR
 """A start may wait so long for a pod that is there and not ready, and only then begins the time in which an engine must answer: clusters
 load large models over slow networks, and kubelet itself says of a pod that fails what is wrong with it."""
 WORKER_SILENT_S = 2.0
@@ -196,10 +197,10 @@ class EngineKeeper:
         self._handle(msgspec.structs.replace(decided, at_s=time.time()))
         return self.placement_version == (decided.epoch, decided.version)
 
-    def follow(self, fleet: Fleet) -> bool:
+    def follow(self, fleet: Fleet) -> tuple[Placement, ...] | None:
         """Another fleet is in force: what is placed here by it and as it was decided since is worked towards, nothing else is touched.
 
-        Returns whether what was decided since goes on.
+        Returns what goes on of what was decided since; None: the fleet file's own placement holds.
         """
         belief = self.dispatcher.belief
         assert belief is not None, "the fleet was loaded"
@@ -217,7 +218,7 @@ class EngineKeeper:
             placement_version=version,
         )
         self._handle(event)
-        return placements is not None
+        return placements
 
     def drain(self, drained: bool) -> None:
         """The site takes no new requests, or takes them again; what runs goes on."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from hanse.dispatch.events import PlacementDecided, event_from_bytes, event_to_bytes
 from hanse.live import bus
 from hanse.live.runtime import replace_file
-from hanse.model.fleet import Value
+from hanse.model.fleet import Placement, Value
 from hanse.model.told import UNREADABLE
 
 SEND_S_MAX: Final = 2.0
@@ -61,12 +62,12 @@ class PlacementFile:
         self._path = home / "placement"
         self._fleet_sha256 = sha256(fleet_file.read_bytes()).hexdigest()
 
-    def follow(self, fleet_text: bytes, *, goes_on: bool) -> None:
-        """Another fleet file is in force, for which what is written from now on is; and what is kept, where that `goes_on`."""
-        kept = self.read() if goes_on else None
+    def follow(self, fleet_text: bytes, goes_on: tuple[Placement, ...] | None) -> None:
+        """Another fleet file is in force, for which what is written from now on is; and of what is kept what `goes_on`, if anything does."""
+        kept = None if goes_on is None else self.read()
         self._fleet_sha256 = sha256(fleet_text).hexdigest()
-        if kept is not None:
-            self.write(event_to_bytes(kept))
+        if kept is not None and goes_on is not None:
+            self.write(event_to_bytes(replace(kept, placements=goes_on)))
 
     def read(self) -> PlacementDecided | None:
         """What was in force when the agent ended; None where the operator has changed the fleet file since: that is newer."""
