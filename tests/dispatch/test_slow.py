@@ -8,6 +8,7 @@ import pytest
 from dispatch.fleets import NOW_S, fleet, service, site, tenant
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import MAGIC, frame, repeat
 from hanse.dispatch.place import PlaceProblem, solve
@@ -16,6 +17,7 @@ from hanse.dispatch.snapshot import restored, state_of
 from hanse.energy.limits import cooled_share
 from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
+from hanse.model.job import Job
 from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
 
 SITES = ("a", "b", "c")
@@ -201,6 +203,32 @@ def test_a_placement_that_goes_on_is_sent_again_under_another_fleet_file(shell: 
     assert after.fleet_digest != before.fleet_digest
     assert (after.epoch, after.version) == (before.epoch, before.version + 1)
     assert sent(NOW_S + 7.0) == []
+
+
+def test_progress_of_a_batch_asks_for_no_schedule_before_its_time(shell: Shell) -> None:
+    def schedules(at_s: float) -> int:
+        return len(
+            [a for a in shell.tell(ev.Ticked(at_s=at_s)) if isinstance(a, act.SolveSchedule)]
+        )
+
+    def told(at_s: float, *jobs: Job) -> None:
+        shell.tell(ev.JobsChanged(at_s=at_s, jobs=jobs, measured=Measured()))
+
+    one = Job(
+        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
+        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 7200.0, chip_s={}, service="chat", requests=900.0,
+        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
+    )  # fmt: skip
+    told(NOW_S, one)
+    assert schedules(NOW_S + 1.0) == 1
+    shell.dispatcher.slow._defer_open = None  # answered
+    less = msgspec.structs.replace(
+        one, requests=890.0, data_gb=1.9, input_tokens=301.0, output_tokens=99.0
+    )
+    told(NOW_S + 60.0, less)
+    assert schedules(NOW_S + 61.0) == 0
+    told(NOW_S + 70.0, less, msgspec.structs.replace(one, id="batch-2"))
+    assert schedules(NOW_S + 71.0) == 1
 
 
 def test_a_question_that_nobody_answers_is_asked_anew(shell: Shell) -> None:

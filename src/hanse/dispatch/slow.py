@@ -237,7 +237,15 @@ def is_placed(belief: Belief, service: str) -> bool:
 def _kinds(jobs: Sequence[Job]) -> list[Job]:
     """Jobs without how far they are: progress alone asks for no new schedule before its time."""
     return [
-        replace(job, chip_s=dict.fromkeys(job.chip_s, 0.0), requests=0.0, request_s={})
+        replace(
+            job,
+            chip_s=dict.fromkeys(job.chip_s, 0.0),
+            requests=0.0,
+            request_s={},
+            data_gb=0.0,
+            input_tokens=0.0,
+            output_tokens=0.0,
+        )
         for job in jobs
     ]
 

@@ -56,7 +56,8 @@ class JobBook:
         """What a site's agent says of its battery and its month's peak."""
         if status.power.battery_kwh is not None:
             self._held_kwh[status.site] = round(status.power.battery_kwh, 3)
-        if status.power.peak_import_kw > 0.0:
+        # Nothing where something was: another month has begun.
+        if status.power.peak_import_kw > 0.0 or status.site in self._peak_kw:
             self._peak_kw[status.site] = round(status.power.peak_import_kw, 3)
 
     def due(self, now_s: float) -> JobsChanged | None:

@@ -196,7 +196,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         series = self.recorded(zone_or_country, "carbon_intensity")
         told = self._told("carbon_intensity", names)
         of_kind = [o for o in told if (o.signal, o.unit) == ("average_location", LIFECYCLE)]
-        live = of_kind[0] if of_kind else None
+        live = _freshest(of_kind, now_s)
         if live is not None:
             reading = (
                 _said(live, now_s)
@@ -214,7 +214,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
         """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
-        live = self._live("marginal_intensity", (zone_or_country,))
+        live = self._live("marginal_intensity", (zone_or_country,), now_s)
         if live is not None and live.signal == "marginal" and live.fresh(now_s):
             return _said(live, now_s)
         series = self.recorded(zone_or_country, "marginal_intensity")
@@ -253,7 +253,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             reading = (
                 _price_of_country(iso2) if declared is None else _price_declared(iso2, declared)
             )
-        live = self._live("price_usd_per_kwh", names)
+        live = self._live("price_usd_per_kwh", names, now_s)
         if live is not None:
             fresh = live.fresh(now_s)
             reading = _said(live, now_s) if fresh else _silent(reading, live, now_s)
@@ -321,11 +321,12 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             if place and one.place == place and one.quantity == quantity
         ]
 
-    def _live(self, quantity: str, places: tuple[str, ...]) -> Observed | None:
-        return next(iter(self._told(quantity, places)), None)
+    def _live(self, quantity: str, places: tuple[str, ...], now_s: float) -> Observed | None:
+        return _freshest(self._told(quantity, places), now_s)
 
     def _weather_said(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
-        said = [self._live(name, places) for name in ("temp_c", "rh_pct", "cloud_pct", "wind10_ms")]
+        names = "temp_c", "rh_pct", "cloud_pct", "wind10_ms"
+        said = [self._live(name, places, now_s) for name in names]
         asked = [one for one in said if one is not None]
         fresh = [one for one in asked if one.fresh(now_s)]
         if not asked:
@@ -393,6 +394,11 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def _by_name(recordings: tuple[Series, ...]) -> dict[tuple[str, str], Series]:
     """The first of each zone and quantity."""
     return {(one.zone, one.quantity): one for one in reversed(recordings)}
+
+
+def _freshest(told: list[Observed], now_s: float) -> Observed | None:
+    """The first that is not too old: a feed that has fallen silent hides no other; of none that is fresh the first."""
+    return next((one for one in told if one.fresh(now_s)), told[0] if told else None)
 
 
 def _said(live: Observed, now_s: float) -> Reading:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import views
 from hanse.dispatch.follow import PACE_SHARE, SiteSchedule, WorkPlan, WorkRun
 from hanse.live.batch.follow import BatchReport, Follower, OpenBatch, job_id, whole_lines
 from hanse.live.batch.values import BatchMeta
@@ -205,6 +206,17 @@ def test_jobs_are_told_when_they_come_go_or_move_and_else_seldom() -> None:
     told(book, "lyon", 36.0)
     fourth = book.due(36.0)
     assert fourth is not None and fourth.jobs == ()
+
+
+def test_a_peak_of_last_month_is_not_paid_any_more() -> None:
+    book, told = JobBook(30.0), []
+    for at_s, peak_kw in ((0.0, 0.0), (40.0, 120.0), (80.0, 0.0), (120.0, 3.0)):
+        status = views.status("lyon")
+        power = msgspec.structs.replace(status.power, peak_import_kw=peak_kw)
+        book.see(msgspec.structs.replace(status, power=power))
+        due = book.due(at_s)
+        told.append(due and due.measured.peak_import_kw)
+    assert told == [None, {"lyon": 120.0}, {"lyon": 0.0}, {"lyon": 3.0}]
 
 
 def test_of_two_homes_the_later_owner_counts_and_a_silent_one_does_not() -> None:

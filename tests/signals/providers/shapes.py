@@ -112,7 +112,10 @@ def generation(
     return Said(body=body.encode())
 
 
-def prices(*, start: str, end: str, values: list[float], currency: str = "EUR") -> Said:
+def prices(
+    *, start: str, end: str, values: list[float], currency: str = "EUR", others: str = ""
+) -> Said:
+    """`others`: further series of the document, before this one and after it."""
     points = "".join(
         f"<Point><position>{i}</position><price.amount>{v}</price.amount></Point>"
         for i, v in enumerate(values, 1)
@@ -120,11 +123,20 @@ def prices(*, start: str, end: str, values: list[float], currency: str = "EUR") 
     )
     body = f"""<?xml version="1.0" encoding="utf-8"?>
 <Publication_MarketDocument xmlns="urn:iec62325.351:tc57wg16:451-3:publicationdocument:7:3"><mRID>b</mRID><type>A44</type>
-<TimeSeries><mRID>1</mRID><auction.type>A01</auction.type><contract_MarketAgreement.type>A01</contract_MarketAgreement.type>
+{others}<TimeSeries><mRID>1</mRID><auction.type>A01</auction.type><contract_MarketAgreement.type>A01</contract_MarketAgreement.type>
 <currency_Unit.name>{currency}</currency_Unit.name><price_Measure_Unit.name>MWH</price_Measure_Unit.name><curveType>A03</curveType>
 <Period><timeInterval><start>{start}</start><end>{end}</end></timeInterval><resolution>PT60M</resolution>{points}</Period>
-</TimeSeries></Publication_MarketDocument>"""
+</TimeSeries>{others}</Publication_MarketDocument>"""
     return Said(body=body.encode())
+
+
+def other_auction(*, start: str, end: str, contract: str, sequence: str) -> str:
+    """A series of 999 a quarter of an hour, of another contract or another auction than the coupled day-ahead one."""
+    position = "classificationSequence_AttributeInstanceComponent.position"
+    return f"""<TimeSeries><mRID>2</mRID><auction.type>A01</auction.type><contract_MarketAgreement.type>{contract}</contract_MarketAgreement.type>
+<currency_Unit.name>EUR</currency_Unit.name><price_Measure_Unit.name>MWH</price_Measure_Unit.name><{position}>{sequence}</{position}>
+<curveType>A03</curveType><Period><timeInterval><start>{start}</start><end>{end}</end></timeInterval><resolution>PT15M</resolution>
+<Point><position>1</position><price.amount>999</price.amount></Point></Period></TimeSeries>"""
 
 
 def no_data() -> Said:

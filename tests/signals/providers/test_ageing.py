@@ -117,6 +117,45 @@ def test_a_price_falls_back_to_the_declared_one() -> None:
     assert (late.value, late.method) == (0.2, "declared") and "9.0 h ago" in late.note
 
 
+@pytest.mark.parametrize("stale_first", [True, False])
+@pytest.mark.parametrize(
+    ("quantity", "signal"),
+    [
+        ("carbon_intensity", "average_location"),
+        ("marginal_intensity", "marginal"),
+        ("price_usd_per_kwh", "price"),
+        ("temp_c", "weather"),
+    ],
+)
+def test_a_feed_that_fell_silent_hides_no_other(
+    quantity: str, signal: str, stale_first: bool
+) -> None:
+    old = msgspec.structs.replace(said(quantity, signal), value=1.0, until_s=NOON_S - 99 * HOUR_S)
+    new = msgspec.structs.replace(old, value=2.0, until_s=NOON_S)
+    feed = Feed(observed=(old, new) if stale_first else (new, old))
+    marginal = feed.marginal_g_per_kwh("GB", NOON_S)
+    found = {
+        "carbon_intensity": feed.carbon_g_per_kwh("GB", NOON_S).value,
+        "marginal_intensity": None if marginal is None else marginal.value,
+        "price_usd_per_kwh": feed.price_usd_per_kwh("GB", NOON_S, declared=9.0).value,
+        "temp_c": feed.weather("GB", NOON_S).temp_c,
+    }
+    assert found[quantity] == 2.0
+
+
+def test_of_two_feeds_of_one_zone_the_first_is_forecast_from() -> None:
+    series = history(30)
+    settings = [FeedSetting(provider="csv", zone="XX", path=path) for path in ("one", "two")]
+    answers = {
+        "one": Answer(series=(series,)),
+        "two": Answer(series=(msgspec.structs.replace(series, values=series.values + 1.0),)),
+    }
+    live = LiveFeed(settings, ask={"csv": lambda setting, _: answers[setting.path]})
+    live.ask(0.0)
+    found = live.brought(series.until_s)["XX", "carbon_intensity"]
+    assert abs(found.values - series.values).max() < 1e-9
+
+
 @given(cut=st.integers(1, 500), overlap=st.integers(0, 40))
 def test_what_was_said_adds_up_to_one_history(cut: int, overlap: int) -> None:
     whole = history(30, step_s=1800.0)

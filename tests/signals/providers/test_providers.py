@@ -161,6 +161,20 @@ def test_days_of_23_and_25_hours_have_each_hour_once(
     assert ahead.mean == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(4, hours)])
 
 
+@pytest.mark.parametrize(("contract", "sequence"), [("A01", "2"), ("A07", "1")])
+def test_of_several_auctions_the_coupled_day_ahead_one_counts(
+    server: ProviderServer, contract: str, sequence: str
+) -> None:
+    """Germany's documents hold the Austrian exchange's auction too, Spain's the intraday ones, in whatever order."""
+    start, end = "2026-08-01T00:00Z", "2026-08-02T00:00Z"
+    others = shapes.other_auction(start=start, end=end, contract=contract, sequence=sequence)
+    server.speak = lambda _: shapes.prices(start=start, end=end, values=[50.0], others=others)
+    asked = setting("entsoe", server.url, quantity="price", usd_per_unit=1.0, add_usd_per_kwh=0.0)
+    past = entsoe.ask(asked, instant(start, "") + 4.0 * HOUR_S).series[0]
+    assert past.step_s == HOUR_S
+    assert past.values == pytest.approx([0.05] * 5)
+
+
 def test_prices_in_euro_need_a_rate_and_no_data_says_why(server: ProviderServer) -> None:
     server.speak = lambda _: shapes.prices(
         start="2026-08-01T00:00Z", end="2026-08-02T00:00Z", values=[1.0]

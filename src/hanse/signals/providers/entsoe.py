@@ -89,7 +89,7 @@ def _prices(setting: FeedSetting, now_s: float) -> Answer:
     rate = 1.0 if currency == "USD" else setting.usd_per_unit or 1.0
     points: dict[float, float] = {}
     steps: set[float] = set()
-    for series in _all(root, "TimeSeries"):
+    for series in _day_ahead(root):
         for at_s, step_s, value in _curve(series, "price.amount"):
             points[at_s] = value * rate / 1000.0 + add
             steps.add(step_s)
@@ -104,6 +104,28 @@ def _prices(setting: FeedSetting, now_s: float) -> Answer:
         series=(history(past, step_s, meaning),) if past else (),
         forecasts=(provided(ahead, step_s, meaning, now_s),) if ahead else (),
     )
+
+
+DAY_AHEAD: Final = "A01"
+"""Contract of the day-ahead auction; intraday ones (A07) come in the same document type, in Spain in the same document."""
+SEQUENCE: Final = "classificationSequence_AttributeInstanceComponent.position"
+"""Where an area has two day-ahead auctions (Germany, Austria): 1 is the coupled one at noon, 2 the Austrian exchange's at 10:15."""
+
+
+def _day_ahead(root: Element) -> list[Element]:
+    """Series of the day-ahead auction that counts: of several the first in sequence, not the last in the document."""
+
+    def said(series: Element, name: str, unless: str) -> str:
+        found = _find(series, name)
+        return unless if found is None or not found.text else found.text.strip()
+
+    found = [
+        series
+        for series in _all(root, "TimeSeries")
+        if said(series, "contract_MarketAgreement.type", DAY_AHEAD) == DAY_AHEAD
+    ]
+    first = min((said(series, SEQUENCE, "1") for series in found), default="1")
+    return [series for series in found if said(series, SEQUENCE, "1") == first]
 
 
 def _document(setting: FeedSetting, now_s: float, kind: str, more: dict[str, str]) -> Element:

@@ -112,7 +112,7 @@ class LiveFeed:
         """Hourly histories long and young enough to forecast from, for `energy.outlook`."""
         return {
             (one.zone, one.quantity): hourly
-            for setting, kept in zip(self._settings, self._kept, strict=True)
+            for setting, kept in self._last_first()
             for one in kept.series.values()
             if one.until_s - one.start_s >= FORECAST_DAYS_MIN * SECONDS_PER_DAY
             and (newest := _newest(one, setting, now_s)) is not None
@@ -124,10 +124,14 @@ class LiveFeed:
         """Providers' own forecasts that are not too old, for `energy.outlook`."""
         return {
             (one.zone, one.quantity): one
-            for setting, kept in zip(self._settings, self._kept, strict=True)
+            for setting, kept in self._last_first()
             for one in kept.forecasts.values()
             if now_s - one.issued_at_s <= setting.stale_after_s
         }
+
+    def _last_first(self) -> list[tuple[FeedSetting, _Kept]]:
+        """So that of two that speak of the same the first stays."""
+        return list(zip(self._settings, self._kept, strict=True))[::-1]
 
     def states(self, now_s: float) -> tuple[FeedState, ...]:
         """How every feed does."""
