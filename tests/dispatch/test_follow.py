@@ -221,6 +221,17 @@ def test_a_plan_followed_with_room_for_it_ends_in_time(seed: int) -> None:
     assert done_s <= max(said.finish_at_s, job.job.deadline_at_s) + 10.0
 
 
+@settings(max_examples=effort(60), deadline=None)
+@given(seeds)
+def test_no_plan_counts_on_more_chips_than_its_job_may_have_at_once(seed: int) -> None:
+    one = problem(seed, jobs=1, restarts=False)
+    job = one.jobs[0]
+    plan = work_plan_of(one, solve(one), job)
+    assert plan is not None
+    quickest_s = min(job.job.chip_s.values(), default=0.0)
+    assert plan.need_s >= quickest_s / job.job.chips_max * (1.0 - 1e-9)
+
+
 def test_steps_are_found() -> None:
     assert [step_of(10.0, (5.0, 5.0), at) for at in (9.9, 10.0, 14.9, 15.0, 19.9, 20.0)] == [
         -1, 0, 0, 1, 1, -1,

@@ -84,6 +84,17 @@ def test_what_was_seen_goes_first_and_tells_of_the_others(at_a: float, at_b: flo
     assert min(offs) * (1 - 1e-9) <= off <= max(offs) * (1 + 1e-9)
 
 
+def test_how_many_chips_a_job_may_have_depends_on_no_order_of_rooms() -> None:
+    one, *others = rooms_of(belief())
+    large = replace(one, chips=8, slots=8, replicas=1)
+    small = replace(others[0], chips=1, slots=64, replicas=1)
+    found = {
+        with_rooms(belief(), job(1e4), rooms).chips_max
+        for rooms in ((large, small), (small, large))
+    }
+    assert found == {9}
+
+
 def test_a_variant_below_the_class_is_no_room() -> None:
     known = belief()
     classes = tuple(replace(c, quality_min=1.0) for c in known.fleet.classes)

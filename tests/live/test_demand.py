@@ -145,7 +145,7 @@ def test_counts_of_another_time_are_begun_anew(fleet: Fleet, tmp_path: Path, awa
 
 
 def test_the_slow_loop_decides_by_the_carbon_signal_that_the_fleet_names(
-    fleet: Fleet, tmp_path: Path
+    fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     now_s = time.time() // 3_600.0 * 3_600.0
 
@@ -170,6 +170,14 @@ def test_the_slow_loop_decides_by_the_carbon_signal_that_the_fleet_names(
         for site in loop._outlook(now_s).sites:
             assert site.carbon_signal == wanted
             assert (site.carbon_g_per_kwh[0] == pytest.approx(700.0)) == (wanted == "marginal")
+    # A feed that has fallen silent keeps nobody from a placement: by averages, everywhere, until it speaks again.
+    for later_s, known in ((5 * 3_600.0, False), (6 * 3_600.0, False), (0.0, True)):
+        found = {site.carbon_signal for site in loop._outlook(now_s + later_s).sites}
+        assert found == {"marginal" if known else "average_location"}
+    said = capfd.readouterr()
+    told = [line for line in (said.out + said.err).splitlines() if "outlooks go by" in line]
+    assert len(told) == 2 and "average_location instead of marginal" in told[0]
+    assert told[1].endswith("outlooks go by marginal")
 
 
 def test_who_asks_for_what_stands_nowhere_wakes_the_slow_loop_and_once_is_enough(

@@ -336,21 +336,28 @@ def work_plan_of(problem: DeferProblem, answer: DeferAnswer, one: DeferJob) -> W
 
 
 def _need_s(problem: DeferProblem, one: DeferJob) -> float:
-    """All that is left, in all chips that are free at lawful sites on the mean of the time until its deadline."""
+    """All that is left, in as many chips as it may have at once, the quickest first, that are free at lawful sites on the mean of the time
+    until its deadline.
+    """
     starts_s, at_s = [], problem.start_s
     for length_s in problem.step_s:
         starts_s.append(at_s)
         at_s += length_s
     steps = max(1, sum(start_s < one.job.deadline_at_s for start_s in starts_s))
     whole_s = sum(problem.step_s[:steps])
-    per_s = 0.0
+    found: list[tuple[float, float]] = []
+    """Chip seconds that all of it takes there, and chips."""
     for site in problem.sites:
         for pool in site.pools if site.site in one.sites else ():
             chip_s = one.job.chip_s.get(pool.accelerator, 0.0)
             if chip_s > 0.0:
                 free = pool.chips_free[:steps]
                 free_s = sum(c * s for c, s in zip(free, problem.step_s, strict=False))
-                per_s += min(free_s / whole_s, float(one.job.chips_max)) / chip_s
+                found.append((chip_s, free_s / whole_s))
+    per_s, left = 0.0, float(one.job.chips_max)
+    for chip_s, chips in sorted(found):
+        per_s += min(chips, left) / chip_s
+        left -= min(chips, left)
     return 1.0 / per_s if per_s > 0.0 else float("inf")
 
 

@@ -175,13 +175,11 @@ def with_rooms(belief: Belief, job: Job, rooms: Sequence[Room]) -> Job:
         if room.service == service.id and (variant := _variant(service, room)).quality >= quality
     ]
     each = _request_chip_s(job, mine)
-    chips = 0.0
-    for room, _ in mine:
-        if room.key in each:
-            chips += room.chips * room.replicas
-            # No more at once than a home sends.
-            most = belief.fleet.batch.lines_at_once_max * room.chips / room.slots
-            chips = min(chips, max(most, 1.0))
+    useful = [room for room, _ in mine if room.key in each]
+    chips = float(sum(room.chips * room.replicas for room in useful))
+    # No more at once than a home sends, to whichever takes most chips for a line.
+    a_line = max((room.chips / room.slots for room in useful), default=0.0)
+    chips = min(chips, max(belief.fleet.batch.lines_at_once_max * a_line, 1.0))
     return replace(
         job,
         chip_s={key: job.requests * chip_s for key, chip_s in each.items()},

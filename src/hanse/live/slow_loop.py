@@ -25,6 +25,7 @@ from hanse.dispatch.place import solve as solve_placement
 from hanse.dispatch.place_warm import warm
 from hanse.dispatch.slow import is_placed
 from hanse.energy.outlook import outlook_from
+from hanse.errors import HanseError
 from hanse.live.demand import REPORT_S, DemandReport
 from hanse.live.hearsay import own_demand
 from hanse.live.jobs import site_in
@@ -35,7 +36,7 @@ from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand, expected_totals
-from hanse.signals.outlook import DemandOutlook
+from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook
 from hanse.signals.providers import LiveFeed
 
 OUTLOOK_STEPS: Final = 48
@@ -84,6 +85,8 @@ class SlowLoop:
         self._saved_s = time.monotonic()
         self._ahead: set[str] = set()
         """Sites whose clock runs ahead."""
+        self._lacking = ""
+        """Why outlooks do not go by the carbon signal that they are to go by."""
         self.counts = self._read()
         if fleet.slow_loop.places:
             # Beside the league's start, not when the first question waits.
@@ -183,19 +186,40 @@ class SlowLoop:
         clock = feed.clock
         demand = expected_demand(self.counts, now_s, steps=OUTLOOK_STEPS)
         own = clock.speed == 1.0
-        outlook = outlook_from(
-            self._fleet.sites,
-            feed if own else feed.by_its_clock(),
-            clock.played_s(now_s),
-            steps=OUTLOOK_STEPS,
-            demand=demand if own else sped_up(demand, clock.speed),
-            carbon_signal=self._fleet.slow_loop.carbon_signal,
-            # Histories and forecasts of providers are of true hours.
-            brought=self._live.brought(now_s) if own else None,
-            provided=self._live.provided(now_s) if own else None,
-        )
+
+        def by(signal: CarbonSignal) -> Outlook:
+            return outlook_from(
+                self._fleet.sites,
+                feed if own else feed.by_its_clock(),
+                clock.played_s(now_s),
+                steps=OUTLOOK_STEPS,
+                demand=demand if own else sped_up(demand, clock.speed),
+                carbon_signal=signal,
+                # Histories and forecasts of providers are of true hours.
+                brought=self._live.brought(now_s) if own else None,
+                provided=self._live.provided(now_s) if own else None,
+            )
+
+        outlook = self._of_one_kind(by)
         totals = expected_totals(self.counts, now_s, steps=OUTLOOK_STEPS) if own else ()
         return msgspec.structs.replace(outlook, clock=clock, totals=totals)
+
+    def _of_one_kind(self, by: Callable[[CarbonSignal], Outlook]) -> Outlook:
+        """By the signal that the fleet is to decide by; while a site has none of that kind by averages, at all sites alike. People are not
+        to wait for a placement until a feed speaks again.
+        """
+        wanted = self._fleet.slow_loop.carbon_signal
+        try:
+            outlook, lacking = by(wanted), ""
+        except HanseError as error:
+            if wanted == "average_location":
+                raise
+            outlook, lacking = by("average_location"), str(error)
+        if lacking != self._lacking:
+            self._lacking = lacking
+            why = f"average_location instead of {wanted}: {lacking}" if lacking else wanted
+            log_line(f"outlooks go by {why}")
+        return outlook
 
     def _read(self) -> DemandCounts:
         bin_s = self._fleet.slow_loop.demand_bin_s
