@@ -48,7 +48,7 @@ def explain(
     counts = {one.offer: one.replicas for one in answer.replicas}
     placed = sum(counts.get(i, 0) for i in here)
     if any(full.offers[i].fixed and full.offers[i].replicas for i in here):
-        why = "it runs by itself (driver `external`), or its site can be told nothing: counted on, never moved"
+        why = "it runs by itself (driver `external`), its site can be told nothing, or some of it does not start: what is up is counted on, none is moved"
         return _said(service, site, placed, why, "nothing else", 0.0, 0.0)
     able = _able(full, here)
     if not placed and not able:

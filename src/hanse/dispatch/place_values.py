@@ -95,7 +95,8 @@ class PlaceOffer(Value, frozen=True, kw_only=True):
     replicas: int = 0
     """Now."""
     fixed: bool = False
-    """Runs by itself (driver `external`), or at a site that can be told nothing: it can be counted on, not moved."""
+    """Runs by itself (driver `external`), at a site that can be told nothing, or is tried on where some of it does not start: what is up can be counted on,
+    none moved."""
     placed: Placement | None = None
     """What of it is in force, where it is fixed: an answer has it word for word."""
     late: bool = False

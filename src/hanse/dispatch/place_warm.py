@@ -1,4 +1,4 @@
-"""The kernels of placement compiled before anybody waits for one: a quarter of a minute on a machine that never placed anything.
+"""The kernels of placement compiled before anybody waits for one: two minutes on a machine that never placed anything.
 
 Here: `warm`. Not here: the kernels (`place_cost`, `place_moves`).
 """

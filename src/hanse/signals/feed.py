@@ -196,7 +196,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         series = self.recorded(zone_or_country, "carbon_intensity")
         told = self._told("carbon_intensity", names)
         of_kind = [o for o in told if (o.signal, o.unit) == ("average_location", LIFECYCLE)]
-        live = _freshest(of_kind, now_s)
+        live = _first_fresh(of_kind, now_s)
         if live is not None:
             reading = (
                 _said(live, now_s)
@@ -322,7 +322,7 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ]
 
     def _live(self, quantity: str, places: tuple[str, ...], now_s: float) -> Observed | None:
-        return _freshest(self._told(quantity, places), now_s)
+        return _first_fresh(self._told(quantity, places), now_s)
 
     def _weather_said(self, weather: Weather, now_s: float, places: tuple[str, ...]) -> Weather:
         names = "temp_c", "rh_pct", "cloud_pct", "wind10_ms"
@@ -396,7 +396,7 @@ def _by_name(recordings: tuple[Series, ...]) -> dict[tuple[str, str], Series]:
     return {(one.zone, one.quantity): one for one in reversed(recordings)}
 
 
-def _freshest(told: list[Observed], now_s: float) -> Observed | None:
+def _first_fresh(told: list[Observed], now_s: float) -> Observed | None:
     """The first that is not too old: a feed that has fallen silent hides no other; of none that is fresh the first."""
     return next((one for one in told if one.fresh(now_s)), told[0] if told else None)
 

@@ -191,9 +191,8 @@ class Runner:
             if verdict == "no_room":
                 lane.window = max(1.0, lane.window * 2.0 / 3.0)
                 self._later(work, number, at, NO_ROOM_S)
-            elif (
-                lane.failing
-            ):  # twice in a row: an engine that is gone would use up all tries of all lines at once
+            elif lane.failing:
+                # Twice in a row: an engine that is gone would use up all tries of all lines at once.
                 _pause(lane, FAILING_S)
             lane.failing = verdict == "again" or lane.failing
             return verdict
