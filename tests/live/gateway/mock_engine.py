@@ -25,6 +25,7 @@ class MockEngine:
     """Behaviour is read when a request arrives; change it at any time.
 
     mode: ok | error (500) | hang (reads, never answers) | cut (dies before the first byte) | cut_mid (dies in the stream)
+        | cut_plain (dies in the middle of a plain answer)
         | frozen (does not even read, probes included) | error_event (an SSE error, then the end)
     """
 
@@ -143,12 +144,22 @@ class MockEngine:
         if asked.get("stream"):
             return await self._stream(asked, writer)
         body = self.answer if self.answer is not None else self._plain(asked)
+        if self.mode == "cut_plain":
+            return await self._half(body, writer)
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (len(body), body)
         )
         await writer.drain()
         return True
+
+    async def _half(self, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        writer.write(head % len(body) + body[: len(body) // 2])
+        await writer.drain()
+        await asyncio.sleep(0.05)  # let the bytes out before the reset
+        writer.transport.abort()
+        return False
 
     def _plain(self, asked: dict) -> bytes:
         choice = {

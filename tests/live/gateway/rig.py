@@ -347,7 +347,9 @@ async def read_answer(reader: asyncio.StreamReader, *, head_only: bool = False) 
     elif headers.get("transfer-encoding") == "chunked":
         while size := int(await reader.readline(), 16):
             body += (await reader.readexactly(size + 2))[:-2]
-        await reader.readexactly(2)
+        while (line := await reader.readline()).strip():
+            name, value = line.decode().strip().split(": ", 1)
+            headers[f"trailer {name}"] = value
     else:
         body = await reader.read()
     return Answer(status, headers, body)

@@ -184,3 +184,24 @@ def test_an_event_without_end_is_noticed():
     for _ in range(3):
         tap.feed(b"data: " + b"x" * 500_000)
     assert tap.lost == "an event without end"
+
+
+@given(
+    st.integers(0, 10**9),
+    st.integers(0, 10**9),
+    st.lists(st.text(max_size=30) | st.just('"usage":{"prompt_tokens":1}'), max_size=3),
+    st.booleans(),
+    st.integers(1, 5000),
+)
+def test_usage_at_either_end_of_a_long_answer_is_found(tokens_in, out, texts, first, cut):
+    usage = {"prompt_tokens": tokens_in, "completion_tokens": out, "other": {}}
+    parts = [{"usage": usage}, {"texts": texts, "data": "x" * 10_000}]
+    if not first:
+        parts.reverse()
+    answer = json.dumps(parts[0] | parts[1]).encode()
+    ends = bodies.Ends()
+    for at in range(0, len(answer), cut):
+        ends.feed(answer[at : at + cut])
+    found = ends.usage()
+    assert found == bodies.usage_of(answer)
+    assert found is not None and found.prompt_tokens == tokens_in

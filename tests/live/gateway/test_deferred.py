@@ -14,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.dispatch.table import Table
+from hanse.live.batch.asking import Lines
+from hanse.live.batch.values import Who
+from hanse.live.batch.work import measured_of
 from hanse.live.evidence.chain import Decided, Ended, Executed
+from hanse.live.gateway.attempt import HOLD_ALL_BYTES_MAX
 from hanse.live.gateway.incoming import Incoming
 from hanse.live.gateway.spare import spare_requests
 from hanse.live.runtime import private_socket
@@ -115,6 +119,32 @@ def test_a_line_is_a_request_like_any_other(tmp_path):
                 assert (await inner.send(chat(), **wrong)).status == 403
             refused = await inner.send(chat(), key="clinic", country="EE")
             assert refused.status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_a_line_whose_answer_was_not_held_tells_what_it_took_after_it(tmp_path, forwarded):
+    long = b'{"data":["%b"],"usage":{"prompt_tokens":7,"completion_tokens":4}}' % (b"1" * 3_000_000)
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn") if forwarded else ("lyon",))
+        lyon, serving = league["lyon"], league["tallinn" if forwarded else "lyon"]
+        if forwarded:
+            await without_own_engines(league, "lyon")
+        serving.engines[0].answer = long
+        lyon.worker.held_bytes = serving.worker.held_bytes = HOLD_ALL_BYTES_MAX
+        async with Inner(lyon) as inner:
+            lines = Lines((inner.path,))
+            who = Who(key_id="clinic", tenant="clinic", data_class="public", country="FR")
+            for _ in range(2):  # the second on the same connection
+                body = json.dumps(chat("a line")).encode()
+                answer = await lines.post("/v1/chat/completions", who, body)
+                measured = measured_of(answer)
+                assert (answer.status, answer.body) == (200, long)
+                assert (measured["tokens_in"], measured["tokens_out"]) == (7.0, 4.0)
+                assert measured["wh"] > 0.0
+            lines.close()
 
     run(test)
 

@@ -8,7 +8,7 @@ import pytest
 
 from hanse.errors import SiteError
 from hanse.live.evidence.chain import Decided, Ended, Executed
-from hanse.live.gateway.attempt import HOLD_BYTES_MAX
+from hanse.live.gateway.attempt import HOLD_ALL_BYTES_MAX, HOLD_BYTES_MAX
 from live.gateway.rig import (
     KEY,
     SHOP_KEY,
@@ -288,7 +288,7 @@ def test_an_answer_too_large_to_hold_leaves_its_connections_to_the_next(tmp_path
         lyon, serving = league["lyon"], league["tallinn" if forwarded else "lyon"]
         if forwarded:
             await without_own_engines(league, "lyon")
-        answer = b'{"text":"%b"}' % (b"x" * 3 * HOLD_BYTES_MAX)
+        answer = b'{"text":"%b"}' % (b"x" * 2 * HOLD_BYTES_MAX)
         serving.engines[0].answer = answer
         reader, writer = await connect(lyon.port)
         for _ in range(3):
@@ -299,5 +299,58 @@ def test_an_answer_too_large_to_hold_leaves_its_connections_to_the_next(tmp_path
             await lyon.idle()
             await serving.idle()
         writer.close()
+
+    run(test)
+
+
+LONG = b'{"usage" :{"prompt_tokens":7,"completion_tokens":4},"text":"%b"}' % (b"x" * 3_000_000)
+
+
+def figures(text: str) -> dict[str, str]:
+    return dict(part.split("=") for part in text.split(";"))
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("forwarded", [False, True])
+def test_a_large_plain_answer_is_accounted_for_like_a_small_one(tmp_path, forwarded, held):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn") if forwarded else ("lyon",))
+        lyon, serving = league["lyon"], league["tallinn" if forwarded else "lyon"]
+        if forwarded:
+            await without_own_engines(league, "lyon")
+        serving.engines[0].answer = LONG
+        sites = [lyon, serving] if forwarded else [lyon]
+        for site in sites:
+            site.worker.held_bytes = 0 if held else HOLD_ALL_BYTES_MAX
+        answer = await ask(lyon.port, chat(max_tokens=5))
+        assert (answer.status, answer.body) == (200, LONG)
+        await lyon.idle()
+        await serving.idle()
+        assert {s.worker.held_bytes for s in sites} == {0 if held else HOLD_ALL_BYTES_MAX}
+        assert ("x-hanse-measured" in answer.headers) is held
+        ended = [r for s in sites for r in s.records() if isinstance(r, Ended)]
+        assert len(ended) == 1 + forwarded
+        assert {(r.tokens_in, r.tokens_out) for r in ended} == {(7, 4)}
+        energies = [r.energy_wh for r in ended]
+        assert min(energies) > 0.0 and energies == pytest.approx([energies[0]] * len(energies))
+
+    run(test)
+
+
+def test_a_large_answer_that_breaks_while_it_is_held_is_asked_for_elsewhere(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path, replicas=2))["lyon"]
+        one, other, _ = lyon.engines
+        one.answer = other.answer = LONG
+        one.hold, other.hold = asyncio.Event(), asyncio.Event()
+        asked = asyncio.create_task(ask(lyon.port, chat()))
+        await next(asyncio.as_completed([one.arrived.wait(), other.arrived.wait()]))
+        (one if one.posts() else other).mode = "cut_plain"
+        one.hold.set()
+        other.hold.set()
+        assert (await asked).body == LONG
+        assert len(one.posts()) == len(other.posts()) == 1
+        await lyon.idle()
+        assert lyon.worker.held_bytes == 0
 
     run(test)

@@ -58,6 +58,7 @@ class Answer:
     ) -> None:
         self.status = status
         self.headers = headers
+        """Names in lower case; after the body also those of its trailer."""
         self._reader = reader
         self._writer = writer
         self._peeked: bytes | None = None
@@ -87,7 +88,7 @@ class Answer:
             while size := int((await reader.readline()).split(b";")[0], 16):
                 yield await reader.readexactly(size)
                 await reader.readexactly(2)
-            await reader.readline()
+            self.headers |= await _trailer(reader)
         elif "content-length" in self.headers:
             left = int(self.headers["content-length"])
             while left:
@@ -115,6 +116,19 @@ class Answer:
         self._writer.close()
 
 
+def _fields(lines: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in lines.split("\r\n") if line)
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+async def _trailer(reader: asyncio.StreamReader) -> dict[str, str]:
+    """Header fields after a body."""
+    lines = b""
+    while (line := await reader.readline()).strip():
+        lines += line
+    return _fields(lines.decode("latin-1"))
+
+
 async def read_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
     """Status and headers, names in lower case.
 
@@ -123,10 +137,9 @@ async def read_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     """
     try:
         head = await reader.readuntil(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
+        first, _, lines = head.decode("latin-1").partition("\r\n")
         status = int(first.split(" ")[1])
-        pairs = (line.partition(":") for line in lines if line)
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        headers = _fields(lines)
     except (
         asyncio.IncompleteReadError,
         asyncio.LimitOverrunError,

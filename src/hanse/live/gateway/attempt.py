@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from hanse.live.gateway.heads import KnownAnswer
     from hanse.live.gateway.routing import OfferRow
 
-HOLD_BYTES_MAX = 1024 * 1024
+HOLD_BYTES = 1024 * 1024
 """A plain answer up to this size waits for its end, so that its head can carry measured values."""
+HOLD_BYTES_MAX = 8 * 1024 * 1024
+"""A larger one too, up to this size, while a worker holds no more than `HOLD_ALL_BYTES_MAX` beyond that."""
+HOLD_ALL_BYTES_MAX = 128 * 1024 * 1024
 
 RETRY_STATUS = frozenset((500, 502, 503, 504, 529))
 """Answers that say something about the engine and nothing about the request."""
@@ -74,6 +77,8 @@ class Attempt(msgspec.Struct, eq=False):
     """`body_bytes` when its site was last found not to answer."""
     charged: bool = False
     """Its Wh were booked when its stream broke."""
+    held_bytes: int = 0
+    """Of a plain answer larger than `HOLD_BYTES`, that count against what its worker may hold."""
     request: bytes = b""
     """The whole request, where it is the same on every connection to the target."""
 
@@ -120,16 +125,16 @@ class Attempt(msgspec.Struct, eq=False):
                     exchange.win(self, out)
             elif out.done:
                 exchange.win_whole(self, out)
-            elif out.got_bytes > HOLD_BYTES_MAX:
-                exchange.win(self, out)
+            elif out.got_bytes > HOLD_BYTES:
+                exchange.go_on(self, out)
         elif status in RETRY_STATUS or (status == 409 and self.engine < 0):
             if out.done:
                 self.out = None
                 exchange.turned_down(self, out)
         elif out.done:
             exchange.win_whole(self, out)
-        elif out.got_bytes > HOLD_BYTES_MAX:
-            exchange.win(self, out)
+        elif out.got_bytes > HOLD_BYTES:
+            exchange.go_on(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:
         self.out = None

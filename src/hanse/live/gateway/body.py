@@ -9,6 +9,7 @@ make a cut land wrong, the top level is written anew with every other value copi
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -67,6 +68,9 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_top = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_read_value = json.JSONDecoder().raw_decode
+ENDS_BYTES = 4096
 _OPENING = re.compile(rb"\s*\{")
 _INCLUDE_USAGE = b'"stream_options":{"include_usage":true},'
 
@@ -155,6 +159,33 @@ def usage_of(answer: bytes) -> Usage | None:
     try:
         return _decode_answer(answer).usage
     except UNREADABLE:
+        return None
+
+
+class Ends:
+    """The first and the last bytes of a plain answer that is not held: `usage` stands before or after what is long."""
+
+    def __init__(self) -> None:
+        self._first = bytearray()
+        self._last = b""
+
+    def feed(self, data: bytes) -> None:
+        """Further bytes."""
+        more = ENDS_BYTES - len(self._first)
+        if more > 0:
+            self._first += data[:more]
+        self._last = (self._last + data[-ENDS_BYTES:])[-ENDS_BYTES:]
+
+    def usage(self) -> Usage | None:
+        """`usage`, or None where neither end has it whole."""
+        for end in (self._last, bytes(self._first)):
+            # Inside a string its quotes would be escaped.
+            for found in _USAGE.finditer(end):
+                try:
+                    value, _ = _read_value(end.decode("latin-1"), found.end() - 1)
+                    return msgspec.convert(value, Usage)
+                except (ValueError, *UNREADABLE):
+                    continue
         return None
 
 

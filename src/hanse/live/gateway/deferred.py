@@ -85,6 +85,7 @@ class Line(Entry, eq=False, kw_only=True):
     """One line of a batch at its entry site."""
 
     deferrable: ClassVar[bool] = True
+    trails: ClassVar[bool] = True
     at: str = ""
     """Site whose engines alone it may go to, as a schedule says, unless that one may never take it; empty: any."""
     extra_runs: int = 0
@@ -210,6 +211,10 @@ class Line(Entry, eq=False, kw_only=True):
             bytes_moved = 0 if attempt.engine >= 0 else attempt.body_bytes + len(self.body)
             routing = self.worker.routing
             measured.price(attempt, routing, self.service.usd_per_g, bytes_moved)
+
+    def trailer_lines(self) -> bytes:
+        assert self.measured is not None
+        return self.measured.line(self.worker.kernels, len(self.attempts))
 
     def head_lines(self, attempt: Attempt) -> bytes:
         return super().head_lines(attempt) + self._extra_line()

@@ -462,6 +462,11 @@ class Entry(Exchange, eq=False, kw_only=True):
             self.worker.counts.row[HEDGES_WON] += 1.0
         return super().won(attempt, out)
 
+    def end_wide(self, attempt: Attempt, out: Outgoing) -> None:
+        if attempt.engine < 0:
+            self.site_note = out.headers.get(b"x-hanse-measured")
+        super().end_wide(attempt, out)
+
     def measure(self, attempt: Attempt, now_s: float) -> None:
         routing, tap, service = self.worker.routing, self.tap, self.service
         answered, carried = self.status == 200, self.carried

@@ -18,6 +18,7 @@ import msgspec
 
 from hanse.live.gateway import answers
 from hanse.live.gateway import body as bodies
+from hanse.live.gateway.attempt import HOLD_ALL_BYTES_MAX, HOLD_BYTES_MAX
 from hanse.live.gateway.engine_error import in_openai_shape
 from hanse.live.gateway.metrics import (
     BROKEN_STREAMS,
@@ -58,6 +59,8 @@ class Exchange(msgspec.Struct, eq=False):
     finished: bool = False
     wide: bool = False
     """A plain answer too large to hold: passing through without measured values in its head."""
+    ends: bodies.Ends | None = None
+    """What is kept of it."""
     raw_chunks: bool = False
     usage: Usage | None = None
     measured: Measured | None = None
@@ -65,6 +68,8 @@ class Exchange(msgspec.Struct, eq=False):
     status: int = 0
     drop_usage: bool = False
     """The usage chunk of the stream was asked for by us, not by the client."""
+    trails: ClassVar[bool] = False
+    """Who asked reads `trailer_lines`."""
     deferrable: ClassVar[bool] = False
     """It may wait: a line of a batch."""
     up_name: str = ""
@@ -106,6 +111,10 @@ class Exchange(msgspec.Struct, eq=False):
     def whole_lines(self, attempt: Attempt) -> bytes:
         """Header lines of a whole plain answer: `head_lines` and what was measured."""
         raise NotImplementedError
+
+    def trailer_lines(self) -> bytes:
+        """What was measured, after an answer that was not held; only for a receiver who reads it."""
+        return b""
 
     def last_comment(self) -> bytes:
         """The comment before `[DONE]`; runs `measure`."""
@@ -159,6 +168,23 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             self._open_wide(attempt, out)
 
+    def go_on(self, attempt: Attempt, out: Outgoing) -> None:
+        """A plain answer is larger than what is held of any: it is held on while memory allows, else passed through."""
+        worker = self.worker
+        worker.waiting.discard(attempt)  # it answers, and only its end is to come
+        more = out.got_bytes - attempt.held_bytes
+        room = HOLD_ALL_BYTES_MAX - worker.held_bytes
+        if out.got_bytes > HOLD_BYTES_MAX or more > room:
+            self._let_go(attempt)
+            self.win(attempt, out)
+            return
+        attempt.held_bytes += more
+        worker.held_bytes += more
+
+    def _let_go(self, attempt: Attempt) -> None:
+        self.worker.held_bytes -= attempt.held_bytes
+        attempt.held_bytes = 0
+
     def win_whole(self, attempt: Attempt, out: Outgoing) -> None:
         """A plain answer is here from first to last byte."""
         now_s = self.won(attempt, out)
@@ -193,15 +219,22 @@ class Exchange(msgspec.Struct, eq=False):
         tap = self.tap
         if tap is not None:
             self.pass_on(attempt, out, tap.feed(data))
-        elif not out.done:
-            self.write(data)
-        else:
-            attempt.out = None
-            self.write(data)
-            self._close_body()
-            self.measure(attempt, time())
-            self.finish("answered")
-            self.link.ended()
+            return
+        assert self.ends is not None
+        self.ends.feed(data)
+        self.write(data)
+        if out.done:
+            self.end_wide(attempt, out)
+
+    def end_wide(self, attempt: Attempt, out: Outgoing) -> None:
+        """The last byte of a plain answer that passes through has come."""
+        attempt.out = None
+        if self.status == 200 and self.ends is not None:
+            self.usage = self.ends.usage()
+        self.measure(attempt, time())
+        self._close_body(self.trailer_lines())
+        self.finish("answered")
+        self.link.ended()
 
     def pass_on(self, attempt: Attempt, out: Outgoing, data: bytes) -> None:
         """What the tap let through, and the stream's end where it came."""
@@ -268,6 +301,7 @@ class Exchange(msgspec.Struct, eq=False):
         if not attempt.settled:
             attempt.settled = True
             self.worker.waiting.discard(attempt)
+            self._let_go(attempt)
             self.worker.routing.end(attempt)
 
     def finish(self, outcome: str) -> None:
@@ -299,8 +333,8 @@ class Exchange(msgspec.Struct, eq=False):
     # --- writing to the client
 
     def _open_wide(self, attempt: Attempt, out: Outgoing) -> None:
-        self.wide = True
-        length = out.headers.get(b"content-length")
+        self.wide, self.ends = True, bodies.Ends()
+        length = None if self.trails else out.headers.get(b"content-length")
         self.raw_chunks = length is None and not self.link.http10
         framing = (
             b"content-length: " + length + b"\r\n"
@@ -380,9 +414,9 @@ class Exchange(msgspec.Struct, eq=False):
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self.link.transport.write(data)
 
-    def _close_body(self) -> None:
+    def _close_body(self, trailer: bytes = b"") -> None:
         if self.raw_chunks:
-            self.link.transport.write(b"0\r\n\r\n")
+            self.link.transport.write(b"0\r\n" + trailer + b"\r\n")
 
     def end_stream(self, attempt: Attempt, out: Outgoing | None, data: bytes) -> None:
         tap = self.tap

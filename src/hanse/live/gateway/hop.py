@@ -7,7 +7,7 @@ further forwarding: a hop never hops. A no is 409 with `x-hanse-refusal`, and no
 from __future__ import annotations
 
 from time import time
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import msgspec
 
@@ -40,6 +40,7 @@ ENGINES_TRIED_MAX = 3
 class Hop(Exchange, eq=False, kw_only=True):
     """One forwarded request at its serving site."""
 
+    trails: ClassVar[bool] = True
     envelope: Envelope
     offer: OfferRow = cast("Any", None)
     """Set by `start`, before anything reads it."""
@@ -184,7 +185,7 @@ class Hop(Exchange, eq=False, kw_only=True):
         self.measured = charge_given_up(self, attempt)
         attempt.drop()
         self.settle(attempt)
-        note = b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
+        note = self.trailer_lines()
         self.finish("failed")
         self.link.refuse(503, "gave_way", "somebody else came", extra=self.id_line() + note)
 
@@ -200,9 +201,11 @@ class Hop(Exchange, eq=False, kw_only=True):
         return self.id_line() + attempt.offer.lines + self.worker.routing.frame_line(time())
 
     def whole_lines(self, attempt: Attempt) -> bytes:
+        return self.head_lines(attempt) + self.trailer_lines()
+
+    def trailer_lines(self) -> bytes:
         assert self.measured is not None
-        note = b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
-        return self.head_lines(attempt) + note
+        return b"x-hanse-measured: " + self.measured.site_note() + b"\r\n"
 
     def last_comment(self) -> bytes:
         winner = self.winner

@@ -27,6 +27,8 @@ IDLE_MAX = 256
 
 RESPONSE_HEAD_BYTES_MAX = 64 * 1024
 
+MEASURED = b"x-hanse-measured"
+"""The one field that is read also after a body."""
 WANTED = frozenset(
     (
         b"content-type",
@@ -37,7 +39,7 @@ WANTED = frozenset(
         b"hanse-load",
         b"x-hanse-refusal",
         b"x-hanse-variant",
-        b"x-hanse-measured",
+        MEASURED,
     )
 )
 
@@ -362,6 +364,10 @@ class Outgoing(asyncio.Protocol):
         if self.status < 200:  # 100 Continue, 103 Early Hints
             return
         self.done = True
+        for name, value in self.raw_headers.items():  # of a trailer
+            if name.lower() == MEASURED:
+                self.headers[MEASURED] = value
+        self.raw_headers.clear()
         self.keep = self.parser.should_keep_alive()  # only true to ask here: the parser forgets
 
     # --- inside

@@ -101,6 +101,8 @@ class Worker:
         self.shadow: Shadow | None = None
         self.body_bytes_max = BODY_BYTES_MAX_FIRST
         self.requests_begun = 0
+        self.held_bytes = 0
+        """Of plain answers on their way that are larger than what is held of any."""
         self.waiting: set[Attempt] = set()
         """Attempts without a first byte."""
         self.running: set[Entry | Hop] = set()
