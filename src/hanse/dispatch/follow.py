@@ -16,8 +16,9 @@ Rules of a battery:
 
 Rules of work in small pieces (lines of a batch):
 
-* In each step of a plan so much is begun at each site as the plan's mean for the step comes to, from the step's begin on. Nothing is
-  carried into the next step: what was missed is in the next plan.
+* In each step of a plan so much is begun at each site as the plan's mean for the step comes to, from the step's begin on. What was missed
+  is not carried into the next step: it is in the next plan. Where another plan breaks a step off, what was begun beyond its even pace counts
+  in the new plan's step (`ahead`): a schedule that is made anew each minute lets no more begin than one each five.
 * Work whose deadline presses begins wherever there is room: when what is left takes all the time that is left, less a safety share.
 * Without a plan that holds, work is spread evenly over the first `PACE_SHARE` of its time: nobody knows better hours then, and nothing is
   late for having waited.
@@ -378,6 +379,11 @@ def work_now(
     }
     room = {site: share for site, share in shares.items() if share > 0.0}
     return WorkOrder(kind="planned" if room else "waits", shares=room, step=step)
+
+
+def ahead(begun: float, planned: float, elapsed_share: float) -> float:
+    """Of what was begun in a step: what an even pace would not have begun yet after a share of the step, 0 to 1."""
+    return max(0.0, begun - planned * min(max(elapsed_share, 0.0), 1.0))
 
 
 def _paced(state: WorkState, at_s: float) -> WorkOrder:

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -24,6 +25,18 @@ from live.batch.test_keeper import ended, run, until
 SITES = ("lyon", "tallinn")
 
 
+class FakeWork:
+    """As much of a `Work` as a schedule looks at."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.id = batch_id
+        self.index = range(100_000)
+        self.left = 100_000
+        self.created_at_s, self.expires_at_s = 0.0, 1e9
+        self.step: tuple[object, int] = (None, -1)
+        self.begun: dict[str, float] = {}
+
+
 def plan(
     meta: BatchMeta,
     lines: float,
@@ -32,6 +45,7 @@ def plan(
     step_s: float = 300.0,
     need_s: float = 1.0,
     start_s: float = 0.0,
+    issued_at_s: float = 0.0,
 ) -> bytes:
     now_s = start_s or time.time() - 1.0
     work = WorkPlan(
@@ -43,7 +57,11 @@ def plan(
         requests=lines,
     )
     told = SiteSchedule(
-        site="lyon", epoch=1, issued_at_s=time.time(), valid_s=7200.0, works=(work,)
+        site="lyon",
+        epoch=1,
+        issued_at_s=issued_at_s or time.time(),
+        valid_s=7200.0,
+        works=(work,),
     )
     return msgspec.msgpack.encode(told)
 
@@ -67,11 +85,38 @@ def test_lines_begin_where_and_as_many_as_planned(tmp_path: Path) -> None:
         await until(lambda: len(home.lines.sent) >= 35)
         await asyncio.sleep(0.3)
         assert sent(home) == {"tallinn": 25, "lyon": 10}, "and no more in this step"
-        follower.take(plan(meta, 65.0, {"lyon": (1.0,)}))
+        follower.take(plan(meta, 65.0, {"lyon": (1.0, 1.0)}, step_s=2.0))
         await until(ended(home, meta.id))
         assert sent(home) == {"tallinn": 25, "lyon": 75}
 
     run(home, test)
+
+
+@given(
+    st.integers(0, 60),
+    st.lists(st.floats(1.0, 400.0), min_size=1, max_size=30),
+    st.integers(1, 60),
+)
+def test_schedules_made_anew_let_no_more_begin_than_one(
+    lines: int, apart_s: list[float], at_once: int
+) -> None:
+    """However often a schedule comes that plans as much for each step: at most a step's lines, and what its pace comes to since."""
+    follower, step_s, now_s, begun = Follower("lyon", scheduled=True), 300.0, 1000.0, 0
+    meta = cast(BatchMeta, SimpleNamespace(id=f"batch_lyon_{1:024x}"))
+    work = cast(Any, FakeWork(meta.id))
+    for gap_s in apart_s:
+        share = lines / work.left
+        shares = {"lyon": (share,) * 3}
+        follower.take(plan(meta, work.left, shares, start_s=now_s, issued_at_s=now_s))
+        for part in range(4):
+            room = follower.room(work, now_s + gap_s * part / 4.0)
+            begins = min(int(room.get("lyon", 0.0) + 1e-6), at_once)
+            work.begun["lyon"] = work.begun.get("lyon", 0.0) + begins
+            begun += begins
+        now_s += gap_s
+        steps = 1.0 + (now_s - 1000.0) / step_s
+        assert begun <= lines * steps + len(apart_s) * 1e-6
+        work.left -= begins
 
 
 def test_a_line_that_found_no_room_was_not_begun(tmp_path: Path) -> None:

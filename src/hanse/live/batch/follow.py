@@ -18,7 +18,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from hanse.dispatch.follow import SiteSchedule, WorkOrder, WorkPlan, WorkState, work_now
+from hanse.dispatch.follow import SiteSchedule, WorkOrder, WorkPlan, WorkState, ahead, work_now
 from hanse.live.batch.values import BatchMeta
 from hanse.live.batch.work import Work
 from hanse.live.bus import site_subject
@@ -67,6 +67,15 @@ class BatchReport(Value, frozen=True, kw_only=True, forbid_unknown_fields=False)
     batches: tuple[OpenBatch, ...]
 
 
+class _Step(Value, frozen=True, kw_only=True):
+    """What one batch may begin in the step that holds."""
+
+    begin_s: float
+    length_s: float
+    lines: dict[str, float]
+    """By site."""
+
+
 def whole_lines(shares: tuple[float, ...], step: int, left: float) -> float:
     """Lines of a step, whole ones: what is less than one in a step is one in some of them."""
     before = left * sum(shares[:step])
@@ -86,6 +95,7 @@ class Follower:
         self.scheduled = scheduled
         self.schedule: SiteSchedule | None = None
         self._plans: dict[str, WorkPlan] = {}
+        self._steps: dict[str, _Step] = {}
         self._said: dict[str, str] = {}
 
     async def hear(self, message: Any) -> None:
@@ -114,10 +124,29 @@ class Follower:
         order = work_now(plan, self._state(work, plan), now_s, valid_s=valid_s)
         version = None if schedule is None else schedule.version
         if (version, order.step) != work.step:
-            work.step, work.begun = (version, order.step), {}
+            work.step, work.begun = (version, order.step), self._ahead(work, now_s)
+            self._begin_step(work, plan, order.step)
             order = work_now(plan, self._state(work, plan), now_s, valid_s=valid_s)
         self._say(work, order)
         return order
+
+    def _begin_step(self, work: Work, plan: WorkPlan | None, step: int) -> None:
+        self._steps.pop(work.id, None)
+        if plan is not None and step >= 0:
+            self._steps[work.id] = _Step(
+                begin_s=plan.start_s + sum(plan.step_s[:step]),
+                length_s=plan.step_s[step],
+                lines={r.site: whole_lines(r.shares, step, plan.requests) for r in plan.runs},
+            )
+
+    def _ahead(self, work: Work, now_s: float) -> dict[str, float]:
+        """Lines begun in the step that has just ended, or that another schedule breaks off, beyond its pace."""
+        step = self._steps.get(work.id)
+        if step is None:
+            return {}
+        share = (now_s - step.begin_s) / step.length_s
+        found = {s: ahead(work.begun.get(s, 0.0), n, share) for s, n in step.lines.items()}
+        return {site: lines for site, lines in found.items() if lines > WHOLE}
 
     def _lines(self, work: Work, order: WorkOrder | None) -> dict[str, float]:
         """Lane -> lines that may still begin there now."""
@@ -145,6 +174,7 @@ class Follower:
     def forget(self, batch_id: str) -> None:
         """It has ended here."""
         self._said.pop(batch_id, None)
+        self._steps.pop(batch_id, None)
 
     def _state(self, work: Work, plan: WorkPlan | None) -> WorkState:
         left, whole = float(work.left), float(max(len(work.index), 1))

@@ -101,7 +101,7 @@ class Work:
         self.step: tuple[object, int] = (None, -1)
         """Version of the schedule and its step that `begun` counts in."""
         self.begun: dict[str, float] = {}
-        """Site -> lines begun within that step."""
+        """Site -> lines begun within that step, with those begun ahead of the one before."""
         self._seen: dict[str, tuple[int, float]] = {}
         self.lost_runs = meta.lost_runs
         self.lost_wh = meta.lost_wh
