@@ -181,6 +181,24 @@ def test_in_the_heat_work_that_may_wait_keeps_clear_of_what_would_be_shed() -> N
     assert problem_from(belief_of(one), cool, jobs, start_s=NOW_S).sites[0].load_kw_max == ()
 
 
+def test_under_a_load_target_work_that_may_wait_and_batteries_keep_clear_of_it() -> None:
+    one = league()
+    free = outlook_of(one)
+    asked = tuple(3.0 if 12 <= h % 24 < 18 else UNBOUND_KW for h in range(HOURS))
+    told: Outlook = replace(free, sites=tuple(replace(s, load_kw_max=asked) for s in free.sites))
+    jobs = tuple(job(f"j{n}", deadline_at_s=NOW_S + 172_800.0) for n in range(3))
+    found = problem_from(belief_of(one), told, jobs, start_s=NOW_S)
+    a, noon = found.sites[0], 24 + 11
+    assert a.load_kw_max[0] == UNBOUND_KW
+    assert a.load_kw_max[noon] == pytest.approx(UNSHED_SHARE * 3.0)
+    assert a.grid_kw_max[0] == one.sites[0].power.grid_kw_max
+    assert a.grid_kw_max[noon] == max(3.0, a.base_kw[noon])
+    answer = solve(found)
+    assert check(found, answer) == []
+    plan = next(s for s in answer.sites if s.site == "a")
+    assert plan.import_kw[noon] <= a.grid_kw_max[noon] + 1e-6
+
+
 def test_a_server_that_sleeps_costs_its_idle_power_to_the_work_that_wakes_it() -> None:
     one = league()
     known = Measured(asleep=("a/gpu",))

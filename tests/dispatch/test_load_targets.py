@@ -11,12 +11,14 @@ from dispatch.test_dispatcher import NOW_S, at_site
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.load_targets import (
+    BOUNDS_MAX,
     BREACH_AFTER_S,
     CAP_STEP_SHARE,
     ESCALATE_AFTER_S,
     FOREVER,
     LoadTarget,
     Watch,
+    bounds,
     compliant,
     in_force,
     look,
@@ -126,6 +128,30 @@ def test_a_sender_that_tells_everything_replaces_its_own_and_nobody_elses(
     after = replaced(schedule, "iso", new, 0.0)
     assert [t for t in after if t.source != "iso"] == [t for t in schedule if t.source != "iso"]
     assert {t.id for t in after if t.source == "iso"} <= {t.id for t in new}
+
+
+@given(SENT, st.lists(TIMES, min_size=1, max_size=20), TIMES)
+def test_what_a_site_tells_of_its_targets_is_what_binds_at_each_instant(
+    sent: list[LoadTarget], asked_s: list[float], from_s: float
+) -> None:
+    schedule = merged((), sent, 0.0)
+    pieces = bounds(schedule, from_s, 60.0)
+    assert list(pieces) == sorted(pieces)
+    for at_s in [t for t in asked_s if from_s <= t < 60.0]:
+        told = [kw for begin_s, end_s, kw in pieces if begin_s <= at_s < end_s]
+        target = in_force(schedule, at_s)
+        assert told == ([] if target is None else [target.limit_kw])
+
+
+def test_a_site_tells_of_so_many_pieces_and_of_the_last_without_end() -> None:
+    many = [
+        LoadTarget(
+            id=str(i), source="iso", limit_kw=float(i), start_at_s=10.0 * i, end_at_s=10.0 * i + 5.0
+        )
+        for i in range(2 * BOUNDS_MAX)
+    ]
+    pieces = bounds(merged((), many, 0.0), 0.0, 1e6)
+    assert len(pieces) == BOUNDS_MAX and pieces[-1][1:] == (FOREVER, BOUNDS_MAX - 1.0)
 
 
 def test_a_flood_of_one_sender_pushes_out_its_own_alone() -> None:

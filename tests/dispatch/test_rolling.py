@@ -370,6 +370,18 @@ def test_idle_engines_rest_when_all_else_is_given_up_and_come_back() -> None:
     assert isinstance(woken[-1], act.Unshed)
 
 
+def test_an_engine_that_rested_is_not_failing_when_it_starts_again() -> None:
+    ground = Ground(made(8, *placed((3, 0, 2))), np.random.default_rng(3))
+    ground.run(25)
+    name = "chat-v0-2"
+    engine = ground.belief.engines[name]
+    engine.attempts = 5
+    brownout(ground, 1.0, 5.0)
+    assert engine.rests
+    ground.dispatcher.handle(ev.EngineEmptied(at_s=ground.now_s + 1.0, engine=name))
+    assert (engine.state, engine.attempts) == ("resting", 0)
+
+
 def cluster_fleet(
     *placements: Placement,
     kind: Literal["Deployment", "LeaderWorkerSet"] = "LeaderWorkerSet",

@@ -18,7 +18,7 @@ from hanse.energy.limits import cooled_share
 from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
 from hanse.model.job import Job
-from hanse.signals.outlook import DemandOutlook, Outlook, SiteOutlook
+from hanse.signals.outlook import UNBOUND_KW, DemandOutlook, Outlook, SiteOutlook
 
 SITES = ("a", "b", "c")
 
@@ -88,6 +88,13 @@ class Shell:
         found = [a for a in self.tell(ev.Ticked(at_s=at_s)) if isinstance(a, act.SolvePlacement)]
         return found[0].problem if found else None
 
+    def answer(self, problem: PlaceProblem | None, at_s: float) -> bool:
+        """Solved and told; whether it was applied."""
+        assert problem is not None
+        before = self.placements
+        self.tell(ev.PlacementSolved(at_s=at_s, answer=solve(problem)))
+        return self.placements != before
+
     @property
     def placements(self) -> tuple[Placement, ...]:
         assert self.dispatcher.belief is not None
@@ -126,6 +133,61 @@ def test_heat_bounds_what_is_placed_and_cool_weather_does_not() -> None:
     assert most["unknown"] == most["cool"] == 20.0
     rated_kw = it_kw_rated(made().sites[0])
     assert most["hot"] == pytest.approx(1.3 * 0.94 * rated_kw) and most["hot"] < 20.0
+
+
+def bound(known: Outlook, **kw: tuple[float, ...]) -> Outlook:
+    """With load targets, by site."""
+    sites = tuple(msgspec.structs.replace(s, load_kw_max=kw.get(s.site, ())) for s in known.sites)
+    return msgspec.structs.replace(known, sites=sites)
+
+
+def test_a_load_target_bounds_what_is_placed_and_is_followed_at_once() -> None:
+    one = Shell()
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(40.0)))
+    assert one.answer(one.asked(NOW_S + 1.0), NOW_S + 1.5)
+    assert sum(p.replicas for p in one.placements if p.site == "a") >= 1
+    asked = bound(outlook(40.0), a=(0.01, UNBOUND_KW))
+    one.tell(ev.OutlookIssued(at_s=NOW_S + 10.0, outlook=asked))
+    problem = one.asked(NOW_S + 11.0)
+    assert problem is not None, "long before its time"
+    assert [(s.grid_kw_max, s.cap) for s in problem.sites] == [
+        (0.01, "load target"), (20.0, "grid"), (20.0, "grid"),
+    ]  # fmt: skip
+    assert one.answer(problem, NOW_S + 11.5)
+    assert not any(p.replicas for p in one.placements if p.site == "a")
+    one.tell(ev.OutlookIssued(at_s=NOW_S + 20.0, outlook=asked))
+    assert one.asked(NOW_S + 21.0) is None, "nothing is new"
+    kept = restored(state_of(one.dispatcher))
+    one.dispatcher = kept
+    assert one.asked(NOW_S + 22.0) is None
+    later = one.asked(NOW_S + 3601.0)
+    assert later is not None and later.sites[0].cap == "grid", "the target is over"
+
+
+def test_what_a_load_target_leaves_unserved_is_cured_by_a_higher_one() -> None:
+    one = Shell()
+    low = dict.fromkeys(SITES, (0.05, 0.05))
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=bound(outlook(40.0), **low)))
+    problem = one.asked(NOW_S + 1.0)
+    assert problem is not None
+    answer = solve(problem)
+    cures = " ".join(v.cure for v in answer.violated)
+    assert "load target" in cures and "grid_kw_max" not in cures
+
+
+def test_schedules_end_with_what_is_foreseen(shell: Shell) -> None:
+    one = Job(
+        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
+        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 86_400.0, chip_s={}, service="chat", requests=900.0,
+        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
+    )  # fmt: skip
+    shell.tell(ev.JobsChanged(at_s=NOW_S, jobs=(one,), measured=Measured()))
+    asked = []
+    for minutes in (1, 60, 119, 120, 240):
+        shell.dispatcher.slow._defer_open = None  # answered
+        done = shell.tell(ev.Ticked(at_s=NOW_S + 60.0 * minutes))
+        asked.append(any(isinstance(a, act.SolveSchedule) for a in done))
+    assert asked == [True, True, True, False, False]
 
 
 def test_an_answer_is_applied_sent_and_made_again_from_the_log(shell: Shell) -> None:

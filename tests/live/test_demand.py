@@ -1,6 +1,7 @@
 """What a site's users asked for: all rows, or a sample of them times what was counted."""
 
 import asyncio
+import math
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+import views
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.live.agent import Agent
@@ -20,6 +22,7 @@ from hanse.model.fleet import Fleet
 from hanse.model.read import read_fleet
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S
+from hanse.signals.outlook import UNBOUND_KW
 from hanse.signals.providers import FeedSetting, LiveFeed
 from hanse.signals.providers.answer import Answer, Meaning, history
 from hanse.view import DecisionRow
@@ -198,3 +201,26 @@ def test_who_asks_for_what_stands_nowhere_wakes_the_slow_loop_and_once_is_enough
     assert wakes()
     asyncio.run(asyncio.wait_for(loop.pause(60.0), 5.0))
     assert not wakes()
+
+
+def test_a_load_target_is_in_the_outlook_and_a_new_one_waits_for_nobody(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    loop, now_s = slow_loop(fleet, tmp_path), time.time()
+
+    def wakes(*told: tuple[float, float, float]) -> bool:
+        loop._woken.clear()
+        loop.see(replace(views.status("lyon"), load_bounds=told))
+        return loop._woken.is_set()
+
+    assert not wakes()
+    assert wakes((now_s, now_s + 5_000.0, 7.5))
+    assert not wakes((now_s + 1.0, now_s + 5_000.0, 7.5)), "the same, told a second later"
+    sites = {site.site: site.load_kw_max for site in loop._outlook(now_s).sites}
+    assert set(sites.pop("lyon")[:1]) == {7.5}
+    assert set(sites.values()) == {()}
+    last = loop._outlook(now_s).sites
+    assert next(s for s in last if s.site == "lyon").load_kw_max[3:] == (UNBOUND_KW,) * 45
+    assert wakes((now_s + 2.0, math.inf, 7.5))
+    assert wakes()
+    assert all(site.load_kw_max == () for site in loop._outlook(now_s).sites)

@@ -38,7 +38,7 @@ from hanse.energy.plant import Plant, chip_rated_w, empty_w, host_w, supplies
 from hanse.model.fleet import Fleet, Id, Site, Value
 from hanse.model.job import Job
 from hanse.signals.axis import STEP_S
-from hanse.signals.outlook import Outlook, SiteOutlook
+from hanse.signals.outlook import UNBOUND_KW, Outlook, SiteOutlook
 from hanse.units import (
     SECONDS_PER_DAY,
     bytes_from_gb,
@@ -54,8 +54,6 @@ WEAR_USD_PER_KWH: Final = 0.03
 SLACK_SHARE: Final = 0.1
 """Of a job's time, kept before its deadline where replicas follow the hour: they take the chips of the cheapest sites, which is where
 work that waited was to run at last. Without it one job in twenty of 36 simulated days was late, by up to hours."""
-UNBOUND_KW: Final = 1e9
-"""Where no heat bounds a site; a number, since a log has no infinities."""
 
 
 class Whereabouts(Value, frozen=True, kw_only=True):
@@ -205,6 +203,7 @@ def _site(
         busy_kw += room.replicas * room.chips * (room.chip_kw_idle + added_kw * used)
     load = measured.load_kw.get(site.id)
     rated = np.array(pue) * busy_kw + float(row["base_kw"])
+    base_kw = tuple(rated.tolist()) if load is None else grid.put(load)
     return DeferSite(
         site=site.id,
         price_usd_per_kwh=price,
@@ -212,9 +211,9 @@ def _site(
         pue=pue,
         pv_kw=grid.put(seen.pv_kw),
         wind_kw=grid.put(seen.wind_kw),
-        grid_kw_max=grid.put(seen.grid_kw_max),
-        base_kw=tuple(rated.tolist()) if load is None else grid.put(load),
-        load_kw_max=_cooled_kw(seen, row, grid),
+        grid_kw_max=_grid_kw_max(seen, base_kw, grid),
+        base_kw=base_kw,
+        load_kw_max=_load_kw_max(seen, row, grid),
         export_kw_max=float(row["export_kw_max"]),
         export_usd_per_kwh=float(row["export_usd_per_kwh"]),
         usd_per_kw_month=float(row["usd_per_kw_month"]),
@@ -224,13 +223,28 @@ def _site(
     )
 
 
-def _cooled_kw(seen: SiteOutlook, row: Any, grid: _Grid) -> tuple[float, ...]:
-    """What may be drawn before a site sheds for heat: in the heat as little as what was shed comes back at."""
-    if not seen.cooled_share:
+def _grid_kw_max(seen: SiteOutlook, base_kw: tuple[float, ...], grid: _Grid) -> tuple[float, ...]:
+    """What may be imported: under a load target no more than that, or than people need, so that no battery charges in it."""
+    most = grid.put(seen.grid_kw_max)
+    if not seen.load_kw_max:
+        return most
+    asked = np.maximum(np.array(grid.put(seen.load_kw_max)), np.array(base_kw))
+    return tuple(np.minimum(np.array(most), asked).tolist())
+
+
+def _load_kw_max(seen: SiteOutlook, row: Any, grid: _Grid) -> tuple[float, ...]:
+    """What may be drawn before a site sheds, for heat or because it was asked to: as little as what was shed comes back at."""
+    if not seen.cooled_share and not seen.load_kw_max:
         return ()
-    share = np.array(grid.put(seen.cooled_share))
-    most = row["base_kw"] + row["it_kw_rated"] * share * np.array(grid.put(seen.pue))
-    return tuple(np.where(share < 1.0, UNSHED_SHARE * most, UNBOUND_KW).tolist())
+    most = np.full(len(grid.put(seen.pue)), UNBOUND_KW)
+    if seen.cooled_share:
+        share = np.array(grid.put(seen.cooled_share))
+        cooled = row["base_kw"] + row["it_kw_rated"] * share * np.array(grid.put(seen.pue))
+        most = np.where(share < 1.0, UNSHED_SHARE * cooled, most)
+    if seen.load_kw_max:
+        asked = np.array(grid.put(seen.load_kw_max))
+        most = np.minimum(most, np.where(asked < UNBOUND_KW, UNSHED_SHARE * asked, UNBOUND_KW))
+    return tuple(most.tolist())
 
 
 def _room(room: Room, used: NDArray[np.float64], *, hosts: bool) -> DeferPool:

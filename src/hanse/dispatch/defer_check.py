@@ -108,7 +108,7 @@ def _power(
         idle_kw = sum(site.pue[t] * p.chips_free[t] * p.chip_kw_idle for p in site.pools)
         most = max(site.load_kw_max[t], site.base_kw[t] + idle_kw) if site.load_kw_max else None
         if most is not None and _more(draws[t], most):
-            yield f"{where}: {draws[t]:g} kW of the {most:g} that heat lets it draw"
+            yield f"{where}: {draws[t]:g} kW of the {most:g} that heat or a load target lets it draw"
         given = site.pv_kw[t] + site.wind_kw[t] + plan.discharge_kw[t] + plan.import_kw[t]
         given += plan.unserved_kw[t]
         taken = plan.facility_kw[t] + plan.charge_kw[t] + plan.export_kw[t] + plan.curtailed_kw[t]

@@ -82,7 +82,7 @@ class DeferSite(Value, frozen=True, kw_only=True):
     base_kw: tuple[float, ...]
     """All the site draws but its free chips: interactive work and its overhead, tenants, lights."""
     load_kw_max: tuple[float, ...] = ()
-    """What heat lets it draw with work that may wait; other work it serves beyond that all the same. Empty: as much as it likes."""
+    """What heat, or a load target, lets it draw with work that may wait; other work it serves beyond that all the same. Empty: as much as it likes."""
     export_kw_max: float = 0.0
     export_usd_per_kwh: float = 0.0
     usd_per_kw_month: float = 0.0

@@ -15,6 +15,8 @@ from typing import Final, Literal
 from hanse.model.fleet import Value
 
 FOREVER: Final = float("inf")
+BOUNDS_MAX: Final = 64
+"""Pieces of a schedule that a site tells of at once; beyond, the last one's limit holds on."""
 TARGETS_MAX: Final = 256
 """Of one site: a year of monthly windows and some; a sender that floods pushes out its own oldest, nobody else's."""
 CAP_STEP_SHARE: Final = 0.05
@@ -90,6 +92,28 @@ def next_change_s(schedule: Sequence[LoadTarget], now_s: float) -> float:
     """The next instant at which another target may bind."""
     edges = [edge for t in schedule for edge in (t.start_at_s, t.end_at_s) if edge > now_s]
     return min(edges, default=FOREVER)
+
+
+def bounds(
+    schedule: Sequence[LoadTarget], from_s: float, until_s: float
+) -> tuple[tuple[float, float, float], ...]:
+    """What a schedule lets a site draw in a time: (from, until, kW), in order; what is in no piece is not bound. Unix seconds UTC. The last
+    piece ends when its target does, if later.
+    """
+    found: list[tuple[float, float, float]] = []
+    at_s = from_s
+    while at_s < until_s:
+        target, next_s = in_force(schedule, at_s), next_change_s(schedule, at_s)
+        if target is not None:
+            if found and found[-1][1:] == (at_s, target.limit_kw):
+                found[-1] = (found[-1][0], next_s, target.limit_kw)
+            elif len(found) == BOUNDS_MAX:
+                found[-1] = (found[-1][0], FOREVER, found[-1][2])
+                break
+            else:
+                found.append((at_s, next_s, target.limit_kw))
+        at_s = next_s
+    return tuple(found)
 
 
 def next_cap(before_kw: float | None, bound_kw: float | None) -> float | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from hanse.dispatch.place_values import Violation, ViolationKind
+from hanse.dispatch.place_values import Cap, Violation, ViolationKind
 from hanse.milp import Floats, Ints
 
 if TYPE_CHECKING:
@@ -147,12 +147,16 @@ def _full(plan: Plan, usable: Ints) -> Cause:
             f"as many engines as an agent watches run at {where[1]}",
             "offer it on more chips a replica, or give its chips to another site",
         )
-    hot = [s for s in np.unique(r.offer_site[free[no_power]]).tolist() if p.sites[s].cap == "heat"]
-    cure = f"raise grid_kw_max at {where[2]}"
-    if hot:
-        cure = (
-            f"more cooling at {_names(plan, hot)}, whose plant takes no more heat in this weather"
-        )
+    by_cap: dict[Cap, list[int]] = {}
+    for s in np.unique(r.offer_site[free[no_power]]).tolist():
+        by_cap.setdefault(p.sites[s].cap, []).append(s)
+    if "heat" in by_cap:
+        hot = _names(plan, by_cap["heat"])
+        cure = f"more cooling at {hot}, whose plant takes no more heat in this weather"
+    elif "load target" in by_cap:
+        cure = f"a higher load target at {_names(plan, by_cap['load target'])}"
+    else:
+        cure = f"raise grid_kw_max at {where[2]}"
     return Cause(f"no power is left for one more at {where[2]}", cure)
 
 
@@ -221,15 +225,18 @@ def _power(plan: Plan) -> list[Violation]:
             float(plan.over_kw[s]),
             "kW",
             f"{plan.kw_high[s]:.1f} kW with all demand high, {_supply(plan)[s]:.1f} kW of supply",
-            (
-                f"raise grid_kw_max by {np.ceil(plan.over_kw[s] * 10.0) / 10.0:g} kW"
-                if p.sites[int(s)].cap == "grid"
-                else "more cooling, whose plant takes no more heat in this weather"
-            )
-            + ", or let other sites hold more",
+            f"{_more_supply(p.sites[int(s)].cap, float(plan.over_kw[s]))}, or let other sites hold more",
         )
         for s in np.flatnonzero(plan.over_kw > 0.0)
     ]
+
+
+def _more_supply(cap: Cap, over_kw: float) -> str:
+    """What lets a site draw more."""
+    more = f"{np.ceil(over_kw * 10.0) / 10.0:g} kW"
+    if cap == "heat":
+        return "more cooling, whose plant takes no more heat in this weather"
+    return f"raise grid_kw_max by {more}" if cap == "grid" else f"a load target higher by {more}"
 
 
 def _supply(plan: Plan) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

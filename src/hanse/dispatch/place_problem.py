@@ -21,6 +21,7 @@ from hanse.dispatch.paths import paths_from
 from hanse.dispatch.place_offers import NODE_CHIPS, Here, Power, Work, offers_of, stepped, work_of
 from hanse.dispatch.place_pooling import peak_shares
 from hanse.dispatch.place_values import (
+    Cap,
     FailureSet,
     PlaceDemand,
     PlaceOffer,
@@ -44,6 +45,7 @@ from hanse.units import (
     per_g_from_per_t,
 )
 
+Floats = NDArray[np.float64]
 NODE_OFF_W: Final = 8.0
 """A server that is off, its BMC awake: 5 to 10 W."""
 WAKE_S: Final = 180.0
@@ -160,11 +162,14 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
     # Others on the site take own power first; what they import is not there for the league.
     left = np.maximum(own - base, 0.0)
     supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
-    given = supply
+    cap: Cap = "grid"
     if power.cooled_share:
         share = np.array(power.cooled_share[steps])
         cooled = it_kw_rated(site) * share * np.array(power.pue[steps])
-        supply = np.where(share < 1.0, np.minimum(supply, cooled), supply)
+        supply, cap = _least(supply, cap, np.where(share < 1.0, cooled, np.inf), "heat")
+    if power.load_kw_max:
+        asked = np.maximum(np.array(power.load_kw_max[steps]) - base, 0.0)
+        supply, cap = _least(supply, cap, asked, "load target")
     carbon_g = float(np.mean(power.carbon_g_per_kwh[steps]))
     return PlaceSite(
         id=site.id,
@@ -178,10 +183,16 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
         own_kw_low=float(min(left.min(), supply.min())),
         export_usd_per_kwh=_export_usd(site),
         grid_kw_max=float(max(supply.min() - left.min(), 0.0)),
-        cap="heat" if supply.min() < given[supply.argmin()] else "grid",
+        cap=cap,
         engines_max=ENGINES_PER_SITE_MAX,
         hosts=known.hosts,
     )
+
+
+def _least(supply: Floats, cap: Cap, other: Floats, why: Cap) -> tuple[Floats, Cap]:
+    """The lesser of two bounds in each step, and what bounds the least of all."""
+    both = np.minimum(supply, other)
+    return both, why if both.min() < supply[both.argmin()] else cap
 
 
 def _levied(made: PlaceSite, site: Site, peak_kw: float) -> PlaceSite:

@@ -19,6 +19,9 @@ from hanse.model.fleet import Id, Placement, Value
 ViolationKind = Literal["unlawful", "unserved", "late", "uncovered", "over_power"]
 
 
+Cap = Literal["grid", "heat", "load target"]
+
+
 class PlaceSite(Value, frozen=True, kw_only=True):
     """Power at one site over the window."""
 
@@ -38,8 +41,8 @@ class PlaceSite(Value, frozen=True, kw_only=True):
     """What a kW of import beyond this month's highest costs, an hour's share of it."""
     peak_kw: float = 0.0
     """This month's highest import so far, less what others draw."""
-    cap: Literal["grid", "heat"] = "grid"
-    """What its supply ends at: the connection, or the plant that cools it."""
+    cap: Cap = "grid"
+    """What its supply ends at: the connection, the plant that cools it, or a load target."""
     engines_max: int = 64
     """Replicas that its agent can watch."""
     hosts: bool = True

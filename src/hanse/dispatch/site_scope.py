@@ -229,6 +229,7 @@ class SiteScope:
         first, engine.emptied = not engine.emptied, True
         if engine.rests and not engine.leaving:
             engine.state, engine.since_s = "resting", now_s
+            engine.attempts = 0  # it ran: what it died of before says nothing of its next start
             return [
                 act.MarkEngine(epoch=self._epoch, engine=engine.spec, state="dead"),
                 act.StopEngine(epoch=self._epoch, engine=engine.spec),

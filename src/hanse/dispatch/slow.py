@@ -34,7 +34,7 @@ from hanse.dispatch.room import asked_for, by_clock
 from hanse.model.fleet import Placement
 from hanse.model.job import Job
 from hanse.signals.clock import TRUE_CLOCK
-from hanse.signals.outlook import Outlook
+from hanse.signals.outlook import UNBOUND_KW, Outlook
 
 SOURCE: Final = "optimiser"
 SLOTS_LEAST, SLOTS_MOST = 0.9, 1.25
@@ -66,6 +66,8 @@ class SlowScope:
         """By which the open schedule is asked for."""
         self._served: dict[tuple[str, str], float] = {}
         """(service, site) -> requests a second that the placement in force expects to be served there."""
+        self._asked_kw: dict[str, float] = {}
+        """By site: what load targets let it draw in the placement's window, where there are any."""
         self._late: frozenset[str] = frozenset()
         """Jobs that a schedule found no room for in time; until they end, since the replica that they then get is why there is room."""
         self._said: tuple[str, ...] = ()
@@ -115,6 +117,11 @@ class SlowScope:
             return done
         clock = self.outlook.clock
         played_s = clock.played_s(now_s)
+        window = steps_of(self.outlook, played_s, clock.speed * loop.window_s)
+        asked_kw = load_targets(self.outlook, window)
+        if asked_kw != self._asked_kw:
+            self._asked_kw = asked_kw
+            self._place_due = self._defer_due = True
         outlook = replace(
             self.outlook,
             demand=(
@@ -127,11 +134,13 @@ class SlowScope:
             "place", now_s, self._place_due, self._place_open, loop.place_every_s
         ):
             self._place_due = False
-            window = steps_of(outlook, played_s, clock.speed * loop.window_s)
             peaks = self.measured.peak_import_kw
             problem = place_problem(belief, outlook, window=window, peak_import_kw=peaks)
             self._place_open = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
+        reaches_s = self.outlook.start_s + self.outlook.count * self.outlook.step_s
+        if played_s >= reaches_s:
+            return done  # nobody foresees these hours: plans run out, and batteries and batches go by their own rules
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
         if busy and self._is_due(
             "defer", now_s, self._defer_due, self._defer_open, loop.schedule_every_s
@@ -278,6 +287,16 @@ def steps_of(outlook: Outlook, now_s: float, window_s: float) -> tuple[int, int]
     end = -int(-(now_s + window_s - outlook.start_s) // outlook.step_s)
     first = min(max(first, 0), last)
     return first, min(max(end, first + 1), last + 1)
+
+
+def load_targets(outlook: Outlook, window: tuple[int, int]) -> dict[str, float]:
+    """By site: the least that it is asked to draw at most in some steps, where it is asked."""
+    found = {
+        site.site: min(site.load_kw_max[slice(*window)])
+        for site in outlook.sites
+        if site.load_kw_max
+    }
+    return {site: kw for site, kw in found.items() if kw < UNBOUND_KW}
 
 
 def _at(sites: set[str], placements: Sequence[Placement]) -> list[Placement]:

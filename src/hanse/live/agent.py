@@ -327,6 +327,7 @@ class Agent:
             serving=self.engines.serving(),
             facilities=() if plant is None else plant.statuses(now_s),
             load_target=None if plant is None else plant.target(power.drawn_kw, now_s),
+            load_bounds=() if plant is None else plant.load_bounds(now_s),
             disk=self.retention.status(),
             fleet_revision=self.league.revision,
             workers_table_version=int(

@@ -355,9 +355,7 @@ class Controller:
         if flaw != self._view.not_understood.get(site, ""):
             self._view.not_understood[site] = flaw
             log_line(f"reports of {site}: {flaw or 'understood again'}")
-        if status is None:
-            return
-        if message.subject != bus.site_subject(status.site, "status"):
+        if status is None or message.subject != bus.site_subject(status.site, "status"):
             return  # a site speaks for itself only; the bus enforces it, a bug could not
         self._silence.hear(status.site, time.monotonic())
         epoch = self._claims.believed(
@@ -366,6 +364,7 @@ class Controller:
         self._epochs.see(epoch)
         self._view.hear_status(status, time.time())
         self._jobs.see(status)
+        self._slow.see(status)
         self._source.tell()
         heard = ev.SiteHeard(
             at_s=time.time(),

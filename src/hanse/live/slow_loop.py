@@ -36,8 +36,9 @@ from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand, expected_totals
-from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook
+from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook, bounded
 from hanse.signals.providers import LiveFeed
+from hanse.view import SiteStatus
 
 OUTLOOK_STEPS: Final = 48
 """Hours: the schedule's horizon."""
@@ -85,6 +86,8 @@ class SlowLoop:
         self._saved_s = time.monotonic()
         self._ahead: set[str] = set()
         """Sites whose clock runs ahead."""
+        self._bounds: dict[str, tuple[tuple[float, float, float], ...]] = {}
+        """By site: what it is asked to draw at most, and when."""
         self._lacking = ""
         """Why outlooks do not go by the carbon signal that they are to go by."""
         self.counts = self._read()
@@ -102,6 +105,14 @@ class SlowLoop:
     def look_soon(self) -> None:
         """What was foreseen is forgotten with the fleet or the epoch that it was foreseen for: nobody waits for the next outlook."""
         self._woken.set()
+
+    def see(self, status: SiteStatus) -> None:
+        """What a site is asked to draw at most. Where that changes nobody waits for the next outlook."""
+        told = status.load_bounds
+        before = self._bounds.get(status.site, ())
+        self._bounds[status.site] = told
+        if [piece[1:] for piece in told] != [piece[1:] for piece in before]:
+            self._woken.set()
 
     @property
     def every_s(self) -> float:
@@ -200,9 +211,9 @@ class SlowLoop:
                 provided=self._live.provided(now_s) if own else None,
             )
 
-        outlook = self._of_one_kind(by)
+        outlook = msgspec.structs.replace(self._of_one_kind(by), clock=clock)
         totals = expected_totals(self.counts, now_s, steps=OUTLOOK_STEPS) if own else ()
-        return msgspec.structs.replace(outlook, clock=clock, totals=totals)
+        return bounded(msgspec.structs.replace(outlook, totals=totals), dict(self._bounds))
 
     def _of_one_kind(self, by: Callable[[CarbonSignal], Outlook]) -> Outlook:
         """By the signal that the fleet is to decide by; while a site has none of that kind by averages, at all sites alike. People are not

@@ -6,10 +6,28 @@ needs no forecast. Not here: how anything is forecast (`forecast`), what is deci
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
 from hanse.model.fleet import CarbonSignal, CountryCode, Id, Value
 from hanse.signals.clock import TRUE_CLOCK, Clock
 
-__all__ = ["CarbonSignal", "DemandOutlook", "Outlook", "SiteOutlook", "TotalOutlook"]
+__all__ = [
+    "UNBOUND_KW",
+    "CarbonSignal",
+    "DemandOutlook",
+    "Outlook",
+    "SiteOutlook",
+    "TotalOutlook",
+    "bounded",
+]
+
+UNBOUND_KW: Final = 1e9
+"""Where nothing bounds a site; a number, since a log has no infinities."""
+Bound = tuple[float, float, float]
+"""From, until (Unix seconds UTC, the later may be infinite), kW."""
 
 
 class DemandOutlook(Value, frozen=True, kw_only=True):
@@ -55,7 +73,9 @@ class SiteOutlook(Value, frozen=True, kw_only=True):
     pv_kw: tuple[float, ...]
     wind_kw: tuple[float, ...]
     grid_kw_max: tuple[float, ...]
-    """What may be imported: the connection, less a brownout or a grid operator's target."""
+    """What may be imported: the connection, less a brownout."""
+    load_kw_max: tuple[float, ...] = ()
+    """What a grid's operator, or a person, lets the site draw in all, its own generation counted too; empty: nobody asks for less."""
     cooled_share: tuple[float, ...] = ()
     """Of the rated IT power, what can be cooled in the weather foreseen; empty: nobody knows the weather."""
 
@@ -84,6 +104,7 @@ class Outlook(Value, frozen=True, kw_only=True):
                 len(site.price_usd_per_kwh), len(site.carbon_g_per_kwh), len(site.pue),
                 len(site.pv_kw), len(site.wind_kw), len(site.grid_kw_max),
                 len(site.cooled_share) or len(site.grid_kw_max),
+                len(site.load_kw_max) or len(site.grid_kw_max),
             }  # fmt: skip
         assert len(lengths) <= 1 and 0 not in lengths, "one axis for all"
         assert len({site.carbon_signal for site in self.sites}) <= 1, "one kind of carbon in a sum"
@@ -92,3 +113,19 @@ class Outlook(Value, frozen=True, kw_only=True):
     def count(self) -> int:
         """Steps."""
         return len(self.sites[0].pue) if self.sites else 0
+
+
+def bounded(outlook: Outlook, bounds: Mapping[str, Sequence[Bound]]) -> Outlook:
+    """An outlook with what sites are asked to draw at most, by the true clock; a step that a bound touches is bound as a whole."""
+    clock = outlook.clock
+    edges_s = [clock.true_s(outlook.start_s + n * outlook.step_s) for n in range(outlook.count + 1)]
+    sites = []
+    for site in outlook.sites:
+        most = [UNBOUND_KW] * outlook.count
+        for from_s, until_s, kw in bounds.get(site.site, ()):
+            for n in range(outlook.count):
+                if from_s < edges_s[n + 1] and until_s > edges_s[n]:
+                    most[n] = min(most[n], kw)
+        asked = any(kw < UNBOUND_KW for kw in most)
+        sites.append(replace(site, load_kw_max=tuple(most) if asked else ()))
+    return replace(outlook, sites=tuple(sites))

@@ -472,3 +472,20 @@ def test_another_fleet_with_other_devices_is_followed_and_what_is_the_same_goes_
                 await asyncio.gather(running, return_exceptions=True)
 
         plant.run(course)
+
+
+def test_what_a_site_is_asked_to_draw_at_most_is_told_for_two_days(tmp_path: Path) -> None:
+    def target(name: str, kw: float, from_s: float, until_s: float) -> LoadTarget:
+        return LoadTarget(id=name, source="iso", limit_kw=kw, start_at_s=from_s, end_at_s=until_s)
+
+    plant, day_s, now_s = Plant(tmp_path, [], []), 86_400.0, time.time()
+
+    async def course(keeper: PlantKeeper) -> None:
+        assert keeper.load_bounds(now_s) == ()
+        soon, late = target("soon", 7.0, now_s + 60.0, now_s + 120.0), day_s * 3.0 + now_s
+        keeper._take("grid", (soon, target("late", 5.0, late, late + 60.0)))
+        assert keeper.load_bounds(now_s) == ((now_s + 60.0, now_s + 120.0, 7.0),)
+        assert keeper.load_bounds(now_s + 90.0) == ((now_s + 90.0, now_s + 120.0, 7.0),)
+        assert keeper.load_bounds(now_s + 2.0 * day_s) == ((late, late + 60.0, 5.0),)
+
+    plant.run(course)

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from hanse.dispatch.belief import EngineSpec
-from hanse.dispatch.load_targets import LoadTarget, compliant, in_force
+from hanse.dispatch.load_targets import LoadTarget, bounds, compliant, in_force
 from hanse.errors import ConfigError, HanseError, SiteError
 from hanse.live.facility.exposition import FILE, plant_text
 from hanse.live.facility.flex import Drawn, FlexAgent
@@ -43,6 +43,7 @@ from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Facility, Fleet
 from hanse.model.told import FIGURE_MAX, UNREADABLE
+from hanse.units import s_from_hours
 from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ T = TypeVar("T")
 READ_S_MAX: Final = 30.0
 """A whole reading of one device: a BMC with eight GPUs is some twenty requests."""
 BACK_OFF_S_MAX: Final = 60.0
+BOUNDS_S: Final = s_from_hours(48.0)
+"""So far ahead schedules are made."""
 ACCOUNTS: Final = "meters.msgpack"
 """Written with what people are shown: a crash loses the power of five seconds, a device's own counter nothing."""
 RESETS: Final = "resets.msgpack"
@@ -243,6 +246,10 @@ class PlantKeeper:
             end_at_s=active.end_at_s,
             compliant=compliant(active, drawn_kw),
         )
+
+    def load_bounds(self, now_s: float) -> tuple[tuple[float, float, float], ...]:
+        """What targets let the site draw in the time that controllers plan for."""
+        return bounds(self.schedule(), now_s, now_s + BOUNDS_S)
 
     def statuses(self, now_s: float) -> tuple[FacilityStatus, ...]:
         """For people."""
