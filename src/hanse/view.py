@@ -210,6 +210,15 @@ class SiteStatus(Report, frozen=True, kw_only=True):
     unheard: tuple[str, ...] | None = None
     """Other sites whose gateways do not answer its own; None: it does not say."""
 
+    @property
+    def failing(self) -> dict[tuple[str, str, str], str]:
+        """(service, variant, pool) of what does not start there, and why."""
+        return {
+            (e.service, e.variant, e.pool): e.why or "no reason known"
+            for e in self.engines
+            if e.state == "failing"
+        }
+
 
 class WorkSpan(Value, frozen=True, kw_only=True):
     """Lines of a batch that are planned to begin at one site."""

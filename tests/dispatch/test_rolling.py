@@ -18,13 +18,13 @@ from hanse.dispatch import events as ev
 from hanse.dispatch.actions import Action
 from hanse.dispatch.belief import Belief, Floor
 from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.failing import FAILING_FROM
 from hanse.dispatch.rolling import (
     league_problem,
     placement_problem,
     recipe,
     routable,
 )
-from hanse.dispatch.site_scope import FAILING_FROM
 from hanse.model.check import check_fleet
 from hanse.model.fleet import Fleet, Kubernetes, Placement, Pool, SlowLoop
 

@@ -18,7 +18,7 @@ from hanse.twin.scenario import (
     problems,
     read_scenario,
 )
-from hanse.twin.simulate import SILENCE_S
+from hanse.twin.strikes import SILENCE_S
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "twin.md").read_text()

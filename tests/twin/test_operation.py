@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -166,6 +167,37 @@ def test_a_site_that_is_lost_is_placed_around() -> None:
         assert not answer.violated
     sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
     assert sums[ar.SUM_SERVED] >= asked - 100  # those in flight at the site's gateway
+
+
+def test_what_does_not_start_is_placed_around_and_tried_again() -> None:
+    fleet = small_chips()
+    rates = (4.0, 20.0, 20.0)
+    foresee = known_before(fleet, rates, 1200.0)
+    trace = swelling(fleet, rates[0], rates[1], 1200.0)
+    usual = ran(fleet, trace, foresee=foresee)
+    assert usual.operator is not None
+    most = max(
+        (a for _, a in usual.operator.answers), key=lambda a: sum(p.replicas for p in a.placements)
+    )
+    used = Counter({p.site: p.replicas for p in most.placements})
+    ((site, replicas),) = used.most_common(1)
+    assert replicas > 1
+    broken = Fault(kind="engine_no_start", at_s=0.0, for_s=3000.0, site=site, service="chat")
+    run = ran(fleet, trace, broken, foresee=foresee)
+    assert run.operator is not None
+    told = [text for _, text in run.log if "does not start" in text]
+    assert told
+    around = [a for at_s, a in run.operator.answers if 1500.0 < at_s < 2400.0]
+    for answer in around:
+        there = sum(p.replicas for p in answer.placements if p.site == site)
+        others = sum(p.replicas for p in answer.placements if p.site != site)
+        assert there < replicas and others > sum(used.values()) - replicas
+        assert not answer.violated
+    belief = run.dispatcher.belief
+    assert belief is not None
+    assert not belief.sites[site].failing, "once it starts again, that is told too"
+    sums, asked = run.world.sums[0], int(run.world.clock[0]["requests"])
+    assert sums[ar.SUM_SERVED] == asked
 
 
 def test_the_same_run_twice_gives_the_same_placements() -> None:

@@ -44,8 +44,6 @@ BACK_OFF_S_MIN: Final = 1.0
 BACK_OFF_S_MAX: Final = 60.0
 RAN_WELL_S: Final = 60.0
 """After so long up, the next death counts as the first."""
-FAILING_FROM: Final = 3
-"""Deaths in a row, after 1 and 2 s of waiting: once may be chance, twice a port or a disk that was busy."""
 DRAIN_SEEN_S: Final = 0.5
 """An engine is empty for good only so long after it was marked: gateway workers look every 20 ms and may be late."""
 

@@ -41,10 +41,10 @@ from hanse.dispatch.events import (
     PowerChanged,
     Ticked,
 )
+from hanse.dispatch.failing import fails
 from hanse.dispatch.load_targets import LoadTarget
 from hanse.dispatch.rolling import carried_over, serving_of
 from hanse.dispatch.shed import Draw
-from hanse.dispatch.site_scope import FAILING_FROM
 from hanse.energy.limits import Cause
 from hanse.live.agent_work import Meter
 from hanse.live.drivers import Driver, ExternalDriver, Seen
@@ -294,12 +294,11 @@ class EngineKeeper:
 
     def _status(self, engine: EngineBelief) -> EngineStatus:
         spec = self._specs.get(engine.spec.name, engine.spec)
-        fails = engine.attempts >= FAILING_FROM and engine.state in ("starting", "dead")
         return EngineStatus(
             name=spec.name,
             service=spec.service,
             variant=spec.variant,
-            state="failing" if fails else engine.state,
+            state="failing" if fails(engine) else engine.state,
             pid=self._drivers[spec.driver].observe(spec).pid,
             restarts=self._restarts.get(spec.name, 0),
             cpu_w=self.meter.watts(spec.name),

@@ -29,6 +29,7 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.belief import fleet_digest
 from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.failing import Failures
 from hanse.dispatch.rolling import carried_over, league_problem
 from hanse.dispatch.snapshot import state_of
 from hanse.dispatch.table import Table
@@ -38,7 +39,6 @@ from hanse.live import bus
 from hanse.live.control_api import ControlApi, LeagueSource
 from hanse.live.control_client import ensure_control_key
 from hanse.live.event_log import EventLog
-from hanse.live.failures import Failures
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import policies_here, policies_in, settle
 from hanse.live.fleet_in_force import Agree, FleetInForce
@@ -377,7 +377,7 @@ class Controller:
             unheard=status.unheard,
         )
         self._tell(heard)
-        for event in self._failures.events(status, time.time()):
+        for event in self._failures.events(status.site, status.failing, time.time()):
             self._tell(event)
 
     async def _hear_batches(self, message: Any) -> None:

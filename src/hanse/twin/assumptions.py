@@ -13,7 +13,8 @@ from hanse.signals import SourceNote
 from hanse.twin.loop import FRAME_EVERY_S
 from hanse.twin.power import STEP_S
 from hanse.twin.result import Assumption
-from hanse.twin.simulate import HUB_DELAY_S, SILENCE_S, Simulation
+from hanse.twin.simulate import HUB_DELAY_S, Simulation
+from hanse.twin.strikes import SILENCE_S
 from hanse.twin.world import USER_ACCESS_MS
 
 

@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
-from hanse.dispatch.belief import EngineSpec
+from hanse.dispatch.belief import EngineSpec, FailingKey
 from hanse.dispatch.choose import QUEUE_PER_SLOT_MAX
 from hanse.dispatch.dispatcher import Dispatcher
+from hanse.dispatch.failing import failing_of
 from hanse.dispatch.rolling import serving_of
 from hanse.model.fleet import Fleet, Placement
 from hanse.serving.within_slo import LOAD_BYTES_PER_S, START_S
@@ -73,6 +74,8 @@ class Keeper:
         self._loading: dict[str, float] = {}
         """Engines that are being loaded, and when they will answer."""
         self._known_dead: set[str] = set()
+        self.unable: tuple[str, ...] = ()
+        """Services whose engines do not start here; `""`: all."""
         self._acted = False
         self._still_until_s = -math.inf
         self._watched: tuple[int, ...] = ()
@@ -121,6 +124,11 @@ class Keeper:
             self._serving = serving_of(self.site, self.dispatcher.belief.engines)
         return self._serving
 
+    def failing(self) -> dict[FailingKey, str]:
+        """What does not start here, as the agent reports it."""
+        assert self.dispatcher.belief is not None
+        return failing_of(self.dispatcher.belief.engines)
+
     def place(self, decided: ev.PlacementDecided, handle: Handle, now_s: float) -> None:
         """A placement reached the site."""
         self._still_until_s = -math.inf
@@ -164,6 +172,10 @@ class Keeper:
                 if now_s < ready_at_s:
                     continue
                 del self._loading[name]
+                if self._berths.specs[e].service in self.unable or "" in self.unable:
+                    died = ev.EngineDied(at_s=now_s, engine=name, why="it does not start")
+                    self._tell(died, handle, now_s)
+                    continue
                 self._known_dead.discard(name)
                 faults.start_engine(handle, e, now_s)
                 self._tell(ev.EngineStarted(at_s=now_s, engine=name), handle, now_s)

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from hanse.catalogue import accelerator
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
-from hanse.dispatch.belief import EngineSpec, all_engines
+from hanse.dispatch.belief import EngineSpec, FailingKey, all_engines
 from hanse.dispatch.defer import DeferSolver
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_problem import DeferAnswer, DeferProblem
+from hanse.dispatch.failing import Failures
 from hanse.dispatch.follow import BatteryPlan, battery_plan_of
 from hanse.dispatch.place import solve
 from hanse.dispatch.place_offers import COUNTS, NODE_CHIPS, stepped
@@ -95,7 +96,8 @@ class Operator:
         self.history = DemandCounts(bin_s=fleet.slow_loop.demand_bin_s)
         self.answers: list[tuple[float, PlaceAnswer]] = []
         """(instant, answer) as they were applied or refused."""
-        self._reported: dict[str, tuple[Placement, ...]] = {}
+        self._reported: dict[str, tuple[tuple[Placement, ...], dict[FailingKey, str]]] = {}
+        self._failures = Failures()
         self._decided: ev.PlacementDecided | None = None
 
     def begin(self, now_s: float) -> None:
@@ -175,8 +177,9 @@ class Operator:
 
     def changed(self, site: str, now_s: float) -> None:
         """A site's agent looked at its engines: what it has up is told with its next report."""
-        serving = self._sim.keeper(site, now_s).serving()
-        if serving != self._reported.get(site):
+        keeper = self._sim.keeper(site, now_s)
+        told = keeper.serving(), keeper.failing()
+        if told != self._reported.get(site):
             self._sim.at(now_s + REPORT_S, lambda at_s: self._report(site, at_s))
 
     # --- jobs, batteries, servers
@@ -390,14 +393,15 @@ class Operator:
         sim = self._sim
         if not sim.hears_hub(site):
             return
-        serving = sim.keeper(site, now_s).serving()
-        self._reported[site] = serving
+        keeper, at_s = sim.keeper(site, now_s), sim.start_at_s + now_s
+        serving, failing = keeper.serving(), keeper.failing()
+        self._reported[site] = serving, failing
         sim.tell_fleet(
-            ev.SiteHeard(
-                at_s=sim.start_at_s + now_s, site=site, epoch=1, table_version=0, serving=serving
-            ),
+            ev.SiteHeard(at_s=at_s, site=site, epoch=1, table_version=0, serving=serving),
             now_s,
         )
+        for event in self._failures.events(site, failing, at_s):
+            sim.tell_fleet(event, now_s)
         sim.tick(now_s)
 
 

@@ -28,6 +28,7 @@ FaultKind = Literal[
     "engine_kill",
     "engine_freeze",
     "engine_slow",
+    "engine_no_start",
     "link_cut",
     "link_cut_one_way",
     "link_slow",
@@ -73,6 +74,8 @@ class Fault(Value, frozen=True, kw_only=True):
     """Of a link: the other end (one way: from `site` to `other`)."""
     engine: int = -1
     """Number of the engine at the site, in the order of placements; -1: all of them (a rack)."""
+    service: str = ""
+    """`engine_no_start`: of which service; empty: of all."""
     factor: float | None = None
     """`engine_slow`: of the speed. `link_slow`: of the round-trip time. `telemetry_wrong`: of the told load. `heat_wave`: degrees
     added. `clouds`: cover in percent. `carbon`, `price`: of the grid's figure. `grid_cap`: of the connection."""
@@ -129,6 +132,13 @@ def problems(fault: Fault, at: int, fleet: Fleet) -> list[str]:
         found.append(f"{where}.factor: got 0, need more; use engine_freeze or link_cut")
     if fault.kind == "law" and not fault.policy:
         found.append(f"{where}.policy: missing, need a Cedar file")
+    services = [service.id for service in fleet.services]
+    if fault.service and fault.kind != "engine_no_start":
+        found.append(f"{where}.service: got {fault.service!r}, only engine_no_start has one")
+    elif fault.service and fault.service not in services:
+        found.append(
+            f"{where}.service: got {fault.service!r}, need one of {', '.join(services)} or none"
+        )
     if fault.engine >= 0 and fault.site in sites:
         count = sum(p.replicas for p in fleet.placements if p.site == fault.site)
         if fault.engine >= count:

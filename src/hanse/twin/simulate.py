@@ -1,7 +1,7 @@
 """A run: requests, decisions, faults, weather and power on one clock.
 
-Here: `Simulation`, which lets the compiled loop run between rare events and deals with those: tables, signals, faults, power. Not here:
-the loop (`loop`), results (`result`), policies other than the shipped decision (`policies`).
+Here: `Simulation`, which lets the compiled loop run between rare events and deals with those: tables, signals, power. Not here:
+the loop (`loop`), faults (`strikes`), results (`result`), policies other than the shipped decision (`policies`).
 
 The slow path is the live one: a fleet-scope `Dispatcher` gets `SignalsObserved`, `FleetLoaded`, `DrainRequested` and `Ticked`, and what it
 publishes reaches each gateway after the hub's delay, unless the hub or the way is gone.
@@ -42,14 +42,13 @@ from hanse.twin.machine import Machine, run_on
 from hanse.twin.operation import Operation, Operator, room_of
 from hanse.twin.policies import Policy, resolve
 from hanse.twin.power import STEP_S, SitePower
-from hanse.twin.scenario import Fault, Scenario, with_overrides
+from hanse.twin.scenario import Scenario, with_overrides
+from hanse.twin.strikes import Strikes
 from hanse.twin.world import build_world, write_table
 from hanse.units import SECONDS_PER_HOUR
 
 HUB_DELAY_S: Final = 0.1
 """From the controller to a gateway: bus, disk, and the worker that looks for new tables twice a second on average half of that."""
-SILENCE_S: Final = 1.75
-"""Three missed checks half a second apart, the first a quarter of a second after the fault on average."""
 TAIL_S: Final = 5.0
 NO_FAULTS: Final = Scenario()
 HERE: Final = Path()
@@ -103,14 +102,14 @@ class Simulation:
         self.duration_s = trace.meta.duration_s
         self.feed = with_overrides(feed, scenario, self.start_at_s)
         self.policies = policies
-        self._dir = scenario_dir
+        self.scenario_dir = scenario_dir
         self._rows = rows
         self.operator: Operator | None = None
         room = fleet.placements if operation is None else room_of(fleet)
         self.berths = Berths(all_engines(fleet, room))
         self._offers = tuple(known_offers([], fleet, room))
         self.dispatcher = Dispatcher("fleet")
-        self._load_fleet(0.0)
+        self.load_fleet(0.0)
         self.tables = 0
         table = self._publish(0.0)
         assert table is not None, "the first tick publishes"
@@ -135,20 +134,21 @@ class Simulation:
         """Nothing has happened yet."""
         self.brownouts = Brownouts(self.fleet)
         self.index = {site.id: i for i, site in enumerate(self.fleet.sites)}
-        self._outages, self._unpowered = set[int](), set[int]()
+        self._strikes = Strikes(self)
         self._keepers: dict[str, Keeper] = {}
         self._probing: set[str] = set()
         if operation is not None:
             self.operator = Operator(self, operation)
         self._calendar: list[tuple[float, int, Callable[[float], None]]] = []
         self._entries = 0
-        self._hub_up = True
+        self.hub_up = True
         self._steps = 0
         self._stop_s = float("inf")
         self.log: list[tuple[float, str]] = []
         """(seconds from the start, sentence) of what happened beside requests."""
 
-    def _load_fleet(self, now_s: float) -> None:
+    def load_fleet(self, now_s: float) -> None:
+        """To the fleet's Dispatcher: the fleet, with the policies in force."""
         fleet = self.fleet
         keys = [key for tenant in fleet.tenants for key in tenant.keys]
         digests = {k.id: k.sha256 or sha256(k.id.encode()).hexdigest() for k in keys}
@@ -169,7 +169,7 @@ class Simulation:
                 placement_epoch=epoch,
                 placement_version=version,
             )
-        self._tell(event)
+        self.tell(event)
 
     def _table_of(self, room: tuple[Placement, ...]) -> Table:
         """The table of a fleet that has all its room in use: what engines can hold stands in offers with a replica only."""
@@ -241,25 +241,21 @@ class Simulation:
             heapq.heappop(self._calendar)[2](now_s)
 
     def _schedule(self) -> None:
-        self.at(0.0, self._signals)
+        self.at(0.0, self.observe)
         self.at(STEP_S, self._power_step)
         if self.operator is not None:
             self.at(0.0, self.operator.begin)
         for fault in self.scenario.faults:
-            self.at(fault.at_s, lambda now_s, fault=fault: self._strike(fault, now_s))  # type: ignore[misc]
+            self.at(fault.at_s, lambda now_s, fault=fault: self._strikes.strike(fault, now_s))  # type: ignore[misc]
 
     def _power_step(self, now_s: float) -> None:
         self._close_step(now_s)
         for s, what in self.brownouts.step(self.world, self.power, now_s):
             self.log.append((now_s, f"{self.fleet.sites[s].id}: {what}"))
-        empty = self.power.unserved() & (self.world.site_up != 0)
-        for s in sorted(self._outages & set(np.flatnonzero(empty).tolist())):
-            self.log.append((now_s, f"out of power {self.fleet.sites[s].id}"))
-            self._unpowered.add(s)
-            self._darken(s, now_s)
+        self._strikes.power_ends(now_s)
         if self.operator is not None:
             self.operator.look_after_jobs(now_s)
-        self._signals(now_s)
+        self.observe(now_s)
         self.at(now_s + STEP_S, self._power_step)
 
     def _close_step(self, now_s: float) -> None:
@@ -267,20 +263,22 @@ class Simulation:
         self.power.step(self.handle, self._steps, beside)
         self._steps += 1
 
-    def _signals(self, now_s: float) -> None:
-        if self._hub_up:
+    def observe(self, now_s: float) -> None:
+        """Signals of now, to the fleet's Dispatcher, if the hub is there."""
+        if self.hub_up:
             for event in self.power.signals(self.start_at_s + now_s):
-                self._tell(event)
+                self.tell(event)
             self.tick(now_s)
 
     # --- the slow path
 
-    def _tell(self, event: ev.Event) -> list[act.Action]:
+    def tell(self, event: ev.Event) -> list[act.Action]:
+        """An event that needs no hub: what it asks for is done with the next tick."""
         return self.dispatcher.handle(event)
 
     def tick(self, now_s: float) -> None:
         """Publish what has become stale, now or as soon as the dispatcher does."""
-        if not self._hub_up:
+        if not self.hub_up:
             return
         table = self._publish(now_s)
         if table is not None:
@@ -289,7 +287,7 @@ class Simulation:
             self.at(now_s + PUBLISH_EVERY_S, self.tick)
 
     def _publish(self, now_s: float) -> Table | None:
-        actions = self._tell(ev.Ticked(at_s=self.start_at_s + now_s))
+        actions = self.tell(ev.Ticked(at_s=self.start_at_s + now_s))
         table = None
         if any(isinstance(action, act.PublishTable) for action in actions):
             self.tables += 1
@@ -305,21 +303,21 @@ class Simulation:
 
     def tell_fleet(self, event: ev.Event, now_s: float) -> None:
         """To the fleet's Dispatcher, if the hub is there."""
-        if self._hub_up and self.operator is not None:
-            self.operator.carry_out(self._tell(event), now_s)
+        if self.hub_up and self.operator is not None:
+            self.operator.carry_out(self.tell(event), now_s)
 
     def grant(self, epoch: int) -> None:
         """Who places needs an epoch that sites obey."""
-        self._tell(ev.EpochGranted(at_s=self.start_at_s, epoch=epoch))
+        self.tell(ev.EpochGranted(at_s=self.start_at_s, epoch=epoch))
 
     def send(self, now_s: float, arrive: Callable[[float], None]) -> None:
         """Something that sites get from the hub."""
-        if self._hub_up:
+        if self.hub_up:
             self.at(now_s + HUB_DELAY_S, arrive)
 
     def hears_hub(self, site: str) -> bool:
         """Whether a site and the hub hear each other."""
-        return self._hub_up and bool(self.world.site_up[self.index[site]])
+        return self.hub_up and bool(self.world.site_up[self.index[site]])
 
     def keepers(self) -> list[Keeper]:
         """Agents that are there."""
@@ -332,7 +330,7 @@ class Simulation:
 
     def _apply(self, table: Table, now_s: float) -> None:
         """Every gateway that can hear the hub takes the table; a cut-off one keeps what it has."""
-        if not self._hub_up:
+        if not self.hub_up:
             return
         world = self.world
         free = set(range(ar.VERSIONS)) - set(world.version.tolist())
@@ -383,24 +381,7 @@ class Simulation:
             self._rows(self.world.rows[:count])
         self.world.clock[0]["rows"] = 0
 
-    # --- faults
-
-    def _strike(self, fault: Fault, now_s: float) -> None:
-        self.log.append((now_s, f"{fault.kind} {fault.site} {fault.other}".strip()))
-        getattr(self, f"_begin_{fault.kind}")(fault, now_s)
-        if fault.for_s < float("inf") and hasattr(self, f"_end_{fault.kind}"):
-            self.at(
-                now_s + fault.for_s, lambda at_s: getattr(self, f"_end_{fault.kind}")(fault, at_s)
-            )
-
-    def _engines(self, fault: Fault) -> range:
-        s = self.index[fault.site]
-        first, end = (int(self.world.engine_first[i]) for i in (s, s + 1))
-        return (
-            range(first, end)
-            if fault.engine < 0
-            else range(first + fault.engine, first + fault.engine + 1)
-        )
+    # --- agents
 
     def keep(self, site: str, now_s: float) -> None:
         """The site's agent notices and acts, four times a second until all is well."""
@@ -428,162 +409,6 @@ class Simulation:
             self.at(now_s + PROBE_EVERY_S, lambda at_s: self._probe(site, at_s))
         else:
             self._probing.discard(site)
-
-    def _begin_engine_kill(self, fault: Fault, now_s: float) -> None:
-        self.keep(fault.site, now_s)
-        for e in self._engines(fault):
-            faults.kill_engine(self.handle, e, now_s, True)
-
-    def _begin_engine_freeze(self, fault: Fault, now_s: float) -> None:
-        self.keep(fault.site, now_s)
-        for e in self._engines(fault):
-            faults.freeze_engine(self.handle, e, now_s)
-
-    def _begin_engine_slow(self, fault: Fault, now_s: float) -> None:
-        assert fault.factor is not None
-        for e in self._engines(fault):
-            faults.set_speed(self.handle, e, now_s, fault.factor)
-
-    def _end_engine_slow(self, fault: Fault, now_s: float) -> None:
-        for e in self._engines(fault):
-            faults.set_speed(self.handle, e, now_s, 1.0)
-
-    def _begin_site_down(self, fault: Fault, now_s: float) -> None:
-        self._darken(self.index[fault.site], now_s)
-
-    def _darken(self, s: int, now_s: float) -> None:
-        faults.darken_site(self.handle, s, now_s)
-        self.at(now_s + SILENCE_S, lambda at_s: self._all_notice(s, at_s))
-
-    def _all_notice(self, s: int, now_s: float) -> None:
-        if self.world.site_up[s]:
-            return
-        for g in range(len(self.fleet.sites)):
-            if g != s:
-                faults.notice_silence(self.handle, g, s, now_s)
-        self._tell(ev.SiteLost(at_s=self.start_at_s + now_s, site=self.fleet.sites[s].id))
-
-    def _end_site_down(self, fault: Fault, now_s: float) -> None:
-        s = self.index[fault.site]
-        if self.world.site_up[s]:
-            return
-        for g in range(len(self.fleet.sites)):
-            if g != s:  # connections of before are reset
-                faults.notice_silence(self.handle, g, s, now_s)
-        self.world.site_up[s] = 1
-        self.world.engine_state[self.world.engine_first[s] : self.world.engine_first[s + 1]] = 0
-        if self.operator is not None:
-            self.operator.changed(fault.site, now_s)
-            self.operator.heard_again(now_s)
-        self.keep(fault.site, now_s)
-
-    def _begin_link_cut(self, fault: Fault, now_s: float) -> None:
-        self._begin_link_cut_one_way(fault, now_s)
-        faults.cut_link(self.handle, self.index[fault.other], self.index[fault.site])
-
-    def _begin_link_cut_one_way(self, fault: Fault, now_s: float) -> None:
-        a, b = self.index[fault.site], self.index[fault.other]
-        faults.cut_link(self.handle, a, b)
-        self.at(now_s + SILENCE_S, lambda at_s: self._pair_notices(a, b, at_s))
-
-    def _pair_notices(self, a: int, b: int, now_s: float) -> None:
-        """A check needs both directions, so both ends hear nothing of each other."""
-        if self.world.link_up[a, b] and self.world.link_up[b, a]:
-            return
-        faults.notice_silence(self.handle, a, b, now_s)
-        faults.notice_silence(self.handle, b, a, now_s)
-
-    def _end_link_cut(self, fault: Fault, now_s: float) -> None:
-        a, b = self.index[fault.site], self.index[fault.other]
-        faults.heal_link(self.handle, a, b, now_s)
-        faults.heal_link(self.handle, b, a, now_s)
-
-    def _end_link_cut_one_way(self, fault: Fault, now_s: float) -> None:
-        faults.heal_link(self.handle, self.index[fault.site], self.index[fault.other], now_s)
-
-    def _begin_link_slow(self, fault: Fault, now_s: float) -> None:
-        self._scale_way(fault, fault.factor or 1.0)
-
-    def _end_link_slow(self, fault: Fault, now_s: float) -> None:
-        self._scale_way(fault, 1.0)
-
-    def _scale_way(self, fault: Fault, factor: float) -> None:
-        a, b = self.index[fault.site], self.index[fault.other]
-        for one, two in ((a, b), (b, a)):
-            self.world.ways[one, two]["rtt_ms"] = self.world.paths[one, two]["rtt_ms"] * factor
-
-    def _begin_hub_loss(self, fault: Fault, now_s: float) -> None:
-        self._hub_up = False
-
-    def _end_hub_loss(self, fault: Fault, now_s: float) -> None:
-        self._hub_up = True
-        if self.operator is not None:
-            self.operator.heard_again(now_s)
-        self._signals(now_s)
-
-    def _begin_telemetry_lost(self, fault: Fault, now_s: float) -> None:
-        self.world.telemetry[self.index[fault.site]] = -1.0
-
-    def _begin_telemetry_wrong(self, fault: Fault, now_s: float) -> None:
-        self.world.telemetry[self.index[fault.site]] = fault.factor
-
-    def _end_telemetry_lost(self, fault: Fault, now_s: float) -> None:
-        self.world.telemetry[self.index[fault.site]] = 1.0
-
-    _end_telemetry_wrong = _end_telemetry_lost
-
-    def _begin_drain(self, fault: Fault, now_s: float) -> None:
-        self._drain(fault, now_s, drained=True)
-
-    def _end_drain(self, fault: Fault, now_s: float) -> None:
-        self._drain(fault, now_s, drained=False)
-
-    def _drain(self, fault: Fault, now_s: float, *, drained: bool) -> None:
-        self._tell(
-            ev.DrainRequested(at_s=self.start_at_s + now_s, site=fault.site, drained=drained)
-        )
-        self.tick(now_s)
-
-    def _begin_law(self, fault: Fault, now_s: float) -> None:
-        """The operator publishes a policy: the same event as live."""
-        path = self._dir / fault.policy
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise ConfigError(
-                f"scenario policy {path}", got=str(error), allowed="a readable Cedar file"
-            ) from None
-        self.policies = (*self.policies, PolicyText(name=fault.policy, text=text))
-        self._load_fleet(now_s)
-        self.tick(now_s)
-
-    def _begin_grid_outage(self, fault: Fault, now_s: float) -> None:
-        """The balance knows of it; the site goes dark when UPS and battery are empty (`_power_step`)."""
-        self._outages.add(self.index[fault.site])
-
-    def _end_grid_outage(self, fault: Fault, now_s: float) -> None:
-        s = self.index[fault.site]
-        self._outages.discard(s)
-        if s in self._unpowered:
-            self._unpowered.discard(s)
-            self._end_site_down(fault, now_s)
-
-    def _begin_grid_cap(self, fault: Fault, now_s: float) -> None:
-        """The grid's operator takes some of the connection away."""
-        assert fault.factor is not None
-        site = self.fleet.sites[self.index[fault.site]]
-        self.power.params[self.index[fault.site]]["grid_kw_max"] = (
-            site.power.grid_kw_max * fault.factor
-        )
-
-    def _end_grid_cap(self, fault: Fault, now_s: float) -> None:
-        site = self.fleet.sites[self.index[fault.site]]
-        self.power.params[self.index[fault.site]]["grid_kw_max"] = site.power.grid_kw_max
-
-    def _begin_heat_wave(self, fault: Fault, now_s: float) -> None:
-        """The balance knows of it."""
-
-    _begin_clouds = _begin_carbon = _begin_price = _begin_heat_wave
 
 
 FIRST_HOUR_S: Final = 1_767_225_600.0
