@@ -193,8 +193,8 @@ class SiteStatus(Report, frozen=True, kw_only=True):
     facilities: tuple[FacilityStatus, ...] = ()
     load_target: LoadTargetStatus | None = None
     """The one in force."""
-    load_bounds: tuple[tuple[Figure, Until, Figure], ...] = ()
-    """What load targets let it draw in the next two days: from, until (Unix seconds UTC), kW."""
+    load_bounds: tuple[tuple[Figure, Until, Figure], ...] | None = ()
+    """What load targets let it draw in the next two days: from, until (Unix seconds UTC), kW; None: its agent has just begun to ask."""
     disk: DiskStatus | None = None
     fleet_revision: Count = 0
     """Of the fleet in force there; 0: the agent does not say."""

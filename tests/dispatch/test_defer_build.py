@@ -199,6 +199,30 @@ def test_under_a_load_target_work_that_may_wait_and_batteries_keep_clear_of_it()
     assert plan.import_kw[noon] <= a.grid_kw_max[noon] + 1e-6
 
 
+@pytest.mark.parametrize("begun_h", [0.0, 0.42])
+def test_a_load_target_hours_ahead_binds_whenever_it_is_planned(begun_h: float) -> None:
+    one, asked = league(), tuple(3.0 if h == 12 else UNBOUND_KW for h in range(HOURS))
+    free = outlook_of(one)
+    told: Outlook = replace(free, sites=tuple(replace(s, load_kw_max=asked) for s in free.sites))
+    start_s = NOW_S + 3600.0 * begun_h
+    found = problem_from(belief_of(one), told, (job(),), start_s=start_s)
+    at_s = start_s
+    for t, length_s in enumerate(found.step_s):
+        touched = at_s < NOW_S + 13 * 3600.0 and at_s + length_s > NOW_S + 12 * 3600.0
+        assert (found.sites[0].load_kw_max[t] < UNBOUND_KW) == touched
+        at_s += length_s
+
+
+def test_a_load_target_below_what_a_site_draws_idle_empties_no_battery() -> None:
+    one, asked = league(), tuple(1.2 if 2 <= h < 6 else UNBOUND_KW for h in range(HOURS))
+    free = outlook_of(one)
+    told: Outlook = replace(free, sites=tuple(replace(s, load_kw_max=asked) for s in free.sites))
+    answer = solve(problem_from(belief_of(one), told, (job(),), start_s=NOW_S))
+    plan = next(s for s in answer.sites if s.site == "a")
+    assert plan.discharge_kw[24:28] == (0.0,) * 4
+    assert answer.costs.unserved_usd == 0.0 and not answer.violations
+
+
 def test_a_server_that_sleeps_costs_its_idle_power_to_the_work_that_wakes_it() -> None:
     one = league()
     known = Measured(asleep=("a/gpu",))

@@ -143,15 +143,25 @@ def test_what_a_site_tells_of_its_targets_is_what_binds_at_each_instant(
         assert told == ([] if target is None else [target.limit_kw])
 
 
-def test_a_site_tells_of_so_many_pieces_and_of_the_last_without_end() -> None:
-    many = [
+def test_a_profile_in_quarters_of_an_hour_is_told_as_the_least_of_each_hour() -> None:
+    quarters = [
         LoadTarget(
-            id=str(i), source="iso", limit_kw=float(i), start_at_s=10.0 * i, end_at_s=10.0 * i + 5.0
+            id=str(i), source="iso", limit_kw=8.0 if i // 4 % 24 in (15, 16) else 40.0 + i % 4,
+            start_at_s=900.0 * i, end_at_s=900.0 * (i + 1),
         )
-        for i in range(2 * BOUNDS_MAX)
-    ]
-    pieces = bounds(merged((), many, 0.0), 0.0, 1e6)
-    assert len(pieces) == BOUNDS_MAX and pieces[-1][1:] == (FOREVER, BOUNDS_MAX - 1.0)
+        for i in range(192)
+    ]  # fmt: skip
+    pieces = bounds(merged((), quarters, 0.0), 0.0, 172_800.0)
+    assert len(pieces) <= BOUNDS_MAX
+    assert pieces == (
+        (0.0, 54_000.0, 40.0), (54_000.0, 61_200.0, 8.0), (61_200.0, 140_400.0, 40.0),
+        (140_400.0, 147_600.0, 8.0), (147_600.0, 172_800.0, 40.0),
+    )  # fmt: skip
+
+
+def test_a_limit_beyond_all_sites_is_none() -> None:
+    huge = LoadTarget(id="x", source="iso", limit_kw=1e16, start_at_s=0.0)
+    assert bounds((huge,), 0.0, 60.0) == ()
 
 
 def test_a_flood_of_one_sender_pushes_out_its_own_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -10,7 +12,8 @@ from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.dispatcher import Dispatcher
-from hanse.dispatch.eventlog import MAGIC, frame, repeat
+from hanse.dispatch.eventlog import MAGIC, Changes, frame, repeat
+from hanse.dispatch.follow import PLAN_VALID_S
 from hanse.dispatch.place import PlaceProblem, solve
 from hanse.dispatch.slow import ANSWER_S_MAX, CALM_S, as_running
 from hanse.dispatch.snapshot import restored, state_of
@@ -18,6 +21,7 @@ from hanse.energy.limits import cooled_share
 from hanse.energy.plant import it_kw_rated
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo, SlowLoop
 from hanse.model.job import Job
+from hanse.signals.clock import Clock
 from hanse.signals.outlook import UNBOUND_KW, DemandOutlook, Outlook, SiteOutlook
 
 SITES = ("a", "b", "c")
@@ -173,6 +177,53 @@ def test_what_a_load_target_leaves_unserved_is_cured_by_a_higher_one() -> None:
     answer = solve(problem)
     cures = " ".join(v.cure for v in answer.violated)
     assert "load target" in cures and "grid_kw_max" not in cures
+
+
+def test_targets_that_come_and_go_while_a_placement_is_open_are_in_the_log() -> None:
+    """What a tick changes without an order is not logged: such a tick would be another one in a replay."""
+    changes, one = Changes(), Shell()
+
+    def tell(event: ev.Event) -> list[act.Action]:
+        actions = one.dispatcher.handle(event)
+        if changes.needed(event, actions):
+            one.log += frame(event, actions)
+        return actions
+
+    one.tell = tell  # type: ignore[method-assign]
+    one.tell(ev.OutlookIssued(at_s=NOW_S, outlook=outlook(40.0)))
+    problem = one.asked(NOW_S + 1.0)
+    asked = bound(outlook(40.0), a=(0.01, UNBOUND_KW))
+    for at_s, known in ((2.0, asked), (4.0, outlook(40.0))):
+        one.tell(ev.OutlookIssued(at_s=NOW_S + at_s, outlook=known))
+        assert one.asked(NOW_S + at_s + 1.0) is None, "the question is open"
+    assert one.answer(problem, NOW_S + 6.0)
+    assert one.asked(NOW_S + 7.0) is not None
+    assert repeat(one.log).differ == ()
+
+
+@pytest.mark.parametrize("speed", [1.0, 60.0, 600.0])
+def test_by_a_clock_that_runs_ahead_schedules_are_made_before_plans_are_over(
+    shell: Shell, speed: float
+) -> None:
+    loop = made().slow_loop
+    asked_s, clock = [], Clock(speed=speed, from_s=NOW_S)
+    job = Job(
+        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
+        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 86_400.0, chip_s={}, service="chat", requests=900.0,
+        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
+    )  # fmt: skip
+    shell.tell(ev.JobsChanged(at_s=NOW_S, jobs=(job,), measured=Measured()))
+    for n in range(700):
+        if n % 10 == 0:
+            told = msgspec.structs.replace(
+                outlook(40.0), start_s=clock.played_s(NOW_S + n), clock=clock
+            )
+            shell.tell(ev.OutlookIssued(at_s=NOW_S + n, outlook=told))
+        shell.dispatcher.slow._defer_open = None  # answered
+        done = shell.dispatcher.handle(ev.Ticked(at_s=NOW_S + n))
+        asked_s += [n for a in done if isinstance(a, act.SolveSchedule)]
+    gaps = [later - before for before, later in itertools.pairwise(asked_s)]
+    assert max(gaps) <= min(loop.schedule_every_s, PLAN_VALID_S / speed / 2.0) + 1.0
 
 
 def test_schedules_end_with_what_is_foreseen(shell: Shell) -> None:

@@ -208,19 +208,25 @@ def test_a_load_target_is_in_the_outlook_and_a_new_one_waits_for_nobody(
 ) -> None:
     loop, now_s = slow_loop(fleet, tmp_path), time.time()
 
-    def wakes(*told: tuple[float, float, float]) -> bool:
+    def wakes(*told: tuple[float, float, float], later_s: float = 0.0) -> bool:
         loop._woken.clear()
-        loop.see(replace(views.status("lyon"), load_bounds=told))
+        loop.see(replace(views.status("lyon"), at_s=now_s + later_s, load_bounds=told))
         return loop._woken.is_set()
 
     assert not wakes()
     assert wakes((now_s, now_s + 5_000.0, 7.5))
-    assert not wakes((now_s + 1.0, now_s + 5_000.0, 7.5)), "the same, told a second later"
+    assert not wakes((now_s + 1.0, now_s + 5_000.0, 7.5), later_s=1.0), (
+        "the same, told a second later"
+    )
     sites = {site.site: site.load_kw_max for site in loop._outlook(now_s).sites}
     assert set(sites.pop("lyon")[:1]) == {7.5}
     assert set(sites.values()) == {()}
     last = loop._outlook(now_s).sites
     assert next(s for s in last if s.site == "lyon").load_kw_max[3:] == (UNBOUND_KW,) * 45
     assert wakes((now_s + 2.0, math.inf, 7.5))
+    assert wakes((now_s + 900.0, math.inf, 7.5)) and wakes((now_s + 600.0, math.inf, 7.5))
+    loop._woken.clear()
+    loop.see(replace(views.status("lyon"), load_bounds=None))
+    assert not loop._woken.is_set(), "an agent that has just begun does not know yet"
     assert wakes()
     assert all(site.load_kw_max == () for site in loop._outlook(now_s).sites)

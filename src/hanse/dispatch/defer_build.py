@@ -160,6 +160,11 @@ class _Grid:
         means: NDArray[np.float64] = np.add.reduceat(fine, self.first) / self.pieces
         return tuple(means.tolist())
 
+    def put_least(self, series: Sequence[float]) -> NDArray[np.float64]:
+        """The least in each step: a bound that holds for a part of it holds."""
+        fine = np.asarray(series, float)[self.index]
+        return np.asarray(np.minimum.reduceat(fine, self.first))
+
 
 def _site(
     belief: Belief,
@@ -204,6 +209,7 @@ def _site(
     load = measured.load_kw.get(site.id)
     rated = np.array(pue) * busy_kw + float(row["base_kw"])
     base_kw = tuple(rated.tolist()) if load is None else grid.put(load)
+    idle_kw = np.sum([np.array(p.chips_free) * p.chip_kw_idle for p in pools], axis=0)
     return DeferSite(
         site=site.id,
         price_usd_per_kwh=price,
@@ -211,7 +217,7 @@ def _site(
         pue=pue,
         pv_kw=grid.put(seen.pv_kw),
         wind_kw=grid.put(seen.wind_kw),
-        grid_kw_max=_grid_kw_max(seen, base_kw, grid),
+        grid_kw_max=_grid_kw_max(seen, np.array(base_kw) + np.array(pue) * idle_kw, grid),
         base_kw=base_kw,
         load_kw_max=_load_kw_max(seen, row, grid),
         export_kw_max=float(row["export_kw_max"]),
@@ -223,12 +229,16 @@ def _site(
     )
 
 
-def _grid_kw_max(seen: SiteOutlook, base_kw: tuple[float, ...], grid: _Grid) -> tuple[float, ...]:
-    """What may be imported: under a load target no more than that, or than people need, so that no battery charges in it."""
+def _grid_kw_max(
+    seen: SiteOutlook, needed_kw: NDArray[np.float64], grid: _Grid
+) -> tuple[float, ...]:
+    """What may be imported: under a load target no more than that, or than is drawn without work that may wait, so that no battery charges in
+    it, and none empties for it.
+    """
     most = grid.put(seen.grid_kw_max)
     if not seen.load_kw_max:
         return most
-    asked = np.maximum(np.array(grid.put(seen.load_kw_max)), np.array(base_kw))
+    asked = np.maximum(grid.put_least(seen.load_kw_max), needed_kw)
     return tuple(np.minimum(np.array(most), asked).tolist())
 
 
@@ -242,7 +252,7 @@ def _load_kw_max(seen: SiteOutlook, row: Any, grid: _Grid) -> tuple[float, ...]:
         cooled = row["base_kw"] + row["it_kw_rated"] * share * np.array(grid.put(seen.pue))
         most = np.where(share < 1.0, UNSHED_SHARE * cooled, most)
     if seen.load_kw_max:
-        asked = np.array(grid.put(seen.load_kw_max))
+        asked = grid.put_least(seen.load_kw_max)
         most = np.minimum(most, np.where(asked < UNBOUND_KW, UNSHED_SHARE * asked, UNBOUND_KW))
     return tuple(most.tolist())
 

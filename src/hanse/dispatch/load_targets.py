@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from hanse.model.fleet import Value
+from hanse.signals.outlook import UNBOUND_KW, Bound
+from hanse.units import SECONDS_PER_HOUR
 
 FOREVER: Final = float("inf")
 BOUNDS_MAX: Final = 64
-"""Pieces of a schedule that a site tells of at once; beyond, the last one's limit holds on."""
+"""Pieces of a schedule that a site tells of at once; where there are more, the least of each hour."""
 TARGETS_MAX: Final = 256
 """Of one site: a year of monthly windows and some; a sender that floods pushes out its own oldest, nobody else's."""
 CAP_STEP_SHARE: Final = 0.05
@@ -94,26 +96,35 @@ def next_change_s(schedule: Sequence[LoadTarget], now_s: float) -> float:
     return min(edges, default=FOREVER)
 
 
-def bounds(
-    schedule: Sequence[LoadTarget], from_s: float, until_s: float
-) -> tuple[tuple[float, float, float], ...]:
+def bounds(schedule: Sequence[LoadTarget], from_s: float, until_s: float) -> tuple[Bound, ...]:
     """What a schedule lets a site draw in a time: (from, until, kW), in order; what is in no piece is not bound. Unix seconds UTC. The last
     piece ends when its target does, if later.
     """
-    found: list[tuple[float, float, float]] = []
+    found: list[Bound] = []
     at_s = from_s
     while at_s < until_s:
         target, next_s = in_force(schedule, at_s), next_change_s(schedule, at_s)
-        if target is not None:
-            if found and found[-1][1:] == (at_s, target.limit_kw):
-                found[-1] = (found[-1][0], next_s, target.limit_kw)
-            elif len(found) == BOUNDS_MAX:
-                found[-1] = (found[-1][0], FOREVER, found[-1][2])
-                break
-            else:
-                found.append((at_s, next_s, target.limit_kw))
+        if target is not None and target.limit_kw < UNBOUND_KW:
+            _add(found, (at_s, next_s, target.limit_kw))
         at_s = next_s
-    return tuple(found)
+    if len(found) <= BOUNDS_MAX:
+        return tuple(found)
+    hourly: list[Bound] = []
+    begin_s = from_s - from_s % SECONDS_PER_HOUR
+    while begin_s < until_s:
+        end_s = begin_s + SECONDS_PER_HOUR
+        least = min((kw for a, b, kw in found if a < end_s and b > begin_s), default=None)
+        if least is not None:
+            _add(hourly, (begin_s, end_s, least))
+        begin_s = end_s
+    return tuple(hourly)
+
+
+def _add(pieces: list[Bound], piece: Bound) -> None:
+    """One more piece, as part of the last where that goes on."""
+    if pieces and pieces[-1][1:] == (piece[0], piece[2]):
+        piece = (pieces.pop()[0], *piece[1:])
+    pieces.append(piece)
 
 
 def next_cap(before_kw: float | None, bound_kw: float | None) -> float | None:

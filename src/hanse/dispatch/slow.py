@@ -24,7 +24,7 @@ from hanse.dispatch.defer import DeferAnswer, DeferProblem
 from hanse.dispatch.defer import check as defer_check
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.defer_build import problem_from as defer_problem
-from hanse.dispatch.follow import site_schedules
+from hanse.dispatch.follow import PLAN_VALID_S, site_schedules
 from hanse.dispatch.place_check import check as place_check
 from hanse.dispatch.place_explain import changes
 from hanse.dispatch.place_problem import problem_from as place_problem
@@ -122,6 +122,8 @@ class SlowScope:
         if asked_kw != self._asked_kw:
             self._asked_kw = asked_kw
             self._place_due = self._defer_due = True
+            said = ", ".join(f"{site} {kw:g} kW" for site, kw in asked_kw.items())
+            done.append(self._log("info", f"load targets: {said or 'none'}"))
         outlook = replace(
             self.outlook,
             demand=(
@@ -142,9 +144,9 @@ class SlowScope:
         if played_s >= reaches_s:
             return done  # nobody foresees these hours: plans run out, and batteries and batches go by their own rules
         busy = bool(self.jobs) or any(s.power.battery_kwh > 0.0 for s in belief.fleet.sites)
-        if busy and self._is_due(
-            "defer", now_s, self._defer_due, self._defer_open, loop.schedule_every_s
-        ):
+        # By a clock that runs ahead plans are soon over.
+        every_s = min(loop.schedule_every_s, PLAN_VALID_S / clock.speed / 2.0)
+        if busy and self._is_due("defer", now_s, self._defer_due, self._defer_open, every_s):
             self._defer_due = False
             schedule = defer_problem(
                 belief,

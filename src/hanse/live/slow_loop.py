@@ -36,8 +36,9 @@ from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.signals.demand_counts import KEEP_S, DemandCounts
 from hanse.signals.forecast.expected import expected_demand, expected_totals
-from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook, bounded
+from hanse.signals.outlook import Bound, CarbonSignal, DemandOutlook, Outlook, bounded
 from hanse.signals.providers import LiveFeed
+from hanse.units import s_from_hours
 from hanse.view import SiteStatus
 
 OUTLOOK_STEPS: Final = 48
@@ -86,7 +87,7 @@ class SlowLoop:
         self._saved_s = time.monotonic()
         self._ahead: set[str] = set()
         """Sites whose clock runs ahead."""
-        self._bounds: dict[str, tuple[tuple[float, float, float], ...]] = {}
+        self._bounds: dict[str, tuple[Bound, ...]] = {}
         """By site: what it is asked to draw at most, and when."""
         self._lacking = ""
         """Why outlooks do not go by the carbon signal that they are to go by."""
@@ -109,16 +110,19 @@ class SlowLoop:
     def see(self, status: SiteStatus) -> None:
         """What a site is asked to draw at most. Where that changes nobody waits for the next outlook."""
         told = status.load_bounds
+        if told is None:
+            return
         before = self._bounds.get(status.site, ())
         self._bounds[status.site] = told
-        if [piece[1:] for piece in told] != [piece[1:] for piece in before]:
+        if _from(told, status.at_s) != _from(before, status.at_s):
             self._woken.set()
 
     @property
     def every_s(self) -> float:
         """Between two outlooks: as often as demand is known anew, and never more often than placements change."""
         loop = self._fleet.slow_loop
-        return max(1.0, min(loop.place_every_s, loop.demand_bin_s))
+        reach_s = s_from_hours(OUTLOOK_STEPS) / self._feed().clock.speed
+        return max(1.0, min(loop.place_every_s, loop.demand_bin_s, reach_s / 2.0))
 
     async def hear(self, message: Any) -> None:
         """A site's report of its demand."""
@@ -245,6 +249,11 @@ class SlowLoop:
         now_s = time.time()
         fits = known.bin_s == bin_s and known.start_s <= now_s <= known.until_s + KEEP_S
         return known if fits else DemandCounts(bin_s=bin_s)
+
+
+def _from(pieces: tuple[Bound, ...], at_s: float) -> list[Bound]:
+    """What is left of them from an instant on."""
+    return [(max(a, at_s), b, kw) for a, b, kw in pieces if b > at_s]
 
 
 def sped_up(demand: tuple[DemandOutlook, ...], speed: float) -> tuple[DemandOutlook, ...]:

@@ -98,6 +98,8 @@ class Operator:
         """(instant, answer) as they were applied or refused."""
         self._reported: dict[str, tuple[tuple[Placement, ...], dict[FailingKey, str]]] = {}
         self._failures = Failures()
+        self._looks_again: dict[str, float] = {}
+        """By site: when a failure may be over."""
         self._decided: ev.PlacementDecided | None = None
 
     def begin(self, now_s: float) -> None:
@@ -402,6 +404,10 @@ class Operator:
         )
         for event in self._failures.events(site, failing, at_s):
             sim.tell_fleet(event, now_s)
+        due_s = max(self._failures.due_s(site) - sim.start_at_s, now_s + REPORT_S)
+        if due_s < sim.duration_s and due_s != self._looks_again.get(site):
+            self._looks_again[site] = due_s
+            sim.at(due_s, lambda at_s: self._report(site, at_s))
         sim.tick(now_s)
 
 

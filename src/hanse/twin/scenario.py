@@ -139,7 +139,9 @@ def problems(fault: Fault, at: int, fleet: Fleet) -> list[str]:
         found.append(
             f"{where}.service: got {fault.service!r}, need one of {', '.join(services)} or none"
         )
-    if fault.engine >= 0 and fault.site in sites:
+    if fault.engine >= 0 and fault.kind == "engine_no_start":
+        found.append(f"{where}.engine: got {fault.engine}, need none; name a service")
+    elif fault.engine >= 0 and fault.site in sites:
         count = sum(p.replicas for p in fleet.placements if p.site == fault.site)
         if fault.engine >= count:
             found.append(f"{where}.engine: got {fault.engine}, need 0 to {count - 1}")

@@ -96,9 +96,10 @@ def test_lines_begin_where_and_as_many_as_planned(tmp_path: Path) -> None:
     st.integers(0, 60),
     st.lists(st.floats(1.0, 400.0), min_size=1, max_size=30),
     st.integers(1, 60),
+    st.floats(0.0, 60.0),
 )
 def test_schedules_made_anew_let_no_more_begin_than_one(
-    lines: int, apart_s: list[float], at_once: int
+    lines: int, apart_s: list[float], at_once: int, late_s: float
 ) -> None:
     """However often a schedule comes that plans as much for each step: at most a step's lines, and what its pace comes to since."""
     follower, step_s, now_s, begun = Follower("lyon", scheduled=True), 300.0, 1000.0, 0
@@ -107,7 +108,8 @@ def test_schedules_made_anew_let_no_more_begin_than_one(
     for gap_s in apart_s:
         share = lines / work.left
         shares = {"lyon": (share,) * 3}
-        follower.take(plan(meta, work.left, shares, start_s=now_s, issued_at_s=now_s))
+        heard_s = now_s - min(late_s, gap_s)
+        follower.take(plan(meta, work.left, shares, start_s=heard_s, issued_at_s=now_s))
         for part in range(4):
             room = follower.room(work, now_s + gap_s * part / 4.0)
             begins = min(int(room.get("lyon", 0.0) + 1e-6), at_once)

@@ -125,16 +125,17 @@ class Follower:
         version = None if schedule is None else schedule.version
         if (version, order.step) != work.step:
             work.step, work.begun = (version, order.step), self._ahead(work, now_s)
-            self._begin_step(work, plan, order.step)
+            self._begin_step(work, plan, order.step, now_s)
             order = work_now(plan, self._state(work, plan), now_s, valid_s=valid_s)
         self._say(work, order)
         return order
 
-    def _begin_step(self, work: Work, plan: WorkPlan | None, step: int) -> None:
+    def _begin_step(self, work: Work, plan: WorkPlan | None, step: int, now_s: float) -> None:
         self._steps.pop(work.id, None)
         if plan is not None and step >= 0:
             self._steps[work.id] = _Step(
-                begin_s=plan.start_s + sum(plan.step_s[:step]),
+                # Until it was heard another plan paced them.
+                begin_s=max(plan.start_s + sum(plan.step_s[:step]), now_s),
                 length_s=plan.step_s[step],
                 lines={r.site: whole_lines(r.shares, step, plan.requests) for r in plan.runs},
             )

@@ -43,6 +43,7 @@ from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
 from hanse.model.fleet import Facility, Fleet
 from hanse.model.told import FIGURE_MAX, UNREADABLE
+from hanse.signals.outlook import Bound
 from hanse.units import s_from_hours
 from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
 
@@ -53,6 +54,8 @@ READ_S_MAX: Final = 30.0
 BACK_OFF_S_MAX: Final = 60.0
 BOUNDS_S: Final = s_from_hours(48.0)
 """So far ahead schedules are made."""
+BOUNDS_EVERY_S: Final = 30.0
+"""Hundreds of targets take a few ms."""
 ACCOUNTS: Final = "meters.msgpack"
 """Written with what people are shown: a crash loses the power of five seconds, a device's own counter nothing."""
 RESETS: Final = "resets.msgpack"
@@ -128,6 +131,8 @@ class PlantKeeper:
         self._restore_accounts()
         self.readings: dict[Key, Reading] = {}
         self._schedules: dict[str, tuple[LoadTarget, ...]] = {}
+        self._bounds: tuple[tuple[LoadTarget, ...], float, tuple[Bound, ...]] = (), 0.0, ()
+        """What they let the site draw, of which of them, and as of when."""
         self._cap_kw: float | None = None
         self._bound_known_s = time.monotonic() + BOUND_UNKNOWN_S
         self._pue = 1.0
@@ -247,9 +252,19 @@ class PlantKeeper:
             compliant=compliant(active, drawn_kw),
         )
 
-    def load_bounds(self, now_s: float) -> tuple[tuple[float, float, float], ...]:
-        """What targets let the site draw in the time that controllers plan for."""
-        return bounds(self.schedule(), now_s, now_s + BOUNDS_S)
+    def load_bounds(self, now_s: float) -> tuple[Bound, ...] | None:
+        """What targets let the site draw in the time that controllers plan for; None soon after a start, while senders have said nothing."""
+        schedule = self.schedule()
+        if time.monotonic() < self._bound_known_s and any(
+            d.facility.driver == "openadr" and d.facility.id not in self._schedules
+            for d in self._devices
+        ):
+            return None
+        known, at_s, found = self._bounds
+        if known != schedule or now_s - at_s >= BOUNDS_EVERY_S:
+            found = bounds(schedule, now_s, now_s + BOUNDS_S)
+            self._bounds = schedule, now_s, found
+        return found
 
     def statuses(self, now_s: float) -> tuple[FacilityStatus, ...]:
         """For people."""
