@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 
@@ -38,6 +39,8 @@ class MockEngine:
     pieces: list[bytes] | None = None
     """Raw stream body parts instead of the usual ones."""
     answer: bytes | None = None
+    raw: Callable[[asyncio.StreamWriter], Awaitable[None]] | None = None
+    """Writes the answer byte for byte; the connection closes behind it."""
     no: tuple[int, bytes] | None = None
     """Status and body of what it answers to every request."""
     gate: asyncio.Event | None = None
@@ -131,6 +134,9 @@ class MockEngine:
             await asyncio.Event().wait()
         if self.mode == "cut":
             writer.transport.abort()
+            return False
+        if self.raw is not None:
+            await self.raw(writer)
             return False
         if self.no is not None:
             status, body = self.no

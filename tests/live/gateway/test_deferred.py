@@ -149,6 +149,40 @@ def test_a_line_whose_answer_was_not_held_tells_what_it_took_after_it(tmp_path, 
     run(test)
 
 
+def test_a_line_with_more_answer_than_can_be_kept_is_charged_once_and_its_batch_told(tmp_path):
+    huge = b'{"data":["%b"],"usage":{"prompt_tokens":7,"completion_tokens":4}}' % (b"1" * 9_000_000)
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        lyon.engines[0].answer = huge
+        async with Inner(lyon) as inner:
+            lines = Lines((inner.path,))
+            who = Who(key_id="clinic", tenant="clinic", data_class="public", country="FR")
+            body = json.dumps(chat("a line")).encode()
+            answer = await lines.post("/v1/chat/completions", who, body)
+            assert answer.too_large and answer.body == b""
+            await lyon.idle()
+            (ended,) = [r for r in lyon.records() if isinstance(r, Ended)]
+            assert (ended.outcome, ended.tokens_out) == ("answered", 4)
+            assert measured_of(answer)["wh"] == pytest.approx(ended.energy_wh, rel=1e-3)
+            lines.close()
+
+            reader, writer = await asyncio.open_unix_connection(str(inner.path))
+            head = (
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-hanse-key: clinic\r\n"
+                f"x-hanse-class: public\r\nx-hanse-country: FR\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+            await reader.read(1000)
+            writer.close()  # it gives up in the middle
+            await lyon.idle()
+            (broken,) = [r for r in lyon.records() if isinstance(r, Ended)][1:]
+            assert broken.outcome == "cancelled"
+            assert 0.0 < broken.energy_wh <= ended.energy_wh * 1.01
+
+    run(test)
+
+
 def test_a_line_waits_where_little_room_is_left(tmp_path):
     async def test():
         lyon = (await start(tmp_path))["lyon"]

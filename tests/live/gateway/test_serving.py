@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import socket
 
 import openai
 import pytest
 
 from hanse.errors import SiteError
 from hanse.live.evidence.chain import Decided, Ended, Executed
+from hanse.live.gateway import incoming
 from hanse.live.gateway.attempt import HOLD_ALL_BYTES_MAX, HOLD_BYTES_MAX
+from hanse.live.gateway.exchange import Exchange
 from live.gateway.rig import (
     KEY,
     SHOP_KEY,
@@ -352,5 +355,162 @@ def test_a_large_answer_that_breaks_while_it_is_held_is_asked_for_elsewhere(tmp_
         assert len(one.posts()) == len(other.posts()) == 1
         await lyon.idle()
         assert lyon.worker.held_bytes == 0
+
+    run(test)
+
+
+HELD = b'{"text":"%b"}' % (b"x" * 7_900_000)
+"""As much as is held of any answer, and more than sockets hold."""
+
+
+def narrow(port: int) -> socket.socket:
+    """A connection that takes little beyond what is read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    sock.connect(("127.0.0.1", port))
+    sock.setblocking(False)
+    return sock
+
+
+async def slowly(reader, count, piece_bytes=65_536):
+    """So many bytes, as a slow client takes them."""
+    got = b""
+    while len(got) < count:
+        piece = await reader.read(min(piece_bytes, count - len(got)))
+        if not piece:
+            break
+        got += piece
+        await asyncio.sleep(0.002)
+    return got
+
+
+def test_a_slow_client_leaves_no_connection_paused_to_the_next(tmp_path, monkeypatch):
+    """The last bytes of an answer that passes through may fill the client's buffer: nobody would read on for who uses the connection next."""
+    write = Exchange.write
+
+    def fills(exchange, data):
+        write(exchange, data)
+        exchange.client_paused()
+        asyncio.get_running_loop().call_soon(exchange.client_resumed)
+
+    monkeypatch.setattr(Exchange, "write", fills)
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        lyon.engines[0].answer = b'{"text":"%b"}' % (b"x" * 2 * HOLD_BYTES_MAX)
+        for _ in range(2):
+            assert (await ask(lyon.port, chat())).status == 200
+            await lyon.idle()
+            (out,) = lyon.worker.engines[0].target.idle
+            assert out.transport.is_reading()
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["close", "1.0", "keep"])
+def test_a_slow_client_gets_all_of_its_answer_however_the_connection_ends(
+    tmp_path, how, monkeypatch
+):
+    monkeypatch.setattr(incoming, "LINGER_S", 0.1)
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        lyon.engines[0].answer = answer = HELD
+        reader, writer = await asyncio.open_connection(sock=narrow(lyon.port), limit=65_536)
+        asked = request(chat(), headers={"connection": "close"} if how == "close" else None)
+        writer.write(asked.replace(b"HTTP/1.1", b"HTTP/1.0", 1) if how == "1.0" else asked)
+        await reader.readuntil(b"\r\n\r\n")
+        got = b""
+        for _ in range(6):  # three seconds: what waits is more than sockets hold
+            await asyncio.sleep(0.5)
+            got += await reader.readexactly(1000)
+        got += await slowly(reader, len(answer) - len(got), 1_000_000)
+        assert got == answer
+        writer.close()
+
+    run(test)
+
+
+def test_a_client_that_reads_nothing_is_asked_for_nothing_more_and_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(incoming, "STALL_S", 1.0)
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        engine = lyon.engines[0]
+        engine.answer = HELD
+        sock = narrow(lyon.port)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, request(chat()))
+        await engine.arrived.wait()
+        await lyon.idle()
+        held = lyon.worker.held_bytes
+        assert held > 0.9 * len(HELD), "it still waits in memory"
+        await loop.sock_sendall(sock, request(chat()))
+        await asyncio.sleep(0.3)
+        assert len(engine.posts()) == 1
+        async with asyncio.timeout(20.0):
+            while lyon.worker.doors[0].open_connections:
+                await asyncio.sleep(0.05)
+        assert lyon.worker.held_bytes == 0
+        assert len(engine.posts()) == 1
+        sock.close()
+
+    run(test)
+
+
+def test_what_a_client_reads_late_no_longer_counts_once_it_is_read(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        lyon.engines[0].answer = HELD
+        reader, writer = await asyncio.open_connection(sock=narrow(lyon.port), limit=65_536)
+        for _ in range(2):
+            writer.write(request(chat()))
+            await reader.readuntil(b"\r\n\r\n")
+            await lyon.idle()
+            assert lyon.worker.held_bytes > 0
+            assert await slowly(reader, len(HELD), 1_000_000) == HELD
+            assert lyon.worker.held_bytes == 0
+        writer.close()
+
+    run(test)
+
+
+def test_an_engines_endless_error_or_trailer_is_cut_off(tmp_path):
+    sent = []
+
+    async def no(writer):
+        writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 900000000\r\n\r\n")
+        while True:
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            sent.append(100_000)
+
+    async def trailer(writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+        while True:
+            writer.write(b"name: " + b"v" * 10_000)
+            await writer.drain()
+            sent.append(10_000)
+
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        for raw in (no, trailer):
+            sent.clear()
+            lyon.engines[0].raw = raw
+            answer = await ask(lyon.port, chat())
+            assert answer.status in (502, 503)
+            assert sum(sent) < 20_000_000, "what sockets hold, and a little"
+            await lyon.idle()
+
+    run(test)
+
+
+def test_a_large_error_of_an_engine_is_told_without_being_taken_apart(tmp_path):
+    async def test():
+        lyon = (await start(tmp_path))["lyon"]
+        lyon.engines[0].no = 400, b'{"error":[' + b",".join([b"[]"] * 200_000) + b"]}"
+        answer = await ask(lyon.port, chat())
+        assert answer.status == 400
+        assert answer.json["error"]["message"] and len(answer.body) < 10_000
 
     run(test)

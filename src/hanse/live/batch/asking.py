@@ -101,15 +101,29 @@ class Answer:
             while piece := await reader.read(PIECE_BYTES):
                 yield piece
 
-    async def whole(self, bytes_max: int = ANSWER_BYTES_MAX) -> bytes:
-        """The body."""
-        parts, size = [], 0
+    async def whole(self) -> bytes:
+        """The body.
+
+        Raises:
+            TooLarge: it has more than `ANSWER_BYTES_MAX`.
+        """
+        return (await self.most(ANSWER_BYTES_MAX))[0]
+
+    async def most(self, kept_bytes_max: int) -> tuple[bytes, bool]:
+        """The body, or nothing and True where there is more of it than may be kept: it is read to its end, since what it took comes last.
+
+        Raises:
+            TooLarge: it has more than `ANSWER_BYTES_MAX`.
+        """
+        parts, size = list[bytes](), 0
         async for piece in self.pieces():
             size += len(piece)
-            if size > bytes_max:
-                raise TooLarge("the answer is too large to be held")
-            parts.append(piece)
-        return b"".join(parts)
+            if size > ANSWER_BYTES_MAX:
+                raise TooLarge("the answer is too large to be read")
+            if size <= kept_bytes_max:
+                parts.append(piece)
+        too_large = size > kept_bytes_max
+        return b"" if too_large else b"".join(parts), too_large
 
     def close(self) -> None:
         """Nobody wants (more of) it."""
@@ -196,11 +210,11 @@ class Lines:
             writer.write(head + body)
             answer = await read_head(reader, writer)
             try:
-                body = await answer.whole(LINE_BYTES_MAX)
+                found, too_large = await answer.most(LINE_BYTES_MAX)
             except TooLarge:
                 return Whole(answer.status, answer.headers, b"", too_large=True)
             done = answer.keeps
-            return Whole(answer.status, answer.headers, body)
+            return Whole(answer.status, answer.headers, found, too_large=too_large)
         except (asyncio.IncompleteReadError, ValueError) as error:
             raise OSError(f"the answer broke: {error!r}") from error
         finally:  # a cancelled line closes its connection, which makes the gateway stop

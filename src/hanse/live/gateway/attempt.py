@@ -128,13 +128,15 @@ class Attempt(msgspec.Struct, eq=False):
             elif out.got_bytes > HOLD_BYTES:
                 exchange.go_on(self, out)
         elif status in RETRY_STATUS or (status == 409 and self.engine < 0):
-            if out.done:
+            if out.done or out.got_bytes > HOLD_BYTES:
                 self.out = None
+                if not out.done:
+                    out.abandon()
                 exchange.turned_down(self, out)
         elif out.done:
             exchange.win_whole(self, out)
         elif out.got_bytes > HOLD_BYTES:
-            exchange.go_on(self, out)
+            exchange.win(self, out)
 
     def answer_lost(self, out: Outgoing | None, reason: str) -> None:
         self.out = None

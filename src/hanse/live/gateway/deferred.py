@@ -196,7 +196,7 @@ class Line(Entry, eq=False, kw_only=True):
 
     def client_gone(self) -> None:
         for attempt in self.attempts:
-            if not attempt.settled:
+            if not attempt.settled and not attempt.won:  # that one is charged as the answer's own
                 self._wasted(attempt)
         super().client_gone()
 

@@ -62,6 +62,8 @@ _FIELDS: Final = frozenset(
 """Of a request, as engines name them."""
 _PLAIN: Final = frozenset(name for name in _FIELDS if "_" in name) | {"temperature", "logprobs"}
 """Those that are no everyday words: a message that has one means it."""
+ERROR_BYTES_MAX: Final = 64 * 1024
+"""More is text, whatever it is: nothing else waits while an engine's error is understood."""
 _OTHER_NAMES: Final = {"n_predict": "max_tokens"}
 """An engine's own word -> the request's."""
 
@@ -88,7 +90,7 @@ def in_openai_shape(status: int, data: bytes, head: Head) -> bytes:
 def _read(data: bytes) -> tuple[object, dict[str, Any]]:
     """(what was said, the part of it that has an error's fields)."""
     try:
-        said = msgspec.json.decode(data)
+        said = msgspec.json.decode(data if len(data) <= ERROR_BYTES_MAX else b"")
     except UNREADABLE:
         return data.decode("utf-8", "replace").strip()[:TEXT_CHARACTERS_MAX], {}
     inner = said.get("error") if isinstance(said, dict) else None

@@ -11,6 +11,7 @@ attempt exactly once. Not here: choosing and retrying across sites (`entry`), th
 
 from __future__ import annotations
 
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -207,8 +208,15 @@ class Exchange(msgspec.Struct, eq=False):
             b"\r\n" if link.keep_alive and not link.close_after else b"connection: close\r\n\r\n",
         )
         link.transport.write(head + data)
+        if attempt.held_bytes and link.write_paused:
+            link.reads_late(partial(self._read_late, attempt.held_bytes))
+            attempt.held_bytes = 0
         self.finish("answered")
         link.ended()
+
+    def _read_late(self, held_bytes: int) -> None:
+        """The client has an answer that was held, or never will."""
+        self.worker.held_bytes -= held_bytes
 
     def more(self, attempt: Attempt, out: Outgoing) -> None:
         """Further bytes of the winner."""
@@ -222,13 +230,14 @@ class Exchange(msgspec.Struct, eq=False):
             return
         assert self.ends is not None
         self.ends.feed(data)
+        if out.done:
+            attempt.out = None  # whoever writes to a slow client must not pause a connection that serves others next
         self.write(data)
         if out.done:
             self.end_wide(attempt, out)
 
     def end_wide(self, attempt: Attempt, out: Outgoing) -> None:
         """The last byte of a plain answer that passes through has come."""
-        attempt.out = None
         if self.status == 200 and self.ends is not None:
             self.usage = self.ends.usage()
         self.measure(attempt, time())

@@ -8,7 +8,7 @@ before, byte for byte, needs no parser (`heads`). Not here: what a request means
 Life of a connection:
 
     HEAD   --headers complete--> BODY --message complete--> BUSY --answer ended--> HEAD
-    any    --our refusal with the rest of the body still coming--> LINGER --peer closes or 1 s--> closed
+    any    --our refusal with the rest of the body still coming--> LINGER --peer closes, or 1 s after it has all--> closed
 
 Pipelined requests are refused safely: bytes that arrive while BUSY are never parsed; the answer in progress is finished,
 then the connection closes, which RFC 9112 section 9.3.2 tells a client to expect.
@@ -19,22 +19,28 @@ from __future__ import annotations
 import asyncio
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
 from hanse.live.gateway import answers
-from hanse.live.gateway.heads import END, Heads, KnownHead
+from hanse.live.gateway.heads import END, KnownHead
 from hanse.model.fleet import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hanse.live.gateway.policy import Grant
+    from hanse.live.gateway.ports import Door, Running
     from hanse.live.identity import Envelope, HopSession
 
 HEAD, BODY, BUSY, LINGER, CLOSED = range(5)
 
 WRITE_BUFFER_BYTES = 256 * 1024
 """Above this much unread output the other leg is paused: a slow reader costs this, not its answer."""
+
+STALL_S = 60.0
+"""A client that takes nothing for so long of an answer that is written is given up; nginx's `send_timeout`."""
 
 LINGER_S = 1.0
 """How long a refused client may go on sending before we reset it; closing at once would make the
@@ -54,33 +60,6 @@ class Limits(Value, frozen=True, kw_only=True):
     idle_s_max: float = 75.0
     """nginx's keep-alive default."""
     connections_max: int = 20_000
-
-
-class Running(Protocol):
-    """Whatever is answering a request on this connection."""
-
-    def client_gone(self) -> None: ...
-    def client_paused(self) -> None: ...
-    def client_resumed(self) -> None: ...
-
-
-class Door(Protocol):
-    """What a port does with requests."""
-
-    limits: Limits
-    open_connections: set[Incoming]
-    date_line: bytes
-    heads: Heads[KnownHead]
-    """Heads of whole requests of this port; empty where none is ever learned."""
-
-    def known_read(self, link: Incoming, known: KnownHead, body: bytes) -> bool:
-        """A whole request with a known head: answer it, now or later. False, and nothing is changed: read it as any other."""
-
-    def head_read(self, link: Incoming) -> None:
-        """Headers are complete: refuse (by `link.refuse`) or set `link.body_bytes_max`."""
-
-    def request_read(self, link: Incoming) -> None:
-        """The body is complete too: answer, now or later."""
 
 
 KNOWN = frozenset(
@@ -155,7 +134,9 @@ class Incoming(asyncio.Protocol):
         "session",
         "stage_at_s",
         "state",
+        "taken_late",
         "transport",
+        "unread_bytes",
         "url",
         "wire_bytes",
         "write_paused",
@@ -172,6 +153,9 @@ class Incoming(asyncio.Protocol):
         self.answer_begun = False
         """Bytes of an answer went out before the request's body was whole."""
         self.write_paused = False
+        self.unread_bytes = 0
+        """Of the answer before, when last looked at."""
+        self.taken_late: Callable[[], None] | None = None
         self.close_after = False
         self.running: Running | None = None
         self.session: HopSession | None = None
@@ -260,6 +244,7 @@ class Incoming(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()
+        self._taken()
         self.door.open_connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -269,8 +254,11 @@ class Incoming(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self._taken()
         if self.running is not None:
             self.running.client_resumed()
+        elif self.state == HEAD:
+            self.transport.resume_reading()
 
     # --- httptools
 
@@ -441,11 +429,17 @@ class Incoming(asyncio.Protocol):
         if not keep:
             self._linger()
 
+    def reads_late(self, taken: Callable[[], None]) -> None:
+        """Call `taken` once the client has most of what is written, or is gone."""
+        self.taken_late = taken
+
     def ended(self) -> None:
-        """The answer is written. The connection serves the next request or closes."""
+        """The answer is written. The connection serves the next request, once most of the answer is read, or closes."""
         self.running = None
         if self.state == CLOSED:
             return
+        if self.write_paused:
+            self.transport.pause_reading()
         if self.close_after or not self.keep_alive:
             self._linger()
         elif self.known is not None:  # the parser was not asked, so nothing else has changed
@@ -473,7 +467,13 @@ class Incoming(asyncio.Protocol):
     def check_times(self, now_s: float) -> None:
         """Called about twice a second: enforce the limits that only a clock can see."""
         limits, waited_s = self.door.limits, now_s - self.stage_at_s
-        if self.state == HEAD:
+        unread = self.transport.get_write_buffer_size()
+        if unread and (self.state == LINGER or (self.state == HEAD and not self.head_bytes)):
+            if unread != self.unread_bytes:
+                self.unread_bytes, self.stage_at_s = unread, now_s
+            elif waited_s > STALL_S:
+                self.transport.abort()
+        elif self.state == HEAD:
             if self.head_bytes and waited_s > limits.head_s_max:
                 self.refuse(408, "request_timeout", "headers took longer than 10 s")
             elif waited_s > limits.idle_s_max or (
@@ -491,6 +491,11 @@ class Incoming(asyncio.Protocol):
             self.transport.abort()
 
     # --- inside
+
+    def _taken(self) -> None:
+        taken, self.taken_late = self.taken_late, None
+        if taken is not None:
+            taken()
 
     def _gone(self) -> None:
         self.state = CLOSED

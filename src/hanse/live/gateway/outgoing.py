@@ -182,6 +182,7 @@ class Outgoing(asyncio.Protocol):
     """One connection to a target; httptools calls the `on_*` methods."""
 
     __slots__ = (
+        "bodiless_bytes",
         "done",
         "got_bytes",
         "head_done",
@@ -214,7 +215,7 @@ class Outgoing(asyncio.Protocol):
         self.on_header: Callable[[bytes, bytes], None] = self.raw_headers.__setitem__
         self.on_body: Callable[[bytes], None] = self.parts.append
         self.parser = httptools.HttpResponseParser(self)
-        self.status = self.got_bytes = 0
+        self.status = self.got_bytes = self.bodiless_bytes = 0
         self.head_done = self.done = self.keep = self.sized = self.reused = False
         self.protocol_error: str | None = None
         self.last_head: KnownAnswer | None = None
@@ -223,7 +224,7 @@ class Outgoing(asyncio.Protocol):
         """Send a whole request on this kept connection; the answer goes to `owner`, who knows of it."""
         self.owner = owner
         self.reused = True
-        self.status = self.got_bytes = 0
+        self.status = self.got_bytes = self.bodiless_bytes = 0
         self.head_done = self.done = self.sized = False
         self.transport.write(data)
 
@@ -236,7 +237,7 @@ class Outgoing(asyncio.Protocol):
             return
         self.owner = owner
         self.reused = reused
-        self.status = self.got_bytes = 0
+        self.status = self.got_bytes = self.bodiless_bytes = 0
         self.head_done = self.done = self.sized = False
         owner.connected(self)
         self.transport.write(data)
@@ -277,6 +278,7 @@ class Outgoing(asyncio.Protocol):
                 self._known_read(owner, known, data[len(known.head) :])
                 return
         self.got_bytes += len(data)
+        parts = len(self.parts)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -284,8 +286,12 @@ class Outgoing(asyncio.Protocol):
                 raise error.__context__ or error from None
         except httptools.HttpParserError as error:
             self.protocol_error = f"not HTTP/1.1: {error}"
-        if not self.head_done and self.got_bytes > RESPONSE_HEAD_BYTES_MAX:
-            self.protocol_error = "headers of the answer exceed 64 KiB"
+        if len(self.parts) == parts and not self.done:
+            self.bodiless_bytes += len(data)
+            if self.bodiless_bytes > RESPONSE_HEAD_BYTES_MAX:
+                self.protocol_error = "headers of the answer exceed 64 KiB"
+        else:
+            self.bodiless_bytes = 0
         if self.protocol_error is not None and not self.done:
             self._fail(self.protocol_error)
             return
