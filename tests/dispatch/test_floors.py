@@ -7,6 +7,7 @@ from collections import Counter
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,6 +209,24 @@ def test_a_site_that_can_be_told_nothing_keeps_no_others_waiting() -> None:
     wanted = (*placed((0, 0, 1), at="b"), *there)
     floors = league_floors(fleet_of_three(1), wanted, sites)
     assert len([f for f in floors if f.site in ("b", "c")]) == 1, "one of both gives way"
+
+
+@pytest.mark.parametrize("state", ["drained", "draining", "dead"])
+def test_nobody_waits_for_what_is_placed_at_a_site_that_is_drained_or_dead(state: str) -> None:
+    """b and c are full and exchange services; what is placed at a, where there is room, is not to come."""
+    away = believed("a", Counter(chat=1) if state == "draining" else Counter())
+    if state == "dead":
+        away = dataclasses.replace(away, up=False, heard_at_s=1.0, verdict="dead")
+    else:
+        away = dataclasses.replace(away, drained=True)
+    sites = {"a": away, "b": believed("b", Counter(chat=1)), "c": believed("c", Counter(code=1))}
+    wanted = (
+        *placed((1, 0, 0)),
+        *placed((0, 0, 1), at="b"),
+        *placed((1, 0, 0), at="c"),
+    )
+    floors = league_floors(fleet_of_three(1), wanted, sites)
+    assert len(floors) == 1, "one of both gives way"
 
 
 def test_two_full_sites_that_exchange_services_do_not_wait_for_each_other_for_ever() -> None:

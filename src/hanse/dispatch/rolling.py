@@ -302,10 +302,11 @@ def league_floors(
     or go anywhere, one floor gives way, by one replica: of the service that loses the least share of its slots. Full sites change one after
     the other, each when the one before is up again; the last replica of a service goes only where every other choice is one, too.
     """
-    # A site that is silent may serve on, and then keeps what is asked of it; others do not lean on it.
-    up = _by_service(p for site in sites.values() if site.up or site.apart for p in site.serving)
-    heard = _by_service(p for site in sites.values() if site.up for p in site.serving)
-    placements = [p for p in placements if not _planned_around(p, sites[p.site])]
+    # A site that is silent may serve on, and then keeps what is asked of it; others do not lean on it. What drains serves nobody new.
+    there_now = [site for site in sites.values() if (site.up or site.apart) and not site.drained]
+    up = _by_service(p for site in there_now for p in site.serving)
+    heard = _by_service(p for site in there_now if site.up for p in site.serving)
+    placements = [p for p in placements if _counts(p, sites[p.site])]
     wanted = _by_service(placements)
     free = _league_room(fleet, sites)
     floors: list[Floor] = []
@@ -344,10 +345,12 @@ def league_floors(
     return tuple(floors if moves else _giving_way(floors, lost))
 
 
-def _planned_around(p: Placement, site: SiteBelief) -> bool:
-    """Whether others were placed beside a replica that does not start, which therefore nothing waits for."""
+def _counts(p: Placement, site: SiteBelief) -> bool:
+    """Whether anybody may wait for a replica: not where its site is drained or dead, nor where it does not start and others were placed beside it."""
+    if not site.hosts:
+        return False
     key = p.service, p.variant, p.pool
-    return key in site.around and key in site.failing
+    return not (key in site.around and key in site.failing)
 
 
 def _giving_way(floors: list[Floor], lost: Sequence[float]) -> list[Floor]:
