@@ -32,7 +32,7 @@ from hanse.dispatch.place_values import (
     room_chips,
 )
 from hanse.dispatch.prefix import BYTES_PER_TOKEN
-from hanse.energy.plant import empty_w, host_w, it_kw_rated
+from hanse.energy.plant import empty_w, host_w, it_kw_rated, supplies
 from hanse.model.check import ENGINES_PER_SITE_MAX
 from hanse.model.fleet import Id, Placement, Service, Site
 from hanse.model.workloads import any_chips
@@ -79,8 +79,10 @@ def problem_from(
     *,
     window: tuple[int, int] | None = None,
     peak_import_kw: Mapping[Id, float] | None = None,
+    held_kwh: Mapping[Id, float] | None = None,
 ) -> PlaceProblem:
-    """What to decide for steps [first, end) of an outlook; absent: for all of them. `peak_import_kw`: this month's, by site.
+    """What to decide for steps [first, end) of an outlook; absent: for all of them. By site: `peak_import_kw` is this month's, `held_kwh` what
+    batteries hold; of one that nobody told of nothing is counted on.
 
     Capacity is sized by the highest step of the high quantile, energy priced by means, what must survive a failure by the highest
     mean. Placements at sites that are drained or not heard any more stay as they are, and so do those that no formula can rate.
@@ -97,8 +99,13 @@ def problem_from(
     usd_per_g = per_g_from_per_t(fleet.weights.usd_per_tonne_co2e)
     power = {s.site: s for s in outlook.sites}
     peaks = peak_import_kw or {}
+    held = held_kwh or {}
     sites = tuple(
-        _levied(_site(belief, s, power.get(s.id), steps), s, peaks.get(s.id, 0.0))
+        _levied(
+            _site(belief, s, power.get(s.id), steps, battery_kw(s, held.get(s.id, 0.0), window_s)),
+            s,
+            peaks.get(s.id, 0.0),
+        )
         for s in fleet.sites
     )
     pools, offers, untold = _hardware(belief, sites, works, usd_per_g)
@@ -142,7 +149,17 @@ def problem_from(
 # --- power
 
 
-def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -> PlaceSite:
+def battery_kw(site: Site, held_kwh: float, window_s: float) -> float:
+    """What a battery can give all through a window, down to its reserve."""
+    row = supplies((site,))[0]
+    spare_kwh = held_kwh - row["soc_reserve"] * row["battery_kwh"]
+    lasting_kw = max(spare_kwh, 0.0) * row["discharge_efficiency"] / hours_from_s(window_s)
+    return float(min(row["battery_kw_max"], lasting_kw))
+
+
+def _site(
+    belief: Belief, site: Site, power: SiteOutlook | None, steps: slice, stored_kw: float
+) -> PlaceSite:
     known, base = belief.sites[site.id], site.power.base_kw
     # Where a kWh earns more than its carbon costs, drawing more would pay for itself: the least it may cost is nothing.
     carbon_usd = per_g_from_per_t(belief.fleet.weights.usd_per_tonne_co2e)
@@ -161,7 +178,7 @@ def _site(belief: Belief, site: Site, power: SiteOutlook | None, steps: slice) -
     grid = np.array(power.grid_kw_max[steps])
     # Others on the site take own power first; what they import is not there for the league.
     left = np.maximum(own - base, 0.0)
-    supply = np.maximum(grid - np.maximum(base - own, 0.0), 0.0) + left
+    supply = np.maximum(grid + stored_kw - np.maximum(base - own, 0.0), 0.0) + left
     cap: Cap = "grid"
     if power.cooled_share:
         share = np.array(power.cooled_share[steps])

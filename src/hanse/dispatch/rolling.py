@@ -458,7 +458,8 @@ def carried_over(
 ) -> tuple[Placement, ...] | None:
     """The placement to go on with when a fleet file takes another's place; None: the new file's own.
 
-    Where the old file's own was in force, or the operator has placed anything anew at a site that stays, the new file's holds. Else
+    Where the old file's own was in force, or the operator has placed anything anew at a site that stays, or wants no controller to place any
+    more, the new file's holds. Else
     what was decided since goes on, as far as sites still have it, and sites that are new begin with what the file places there.
     """
     before = {site.id for site in old.sites}
@@ -468,6 +469,8 @@ def carried_over(
         return {p for p in placements if p.site in sites}
 
     stay = before & after
+    if old.slow_loop.places and not new.slow_loop.places:
+        return None
     if in_force == old.placements or of(old.placements, stay) != of(new.placements, stay):
         return None
     kept = tuple(p for p in in_force if p.site in stay)

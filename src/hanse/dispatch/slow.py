@@ -44,6 +44,8 @@ CONTEXT_LEAST: Final = 0.5
 """And while a slot holds so many times the tokens that it is to hold, which are several times the mean request's."""
 ANSWER_S_MAX: Final = 300.0
 """A question open for so long is asked anew: whoever was to answer is gone. 200 sites with thirty services take a minute, 100 with twenty a hundred seconds."""
+NEWS_MAX: Final = 8
+"""Sites in one line of the log."""
 CALM_S: Final = 5.0
 """Between two questions asked because something happened: a site that is lost takes its engines with it, one by one."""
 
@@ -66,8 +68,8 @@ class SlowScope:
         """By which the open schedule is asked for."""
         self._served: dict[tuple[str, str], float] = {}
         """(service, site) -> requests a second that the placement in force expects to be served there."""
-        self._asked_kw: dict[str, float] = {}
-        """By site: what load targets let it draw in the placement's window, where there are any."""
+        self._supply_kw: dict[str, float] = {}
+        """By site: what its connection, or a load target, lets it draw in the placement's window."""
         self._late: frozenset[str] = frozenset()
         """Jobs that a schedule found no room for in time; until they end, since the replica that they then get is why there is room."""
         self._said: tuple[str, ...] = ()
@@ -99,7 +101,8 @@ class SlowScope:
             # Whoever asks for what stands nowhere is not to wait until the next placement is due.
             asked = {d.service for d in event.outlook.demand if max(d.requests_per_s_high) > 0.0}
             self._place_due |= any(not is_placed(belief, service) for service in asked)
-        elif isinstance(event, ev.JobsChanged):
+            return self._see_supply(belief, event.outlook, event.at_s), None
+        if isinstance(event, ev.JobsChanged):
             self._defer_due |= _kinds(event.jobs) != _kinds(self.jobs)
             self.jobs, self.measured = event.jobs, event.measured
         elif isinstance(event, ev.PlacementSolved):
@@ -107,6 +110,18 @@ class SlowScope:
         elif isinstance(event, ev.ScheduleSolved):
             return self._take_schedule(event.answer, event.at_s), None
         return [], None
+
+    def _see_supply(self, belief: Belief, outlook: Outlook, now_s: float) -> list[Action]:
+        """Where a connection or a load target is not what it was, nobody waits until the next placement is due."""
+        clock = outlook.clock
+        window_s = clock.speed * belief.fleet.slow_loop.window_s
+        known = supply_kw(outlook, steps_of(outlook, clock.played_s(now_s), window_s))
+        before, self._supply_kw = self._supply_kw, known
+        if not before or known == before:
+            return []
+        self._place_due = self._defer_due = True
+        news = [f"{site} {kw:g} kW" for site, kw in known.items() if before.get(site) != kw]
+        return [self._log("info", f"may draw now: {', '.join(news[:NEWS_MAX])}")] if news else []
 
     def ask(self, belief: Belief, now_s: float, epoch: int) -> list[Action]:
         """Questions that are due."""
@@ -117,13 +132,6 @@ class SlowScope:
             return done
         clock = self.outlook.clock
         played_s = clock.played_s(now_s)
-        window = steps_of(self.outlook, played_s, clock.speed * loop.window_s)
-        asked_kw = load_targets(self.outlook, window)
-        if asked_kw != self._asked_kw:
-            self._asked_kw = asked_kw
-            self._place_due = self._defer_due = True
-            said = ", ".join(f"{site} {kw:g} kW" for site, kw in asked_kw.items())
-            done.append(self._log("info", f"load targets: {said or 'none'}"))
         outlook = replace(
             self.outlook,
             demand=(
@@ -136,8 +144,13 @@ class SlowScope:
             "place", now_s, self._place_due, self._place_open, loop.place_every_s
         ):
             self._place_due = False
-            peaks = self.measured.peak_import_kw
-            problem = place_problem(belief, outlook, window=window, peak_import_kw=peaks)
+            problem = place_problem(
+                belief,
+                outlook,
+                window=steps_of(outlook, played_s, clock.speed * loop.window_s),
+                peak_import_kw=self.measured.peak_import_kw,
+                held_kwh=self.measured.held_kwh,
+            )
             self._place_open = problem
             done.append(act.SolvePlacement(epoch=epoch, problem=problem))
         reaches_s = self.outlook.start_s + self.outlook.count * self.outlook.step_s
@@ -291,14 +304,13 @@ def steps_of(outlook: Outlook, now_s: float, window_s: float) -> tuple[int, int]
     return first, min(max(end, first + 1), last + 1)
 
 
-def load_targets(outlook: Outlook, window: tuple[int, int]) -> dict[str, float]:
-    """By site: the least that it is asked to draw at most in some steps, where it is asked."""
-    found = {
-        site.site: min(site.load_kw_max[slice(*window)])
+def supply_kw(outlook: Outlook, window: tuple[int, int]) -> dict[str, float]:
+    """By site: the least that its connection gives, or that it is asked to draw at most, in some steps."""
+    steps = slice(*window)
+    return {
+        site.site: min(*site.grid_kw_max[steps], *site.load_kw_max[steps], UNBOUND_KW)
         for site in outlook.sites
-        if site.load_kw_max
     }
-    return {site: kw for site, kw in found.items() if kw < UNBOUND_KW}
 
 
 def _at(sites: set[str], placements: Sequence[Placement]) -> list[Placement]:

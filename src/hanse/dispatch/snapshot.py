@@ -60,7 +60,7 @@ SLOW: Final = frozenset(
         "_served",
         "_late",
         "_said",
-        "_asked_kw",
+        "_supply_kw",
         "_epoch",
     ]
 )
@@ -117,7 +117,7 @@ class SlowState(Value, frozen=True, kw_only=True):
     late: tuple[str, ...]
     said: tuple[str, ...]
     epoch: int
-    asked_kw: dict[str, float] = {}
+    supply_kw: dict[str, float] = {}
 
 
 class State(Value, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ def restored(content: bytes) -> Dispatcher:
     slow._asked_at_s = dict(kept.asked_at_s)
     slow._defer_clock, slow._served = kept.defer_clock, dict(kept.served)
     slow._late, slow._said, slow._epoch = frozenset(kept.late), kept.said, kept.epoch
-    slow._asked_kw = dict(kept.asked_kw)
+    slow._supply_kw = dict(kept.supply_kw)
     return d
 
 
@@ -223,7 +223,7 @@ def _slow(slow: SlowScope) -> SlowState:
         late=tuple(sorted(slow._late)),
         said=slow._said,
         epoch=slow._epoch,
-        asked_kw=dict(slow._asked_kw),
+        supply_kw=dict(slow._supply_kw),
     )
 
 

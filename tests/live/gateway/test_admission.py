@@ -2,11 +2,16 @@
 
 import asyncio
 import re
+import time
 from pathlib import Path
 
+from hanse.dispatch import events as ev
+from hanse.dispatch.actions import PublishTable
+from hanse.dispatch.dispatcher import Dispatcher
 from hanse.live.evidence.chain import Decided
 from hanse.live.gateway import metrics
 from hanse.live.shared import SharedPage
+from hanse.model.read import parse_fleet
 from live.gateway.rig import (
     KEY,
     SHOP_KEY,
@@ -14,6 +19,7 @@ from live.gateway.rig import (
     ask,
     chat,
     connect,
+    fleet_toml,
     get,
     read_answer,
     request,
@@ -65,6 +71,40 @@ def test_where_no_site_is_eligible_the_answer_is_451_with_the_rules(tmp_path):
         answer = await ask(league["virginia"].port, chat())  # health data from France
         assert (answer.status, answer.code) == (451, "no_eligible_site")
         assert answer.json["error"]["hanse"]["rules"]
+
+    run(test)
+
+
+def test_what_is_lawful_and_not_placed_now_is_no_matter_of_law(tmp_path):
+    """The controller has moved chat away from the only site that may have health data: later perhaps, and not never."""
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "virginia"))
+        lyon = league["lyon"]
+        assert (await ask(lyon.port, chat())).status == 200
+        dispatcher = Dispatcher("fleet")
+        fleet = parse_fleet(fleet_toml(("lyon", "virginia"), 1).encode(), source="test")
+        now_s = time.time()
+        dispatcher.handle(ev.EpochGranted(at_s=now_s, epoch=1))
+        dispatcher.handle(ev.FleetLoaded(at_s=now_s, fleet=fleet, version_known=8))
+        left = tuple(p for p in fleet.placements if (p.site, p.service) != ("lyon", "chat"))
+        dispatcher.handle(
+            ev.PlacementDecided(at_s=now_s, source="test", placements=left, epoch=1, version=1)
+        )
+        (table,) = [
+            a.content
+            for a in dispatcher.handle(ev.Ticked(at_s=now_s))
+            if isinstance(a, PublishTable)
+        ]
+        (lyon.home / "table-9.tbl").write_bytes(table)
+        (lyon.home / "current.new").write_text("9\n")
+        (lyon.home / "current.new").replace(lyon.home / "current")
+        lyon.worker.take_table()
+        assert lyon.worker.routing.table.meta.version == 9
+        answer = await ask(lyon.port, chat())
+        assert (answer.status, answer.code) == (503, "no_room")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert (await ask(lyon.port, chat(), headers={"x-hanse-class": "public"})).status == 200
 
     run(test)
 

@@ -53,7 +53,7 @@ def goes_back(entry: Entry) -> bool:
 
 def refuse(entry: Entry, gate: int, now_s: float) -> None:
     """No offer (left): one answer that says why."""
-    reason = Reason(gate)
+    reason = _found(entry, Reason(gate))
     more: dict[str, object] = {}
     param = None
     if entry.attempts and not entry.refused_only and reason != Reason.TABLE_EXPIRED:
@@ -91,6 +91,24 @@ def refuse(entry: Entry, gate: int, now_s: float) -> None:
     if not goes_back(entry):
         entry.worker.ledger.after(_refused(entry, now_s))
     _answer(entry, message, extra, reason.name.lower(), more, param)
+
+
+def _found(entry: Entry, reason: Reason) -> Reason:
+    """Law and quality bar what is placed. Where what they let in only is not placed now, that is no matter of law: it may be placed again."""
+    table, subject = entry.worker.routing.table, entry.grant.subject
+    if reason not in (Reason.LAW, Reason.QUALITY) or entry.grant.table is not table:
+        return reason
+    if not table.lawful(subject, entry.worker.routing.origin):
+        return reason
+    quality_min = float(table.subjects[subject]["quality_min"])
+    able = any(
+        row["service"] == entry.service.index
+        and row["replicas"] == 0
+        and row["quality"] >= quality_min
+        and table.lawful(subject, int(row["site"]))
+        for row in table.offers
+    )
+    return Reason.DEAD if able else reason
 
 
 def _too_long(entry: Entry) -> str:
