@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -88,3 +89,33 @@ def test_what_two_sites_list_is_listed_once(tmp_path: Path) -> None:
     assert {row["id"]: row["metadata"]["hanse:home"] for row in batches} == {
         meta.id: meta.home for meta in (*moved, mine[2])
     }
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_list_is_read_to_its_end_by_who_deletes_what_it_reads(tmp_path: Path, order: str) -> None:
+    home = Home(tmp_path)
+    ids = {home.upload(1).id for _ in range(7)}
+    api = Api(
+        home.keeper, cast(Access, home.access), hops(lambda *_: Whole(200, {}, b'{"data":[]}'))[1]
+    )
+
+    async def read() -> list[str]:
+        found: list[str] = []
+        while True:
+            after = f"&after={found[-1]}" if found else ""
+            query = f"limit=2&order={order}{after}".encode()
+            request = Request(SCOPE | {"path": "/v1/files", "query_string": query})
+            page = json.loads((await api.list_files(request)).body)
+            for row in page["data"]:
+                home.keeper.delete_file(row["id"])
+                found.append(row["id"])
+            if not page["has_more"]:
+                return found
+
+    found = asyncio.run(read())
+    assert sorted(found) == sorted(ids)
+    request = Request(
+        SCOPE | {"path": "/v1/files", "query_string": b"after=file-lyon-" + b"0" * 24}
+    )
+    with pytest.raises(Problem):
+        asyncio.run(api.list_files(request))

@@ -23,7 +23,14 @@ from hanse.live.batch.owners import Owner, Owners
 from hanse.live.batch.pauses import Pauses
 from hanse.live.batch.standby import SURE_S, TAKEOVER_S, Standby
 from hanse.live.batch.store import Store
-from hanse.live.batch.values import BatchMeta, FileMeta, Problem, new_batch_id, new_file_id
+from hanse.live.batch.values import (
+    BatchMeta,
+    FileMeta,
+    Problem,
+    new_batch_id,
+    new_file_id,
+    result_file_id,
+)
 from live.batch.home import WHO, Home, PeerHops, answered, hops
 
 NOTE = Note(run="r", ok=True, wh=2.0)
@@ -459,3 +466,33 @@ def test_a_copy_is_deleted_by_sites_that_have_to_do_with_it(tmp_path: Path) -> N
     assert drop("tallinn") == 200
     assert not site.home.store.data_path(file.id).exists()
     assert drop("tallinn") == 404
+
+
+def test_a_file_that_is_deleted_while_its_copy_comes_leaves_nothing(tmp_path: Path) -> None:
+    there = Site(tmp_path)
+    file_id = result_file_id("tallinn", "batch_tallinn_x", "output")
+    parts = [b"secret " * 1000, b"end"]
+
+    async def test() -> None:
+        began, go = asyncio.Event(), asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if len(parts) == 1:
+                began.set()
+                await go.wait()
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+        copy = request(f"/data/{file_id}", b"", "tallinn", file_id)
+        copy._receive = receive
+        copying = asyncio.create_task(there.standby.take_data(copy))
+        await began.wait()
+        with pytest.raises(Problem) as gone:
+            await there.standby._drops.take(request(f"/data/{file_id}", b"", "tallinn", file_id))
+        assert gone.value.status == 404
+        go.set()
+        with pytest.raises(Problem):
+            await copying
+        assert not there.home.store.data_path(file_id).exists()
+        assert not list(there.home.store.home.glob("files/*"))
+
+    asyncio.run(test())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import Batch, FileObject
 
+from hanse.live.batch.asking import Whole
+from hanse.live.batch.keeper import Ask, output_lives_s
+from hanse.live.batch.lines import Line
 from hanse.live.batch.values import (
     BatchMeta,
     FileMeta,
@@ -20,6 +26,7 @@ from hanse.live.batch.values import (
     new_file_id,
     window_s,
 )
+from hanse.live.batch.work import _result, error_row
 
 SITES = st.from_regex(r"\A[a-z0-9][a-z0-9-]{0,62}\Z")
 
@@ -54,11 +61,13 @@ def test_what_is_no_window(text: str) -> None:
 def test_metadata_has_openais_limits() -> None:
     assert checked_metadata(None) is None
     assert checked_metadata({"a": "b"}) == {"a": "b"}
+    assert checked_metadata({"a": "b", "hanse:wh": "3"}) == {"a": "b"}, (
+        "as copied from another batch"
+    )
     for wrong in (
         {str(n): "" for n in range(17)},
         {"k" * 65: ""},
         {"k": "v" * 513},
-        {"hanse:x": ""},
     ):
         with pytest.raises(Problem):
             checked_metadata(wrong)
@@ -95,3 +104,39 @@ def test_objects_are_what_openais_client_reads() -> None:
         **who,
     )
     assert FileObject.model_validate(file_object(file), strict=True).bytes == 3
+
+
+def test_a_row_is_one_line_for_every_reader() -> None:
+    said = "a\u2028b\u2029c\u0085d\ne\u00e9\u65e5"
+    answer = Whole(200, {}, msgspec.json.encode({"text": said}))
+    line = Line(custom_id=said, body=b"{}", model="m")
+    for row in (_result("r", line, answer), error_row("r", said, "code", said)):
+        assert len(row.decode().splitlines()) == 1
+        assert said in json.dumps(json.loads(row), ensure_ascii=False).replace("\\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept_s"),
+    [
+        (None, 0.0),
+        ({"anchor": "created_at", "seconds": 3600}, 3600.0),
+        ({"anchor": "created_at", "seconds": 60}, None),
+        ({"anchor": "now", "seconds": 3600}, None),
+        ({"anchor": "created_at", "seconds": "soon"}, None),
+    ],
+)
+def test_results_live_as_long_as_is_asked(
+    given: dict[str, object] | None, kept_s: float | None
+) -> None:
+    ask = Ask(
+        input_file_id="f",
+        endpoint="/v1/embeddings",
+        completion_window="24h",
+        output_expires_after=given,
+    )
+    if kept_s is not None:
+        assert output_lives_s(ask) == kept_s
+        return
+    with pytest.raises(Problem) as raised:
+        output_lives_s(ask)
+    assert (raised.value.status, raised.value.param) == (400, "output_expires_after")

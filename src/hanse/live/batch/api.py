@@ -22,7 +22,7 @@ from starlette.routing import Match, Route
 
 from hanse.errors import SiteError
 from hanse.live.batch.access import Access, not_found
-from hanse.live.batch.asked import Listing, ask_of, check_purpose, lives_s
+from hanse.live.batch.asked import Listing, ask_of, check_purpose
 from hanse.live.batch.asking import Answer, Hops
 from hanse.live.batch.keeper import Keeper
 from hanse.live.batch.upload import read_form
@@ -35,6 +35,7 @@ from hanse.live.batch.values import (
     batch_object,
     file_object,
     home_in,
+    lives_s,
 )
 from hanse.live.gateway.answers import error_body
 from hanse.model.told import UNREADABLE
@@ -275,10 +276,7 @@ class Api:
             rows = _once(mine + await self._others(request, who))
         rows.sort(key=lambda row: (row["created_at"], row["id"]), reverse=asked.newest_first)
         if asked.after and not who.peer:
-            ids = [row["id"] for row in rows]
-            if asked.after not in ids:
-                raise not_found(asked.after, asked.kind, "after")
-            rows = rows[ids.index(asked.after) + 1 :]
+            rows = self._behind(rows, asked)
         shown = rows if who.peer else rows[: asked.limit]
         return _json(
             {
@@ -289,6 +287,18 @@ class Api:
                 "has_more": len(rows) > len(shown),
             }
         )
+
+    def _behind(self, rows: list[dict[str, Any]], asked: Listing) -> list[dict[str, Any]]:
+        """What comes after one that is listed, or was until it was deleted here."""
+        ids = [row["id"] for row in rows]
+        if asked.after in ids:
+            return rows[ids.index(asked.after) + 1 :]
+        gone_at_s = self.keeper.store.gone_at_s(asked.after)
+        if gone_at_s is None:
+            raise not_found(asked.after, asked.kind, "after")
+        mark = int(gone_at_s), asked.after
+        newer = asked.newest_first
+        return [row for row in rows if ((row["created_at"], row["id"]) < mark) == newer]
 
     async def _others(self, request: Request, who: Who) -> list[dict[str, Any]]:
         """The same list of every other home."""

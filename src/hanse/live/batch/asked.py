@@ -12,18 +12,15 @@ from starlette.requests import Request
 
 from hanse.live.batch.access import ENDPOINTS
 from hanse.live.batch.keeper import Ask
-from hanse.live.batch.values import METADATA_MAX, WINDOW_FORM, Problem
+from hanse.live.batch.values import METADATA_MAX, SHOWN_MAX, WINDOW_FORM, Problem, whole
 from hanse.live.gateway.wording import unreadable
 from hanse.model.fleet import Value
 from hanse.model.told import UNREADABLE
-from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
 LISTED: Final = {"file": (10_000, 10_000), "batch": (20, 100)}
 """Default and most, as OpenAI's."""
 ORDERS: Final = ("asc", "desc")
 PURPOSES: Final = ("batch", "batch_output")
-LIVES_S: Final = (int(SECONDS_PER_HOUR), int(30 * SECONDS_PER_DAY))
-SHOWN_MAX: Final = 32
 
 _EXAMPLE: Final = (
     '{"input_file_id": "file-...", "endpoint": "/v1/chat/completions", "completion_window": "24h"}'
@@ -32,6 +29,7 @@ _FORMS: Final = {
     "input_file_id": 'the id of an uploaded file, such as "file-..." of POST /v1/files',
     "endpoint": "one of " + ", ".join(f'"{path}"' for path in ENDPOINTS),
     "completion_window": WINDOW_FORM,
+    "output_expires_after": '{"anchor": "created_at", "seconds": 86400}',
     "metadata": f'an object of at most {METADATA_MAX} strings such as {{"run": "7"}}',
 }
 
@@ -85,29 +83,10 @@ def check_purpose(purpose: str) -> None:
         raise Problem(400, "invalid_purpose", message, "purpose")
 
 
-def lives_s(fields: dict[str, str]) -> float:
-    """`expires_after[seconds]`, within OpenAI's hour to 30 days; 0 where the form has none.
-
-    Raises:
-        Problem: it is something else.
-    """
-    anchor, text = fields.get("expires_after[anchor]", ""), fields.get("expires_after[seconds]", "")
-    least, most = LIVES_S
-    if anchor not in ("", "created_at"):
-        message = f"expires_after[anchor] is {anchor[:SHOWN_MAX]!r}; it must be created_at"
-        raise Problem(400, "invalid_expires_after", message, "expires_after")
-    if not text and not anchor:
-        return 0.0
-    if not _whole(text) or not least <= int(text) <= most:
-        message = f"expires_after[seconds] is {text[:SHOWN_MAX]!r}; it must be whole seconds from {least} (an hour) to {most} (30 days), such as {SECONDS_PER_DAY:.0f}"
-        raise Problem(400, "invalid_expires_after", message, "expires_after")
-    return float(text)
-
-
 def _limit(text: str, default: int, most: int) -> int:
     if not text:
         return default
-    if not _whole(text) or not 1 <= int(text) <= most:
+    if not whole(text) or not 1 <= int(text) <= most:
         message = f"limit is {text[:SHOWN_MAX]!r}; it must be a whole number from 1 to {most}"
         raise Problem(400, "invalid_limit", message, "limit")
     return int(text)
@@ -118,8 +97,3 @@ def _one_of(name: str, text: str, allowed: tuple[str, ...]) -> str:
         message = f"{name} is {text[:SHOWN_MAX]!r}; it must be one of {', '.join(allowed)}"
         raise Problem(400, f"invalid_{name}", message, name)
     return text
-
-
-def _whole(text: str) -> bool:
-    """Plain digits, and not so many that reading them costs anything."""
-    return text.isascii() and text.isdigit() and len(text) <= SHOWN_MAX

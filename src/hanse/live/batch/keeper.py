@@ -38,6 +38,7 @@ from hanse.live.batch.values import (
     Status,
     Who,
     checked_metadata,
+    lives_s,
     new_batch_id,
     new_file_id,
     result_file_id,
@@ -65,6 +66,18 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None = None
+    output_expires_after: dict[str, object] | None = None
+
+
+def output_lives_s(ask: Ask) -> float:
+    """Of its output and error file; 0: as long as any file.
+
+    Raises:
+        Problem: it is not what OpenAI allows.
+    """
+    name = "output_expires_after"
+    fields = ask.output_expires_after or {}
+    return lives_s({f"{name}[{key}]": value for key, value in fields.items()}, name)
 
 
 class Keeper:
@@ -169,6 +182,7 @@ class Keeper:
             completion_window=ask.completion_window,
             input_file_id=file.id,
             metadata=checked_metadata(ask.metadata),
+            output_lives_s=output_lives_s(ask),
             created_at_s=now_s,
             expires_at_s=now_s + length_s,
             home=self.site,
@@ -444,6 +458,7 @@ class Keeper:
                 f"{meta.id}_{kind}.jsonl",
                 draft.stat().st_size,
                 purpose="batch_output",
+                lives_s=meta.output_lives_s,
                 file_id=result_file_id(self.site, meta.id, kind),
             )
             self.store.add_file(file, draft)

@@ -433,14 +433,18 @@ class Standby:
                 pass
             return Response(b"{}")
         draft = self._store.draft()
+        self._store.coming.add(file_id)
         try:
             with draft.open("xb") as file:  # a local disk
                 draft.chmod(0o600)
                 async for piece in request.stream():
                     file.write(piece)
                 await asyncio.to_thread(fsync_file, file)
+            if file_id not in self._store.coming:
+                raise not_found(file_id)
             draft.rename(self._store.data_path(file_id))
         finally:
+            self._store.coming.discard(file_id)
             draft.unlink(missing_ok=True)
         return Response(b"{}")
 

@@ -28,6 +28,10 @@ ASIDE_S_MAX: Final = 30 * SECONDS_PER_DAY
 _encode = msgspec.json.Encoder().encode
 
 
+GONE_MAX: Final = 10_000
+"""Forgotten files of which is known when they were made: who deletes while a list is read goes on behind one."""
+
+
 class Store:
     """One site's directory `batch/`."""
 
@@ -44,6 +48,9 @@ class Store:
         self.batches: dict[str, BatchMeta] = _read_all(home / "batches", BatchMeta)
         self.drops: dict[str, Drop] = _read_all(home / "drops", Drop)
         self.sent: dict[str, Sent] = _read_all(home / "sent", Sent)
+        self.coming: set[str] = set()
+        """Files whose bytes another site sends now; one that is deleted meanwhile is none of them any more."""
+        self._gone: dict[str, float] = {}
         for data in (home / "files").glob("*.data"):
             aside = data.with_name(f"{data.stem}.json{ASIDE}")
             if data.stem not in self.files and not aside.exists():
@@ -82,7 +89,12 @@ class Store:
 
     def drop_file(self, file_id: str) -> None:
         """Forget a file: what it is first, then its bytes."""
-        self.files.pop(file_id, None)
+        self.coming.discard(file_id)
+        meta = self.files.pop(file_id, None)
+        if meta is not None:
+            self._gone[file_id] = meta.created_at_s
+            if len(self._gone) > GONE_MAX:
+                del self._gone[next(iter(self._gone))]
         (self.home / "files" / f"{file_id}.json").unlink(missing_ok=True)
         self.data_path(file_id).unlink(missing_ok=True)
         if self.sent.pop(file_id, None) is not None:
@@ -95,6 +107,10 @@ class Store:
             known = Sent(id=file_id, sites=(*known.sites, site))
             write_durably(self.home / "sent" / f"{file_id}.json", _encode(known))
             self.sent[file_id] = known
+
+    def gone_at_s(self, file_id: str) -> float | None:
+        """When a file was made that was forgotten lately; None: nobody knows."""
+        return self._gone.get(file_id)
 
     def put_drop(self, drop: Drop) -> None:
         """Keep what other sites still have to delete; forget it where none has to."""

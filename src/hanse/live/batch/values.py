@@ -9,7 +9,7 @@ An id names the home it was made at, so any gateway knows whom to ask: `file-lyo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from secrets import token_hex
 from typing import Any, Final, Literal
@@ -37,6 +37,9 @@ ERRORS_MAX: Final = 100
 METADATA_MAX: Final = 16
 OWN_PREFIX: Final = "hanse:"
 """Of metadata that a batch gets from us."""
+LIVES_S: Final = (int(SECONDS_PER_HOUR), int(30 * SECONDS_PER_DAY))
+SHOWN_MAX: Final = 32
+"""Characters of what was asked for, in an error."""
 
 WINDOW_FORM: Final = 'minutes, hours or days such as "30m", "24h" or "7d", from "1m" to "30d"'
 _WINDOW = re.compile(r"([1-9][0-9]{0,4})([mhd])")
@@ -115,7 +118,7 @@ class Tally(Value, frozen=True, kw_only=True):
     extra_wh: float = 0.0
 
 
-class BatchMeta(Value, frozen=True, kw_only=True):
+class BatchMeta(Value, frozen=True, kw_only=True, omit_defaults=True):
     """One batch at its home."""
 
     id: str
@@ -147,6 +150,8 @@ class BatchMeta(Value, frozen=True, kw_only=True):
     lost_runs: int = 0
     """Runs whose answer came after another's commit, and their energy."""
     lost_wh: float = 0.0
+    output_lives_s: float = 0.0
+    """Of its output and error file; 0: as long as any file."""
 
     @property
     def ended(self) -> bool:
@@ -242,6 +247,30 @@ def window_s(text: str) -> float:
     return length_s
 
 
+def lives_s(fields: Mapping[str, object], name: str = "expires_after") -> float:
+    """`expires_after[seconds]`, within OpenAI's hour to 30 days; 0 where there is none. Of a form, or as a batch's `output_expires_after` is.
+
+    Raises:
+        Problem: it is something else.
+    """
+    anchor, text = (str(fields.get(f"{name}[{one}]", "")) for one in ("anchor", "seconds"))
+    least, most = LIVES_S
+    if anchor not in ("", "created_at"):
+        message = f"{name}[anchor] is {anchor[:SHOWN_MAX]!r}; it must be created_at"
+        raise Problem(400, "invalid_expires_after", message, name)
+    if not text and not anchor:
+        return 0.0
+    if not whole(text) or not least <= int(text) <= most:
+        message = f"{name}[seconds] is {text[:SHOWN_MAX]!r}; it must be whole seconds from {least} (an hour) to {most} (30 days), such as {SECONDS_PER_DAY:.0f}"
+        raise Problem(400, "invalid_expires_after", message, name)
+    return float(text)
+
+
+def whole(text: str) -> bool:
+    """Plain digits, and not so many that reading them costs anything."""
+    return text.isascii() and text.isdigit() and len(text) <= SHOWN_MAX
+
+
 def checked_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """A client's metadata within OpenAI's limits.
 
@@ -250,15 +279,14 @@ def checked_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
     """
     if metadata is None:
         return None
+    # The league's own, which whoever copies another batch's metadata sends too.
+    metadata = {k: v for k, v in metadata.items() if not k.startswith(OWN_PREFIX)}
     if len(metadata) > METADATA_MAX:
         message = f"metadata has {len(metadata)} pairs; at most {METADATA_MAX} are allowed"
         raise Problem(400, "invalid_metadata", message, "metadata")
     for key, value in metadata.items():
         if len(key) > 64 or len(value) > 512:
             message = f"metadata {key[:64]!r}: key of {len(key)} characters, value of {len(value)}; at most 64 and 512 are allowed"
-            raise Problem(400, "invalid_metadata", message, "metadata")
-        if key.startswith(OWN_PREFIX):
-            message = f"metadata keys that begin with {OWN_PREFIX!r} are the league's"
             raise Problem(400, "invalid_metadata", message, "metadata")
     return metadata
 

@@ -225,9 +225,20 @@ class Work:
         self.runs.close(remove=ended)
 
 
+_BREAKS: Final = tuple((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\u0085\u2028\u2029")
+"""What ends a line for many readers, and in JSON stands in strings alone."""
+
+
+def one_line(row: bytes) -> bytes:
+    """A row of JSON that is one line for everybody."""
+    for character, escape in _BREAKS:
+        row = row.replace(character, escape)
+    return row
+
+
 def error_row(request_id: str, custom_id: str, code: str, message: str) -> bytes:
     """A line without an answer, as its client reads it."""
-    return msgspec.json.encode(
+    row = msgspec.json.encode(
         {
             "id": f"batch_req_{request_id}",
             "custom_id": custom_id,
@@ -235,6 +246,7 @@ def error_row(request_id: str, custom_id: str, code: str, message: str) -> bytes
             "error": {"code": code, "message": message},
         }
     )
+    return one_line(row)
 
 
 def _result(request_id: str, line: Line, answer: Whole) -> bytes:
@@ -249,7 +261,7 @@ def _result(request_id: str, line: Line, answer: Whole) -> bytes:
         "response": {"status_code": answer.status, "request_id": request_id, "body": body},
         "error": None,
     }
-    return msgspec.json.encode(result)
+    return one_line(msgspec.json.encode(result))
 
 
 def measured_of(answer: Whole) -> dict[str, float]:
