@@ -56,6 +56,7 @@ from hanse.signals.traces.spec import (
     TraceSpec,
 )
 from hanse.signals.traces.trace import Trace
+from hanse.twin.reproduce.price_clock import true_hours
 
 Floats = NDArray[np.float64]
 HERE = Path(__file__).parent
@@ -74,8 +75,8 @@ CITIES = {
 }
 CHIP, CHIPS = "l40s", 6
 VLLM = Kubernetes(name="vllm-{service}-{chips}")
-ZONE_H, PUBLISHED_H = 6.0, 14.0
-"""Sites buy at the day-ahead market's hours: CAISO, ERCOT, NYISO and PJM publish the next day's by 11 to 14 o'clock; of one time zone here."""
+MARKETS = {"US-CAL-CISO": (8, 14), "US-TEX-ERCO": (6, 14), "US-NY-NYIS": (5, 11)}
+"""Hours behind UTC, and of the local day (standard time) at which the day-ahead market has told the next: CAISO at 13:00, ERCOT at 13:30, NYISO by 11."""
 NETWORK_USD_PER_KWH = 0.06
 """On top of the wholesale hour: wholesale is 30 to 60 % of what a kWh costs delivered (facts: energy_cost_law); 2022's mean was 0.08."""
 DEMAND_USD_PER_KW_MONTH = 10.0
@@ -373,7 +374,8 @@ def recordings() -> Feed:
                 )
             )  # fmt: skip
         start_s, rows = prices[zone]
-        usd = np.maximum(_filled(rows["usd_mwh"]), 0.0) / 1000.0 + NETWORK_USD_PER_KWH
+        told = true_hours(zone, YEAR, _filled(rows["usd_mwh"]))
+        usd = np.maximum(told, 0.0) / 1000.0 + NETWORK_USD_PER_KWH
         found.append(
             Series(
                 start_s=start_s, step_s=HOUR_S, values=usd, quantity="price_usd_per_kwh", unit="USD/kWh",
@@ -543,18 +545,29 @@ def _pue(kind: SiteKind, temp_c: float, rh_pct: float) -> float:
 def prices_published(
     foreseen: tuple[SiteOutlook, ...], true: tuple[SiteOutlook, ...], issued_at_s: float
 ) -> tuple[SiteOutlook, ...]:
-    """Hours whose price the day-ahead market has told: all of this day, from `PUBLISHED_H` on of the next, too."""
-    day_s = 24.0 * HOUR_S
-    local_s = issued_at_s - ZONE_H * HOUR_S
-    days = 2.0 if local_s % day_s >= PUBLISHED_H * HOUR_S else 1.0
-    known = min(STEPS, round(((local_s // day_s + days) * day_s - local_s) / HOUR_S))
-    return tuple(
-        msgspec.structs.replace(
-            one,
-            price_usd_per_kwh=their.price_usd_per_kwh[:known] + one.price_usd_per_kwh[known:],
-        )
-        for one, their in zip(foreseen, true, strict=True)
-    )
+    """Hours whose price the day-ahead market has told: all of this day, and of the next from when that is told on.
+
+    Not PJM's: that series is of real time (its scarcity prices of the cold days of December stand in no day-ahead market), which nobody
+    tells beforehand.
+    """
+    zones = {site.id: site.grid_zone for site in sites()}
+    told = {zone: _told_h(zone, issued_at_s) for zone in CITIES}
+    found = []
+    for one, their in zip(foreseen, true, strict=True):
+        n = told[zones[one.site]]
+        usd = their.price_usd_per_kwh[:n] + one.price_usd_per_kwh[n:]
+        found.append(msgspec.structs.replace(one, price_usd_per_kwh=usd))
+    return tuple(found)
+
+
+def _told_h(zone: str, issued_at_s: float) -> int:
+    """Hours ahead whose price a market has told."""
+    if zone not in MARKETS:
+        return 0
+    offset_h, published_h = MARKETS[zone]
+    day_s, local_s = 24.0 * HOUR_S, issued_at_s - offset_h * HOUR_S
+    days = 2.0 if local_s % day_s >= published_h * HOUR_S else 1.0
+    return min(STEPS, round(((local_s // day_s + days) * day_s - local_s) / HOUR_S))
 
 
 def outlooks(

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hanse.errors import ConfigError
 from hanse.model.fleet import Value
 from hanse.twin.reproduce.inputs import CARBON_FILE, hourly_carbon, table
+from hanse.twin.reproduce.price_clock import true_hours
 from hanse.twin.reproduce.temporal import CI_FILE
 from hanse.twin.reproduce.values import Reproduction, Row, agreed, row
 
@@ -80,13 +81,19 @@ def year_of(data: Path, name: str, column: str, year: str) -> dict[str, Floats]:
     return {zone: np.array(values) for zone, values in found.items()}
 
 
+def prices_of(data: Path, name: str, year: int) -> dict[str, Floats]:
+    """USD/MWh of a year by zone, by UTC."""
+    found = year_of(data, name, "usd_mwh", str(year))
+    return {zone: true_hours(zone, year, values) for zone, values in found.items()}
+
+
 def spatial_shift(data: Path) -> Reproduction:
     """Gain by the hour over the best fixed grid, by group of grids: carbon, wholesale price, both."""
     names, early = hourly_carbon(data)
     grids = {z: early[:8760, names.index(NAME_2022.get(z, z))] for z in (*EUROPE, *US)}
-    markets = year_of(data, PRICE_FILE_2022, "usd_mwh", "2022")
+    markets = prices_of(data, PRICE_FILE_2022, 2022)
     carbon = year_of(data, CI_FILE, "ci_lca", "2023")
-    price = year_of(data, PRICE_FILE, "usd_mwh", "2023")
+    price = prices_of(data, PRICE_FILE, 2023)
     rows = [
         _carbon("4 US, 2023", carbon, US),
         _carbon("DE, GB, 2023", carbon, ("DE-LU", "GB")),
@@ -111,6 +118,7 @@ def spatial_shift(data: Path) -> Reproduction:
             "Upper bounds: no room, law, latency or forecast. A plan's own bounds (`hanse plan`, moving work) have the first three.",
             "sited %: what the best fixed grid gains over the mean of all. Wholesale is 30 to 60 % of a delivered price (an"
             " assumption): so much of the gain is left of a bill.",
+            "Prices of California, New York and PJM are brought to UTC: upstream's clock is shifted twice there.",
             "Prices are two-hour means (upstream's), so that spikes are halved, and 2022 was a year of dear gas: its grids differ"
             " by more than those of other years.",
         ),
