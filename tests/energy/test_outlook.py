@@ -107,6 +107,16 @@ def test_a_history_that_ends_before_the_running_hour_is_continued() -> None:
     assert np.abs(difference).max() < 5.0
 
 
+@pytest.mark.parametrize("late_h", [1, 2])
+def test_while_a_provider_is_late_the_last_hour_told_says_how_things_stand(late_h: int) -> None:
+    """Dirty since six hours; hours not told yet were clean a day ago, and say nothing of now."""
+    site, key = FLEET.sites[0], "carbon_intensity"
+    values = np.where(np.arange(60 * 24) < 60 * 24 - 6, 200.0, 400.0)
+    told = brought(values[: len(values) - late_h], key, JULY_S - late_h * HOUR_S)
+    found = issued(site, brought={(site.id, key): told})
+    assert found.carbon_g_per_kwh[0] > 340.0
+
+
 def test_gaps_of_a_history_are_not_taken_for_calm() -> None:
     windy = next(s for s in FLEET.sites if s.power.wind_kw_rated > 0.0)
     strong = msgspec.structs.replace(

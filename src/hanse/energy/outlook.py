@@ -35,7 +35,7 @@ from hanse.errors import FeedError
 from hanse.model.fleet import Site, SiteKind
 from hanse.signals import Feed, Series, recorded, recorded_zones, site_places
 from hanse.signals.axis import StepAxis, series_steps
-from hanse.signals.forecast import SHIPPED, Forecast, Method, many, preferred
+from hanse.signals.forecast import SHIPPED, Forecast, Method, many_told, preferred
 from hanse.signals.kinds import LIFECYCLE, Kinded, one_kind
 from hanse.signals.outlook import CarbonSignal, DemandOutlook, Outlook, SiteOutlook
 from hanse.signals.recorded import Quantity
@@ -190,7 +190,7 @@ class _Zones:
             history = msgspec.structs.replace(
                 history, values=_formed(form, history.values), quantity=form
             )
-        batch = many(history, self.issued_at_s, steps=self.steps, method=self.method)
+        batch = many_told(history, self.issued_at_s, steps=self.steps, method=self.method)
         if theirs is None:
             return batch.mean, history
         if form:
@@ -207,7 +207,7 @@ class _Zones:
     def _history(self, name: str, quantity: str) -> Series | None:
         own = self._brought.get((name, quantity))
         if own is not None:
-            return _reaching(own, float(self.issued_at_s.max()))
+            return own
         series = self.feed.recorded(name, quantity)
         if series is None:
             return None
@@ -218,15 +218,6 @@ class _Zones:
 def _counts(key: tuple[str, str], told: Kinded) -> bool:
     """Averages of two units never stand beside each other; every recorded one is lifecycle."""
     return key[1] != "carbon_intensity" or told.unit == LIFECYCLE
-
-
-def _reaching(series: Series, until_s: float) -> Series:
-    """A history as far as an instant: hours that nobody has told yet are gaps, which the method fills."""
-    missing = math.floor((until_s - series.until_s) / series.step_s)
-    if missing <= 0:
-        return series
-    values = np.concatenate((series.values, np.full(missing, math.nan)))
-    return msgspec.structs.replace(series, values=values)
 
 
 def replayed_history(zone: str, quantity: Quantity, issued_at_s: float) -> Series:

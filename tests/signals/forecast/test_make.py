@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from effort import effort
 from hanse.errors import FeedError
-from hanse.signals.forecast import Method, forecast, many
+from hanse.signals.forecast import Method, forecast, many, many_told
 from signals.forecast.histories import MONDAY_S, history, with_values
 
 METHODS: tuple[Method, ...] = typing.get_args(Method)
@@ -118,3 +118,28 @@ def test_an_instant_before_the_first_step_ended_is_refused() -> None:
     for wrong_s in (MONDAY_S - 1.0, MONDAY_S + 1.0, made.until_s + 2.0 * HOUR_S):
         with pytest.raises(FeedError, match="longer history"):
             forecast(made, wrong_s, steps=5)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 3])
+def test_of_hours_not_told_yet_nothing_is_made_up(missing: int) -> None:
+    whole = history(60)
+    now_s = whole.until_s - 600.0
+    ended = len(whole.values) - 1
+    early = with_values(whole.values[: ended - missing])
+    gaps = with_values(np.where(np.arange(ended + 1) < ended - missing, whole.values, np.nan))
+    told = forecast(early, now_s - missing * 3600.0, steps=24 + missing)
+    for series in (early, gaps):
+        found = many_told(series, [now_s], steps=24).one(0)
+        assert found.mean == told.mean[missing:] and found.high == told.high[missing:]
+        assert found.expected_error == told.expected_error[missing:]
+        assert (found.issued_at_s, found.start_s) == (now_s, whole.until_s - 3600.0)
+
+
+def test_of_several_instants_each_has_its_own_last_hour_told() -> None:
+    whole = history(60)
+    instants = [whole.until_s + h * 3600.0 for h in (-200.0, -1.0, 0.0, 2.0, 90.0)]
+    found = many_told(whole, instants, steps=24)
+    for i, now_s in enumerate(instants):
+        assert found.one(i) == many_told(whole, [now_s], steps=24).one(0)
+    ended = many(whole, instants[:3], steps=24)
+    assert [ended.one(i) for i in range(3)] == [found.one(i) for i in range(3)]

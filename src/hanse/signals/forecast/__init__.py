@@ -5,8 +5,18 @@ here: where histories come from (`recorded`, `providers`), own power of sun and 
 (`energy.outlook`, since they need a site's physics).
 """
 
-from hanse.signals.forecast.make import SHIPPED, Batch, forecast, many
+from hanse.signals.forecast.make import SHIPPED, Batch, forecast, many, many_told
 from hanse.signals.forecast.methods import Method
 from hanse.signals.forecast.value import HIGH_SHARE, Forecast, preferred
 
-__all__ = ["HIGH_SHARE", "SHIPPED", "Batch", "Forecast", "Method", "forecast", "many", "preferred"]
+__all__ = [
+    "HIGH_SHARE",
+    "SHIPPED",
+    "Batch",
+    "Forecast",
+    "Method",
+    "forecast",
+    "many",
+    "many_told",
+    "preferred",
+]

@@ -1,6 +1,6 @@
 """Forecasts from a history: one, or for many issue instants at once with the very same figures.
 
-Here: `forecast` and `many`, limits of what a quantity can be. Not here: methods (`methods`), what a provider forecasts
+Here: `forecast` and `many`, `many_told` of a history that ends early, limits of what a quantity can be. Not here: methods (`methods`), what a provider forecasts
 (`value.preferred`), sites (`energy.outlook`).
 """
 
@@ -19,6 +19,7 @@ from hanse.signals.forecast.methods import Method
 from hanse.signals.forecast.past import Floats, Past, past
 from hanse.signals.forecast.value import HIGH_SHARE, Forecast
 from hanse.signals.series import Series
+from hanse.units import SECONDS_PER_DAY
 
 SHIPPED: Final[Method] = "blend"
 LIMITS: Final[dict[str, tuple[float, float]]] = {
@@ -33,6 +34,8 @@ LIMITS: Final[dict[str, tuple[float, float]]] = {
 """Of a mean by quantity; everything else is 0 or more. Prices fall below 0; 60 degC is beyond any weather station."""
 RELATIVE: Final = ("demand", "price")
 """Whose surprises grow with their level: bursts and spikes are multiples."""
+LATE_DAYS_MAX: Final = 2
+"""A longer silence is filled from the day before up to here: of a deviation that old less than a hundredth is left."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -117,6 +120,58 @@ def many(
         history=history,
         method=method,
     )
+
+
+def many_told(
+    history: Series,
+    issued_at_s: Sequence[float] | Floats,
+    *,
+    steps: int,
+    method: Method = SHIPPED,
+) -> Batch:
+    """`many` of a history whose newest steps nobody has told yet: made at the end of the last step told, without the steps missing since.
+
+    Were those filled from the day before, yesterday's level would pass for the present one.
+    """
+    issued = np.asarray(issued_at_s, np.float64)
+    history = _reaching(history, float(issued.max()))
+    index = np.floor((issued - history.start_s) / history.step_s).astype(np.int64)
+    late = _late(history, index)
+    mean, high, error = (np.empty((len(issued), steps)) for _ in range(3))
+    for missing in np.unique(late).tolist():
+        here = late == missing
+        made_s = issued[here] - missing * history.step_s
+        one = many(history, made_s, steps=steps + missing, method=method)
+        mean[here], high[here] = one.mean[:, missing:], one.high[:, missing:]
+        error[here] = one.expected_error[:, missing:]
+    return Batch(
+        issued_at_s=issued,
+        start_s=history.start_s + index.astype(np.float64) * history.step_s,
+        mean=mean,
+        high=high,
+        expected_error=error,
+        history=history,
+        method=method,
+    )
+
+
+def _reaching(history: Series, until_s: float) -> Series:
+    """A history as far as an instant, with gaps where it ends before."""
+    missing = math.floor((until_s - history.until_s) / history.step_s)
+    if missing <= 0:
+        return history
+    values = np.concatenate((history.values, np.full(missing, math.nan)))
+    return msgspec.structs.replace(history, values=values)
+
+
+def _late(history: Series, index: blend.Ints) -> blend.Ints:
+    """Steps missing right before each index; none where nothing was told before it."""
+    known = np.flatnonzero(~np.isnan(history.values))
+    before = np.searchsorted(known, index)
+    told = np.where(before > 0, known[np.maximum(before, 1) - 1] + 1, index)
+    day = round(SECONDS_PER_DAY / history.step_s)
+    late: blend.Ints = np.minimum(index - told, LATE_DAYS_MAX * day)
+    return late
 
 
 def _indices(p: Past, issued_at_s: Floats, history: Series) -> blend.Ints:
