@@ -12,7 +12,7 @@ from hanse.energy.outlook import outlook_from, outlooks_from
 from hanse.energy.solar import pv_kw
 from hanse.errors import ConfigError, FeedError
 from hanse.model.read import read_fleet
-from hanse.signals import Feed, Override, Series, recorded
+from hanse.signals import Feed, Observed, Override, Series, recorded
 from hanse.signals.forecast import Forecast
 
 FLEET = read_fleet(Path(__file__).parents[2] / "examples" / "league.toml")
@@ -139,7 +139,49 @@ def test_where_only_a_provider_tells_its_mean_goes_on_however_long_ago_that_was(
     found = issued(
         site, JULY_S + later_h * HOUR_S, provided={(site.country, "price_usd_per_kwh"): theirs}
     )
-    assert found.price_usd_per_kwh == pytest.approx((0.2,) * 24)
+    running = 0.1 if later_h == 0.3 else 0.2  # the half of it that the provider tells of
+    assert found.price_usd_per_kwh == pytest.approx((running, *(0.2,) * 23))
+
+
+@pytest.mark.parametrize("first_m", [0, 30, 45, 60, 75])
+@pytest.mark.parametrize("age_h", [0, 9])
+def test_the_running_hour_comes_from_where_the_next_ones_do(first_m: int, age_h: int) -> None:
+    """A provider's forecast may begin within the hour, or after it; what its feed last said stands for it then."""
+    site, now_s = FLEET.sites[0], JULY_S + 0.7 * HOUR_S
+    key = (site.grid_zone or site.country, "carbon_intensity")
+    theirs = Forecast(
+        quantity=key[1], unit="gCO2e/kWh", signal="average_location", zone=key[0],
+        issued_at_s=JULY_S, start_s=JULY_S + first_m * 60.0, step_s=300.0, mean=(7.0,) * 600,
+        high=(7.0,) * 600, expected_error=(), method="somebody's", source="somebody",
+    )  # fmt: skip
+    said = Observed(
+        quantity=key[1], place=key[0], value=8.0, unit=theirs.unit, signal=theirs.signal,
+        until_s=now_s - age_h * HOUR_S, stale_after_s=2 * HOUR_S, source="somebody", licence="-",
+    )  # fmt: skip
+    direct = msgspec.structs.replace(said, unit="gCO2/kWh", value=9.0)
+    found = issued(site, now_s, Feed(observed=(direct, said)), provided={key: theirs})
+    own = issued(site, now_s, Feed()).carbon_g_per_kwh
+    running = 7.0 if first_m < 60 else 8.0 if age_h == 0 else own[0]
+    late = own[1] if first_m == 75 else 7.0
+    assert found.carbon_g_per_kwh[:3] == pytest.approx((running, late, 7.0))
+
+
+def test_the_running_hour_of_a_sky_is_what_its_feed_said_of_clouds() -> None:
+    site = next(s for s in FLEET.sites if s.power.pv_kw_peak > 0.0)
+    key = (site.id, "cloud_pct")
+    clear = Forecast(
+        quantity=key[1], unit="%", signal="weather", zone=site.id, issued_at_s=JULY_S,
+        start_s=JULY_S + HOUR_S, step_s=HOUR_S, mean=(0.0,) * 30, high=(0.0,) * 30,
+        expected_error=(), method="somebody's", source="somebody",
+    )  # fmt: skip
+    said = Observed(
+        quantity=key[1], place=site.id, value=100.0, unit="%", signal="weather", until_s=JULY_S,
+        stale_after_s=HOUR_S, source="somebody", licence="-",
+    )  # fmt: skip
+    found = issued(site, feed=Feed(observed=(said,)), provided={key: clear}).pv_kw
+    grey = msgspec.structs.replace(clear, mean=(100.0,) * 30)
+    assert 0.0 < found[0] == issued(site, provided={key: grey}).pv_kw[0]
+    assert found[1:] == issued(site, provided={key: clear}).pv_kw[1:]
 
 
 def test_direct_grams_are_no_lifecycle_grams() -> None:

@@ -199,10 +199,24 @@ class _Zones:
             )
         means = [
             # Of several issues only those made after the provider's may know of it.
-            preferred(theirs if own >= theirs.issued_at_s else None, batch.one(i)).mean
+            preferred(
+                theirs if own >= theirs.issued_at_s else None,
+                batch.one(i),
+                self._running(name, quantity, form, theirs, own),
+            ).mean
             for i, own in enumerate(self.issued_at_s.tolist())
         ]
         return np.array(means), history
+
+    def _running(
+        self, name: str, quantity: str, form: str, theirs: Forecast, now_s: float
+    ) -> float | None:
+        """What a feed last said, for the hour that a provider's forecast may leave out; None where that is old or of another kind."""
+        for one in self.feed.observed:
+            of_kind = (one.signal, one.unit) == (theirs.signal, theirs.unit)
+            if (one.place, one.quantity) == (name, quantity) and of_kind and one.fresh(now_s):
+                return float(_formed(form, np.array(one.value))) if form else one.value
+        return None
 
     def _history(self, name: str, quantity: str) -> Series | None:
         own = self._brought.get((name, quantity))

@@ -49,19 +49,26 @@ class Forecast(Value, frozen=True, kw_only=True):
         return self.start_s + self.step_s * len(self.mean)
 
 
-def preferred(provider: Forecast | None, own: Forecast) -> Forecast:
-    """The provider's forecast where it reaches over an axis, one's own where it does not; says which is which."""
+def preferred(provider: Forecast | None, own: Forecast, running: float | None = None) -> Forecast:
+    """The provider's forecast where it reaches over an axis, one's own where it does not; says which is which.
+
+    Of the first step, which is running, any part that the provider tells of counts for all of it, since many begin their
+    forecast at the next full interval; where it tells of none, `running` does, a reading that still counts.
+    """
     if provider is None:
         return own
     one_kind(provider, own)
     starts = [own.start_s + i * own.step_s for i in range(len(own.mean))]
     reached = [provider.start_s <= s and s + own.step_s <= provider.until_s for s in starts]
+    reached[0] = provider.start_s < starts[0] + own.step_s and provider.until_s > starts[0]
     if not any(reached):
         return own
     mean = [
         _over(provider, start, own.step_s) if here else value
         for here, start, value in zip(reached, starts, own.mean, strict=True)
     ]
+    if running is not None and not reached[0]:
+        mean[0], reached[0] = running, True
     # Providers publish no quantiles: one's own distance from mean to high stands in.
     high = [m + h - o for m, h, o in zip(mean, own.high, own.mean, strict=True)]
     rest = "" if all(reached) else f", then {own.method}"
@@ -77,13 +84,14 @@ def preferred(provider: Forecast | None, own: Forecast) -> Forecast:
 
 
 def _over(forecast: Forecast, from_s: float, duration_s: float) -> float:
-    """Time-weighted mean over an interval inside the forecast."""
-    total = 0.0
+    """Time-weighted mean over the part of an interval that the forecast covers."""
+    total = covered_s = 0.0
     first = math.floor((from_s - forecast.start_s) / forecast.step_s)
-    for i in range(first, len(forecast.mean)):
+    for i in range(max(0, first), len(forecast.mean)):
         begin_s = forecast.start_s + i * forecast.step_s
         shared_s = min(begin_s + forecast.step_s, from_s + duration_s) - max(begin_s, from_s)
         if shared_s <= 0.0:
             break
         total += forecast.mean[i] * shared_s
-    return total / duration_s
+        covered_s += shared_s
+    return total / covered_s
