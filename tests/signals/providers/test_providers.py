@@ -79,7 +79,7 @@ def test_a_plan_without_forecast_keeps_the_history(server: ProviderServer) -> No
 
     server.speak = speak
     answer = em.ask(setting("electricity-maps", server.url), NOON_S)
-    assert answer.series and not answer.forecasts and "plan" in answer.notes[0]
+    assert answer.series and not answer.forecasts and "plan" in answer.no_forecast
 
 
 def test_watttime_is_marginal_and_turned_from_pounds_a_megawatt_hour(
@@ -319,6 +319,41 @@ def test_no_failure_ends_the_feed_or_shows_a_key(
     assert live.observed(later_s) == before, "the last good value stays"
     server.speak = SPEAK[provider]
     assert "answers again" in live.ask(live.next_s())[0]
+
+
+@pytest.mark.parametrize("provider", ["electricity-maps", "watttime", "uk-carbon-intensity"])
+@pytest.mark.parametrize("fault", ["403", "429", "500", "garbage", "empty", "odd", "hang"])
+def test_a_forecast_that_fails_alone_takes_no_live_value_with_it_and_is_left_alone(
+    provider: Provider, fault: str, server: ProviderServer
+) -> None:
+    said = {
+        "403": Said(status=403), "429": Said(status=429, headers=(("Retry-After", "7200"),)),
+        "500": Said(status=500), "garbage": Said(body=b"<html>"), "empty": Said(body=b"{}"),
+        "odd": Said(body=b'{"data": null, "meta": null, "forecast": null}'), "hang": Said(silent=True),
+    }[fault]  # fmt: skip
+
+    def of_forecast(asked: Asked) -> bool:
+        return asked.path.endswith("forecast") or "fw48h" in asked.path
+
+    server.speak = lambda asked: said if of_forecast(asked) else SPEAK[provider](asked)
+    live, lines = LiveFeed([setting(provider, server.url, every_s=600.0)]), list[str]()
+    with pytest.MonkeyPatch.context() as impatient:
+        for module in (em, wt, uk):
+            impatient.setattr(module, "get", functools.partial(web.get, timeout_s=0.2))
+        for i in range(12):
+            lines += live.ask(NOON_S + i * 600.0)
+    (state,) = live.states(NOON_S)
+    assert live.observed(NOON_S) and state.fresh and (state.error, state.failures) == ("", 0)
+    assert "no forecast: " in state.notes[-1]
+    assert len(lines) == 1 and "no forecast: " in lines[0]
+    tries = sum(map(of_forecast, server.asked))
+    # At 0, 10, 20 ... while pauses are shorter than the feed's own, then less and less often.
+    assert tries == (1 if fault == "429" else 7)
+    assert len(server.asked) > 12
+    server.speak = SPEAK[provider]
+    (line,) = live.ask(NOON_S + 4 * HOUR_S)
+    assert "forecasts again" in line and live.provided(NOON_S)
+    assert not any("no forecast" in note for note in live.states(NOON_S)[0].notes)
 
 
 @given(count=st.integers(1, 40))

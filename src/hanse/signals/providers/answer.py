@@ -6,7 +6,7 @@ Here: `Answer` and the making of `Series` and `Forecast` from points. Not here: 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from hanse.errors import FeedError
 from hanse.signals.forecast.value import Forecast
+from hanse.signals.providers.web import WebFault
 from hanse.signals.series import Series, SignalType
 
 STEPS_MAX = 100_000
@@ -40,6 +41,30 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     series: tuple[Series, ...] = ()
     forecasts: tuple[Forecast, ...] = ()
     notes: tuple[str, ...] = ()
+    no_forecast: str = ""
+    """Why its forecast alone failed; all else that it answered stands."""
+    forecast_wait_s: float = 0.0
+    """How long the server asks that its forecast be left alone."""
+
+
+def with_forecast(
+    past: Answer, ahead: Callable[[], tuple[Forecast, ...]], plan: tuple[int, ...] = ()
+) -> Answer:
+    """An answer and, from a request of its own, the forecast; why there is none where that fails, since what is now known is no worse for it.
+
+    `plan`: statuses by which a provider says that the operator's plan has no forecast.
+    """
+    try:
+        return msgspec.structs.replace(past, forecasts=ahead())
+    except FeedError as error:
+        why, wait_s = str(error), 0.0
+        if isinstance(error, WebFault):
+            why = "the plan does not include it" if error.status in plan else why
+            wait_s = error.retry_after_s
+    except Exception as error:
+        # A shape that no reader foresaw, as of any answer (`live`).
+        why, wait_s = f"got an answer of another shape ({type(error).__name__})", 0.0
+    return msgspec.structs.replace(past, no_forecast=why, forecast_wait_s=wait_s)
 
 
 def history(points: Mapping[float, float], step_s: float, meaning: Meaning) -> Series:

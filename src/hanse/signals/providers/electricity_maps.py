@@ -3,13 +3,14 @@
 Here: `/v3/carbon-intensity/{latest,history,forecast}` with the header `auth-token`. Not here: the power breakdown.
 Shapes: portal.electricitymaps.com/docs/api. Figures are average, location based (flow traced) and lifecycle unless
 `emissionFactorType` asks for direct ones; it asks for lifecycle here, as everything else in Hanse is. The free plan is for
-one zone, not commercial, and has no forecast: a refused forecast leaves the history standing, and a note.
+one zone, not commercial, and has no forecast: one that is refused or fails leaves the history standing, and a note.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from hanse.signals.forecast.value import Forecast
 from hanse.signals.providers.answer import (
     Answer,
     Meaning,
@@ -18,9 +19,10 @@ from hanse.signals.providers.answer import (
     history,
     instant,
     provided,
+    with_forecast,
 )
 from hanse.signals.providers.settings import FeedSetting
-from hanse.signals.providers.web import WebFault, get, json_of
+from hanse.signals.providers.web import get, json_of
 from hanse.units import SECONDS_PER_HOUR
 
 URL: Final = "https://api.electricitymaps.com"
@@ -29,23 +31,29 @@ PLAN: Final = (401, 403, 404)
 
 def ask(setting: FeedSetting, now_s: float) -> Answer:
     """The last day, the newest value and, where the plan has it, the forecast."""
-    past = _get(setting, "history", now_s)
+    answer, meaning = _past(setting, now_s)
+    return with_forecast(answer, lambda: (_ahead(setting, meaning, now_s),), PLAN)
+
+
+def past(setting: FeedSetting, now_s: float) -> Answer:
+    """The same without the forecast."""
+    return _past(setting, now_s)[0]
+
+
+def _past(setting: FeedSetting, now_s: float) -> tuple[Answer, Meaning]:
+    day = _get(setting, "history", now_s)
     newest = _get(setting, "latest", now_s)
-    rows = [*field(past, "history", "electricity maps history"), newest]
+    rows = [*field(day, "history", "electricity maps history"), newest]
     points = dict(_point(row) for row in rows if row.get("carbonIntensity") is not None)
     meaning = _meaning(setting, estimated=bool(newest.get("isEstimated")))
-    series = history(points, SECONDS_PER_HOUR, meaning)
-    try:
-        ahead = _get(setting, "forecast", now_s)
-    except WebFault as fault:
-        if fault.status not in PLAN:
-            raise
-        return Answer(series=(series,), notes=("no forecast: the plan does not include it",))
+    return Answer(series=(history(points, SECONDS_PER_HOUR, meaning),)), meaning
+
+
+def _ahead(setting: FeedSetting, meaning: Meaning, now_s: float) -> Forecast:
+    ahead = _get(setting, "forecast", now_s)
     points = dict(_point(row) for row in field(ahead, "forecast", "electricity maps forecast"))
     issued_at_s = instant(field(ahead, "updatedAt", "electricity maps forecast"), "updatedAt")
-    return Answer(
-        series=(series,), forecasts=(provided(points, SECONDS_PER_HOUR, meaning, issued_at_s),)
-    )
+    return provided(points, SECONDS_PER_HOUR, meaning, issued_at_s)
 
 
 def _get(setting: FeedSetting, what: str, now_s: float) -> Any:

@@ -4,7 +4,8 @@ Here: when to ask, when to back off, what was last said. Asking blocks on the ne
 what stands in for a value that is too old (`feed`), the clock.
 
 After a failure it waits a minute, then two, four ... to an hour, or as long as the server asks for; never at random, so
-that a log can be read. One provider's failure delays no other's turn beyond its timeout.
+that a log can be read. One provider's failure delays no other's turn beyond its timeout. A forecast that fails alone is left
+alone as long, while the rest is asked in its turn.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ ASK: Final[dict[Provider, Ask]] = {
     "open-meteo": open_meteo.ask,
     "csv": csv_table.ask,
 }
+PAST: Final[dict[Provider, Ask]] = {
+    "electricity-maps": electricity_maps.past,
+    "watttime": watttime.past,
+    "uk-carbon-intensity": uk_carbon.past,
+}
+"""Of those whose forecast is a request of its own: the rest, asked while that one is left alone."""
 BACKOFF_S_MIN: Final = 60.0
 BACKOFF_S_MAX: Final = SECONDS_PER_HOUR
 KEPT_DAYS: Final = 200.0
@@ -74,6 +81,10 @@ class _Kept:
         self.failures = 0
         self.error = ""
         self.next_s = 0.0
+        self.no_forecast = ""
+        self.forecast_failures = 0
+        self.forecast_s = 0.0
+        """When its forecast is asked for again, where that alone failed."""
 
 
 class LiveFeed:
@@ -84,6 +95,7 @@ class LiveFeed:
     ) -> None:
         self._settings = tuple(settings)
         self._ask = ask or ASK
+        self._past = PAST if ask is None else {}
         self._kept = [_Kept() for _ in settings]
 
     def ask(self, now_s: float) -> tuple[str, ...]:
@@ -150,12 +162,16 @@ class LiveFeed:
             failures=kept.failures,
             error=kept.error,
             next_s=kept.next_s,
-            notes=kept.notes,
+            notes=(
+                *kept.notes,
+                *([f"no forecast: {kept.no_forecast}"] if kept.no_forecast else []),
+            ),
         )
 
     def _ask_one(self, setting: FeedSetting, kept: _Kept, now_s: float) -> str:
+        past = self._past.get(setting.provider) if kept.forecast_s > now_s else None
         try:
-            answer = self._ask[setting.provider](setting, now_s)
+            answer = (past or self._ask[setting.provider])(setting, now_s)
         except HanseError as error:
             return _failed(setting, kept, str(error), _asked_to_wait_s(error), now_s)
         except Exception as error:
@@ -165,10 +181,12 @@ class LiveFeed:
         for one in answer.series:
             kept.series[one.quantity] = _joined(kept.series.get(one.quantity), one)
         kept.forecasts.update({one.quantity: one for one in answer.forecasts})
-        back = kept.failures > 0
+        lines = ["answers again"] if kept.failures > 0 else []
         kept.failures, kept.error, kept.notes = 0, "", answer.notes
         kept.next_s = now_s + setting.every_s
-        return f"feed {setting.name}: answers again" if back else ""
+        if past is None:
+            lines += _forecast_looked_at(kept, answer, now_s)
+        return f"feed {setting.name}: {'; '.join(lines)}" if lines else ""
 
 
 def backoff_s(failures: int) -> float:
@@ -182,6 +200,18 @@ def _failed(setting: FeedSetting, kept: _Kept, error: str, wait_s: float, now_s:
     pause_s = max(backoff_s(kept.failures), min(wait_s, SECONDS_PER_DAY))
     kept.next_s = now_s + pause_s
     return f"feed {setting.name}: {error}; again in {pause_s:.0f} s"
+
+
+def _forecast_looked_at(kept: _Kept, answer: Answer, now_s: float) -> list[str]:
+    """Whether a provider's forecast alone failed; what changed, for a log."""
+    before, kept.no_forecast = kept.no_forecast, answer.no_forecast
+    if not answer.no_forecast:
+        kept.forecast_failures = 0
+        return ["forecasts again"] if before else []
+    kept.forecast_failures += 1
+    wait_s = min(answer.forecast_wait_s, SECONDS_PER_DAY)
+    kept.forecast_s = now_s + max(backoff_s(kept.forecast_failures), wait_s)
+    return [] if before else [f"no forecast: {answer.no_forecast}"]
 
 
 def _asked_to_wait_s(error: HanseError) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from hanse.catalogue import emission_factor
 from hanse.catalogue.electricity import EnergySource
+from hanse.signals.forecast.value import Forecast
 from hanse.signals.providers.answer import (
     Answer,
     Meaning,
@@ -22,6 +23,7 @@ from hanse.signals.providers.answer import (
     instant,
     iso,
     provided,
+    with_forecast,
 )
 from hanse.signals.providers.settings import FeedSetting
 from hanse.signals.providers.web import get, json_of
@@ -40,19 +42,33 @@ NOT_COUNTED: Final = "direct emissions (gCO2/kWh): not counted among lifecycle f
 
 def ask(setting: FeedSetting, now_s: float) -> Answer:
     """The last day and the next two."""
-    region = f"/regionid/{setting.region}" if setting.region else ""
-    root = "/regional/intensity" if region else "/intensity"
-    past = _rows(setting, f"{root}/{iso(now_s - SECONDS_PER_DAY)}/{iso(now_s)}{region}", now_s)
-    ahead = _rows(setting, f"{root}/{iso(now_s)}/fw48h{region}", now_s)
+    return with_forecast(past(setting, now_s), lambda: _ahead(setting, now_s))
+
+
+def past(setting: FeedSetting, now_s: float) -> Answer:
+    """The last day alone."""
+    root, region = _place(setting)
+    rows = _rows(setting, f"{root}/{iso(now_s - SECONDS_PER_DAY)}/{iso(now_s)}{region}", now_s)
     lifecycle = setting.lifecycle
-    meaning = _meaning(setting)
-    before = dict(p for row in past if (p := _point(row, lifecycle=lifecycle)) and p[0] < now_s)
-    after = dict(p for row in ahead if (p := _point(row, lifecycle=lifecycle, ahead=True)))
+    before = dict(p for row in rows if (p := _point(row, lifecycle=lifecycle)) and p[0] < now_s)
     return Answer(
-        series=(history(before, STEP_S, meaning),) if before else (),
-        forecasts=(provided(after, STEP_S, meaning, now_s),) if after else (),
+        series=(history(before, STEP_S, _meaning(setting)),) if before else (),
         notes=() if lifecycle else (NOT_COUNTED,),
     )
+
+
+def _ahead(setting: FeedSetting, now_s: float) -> tuple[Forecast, ...]:
+    root, region = _place(setting)
+    rows = _rows(setting, f"{root}/{iso(now_s)}/fw48h{region}", now_s)
+    lifecycle = setting.lifecycle
+    after = dict(p for row in rows if (p := _point(row, lifecycle=lifecycle, ahead=True)))
+    return (provided(after, STEP_S, _meaning(setting), now_s),) if after else ()
+
+
+def _place(setting: FeedSetting) -> tuple[str, str]:
+    """Begin and end of a path."""
+    region = f"/regionid/{setting.region}" if setting.region else ""
+    return "/regional/intensity" if region else "/intensity", region
 
 
 def _rows(setting: FeedSetting, path: str, now_s: float) -> list[Any]:

@@ -12,6 +12,7 @@ import base64
 from typing import Any, Final
 
 from hanse.errors import FeedError
+from hanse.signals.forecast.value import Forecast
 from hanse.signals.providers.answer import (
     Answer,
     Meaning,
@@ -21,6 +22,7 @@ from hanse.signals.providers.answer import (
     instant,
     iso,
     provided,
+    with_forecast,
 )
 from hanse.signals.providers.settings import FeedSetting
 from hanse.signals.providers.web import WebFault, get, json_of
@@ -34,10 +36,46 @@ HORIZON_H: Final = "48"
 
 def ask(setting: FeedSetting, now_s: float) -> Answer:
     """The last day and the forecast; the index alone, as a note, where the plan has no more."""
-    headers = {"Authorization": f"Bearer {_token(setting, now_s)}"}
-    query = {"region": setting.region or setting.zone, "signal_type": "co2_moer"}
+    headers = _headers(setting, now_s)
+    answer = _past(setting, headers, now_s)
+    if not answer.series:
+        return answer
+    return with_forecast(answer, lambda: (_ahead(setting, headers, now_s),))
+
+
+def past(setting: FeedSetting, now_s: float) -> Answer:
+    """The same without the forecast."""
+    return _past(setting, _headers(setting, now_s), now_s)
+
+
+def _past(setting: FeedSetting, headers: dict[str, str], now_s: float) -> Answer:
+    query = _query(setting)
     span = {"start": iso(now_s - SECONDS_PER_DAY), "end": iso(now_s)}
-    meaning = Meaning(
+    try:
+        day = _get(setting, "historical", {**query, **span}, headers, now_s)
+    except WebFault as fault:
+        if fault.status != 403:
+            raise
+        index = _get(setting, "signal-index", query, headers, now_s)
+        share = figure(field(field(index, "data", "index")[0], "value", "index"), "index")
+        note = f"plan without figures: {share:g} % of the last month's hours were cleaner"
+        return Answer(notes=(note,))
+    return Answer(series=(history(*_points(day), _meaning(setting)),))
+
+
+def _ahead(setting: FeedSetting, headers: dict[str, str], now_s: float) -> Forecast:
+    query = {**_query(setting), "horizon_hours": HORIZON_H}
+    ahead = _get(setting, "forecast", query, headers, now_s)
+    issued_at_s = instant(field(field(ahead, "meta", "meta"), "generated_at", "meta"), "meta")
+    return provided(*_points(ahead), _meaning(setting), issued_at_s)
+
+
+def _query(setting: FeedSetting) -> dict[str, str]:
+    return {"region": setting.region or setting.zone, "signal_type": "co2_moer"}
+
+
+def _meaning(setting: FeedSetting) -> Meaning:
+    return Meaning(
         quantity="marginal_intensity",
         unit="gCO2/kWh",
         signal="marginal",
@@ -46,21 +84,10 @@ def ask(setting: FeedSetting, now_s: float) -> Answer:
         licence="the operator's contract with WattTime",
         note="marginal operating emissions, direct",
     )
-    try:
-        past = _get(setting, "historical", {**query, **span}, headers, now_s)
-    except WebFault as fault:
-        if fault.status != 403:
-            raise
-        index = _get(setting, "signal-index", query, headers, now_s)
-        share = figure(field(field(index, "data", "index")[0], "value", "index"), "index")
-        note = f"plan without figures: {share:g} % of the last month's hours were cleaner"
-        return Answer(notes=(note,))
-    ahead = _get(setting, "forecast", {**query, "horizon_hours": HORIZON_H}, headers, now_s)
-    issued_at_s = instant(field(field(ahead, "meta", "meta"), "generated_at", "meta"), "meta")
-    return Answer(
-        series=(history(*_points(past), meaning),),
-        forecasts=(provided(*_points(ahead), meaning, issued_at_s),),
-    )
+
+
+def _headers(setting: FeedSetting, now_s: float) -> dict[str, str]:
+    return {"Authorization": f"Bearer {_token(setting, now_s)}"}
 
 
 def _token(setting: FeedSetting, now_s: float) -> str:
