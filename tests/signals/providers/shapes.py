@@ -112,6 +112,24 @@ def generation(
     return Said(body=body.encode())
 
 
+def generation_by_hour(start_s: float, fuels: dict[str, list[float | None]]) -> Said:
+    """psrType -> MW by hour from an instant; None: not reported."""
+
+    def series(fuel: str, values: list[float | None]) -> str:
+        points = "".join(
+            f"<Point><position>{i}</position><quantity>{mw}</quantity></Point>"
+            for i, mw in enumerate(values, 1)
+            if mw is not None
+        )
+        form = "%Y-%m-%dT%H:%MZ"
+        span = f"<start>{stamp(start_s, form)}</start><end>{stamp(start_s + len(values) * HOUR_S, form)}</end>"
+        return f"""<TimeSeries><inBiddingZone_Domain.mRID>x</inBiddingZone_Domain.mRID><curveType>A01</curveType>
+<MktPSRType><psrType>{fuel}</psrType></MktPSRType><Period><timeInterval>{span}</timeInterval><resolution>PT60M</resolution>{points}</Period></TimeSeries>"""
+
+    parts = "".join(series(fuel, values) for fuel, values in fuels.items())
+    return Said(body=f"<GL_MarketDocument>{parts}</GL_MarketDocument>".encode())
+
+
 def prices(
     *, start: str, end: str, values: list[float], currency: str = "EUR", others: str = ""
 ) -> Said:

@@ -224,6 +224,53 @@ def test_an_hour_in_which_a_plant_type_fell_silent_is_a_gap_not_a_cleaner_hour(
     assert len(series.values) == 11, "the hour without gas is left out"
 
 
+def hours_counted(server: ProviderServer, **fuels: list[float | None]) -> np.ndarray:
+    """Which of two days' hours are no gaps."""
+    start_s = NOON_S - 48 * HOUR_S
+    server.speak = lambda _: shapes.generation_by_hour(start_s, fuels)
+    (series,) = entsoe.ask(setting("entsoe", server.url), NOON_S).series
+    counted = np.zeros(48, bool)
+    first = round((series.start_s - start_s) / HOUR_S)
+    counted[first : first + len(series.values)] = ~np.isnan(series.values)
+    return counted
+
+
+@pytest.mark.parametrize("silent_h", [1, 20, 24, 30, 47])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_large_plant_type_is_due_however_long_it_has_been_silent(
+    server: ProviderServer, silent_h: int, back: bool
+) -> None:
+    """France without its nuclear is not France on gas, neither while it is silent nor when it is back."""
+    nuclear = [40_000.0] * (48 - silent_h) + [None] * silent_h
+    told = [mw is not None for mw in nuclear]
+    if back:
+        nuclear, told = nuclear[::-1], told[::-1]
+    rest: dict[str, list[float | None]] = {"B04": [4_000.0] * 48, "B11": [6_000.0] * 48}
+    np.testing.assert_array_equal(hours_counted(server, B14=nuclear, **rest), told)
+
+
+def test_plants_that_stand_still_a_dark_sky_and_small_ones_make_no_gap(
+    server: ProviderServer,
+) -> None:
+    day = [None] * 6 + [500.0 * h for h in (1, 2, 3, 2, 1)] + [None] * 13
+    counted = hours_counted(
+        server, B04=[4_000.0] * 48, B14=[6_000.0] * 12 + [0.0] * 36, B06=[100.0] * 9 + [None] * 39,
+        B16=day * 2,
+    )  # fmt: skip
+    assert counted.all()
+    dark = day[:7] + [None] * 17
+    counted = hours_counted(server, B04=[4_000.0] * 48, B16=day + dark)
+    np.testing.assert_array_equal(np.nonzero(~counted)[0], [31, 32, 33, 34])
+
+
+def test_what_is_told_first_of_the_newest_hour_is_not_large_for_being_alone(
+    server: ProviderServer,
+) -> None:
+    gas: list[float | None] = [4_000.0] * 47 + [None]
+    counted = hours_counted(server, B04=gas, B09=[None] * 47 + [50.0])
+    assert counted[:47].all() and not counted[47]
+
+
 def server_asked() -> Asked:
     return Asked("/api", {}, {})
 

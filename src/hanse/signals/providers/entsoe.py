@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from statistics import median
 from typing import Final
 from xml.etree.ElementTree import Element
 
@@ -40,6 +41,11 @@ as coal. B10 and B25 give back what was counted when it was stored; marine, wast
 median: none of them counts, so the mean is over the rest."""
 REPORTS_SHARE: Final = 0.5
 """A type that reports in half of all hours is due in every one: an hour without it is a gap, not a cleaner hour."""
+LARGE_SHARE: Final = 0.05
+"""Of what a zone usually generates: a type that gave as much in any hour is due in every one too, however long it has been silent;
+plants that stand still are reported as 0."""
+SOLAR: Final = "B16"
+"""Some leave it out at night: it is due where it gave as much at that hour of a day."""
 
 
 def ask(setting: FeedSetting, now_s: float) -> Answer:
@@ -62,16 +68,36 @@ def intensity(root: Element) -> dict[float, float]:
         for at_s, _, value in _curve(series, "quantity"):
             hour_s = at_s // SECONDS_PER_HOUR * SECONDS_PER_HOUR
             hours.setdefault(hour_s, {}).setdefault(fuel, []).append(value)
-    every = {fuel for found in hours.values() for fuel in found}
-    due = {f for f in every if sum(f in h for h in hours.values()) >= REPORTS_SHARE * len(hours)}
-    points = {}
-    for hour_s, found in hours.items():
-        mean_mw = {fuel: max(0.0, sum(mw) / len(mw)) for fuel, mw in found.items()}
-        total_mw = sum(mean_mw.values())
-        if due <= set(found) and total_mw > 0.0:
-            factors = {f: emission_factor(FUELS[f]).gco2e_kwh_median for f in mean_mw}
-            points[hour_s] = sum(mw * factors[f] for f, mw in mean_mw.items()) / total_mw
+    means = {
+        hour_s: {fuel: max(0.0, sum(mw) / len(mw)) for fuel, mw in found.items()}
+        for hour_s, found in hours.items()
+    }
+    due, points = _due(means), {}
+    for hour_s, found_mw in means.items():
+        total_mw = sum(found_mw.values())
+        if all(f in found_mw for f, at in due if at in (None, _of_day(hour_s))) and total_mw > 0.0:
+            factors = {f: emission_factor(FUELS[f]).gco2e_kwh_median for f in found_mw}
+            points[hour_s] = sum(mw * factors[f] for f, mw in found_mw.items()) / total_mw
     return points
+
+
+def _due(means: dict[float, dict[str, float]]) -> set[tuple[str, float | None]]:
+    """Types without which an hour is a gap, each in every hour (None) or at one time of the day."""
+    every = {fuel for found in means.values() for fuel in found}
+    often = {f for f in every if sum(f in h for h in means.values()) >= REPORTS_SHARE * len(means)}
+    # The usual output rather than that hour's: of the newest hour some types may be told before others.
+    large_mw = LARGE_SHARE * median([sum(found.values()) for found in means.values()] or [0.0])
+    large = {
+        (fuel, _of_day(hour_s) if fuel == SOLAR else None)
+        for hour_s, found in means.items()
+        for fuel, mw in found.items()
+        if mw > 0.0 and mw >= large_mw
+    }
+    return large | {(fuel, None) for fuel in often}
+
+
+def _of_day(hour_s: float) -> float:
+    return hour_s % SECONDS_PER_DAY
 
 
 def _prices(setting: FeedSetting, now_s: float) -> Answer:
