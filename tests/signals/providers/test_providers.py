@@ -156,7 +156,7 @@ def test_days_of_23_and_25_hours_have_each_hour_once(
     asked = setting("entsoe", server.url, quantity="price", usd_per_unit=1.1, add_usd_per_kwh=0.2)
     answer = entsoe.ask(asked, now_s)
     past, ahead = answer.series[0], answer.forecasts[0]
-    assert past.values == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(5)])
+    assert past.values == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(hours)])
     assert len(ahead.mean) == hours - 4 and ahead.until_s == instant(end, "")
     assert ahead.mean == pytest.approx([v * 1.1 / 1000.0 + 0.2 for v in range(4, hours)])
 
@@ -172,7 +172,34 @@ def test_of_several_auctions_the_coupled_day_ahead_one_counts(
     asked = setting("entsoe", server.url, quantity="price", usd_per_unit=1.0, add_usd_per_kwh=0.0)
     past = entsoe.ask(asked, instant(start, "") + 4.0 * HOUR_S).series[0]
     assert past.step_s == HOUR_S
-    assert past.values == pytest.approx([0.05] * 5)
+    assert past.values == pytest.approx([0.05] * 24)
+
+
+def test_settled_prices_count_until_their_end_while_the_platform_is_down(
+    server: ProviderServer,
+) -> None:
+    """Known until midnight: 20 by day, 320 from 16:00 on."""
+    day = instant("2026-08-01T00:00Z", "")
+    values = [20.0 if h < 16 else 320.0 for h in range(24)]
+    server.speak = lambda _: shapes.prices(
+        start="2026-08-01T00:00Z", end="2026-08-02T00:00Z", values=values
+    )
+    asked = setting("entsoe", server.url, quantity="price", usd_per_unit=1.0, add_usd_per_kwh=0.1)
+    live, key = LiveFeed([asked]), ("XX", "price_usd_per_kwh")
+    live.ask(day + 14.75 * HOUR_S)
+    server.speak = lambda _: Said(status=503)
+    for hour in (14.9, 15.9, 16.1, 20.5, 23.9):
+        now_s = day + hour * HOUR_S
+        live.ask(now_s)
+        feed = Feed(observed=live.observed(now_s))
+        reading = feed.price_usd_per_kwh("DE", now_s, places=("XX",), declared=9.0)
+        assert (reading.method, reading.age_s) == ("live", 0.0)
+        assert reading.value == pytest.approx(0.1 + values[int(hour)] / 1000.0)
+        assert live.provided(now_s)[key].until_s == day + 24 * HOUR_S
+    later_s = day + 26.1 * HOUR_S
+    feed = Feed(observed=live.observed(later_s))
+    assert feed.price_usd_per_kwh("DE", later_s, places=("XX",), declared=9.0).value == 9.0
+    assert live.provided(later_s) == {}
 
 
 def test_prices_in_euro_need_a_rate_and_no_data_says_why(server: ProviderServer) -> None:

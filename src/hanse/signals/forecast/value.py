@@ -37,6 +37,8 @@ class Forecast(Value, frozen=True, kw_only=True):
     method: str
     source: str
     note: str = ""
+    settled: bool = False
+    """Fixed already, as by an auction, and no guess: it counts until its end, however long ago it was told."""
 
     def __post_init__(self) -> None:
         assert len(self.mean) == len(self.high) > 0, "one axis for all"

@@ -84,7 +84,12 @@ def history(points: Mapping[float, float], step_s: float, meaning: Meaning) -> S
 
 
 def provided(
-    points: Mapping[float, float], step_s: float, meaning: Meaning, issued_at_s: float
+    points: Mapping[float, float],
+    step_s: float,
+    meaning: Meaning,
+    issued_at_s: float,
+    *,
+    settled: bool = False,
 ) -> Forecast:
     """A provider's own forecast; it ends before its first gap."""
     start_s, values = _steps(points, step_s, meaning)
@@ -104,6 +109,7 @@ def provided(
         method=f"forecast of {meaning.source}",
         source=meaning.source,
         note=meaning.note,
+        settled=settled,
     )
 
 

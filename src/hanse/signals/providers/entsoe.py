@@ -123,12 +123,12 @@ def _prices(setting: FeedSetting, now_s: float) -> Answer:
         raise FeedError("entsoe prices", got="no point", allowed="a day-ahead price")
     step_s = max(steps)
     meaning = _meaning(setting, "price_usd_per_kwh", "USD/kWh", "price")
-    past = {s: v for s, v in points.items() if s <= now_s}
-    # The auction is over: what lies ahead is settled, known since noon of the day before.
+    # The auction is over: what lies ahead is settled, known since noon of the day before. All of it is kept, so that a
+    # platform that falls silent takes no hour away that it has told.
     ahead = {s: v for s, v in points.items() if s + step_s > now_s}
     return Answer(
-        series=(history(past, step_s, meaning),) if past else (),
-        forecasts=(provided(ahead, step_s, meaning, now_s),) if ahead else (),
+        series=(history(points, step_s, meaning),),
+        forecasts=(provided(ahead, step_s, meaning, now_s, settled=True),) if ahead else (),
     )
 
 

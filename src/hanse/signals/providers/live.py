@@ -133,12 +133,13 @@ class LiveFeed:
         }
 
     def provided(self, now_s: float) -> dict[tuple[str, str], Forecast]:
-        """Providers' own forecasts that are not too old, for `energy.outlook`."""
+        """Providers' own forecasts that are settled or not too old, for `energy.outlook`."""
         return {
             (one.zone, one.quantity): one
             for setting, kept in self._last_first()
             for one in kept.forecasts.values()
             if now_s - one.issued_at_s <= setting.stale_after_s
+            or (one.settled and now_s < one.until_s)
         }
 
     def _last_first(self) -> list[tuple[FeedSetting, _Kept]]:
