@@ -140,7 +140,7 @@ def other_carbon(site: Site, feed: Feed, now_s: float, signals: SiteSignals) -> 
         if o.quantity == "residual_intensity" and o.place in (*site_places(site), zone)
         if o.fresh(now_s)
     ]
-    marginal = feed.marginal_g_per_kwh(zone, now_s)
+    marginal = feed.marginal_g_per_kwh(zone, now_s, places=site_places(site))
 
     def mixed(grid: float | None) -> float | None:
         own = signals.own_share

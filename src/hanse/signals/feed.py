@@ -212,9 +212,11 @@ class Feed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             reading = msgspec.structs.replace(reading, note=_joined(reading.note, note))
         return self._scaled(reading, "carbon_factor", now_s, names)
 
-    def marginal_g_per_kwh(self, zone_or_country: str, now_s: float) -> Reading | None:
-        """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average."""
-        live = self._live("marginal_intensity", (zone_or_country,), now_s)
+    def marginal_g_per_kwh(
+        self, zone_or_country: str, now_s: float, *, places: tuple[str, ...] = ()
+    ) -> Reading | None:
+        """What one more kWh of demand emits, gCO2e/kWh; None where nobody tells. Never mix it with the average. `places` are its further names."""
+        live = self._live("marginal_intensity", (*places, zone_or_country), now_s)
         if live is not None and live.signal == "marginal" and live.fresh(now_s):
             return _said(live, now_s)
         series = self.recorded(zone_or_country, "marginal_intensity")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.catalogue import country_electricity
-from hanse.energy.site import site_carbon, site_price
+from hanse.energy.site import other_carbon, site_carbon, site_price, site_signals
 from hanse.model.read import read_fleet
 from hanse.signals import Feed, Observed
 from hanse.signals.forecast import Forecast
@@ -63,10 +63,16 @@ def test_direct_grams_are_not_counted_and_that_is_said() -> None:
 @pytest.mark.parametrize("name", ["london", "GB-LDN", "GB"])
 def test_a_feed_may_call_a_sites_grid_by_site_zone_or_country(name: str) -> None:
     site = msgspec.structs.replace(SITE, id="london", grid_zone="GB-LDN", country="GB")
-    told = said(place=name), said("price_usd_per_kwh", "price", name)
+    told = (
+        said(place=name), said("price_usd_per_kwh", "price", name),
+        said("marginal_intensity", "marginal", name), said("residual_intensity", "average_market", name),
+    )  # fmt: skip
     feed = Feed(observed=told)
     assert site_carbon(site, feed, NOON_S).value == 123.0
     assert site_price(site, feed, NOON_S).value == 123.0
+    signals = msgspec.structs.replace(site_signals(site, feed, NOON_S, load_kw=5.0), own_share=0.0)
+    other = other_carbon(site, feed, NOON_S, signals)
+    assert (other.marginal_g_per_kwh, other.market_g_per_kwh) == (123.0, 123.0)
 
 
 def test_a_site_far_from_every_recording_sees_its_own_weather() -> None:
