@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,3 +179,34 @@ def test_what_was_said_adds_up_to_one_history(cut: int, overlap: int) -> None:
     assert found.step_s == HOUR_S and found.start_s == whole.start_s
     hourly = whole.values.reshape(-1, 2).mean(axis=1)
     assert abs(found.values - hourly).max() < 1e-9
+
+
+@pytest.mark.parametrize(("step_s", "phase_s"), [(HOUR_S, 1800.0), (900.0, 420.0), (HOUR_S, 0.0)])
+def test_hours_of_a_table_off_the_full_hour_are_means_of_what_falls_into_them(
+    step_s: float, phase_s: float
+) -> None:
+    whole = history(30, step_s=step_s)
+    gone = whole.values.copy()
+    gone[200:210] = np.nan
+    series = msgspec.structs.replace(whole, start_s=whole.start_s + phase_s, values=gone)
+    one = FeedSetting(provider="csv", zone="XX", path="x")
+    live = LiveFeed([one], ask={"csv": lambda _, __: Answer(series=(series,))})
+    live.ask(0.0)
+    found = live.brought(series.until_s)["XX", "carbon_intensity"]
+    assert found.start_s % HOUR_S == 0.0 and found.until_s <= series.until_s
+    for i, value in enumerate(found.values):
+        minutes = found.start_s + i * HOUR_S + np.arange(0.0, HOUR_S, 60.0)
+        told = [v for m in minutes if m >= series.start_s and not np.isnan(v := series.at(m))]
+        assert value == pytest.approx(np.mean(told)) if told else np.isnan(value)
+
+
+def test_a_table_put_on_other_instants_begins_anew() -> None:
+    first = history(30)
+    moved = msgspec.structs.replace(first, start_s=first.start_s + 1800.0)
+    answers = iter([Answer(series=(first,)), Answer(series=(moved,))])
+    one = FeedSetting(provider="csv", zone="XX", path="x")
+    live = LiveFeed([one], ask={"csv": lambda _, __: next(answers)})
+    for at_s in (0.0, 10_000.0):
+        live.ask(at_s)
+    (said,) = live.observed(moved.until_s)
+    assert (said.value, said.until_s) == (moved.values[-1], moved.until_s)

@@ -326,6 +326,26 @@ def test_a_table_gives_history_gap_and_forecast(tmp_path: Path, server: Provider
 
 
 @pytest.mark.parametrize(
+    ("first", "step_s"),
+    [("2026-08-01T00:30Z", 3600.0), ("2026-07-20T00:00+02:00", 86_400.0), ("2026-08-01T00:07Z", 900.0)],
+)  # fmt: skip
+def test_rows_of_a_table_hold_from_their_own_instants(
+    tmp_path: Path, first: str, step_s: float
+) -> None:
+    first_s, path = instant(first, ""), tmp_path / "own.csv"
+    rows = [first_s + i * step_s for i in range(20 * 4)]
+    path.write_text("t,g\n" + "".join(f"{at_s:.0f},{i}\n" for i, at_s in enumerate(rows)))
+    live = LiveFeed([setting("csv", "", path=str(path), stale_after_s=86_400.0)])
+    for now_s in (NOON_S - step_s, NOON_S):  # the second answer adds to the first
+        live.ask(now_s)
+        (said,) = live.observed(now_s)
+        begun = int((now_s - first_s) // step_s)
+        assert (said.value, said.until_s) == (begun, rows[begun] + step_s)
+        (ahead,) = live.provided(now_s).values()
+        assert (ahead.start_s, ahead.mean[:2]) == (rows[begun], (begun, begun + 1))
+
+
+@pytest.mark.parametrize(
     "row",
     [
         "2026-08-01T09:00,100",

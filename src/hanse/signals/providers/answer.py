@@ -67,9 +67,11 @@ def with_forecast(
     return msgspec.structs.replace(past, no_forecast=why, forecast_wait_s=wait_s)
 
 
-def history(points: Mapping[float, float], step_s: float, meaning: Meaning) -> Series:
-    """Points by their begin as equal steps; what is missing between them is NaN."""
-    start_s, values = _steps(points, step_s, meaning)
+def history(
+    points: Mapping[float, float], step_s: float, meaning: Meaning, *, phase_s: float = 0.0
+) -> Series:
+    """Points by their begin as equal steps, which begin `phase_s` after whole multiples of a step; what is missing between them is NaN."""
+    start_s, values = _steps(points, step_s, meaning, phase_s)
     return Series(
         start_s=start_s,
         step_s=step_s,
@@ -89,10 +91,11 @@ def provided(
     meaning: Meaning,
     issued_at_s: float,
     *,
+    phase_s: float = 0.0,
     settled: bool = False,
 ) -> Forecast:
     """A provider's own forecast; it ends before its first gap."""
-    start_s, values = _steps(points, step_s, meaning)
+    start_s, values = _steps(points, step_s, meaning, phase_s)
     gaps = np.nonzero(np.isnan(values))[0]
     mean = tuple(values[: gaps[0] if len(gaps) else len(values)].tolist())
     return Forecast(
@@ -155,7 +158,7 @@ def field(document: object, name: str, where: str) -> Any:
 
 
 def _steps(
-    points: Mapping[float, float], step_s: float, meaning: Meaning
+    points: Mapping[float, float], step_s: float, meaning: Meaning, phase_s: float
 ) -> tuple[float, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
     if not points:
         raise FeedError(
@@ -164,8 +167,12 @@ def _steps(
             allowed="one at least",
             fix="check zone and region in the feed's setting, or wait: it may publish later",
         )
-    first = math.floor(min(points) / step_s)
-    count = math.floor(max(points) / step_s) - first + 1
+
+    def place(at_s: float) -> int:
+        return math.floor((at_s - phase_s) / step_s + 1e-9)
+
+    first = place(min(points))
+    count = place(max(points)) - first + 1
     if count > STEPS_MAX:
         raise FeedError(
             f"{meaning.quantity} of {meaning.zone}",
@@ -175,7 +182,7 @@ def _steps(
         )
     total, seen = np.zeros(count), np.zeros(count)
     for at_s, value in points.items():
-        i = math.floor(at_s / step_s) - first
+        i = place(at_s) - first
         total[i] += value
         seen[i] += 1.0
-    return first * step_s, np.where(seen > 0.0, total / np.maximum(seen, 1.0), np.nan)
+    return phase_s + first * step_s, np.where(seen > 0.0, total / np.maximum(seen, 1.0), np.nan)

@@ -1,7 +1,7 @@
 """A plain table of one's own: a file or an address, a column of instants and one of values.
 
 Here: `utc,<quantity>` with a header; instants as ISO 8601 with an offset or as Unix seconds. Rows dated later than now
-are a forecast, as old as the newest that is not. Not here: units, which the setting states.
+are a forecast, as old as the newest that is not. A row holds from its own instant on, be that a full hour or not. Not here: units, which the setting states.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ def ask(setting: FeedSetting, now_s: float) -> Answer:
         licence="the operator's own",
     )
     step_s = _step_s(points, where)
+    phase_s = min(points) % step_s  # such as half an hour, or midnight where days begin elsewhere
     past = {at_s: value for at_s, value in points.items() if at_s <= now_s}
     ahead = {at_s: value for at_s, value in points.items() if at_s + step_s > now_s}
     return Answer(
-        series=(history(past, step_s, meaning),) if past else (),
-        forecasts=(provided(ahead, step_s, meaning, max(past, default=now_s)),)
+        series=(history(past, step_s, meaning, phase_s=phase_s),) if past else (),
+        forecasts=(provided(ahead, step_s, meaning, max(past, default=now_s), phase_s=phase_s),)
         if max(points) > now_s
         else (),
     )

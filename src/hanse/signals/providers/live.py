@@ -10,6 +10,7 @@ alone as long, while the rest is asked in its turn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -244,9 +245,11 @@ def _joined(before: Series | None, new: Series) -> Series:
     """Both, the newer where both know; a gap in the newer keeps what was known."""
     if before is None or before.step_s != new.step_s or before.unit != new.unit:
         return new
+    apart = (before.start_s - new.start_s) / new.step_s
+    if abs(apart - round(apart)) > 1e-6:
+        return new  # a table that was put on other instants: of no use to each other
     until_s = max(before.until_s, new.until_s)
     start_s = max(min(before.start_s, new.start_s), until_s - KEPT_DAYS * SECONDS_PER_DAY)
-    # Starts are whole multiples of the step, so both lie on one axis.
     values = np.full(round((until_s - start_s) / new.step_s), np.nan)
     for one in (before, new):
         first = round((one.start_s - start_s) / one.step_s)
@@ -257,15 +260,19 @@ def _joined(before: Series | None, new: Series) -> Series:
 
 
 def _hourly(series: Series) -> Series | None:
-    """Means of whole hours."""
+    """Means of whole hours of what is known in each, whenever its steps begin."""
     per = SECONDS_PER_HOUR / series.step_s
     if per < 1.0 or per != round(per):
         return None
-    skip = round((-series.start_s % SECONDS_PER_HOUR) / series.step_s)
-    count = (len(series.values) - skip) // round(per)
-    table = series.values[skip : skip + count * round(per)].reshape(count, round(per))
-    known = ~np.isnan(table)
-    total = np.where(known, table, 0.0).sum(axis=1)
-    values = np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan)
-    start_s = series.start_s + skip * series.step_s
+    first = math.ceil(series.start_s / SECONDS_PER_HOUR)
+    hours = np.arange(first, math.floor(series.until_s / SECONDS_PER_HOUR) + 1) * SECONDS_PER_HOUR
+    edges = series.start_s + np.arange(len(series.values) + 1) * series.step_s
+    known = ~np.isnan(series.values)
+    # Running sums read at full hours: a step that two hours share counts in each by its part.
+    total, covered = (
+        np.diff(np.interp(hours, edges, np.concatenate(([0.0], np.cumsum(each * series.step_s)))))
+        for each in (np.where(known, series.values, 0.0), known)
+    )
+    values = np.where(covered > 1.0, total / np.maximum(covered, 1.0), np.nan)
+    start_s = first * SECONDS_PER_HOUR
     return msgspec.structs.replace(series, start_s=start_s, step_s=SECONDS_PER_HOUR, values=values)
