@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.dispatch.follow import BatteryPlan, SiteSchedule
+from hanse.live.agent_battery import FILE, BatteryFile
 from hanse.live.agent_power import BATTERY_SHARE_START, PEAK, STEP_S_MAX, PowerKeeper
 from hanse.model.fleet import Power
 from hanse.model.read import read_fleet
 from hanse.signals import Feed, Override
+from hanse.view import PowerStatus
 
 FLEET = read_fleet(Path(__file__).parents[2] / "examples/league.toml")
 JUNE_NOON_S = datetime(2026, 6, 9, 12, tzinfo=UTC).timestamp()
@@ -150,6 +152,70 @@ def test_what_is_old_or_anothers_changes_no_plan() -> None:
     ):
         assert not keeper.hear_schedule(content, epoch)
     assert keeper.hear_schedule(planned(start_s=200.0, epoch=3), epoch=3)
+
+
+def test_what_a_battery_holds_and_its_plan_outlive_the_agent(tmp_path: Path) -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt", tmp_path, MIDNIGHT_S)
+    keeper.hear_schedule(planned(start_s=MIDNIGHT_S, charge=5.0, epoch=3), epoch=3)
+    held = [keeper.status(MIDNIGHT_S + 60.0 * n, 0.0).battery_kwh for n in range(11)][-1]
+    again = PowerKeeper(FLEET, "frankfurt", tmp_path, MIDNIGHT_S + 620.0)
+    first = again.status(MIDNIGHT_S + 620.0, 0.0)
+    assert first.battery_kwh == pytest.approx(held, abs=0.01)
+    assert (first.battery_why, first.charge_kw) == ("planned", pytest.approx(5.0))
+    assert not again.hear_schedule(planned(start_s=MIDNIGHT_S, epoch=3), epoch=3), "the same"
+    assert again.hear_schedule(planned(start_s=MIDNIGHT_S + 300.0, epoch=3), epoch=3)
+    (tmp_path / FILE).write_bytes(b"no battery")
+    power = next(s.power for s in FLEET.sites if s.id == "frankfurt")
+    anew = PowerKeeper(FLEET, "frankfurt", tmp_path, MIDNIGHT_S + 620.0)
+    assert anew.status(MIDNIGHT_S + 620.0, 0.0).battery_kwh == pytest.approx(
+        power.battery_kwh * BATTERY_SHARE_START, abs=0.1
+    )
+
+
+def test_of_what_was_kept_only_what_can_still_be_true_is_taken(tmp_path: Path) -> None:
+    site = next(s for s in FLEET.sites if s.id == "frankfurt")
+    half_kwh = site.power.battery_kwh * BATTERY_SHARE_START
+    keeper = PowerKeeper(FLEET, "frankfurt", tmp_path, MIDNIGHT_S)
+    plan = planned(start_s=MIDNIGHT_S, charge=20.0)
+    assert keeper.hear_schedule(plan, epoch=0)
+    held = [keeper.status(MIDNIGHT_S + 60.0 * n, 0.0).battery_kwh for n in range(61)][-1]
+    assert held is not None and held > half_kwh + 5.0
+    at_s = MIDNIGHT_S + 3600.0
+
+    def told(now_s: float, kwh: float = site.power.battery_kwh) -> PowerStatus:
+        small = msgspec.structs.replace(
+            site, power=msgspec.structs.replace(site.power, battery_kwh=kwh)
+        )
+        fleet = msgspec.structs.replace(FLEET, sites=(small,))
+        one = PowerKeeper(fleet, "frankfurt", None, now_s)
+        one._battery_file = BatteryFile(tmp_path)
+        one._go_on(now_s)
+        return one.status(now_s, 0.0)
+
+    assert told(at_s + 1.0).battery_kwh == pytest.approx(held, abs=0.1)
+    assert told(at_s + 1.0, held - 3.0).battery_kwh == pytest.approx(held - 3.0, abs=0.1)
+    for another_hour_s in (at_s + 3700.0, at_s - 3700.0):
+        late = told(another_hour_s)
+        assert late.battery_kwh == pytest.approx(half_kwh, abs=0.1)
+        assert late.battery_why.startswith("no plan")
+    sped = msgspec.msgpack.decode(plan, type=SiteSchedule)
+    short = msgspec.structs.replace(sped, valid_s=240.0, issued_at_s=sped.issued_at_s + 1.0)
+    assert keeper.hear_schedule(msgspec.msgpack.encode(short), epoch=0)
+    keeper.status(at_s + 60.0, 0.0)
+    over = told(at_s + 61.0)
+    assert over.battery_why.startswith("no plan")
+    assert over.battery_kwh == pytest.approx(held, abs=1.0)
+
+
+def test_a_disk_that_keeps_no_battery_costs_no_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt", tmp_path, MIDNIGHT_S)
+    keeper._battery_file = BatteryFile(tmp_path / "gone")
+    held = [keeper.status(MIDNIGHT_S + 6.0 * n, 0.0).battery_kwh for n in range(10)]
+    assert held[-1] is not None and held[0] is not None and held[-1] < held[0]
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("is not kept") == 1
 
 
 def test_a_battery_lives_by_the_clock_that_the_weather_is_played_by() -> None:

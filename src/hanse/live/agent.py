@@ -119,7 +119,7 @@ class Agent:
         )
         self._placement_seen = (0, 0)
         """The last that came, whether it could be followed or not."""
-        self.power = PowerKeeper(self.fleet, site_id, self.home)
+        self.power = PowerKeeper(self.fleet, site_id, self.home, time.time())
         self.plant: PlantKeeper | None = None
         """Made where its tasks run; also of a site without facilities, for what Prometheus is shown."""
         self._plant_changed = asyncio.Event()

@@ -1,9 +1,10 @@
 """What a site draws and what its next kWh is made of, as its agent reports it; its battery follows the league's plan.
 
 Here: putting IT load, signals, scenario overrides and the plan together. Not here: the physics (`energy`), the recordings
-(`signals`), what a battery does by a plan and without one (`dispatch.follow`), the plan (`dispatch.defer`).
+(`signals`), what a battery does by a plan and without one (`dispatch.follow`), the plan (`dispatch.defer`), its file (`live.agent_battery`).
 
-An emulated battery lives by the clock that the weather is played by: a day of sun in minutes fills and empties it as a day does.
+An emulated battery lives by the clock that the weather is played by: a day of sun in minutes fills and empties it as a day does. What it
+holds and the plan that holds survive the agent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from hanse.dispatch.follow import SiteSchedule, battery_now
+from hanse.dispatch.follow import SiteSchedule, battery_now, holds
 from hanse.energy import SiteFlows, SiteSignals, battery_of, site_signals, site_supply
 from hanse.energy.ledger import Look
 from hanse.energy.limits import Cause, power_limit
@@ -21,6 +22,7 @@ from hanse.energy.meters import ImportPeak
 from hanse.energy.plant import it_kw_rated
 from hanse.energy.site import other_carbon
 from hanse.energy.supply import DISCHARGE_EFFICIENCY
+from hanse.live.agent_battery import BatteryFile, Kept
 from hanse.live.facility.metering import Measured
 from hanse.live.logline import log_line
 from hanse.live.runtime import replace_file
@@ -30,7 +32,7 @@ from hanse.signals import Feed
 from hanse.view import PowerStatus
 
 BATTERY_SHARE_START = 0.5
-"""No meter tells what an emulated battery holds; half full favours neither sun nor night."""
+"""No meter tells what an emulated battery holds; where no earlier agent left word, half full favours neither sun nor night."""
 STEP_S_MAX = 60.0
 """True seconds. After a pause (a suspended machine) the balance goes on from now, not through the gap; and the battery counts
 with what it can give for so long."""
@@ -45,8 +47,17 @@ PUE_MIN, PUE_MAX = 1.0, 5.0
 class PowerKeeper:
     """A site's power account; `hear_control` takes the controller's scenario feed, `hear_schedule` the plan of its battery."""
 
-    def __init__(self, fleet: Fleet, site_id: str, home: Path | None = None) -> None:
-        """`home`: the site's directory, where the month's peak outlives the agent; None: nothing is kept."""
+    def __init__(
+        self, fleet: Fleet, site_id: str, home: Path | None = None, now_s: float = 0.0
+    ) -> None:
+        """An account that goes on from the last one.
+
+        Args:
+            fleet: In force.
+            site_id: The site.
+            home: Its directory, where peak, battery and plan outlive the agent; None: nothing is kept.
+            now_s: Goes on from a battery that was kept within the hour before.
+        """
         self._peak_path = home / PEAK if home is not None else None
         self._peak = _kept_peak(self._peak_path)
         self._site = next(site for site in fleet.sites if site.id == site_id)
@@ -61,9 +72,13 @@ class PowerKeeper:
         """What bounds it."""
         self._battery_low = False
         self._schedule: SiteSchedule | None = None
+        self._schedule_kept = b""
+        """The battery's part of it, for the file."""
         self._why = ""
         self._seen: Look | None = None
         """Of the last report, for the energy books."""
+        self._battery_file = BatteryFile(home) if home is not None else None
+        self._go_on(now_s)
 
     def hear_schedule(self, data: bytes, epoch: int) -> bool:
         """A schedule of the league; False: it is another site's, older than what is known, or of an epoch below `epoch`."""
@@ -77,7 +92,34 @@ class PowerKeeper:
         if told.site != self._site.id or told.epoch < epoch or old:
             return False
         self._schedule = told
+        self._schedule_kept = msgspec.msgpack.encode(replace(told, works=()))
         return True
+
+    def _go_on(self, now_s: float) -> None:
+        """With what the battery held and the plan that it followed under the agent before, as far as fleet and clock still let."""
+        kept = None if self._battery_file is None else self._battery_file.read(now_s)
+        if kept is None:
+            return
+        stored_kwh = min(kept.stored_kwh, self._battery.capacity_kwh)
+        self._battery = replace(self._battery, stored_kwh=stored_kwh)
+        self._battery_low = kept.low
+        if kept.schedule:
+            self.hear_schedule(kept.schedule, 0)
+        told = self._schedule
+        plan = None if told is None else told.battery
+        if told is None or plan is None or not holds(plan.start_s, now_s, told.valid_s):
+            self._schedule, self._schedule_kept = None, b""
+
+    def _keep_battery(self, now_s: float) -> None:
+        if self._battery_file is not None and self._battery.capacity_kwh > 0.0:
+            self._battery_file.keep(
+                Kept(
+                    at_s=now_s,
+                    stored_kwh=self._battery.stored_kwh,
+                    low=self._battery_low,
+                    schedule=self._schedule_kept,
+                )
+            )
 
     def follow(self, fleet: Fleet) -> None:
         """Another fleet is in force; what the battery holds stays, unless it is another battery."""
@@ -134,6 +176,7 @@ class PowerKeeper:
         self._seen = self._look(first, measured, it_w, load_kw, pue, now_s)
         self.drawn_kw, self.available_kw = load_kw, limit.available_kw
         self.cause, self._battery_low = limit.cause, limit.battery_low
+        self._keep_battery(now_s)
         return PowerStatus(
             it_kw=it_kw,
             pue=pue,
