@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from dispatch.fleets import NOW_S, fleet, service, site, tenant
 from hanse.dispatch import actions as act
 from hanse.dispatch import events as ev
+from hanse.dispatch.defer import DeferProblem
+from hanse.dispatch.defer import solve as solve_schedule
 from hanse.dispatch.defer_build import Measured
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.eventlog import MAGIC, Changes, frame, repeat
@@ -274,6 +276,54 @@ def test_by_a_clock_that_runs_ahead_schedules_are_made_before_plans_are_over(
         asked_s += [n for a in done if isinstance(a, act.SolveSchedule)]
     gaps = [later - before for before, later in itertools.pairwise(asked_s)]
     assert max(gaps) <= min(loop.schedule_every_s, PLAN_VALID_S / speed / 2.0) + 1.0
+
+
+def test_by_another_clock_all_is_asked_anew_and_what_is_open_is_answered_in_vain(
+    shell: Shell,
+) -> None:
+    """Also of a fleet without jobs: its battery follows a schedule too."""
+    power = msgspec.structs.replace(
+        made().sites[0].power, battery_kwh=40.0, battery_kw_max=10.0, pv_kw_peak=5.0
+    )
+    stored = msgspec.structs.replace(made().sites[0], power=power)
+    league = msgspec.structs.replace(made(), sites=(stored, *made().sites[1:]))
+    shell.tell(ev.FleetLoaded(at_s=NOW_S, fleet=league))
+
+    def foresee(at_s: float, clock: Clock) -> None:
+        known = msgspec.structs.replace(outlook(40.0), clock=clock, start_s=clock.played_s(at_s))
+        shell.tell(ev.OutlookIssued(at_s=at_s, outlook=known))
+
+    def asked(at_s: float) -> tuple[PlaceProblem | None, DeferProblem | None]:
+        done = shell.tell(ev.Ticked(at_s=at_s))
+        places = [a.problem for a in done if isinstance(a, act.SolvePlacement)]
+        defers = [a.problem for a in done if isinstance(a, act.SolveSchedule)]
+        return places[0] if places else None, defers[0] if defers else None
+
+    def sent(at_s: float, problem: DeferProblem) -> list[act.SendSchedule]:
+        done = shell.tell(ev.ScheduleSolved(at_s=at_s, answer=solve_schedule(problem)))
+        return [a for a in done if isinstance(a, act.SendSchedule)]
+
+    true, fast = Clock(), Clock(speed=60.0, from_s=NOW_S + 20.0)
+    foresee(NOW_S, true)
+    place, defer = asked(NOW_S + 1.0)
+    assert place is not None and defer is not None
+    assert shell.answer(place, NOW_S + 2.0)
+    (first,) = sent(NOW_S + 2.0, defer)
+    assert first.sites[0].valid_s == PLAN_VALID_S
+    foresee(NOW_S + 10.0, true)
+    assert asked(NOW_S + 11.0) == (None, None), "the clock is the same"
+    foresee(NOW_S + 20.0, fast)
+    place, defer = asked(NOW_S + 21.0)
+    assert place is not None and defer is not None
+    foresee(NOW_S + 30.0, true)  # the end, while both are open
+    assert sent(NOW_S + 30.1, defer) == []
+    assert not shell.answer(place, NOW_S + 30.1)
+    place, defer = asked(NOW_S + 31.0)
+    assert place is not None and defer is not None
+    (last,) = sent(NOW_S + 32.0, defer)
+    assert last.sites[0].valid_s == PLAN_VALID_S
+    assert last.sites[0].battery is not None and last.sites[0].battery.start_s == NOW_S + 31.0
+    assert repeat(shell.log).differ == ()
 
 
 def test_schedules_end_with_what_is_foreseen(shell: Shell) -> None:

@@ -202,6 +202,22 @@ def test_a_leader_foresees_at_once_and_not_when_the_next_outlook_would_be_due(
     run(tmp_path, body, "\n[slow_loop]\nplaces = true\n")
 
 
+def test_another_clock_is_foreseen_by_at_once_at_its_begin_and_at_its_end(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        hub.start()
+        controller = hub.controllers["one"][0]
+        assert controller._slow.every_s == 300.0
+        slow = controller._dispatcher.slow
+        await until(lambda: slow.outlook is not None)
+        for speed in (60.0, 1.0):
+            feed = Feed(clock_speed=speed, clock_from_s=time.time() if speed != 1.0 else 0.0)
+            status, _ = await hub.post(msgspec.json.encode(Scenario.of(feed)))
+            assert status == 200
+            await until(lambda: slow.outlook is not None and slow.outlook.clock == feed.clock)  # noqa: B023
+
+    run(tmp_path, body, "\n[slow_loop]\nplaces = true\n")
+
+
 @pytest.mark.long
 def test_of_two_controllers_one_leads_and_the_other_follows_it(tmp_path: Path) -> None:
     async def body(hub: Hub) -> None:

@@ -96,6 +96,10 @@ class SlowScope:
         """What is to be done, and a placement that is to be in force from now on."""
         self._epoch = epoch
         if isinstance(event, ev.OutlookIssued):
+            if self.outlook is not None and event.outlook.clock != self.outlook.clock:
+                # Who was asked by another clock answers in vain, and what sites follow is of hours that nobody plays any more.
+                self._place_open = self._defer_open = None
+                self._place_due = self._defer_due = True
             self.outlook = event.outlook
             self._defer_due |= bool(self.jobs)
             # Whoever asks for what stands nowhere is not to wait until the next placement is due.

@@ -482,6 +482,7 @@ class Controller:
         if feed.clock_speed != 1.0 and not feed.clock_from_s:
             feed = replace(feed, clock_from_s=time.time())  # both clocks meet now
         self._feed = feed
+        self._slow.look_soon()
         self._view.notes = tuple(dict.fromkeys(one.reason for one in feed.overrides))
         self._scenario_changed.set()
         self._source.tell()

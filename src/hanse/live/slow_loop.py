@@ -104,7 +104,9 @@ class SlowLoop:
         self.look_soon()
 
     def look_soon(self) -> None:
-        """What was foreseen is forgotten with the fleet or the epoch that it was foreseen for: nobody waits for the next outlook."""
+        """What was foreseen is forgotten with the fleet or the epoch that it was foreseen for, and old with the scenario: nobody waits for the
+        next outlook.
+        """
         self._woken.set()
 
     def see(self, status: SiteStatus) -> None:
