@@ -25,6 +25,7 @@ from hanse.dispatch.follow import (
     work_now,
     work_plan_of,
 )
+from hanse.energy import Battery, site_supply
 from hanse.energy.records import BY_PLAN, BY_SURPLUS
 from hanse.signals.clock import Clock
 
@@ -122,6 +123,35 @@ def test_an_old_plan_is_no_plan(at_s: float, surplus: float) -> None:
     assert order.rule == (BY_PLAN if fresh else BY_SURPLUS)
     none = battery_now(None, at_s, surplus_kw=surplus, export_kw_max=0.0)
     assert none.rule == BY_SURPLUS and none.charge_kw == none.discharge_kw == 0.0
+
+
+@given(kw, kw, kw, kw, kw)
+def test_what_the_connection_cannot_give_is_the_reason_of_what_the_battery_gives(
+    own: float, grid: float, out: float, load: float, connection: float
+) -> None:
+    """The flows are those of the balance alone, whatever was planned."""
+    held = Battery(capacity_kwh=100.0, power_kw_max=200.0, stored_kwh=50.0)
+    flows = {}
+    for known in (True, False):
+        order = battery_now(
+            battery((own,), (grid,), (0.0 if own + grid > 0.0 else out,)),
+            0.0,
+            surplus_kw=-load,
+            export_kw_max=0.0,
+            import_kw_max=connection if known else float("inf"),
+        )
+        flows[known] = site_supply(
+            load_kw=load, pv_kw=0.0, wind_kw=0.0, grid_kw_max=connection, battery=held, step_s=60.0,
+            rule=order.rule, plan_charge_kw=order.charge_kw, plan_discharge_kw=order.discharge_kw,
+        )  # fmt: skip
+        if known:
+            short = load - connection
+            waits_or_fills = own + grid > 0.0 or short > out
+            assert ("connection" in order.why) == (short > 0.0 and waits_or_fills)
+            assert order.charge_kw == 0.0 or flows[known].discharge_kw == 0.0
+            assert order.why != "planned: it waits" or flows[known].discharge_kw == 0.0
+    assert flows[True].stored_kwh == pytest.approx(flows[False].stored_kwh)
+    assert flows[True].import_kw == pytest.approx(flows[False].import_kw)
 
 
 # --- work

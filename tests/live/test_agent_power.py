@@ -140,6 +140,17 @@ def test_a_battery_follows_its_plan_and_goes_back_to_its_own_rule_when_that_is_o
     assert later.charge_kw == 0.0 and later.discharge_kw > 0.0
 
 
+def test_a_battery_that_covers_a_shortage_does_not_say_that_it_waits() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    assert keeper.hear_schedule(planned(start_s=MIDNIGHT_S), epoch=1)
+    waits = keeper.status(MIDNIGHT_S + 1.0, 0.0)
+    assert (waits.battery_why, waits.discharge_kw) == ("planned: it waits", 0.0)
+    keeper.hear_control(scenario(kind="grid_factor", value=0.0))
+    gives = keeper.status(MIDNIGHT_S + 2.0, 0.0)
+    assert gives.discharge_kw == pytest.approx(keeper.drawn_kw)
+    assert gives.battery_why.startswith("the connection gives too little")
+
+
 def test_what_is_old_or_anothers_changes_no_plan() -> None:
     keeper = PowerKeeper(FLEET, "frankfurt")
     assert keeper.hear_schedule(planned(start_s=100.0, epoch=3), epoch=3)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hanse.live.runtime import Runtime
-    from hanse.view import LeagueView, StandingView
+    from hanse.view import LeagueView, SiteView, StandingView
 
 REFRESH_S = 1.0
+HEARD = ("up", "degraded")
+"""States of a site whose last report is of now."""
 VERDICTS = {"cut": "cut off", "dead": "dead", "unsure": "cut off or dead"}
 """What the other sites say of one that the hub does not hear."""
 
@@ -92,7 +94,8 @@ def picture(view: LeagueView) -> RenderableType:
             ]
         colour = {"up": "green", "degraded": "yellow"}.get(site.state, "red")
         verdict = f" ({VERDICTS[site.verdict]})" if site.verdict in VERDICTS else ""
-        state = Text(site.state + verdict, style=colour)
+        shed = shed_text(site)
+        state = Text(site.state + verdict + shed, style="yellow" if shed else colour)
         if site.standing is not None:
             state = Text(site.standing.state, style="cyan")
         place = f"{site.city}, {site.country}"
@@ -106,12 +109,32 @@ def picture(view: LeagueView) -> RenderableType:
     foot = Text(f"{hub}; {fleet}; table {view.table_version}, epoch {view.epoch}")
     refused = ", ".join(f"{rule} {count}" for rule, count in view.refusals) or "none"
     disks = [Text(line, style="red") for line in disk_lines(view)]
+    sheds = [Text(line, style="yellow") for line in shed_lines(view)]
     out = [
         Text(f"{site.id}: {standing_text(site.standing, site.state, view.at_s)}", style="cyan")
         for site in view.sites
         if site.standing is not None
     ]
-    return Group(sides, sites, *out, Text(f"refusals: {refused}"), *disks, foot)
+    return Group(sides, sites, *out, *sheds, Text(f"refusals: {refused}"), *disks, foot)
+
+
+def shed_text(site: SiteView) -> str:
+    """That a site which is heard refuses work for want of power, how far down the order, and why; empty: it takes all."""
+    now = site.status
+    if now is None or not now.shed_level or site.state not in HEARD:
+        return ""
+    causes = dict.fromkeys(why.partition(":")[0] for why in now.shed)
+    why = f" ({', '.join(causes)})" if causes else ""
+    return f", sheds {now.shed_level}{why}"
+
+
+def shed_lines(view: LeagueView) -> list[str]:
+    """Sites that shed, and what they give up, in order."""
+    return [
+        f"{site.id}: sheds: {'; '.join(site.status.shed)}"
+        for site in view.sites
+        if site.status is not None and site.status.shed and shed_text(site)
+    ]
 
 
 def disk_lines(view: LeagueView) -> list[str]:

@@ -13,6 +13,7 @@ Rules of a battery:
 * Own power that nobody could take goes into the battery, planned or not.
 * Where import is charged by its highest quarter of an hour, the battery holds import at what this month has cost already or the plan was
   to cost: it takes less from the grid than planned, then gives more. A cloud, or people nobody foresaw, make no new peak while it lasts.
+* What the connection cannot give of the load the battery gives, planned or not, as far as it can: `energy.balance` lets no other rule go before.
 
 Rules of work in small pieces (lines of a batch):
 
@@ -262,6 +263,7 @@ def battery_now(
     *,
     surplus_kw: float,
     export_kw_max: float,
+    import_kw_max: float = float("inf"),
     valid_s: float = PLAN_VALID_S,
 ) -> BatteryOrder:
     """What the battery does at an instant.
@@ -271,6 +273,7 @@ def battery_now(
         at_s: Now, on the plan's clock.
         surplus_kw: Own generation less the load, as last metered; below zero where the load is more.
         export_kw_max: What the connection takes of it.
+        import_kw_max: What the connection gives; without it the order says nothing of what the balance takes beyond it.
         valid_s: How long a plan counts, on the same clock.
     """
     if plan is None:
@@ -293,7 +296,20 @@ def battery_now(
         order = BatteryOrder(rule=BY_PLAN, charge_kw=charge_kw, why=why)
     else:
         order = BatteryOrder(rule=BY_PLAN, discharge_kw=discharge_kw, why="planned")
-    return order if plan.peak_kw is None else _below_peak(order, surplus_kw, plan.peak_kw)
+    if plan.peak_kw is not None:
+        order = _below_peak(order, surplus_kw, plan.peak_kw)
+    return _in_shortage(order, -surplus_kw - import_kw_max)
+
+
+def _in_shortage(order: BatteryOrder, short_kw: float) -> BatteryOrder:
+    """The order, where the load takes so much more than own power and connection give."""
+    if short_kw <= 0.0 or (order.charge_kw <= 0.0 and short_kw <= order.discharge_kw):
+        return order
+    return BatteryOrder(
+        rule=BY_PLAN,
+        discharge_kw=max(short_kw, order.discharge_kw),
+        why="the connection gives too little: it covers the rest as far as it can",
+    )
 
 
 def _below_peak(order: BatteryOrder, surplus_kw: float, peak_kw: float) -> BatteryOrder:

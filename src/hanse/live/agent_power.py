@@ -243,6 +243,7 @@ class PowerKeeper:
             now_s,
             surplus_kw=pv_kw + wind_kw - load_kw,
             export_kw_max=export_kw,
+            import_kw_max=grid_kw,
             valid_s=schedule.valid_s if schedule is not None else 0.0,
         )
         if self._battery.capacity_kwh > 0.0 and order.why != self._why:

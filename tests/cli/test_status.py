@@ -1,0 +1,50 @@
+"""What a person sees of the league at a glance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import views
+from hanse.cli.status import picture
+from hanse.view import StandingView
+
+SHED = (
+    "battery low: no deferrable work",
+    "battery low: no work of other sites",
+    "battery low: no class bulk (priority 10)",
+)
+
+
+def shown(**more: Any) -> str:
+    """The screen of a league whose site `lyon` gives up three steps."""
+    said = views.status("lyon", shed_level=3, shed=SHED)
+    well = views.site("riga", views.status("riga"))
+    console = Console(width=250, highlight=False)
+    with console.capture() as seen:
+        console.print(picture(views.view(views.site("lyon", said, **more), well)))
+    return seen.get()
+
+
+def row(text: str, site: str) -> str:
+    (found,) = [line for line in text.splitlines() if line.startswith(f"│ {site} ")]
+    return found
+
+
+@pytest.mark.parametrize("state", ["up", "degraded"])
+def test_a_site_that_sheds_is_not_simply_up(state: str) -> None:
+    text = shown(state=state)
+    assert f"{state}, sheds 3 (battery low)" in row(text, "lyon")
+    assert f"lyon: sheds: {'; '.join(SHED)}" in text
+    assert "sheds" not in row(text, "riga") and "riga: sheds" not in text
+
+
+def test_what_a_site_gave_up_before_it_fell_silent_is_not_shown_as_of_now() -> None:
+    assert "sheds" not in shown(state="silent")
+
+
+def test_out_of_service_and_shedding_are_both_said() -> None:
+    text = shown(standing=StandingView(state="drained", since_s=0.0))
+    assert "drained" in row(text, "lyon") and "lyon: sheds: battery low" in text
