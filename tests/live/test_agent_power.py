@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from hanse.dispatch.follow import BatteryPlan, SiteSchedule
 from hanse.live.agent_battery import FILE, BatteryFile
 from hanse.live.agent_power import BATTERY_SHARE_START, PEAK, STEP_S_MAX, PowerKeeper
-from hanse.model.fleet import Power
+from hanse.model.fleet import Power, SlowLoop
 from hanse.model.read import read_fleet
 from hanse.signals import Feed, Override
 from hanse.view import PowerStatus
 
-FLEET = read_fleet(Path(__file__).parents[2] / "examples/league.toml")
+FILED = read_fleet(Path(__file__).parents[2] / "examples/league.toml")
+FLEET = msgspec.structs.replace(FILED, slow_loop=SlowLoop(places=True))
 JUNE_NOON_S = datetime(2026, 6, 9, 12, tzinfo=UTC).timestamp()
 MIDNIGHT_S = datetime(2026, 6, 9, 23, tzinfo=UTC).timestamp()
 
@@ -280,3 +281,13 @@ def test_what_the_grid_does_not_take_back_goes_into_the_battery_and_then_is_lost
     assert said[0].pv_kw > 20.0
     assert all(one.export_kw == 0.0 for one in said)
     assert said[-1].battery_kwh == pytest.approx(5.0, rel=0.01)
+
+
+def test_where_no_controller_places_no_plan_of_one_is_followed() -> None:
+    keeper = PowerKeeper(FLEET, "frankfurt")
+    assert keeper.hear_schedule(planned(start_s=MIDNIGHT_S, charge=5.0), epoch=1)
+    keeper.follow(FILED)
+    assert "no plan" in keeper.status(MIDNIGHT_S + 1.0, 0.0).battery_why
+    assert not keeper.hear_schedule(planned(start_s=MIDNIGHT_S + 60.0, charge=5.0), epoch=1)
+    keeper.follow(FLEET)
+    assert keeper.hear_schedule(planned(start_s=MIDNIGHT_S + 120.0, charge=5.0), epoch=1)

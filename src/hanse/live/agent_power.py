@@ -62,6 +62,8 @@ class PowerKeeper:
         self._peak = _kept_peak(self._peak_path)
         self._site = next(site for site in fleet.sites if site.id == site_id)
         self._feed = Feed()
+        self._follows = fleet.slow_loop.places
+        """Its controller plans what batteries do."""
         self._battery = battery_of(self._site.power, BATTERY_SHARE_START)
         self._stepped_at_s: float | None = None
         self.drawn_kw = 0.0
@@ -89,7 +91,7 @@ class PowerKeeper:
             return False
         known = self._schedule
         old = known is not None and told.version <= known.version
-        if told.site != self._site.id or told.epoch < epoch or old:
+        if told.site != self._site.id or told.epoch < epoch or old or not self._follows:
             return False
         self._schedule = told
         self._schedule_kept = msgspec.msgpack.encode(replace(told, works=()))
@@ -128,6 +130,9 @@ class PowerKeeper:
         if replace(made, stored_kwh=0.0) != replace(self._battery, stored_kwh=0.0):
             self._battery = made
         self._site = site
+        self._follows = fleet.slow_loop.places
+        if not self._follows:
+            self._schedule, self._schedule_kept = None, b""
 
     def hear_control(self, data: bytes) -> None:
         """A scenario (overrides of weather, carbon, price) from the controller; anything else is not ours."""

@@ -411,7 +411,7 @@ class Controller:
             await self._fleets.send(self._client, self._dispatcher.epoch)
         await self._send_table()
         await self._send_placement()
-        await self._schedules.send(self._client)
+        await self._schedules.send(self._client, holds=self._fleet.slow_loop.places)
 
     async def _listen(self) -> None:
         """Waits for nothing, so a look that comes late says that all of this process was held up."""

@@ -68,8 +68,10 @@ class Schedules:
         )
         return tuple(sorted(rows, key=lambda row: (row.deadline_at_s, row.job)))
 
-    async def send(self, client: Client) -> None:
-        """To all sites, where it is due; a bus that is away gets it later."""
+    async def send(self, client: Client, *, holds: bool) -> None:
+        """To all sites, where it is due; a bus that is away gets it later. Where the fleet in force has no controller that places, none holds."""
+        if not holds:
+            self.drop()
         if not self._now or time.monotonic() - self._sent_at_s < AGAIN_S:
             return
         try:
