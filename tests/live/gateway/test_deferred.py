@@ -19,10 +19,12 @@ from hanse.live.batch.values import Who
 from hanse.live.batch.work import measured_of
 from hanse.live.evidence.chain import Decided, Ended, Executed
 from hanse.live.gateway.attempt import HOLD_ALL_BYTES_MAX
+from hanse.live.gateway.feed import Feed
 from hanse.live.gateway.incoming import Incoming
 from hanse.live.gateway.spare import spare_requests
 from hanse.live.runtime import private_socket
 from hanse.live.shared import FLAG_POWER_SHED
+from hanse.view import DecisionRow
 from live.gateway.rig import (
     Answer,
     SiteRig,
@@ -209,11 +211,14 @@ def test_a_line_waits_where_little_room_is_left(tmp_path):
     run(test)
 
 
-def test_a_line_gives_way_when_somebody_would_have_to_queue(tmp_path):
+def test_a_line_gives_way_when_somebody_would_have_to_queue(tmp_path, monkeypatch):
     async def test():
         lyon = (await start(tmp_path))["lyon"]
         engine = lyon.engines[0]
         engine.hold = asyncio.Event()
+        shown: list[DecisionRow] = []
+        monkeypatch.setattr(Feed, "wanted", lambda _: True)
+        monkeypatch.setattr(Feed, "_send", lambda _, row: shown.append(row))
         async with Inner(lyon) as inner:
             line = asyncio.create_task(inner.send(chat("a line")))
             await at_engine(lyon, 1)
@@ -233,6 +238,7 @@ def test_a_line_gives_way_when_somebody_would_have_to_queue(tmp_path):
             metrics = (await get(lyon.port, "/metrics")).body.decode()
             assert 'hanse_gateway_lines_yielded_total{site="lyon"} 1' in metrics
         await lyon.idle()
+        assert {row.outcome for row in shown} == {"served"}, "a line that is sent again is not lost"
 
     run(test)
 

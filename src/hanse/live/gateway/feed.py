@@ -51,7 +51,9 @@ class Feed:
         self._tokens = min(ROWS_PER_S_MAX, self._tokens + ROWS_PER_S_MAX * elapsed_s)
 
     def send_entry(self, entry: Entry, outcome: str) -> None:
-        """One finished request."""
+        """One finished request; of a line that its batch sends again there is nothing to tell yet."""
+        if entry.deferrable and outcome != "answered" and entry.status >= 500:
+            return
         last = entry.winner or (entry.attempts[-1] if entry.attempts else None)
         served = outcome == "answered"
         figures = entry.measured
