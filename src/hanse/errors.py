@@ -1,8 +1,10 @@
 """The errors a person can act on.
 
-Here: one root, and three classes that say whose fault it is. Not here: refusals of a request, which are values with
+Here: one root, three classes that say whose fault it is, and several errors as one. Not here: refusals of a request, which are values with
 reasons and never exceptions, and our own bugs, which are assertions and stay on in production.
 """
+
+from collections.abc import Sequence
 
 
 class HanseError(Exception):
@@ -41,12 +43,41 @@ class ConfigError(HanseError):
     """The operator's: a fleet file, a policy, a key or a command line."""
 
 
+class ConfigErrors(ConfigError):
+    """Several of them at once, a line each; `where`, `got`, `allowed` and `fix` are the first's.
+
+    Attributes:
+        each: All of them.
+    """
+
+    def __init__(self, each: tuple[ConfigError, ...]) -> None:
+        first = each[0]
+        super().__init__(first.where, got=first.got, allowed=first.allowed, fix=first.fix)
+        self.each = each
+
+    def __str__(self) -> str:
+        return "\n".join(str(one) for one in self.each)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ConfigErrors, (self.each,)
+
+
 class FeedError(HanseError):
     """The outside world's: a price, carbon or weather feed that is missing, late or malformed."""
 
 
 class SiteError(HanseError):
     """A site's: an engine, an agent, a meter or a link that did not do its part."""
+
+
+def all_of(each: Sequence[ConfigError], *, within: str = "") -> ConfigError:
+    """One error of one or several; `within` is the file that they are about."""
+    if within:
+        each = [
+            ConfigError(f"{within}: {one.where}", got=one.got, allowed=one.allowed, fix=one.fix)
+            for one in each
+        ]
+    return each[0] if len(each) == 1 else ConfigErrors(tuple(each))
 
 
 def _rebuild(

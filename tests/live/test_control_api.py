@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,27 @@ import numpy as np
 import pytest
 
 from hanse.live.control_api import ControlApi
+from hanse.model.read import read_fleet
 from hanse.signals import Feed
-from web.fake_league import FakeLeague
+from web.fake_league import LEAGUE, FakeLeague
 from web.serving import served
 
+DOCS = Path(__file__).parents[2] / "docs" / "operate.md"
+SITES = read_fleet(LEAGUE).sites
 SECRET = "secret-of-this-hub"
 SHOWN = {"Authorization": f"Bearer {SECRET}"}
 SCENARIO = json.dumps({"overrides": [], "clock_speed": 2.0}).encode()
+
+
+def made(league: FakeLeague, on_scenario: Callable[[Feed], None]) -> ControlApi:
+    return ControlApi(
+        league,  # type: ignore[arg-type]
+        rule_texts={},
+        on_scenario=on_scenario,
+        secret=SECRET,
+        key_file="DIR/hub/control.key",
+        sites=lambda: SITES,
+    )
 
 
 @asynccontextmanager
@@ -31,7 +48,7 @@ async def control(rng: np.random.Generator) -> AsyncIterator[tuple[int, list[Fee
     league, taken = FakeLeague(rng), list[Feed]()
     league.busy_day(30)
     league.tick()
-    api = ControlApi(league, rule_texts={}, on_scenario=taken.append, secret=SECRET)  # type: ignore[arg-type]
+    api = made(league, taken.append)
     async with served(api.app) as url:
         yield int(url.rpartition(":")[2]), taken
 
@@ -142,6 +159,79 @@ def test_a_scenario_is_taken_from_who_shows_the_secret_alone(rng: np.random.Gene
     asyncio.run(test())
 
 
+async def told(port: int, body: bytes, **headers: str) -> tuple[int, str]:
+    """Status and message of what is posted."""
+    sent = {"content-type": "application/json", **headers}
+    url = f"http://127.0.0.1:{port}/api/scenario"
+    request = urllib.request.Request(url, body, sent)
+
+    def post() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())["error"]["message"]
+
+    return await asyncio.to_thread(post)
+
+
+def test_who_shows_no_secret_is_told_the_file_and_the_form(rng: np.random.Generator) -> None:
+    async def test() -> None:
+        async with control(rng) as (port, _):
+            status, why = await told(port, SCENARIO)
+            assert status == 401
+            assert '-H "authorization: Bearer $(cat DIR/hub/control.key)"' in why
+
+    asyncio.run(test())
+
+
+def test_the_command_of_the_docs_is_taken(rng: np.random.Generator) -> None:
+    """With its own body and the header that it shows."""
+    (command,) = re.findall(r"^    curl -H .*?}]}'$", DOCS.read_text(), re.M | re.S)
+    assert '-H "authorization: Bearer $(cat DIR/hub/control.key)"' in command
+    (body,) = re.findall(r"-d '(.*)'", command, re.S)
+
+    async def test() -> None:
+        async with control(rng) as (port, taken):
+            assert (await told(port, body.encode(), **SHOWN))[0] == 200
+            assert taken[0].overrides[0].place == "virginia"
+
+    asyncio.run(test())
+
+
+GOOD = {
+    "kind": "carbon_factor", "place": "lyon", "value": 2.0, "from_s": 10.0, "until_s": 20.0, "reason": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "cloud"}, "overrides[1].kind: got 'cloud', need one of 'cloud_pct', "),
+        ({"place": "atlantis"}, "overrides[1].place: got 'atlantis', need *, or one of "),
+        (
+            {"kind": "grid_factor", "place": "DE"},
+            "overrides[1].place: got 'DE', need *, or one of ",
+        ),
+        ({"until_s": 5}, "overrides[1].until_s: got 5, need an instant after from_s = 10"),
+        ({"valu": 5}, "overrides[1].valu: got a field of no meaning, need kind, place, value"),
+    ],
+)
+def test_what_a_fleet_has_no_use_for_is_refused_with_what_is_allowed(
+    rng: np.random.Generator, change: dict[str, object], said: str
+) -> None:
+    async def test() -> None:
+        async with control(rng) as (port, taken):
+            body = json.dumps({"overrides": [GOOD, GOOD | change]}).encode()
+            status, why = await told(port, body, **SHOWN)
+            assert status == 400 and said in why and taken == []
+            for place in ("*", "FR", "lyon", "DE"):
+                body = json.dumps({"overrides": [GOOD | {"place": place}]}).encode()
+                assert (await told(port, body, **SHOWN))[0] == 200, place
+
+    asyncio.run(test())
+
+
 def test_a_body_that_breaks_off_is_no_scenario_and_leaves_no_traceback(
     rng: np.random.Generator, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +254,7 @@ def test_a_body_that_breaks_off_is_no_scenario_and_leaves_no_traceback(
 def test_every_route_is_in_the_document_and_nothing_else(rng: np.random.Generator) -> None:
     async def test() -> None:
         league = FakeLeague(rng)
-        api = ControlApi(league, rule_texts={}, on_scenario=print, secret=SECRET)  # type: ignore[arg-type]
+        api = made(league, print)
         async with served(api.app) as url:
             port = int(url.rpartition(":")[2])
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -186,6 +276,27 @@ def test_every_route_is_in_the_document_and_nothing_else(rng: np.random.Generato
     asyncio.run(test())
 
 
+HOOKS = """
+import schemathesis
+
+
+@schemathesis.hook
+def map_body(context, body):
+    \"\"\"No schema knows the fleet, or that dates come in order: what is well formed gets a place and dates that are.\"\"\"
+    found = body.get("overrides") if isinstance(body, dict) else None
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict):
+            dates = one.get("from_s"), one.get("until_s")
+            if isinstance(one.get("place"), str):
+                one["place"] = "*"
+            if all(isinstance(d, (int, float)) and not isinstance(d, bool) for d in dates):
+                one["from_s"], one["until_s"] = min(dates), max(dates)
+                if dates[0] == dates[1] and abs(dates[0]) <= 1e15:
+                    one["from_s"], one["until_s"] = 0, 1
+    return body
+"""
+
+
 @pytest.mark.parametrize(
     ("phases", "examples"),
     [("fuzzing", 10), pytest.param("coverage,fuzzing", 400, marks=pytest.mark.long)],
@@ -194,6 +305,7 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_say(
     rng: np.random.Generator, tmp_path: Path, phases: str, examples: int, seed: int
 ) -> None:
     """Wrong types, missing parts, odd methods, absent secrets; the stream has no end and is left out."""
+    (tmp_path / "hooks.py").write_text(HOOKS)
 
     def attack(port: int) -> subprocess.CompletedProcess[str]:
         (header,) = (f"{name}: {value}" for name, value in SHOWN.items())
@@ -201,7 +313,7 @@ def test_schemathesis_finds_no_answer_that_the_document_does_not_say(
             [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/openapi.json",
              "--header", header, "--exclude-path", "/api/stream", "--seed", str(seed),
              "--phases", phases, "--max-examples", str(examples), "--generation-database", "none", "--no-color"],
-            cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore", "SCHEMATHESIS_HOOKS": "hooks"},
             capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
 

@@ -7,7 +7,9 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from hanse.errors import ConfigError
 from hanse.model.read import read_fleet
 from hanse.twin.scenario import (
     NEEDS_FACTOR,
@@ -65,3 +67,47 @@ def test_the_options_are_those_of_the_command() -> None:
 
 def test_times_are_those_of_the_code() -> None:
     assert f"notice after {SILENCE_S:g} s" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ('kind = "cloud"\nsite = "lyon"', "fault[1].kind: got 'cloud', need one of 'site_down', "),
+        (
+            'kind = "clouds"\nsite = "lyon"\nfactor = 1000',
+            "fault[1] (clouds).factor: got 1000, need 0 to 100 (percent)",
+        ),
+        (
+            'kind = "engine_no_start"\nsite = "lyon"\nfactor = 2',
+            "fault[1] (engine_no_start).factor: got 2, need none: only carbon, clouds, ",
+        ),
+        (
+            'kind = "site_down"\nsite = "atlantis"',
+            "fault[1] (site_down).site: got 'atlantis', need one of frankfurt, lyon, ",
+        ),
+        ('kind = "carbon"', "fault[1] (carbon).factor: got nothing, need 0 to 1e+06"),
+        (
+            'kind = "engine_slow"\nsite = "lyon"\nfactor = 0',
+            "fault[1] (engine_slow).factor: got 0, need above 0, up to 1e+06. To fix: use engine_freeze for 0",
+        ),
+    ],
+)
+def test_a_wrong_fault_is_told_with_file_number_and_what_is_allowed(
+    tmp_path: Path, fault: str, said: str
+) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(f'[[fault]]\nkind = "hub_loss"\nat_s = 0\n[[fault]]\nat_s = 0\n{fault}\n')
+    with pytest.raises(ConfigError) as caught:
+        read_scenario(path, read_fleet(LEAGUE))
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert "need see" not in str(caught.value)
+
+
+def test_all_wrong_faults_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text('[[fault]]\nkind = "drain"\nat_s = 0\n[[fault]]\nkind = "law"\nat_s = 0\n')
+    with pytest.raises(ConfigError) as caught:
+        read_scenario(path, read_fleet(LEAGUE))
+    assert [line.split(": got ")[0] for line in str(caught.value).splitlines()] == [
+        f"{path}: fault[0] (drain).site", f"{path}: fault[1] (law).policy",
+    ]  # fmt: skip

@@ -21,8 +21,10 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from hanse.errors import HanseError
-from hanse.live.control_client import Scenario
+from hanse.errors import HanseError, all_of
+from hanse.live.control_client import Scenario, wrong_dates_or_places
+from hanse.model.fleet import Site
+from hanse.model.read import explained
 from hanse.model.told import UNREADABLE
 from hanse.signals import Feed
 from hanse.view import LeagueView, ViewState
@@ -82,7 +84,21 @@ class ControlApi:
         rule_texts: MutableMapping[str, str],
         on_scenario: ScenarioCallback,
         secret: str,
+        key_file: str = "control.key",
+        sites: Callable[[], tuple[Site, ...]],
     ) -> None:
+        """An API without a scenario in force.
+
+        Args:
+            source: The picture.
+            rule_texts: Of law, by rule id.
+            on_scenario: Told of each that is taken.
+            secret: What whoever posts one shows.
+            key_file: Where people read the secret.
+            sites: Those of the fleet in force: a scenario names no others.
+        """
+        self._key_file = key_file
+        self._sites = sites
         self._scenario = Scenario()
         self._on_scenario = on_scenario
         self._credential = f"Bearer {secret}".encode()
@@ -130,13 +146,29 @@ class ControlApi:
             ),
         )
 
+    def _right(self, body: bytes) -> Scenario:
+        """What a body says.
+
+        Raises:
+            HanseError: it is no scenario, or one that this fleet has no use for; all that is wrong with places and dates at once.
+            DecodeError: it is no JSON.
+        """
+        scenario = _decoded(body)
+        wrong = wrong_dates_or_places(scenario, self._sites())
+        if wrong:
+            raise all_of(wrong)
+        return scenario
+
     async def _tell(self, _request: Request) -> Response:
         return Response(msgspec.json.encode(self._scenario), media_type="application/json")
 
     async def _take(self, request: Request) -> Response:
         shown = request.headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(shown, self._credential):
-            return _error(401, "show the secret of this hub: authorization: Bearer", bearer=True)
+            how = f'curl -H "authorization: Bearer $(cat {self._key_file})"'
+            got = "no secret" if not shown else "another secret, or another form"
+            text = f"authorization: got {got}, need `Bearer` and the secret in {self._key_file}. To fix: {how}"
+            return _error(401, text, bearer=True)
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
             return _error(415, "content-type must be application/json")
         body = bytearray()
@@ -145,7 +177,7 @@ class ControlApi:
                 body += chunk
                 if len(body) > SCENARIO_BYTES_MAX:
                     return _error(413, f"more than {SCENARIO_BYTES_MAX} bytes")
-            scenario = msgspec.json.decode(bytes(body), type=Scenario)
+            scenario = self._right(bytes(body))
             feed = scenario.feed()
         except ClientDisconnect:
             return _error(400, "the body did not come to its end")
@@ -154,6 +186,15 @@ class ControlApi:
         self._scenario = scenario
         self._on_scenario(feed)
         return await self._tell(request)
+
+
+def _decoded(body: bytes) -> Scenario:
+    try:
+        return msgspec.json.decode(body, type=Scenario)
+    except msgspec.ValidationError as error:
+        with contextlib.suppress(*UNREADABLE):  # a number out of range is none in any document
+            raise explained(error, msgspec.json.decode(body), Scenario, "scenario") from error
+        raise
 
 
 def _error(status: int, text: str, *, bearer: bool = False) -> Response:

@@ -1,6 +1,7 @@
 """What a program of the hub's user needs to ask the control API: a scenario's form, and the secret that goes with it.
 
-Here: `Scenario`, making and reading the secret, a file that its own user alone may read. Not here: who asks for it (`live.control_api`).
+Here: `Scenario` and which of its overrides a fleet has no use for, making and reading the secret, a file that its own user alone may read.
+Not here: who asks for it (`live.control_api`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import msgspec
 from hanse.errors import ConfigError
 from hanse.live.runtime import StateDir
 from hanse.live.secret_file import ensure_secret
-from hanse.model.fleet import Value
+from hanse.model.fleet import Site, Value
 from hanse.signals import Feed, Override
 from hanse.signals.clock import SPEED_MAX
+from hanse.signals.feed import site_places, weather_places
 
 Instant = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 """Unix seconds; far beyond any calendar that a recording is played by."""
@@ -47,7 +49,7 @@ class Scenario(Value, frozen=True, kw_only=True):
 
 def ensure_control_key(state: StateDir) -> str:
     """Make it where it is missing; two controllers of one hub come to the same."""
-    return ensure_secret(_path(state))
+    return ensure_secret(key_path(state))
 
 
 def control_key(state: StateDir) -> str:
@@ -56,7 +58,7 @@ def control_key(state: StateDir) -> str:
     Raises:
         ConfigError: no hub has run here, or it is another user's.
     """
-    path = _path(state)
+    path = key_path(state)
     try:
         return path.read_text().strip()
     except OSError as error:
@@ -65,5 +67,23 @@ def control_key(state: StateDir) -> str:
         ) from error
 
 
-def _path(state: StateDir) -> Path:
+def wrong_dates_or_places(scenario: Scenario, sites: tuple[Site, ...]) -> list[ConfigError]:
+    """Overrides that would never hold in a fleet: of no place that it has, or over before they begin."""
+    names = {name for site in sites for name in (*site_places(site), *weather_places(site))}
+    ids = {site.id for site in sites}
+    found = []
+    for i, one in enumerate(scenario.overrides):
+        known = ids if one.kind == "grid_factor" else names
+        if one.place != "*" and one.place not in known:
+            allowed = f"*, or one of {', '.join(sorted(known))}"
+            found.append(ConfigError(f"overrides[{i}].place", got=repr(one.place), allowed=allowed))
+        if one.from_s >= one.until_s:
+            allowed = f"an instant after from_s = {one.from_s:.15g}"
+            got = f"{one.until_s:.15g}"
+            found.append(ConfigError(f"overrides[{i}].until_s", got=got, allowed=allowed))
+    return found
+
+
+def key_path(state: StateDir) -> Path:
+    """Where the secret is kept."""
     return state.hub / "control.key"

@@ -37,7 +37,7 @@ from hanse.energy import site_signals
 from hanse.errors import FeedError, HanseError
 from hanse.live import bus
 from hanse.live.control_api import ControlApi, LeagueSource
-from hanse.live.control_client import ensure_control_key
+from hanse.live.control_client import ensure_control_key, key_path
 from hanse.live.event_log import EventLog
 from hanse.live.first_start import Prepared, resume
 from hanse.live.fleet_change import policies_here, policies_in, settle
@@ -131,11 +131,9 @@ class Controller:
             hub = self._prepared.runtime.hub
             if hub is not None and self._local_site is None:
                 api = ControlApi(
-                    self._source,
-                    rule_texts=self._rule_texts,
-                    on_scenario=self._take_scenario,
-                    secret=ensure_control_key(self._state),
-                )
+                    self._source, rule_texts=self._rule_texts, on_scenario=self._take_scenario, secret=ensure_control_key(self._state),
+                    key_file=str(key_path(self._state)), sites=lambda: self._fleet.sites,
+                )  # fmt: skip
                 tasks.create_task(api.serve(hub.host, hub.control_port))
                 tasks.create_task(every(LINKS_EVERY_S, self._look_at_links))
             await self._join()

@@ -10,7 +10,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -76,7 +76,14 @@ def parse_toml(content: bytes, kind: type[V], *, source: str, noun: str) -> V:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), document, kind, noun) from error
+        raise explained(error, document, kind, noun) from error
+
+
+def explained(
+    error: msgspec.ValidationError, document: object, kind: type, noun: str
+) -> ConfigError:
+    """What msgspec found in a document, in the words of whoever wrote it; `noun` names it where the error is about the whole."""
+    return _explained(str(error), document, kind, noun)
 
 
 def toml_of(content: bytes, *, source: str) -> dict[str, Any]:
@@ -94,7 +101,7 @@ def toml_of(content: bytes, *, source: str) -> dict[str, Any]:
         raise ConfigError(source, got=str(error), allowed="TOML (https://toml.io)") from None
 
 
-def _explained(message: str, document: dict[str, Any], kind: type, noun: str) -> ConfigError:
+def _explained(message: str, document: object, kind: type, noun: str) -> ConfigError:
     """What msgspec found, in the words of the file."""
     match = _AT.match(message)
     assert match is not None, message
@@ -108,6 +115,8 @@ def _explained(message: str, document: dict[str, Any], kind: type, noun: str) ->
     if what.startswith("Invalid enum value"):
         return _not_a_choice(path, got, kind)
     allowed = what.split(", got `")[0].removeprefix("Expected ").replace("`", "")
+    if allowed == "bool":
+        allowed = "true or false"
     for pattern, words in _PATTERNS.items():
         allowed = allowed.replace(f"str matching regex {pattern}", words)
     return ConfigError(path or noun, got=repr(got), allowed=allowed)
@@ -150,12 +159,13 @@ def _fields_at(path: str, kind: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
 
 
 def _item(kind: Any) -> Any:
-    """The table inside `tuple[T, ...]` or `T | None`."""
+    """The table inside `tuple[T, ...]` or `T | None`, without what is said of it beside."""
     arguments = [a for a in get_args(kind) if a not in (Ellipsis, type(None))]
-    return arguments[0] if arguments else kind
+    found = arguments[0] if arguments else kind
+    return _item(found) if get_origin(found) is Annotated else found
 
 
-def _value_at(document: dict[str, Any], path: str) -> object:
+def _value_at(document: object, path: str) -> object:
     value: Any = document
     for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         try:

@@ -432,6 +432,16 @@ def site_places(site: Site) -> tuple[str, ...]:
     return tuple(name for name in (site.id, site.grid_zone, site.country) if name)
 
 
+def weather_places(site: Site) -> tuple[str, ...]:
+    """Names that a site's grid and weather recordings go by: overrides may use them too."""
+    grid = recorded(site.grid_zone or site.country, "carbon_intensity")
+    near, away_km = nearest_weather_zone(site.lat_deg, site.lon_deg)
+    weather = site.weather_zone or (near if away_km <= WEATHER_KM_MAX else "")
+    sky = recorded(weather, "temp_c") if weather else None
+    names = weather, "" if grid is None else grid.zone, "" if sky is None else sky.zone
+    return tuple(name for name in names if name)
+
+
 def country_of(zone_or_country: str) -> str:
     """The country of a grid zone: zone names begin with its two-letter code."""
     series = recorded(zone_or_country, "carbon_intensity")

@@ -18,10 +18,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from hanse.errors import ConfigError
+from hanse.errors import ConfigError, all_of
 from hanse.model.fleet import Fleet, Value
-from hanse.model.read import toml_of
+from hanse.model.problem import Problem
+from hanse.model.read import explained, toml_of
 from hanse.signals import Feed, Override
+from hanse.signals.feed import FACTOR_MAX
 
 FaultKind = Literal[
     "site_down",
@@ -104,48 +106,64 @@ def read_scenario(path: Path, fleet: Fleet) -> Scenario:
     try:
         scenario = msgspec.convert(raw, Scenario)
     except msgspec.ValidationError as error:
-        raise ConfigError(
-            str(path), got=str(error), allowed="[[fault]] entries as in docs/twin.md"
-        ) from None
-    wrong = [text for i, fault in enumerate(scenario.faults) for text in problems(fault, i, fleet)]
+        raise all_of([explained(error, raw, Scenario, "scenario")], within=str(path)) from None
+    wrong = [one for i, fault in enumerate(scenario.faults) for one in problems(fault, i, fleet)]
     if wrong:
-        raise ConfigError(str(path), got="; ".join(wrong), allowed="see docs/twin.md, Faults")
+        raise all_of([one.error() for one in wrong], within=str(path))
     return scenario
 
 
-def problems(fault: Fault, at: int, fleet: Fleet) -> list[str]:
+def problems(fault: Fault, at: int, fleet: Fleet) -> list[Problem]:
     """What is wrong with one fault."""
     sites = {site.id: site for site in fleet.sites}
-    where = f"fault[{at}] {fault.kind}"
+
+    def wrong(field: str, got: object, allowed: str, fix: str = "") -> Problem:
+        where = f"fault[{at}] ({fault.kind}).{field}"
+        return Problem(where=where, got=str(got), allowed=allowed, fix=fix)
+
     found = []
     if fault.kind in NEEDS_SITE and fault.site not in sites:
-        found.append(f"{where}.site: got {fault.site!r}, need one of {', '.join(sites)}")
+        found.append(wrong("site", repr(fault.site), f"one of {', '.join(sites)}"))
     elif fault.site and fault.site not in sites:
-        found.append(f"{where}.site: got {fault.site!r}, need one of {', '.join(sites)} or none")
+        found.append(wrong("site", repr(fault.site), f"one of {', '.join(sites)}, or none"))
     if fault.kind in NEEDS_OTHER and (fault.other not in sites or fault.other == fault.site):
-        found.append(f"{where}.other: got {fault.other!r}, need another site of the fleet")
-    if fault.kind in NEEDS_FACTOR and fault.factor is None:
-        found.append(f"{where}.factor: missing")
-    if fault.factor is not None and fault.kind != "heat_wave" and fault.factor < 0.0:
-        found.append(f"{where}.factor: got {fault.factor}, need 0 or more")
-    if fault.kind in ("engine_slow", "link_slow") and fault.factor == 0.0:
-        found.append(f"{where}.factor: got 0, need more; use engine_freeze or link_cut")
+        others = ", ".join(site for site in sites if site != fault.site)
+        found.append(wrong("other", repr(fault.other), f"another site of the fleet ({others})"))
     if fault.kind == "law" and not fault.policy:
-        found.append(f"{where}.policy: missing, need a Cedar file")
+        found.append(wrong("policy", "nothing", "a Cedar file"))
     services = [service.id for service in fleet.services]
     if fault.service and fault.kind != "engine_no_start":
-        found.append(f"{where}.service: got {fault.service!r}, only engine_no_start has one")
+        found.append(wrong("service", repr(fault.service), "none: only engine_no_start has one"))
     elif fault.service and fault.service not in services:
-        found.append(
-            f"{where}.service: got {fault.service!r}, need one of {', '.join(services)} or none"
-        )
+        allowed = f"one of {', '.join(services)}, or none"
+        found.append(wrong("service", repr(fault.service), allowed))
     if fault.engine >= 0 and fault.kind == "engine_no_start":
-        found.append(f"{where}.engine: got {fault.engine}, need none; name a service")
+        found.append(wrong("engine", fault.engine, "none", "name a service"))
     elif fault.engine >= 0 and fault.site in sites:
         count = sum(p.replicas for p in fleet.placements if p.site == fault.site)
         if fault.engine >= count:
-            found.append(f"{where}.engine: got {fault.engine}, need 0 to {count - 1}")
+            found.append(wrong("engine", fault.engine, f"0 to {count - 1}"))
+    if wanted := _factor_wanted(fault):
+        got = "nothing" if fault.factor is None else f"{fault.factor:g}"
+        found.append(wrong("factor", got, *wanted))
     return found
+
+
+def _factor_wanted(fault: Fault) -> tuple[str, str] | None:
+    """What a fault's factor may be and what to do, where it is something else."""
+    kind, factor = fault.kind, fault.factor
+    if kind not in NEEDS_FACTOR:
+        kinds = ", ".join(sorted(NEEDS_FACTOR))
+        return None if factor is None else (f"none: only {kinds} have one", "remove it")
+    high = 100.0 if kind == "clouds" else FACTOR_MAX
+    low = -high if kind == "heat_wave" else 0.0
+    if kind in ("engine_slow", "link_slow"):
+        if factor is None or not 0.0 < factor <= high:
+            instead = "engine_freeze" if kind == "engine_slow" else "link_cut"
+            return f"above 0, up to {high:g}", f"use {instead} for 0" if factor == 0.0 else ""
+    elif factor is None or not low <= factor <= high:
+        return f"{low:g} to {high:g}" + (" (percent)" if kind == "clouds" else ""), ""
+    return None
 
 
 def with_overrides(feed: Feed, scenario: Scenario, start_s: float) -> Feed:
