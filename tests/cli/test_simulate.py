@@ -27,7 +27,7 @@ def hanse(*arguments: str) -> subprocess.CompletedProcess[str]:
         ((LEAGUE, "--trace", "absent.parquet"), "absent.parquet"),
         ((LEAGUE, "--start", "noon"), "--start"),
         ((LEAGUE, "--scale", "-1"), "scale"),
-        ((LEAGUE, "--scenario", LEAGUE), "docs/twin.md"),
+        ((LEAGUE, "--scenario", LEAGUE), "need name, fault"),
         ((LEAGUE, "--reference", LEAGUE), "--reference"),
         ((LEAGUE, "--report", "absent/report.html"), "--report"),
         ((LEAGUE, "--requests", "absent/requests.parquet"), "--requests"),

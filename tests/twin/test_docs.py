@@ -15,6 +15,7 @@ from hanse.twin.scenario import (
     NEEDS_FACTOR,
     NEEDS_OTHER,
     NEEDS_SITE,
+    Fault,
     FaultKind,
     Scenario,
     problems,
@@ -111,3 +112,14 @@ def test_all_wrong_faults_are_told_at_once(tmp_path: Path) -> None:
     assert [line.split(": got ")[0] for line in str(caught.value).splitlines()] == [
         f"{path}: fault[0] (drain).site", f"{path}: fault[1] (law).policy",
     ]  # fmt: skip
+
+
+def test_faults_are_told_by_what_they_do_and_where() -> None:
+    def text(**said: object) -> str:
+        return msgspec.convert({"at_s": 0, **said}, Fault).text
+
+    assert text(kind="clouds", site="lyon", factor=100) == "clouds lyon 100 %"
+    assert text(kind="engine_no_start", site="lyon", service="chat") == "engine_no_start lyon chat"
+    assert text(kind="heat_wave", site="lyon", factor=8) == "heat_wave lyon +8 K"
+    assert text(kind="link_cut", site="lyon", other="london") == "link_cut lyon london"
+    assert text(kind="carbon", factor=1.5) == "carbon x 1.5"

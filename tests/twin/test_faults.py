@@ -11,6 +11,7 @@ from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.simulate import Simulation
+from hanse.twin.summary import happened_of
 from twin.fleets import random_trace
 
 RATE_RPS = 12.0
@@ -153,13 +154,22 @@ def test_a_capped_site_gives_up_its_work_in_order_and_others_do_it() -> None:
     fault = Fault(kind="grid_cap", site="a", at_s=600.0, for_s=1800.0, factor=0.0)
     run, rows = rows_of(made, fault, trace=calm_trace(made, count=60_000))
     said = [text for _, text in run.log if text.startswith("a: ")]
-    assert said[0].startswith("a: grid cap: no class"), "all at once: there is no time to wait"
+    begun_s = {at_s for at_s, text in run.log if text.startswith("a: ")}
+    assert len(said) > 2 and len(begun_s) == 1, "all at once: there is no time to wait"
+    assert said[0] == "a: grid cap: no deferrable work" and "no class" in said[-1]
     a = run.index["a"]
     shut = (rows["at_s"] > 1000.0) & (rows["at_s"] < 2300.0)
     assert shut.any() and not (rows["site"][shut] == a).any()
     assert (rows["outcome"] == ar.ANSWERED).all()
     level = run.brownouts.sites[a].level
-    assert len(said) == 1 or level < len(said), "afterwards work comes back step by step"
+    assert level < len(said), "afterwards work comes back step by step"
+    shed = [one for one in happened_of(run) if one.text.startswith("a: ")]
+    ends = [one.until_s for one in shed]
+    assert [one.text for one in shed] == said, (
+        "what comes back is the end of a line, none of its own"
+    )
+    assert ends[:level] == [None] * level and None not in ends[level:]
+    assert sorted(ends[level:], reverse=True) == ends[level:], "the last first"
 
 
 def test_where_no_site_has_power_requests_are_refused_for_it() -> None:
@@ -181,6 +191,8 @@ def test_without_grid_ups_and_battery_carry_a_site_and_then_it_is_dark() -> None
     log = [(at_s, text) for at_s, text in bare.log if not text.startswith("a: ")]
     assert [text for _, text in log] == ["grid_outage a", "out of power a"]
     dark_s = log[1][0]
+    (dark,) = [one for one in happened_of(bare) if one.text == "out of power a"]
+    assert dark.until_s == 3600.0, "the grid came back"
     assert 600.0 < dark_s <= 600.0 + 1800.0, "a UPS carries minutes"
     later = [at_s for at_s, text in backed.log if text.startswith("out of power")]
     assert not later or later[0] > dark_s, "a battery carries longer"

@@ -12,6 +12,8 @@ import pytest
 
 import hanse
 from hanse.errors import ConfigError
+from hanse.model.fleet import Policy, SlowLoop
+from hanse.model.read import read_fleet
 from hanse.signals.traces.transform import window
 from hanse.twin.report import write_report
 from hanse.twin.report.charts import nice_top, over_time, stacked_bars
@@ -19,6 +21,7 @@ from hanse.twin.report.page import page
 from hanse.twin.report.tables import percent, sheets
 from hanse.twin.result import Happened, Result
 from hanse.twin.runs import run_inputs
+from hanse.twin.scenario import Fault, Scenario
 from twin.fleets import powered_fleet, random_trace
 from twin.test_results import BAD_EVENING, LEAGUE, inputs_of
 
@@ -178,3 +181,27 @@ def test_nothing_overflows_on_a_screen_of_any_width(
         browser.close()
     assert len(charts) >= 7 and min(charts) > 20
     assert said == [(tmp_path / "report.html").as_uri()]
+
+
+def test_supply_adds_up_to_the_meter_and_a_brownout_is_told() -> None:
+    cut = Fault(kind="grid_cap", site="frankfurt", factor=0.05, at_s=0.0)
+    short = hanse.simulate(LEAGUE, scale=0.05, scenario=Scenario(faults=(cut,)))
+    (site,) = [s for s in short.sites if s.id == "frankfurt"]
+    supply = site.supply
+    given = supply.import_kwh + supply.pv_used_kwh + supply.wind_used_kwh
+    given += supply.discharge_kwh + supply.unserved_kwh
+    assert supply.unserved_kwh > 0.0
+    assert given == pytest.approx(site.energy.facility_kwh + supply.charge_kwh)
+    (sheet,) = [one for one in sheets(short) if one.key == "supply"]
+    shown = {sheet.columns[i] for i in sheet.screen}
+    assert {"import", "PV used / made", "wind used / made", "battery in / out", "unserved"} <= shown
+    assert any(note.startswith("brownout: ") and "at frankfurt" in note for note in sheet.notes)
+
+
+def test_a_fleet_whose_controller_places_is_told_that_the_twin_does_not(result: Result) -> None:
+    fleet = msgspec.structs.replace(
+        read_fleet(LEAGUE), slow_loop=SlowLoop(places=True), policy=Policy()
+    )
+    held = hanse.simulate(fleet, scale=0.01)
+    assert any("placements hold as in the file" in note for note in held.notes)
+    assert not any("placements hold" in note for note in result.notes)

@@ -39,7 +39,7 @@ def simulate(
 ) -> int:
     """Simulate a fleet on a trace: who is served where, how fast, with what energy, carbon and money, and what law closed.
 
-    Ends with 1 if a request was executed where its law forbids. Example: `hanse simulate examples/league.toml --report report.html`
+    Placements hold as in the file, also where `[slow_loop] places = true`. Ends with 1 if a request was executed where its law forbids. Example: `hanse simulate examples/league.toml --report report.html`
 
     Parameters
     ----------

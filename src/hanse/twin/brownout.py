@@ -37,8 +37,10 @@ class Brownouts:
         self.sites: list[Shedding] = [NOTHING_SHED] * len(fleet.sites)
         self._low = [False] * len(fleet.sites)
 
-    def step(self, world: World, power: SitePower, now_s: float) -> list[tuple[int, str]]:
-        """Judge the last step; (site, what is given up now) of sites where that has changed."""
+    def step(
+        self, world: World, power: SitePower, now_s: float
+    ) -> list[tuple[int, int, tuple[str, ...]]]:
+        """Judge the last step; (site, how many steps of the order were in force, what is given up now) where that has changed."""
         changed = []
         for s in range(len(self._fleet.sites)):
             before = self.sites[s]
@@ -59,8 +61,7 @@ class Brownouts:
             )
             if now.level != before.level:
                 world.power_ok[s] = power_gate(now.level, self._rank_count)
-                reasons = shed_reasons(self._steps, now)
-                changed.append((s, reasons[-1] if reasons else "sheds nothing any more"))
+                changed.append((s, before.level, shed_reasons(self._steps, now)))
         return changed
 
     def _limit(self, power: SitePower, s: int, drawn_kw: float) -> PowerLimit:

@@ -38,6 +38,9 @@ COPY_S: Final = 97.0
 """Further copies of a conversation come this much later each: more than a few service times, far less than a day's shape."""
 
 
+PLACES_HELD: Final = "[slow_loop] places = true: live the controller would place again; here placements hold as in the file"
+
+
 class Inputs(NamedTuple):
     """Everything that a simulation is made from."""
 
@@ -111,6 +114,8 @@ def read_inputs(
         notes.append(
             f"the trace begins at {at}: weather and prices are those of the full hour before"
         )
+    if found.slow_loop.places:
+        notes.append(PLACES_HELD)
     if scale != 1.0:
         requests = scaled(requests, scale, seed + draw)
     faults, faults_dir = _scenario(scenario, found)

@@ -84,6 +84,15 @@ class Fault(Value, frozen=True, kw_only=True):
     policy: str = ""
     """`law`: a Cedar file, relative to the scenario, whose rules hold from then on."""
 
+    @property
+    def text(self) -> str:
+        """What happens and where, for people."""
+        where = " ".join(word for word in (self.kind, self.site, self.other, self.service) if word)
+        if self.factor is None:
+            return where
+        told = {"clouds": f"{self.factor:g} %", "heat_wave": f"{self.factor:+g} K"}
+        return f"{where} {told.get(self.kind, f'x {self.factor:g}')}"
+
 
 class Scenario(Value, frozen=True, kw_only=True, rename={"faults": "fault"}):
     """All of them."""

@@ -146,6 +146,10 @@ class Simulation:
         self._stop_s = float("inf")
         self.log: list[tuple[float, str]] = []
         """(seconds from the start, sentence) of what happened beside requests."""
+        self.until_s: dict[int, float] = {}
+        """By place in the log: when it was over."""
+        self._given_up: dict[tuple[int, int], int] = {}
+        """By site and step of shedding that is in force: its place in the log."""
 
     def load_fleet(self, now_s: float) -> None:
         """To the fleet's Dispatcher: the fleet, with the policies in force."""
@@ -250,8 +254,12 @@ class Simulation:
 
     def _power_step(self, now_s: float) -> None:
         self._close_step(now_s)
-        for s, what in self.brownouts.step(self.world, self.power, now_s):
-            self.log.append((now_s, f"{self.fleet.sites[s].id}: {what}"))
+        for s, before, reasons in self.brownouts.step(self.world, self.power, now_s):
+            for level in range(len(reasons), before):  # work that comes back
+                self.until_s[self._given_up.pop((s, level))] = now_s
+            for level in range(before, len(reasons)):
+                self._given_up[s, level] = len(self.log)
+                self.log.append((now_s, f"{self.fleet.sites[s].id}: {reasons[level]}"))
         self._strikes.power_ends(now_s)
         if self.operator is not None:
             self.operator.look_after_jobs(now_s)

@@ -6,6 +6,7 @@ to requests in flight (`faults`), how engines come back (`keeper`), weather and 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,22 +29,24 @@ class Strikes:
 
     def __init__(self, simulation: Simulation) -> None:
         self._sim = simulation
-        self._outages, self._unpowered = set[int](), set[int]()
-        """Sites without a grid, and those of them that nothing carries any more."""
+        self._outages, self._unpowered = set[int](), dict[int, int]()
+        """Sites without a grid, and those of them that nothing carries any more, with their place in the log."""
 
     def power_ends(self, now_s: float) -> None:
         """Sites without a grid whose UPS and battery are empty go dark."""
         sim = self._sim
         empty = sim.power.unserved() & (sim.world.site_up != 0)
         for s in sorted(self._outages & set(np.flatnonzero(empty).tolist())):
+            self._unpowered[s] = len(sim.log)
             sim.log.append((now_s, f"out of power {sim.fleet.sites[s].id}"))
-            self._unpowered.add(s)
             self._darken(s, now_s)
 
     def strike(self, fault: Fault, now_s: float) -> None:
         """It begins, and will end where it does."""
         sim = self._sim
-        sim.log.append((now_s, f"{fault.kind} {fault.site} {fault.other}".strip()))
+        if math.isfinite(fault.for_s):
+            sim.until_s[len(sim.log)] = now_s + fault.for_s
+        sim.log.append((now_s, fault.text))
         getattr(self, f"_begin_{fault.kind}")(fault, now_s)
         if fault.for_s < float("inf") and hasattr(self, f"_end_{fault.kind}"):
             sim.at(
@@ -221,7 +224,7 @@ class Strikes:
         s = self._sim.index[fault.site]
         self._outages.discard(s)
         if s in self._unpowered:
-            self._unpowered.discard(s)
+            self._sim.until_s[self._unpowered.pop(s)] = now_s
             self._end_site_down(fault, now_s)
 
     def _begin_grid_cap(self, fault: Fault, now_s: float) -> None:

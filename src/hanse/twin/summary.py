@@ -6,7 +6,6 @@ law (`residency`), what the figures rest on (`assumptions`), running anything (`
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import msgspec
@@ -82,7 +81,7 @@ def summarise(
             for answered in (counts.sum() > 0,)
         ),
         course=course.course(),
-        happened=_happened(simulation),
+        happened=happened_of(simulation),
         assumptions=assumptions_of(simulation),
     )
 
@@ -124,17 +123,13 @@ def _place(thing: Any) -> Place:
     return Place(id=thing.id, lat_deg=thing.lat_deg, lon_deg=thing.lon_deg, country=thing.country)
 
 
-def _happened(simulation: Simulation) -> tuple[Happened, ...]:
-    """The log, with the end of each fault as the scenario names it."""
-    ends = {(f.at_s, f"{f.kind} {f.site} {f.other}".strip()): f for f in simulation.scenario.faults}
-    lines = []
-    for at_s, text in simulation.log:
-        fault = ends.get((at_s, text))
-        factor = f" x {fault.factor:g}" if fault and fault.factor is not None else ""
-        finite = fault is not None and math.isfinite(fault.for_s)
-        until_s = at_s + fault.for_s if fault is not None and finite else None
-        lines.append(Happened(at_s=at_s, until_s=until_s, text=text + factor))
-    return tuple(lines)
+def happened_of(simulation: Simulation) -> tuple[Happened, ...]:
+    """The log, each line with its end where it had one."""
+    until_s = simulation.until_s
+    return tuple(
+        Happened(at_s=at_s, until_s=until_s.get(i), text=text)
+        for i, (at_s, text) in enumerate(simulation.log)
+    )
 
 
 def _less(a: float | None, b: float | None) -> float | None:

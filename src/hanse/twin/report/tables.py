@@ -39,6 +39,8 @@ SITES_MAX: Final = 10
 """Columns of sites that a page is wide enough for."""
 
 
+UNSERVED_KWH_MIN = 1e-6
+"""Less is what rounding leaves."""
 SHARE_NONE = 1e-9
 """What sums in another order leave of nothing."""
 
@@ -256,15 +258,27 @@ def _supply(result: Result) -> Sheet:
     return Sheet(
         key="supply",
         total=True,
-        screen=(0, 1, 2, 3, 4, 9, 11),
+        screen=(0, 1, 2, 3, 4, 6, 8, 9, 11),
         title="Supply, kWh, whole meter",
         columns=(
             "site", "import", "export", "PV used / made", "wind used / made", "curtailed", "battery in / out",
             "battery, end less start", "unserved", "peak kW", "water l", "carbon-free",
         ),
         rows=rows,
-        notes=("the fleet's peak is the sum of the sites' own peaks: each pays for its connection",),
+        notes=(*_balance(result), "the fleet's peak is the sum of the sites' own peaks: each pays for its connection"),
     )  # fmt: skip
+
+
+def _balance(result: Result) -> tuple[str, ...]:
+    """How supply adds up to the energy table's meter, and who was short."""
+    short = [s for s in result.sites if s.supply.unserved_kwh > UNSERVED_KWH_MIN]
+    named = ", ".join(f"{number(s.supply.unserved_kwh)} kWh at {s.id}" for s in short)
+    lines = (
+        "import, PV and wind used, battery out and unserved add up to the energy table's meter, battery in, and what the battery "
+        "sold; a UPS is not in them",
+    )
+    brownout = f"brownout: {named} were asked for and not there; the meter counts them"
+    return (*lines, brownout) if short else lines
 
 
 def _carbon(result: Result) -> Sheet:
