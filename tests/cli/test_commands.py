@@ -46,6 +46,18 @@ def test_check_lists_every_wrong_meaning_at_once(tmp_path: Path) -> None:
     assert all(one["got"] and one["allowed"] for one in problems)
 
 
+def test_check_tells_wrong_fields_where_it_tells_wrong_meanings(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(LEAGUE.read_text().replace("grid_kw_max = 60", "grid_kw = 60, pv_kw = 1", 1))
+    done = hanse("check", str(wrong))
+    assert done.returncode == 2 and done.stderr == ""
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "site[0].power.grid_kw", "site[0].power.pv_kw",
+    ]  # fmt: skip
+    problems = json.loads(hanse("check", "--json", str(wrong)).stdout)["problems"]
+    assert [one["where"] for one in problems] == ["site[0].power.grid_kw", "site[0].power.pv_kw"]
+
+
 def test_check_finds_two_services_in_one_workload(tmp_path: Path) -> None:
     text = LEAGUE.read_text().replace(
         "count = 2\n",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse.errors import ConfigError
+from hanse.errors import ConfigError, ConfigErrors
 from hanse.model.read import parse_fleet, read_fleet
 
 LEAGUE = Path(__file__).with_name("five_sites.toml")
@@ -82,3 +82,24 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_fleet(tmp_path / "none.toml")
     assert caught.value.where.endswith("none.toml")
+
+
+def test_all_fields_of_no_meaning_are_told_at_once() -> None:
+    text = LEAGUE.read_text()
+    text = text.replace("grid_kw_max = 6,", "grid_kw_mx = 6, pv_kwpeak = 1,", 1)
+    text = text.replace("[weights]", "[weihgts]", 1)
+    with pytest.raises(ConfigErrors) as caught:
+        parse_fleet(text.encode(), source="x.toml")
+    assert {one.where for one in caught.value.each} == {
+        "weihgts", "site[3].power.grid_kw_mx", "site[3].power.pv_kwpeak",
+    }  # fmt: skip
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_wrong_shape_is_told_beside_fields_of_no_meaning() -> None:
+    text = LEAGUE.read_text() + "\n[slow_loop]\nplaces = 'yes'\nwindow = 3\n"
+    with pytest.raises(ConfigErrors) as caught:
+        parse_fleet(text.encode(), source="x.toml")
+    said = str(caught.value).splitlines()
+    assert "slow_loop.places: got 'yes', need true or false" in said
+    assert any(line.startswith("slow_loop.window: got a field of no meaning") for line in said)

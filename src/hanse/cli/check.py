@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hanse.cli.output import print_json, say
-from hanse.twin.fleet_file import checked_fleet, problems_of, read_policies
+from hanse.twin.fleet_file import checked_fleet, problem_of, problems_of, read_policies
+
+if TYPE_CHECKING:
+    from hanse.model.problem import Problem
 
 __all__ = ["check", "checked_fleet", "problems_of", "read_policies"]
 
@@ -13,7 +17,7 @@ __all__ = ["check", "checked_fleet", "problems_of", "read_policies"]
 def check(fleet: Path, /, *, json: bool = False) -> int:
     """List everything that is wrong with a fleet file: where, what it says, what is allowed, what to do.
 
-    Exit code 0 when nothing is wrong, else 2. Example: `hanse check examples/league.toml`
+    All on standard output. Exit code 0 when nothing is wrong, warnings or not, else 2. Example: `hanse check examples/league.toml`
 
     Parameters
     ----------
@@ -22,18 +26,37 @@ def check(fleet: Path, /, *, json: bool = False) -> int:
     json
         Print the problems as one JSON document on standard output.
     """
+    from hanse.errors import ConfigError, ConfigErrors
     from hanse.model.read import read_fleet
+    from hanse.twin.fleet_file import warnings_of
 
-    decoded = read_fleet(fleet)
+    try:
+        decoded = read_fleet(fleet)
+    except ConfigError as error:
+        if not fleet.is_file():
+            raise
+        wrong = error.each if isinstance(error, ConfigErrors) else (error,)
+        return _tell(fleet, [problem_of(one) for one in wrong], [], "", json)
     problems = problems_of(decoded, fleet.parent)
+    warnings = warnings_of(decoded, fleet.parent)
+    counted = (
+        f"{len(decoded.sites)} sites, {len(decoded.services)} services, "
+        f"{len(decoded.tenants)} tenants, nothing wrong"
+    )
+    return _tell(fleet, problems, warnings, counted, json)
+
+
+def _tell(
+    fleet: Path, problems: list[Problem], warnings: list[Problem], right: str, json: bool
+) -> int:
+    """All on standard output: it is what was asked for."""
     if json:
-        print_json({"file": str(fleet), "problems": problems})
+        print_json({"file": str(fleet), "problems": problems, "warnings": warnings})
         return 2 if problems else 0
     for problem in problems:
         say(str(problem))
+    for warning in warnings:
+        say(f"warning: {warning}")
     if not problems:
-        say(
-            f"{fleet}: {len(decoded.sites)} sites, {len(decoded.services)} services, "
-            f"{len(decoded.tenants)} tenants, nothing wrong"
-        )
+        say(f"{fleet}: {right}")
     return 2 if problems else 0

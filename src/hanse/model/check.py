@@ -489,6 +489,16 @@ def _failure_groups(fleet: Fleet) -> Iterator[Problem]:
         for s, site in enumerate(group.sites):
             if site not in ids:
                 yield unknown(f"failure_group[{g}].sites[{s}]", site, ids, "site")
+            elif site in group.sites[:s]:
+                at = f"failure_group[{g}].sites[{s}]"
+                yield Problem(where=at, got=f"{site!r} again", allowed="each once")
+        if ids and ids <= set(group.sites):
+            yield Problem(
+                where=f"failure_group[{g}].sites",
+                got="all sites of the fleet",
+                allowed="some of them: nothing survives the loss of all",
+                fix="leave one out, or remove the group",
+            )
 
 
 def _rooms(fleet: Fleet) -> Iterator[Problem]:

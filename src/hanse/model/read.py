@@ -1,6 +1,6 @@
 """Bytes of a TOML file become a value, such as a `Fleet`, or one error that says where, what and how to mend it.
 
-Here: TOML, shapes and field names; decoding stops at the first wrong shape. Not here: wrong meanings, of which
+Here: TOML, shapes and field names; decoding stops at the first wrong shape, and all fields of no meaning are told beside it. Not here: wrong meanings, of which
 `model.check` lists all at once for a fleet.
 """
 
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 
-from hanse.errors import ConfigError
+from hanse.errors import ConfigError, all_of
 from hanse.model.fleet import Fleet, Value
 
 V = TypeVar("V", bound=Value)
@@ -76,7 +76,32 @@ def parse_toml(content: bytes, kind: type[V], *, source: str, noun: str) -> V:
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        raise explained(error, document, kind, noun) from error
+        found = explained(error, document, kind, noun)
+        unknown = _unknown_fields(document, kind, "")
+        others = [one for one in unknown if one.where != found.where]
+        raise all_of([found, *others]) from error
+
+
+def _unknown_fields(value: object, kind: Any, path: str) -> list[ConfigError]:
+    """Fields of no meaning in a table and all below it."""
+    fields = _fields_at("", kind)
+    if (
+        not fields
+        or not isinstance(value, dict)
+        or not kind.__struct_config__.forbid_unknown_fields
+    ):
+        return []
+    known = {field.encode_name: _item(field.type) for field in fields}
+    found = []
+    for name, below in value.items():
+        if name not in known:
+            found.append(_unknown(name, path, list(known)))
+        elif isinstance(below, list):
+            for i, one in enumerate(below):
+                found += _unknown_fields(one, known[name], f"{_joined(path, name)}[{i}]")
+        else:
+            found += _unknown_fields(below, known[name], _joined(path, name))
+    return found
 
 
 def explained(
@@ -123,7 +148,10 @@ def _explained(message: str, document: object, kind: type, noun: str) -> ConfigE
 
 
 def _unknown_field(field: str, path: str, kind: type) -> ConfigError:
-    names = [known.encode_name for known in _fields_at(path, kind)]
+    return _unknown(field, path, [known.encode_name for known in _fields_at(path, kind)])
+
+
+def _unknown(field: str, path: str, names: list[str]) -> ConfigError:
     near = difflib.get_close_matches(field, names, n=1, cutoff=0.6)
     fix = f"did you mean {near[0]!r}?" if near else "remove it"
     return ConfigError(
