@@ -13,6 +13,7 @@ import pytest
 from rich.table import Table
 
 from hanse.cli import COMMANDS, READER_GONE
+from hanse.cli.explain import _say as said_of
 from hanse.cli.output import table_console
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,21 @@ def test_check_tells_wrong_fields_where_it_tells_wrong_meanings(tmp_path: Path) 
     ]  # fmt: skip
     problems = json.loads(hanse("check", "--json", str(wrong)).stdout)["problems"]
     assert [one["where"] for one in problems] == ["site[0].power.grid_kw", "site[0].power.pv_kw"]
+
+
+def test_flags_that_say_no_have_no_second_no() -> None:
+    for command in (("up",), ("join",), ("site", "drain")):
+        done = hanse(*command, "--help")
+        assert "--no-" in done.stdout and "--no-no-" not in done.stdout, command
+
+
+def test_explain_names_a_rule_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Entry and executing site may be closed by the same one."""
+    offer = {"site": "a", "variant": "v", "eligible": False, "chosen": False, "gate": "LAW"}
+    rules = {"entry_rules": ["CN-PIPL-38"], "rules": ["CN-PIPL-38", "other"]}
+    said_of({"entry": "a", "basis": "", "offers": [offer | rules], "chosen": "", "gate": "LAW"})
+    out = capsys.readouterr().out
+    assert out.count("CN-PIPL-38") == 1 and "other" in out
 
 
 def test_check_finds_two_services_in_one_workload(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from dispatch.placing import OWN, Fleet, placed
 from hanse.cli import app, main
 from hanse.dispatch.eventlog import last_placement
 from hanse.dispatch.place import explain
+from hanse.live.runtime import StateDir
+
+LEAGUE = Path(__file__).parents[2] / "examples" / "league.toml"
 
 
 def run(*arguments: str) -> int:
@@ -95,4 +98,26 @@ def test_a_league_that_places_nothing_says_how_to(
     with pytest.raises(SystemExit) as left:
         main(["placement", "--state", str(tmp_path)])
     assert left.value.code == 2
-    assert "places = true" in capfd.readouterr().err
+    assert "set `places = true`" in capfd.readouterr().err
+
+
+def test_a_league_that_places_and_has_not_yet_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events = tmp_path / "hub" / "events"
+    events.mkdir(parents=True)
+    (events / "1.events").write_bytes(Fleet(OWN, placements=()).log)
+    text = LEAGUE.read_text() + "\n[slow_loop]\nplaces = true\n"
+    StateDir(tmp_path).fleet_toml.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["placement", "--state", str(tmp_path)])
+    said = capfd.readouterr().err
+    assert "has made none yet" in said and "set `places = true`" not in said
+
+
+def test_it_says_how_long_a_placement_is_for(
+    state: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("placement", "--state", str(state)) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "minutes: the whole steps of the outlook (hours) that `window_s`" in said

@@ -243,6 +243,13 @@ def test_causes_of_what_is_unserved_are_told_apart() -> None:
     why, cure = cures(full)["unserved"]
     assert "every chip" in why and "add chips" in cure
 
+    better = replace(much, quality_min=offer.quality)
+    two = replace(full, demand=(replace(much, quality_min=0.0), better))
+    whats = [v.what for v in solve(two, Limits()).violated if v.kind == "unserved"]
+    assert len(whats) == len(set(whats)) == 2, "classes of one service and origin"
+    assert any(f"classes of quality {offer.quality:g} or more" in what for what in whats)
+    assert all("(lawful at " in what for what in whats)
+
 
 def test_a_slot_holds_what_the_file_says_and_what_its_model_reads_at_most() -> None:
     def per_slot(*placements: Placement, tokens_in: float = 100.0) -> set[int]:

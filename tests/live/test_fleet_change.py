@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 from hanse.dispatch.table import Table
+from hanse.errors import SiteError
 from hanse.live import bus
+from hanse.live.ask_change import ask as ask_hub
 from hanse.live.fleet_change import newest_league
 from hanse.live.hub_seats import _users
 from hanse.live.join.compose import with_site
 from hanse.live.league_file import Answered, Change, LeagueFile, LeagueStore, Standing
+from hanse.live.runtime import HubAddress, Runtime, StateDir
 from live.join.test_compose import hosts_example
 from live.test_controller import Hub, run, until
 
@@ -218,3 +222,17 @@ def moved(text: str) -> str:
     found = re.sub(r"gateway = \{ ([^}]*)\}", r"gateway = { workers = 3, \1}", text, count=1)
     assert found != text
     return found
+
+
+def test_a_change_to_a_league_that_is_stopped_names_what_starts_it(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    state = StateDir(tmp_path)
+    state.make((), hub=True)
+    hub = HubAddress(host="127.0.0.1", client_port=port, leaf_port=2, control_port=3)
+    known = Runtime(fleet="f", hub=hub, sites={})
+    state.write_runtime(known)
+    bus.ensure_secrets(state, (), hub=True)
+    with pytest.raises(SiteError, match="hanse up FLEET"):
+        ask_hub(state, Change(base=1, toml="", files={}, by="me", why=""))

@@ -234,7 +234,7 @@ def _say(answer: dict[str, Any]) -> None:
             cells = [f"{predicted['ttft_ms']:.0f}", f"{predicted['e2e_ms']:.0f}"]
             cells += [f"{predicted['wh'] * 1e3:.3f}", f"{predicted['g'] * 1e3:.3f}"]
             cells += [f"{predicted['usd'] * 1e6:.3f}", f"{predicted['cost_usd'] * 1e6:.3f}"]
-        rules = [*one.get("entry_rules", ()), *one["rules"]]
+        rules = dict.fromkeys((*one.get("entry_rules", ()), *one["rules"]))  # each once
         why = "" if one["eligible"] else f"{one['gate']} {' '.join(rules)}".strip()
         mark = "chosen" if one["chosen"] else ("yes" if one["eligible"] else "no")
         style = "bold green" if one["chosen"] else ("" if one["eligible"] else "dim")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from hanse.cli.league import hub_dir
+from hanse.cli.options import Plain
 from hanse.cli.output import note, say
 from hanse.errors import ConfigError
 
@@ -172,7 +173,7 @@ def join(
     url: list[str] | None = None,
     model: list[str] | None = None,
     grid_kw: float | None = None,
-    no_start: bool = False,
+    no_start: Annotated[bool, Plain] = False,
 ) -> int:
     """Make this machine a site of a league: look at it, get a certificate, start its bus, agent and gateway. Or a further hub.
 

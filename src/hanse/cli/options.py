@@ -44,6 +44,8 @@ def within(
     return check
 
 
+Plain = Parameter(negative=())
+"""Of a flag that says no itself: without `--no-no-...`."""
 Seed = Annotated[int, Parameter(validator=within("--seed", least=0, most=SEED_MAX))]
 Scale = Annotated[float, Parameter(validator=within("--scale", above=0.0, most=10_000.0))]
 Draws = Annotated[int, Parameter(validator=within("--draws", least=1))]

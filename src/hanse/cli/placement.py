@@ -54,16 +54,19 @@ def placement(
 
 
 def _last(state: Path | None) -> LastPlacement:
-    from hanse.cli.league import last_decided
+    from hanse.cli.league import last_decided, state_dir
     from hanse.dispatch.eventlog import last_placement
+    from hanse.model.read import read_fleet
 
-    return last_decided(
-        state,
-        last_placement,
-        got="no placement in the controller's log",
-        allowed="a league whose controller places",
-        fix="set `places = true` under [slow_loop] in the fleet file, and wait for the first requests; with it unset, `[[placement]]` holds",
-    )
+    toml = state_dir(state).fleet_toml
+    if toml.is_file() and read_fleet(toml).slow_loop.places:
+        allowed = "a league whose controller has placed: this one may, and has made none yet"
+        fix = "wait for the first requests: with them it places within seconds (`hanse status` says whether it runs)"
+    else:
+        allowed = "a league whose controller places"
+        fix = "set `places = true` under [slow_loop] in the fleet file, and wait for the first requests; with it unset, `[[placement]]` holds"
+    got = "no placement in the controller's log"
+    return last_decided(state, last_placement, got=got, allowed=allowed, fix=fix)
 
 
 def _explained(found: LastPlacement, service: str, site: str) -> Explanation:
@@ -135,6 +138,10 @@ def _say(found: LastPlacement) -> None:
             str(r["chips"]), f"{r['requests_per_s']:.3g}", f"{r['requests_per_s_most']:.3g}",
         )  # fmt: skip
     table_console().print(table)
+    say(
+        f"for {found.problem.window_s / 60.0:g} minutes: the whole steps of the outlook (hours) that `window_s` from then on touches; "
+        "requests/s and cost are means over them"
+    )
     items = {
         name.removesuffix("_usd"): getattr(answer.cost, name)
         for name in answer.cost.__struct_fields__

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from hanse.cli.options import Plain
 from hanse.cli.output import say
 
 if TYPE_CHECKING:
@@ -12,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def up(
-    fleet: Path, /, *, state: Path | None = None, no_traffic: bool = False, record: bool = False
+    fleet: Path,
+    /,
+    *,
+    state: Path | None = None,
+    no_traffic: Annotated[bool, Plain] = False,
+    record: bool = False,
 ) -> int:
     """Start every site of a fleet on this machine, with emulated links between them, until Ctrl-C.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App
 
 from hanse.cli import run
 from hanse.cli.change import WAIT_S, wait_in_force, who
 from hanse.cli.league import hub_dir, read_view
+from hanse.cli.options import Plain
 from hanse.cli.output import note, say
 from hanse.errors import ConfigError, SiteError
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -45,7 +46,7 @@ def drain(
     why: str = "",
     state: Path | None = None,
     force: bool = False,
-    no_wait: bool = False,
+    no_wait: Annotated[bool, Plain] = False,
 ) -> int:
     """Let a site take no new requests; what runs there ends as it would. Run it at the hub.
 
@@ -79,7 +80,7 @@ def maintenance(
     why: str = "",
     state: Path | None = None,
     force: bool = False,
-    no_wait: bool = False,
+    no_wait: Annotated[bool, Plain] = False,
 ) -> int:
     """Drain a site for work on it: its silence is no alarm, and its gateway tells load balancers to go elsewhere. Run it at the hub.
 

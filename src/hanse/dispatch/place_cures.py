@@ -5,6 +5,7 @@ Here: `violations` of a plan. Not here: prices of slacks (`place_values`), the p
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -52,19 +53,36 @@ def _unserved(plan: Plan) -> list[Violation]:
     found = []
     causes: dict[tuple[int, int, float], Cause] = {}
     members = np.bincount(r.member[r.member >= 0], minlength=len(r.service))
-    for i in np.flatnonzero(plan.u > 0.0):
+    short = np.flatnonzero(plan.u > 0.0)
+    whats = [f"{p.services[q].id} from {p.sites[o].id}" for q, o in _asked(plan, short)]
+    alike = Counter(whats)
+    for i, what in zip(short, whats, strict=True):
         kind = int(r.service[i]), int(r.law[i]), float(r.quality[i])
         if kind not in causes:
             causes[kind] = _why_unserved(plan, int(i))
         cause, per_s = causes[kind], float(plan.u[i] * r.high[i])
-        head = int(r.head[i])
-        what = f"{p.services[int(r.service[i])].id} from {p.sites[int(r.d['origin'][head])].id}"
+        if alike[what] > 1:
+            what += f" ({_told_apart(plan, int(i))})"
         if members[i] > 1:
             what += f" and {members[i] - 1} more"
         found.append(
             _violation("unserved", what, per_s, "requests/s", cause.why, cause.cure_of(per_s))
         )
     return found
+
+
+def _asked(plan: Plan, some: Ints) -> list[tuple[int, int]]:
+    """(service, origin) of rows."""
+    r = plan.model.rows
+    return [(int(r.service[i]), int(r.d["origin"][int(r.head[i])])) for i in some]
+
+
+def _told_apart(plan: Plan, row: int) -> str:
+    """What tells a row from others of one service and origin: data classes and countries come down to where law lets them be and what quality they need."""
+    r, p = plan.model.rows, plan.model.problem
+    where = f"lawful at {_names(plan, p.laws[int(r.law[row])])}"
+    quality = float(r.quality[row])
+    return f"{where}; classes of quality {quality:g} or more" if quality > 0.0 else where
 
 
 class Cause(NamedTuple):

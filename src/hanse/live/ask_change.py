@@ -228,7 +228,15 @@ def ask_again(state: StateDir, make: Callable[[LeagueFile], Change]) -> int:
 
 
 async def _ask(state: StateDir, change: Change) -> Answered:
-    client = await bus.connect_door(state.read_runtime(), state, name="change")
+    try:
+        client = await bus.connect_door(state.read_runtime(), state, name="change")
+    except SiteError as error:
+        raise SiteError(
+            "hub",
+            got=f"no answer at {error.where} ({error.got})",
+            allowed="a hub that runs: it alone changes the fleet in force",
+            fix="start the league with `hanse up FLEET`, or the hub alone with `hanse hub FLEET`, and say it again",
+        ) from error
     until_s = time.monotonic() + LEADER_S_MAX
     try:
         while True:
