@@ -98,8 +98,7 @@ def problem_from(
     works = _works(belief, outlook.demand)
     usd_per_g = per_g_from_per_t(fleet.weights.usd_per_tonne_co2e)
     power = {s.site: s for s in outlook.sites}
-    peaks = peak_import_kw or {}
-    held = held_kwh or {}
+    peaks, held = peak_import_kw or {}, held_kwh or {}
     sites = tuple(
         _levied(
             _site(belief, s, power.get(s.id), steps, battery_kw(s, held.get(s.id, 0.0), window_s)),
