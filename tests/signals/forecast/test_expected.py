@@ -47,6 +47,20 @@ def test_the_day_goes_on_over_an_outage_of_six_hours() -> None:
     assert np.abs(np.array(found.requests_per_s) - wanted).max() < 0.15
 
 
+def test_of_hours_in_which_an_entry_was_not_heard_yesterdays_say_nothing() -> None:
+    """Demand has doubled for six hours, and then the entry is cut off for three: how it stood then is what is known of now."""
+    bins, silent = 6 * 288, 36
+    counts = heard(bins)
+    for i in range(72):
+        one = DemandCount(key=KEY, requests=4.0 * BIN_S, tokens_in=1.0, tokens_out=1.0)
+        counts.add(MONDAY_S + (bins + i) * BIN_S + 10.0, (one,), "lyon", 10.0)
+    now_s = MONDAY_S + (bins + 72) * BIN_S
+    (told,) = expected_demand(counts, now_s + 1.0, steps=12)
+    (silenced,) = expected_demand(counts, now_s + silent * BIN_S + 1.0, steps=12)
+    assert told.requests_per_s[0] > 3.0
+    assert silenced.requests_per_s[:6] == pytest.approx(told.requests_per_s[3:9])
+
+
 def test_who_joined_late_has_no_days_without_demand_before() -> None:
     counts = DemandCounts()
     counts.add(MONDAY_S, (), "oslo")

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from hanse.signals.demand_counts import DemandCounts, DemandKey
-from hanse.signals.forecast.make import forecast
+from hanse.signals.forecast.make import many_told
 from hanse.signals.forecast.past import Floats
 from hanse.signals.outlook import DemandOutlook, TotalOutlook
 from hanse.signals.series import Series
@@ -49,7 +49,7 @@ def expected_demand(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
             start_s = counts.start_s + float(heard[0]) * counts.bin_s
             zone = f"{key.service}/{key.tenant}/{key.data_class}/{key.country}/{key.origin}"
             hourly = _hourly(counts.bin_s, zone, start_s, rates[heard[0] :])
-            made = forecast(hourly, now_s, steps=steps)
+            made = many_told(hourly, [now_s], steps=steps).one(0)
             mean, high = made.mean, made.high
         else:
             flat = _carrying_on(counts.bin_s, rates[heard])
@@ -77,9 +77,8 @@ def expected_totals(counts: DemandCounts, now_s: float, *, steps: int) -> tuple[
         if not len(heard) or len(heard) * counts.bin_s < DAYS_MIN * SECONDS_PER_DAY:
             continue
         start_s = counts.start_s + float(heard[0]) * counts.bin_s
-        made = forecast(
-            _hourly(counts.bin_s, service, start_s, total[heard[0] :]), now_s, steps=steps
-        )
+        hourly = _hourly(counts.bin_s, service, start_s, total[heard[0] :])
+        made = many_told(hourly, [now_s], steps=steps).one(0)
         found.append(TotalOutlook(service=service, requests_per_s_high=made.high))
     return tuple(found)
 
