@@ -107,6 +107,15 @@ class Shell:
         return self.dispatcher.belief.placements
 
 
+def batch(due_s: float) -> Job:
+    """One at `a`, that is due so long after now."""
+    return Job(
+        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
+        submitted_at_s=NOW_S, deadline_at_s=NOW_S + due_s, chip_s={}, service="chat", requests=900.0,
+        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def shell() -> Shell:
     one = Shell()
@@ -147,11 +156,7 @@ def test_by_a_clock_that_runs_ahead_schedules_are_made_before_plans_are_over(
 ) -> None:
     loop = made().slow_loop
     asked_s, clock = [], Clock(speed=speed, from_s=NOW_S)
-    job = Job(
-        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
-        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 86_400.0, chip_s={}, service="chat", requests=900.0,
-        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
-    )  # fmt: skip
+    job = batch(due_s=86_400.0)
     shell.tell(ev.JobsChanged(at_s=NOW_S, jobs=(job,), measured=Measured()))
     for n in range(700):
         if n % 10 == 0:
@@ -215,11 +220,7 @@ def test_by_another_clock_all_is_asked_anew_and_what_is_open_is_answered_in_vain
 
 
 def test_schedules_end_with_what_is_foreseen(shell: Shell) -> None:
-    one = Job(
-        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
-        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 86_400.0, chip_s={}, service="chat", requests=900.0,
-        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
-    )  # fmt: skip
+    one = batch(due_s=86_400.0)
     shell.tell(ev.JobsChanged(at_s=NOW_S, jobs=(one,), measured=Measured()))
     asked = []
     for minutes in (1, 60, 119, 120, 240):
@@ -315,11 +316,7 @@ def test_progress_of_a_batch_asks_for_no_schedule_before_its_time(shell: Shell) 
     def told(at_s: float, *jobs: Job) -> None:
         shell.tell(ev.JobsChanged(at_s=at_s, jobs=jobs, measured=Measured()))
 
-    one = Job(
-        id="batch-1", kind="batch", tenant="t", data_class=made().tenants[0].classes[0], country="DE", home="a",
-        submitted_at_s=NOW_S, deadline_at_s=NOW_S + 7200.0, chip_s={}, service="chat", requests=900.0,
-        input_tokens=300.0, output_tokens=100.0, data_gb=2.0,
-    )  # fmt: skip
+    one = batch(due_s=7200.0)
     told(NOW_S, one)
     assert schedules(NOW_S + 1.0) == 1
     shell.dispatcher.slow._defer_open = None  # answered

@@ -58,10 +58,8 @@ class Exchange(msgspec.Struct, eq=False):
     winner: Attempt | None = None
     tap: StreamTap | None = None
     finished: bool = False
-    wide: bool = False
-    """A plain answer too large to hold: passing through without measured values in its head."""
     ends: bodies.Ends | None = None
-    """What is kept of it."""
+    """What is kept of a plain answer too large to hold: passing through without measured values in its head."""
     raw_chunks: bool = False
     usage: Usage | None = None
     measured: Measured | None = None
@@ -342,7 +340,7 @@ class Exchange(msgspec.Struct, eq=False):
     # --- writing to the client
 
     def _open_wide(self, attempt: Attempt, out: Outgoing) -> None:
-        self.wide, self.ends = True, bodies.Ends()
+        self.ends = bodies.Ends()
         length = None if self.trails else out.headers.get(b"content-length")
         self.raw_chunks = length is None and not self.link.http10
         framing = (
