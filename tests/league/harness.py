@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -114,6 +114,15 @@ class Answer:
     def broken(self) -> bool:
         """Whether a stream ended with the error event that says so."""
         return "event: error" in self.lines and any("stream_broken" in line for line in self.lines)
+
+
+def unanswered(answers: Iterable[Answer]) -> list[str]:
+    """What those were told that got no whole 200."""
+    return [
+        f"{a.status} {a.error} {a.body.decode(errors='replace')}"
+        for a in answers
+        if (a.status, a.error) != (200, "")
+    ]
 
 
 def _runs(pid: int) -> bool:

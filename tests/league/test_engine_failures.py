@@ -6,12 +6,14 @@ import time
 
 import pytest
 
-from league.harness import League, Stream, wait_until
+from league.harness import League, Stream, unanswered, wait_until
 
 REROUTED_S_MAX = 1.0
 """From the freeze to the new decision; the agent needs 0.85 s at worst, a worker's poll 0.02 s."""
 SCHEDULING_S_MAX = 0.5
 """What a machine with more to do than cores may add; figures without it are printed."""
+STALLED_S = 2.5
+"""Longer than load is good for (`heard_stale_s`, 2 s)."""
 
 
 def test_a_killed_engine_loses_no_request_and_is_started_again(league: League) -> None:
@@ -22,7 +24,7 @@ def test_a_killed_engine_loses_no_request_and_is_started_again(league: League) -
     after = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(4)]
     back_s = league.engine(target).back(old)
     answers = [future.result(120) for future in inside + after]
-    assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+    assert unanswered(answers) == []
     assert all(a.done for a in answers if a.lines)
     moved = league.moved(answers, target)
     assert moved, "no request was in the engine when it died"
@@ -45,7 +47,7 @@ def test_requests_in_a_frozen_engine_are_answered_elsewhere_within_a_second_and_
     frozen_at_s = time.time()
     late = [league.ask_later(entry, f"Say {i}.", stream=bool(i % 2)) for i in range(2)]
     answers = [future.result(120) for future in inside + late]
-    assert [(a.status, a.error) for a in answers] == [(200, "")] * len(answers)
+    assert unanswered(answers) == []
     moved = league.moved(answers, target)
     assert moved, "no request was in the engine when it froze"
     waits = []
@@ -62,6 +64,25 @@ def test_requests_in_a_frozen_engine_are_answered_elsewhere_within_a_second_and_
         f"another process {back_s:.1f} s, whole {league.wait_until_whole():.1f} s after the answers"
     )
     assert max(waits) <= REROUTED_S_MAX + SCHEDULING_S_MAX
+
+
+def test_a_gateway_that_was_stalled_while_its_engine_died_loses_no_request(league: League) -> None:
+    """All it knows of other sites is stale when it goes on, and its own engine is gone."""
+    entry = "lyon"
+    target, inside = league.busy(entry)
+    assert target == entry, "the cheapest for all, and at hand"
+    gateway = league.gateway(entry)
+    gateway.freeze()
+    try:
+        old = league.engine(target).kill()
+        time.sleep(STALLED_S)
+    finally:
+        gateway.thaw()
+    answers = [future.result(120) for future in inside]
+    assert unanswered(answers) == []
+    assert league.moved(answers, target), "no request was in the engine when it died"
+    league.engine(target).back(old)
+    league.wait_until_whole()
 
 
 def test_a_stream_whose_engine_dies_ends_with_an_error_event_where_no_other_may_go_on(

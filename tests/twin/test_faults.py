@@ -127,6 +127,26 @@ def test_a_site_whose_load_is_not_heard_gets_nothing_from_others() -> None:
     assert (late["entry"] == s).all()
 
 
+def test_what_failed_while_nothing_was_heard_of_others_is_held_and_answered() -> None:
+    silent = [Fault(kind="telemetry_lost", site=s, at_s=57.0, for_s=4.0) for s in ("b", "c")]
+    run, rows = rows_of(three_sites(), *silent, Fault(kind="engine_kill", site="a", at_s=60.0))
+    assert not (rows["outcome"] == ar.FAILED_OUT).any()
+    a = run.index["a"]
+    moved = rows[(rows["entry"] == a) & (rows["attempts"] > 1) & (rows["site"] != a)]
+    assert len(moved)
+    assert (moved["outcome"] == ar.ANSWERED).all()
+    assert (moved["at_s"] + moved["ttft_ms"] / 1000.0 > 61.0).all(), "when they were heard again"
+
+
+def test_who_nobody_takes_is_not_held_for_ever() -> None:
+    dark = [Fault(kind="site_down", site=s, at_s=50.0, for_s=60.0) for s in ("b", "c")]
+    run, rows = rows_of(three_sites(), *dark, Fault(kind="engine_kill", site="a", at_s=60.0))
+    failed = rows[rows["outcome"] == ar.FAILED_OUT]
+    assert len(failed), "their engine died, and no other site was there"
+    assert (failed["entry"] == run.index["a"]).all()
+    assert (run.world.attempts["stage"] == ar.FREE).all()
+
+
 def test_a_law_that_changes_at_noon_moves_what_comes_after_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """The published text takes effect with the next table, and nothing runs against it after."""
     (tmp_path / "noon.cedar").write_text(

@@ -23,6 +23,8 @@ BACK: Final = 3
 """Its end is on the way to the gateway; an event is pending."""
 LOST: Final = 4
 """What it waits for was lost on a cut link (`lost_kind`) or with its site (0): nothing is pending, the gateway has to notice."""
+HELD: Final = 5
+"""Failed, and nobody can take it now: its gateway asks again; an event is pending."""
 
 # Modes of an engine.
 IDLE: Final = 0
@@ -42,6 +44,7 @@ REFUSED: Final = 2
 FIRST_BYTE: Final = 3
 END: Final = 4
 FAILED: Final = 5
+ASK_AGAIN: Final = 6
 
 # How a request ended.
 ANSWERED: Final = 0
@@ -130,6 +133,7 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("first_at_s", "f8"),
         ("heard_at_s", "f8"),
         ("expires_at_s", "f8"),
+        ("held_at_s", "f8"),
         ("deadline_at_s", "f8"),
         ("ttft_ms_predicted", "f8"),
         ("tpot_ms_predicted", "f8"),

@@ -23,6 +23,7 @@ from hanse.twin.arrays import (
     FAILED_OUT,
     FREE,
     FROZEN,
+    HELD,
     LOST,
     TO_SITE,
 )
@@ -111,7 +112,8 @@ def darken_site(w: Any, s: int, t: float) -> None:
     for a in range(w.clock[0].slots_used):
         attempt = w.attempts[a]
         if attempt.stage != FREE and attempt.gateway == s and attempt.dropped == 0:
-            settle(w, a, t)
+            if attempt.stage != HELD:  # then it is settled
+                settle(w, a, t)
             book(w, a, t, BROKEN if attempt.answering == 1 else FAILED_OUT, kernels.DEAD)
             drop(w, a, t)
 

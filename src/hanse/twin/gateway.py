@@ -13,7 +13,7 @@ from numba import njit
 from hanse.compiled import HOT, KERNEL
 from hanse.dispatch import choose as kernels
 from hanse.dispatch import load as loads
-from hanse.dispatch.patience import first_byte_s
+from hanse.dispatch.patience import HELD_ASKS_EVERY_S, HELD_S, first_byte_s, worth_holding
 from hanse.twin.affinity import (
     answered,
     believe_site,
@@ -24,11 +24,13 @@ from hanse.twin.affinity import (
 from hanse.twin.arrays import (
     ANSWERED,
     ARRIVE,
+    ASK_AGAIN,
     BACK,
     BROKEN,
     FAILED,
     FAILED_OUT,
     FREE,
+    HELD,
     LOST,
     OPTION_POLICY,
     OPTION_STALE_S,
@@ -116,8 +118,41 @@ def seek(w: Any, a: int, t: float) -> None:
     """Find an offer for a request that has none and begin there, or refuse it."""
     attempt = w.attempts[a]
     found = find(w, a, t) if attempt.number <= ATTEMPTS_MAX else kernels.TRIED
-    if found < 0:
+    if found < 0 and not hold(w, a, found, t):
         refuse(w, a, found, t)
+
+
+@njit(**KERNEL)
+def hold(w: Any, a: int, reason: int, t: float) -> bool:
+    """What was begun and failed is not lost for a moment in which nobody takes it."""
+    attempt = w.attempts[a]
+    if attempt.executed == 0 or attempt.number > ATTEMPTS_MAX:
+        return False
+    held_s = t - attempt.held_at_s if attempt.held_at_s >= 0.0 else 0.0
+    if held_s >= HELD_S:
+        return False
+    v = w.version[attempt.gateway]
+    for i in range(TRIED_MAX):
+        w.scratch_tried[i] = w.tried[a, i] if i < attempt.tried_count else -1
+    if not worth_holding(
+        reason, w.offers[v], w.sites[v], w.law[v], w.subjects[v, attempt.subject], attempt.service,
+        attempt.gateway, w.scratch_tried,
+    ):  # fmt: skip
+        return False
+    attempt.held_at_s = t - held_s
+    attempt.stage = HELD
+    attempt.engine = -1
+    push(w, t + HELD_ASKS_EVERY_S, ASK_AGAIN, a)
+    return True
+
+
+@njit(**KERNEL)
+def ask_again(w: Any, a: int, t: float) -> None:
+    """A held request's next look around."""
+    if w.attempts[a].dropped != 0:
+        waste(w, a)
+    else:
+        seek(w, a, t)
 
 
 @njit(**KERNEL)
@@ -478,6 +513,7 @@ def copy_request(a: Any, b: Any) -> None:
     b.user_ms = a.user_ms
     b.started_at_s = a.started_at_s
     b.expires_at_s = a.expires_at_s
+    b.held_at_s = a.held_at_s
     b.executed = a.executed
     b.byteless = 0
     b.dropped = 0

@@ -18,6 +18,7 @@ from hanse.dispatch import choose as kernels
 from hanse.twin import gateway as gateways
 from hanse.twin.arrays import (
     ARRIVE,
+    ASK_AGAIN,
     BACK,
     END,
     FAILED,
@@ -114,6 +115,8 @@ def dispatch(w: Any, kind: int, a: int, t: float) -> None:
         gateways.refused(w, a, t)
     elif kind == FAILED:
         gateways.failed(w, a, t)
+    elif kind == ASK_AGAIN:
+        gateways.ask_again(w, a, t)
 
 
 @njit(**KERNEL)
@@ -144,6 +147,7 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.tokens_in = max(request.tokens_in, 1)
     attempt.tokens_out = max(request.tokens_out, 1)
     attempt.started_at_s = t
+    attempt.held_at_s = -1.0
     attempt.number = 1
     attempt.tried_count = attempt.switches = attempt.late = 0
     attempt.cut = attempt.executed = attempt.answering = attempt.byteless = attempt.dropped = 0

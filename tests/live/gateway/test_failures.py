@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hanse.live.evidence.chain import Decided, Ended, Executed, decode_record, scan_file
-from hanse.live.gateway import metrics
+from hanse.live.gateway import entry, metrics
 from hanse.live.gateway.worker import PROBE_EVERY_S
 from hanse.live.shared import ENGINE_ALIVE, ENGINE_STATE, FLAG_AGENT_AT_S
 from live.gateway import rig
@@ -88,7 +88,10 @@ def test_all_attempts_are_charged_and_shown(tmp_path):
     run(test)
 
 
-def test_when_every_engine_fails_the_answer_is_502_and_says_so(tmp_path):
+def test_when_every_engine_fails_the_answer_is_502_and_says_so(tmp_path, monkeypatch):
+    """At once: there is no other site that could be waited for."""
+    monkeypatch.setattr(entry, "HELD_S", 2 * rig.TEST_S_MAX)
+
     async def test():
         league = await start(tmp_path, replicas=2)
         lyon = league["lyon"]
@@ -98,6 +101,54 @@ def test_when_every_engine_fails_the_answer_is_502_and_says_so(tmp_path):
         assert (answer.status, answer.code) == (502, "upstream_failed")
         assert "lyon answered 500" in answer.json["error"]["message"]
         assert answer.json["error"]["hanse"]["request_id"] == answer.headers["x-request-id"]
+        await lyon.idle()
+
+    run(test)
+
+
+def test_what_failed_is_held_while_nothing_is_heard_of_others(tmp_path):
+    """A worker that was stalled finds everybody's load stale until it has read what they told meanwhile."""
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon = league["lyon"]
+        lyon.engines[0].mode = "cut"
+        routing = lyon.worker.routing
+        for stream in (False, True):
+            routing.load.sites["sampled_at_s"][routing.table.site_index["tallinn"]] = 0.0
+            answer = await ask(lyon.port, chat(stream=stream))
+            assert (answer.status, answer.headers["x-hanse-site"]) == (200, "tallinn")
+        ended = [record for record in lyon.records() if isinstance(record, Ended)]
+        assert [(record.attempts, record.outcome) for record in ended] == [(2, "answered")] * 2
+        await lyon.idle()
+
+    run(test)
+
+
+def test_what_failed_is_not_held_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(entry, "HELD_S", 0.5)
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon = league["lyon"]
+        gone = league.sites.pop("tallinn")
+        await gone.worker.stop()
+        for engine in gone.engines:
+            await engine.stop()
+        routing = lyon.worker.routing
+        while routing.load.sites["reachable"][routing.table.site_index["tallinn"]]:
+            await asyncio.sleep(0.01)
+        lyon.engines[0].mode = "cut"
+        asked_at_s = time.monotonic()
+        answer = await ask(lyon.port, chat())
+        assert time.monotonic() - asked_at_s >= 0.5
+        assert (answer.status, answer.code) == (502, "upstream_failed")
+        _, writer = await connect(lyon.port)
+        writer.write(request(chat()))
+        await writer.drain()
+        while lyon.engines[0].posts()[2:] == []:
+            await asyncio.sleep(0.01)
+        writer.close()  # somebody who leaves meanwhile
         await lyon.idle()
 
     run(test)

@@ -13,13 +13,21 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from hanse.dispatch.choose import (
     OUT_E2E_MS,
     OUT_REQUESTS,
     OUT_TTFT_MS,
     TRIED_MAX,
 )
-from hanse.dispatch.patience import FIRST_BYTE_FACTOR, FIRST_BYTE_S_MIN
+from hanse.dispatch.patience import (
+    FIRST_BYTE_FACTOR,
+    FIRST_BYTE_S_MIN,
+    HELD_ASKS_EVERY_S,
+    HELD_S,
+    worth_holding,
+)
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import body as bodies
 from hanse.live.gateway import closing, continued
@@ -72,6 +80,8 @@ class Entry(Exchange, eq=False, kw_only=True):
     tried_engines: set[int] = set()
     slow: list[Attempt] = []
     """Given up as late, and nothing worse: once nobody else is left, they may be asked again."""
+    held_at_s: float = 0.0
+    """Since when nobody can take what was begun and failed; 0: that was never so."""
 
     answer_plain = closing.answer_plain
 
@@ -90,8 +100,36 @@ class Entry(Exchange, eq=False, kw_only=True):
             found = self._find(now_s, self.tried)
         if isinstance(found, Attempt):
             self.go(found)
-        elif all(attempt.settled for attempt in self.attempts):
+        elif all(attempt.settled for attempt in self.attempts) and not self._hold(found, now_s):
             self._give_up(found, now_s)
+
+    def _hold(self, reason: int, now_s: float) -> bool:
+        """Ask again soon: what was begun and failed by nobody's fault but an engine's is not lost for a moment without others."""
+        if self.refused_only or len(self.attempts) >= ATTEMPTS_MAX:
+            return False
+        worker, table = self.worker, self.worker.routing.table
+        held_s = now_s - self.held_at_s if self.held_at_s else 0.0
+        if held_s >= HELD_S or self.grant.table is not table:
+            return False
+        # As Python: a request in a thousand comes here, and a kernel of its own would have to be compiled before a gateway starts.
+        if not worth_holding.py_func(
+            reason,
+            table.offers,
+            table.sites,
+            table.law,
+            table.subjects[self.grant.subject],
+            self.service.index,
+            worker.routing.origin,
+            np.array(self.tried, np.int64),
+        ):
+            return False
+        self.held_at_s = self.held_at_s or now_s
+        worker.loop.call_later(HELD_ASKS_EVERY_S, self._ask_again)
+        return True
+
+    def _ask_again(self) -> None:
+        if not self.finished:
+            self.seek(time())
 
     def _give_up(self, gate: int, now_s: float) -> None:
         if self.carried is None:
