@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +32,12 @@ ENGINE_KEY = "engine.key"
 """In a site's directory: what the engines that it starts ask for. `/health` they tell anybody."""
 PROBE_BYTES_MAX = 512
 """Enough for a status line; the rest of a probe's answer is not read."""
+
+LAST_WORDS_BYTES_MAX = 4096
+"""Of a log's end; a traceback's last line is within it."""
+LAST_WORDS_MAX = 200
+"""Characters of an error that are told on."""
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 
 def engine_specs(
@@ -64,6 +72,8 @@ class ProcessDriver:
         self._cache_dir = cache_dir
         self._lifeline_fd = lifeline_fd
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._log_from: dict[str, int] = {}
+        """Where in its log an engine's last start begins."""
 
     def start(self, spec: EngineSpec) -> None:
         """It listens some seconds later."""
@@ -86,7 +96,8 @@ class ProcessDriver:
         )
         path = self._directory / f"engine-{spec.name}.json"
         path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-        with (self._directory / "log" / f"engine-{spec.name}.log").open("ab") as log:
+        with self._log_path(spec).open("ab") as log:
+            self._log_from[spec.name] = log.tell()
             child = subprocess.Popen(
                 [sys.executable, "-m", "hanse.live.engine", str(path)],
                 stdin=subprocess.DEVNULL,
@@ -110,13 +121,18 @@ class ProcessDriver:
         """Nor for going on."""
 
     def observe(self, spec: EngineSpec) -> Seen:
-        """Whether the process is there."""
+        """Whether the process is there; where it is not, how it ended, and the error that it told last."""
         pid = self.pid(spec)
         if pid:
             return Seen(url=spec.url, pid=pid)
         child = self._children.get(spec.name)
-        code = "" if child is None else f" (exit status {child.returncode})"
-        return Seen(gone=f"process ended{code}")
+        if child is None:
+            return Seen(gone="process ended")
+        if child.returncode < 0:
+            name = signal.strsignal(-child.returncode) or "unknown"
+            return Seen(gone=f"process ended by signal {-child.returncode} ({name})")
+        told = self._last_error(spec)
+        return Seen(gone=f"process ended (exit status {child.returncode}{told and f': {told}'})")
 
     def runs(self, spec: EngineSpec) -> bool:
         """By its pid file."""
@@ -163,6 +179,27 @@ class ProcessDriver:
         except OSError:
             return 0.0
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _last_error(self, spec: EngineSpec) -> str:
+        """The last line of its log since it was started, where that is the end of a traceback; else empty."""
+        try:
+            with self._log_path(spec).open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_from.get(spec.name, 0), end - LAST_WORDS_BYTES_MAX))
+                lines = (
+                    log.read(LAST_WORDS_BYTES_MAX).decode(errors="replace").rstrip().splitlines()
+                )
+        except OSError:
+            return ""
+        line = lines[-1].strip() if lines else ""
+        return (
+            textwrap.shorten(line, LAST_WORDS_MAX, placeholder=" ...")
+            if _EXCEPTION.match(line)
+            else ""
+        )
+
+    def _log_path(self, spec: EngineSpec) -> Path:
+        return self._directory / "log" / f"engine-{spec.name}.log"
 
     def _pid_path(self, spec: EngineSpec) -> Path:
         return self._directory / "pid" / f"engine-{spec.name}.pid"
