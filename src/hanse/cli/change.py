@@ -233,13 +233,20 @@ def _file_lines(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def _recorded(directory: StateDir, new: Fleet, change: Change) -> AskedAgain:
-    """Every decision that is on record at the hub, asked of the new fleet's keys, law and placement."""
+    """Every decision that is on record at the hub, asked of the new fleet's keys, law and placement; where the controller places, of all that
+    it could place.
+    """
+    import msgspec
+
+    from hanse.cli.hosts import could_run
     from hanse.dispatch.asked_again import asked_again
     from hanse.dispatch.declared import declared_table, stand_in_digests
     from hanse.live.fleet_change import policies_in
     from hanse.live.recorded import Decisions
 
     policies = policies_in(new, change.files)
+    if new.slow_loop.places:
+        new = msgspec.structs.replace(new, placements=could_run(new))
     table = declared_table(new, policies, stand_in_digests(new), time.time())
     return asked_again(Decisions(directory), table)
 

@@ -26,6 +26,7 @@ def check(fleet: Path, /, *, json: bool = False) -> int:
     json
         Print the problems as one JSON document on standard output.
     """
+    from hanse.cli.hosts import misfits
     from hanse.errors import ConfigError, ConfigErrors
     from hanse.model.read import read_fleet
     from hanse.twin.fleet_file import warnings_of
@@ -39,6 +40,8 @@ def check(fleet: Path, /, *, json: bool = False) -> int:
         return _tell(fleet, [problem_of(one) for one in wrong], [], "", json)
     problems = problems_of(decoded, fleet.parent)
     warnings = warnings_of(decoded, fleet.parent)
+    if not problems:
+        warnings += misfits(decoded)
     counted = (
         f"{len(decoded.sites)} sites, {len(decoded.services)} services, "
         f"{len(decoded.tenants)} tenants, nothing wrong"
