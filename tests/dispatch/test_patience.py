@@ -8,24 +8,29 @@ from hypothesis import strategies as st
 
 from dispatch.fleets import random_fleet, table_of
 from effort import effort
-from hanse.dispatch.patience import worth_holding
+from hanse.dispatch.choose import PATH_MS_MAX
+from hanse.dispatch.load import Load
 from hanse.dispatch.reasons import Reason
-from hanse.dispatch.router import NONE_TRIED
+from hanse.dispatch.router import Router
+from hanse.dispatch.table import Table
 
 
 @settings(max_examples=effort(60), deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_held_only_for_room_or_for_another_lawful_site_that_was_not_asked(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    table = table_of(random_fleet(rng))
-    offers, sites = table.offers, table.sites
-    sites = sites.copy()
+    made = table_of(random_fleet(rng))
+    arrays = {name: array.copy() for name, array in made.arrays.items()}
+    sites, offers = arrays["sites"], arrays["offers"]
     sites["drained"] = rng.random(len(sites)) < 0.2
-    tried = NONE_TRIED.copy()
-    asked = rng.choice(len(offers), min(len(offers), int(rng.integers(0, 8))), replace=False)
-    tried[: len(asked)] = asked
-    subject = table.subjects[int(rng.integers(0, len(table.subjects)))]
-    service, origin = int(rng.integers(0, len(table.services))), int(rng.integers(0, len(sites)))
+    offers["replicas"][rng.random(len(offers)) < 0.2] = 0
+    table = Table(made.meta, arrays)
+    origin, service = (int(rng.integers(0, len(some))) for some in (sites, table.services))
+    router = Router(table, Load(table), origin)
+    asked = rng.choice(len(offers), min(len(offers), int(rng.integers(0, 12))), replace=False)
+    row = int(rng.integers(0, len(table.subjects)))
+    subject = table.subjects[row]
+    tokens_in = int(rng.choice([10, 5000, 100_000]))
     left = [
         o
         for o, offer in enumerate(offers)
@@ -33,11 +38,13 @@ def test_held_only_for_room_or_for_another_lawful_site_that_was_not_asked(seed: 
         and offer["site"] != origin
         and offer["replicas"] > 0
         and offer["quality"] >= subject["quality_min"]
+        and tokens_in < offer["request_tokens_max"]
         and table.law[subject["profile"], offer["site"]]
+        and table.paths_from(origin)[offer["site"]]["rtt_ms"] < PATH_MS_MAX
         and not sites["drained"][offer["site"]]
         and o not in asked
     ]
     for reason in Reason:
-        held = worth_holding(int(reason), offers, sites, table.law, subject, service, origin, tried)
+        held = router.worth_holding(reason, service, row, tokens_in, asked.tolist())
         waits = reason in (Reason.DEAD, Reason.STALE) and bool(left)
         assert held == (waits or reason == Reason.ROOM)

@@ -80,6 +80,7 @@ def test_a_gateway_that_was_stalled_while_its_engine_died_loses_no_request(leagu
         gateway.thaw()
     answers = [future.result(120) for future in inside]
     assert unanswered(answers) == []
+    assert all(a.done for a in answers if a.lines)
     assert league.moved(answers, target), "no request was in the engine when it died"
     league.engine(target).back(old)
     league.wait_until_whole()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dispatch.fleets import fleet, service, site, tenant
+from hanse.dispatch.patience import FIRST_BYTE_S_MIN, HELD_ASKS_EVERY_S, HELD_S
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
@@ -144,6 +145,23 @@ def test_who_nobody_takes_is_not_held_for_ever() -> None:
     failed = rows[rows["outcome"] == ar.FAILED_OUT]
     assert len(failed), "their engine died, and no other site was there"
     assert (failed["entry"] == run.index["a"]).all()
+    waited_s = failed["e2e_ms"] / 1000.0
+    noticed_s = FIRST_BYTE_S_MIN + 0.5
+    assert ((waited_s >= HELD_S) & (waited_s <= noticed_s + HELD_S + HELD_ASKS_EVERY_S)).all()
+    assert (run.world.attempts["stage"] == ar.FREE).all()
+
+
+def test_a_site_that_goes_dark_while_it_holds_requests_settles_each_once() -> None:
+    silent = [Fault(kind="telemetry_lost", site=s, at_s=57.0, for_s=60.0) for s in ("b", "c")]
+    killed = Fault(kind="engine_kill", site="a", at_s=60.0)
+    dark = Fault(kind="site_down", site="a", at_s=60.5, for_s=60.0)
+    run, rows = rows_of(three_sites(), *silent, killed, dark)
+    a = run.index["a"]
+    ended_s = rows["at_s"] + (rows["e2e_ms"] / 1000.0)
+    held = (rows["entry"] == a) & (rows["outcome"] == ar.FAILED_OUT) & (ended_s > 60.4)
+    assert held.any(), "nobody was held when it went dark"
+    assert not run.world.own["requests"].any()
+    assert not run.world.own["tokens"].any()
     assert (run.world.attempts["stage"] == ar.FREE).all()
 
 

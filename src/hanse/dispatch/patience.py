@@ -11,7 +11,7 @@ from typing import Any, Final
 from numba import njit
 
 from hanse.compiled import HOT, KERNEL
-from hanse.dispatch.choose import DEAD, ROOM, STALE
+from hanse.dispatch.choose import DEAD, PATH_MS_MAX, ROOM, STALE
 
 FIRST_BYTE_S_MIN: Final = 1.0
 """Floor: predictions of a few ms must not make a busy moment a failure."""
@@ -33,51 +33,56 @@ def first_byte_s(predicted_ms: float, switches: int) -> float:
 
 
 HELD_S: Final = 3.0
-"""How long a request whose attempt failed is held while nobody can take it. A gateway that was stalled itself finds everybody's load
+"""How long a request whose attempt failed is held while nobody can take it, each time anew. A gateway that was stalled itself finds everybody's load
 stale (`heard_stale_s`, 2 s) until it has read what they told meanwhile; a peer that seems gone is asked again within 0.5 s."""
 HELD_ASKS_EVERY_S: Final = 0.1
 
 
 @njit(**KERNEL)
 def worth_holding(
-    reason: int,
-    offers: Any,
-    sites: Any,
-    law: Any,
-    subject: Any,
+    table: Any,
+    lists: Any,
     service: int,
+    subject: int,
     origin: int,
+    reason: int,
+    tokens_in: float,
     tried: Any,
 ) -> bool:
     """Whether time may heal that nobody takes a request that was begun.
 
     Everyone who may is full; or, of an offer at another site where it was not yet tried, nothing is heard. Engines of the entry site are
-    not waited for: what failed there is not tried there again. Fields are named so that it runs without being compiled, too.
+    not waited for: what failed there is not tried there again.
 
     Args:
-        reason: Why there is no offer, see `reasons.Reason`.
-        offers: `OFFER_DTYPE`, of the table in force.
-        sites: `SITE_DTYPE`.
-        law: [profile, site].
-        subject: The row of the request's subject.
+        table: As `choose` has it.
+        lists: As `choose` has it.
         service: Index.
+        subject: Row.
         origin: Site of the gateway.
-        tried: Offers it was sent to, -1 padded.
+        reason: Why there is no offer, see `reasons.Reason`.
+        tokens_in: Of the prompt.
+        tried: [any] offers that it was sent to, or that cannot take it at all; -1 padded.
     """
     if reason == ROOM:
         return True
     if reason not in (DEAD, STALE):
         return False
-    for o in range(offers.shape[0]):
+    offers, sites, _, subjects, paths, law = table
+    _, listed, first = lists
+    who = subjects[subject]
+    for i in range(first[service, 0], first[service, law.shape[1]]):
+        o = listed[i]
         offer = offers[o]
-        site = offer["site"]
-        if offer["service"] != service or site == origin or offer["replicas"] == 0:
+        if offer.site == origin or law[who.profile, offer.site] == 0:
             continue
-        if offer["quality"] < subject["quality_min"] or law[subject["profile"], site] == 0:
+        if offer.quality < who.quality_min or tokens_in >= offer.request_tokens_max:
             continue
-        asked = sites[site]["drained"] != 0  # or as good as asked
-        for i in range(tried.shape[0]):
-            asked = asked or tried[i] == o
+        if sites[offer.site].drained != 0 or not paths[offer.site].rtt_ms < PATH_MS_MAX:
+            continue
+        asked = False
+        for j in range(tried.shape[0]):
+            asked = asked or tried[j] == o
         if not asked:
             return True
     return False

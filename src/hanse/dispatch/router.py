@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hanse.dispatch import choose as kernels
 from hanse.dispatch.load import OWN_DTYPE, Load
+from hanse.dispatch.patience import worth_holding
 from hanse.dispatch.prefix import WAYS, PrefixTable, prefixes_of
 from hanse.dispatch.reasons import Reason
 from hanse.dispatch.table import ARRAYS, Records, ServiceMeta, SiteMeta, Table, TableMeta
@@ -114,6 +115,22 @@ class Router:
         self._tried = NONE_TRIED.copy()
         self._valid_until_s = table.meta.valid_until_s
         self._heard_stale_s = table.meta.heard_stale_s
+
+    def worth_holding(
+        self, reason: int, service: int, subject: int, tokens_in: int, tried: Sequence[int]
+    ) -> bool:
+        """Whether a request that was begun, failed and finds nobody is held: see `patience`. `tried` may be of any length."""
+        held: bool = worth_holding(
+            self._table,
+            self._lists,
+            service,
+            subject,
+            self.origin,
+            int(reason),
+            float(tokens_in),
+            np.array([*tried, -1], np.int64),
+        )
+        return held
 
     def route(
         self,
@@ -364,6 +381,7 @@ def warm() -> None:
     load.first_byte(ticket)
     load.observed(0, router.predicted(), ttft_ms=1.0, tpot_ms=1.0)
     load.end(ticket)
+    router.worth_holding(Reason.DEAD, 0, 0, 1, ())
     integers, floats = np.zeros(1, np.int64), np.ones(1)
     choose_engine(
         integers, floats, floats, integers, load.own, offers=table.offers, offer=0, tokens_in=1, tokens_out=1

@@ -106,6 +106,9 @@ ATTEMPT_DTYPE: Final = np.dtype(
         ("block_last", "i4"),
         ("block_at", "i8"),
         ("excluded", "i8"),
+        ("slow", "i8"),
+        ("slow_engines", "i8"),
+        ("full", "i8"),
         ("request", "i8"),
         ("next", "i4"),
         ("previous", "i4"),
@@ -147,7 +150,8 @@ ATTEMPT_DTYPE: Final = np.dtype(
     align=True,
 )
 """[A]: one try of a request at one engine; a retry is a new row with the request's fields copied. `heard_at_s` is when its first token
-reaches its gateway; 0: not sent."""
+reaches its gateway; 0: not sent. `slow` and `full` are masks over the request's places in `tried`, `slow_engines` over `excluded`: given up
+as late, or refused for room, and nothing worse. `held_at_s`: since when nobody takes it; negative: somebody has it, or it is new."""
 
 ENGINE_DTYPE: Final = np.dtype(
     [

@@ -115,33 +115,56 @@ def ask_once(w: Any, a: int, t: float) -> int:
 
 @njit(**KERNEL)
 def seek(w: Any, a: int, t: float) -> None:
-    """Find an offer for a request that has none and begin there, or refuse it."""
+    """Find an offer for a request that has none and begin there, or hold or refuse it."""
     attempt = w.attempts[a]
-    found = find(w, a, t) if attempt.number <= ATTEMPTS_MAX else kernels.TRIED
+    more = attempt.number <= ATTEMPTS_MAX
+    found = find(w, a, t) if more else kernels.TRIED
+    if found < 0 and more and (attempt.slow != 0 or attempt.slow_engines != 0):
+        forgive(w, a, attempt.slow)
+        attempt.excluded &= ~attempt.slow_engines
+        attempt.slow_engines = 0
+        found = find(w, a, t)
     if found < 0 and not hold(w, a, found, t):
         refuse(w, a, found, t)
 
 
 @njit(**KERNEL)
+def forgive(w: Any, a: int, places: int) -> None:
+    """What stands in these places of `tried` may be asked again: it was only slow, or had no room then."""
+    attempt = w.attempts[a]
+    slow, full, kept = 0, 0, 0
+    for i in range(attempt.tried_count):
+        if (places >> i) & 1 == 0:
+            w.tried[a, kept] = w.tried[a, i]
+            slow |= ((attempt.slow >> i) & 1) << kept
+            full |= ((attempt.full >> i) & 1) << kept
+            kept += 1
+    attempt.tried_count, attempt.slow, attempt.full = kept, slow, full
+
+
+@njit(**KERNEL)
 def hold(w: Any, a: int, reason: int, t: float) -> bool:
-    """What was begun and failed is not lost for a moment in which nobody takes it."""
+    """What was begun and failed is not lost for a moment in which nobody takes it: its gateway asks again soon."""
     attempt = w.attempts[a]
     if attempt.executed == 0 or attempt.number > ATTEMPTS_MAX:
         return False
-    held_s = t - attempt.held_at_s if attempt.held_at_s >= 0.0 else 0.0
-    if held_s >= HELD_S:
+    if attempt.held_at_s >= 0.0 and t - attempt.held_at_s >= HELD_S:
         return False
-    v = w.version[attempt.gateway]
+    forgive(w, a, attempt.full)
     for i in range(TRIED_MAX):
         w.scratch_tried[i] = w.tried[a, i] if i < attempt.tried_count else -1
+    g, v = attempt.gateway, w.version[attempt.gateway]
+    table = (w.offers[v], w.sites[v], w.services, w.subjects[v], w.paths[g], w.law[v])
+    lists = (w.candidate[v, g], w.listed[v], w.first[v])
     if not worth_holding(
-        reason, w.offers[v], w.sites[v], w.law[v], w.subjects[v, attempt.subject], attempt.service,
-        attempt.gateway, w.scratch_tried,
+        table, lists, attempt.service, attempt.subject, g, reason, float(attempt.guess_in), w.scratch_tried
     ):  # fmt: skip
         return False
-    attempt.held_at_s = t - held_s
+    if attempt.held_at_s < 0.0:
+        attempt.held_at_s = t
     attempt.stage = HELD
     attempt.engine = -1
+    attempt.heard_at_s = 0.0
     push(w, t + HELD_ASKS_EVERY_S, ASK_AGAIN, a)
     return True
 
@@ -149,8 +172,12 @@ def hold(w: Any, a: int, reason: int, t: float) -> bool:
 @njit(**KERNEL)
 def ask_again(w: Any, a: int, t: float) -> None:
     """A held request's next look around."""
-    if w.attempts[a].dropped != 0:
+    attempt = w.attempts[a]
+    if attempt.dropped != 0:
         waste(w, a)
+    elif t >= attempt.expires_at_s:
+        book(w, a, t, FAILED_OUT, kernels.DEADLINE)
+        free_slot(w, a)
     else:
         seek(w, a, t)
 
@@ -197,6 +224,7 @@ def begin(w: Any, a: int, o: int, s: int, t: float) -> None:
     attempt.engine = -1
     attempt.began_at_s = t
     attempt.first_at_s = attempt.heard_at_s = 0.0
+    attempt.held_at_s = -1.0
     attempt.joules = 0.0
     attempt.generated = 0
     attempt.dropped = attempt.late = attempt.answering = attempt.cut = 0
@@ -311,7 +339,10 @@ def refused(w: Any, a: int, t: float) -> None:
         waste(w, a)
         return
     settle(w, a, t)
+    attempt, count = w.attempts[a], w.attempts[a].tried_count
     exclude(w, a)
+    if attempt.reason == kernels.ROOM and attempt.tried_count > count:
+        attempt.full |= 1 << count
     again(w, a, t)
 
 
@@ -478,7 +509,11 @@ def overdue(w: Any, a: int, t: float) -> None:
     other.engine = attempt.engine
     other.site = attempt.site
     other.offer = attempt.offer
+    count, excluded = other.tried_count, other.excluded
     exclude(w, b)
+    if other.tried_count > count:
+        other.slow |= 1 << count
+    other.slow_engines |= other.excluded & ~excluded
     other.switches += 1
     other.number += 1
     other.executed = 1
@@ -505,6 +540,9 @@ def copy_request(a: Any, b: Any) -> None:
     b.guess_out = a.guess_out
     b.tried_count = a.tried_count
     b.excluded = a.excluded
+    b.slow = a.slow
+    b.slow_engines = a.slow_engines
+    b.full = a.full
     b.switches = a.switches
     b.block_at = a.block_at
     b.block_count = a.block_count

@@ -151,7 +151,7 @@ def enter(w: Any, at: int, t: float) -> None:
     attempt.number = 1
     attempt.tried_count = attempt.switches = attempt.late = 0
     attempt.cut = attempt.executed = attempt.answering = attempt.byteless = attempt.dropped = 0
-    attempt.excluded = 0
+    attempt.excluded = attempt.slow = attempt.slow_engines = attempt.full = 0
     attempt.stage = BACK
     attempt.site = attempt.offer = attempt.engine = attempt.gateway = -1
     attempt.cached = 0

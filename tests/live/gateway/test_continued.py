@@ -7,12 +7,13 @@ import pytest
 
 from hanse.live.evidence.chain import CONTINUED, Decided, Ended, Executed
 from hanse.live.evidence.judge import Found, judge
-from hanse.live.gateway import metrics
+from hanse.live.gateway import entry, metrics
 from hanse.live.shared import DISK_FULL, FLAG_DISK_LEVEL
 from hanse.twin.replay import replay
 from live.gateway.mock_engine import MockEngine
 from live.gateway.rig import Answer, League, ask, chat, connect, events, request, run, start
 from live.gateway.rig import raw as ask_raw
+from live.gateway.test_failures import forget
 from live.gateway.test_hops import without_own_engines
 
 
@@ -139,6 +140,42 @@ def test_where_nobody_goes_on_the_error_event_says_so(tmp_path):
         ended = [r for r in lyon.records() if isinstance(r, Ended)]
         assert [(r.outcome, r.attempts, r.tokens_out) for r in ended] == [("broken", 1, 3)]
         assert lyon.worker.counts.row[metrics.BROKEN_STREAMS] == 1
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_stream_that_breaks_while_nothing_is_heard_of_others_is_held_and_goes_on(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        breaks(lyon.engines[0], after=3)
+        forget(lyon, "tallinn")
+        answer = await ask(lyon.port, chat(stream=True))
+        assert text(answer) == "x0 x1 x2 x3 " and events(answer.body)[-1] == "[DONE]"
+        assert b": continued at tallinn\n\n" in answer.body and b"event: error" not in answer.body
+        assert tallinn.engines[0].posts()[0].json["messages"][-1]["content"] == "x0 x1 x2 "
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_stream_is_not_held_for_ever_and_the_error_event_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(entry, "HELD_S", 0.3)
+
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon = league["lyon"]
+        breaks(lyon.engines[0], after=3)
+        for peer in lyon.worker.peers.values():
+            peer._heard = lambda *_: None
+        forget(lyon, "tallinn")
+        answer = await ask_raw(lyon.port, request(chat(stream=True)))
+        said = error(answer)
+        assert said["code"] == "stream_broken" and answer.closed
+        assert said["hanse"]["not_continued"].startswith("nobody else could; the last: lyon")
+        ended = [r for r in lyon.records() if isinstance(r, Ended)]
+        assert [(r.outcome, r.attempts) for r in ended] == [("broken", 1)]
         await lyon.idle()
 
     run(test)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hanse.dispatch.patience import HELD_ASKS_EVERY_S
 from hanse.live.evidence.chain import Decided, Ended, Executed, decode_record, scan_file
 from hanse.live.gateway import entry, metrics
 from hanse.live.gateway.worker import PROBE_EVERY_S
@@ -113,9 +114,8 @@ def test_what_failed_is_held_while_nothing_is_heard_of_others(tmp_path):
         league = await start(tmp_path, sites=("lyon", "tallinn"))
         lyon = league["lyon"]
         lyon.engines[0].mode = "cut"
-        routing = lyon.worker.routing
         for stream in (False, True):
-            routing.load.sites["sampled_at_s"][routing.table.site_index["tallinn"]] = 0.0
+            forget(lyon, "tallinn")
             answer = await ask(lyon.port, chat(stream=stream))
             assert (answer.status, answer.headers["x-hanse-site"]) == (200, "tallinn")
         ended = [record for record in lyon.records() if isinstance(record, Ended)]
@@ -125,30 +125,73 @@ def test_what_failed_is_held_while_nothing_is_heard_of_others(tmp_path):
     run(test)
 
 
+def forget(site, name):
+    routing = site.worker.routing
+    routing.load.sites["sampled_at_s"][routing.table.site_index[name]] = 0.0
+
+
 def test_what_failed_is_not_held_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(entry, "HELD_S", 0.5)
 
     async def test():
         league = await start(tmp_path, sites=("lyon", "tallinn"))
         lyon = league["lyon"]
-        gone = league.sites.pop("tallinn")
-        await gone.worker.stop()
-        for engine in gone.engines:
-            await engine.stop()
-        routing = lyon.worker.routing
-        while routing.load.sites["reachable"][routing.table.site_index["tallinn"]]:
-            await asyncio.sleep(0.01)
+        for peer in lyon.worker.peers.values():
+            peer._heard = lambda *_: None
+        forget(lyon, "tallinn")
         lyon.engines[0].mode = "cut"
         asked_at_s = time.monotonic()
         answer = await ask(lyon.port, chat())
         assert time.monotonic() - asked_at_s >= 0.5
         assert (answer.status, answer.code) == (502, "upstream_failed")
+        await lyon.idle()
+
+    run(test)
+
+
+def test_who_leaves_while_held_is_not_asked_for_any_more(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        hearing = {}
+        for name, peer in lyon.worker.peers.items():
+            hearing[name], peer._heard = peer._heard, lambda *_: None
+        forget(lyon, "tallinn")
+        lyon.engines[0].mode = "cut"
         _, writer = await connect(lyon.port)
         writer.write(request(chat()))
-        await writer.drain()
-        while lyon.engines[0].posts()[2:] == []:
+        while not any(one.held_at_s for one in lyon.worker.running):
             await asyncio.sleep(0.01)
-        writer.close()  # somebody who leaves meanwhile
+        writer.close()
+        while lyon.worker.running:
+            await asyncio.sleep(0.01)
+        for name, peer in lyon.worker.peers.items():
+            peer._heard = hearing[name]
+        await asyncio.sleep(3 * HELD_ASKS_EVERY_S)
+        assert not tallinn.engines[0].posts()
+        ended = [record for record in lyon.records() if isinstance(record, Ended)]
+        assert [record.outcome for record in ended] == ["cancelled"]
+        await lyon.idle()
+
+    run(test)
+
+
+def test_a_peer_that_had_no_room_is_asked_again_while_held(tmp_path):
+    async def test():
+        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        lyon, tallinn = league["lyon"], league["tallinn"]
+        lyon.engines[0].mode = "cut"
+        limits = tallinn.worker.routing._requests_max
+        before = limits.copy()
+        limits[:] = 0.0  # full, and its peers do not know yet
+        asked = asyncio.ensure_future(ask(lyon.port, chat()))
+        while not any(one.held_at_s for one in lyon.worker.running):
+            await asyncio.sleep(0.01)
+        limits[:] = before
+        answer = await asked
+        assert (answer.status, answer.headers["x-hanse-site"]) == (200, "tallinn")
+        refused = [r for r in tallinn.records() if isinstance(r, Executed) and r.refusal]
+        assert {record.refusal for record in refused} == {"room"}
         await lyon.idle()
 
     run(test)

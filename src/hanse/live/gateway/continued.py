@@ -5,6 +5,7 @@ rest is asked for (`told`), choosing (`entry`, by the same gates as any attempt)
 
     winner breaks --what is missing is only the end--> answered
                   --another may go on--> attempts in flight --first byte--> winner of the rest
+                  --nobody can now--> held, asked again; after 3 s of that: error event
                   --nobody can--> error event
 
 Only entry sites do this: a serving site says that its engine broke, and its entry site knows better places. A stream that stands still
@@ -101,7 +102,7 @@ def _further(entry: Entry, told: Told) -> Further | str:
 
 
 def _send(entry: Entry, attempt: Attempt, reason: str, further: Further) -> bool:
-    """Choose who goes on, and ask there. False: nobody can."""
+    """Choose who goes on, and ask there, or as soon as somebody can. False: nobody can."""
     tap, before, now_s = entry.tap, entry.carried, time()
     assert tap is not None and tap.told is not None
     told, was = tap.told, (entry.tokens_in, entry.tokens_out)
@@ -116,7 +117,8 @@ def _send(entry: Entry, attempt: Attempt, reason: str, further: Further) -> bool
     if not isinstance(found, Attempt) and attempt.engine < 0 and reason != QUIET:
         # Its gateway may live: an engine broke there, or the connection alone.
         found, elsewhere = entry.again(now_s), False
-    if not isinstance(found, Attempt):
+    entry.refused_only = False
+    if not isinstance(found, Attempt) and (reason == QUIET or not entry.may_hold(found, now_s)):
         entry.carried, (entry.tokens_in, entry.tokens_out) = before, was
         name = entry.worker.routing.reason_name(found).lower()
         entry.not_continued = f"nobody else can take it now ({name})"
@@ -124,7 +126,10 @@ def _send(entry: Entry, attempt: Attempt, reason: str, further: Further) -> bool
     _charge(entry, attempt, carried, before, was[0])
     entry.body, entry.up_name, entry.up_body = further.body, "", b""
     entry.leave(attempt, exclude=elsewhere)
-    entry.go(found)
+    if isinstance(found, Attempt):
+        entry.go(found)
+    else:
+        entry.hold(now_s)
     return True
 
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
 from hanse.dispatch.choose import (
     OUT_E2E_MS,
     OUT_REQUESTS,
@@ -26,7 +24,6 @@ from hanse.dispatch.patience import (
     FIRST_BYTE_S_MIN,
     HELD_ASKS_EVERY_S,
     HELD_S,
-    worth_holding,
 )
 from hanse.dispatch.reasons import Reason
 from hanse.live.gateway import body as bodies
@@ -80,8 +77,10 @@ class Entry(Exchange, eq=False, kw_only=True):
     tried_engines: set[int] = set()
     slow: list[Attempt] = []
     """Given up as late, and nothing worse: once nobody else is left, they may be asked again."""
+    full: list[Attempt] = []
+    """Refused by a peer without room, and nothing worse: after a while they may be asked again."""
     held_at_s: float = 0.0
-    """Since when nobody can take what was begun and failed; 0: that was never so."""
+    """Since when nobody takes what was begun and failed; 0: somebody has it, or it is new."""
 
     answer_plain = closing.answer_plain
 
@@ -96,36 +95,39 @@ class Entry(Exchange, eq=False, kw_only=True):
         """Find an offer and try it, or refuse."""
         found = self.again(now_s)
         if self.slow and not isinstance(found, Attempt) and len(self.attempts) < ATTEMPTS_MAX:
-            self._forgive()
+            self._forgive(self.slow)
             found = self._find(now_s, self.tried)
         if isinstance(found, Attempt):
             self.go(found)
-        elif all(attempt.settled for attempt in self.attempts) and not self._hold(found, now_s):
+        elif not all(attempt.settled for attempt in self.attempts):
+            pass
+        elif self.may_hold(found, now_s):
+            self.hold(now_s)
+        else:
             self._give_up(found, now_s)
 
-    def _hold(self, reason: int, now_s: float) -> bool:
-        """Ask again soon: what was begun and failed by nobody's fault but an engine's is not lost for a moment without others."""
-        if self.refused_only or len(self.attempts) >= ATTEMPTS_MAX:
+    def may_hold(self, reason: int, now_s: float) -> bool:
+        """Whether to ask again soon: what was begun and failed is not lost for a moment in which nobody takes it."""
+        if self.refused_only or self.deferrable or len(self.attempts) >= ATTEMPTS_MAX:
             return False
-        worker, table = self.worker, self.worker.routing.table
-        held_s = now_s - self.held_at_s if self.held_at_s else 0.0
-        if held_s >= HELD_S or self.grant.table is not table:
+        routing = self.worker.routing
+        if self.held_at_s and now_s - self.held_at_s >= HELD_S:
             return False
-        # As Python: a request in a thousand comes here, and a kernel of its own would have to be compiled before a gateway starts.
-        if not worth_holding.py_func(
-            reason,
-            table.offers,
-            table.sites,
-            table.law,
-            table.subjects[self.grant.subject],
-            self.service.index,
-            worker.routing.origin,
-            np.array(self.tried, np.int64),
-        ):
+        if self.grant.table is not routing.table:
             return False
+        self._forgive(self.full)
+        never: list[int] = []
+        if self.carried is not None and self.carried.told.tokens:
+            never = [offer.index for offer in routing.offers if not offer.continues]
+        subject, tried = self.grant.subject, [*self.tried, *never]
+        return routing.router.worth_holding(
+            reason, self.service.index, subject, self.tokens_in, tried
+        )
+
+    def hold(self, now_s: float) -> None:
+        """Ask again soon, unless it has ended meanwhile."""
         self.held_at_s = self.held_at_s or now_s
-        worker.loop.call_later(HELD_ASKS_EVERY_S, self._ask_again)
-        return True
+        self.worker.loop.call_later(HELD_ASKS_EVERY_S, self._ask_again)
 
     def _ask_again(self) -> None:
         if not self.finished:
@@ -179,15 +181,17 @@ class Entry(Exchange, eq=False, kw_only=True):
                 worst = min(worst, Reason.DEAD)
             tried = [*tried, index]
 
-    def _forgive(self) -> None:
-        """An engine that was only slow is better than a refusal: who was to be quicker turned out to be gone, or to have no room."""
+    def _forgive(self, some: list[Attempt]) -> None:
+        """Where they went may be asked again. An engine that was only slow is better than a refusal: who was to be quicker turned out to be
+        gone, or to have no room. And who had no room may have some now.
+        """
         index = self.worker.routing.table.offer_index
-        for attempt in self.slow:
+        for attempt in some:
             if attempt.engine >= 0:
                 self.tried_engines.discard(attempt.engine)
             again = index.get(f"{attempt.offer.site}/{attempt.offer.key}", -1)
             self.tried = [offer for offer in self.tried if offer != again]
-        self.slow = []
+        some.clear()
 
     def _renewed(self) -> bool:
         """A new table came since the last attempt: look everything up again by its names; False: admitted no more."""
@@ -228,6 +232,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         """Count it, put it on record; `Attempt.recorded` sends it."""
         worker, routing, grant = self.worker, self.worker.routing, self.grant
         counts = worker.counts.row
+        self.held_at_s = 0.0
         if self.attempts:
             counts[RETRIES] += 1.0
         self.attempts.append(attempt)
@@ -267,6 +272,8 @@ class Entry(Exchange, eq=False, kw_only=True):
         refusal = out.headers.get(b"x-hanse-refusal")
         if out.status == 409 and refusal is not None:
             self.last_failure = f"{attempt.offer.site} refused: {refusal.decode('latin-1')}"
+            if refusal == b"room":
+                self.full.append(attempt)
             self._next(attempt, "refused")
         else:
             self.refused_only = False
@@ -278,6 +285,7 @@ class Entry(Exchange, eq=False, kw_only=True):
             return
         self.last_failure = f"{attempt.offer.site}: {reason}"
         if kind == "stale":
+            self.refused_only = False
             self.settle(attempt)
             self.seek(time())
             return
