@@ -331,7 +331,7 @@ class LeagueView(Value, frozen=True, kw_only=True):
     sites: tuple[SiteView, ...]
     links: tuple[LinkStatus, ...]
     tallies: tuple[Tally, ...]
-    """League measured, league predicted, central predicted; over the same requests."""
+    """League measured, league predicted, central predicted; over the same requests of people."""
     refusals: tuple[tuple[str, int], ...]
     """(rule id or reason, count), most frequent first."""
     decisions: tuple[DecisionRow, ...]
@@ -347,6 +347,8 @@ class LeagueView(Value, frozen=True, kw_only=True):
     """Whether the controller plans where engines and batches run; else homes tell it of no batch."""
     work: tuple[WorkView, ...] = ()
     """Open batches, by deadline; known to the hub that leads."""
+    lines: Tally | None = None
+    """Lines of batches, measured: nobody asked the big site of them. None where there were none."""
 
 
 class _Sum:
@@ -409,6 +411,7 @@ class ViewState:
             _Sum("league, predicted"),
             _Sum(f"one big site, {CENTRAL_LABEL}"),
         )
+        self.lines = _Sum("lines of batches, measured here")
         self.hub_up = True
         self.table_version = self.epoch = 0
         self.standing: dict[str, StandingView] = {}
@@ -443,8 +446,11 @@ class ViewState:
         measured, predicted, central = self.sums
         for row in rows:
             self.decisions.append(row)
-            measured.add(row.outcome, row.rules, row.measured)
-            predicted.add(row.outcome, row.rules, row.predicted)
+            if row.deferrable:
+                self.lines.add(row.outcome, row.rules, row.measured)
+            else:
+                measured.add(row.outcome, row.rules, row.measured)
+                predicted.add(row.outcome, row.rules, row.predicted)
             if row.central is not None:
                 central.add(row.central.outcome, row.central.rules, row.central.predicted)
             if row.outcome == "served":
@@ -477,6 +483,7 @@ class ViewState:
             hubs=self.hubs,
             places=self.fleet.slow_loop.places,
             work=self.work,
+            lines=self.lines.tally() if self.lines.requests else None,
         )
 
     def _site(self, index: int, now_s: float) -> SiteView:

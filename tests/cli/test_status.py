@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from rich.console import Console
 
 import views
 from hanse.cli.status import picture
-from hanse.view import StandingView
+from hanse.model.read import parse_fleet
+from hanse.view import CentralVerdict, Cost, DecisionRow, StandingView, ViewState
 
 SHED = (
     "battery low: no deferrable work",
@@ -48,3 +50,34 @@ def test_what_a_site_gave_up_before_it_fell_silent_is_not_shown_as_of_now() -> N
 def test_out_of_service_and_shedding_are_both_said() -> None:
     text = shown(standing=StandingView(state="drained", since_s=0.0))
     assert "drained" in row(text, "lyon") and "lyon: sheds: battery low" in text
+
+
+def test_lines_of_batches_stand_beside_the_comparison_and_not_in_it() -> None:
+    """Nobody asked the big site of them: added to one side they would make it look cheap."""
+    fleet = parse_fleet(Path("examples/league.toml").read_bytes(), source="test")
+    state = ViewState(fleet, {})
+    cost = Cost(ttft_ms=10.0, e2e_ms=20.0, energy_wh=0.5, carbon_g=0.1, cost_usd=0.001)
+    common: dict[str, Any] = {
+        "at_s": 1.0,
+        "request_id": "a" * 32,
+        "key_id": "demo",
+        "data_class": "public",
+        "country": "DE",
+        "service": "chat",
+        "entry": "lyon",
+        "site": "lyon",
+        "outcome": "served",
+        "measured": cost,
+        "predicted": cost,
+    }
+    big = CentralVerdict(outcome="served", predicted=cost)
+    state.hear_decisions([DecisionRow(**common, central=big)])
+    assert state.snapshot(2.0).lines is None
+    state.hear_decisions([DecisionRow(**common, deferrable=True)] * 3)
+    view = state.snapshot(2.0)
+    assert [(one.served, one.energy_wh) for one in view.tallies] == [(1, 0.5)] * 3
+    assert view.lines is not None and (view.lines.served, view.lines.energy_wh) == (3, 1.5)
+    console = Console(width=250, highlight=False)
+    with console.capture() as seen:
+        console.print(picture(view))
+    assert row(seen.get(), "lines of batches, measured here").split("│")[2].strip() == "3"
