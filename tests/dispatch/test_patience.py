@@ -46,5 +46,5 @@ def test_held_only_for_room_or_for_another_lawful_site_that_was_not_asked(seed: 
     ]
     for reason in Reason:
         held = router.worth_holding(reason, service, row, tokens_in, asked.tolist())
-        waits = reason in (Reason.DEAD, Reason.STALE) and bool(left)
+        waits = reason in (Reason.TRIED, Reason.DEAD, Reason.STALE) and bool(left)
         assert held == (waits or reason == Reason.ROOM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import wait
 
 import pytest
 
@@ -70,7 +71,13 @@ def test_a_gateway_that_was_stalled_while_its_engine_died_loses_no_request(leagu
     """All it knows of other sites is stale when it goes on, and its own engine is gone."""
     entry = "lyon"
     target, inside = league.busy(entry)
-    assert target == entry, "the cheapest for all, and at hand"
+    while (
+        target != entry
+    ):  # the cheapest for all, and at hand; but others may have been busy before
+        assert len(inside) < 24, "nothing from Lyon comes to its own engine"
+        wait(inside, 120)
+        target, more = league.busy(entry)
+        inside += more
     gateway = league.gateway(entry)
     gateway.freeze()
     try:

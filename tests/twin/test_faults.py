@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dispatch.fleets import fleet, service, site, tenant
+from effort import effort
 from hanse.dispatch.patience import FIRST_BYTE_S_MIN, HELD_ASKS_EVERY_S, HELD_S
 from hanse.model.fleet import Fleet, Link, Placement, Pool, Power, Slo
 from hanse.signals.traces.trace import Trace
 from hanse.twin import arrays as ar
+from hanse.twin.arrays import World
+from hanse.twin.gateway import forgive
 from hanse.twin.scenario import Fault, Scenario
 from hanse.twin.simulate import Simulation
 from hanse.twin.summary import happened_of
@@ -154,15 +161,38 @@ def test_who_nobody_takes_is_not_held_for_ever() -> None:
 def test_a_site_that_goes_dark_while_it_holds_requests_settles_each_once() -> None:
     silent = [Fault(kind="telemetry_lost", site=s, at_s=57.0, for_s=60.0) for s in ("b", "c")]
     killed = Fault(kind="engine_kill", site="a", at_s=60.0)
-    dark = Fault(kind="site_down", site="a", at_s=60.5, for_s=60.0)
+    dark = Fault(kind="site_down", site="a", at_s=62.0, for_s=60.0)
     run, rows = rows_of(three_sites(), *silent, killed, dark)
-    a = run.index["a"]
-    ended_s = rows["at_s"] + (rows["e2e_ms"] / 1000.0)
-    held = (rows["entry"] == a) & (rows["outcome"] == ar.FAILED_OUT) & (ended_s > 60.4)
-    assert held.any(), "nobody was held when it went dark"
+    held = (rows["entry"] == run.index["a"]) & (rows["outcome"] == ar.FAILED_OUT)
+    assert (held & (rows["attempts"] > 1)).any(), "nobody was held when it went dark"
     assert not run.world.own["requests"].any()
     assert not run.world.own["tokens"].any()
     assert (run.world.attempts["stage"] == ar.FREE).all()
+
+
+@settings(max_examples=effort(50), deadline=None)
+@given(st.lists(st.sampled_from(["slow", "full", "worse"]), max_size=ar.TRIED_MAX))
+def test_what_is_forgiven_may_be_asked_again_and_all_else_keeps_its_place(why: list[str]) -> None:
+    world = _kept_world()
+    attempt = world.attempts[0]
+    world.tried[0, : len(why)] = offers = 10 + np.arange(len(why))
+    attempt["tried_count"] = len(why)
+    for mask in ("slow", "full"):
+        attempt[mask] = sum(1 << i for i, one in enumerate(why) if one == mask)
+    left = list(zip(offers.tolist(), why, strict=True))
+    for mask in ("full", "slow"):
+        forgive(world, 0, int(attempt[mask]))
+        left = [one for one in left if one[1] != mask]
+        count = int(attempt["tried_count"])
+        assert world.tried[0, :count].tolist() == [offer for offer, _ in left]
+        for name in ("slow", "full"):
+            marked = [one for i, (_, one) in enumerate(left) if int(attempt[name]) >> i & 1]
+            assert marked == [one for _, one in left if one == name]
+
+
+@cache
+def _kept_world() -> World:
+    return Simulation(three_sites(), calm_trace(three_sites(), 10)).world
 
 
 def test_a_law_that_changes_at_noon_moves_what_comes_after_it(tmp_path) -> None:  # type: ignore[no-untyped-def]

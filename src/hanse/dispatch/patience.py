@@ -11,7 +11,7 @@ from typing import Any, Final
 from numba import njit
 
 from hanse.compiled import HOT, KERNEL
-from hanse.dispatch.choose import DEAD, PATH_MS_MAX, ROOM, STALE
+from hanse.dispatch.choose import DEAD, PATH_MS_MAX, ROOM, STALE, TRIED
 
 FIRST_BYTE_S_MIN: Final = 1.0
 """Floor: predictions of a few ms must not make a busy moment a failure."""
@@ -51,8 +51,8 @@ def worth_holding(
 ) -> bool:
     """Whether time may heal that nobody takes a request that was begun.
 
-    Everyone who may is full; or, of an offer at another site where it was not yet tried, nothing is heard. Engines of the entry site are
-    not waited for: what failed there is not tried there again.
+    Everyone who may is full; or there is an offer at another site where it was not yet tried, which is dead or not heard of now, or was full
+    when it was (then it is in `tried` no more). Engines of the entry site are not waited for: what failed there is not tried there again.
 
     Args:
         table: As `choose` has it.
@@ -66,7 +66,7 @@ def worth_holding(
     """
     if reason == ROOM:
         return True
-    if reason not in (DEAD, STALE):
+    if reason not in (TRIED, DEAD, STALE):
         return False
     offers, sites, _, subjects, paths, law = table
     _, listed, first = lists

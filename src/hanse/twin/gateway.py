@@ -511,9 +511,10 @@ def overdue(w: Any, a: int, t: float) -> None:
     other.offer = attempt.offer
     count, excluded = other.tried_count, other.excluded
     exclude(w, b)
-    if other.tried_count > count:
-        other.slow |= 1 << count
-    other.slow_engines |= other.excluded & ~excluded
+    if w.load_sites[other.gateway, other.site].reachable != 0:  # slow, and nothing worse
+        if other.tried_count > count:
+            other.slow |= 1 << count
+        other.slow_engines |= other.excluded & ~excluded
     other.switches += 1
     other.number += 1
     other.executed = 1

@@ -26,6 +26,7 @@ from live.gateway.rig import (
     start,
     table_bytes,
 )
+from live.gateway.test_hops import without_own_engines
 
 
 def test_an_engine_that_dies_before_the_first_byte_costs_the_client_nothing(tmp_path):
@@ -125,9 +126,10 @@ def test_what_failed_is_held_while_nothing_is_heard_of_others(tmp_path):
     run(test)
 
 
-def forget(site, name):
+def forget(site, name, at_s=0.0):
+    """A site's load as of long ago, or of another instant."""
     routing = site.worker.routing
-    routing.load.sites["sampled_at_s"][routing.table.site_index[name]] = 0.0
+    routing.load.sites["sampled_at_s"][routing.table.site_index[name]] = at_s
 
 
 def test_what_failed_is_not_held_for_ever(tmp_path, monkeypatch):
@@ -167,6 +169,7 @@ def test_who_leaves_while_held_is_not_asked_for_any_more(tmp_path):
             await asyncio.sleep(0.01)
         for name, peer in lyon.worker.peers.items():
             peer._heard = hearing[name]
+        forget(lyon, "tallinn", at_s=time.time())  # heard of: it would be asked
         await asyncio.sleep(3 * HELD_ASKS_EVERY_S)
         assert not tallinn.engines[0].posts()
         ended = [record for record in lyon.records() if isinstance(record, Ended)]
@@ -176,15 +179,21 @@ def test_who_leaves_while_held_is_not_asked_for_any_more(tmp_path):
     run(test)
 
 
-def test_a_peer_that_had_no_room_is_asked_again_while_held(tmp_path):
+@pytest.mark.parametrize("breaks", ["own", "peer"])
+def test_a_peer_that_had_no_room_is_asked_again_while_held(tmp_path, breaks):
     async def test():
-        league = await start(tmp_path, sites=("lyon", "tallinn"))
+        sites = ("lyon", "tallinn") if breaks == "own" else ("lyon", "tallinn", "virginia")
+        league = await start(tmp_path, sites=sites)
         lyon, tallinn = league["lyon"], league["tallinn"]
-        lyon.engines[0].mode = "cut"
+        if breaks == "own":
+            lyon.engines[0].mode = "cut"
+        else:
+            await without_own_engines(league, "lyon")
+            league["virginia"].engines[0].mode = "cut"
         limits = tallinn.worker.routing._requests_max
         before = limits.copy()
         limits[:] = 0.0  # full, and its peers do not know yet
-        asked = asyncio.ensure_future(ask(lyon.port, chat()))
+        asked = asyncio.ensure_future(ask(lyon.port, chat(), headers={"x-hanse-class": "public"}))
         while not any(one.held_at_s for one in lyon.worker.running):
             await asyncio.sleep(0.01)
         limits[:] = before

@@ -114,6 +114,10 @@ def _send(entry: Entry, attempt: Attempt, reason: str, further: Further) -> bool
     entry.tokens_out = max(carried.tokens_out - told.tokens, 1)
     entry.carried = carried
     found, elsewhere = entry.other(attempt, now_s), True
+    if not isinstance(found, Attempt) and (entry.slow or entry.full):
+        entry.forgive(entry.slow)
+        entry.forgive(entry.full)
+        found = entry.other(attempt, now_s)
     if not isinstance(found, Attempt) and attempt.engine < 0 and reason != QUIET:
         # Its gateway may live: an engine broke there, or the connection alone.
         found, elsewhere = entry.again(now_s), False

@@ -95,7 +95,7 @@ class Entry(Exchange, eq=False, kw_only=True):
         """Find an offer and try it, or refuse."""
         found = self.again(now_s)
         if self.slow and not isinstance(found, Attempt) and len(self.attempts) < ATTEMPTS_MAX:
-            self._forgive(self.slow)
+            self.forgive(self.slow)
             found = self._find(now_s, self.tried)
         if isinstance(found, Attempt):
             self.go(found)
@@ -110,12 +110,14 @@ class Entry(Exchange, eq=False, kw_only=True):
         """Whether to ask again soon: what was begun and failed is not lost for a moment in which nobody takes it."""
         if self.refused_only or self.deferrable or len(self.attempts) >= ATTEMPTS_MAX:
             return False
+        if len(self.body) > HOLD_BYTES_MAX:
+            return False
         routing = self.worker.routing
         if self.held_at_s and now_s - self.held_at_s >= HELD_S:
             return False
         if self.grant.table is not routing.table:
             return False
-        self._forgive(self.full)
+        self.forgive(self.full)
         never: list[int] = []
         if self.carried is not None and self.carried.told.tokens:
             never = [offer.index for offer in routing.offers if not offer.continues]
@@ -181,7 +183,7 @@ class Entry(Exchange, eq=False, kw_only=True):
                 worst = min(worst, Reason.DEAD)
             tried = [*tried, index]
 
-    def _forgive(self, some: list[Attempt]) -> None:
+    def forgive(self, some: list[Attempt]) -> None:
         """Where they went may be asked again. An engine that was only slow is better than a refusal: who was to be quicker turned out to be
         gone, or to have no room. And who had no room may have some now.
         """
