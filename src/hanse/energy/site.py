@@ -20,6 +20,7 @@ from hanse.energy.solar import pv_kw
 from hanse.energy.wind import wind_kw
 from hanse.model.fleet import Site
 from hanse.signals import Feed, Reading, Weather, site_places
+from hanse.signals.kinds import LIFECYCLE
 
 
 class SiteSignals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,13 +132,16 @@ class OtherCarbon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def other_carbon(site: Site, feed: Feed, now_s: float, signals: SiteSignals) -> OtherCarbon:
-    """The same mix of grid and own generation as in `signals`, the grid's part by other methods."""
+    """The same mix of grid and own generation as in `signals`, the grid's part by other methods. Own generation's grams are lifecycle: direct
+    ones (WattTime's) are not added to them, and count as unknown.
+    """
     zone = site.grid_zone or site.country
     own_g = own_carbon_g_per_kwh(signals.pv_kw, signals.wind_kw)
     residual = [
         o.value
         for o in feed.observed
-        if o.quantity == "residual_intensity" and o.place in (*site_places(site), zone)
+        if (o.quantity, o.unit) == ("residual_intensity", LIFECYCLE)
+        if o.place in (*site_places(site), zone)
         if o.fresh(now_s)
     ]
     marginal = feed.marginal_g_per_kwh(zone, now_s, places=site_places(site))
@@ -148,7 +152,9 @@ def other_carbon(site: Site, feed: Feed, now_s: float, signals: SiteSignals) -> 
 
     return OtherCarbon(
         market_g_per_kwh=mixed(residual[0] if residual else None),
-        marginal_g_per_kwh=mixed(None if marginal is None else marginal.value),
+        marginal_g_per_kwh=mixed(
+            None if marginal is None or marginal.unit != LIFECYCLE else marginal.value
+        ),
     )
 
 

@@ -76,6 +76,17 @@ def test_a_feed_may_call_a_sites_grid_by_site_zone_or_country(name: str) -> None
     assert (other.marginal_g_per_kwh, other.market_g_per_kwh) == (123.0, 123.0)
 
 
+def test_direct_grams_are_not_added_to_the_lifecycle_grams_of_own_generation() -> None:
+    told = [said("marginal_intensity", "marginal"), said("residual_intensity", "average_market")]
+    direct = [msgspec.structs.replace(one, unit="gCO2/kWh") for one in told]
+    site = msgspec.structs.replace(SITE, id="london", grid_zone="GB", country="GB")
+    signals = site_signals(site, Feed(), NOON_S, load_kw=5.0)
+    counted = other_carbon(site, Feed(observed=tuple(told)), NOON_S, signals)
+    assert counted.marginal_g_per_kwh is not None and counted.market_g_per_kwh is not None
+    unknown = other_carbon(site, Feed(observed=tuple(direct)), NOON_S, signals)
+    assert (unknown.marginal_g_per_kwh, unknown.market_g_per_kwh) == (None, None)
+
+
 def test_a_site_far_from_every_recording_sees_its_own_weather() -> None:
     told = said("temp_c", "weather", "tallinn")
     found = Feed(observed=(told,)).weather_near(59.44, 24.75, NOON_S, site="tallinn")

@@ -82,7 +82,7 @@ def _meaning(setting: FeedSetting) -> Meaning:
         zone=setting.zone,
         source="WattTime",
         licence="the operator's contract with WattTime",
-        note="marginal operating emissions, direct",
+        note="marginal operating emissions, direct: not counted among lifecycle figures",
     )
 
 
