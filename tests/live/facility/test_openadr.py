@@ -172,6 +172,42 @@ def test_limits_are_polled_with_a_token_and_follow_what_the_vtn_tells(
     assert state.asked.count("token") == 2
 
 
+def test_limits_outlive_the_agent_and_an_event_begins_when_it_was_first_heard_of(
+    vtn: tuple[str, Vtn], tmp_path: Path
+) -> None:
+    url, state = vtn
+    state.events = [
+        limit_event("now", 25.0, None, "PT1H"),
+        limit_event("later", 5.0, "2099-06-09T12:00:00Z", "PT1H"),
+    ]
+    before = Ven(url, tmp_path).read()
+    assert {t.limit_kw for t in before} == {25.0, 5.0}
+    cut_off = Ven("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(SiteError):
+        cut_off.read()
+    assert cut_off.told == [before]
+    assert Ven(url, tmp_path).read() == before, "the hour goes on; it does not begin anew"
+    (tmp_path / "facility" / "utility.targets").write_bytes(b"\xff")
+    state.events = state.events[1:]
+    begun_anew = Ven(url, tmp_path)
+    assert [t.limit_kw for t in begun_anew.read()] == [5.0]
+    assert len(begun_anew.told) == 1
+
+
+def test_what_is_over_by_the_restart_binds_nobody(
+    vtn: tuple[str, Vtn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, state = vtn
+    state.events = [limit_event("now", 25.0, None, "PT1H")]
+    assert len(Ven(url, tmp_path).read()) == 1
+    late_s = time.time() + 3700.0
+    monkeypatch.setattr("hanse.live.facility.openadr.time.time", lambda: late_s)
+    cut_off = Ven("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(SiteError):
+        cut_off.read()
+    assert cut_off.told == []
+
+
 def test_many_events_come_in_pages_and_other_programs_stay_out(
     vtn: tuple[str, Vtn], tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """OpenADR 3: what a utility's server (VTN) lets this site import, asked as its client (VEN).
 
 Here: `OpenAdrDriver` and `targets_of`. Not here: OpenADR 2.0b (SOAP-like XML, other servers), prices (those are feeds), subscriptions: a VEN
-behind a firewall polls. Events are kept by the VTN and told whole each time, so an event that is deleted there is over here.
+behind a firewall polls. Events are kept by the VTN and told whole each time, so an event that is deleted there is over here. What was told last lies
+on the site's disk: it binds after a restart, whether the VTN can be reached or not, until it is over or the VTN tells something else.
 
 After OpenADR 3.1.0: an event's `intervalPeriod` is the default of its intervals; one without a start of its own follows the one before. The payload
 that binds is `IMPORT_CAPACITY_LIMIT`, in kW unless its descriptor says W or MW. Lower `priority` is more important, none is least.
@@ -20,12 +21,14 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from hanse.dispatch.load_targets import FOREVER, LoadTarget, replaced
+from hanse.dispatch.load_targets import FOREVER, LoadTarget, merged, replaced
 from hanse.errors import SiteError
 from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.readings import Reading
 from hanse.live.facility.web import Answer, Web
-from hanse.model.fleet import Facility
+from hanse.live.logline import log_line
+from hanse.live.runtime import replace_file
+from hanse.model.fleet import Facility, Value
 from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
 
@@ -79,6 +82,14 @@ class Event(msgspec.Struct, frozen=True, rename={"program_id": "programID", "int
     intervals: tuple[_Interval, ...] | None = None
 
 
+class Kept(Value, frozen=True, kw_only=True):
+    """What is on disk."""
+
+    schedule: tuple[LoadTarget, ...] = ()
+    first_seen: dict[str, float] = {}
+    """Events that begin "now" begin when they were first heard of, not with every poll."""
+
+
 class OpenAdrDriver:
     """One VTN."""
 
@@ -93,9 +104,10 @@ class OpenAdrDriver:
         self._web = Web(facility.url, tls=tls, fingerprint_sha256=facility.fingerprint_sha256)
         self._token = ""
         self._token_until_s = 0.0
-        self._schedule: tuple[LoadTarget, ...] = ()
-        self._first_seen: dict[str, float] = {}
-        """Events that begin "now" begin when they were first heard of, not with every poll."""
+        self._path = home / "facility" / f"{facility.id}.targets"
+        self._kept = self._read_kept()
+        self._told = False
+        """What an earlier agent left was passed on."""
 
     async def read(self) -> tuple[Reading, ...]:
         """Take note of all events; how many bind or will.
@@ -103,16 +115,20 @@ class OpenAdrDriver:
         Raises:
             SiteError: no answer, or none of a VTN.
         """
+        if not self._told and self._kept.schedule:
+            self._taken(self._facility.id, self._kept.schedule)
+        self._told = True
         events = await self._events()
         now_s = time.time()
-        seen = {e.id: self._first_seen.get(e.id, now_s) for e in events}
-        self._first_seen = seen
+        seen = {e.id: self._kept.first_seen.get(e.id, now_s) for e in events}
         schedule: tuple[LoadTarget, ...] = ()
         for program in sorted({e.program_id for e in events}):
             own = [e for e in events if e.program_id == program]
             schedule = replaced(schedule, program, targets_of(own, seen), now_s)
-        if schedule != self._schedule:
-            self._schedule = schedule
+        was, self._kept = self._kept, Kept(schedule=schedule, first_seen=seen)
+        if self._kept != was:
+            self._write()
+        if schedule != was.schedule:
             self._taken(self._facility.id, schedule)
         count = float(len(schedule))
         return (Reading(point="targets", quantity="state", value=count, at_s=now_s),)
@@ -120,6 +136,24 @@ class OpenAdrDriver:
     async def close(self) -> None:
         """Close the connection."""
         await self._web.close()
+
+    def _read_kept(self) -> Kept:
+        try:
+            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=Kept)
+        except FileNotFoundError:
+            return Kept()
+        except (*UNREADABLE, OSError) as error:
+            log_line(f"{self._path}: {error}; begun anew: the VTN repeats what it tells")
+            return Kept()
+        return msgspec.structs.replace(kept, schedule=merged(kept.schedule, [], time.time()))
+
+    def _write(self) -> None:
+        """A disk that refuses loosens no limit: only a restart would not know of it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(self._path, msgspec.msgpack.encode(self._kept))
+        except OSError as error:
+            log_line(f"{self._path}: not kept: {error}")
 
     async def _events(self) -> list[Event]:
         found: list[Event] = []
