@@ -40,7 +40,6 @@ from year_world import (
     trace_of,
 )
 
-import hanse
 from hanse.dispatch import events as ev
 from hanse.dispatch.dispatcher import Dispatcher
 from hanse.dispatch.place import solve
@@ -51,6 +50,7 @@ from hanse.model.fleet import (
     Placement,
     Weights,
 )
+from hanse.plan.steps import source_digest
 from hanse.signals.outlook import Outlook
 from hanse.twin import arrays as ar
 from hanse.twin.operation import Operation
@@ -59,9 +59,7 @@ from hanse.twin.simulate import Simulation
 from hanse.twin.tally import Tally, by_reason
 
 ALL = range(1, 13)
-SOURCES = frozenset((".py", ".toml", ".csv", ".gz"))
-"""Code, and the tables that it reads."""
-ABOVE = ("cli", "live", "plan")
+ABOVE = ("cli", "live")
 """Packages that nothing here runs: those beside and above the twin, which it may not import (`make check`)."""
 ALTERNATIVES = ("fixed", "autoscaler", "forecast", "truth")
 LABELS = {
@@ -189,15 +187,9 @@ def kept(alternative: str, month: int, days: float) -> dict[str, Any] | None:
 def digest() -> str:
     """Of everything that decides or counts: a run of other code is no part of the table."""
     assert not any(name.startswith(tuple(f"hanse.{top}" for top in ABOVE)) for name in sys.modules)
-    found = hashlib.blake2b(digest_size=8)
-    for path in (Path(__file__), Path(__file__).with_name("year_world.py")):
-        found.update(path.read_bytes())
-    root = Path(hanse.__file__).parent
-    for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):
-        name = path.relative_to(root)
-        if name.parts[0] not in ABOVE:
-            found.update(name.as_posix().encode() + b"\0" + path.read_bytes())
-    return found.hexdigest()
+    here = (Path(__file__), Path(__file__).with_name("year_world.py"))
+    texts = b"".join(path.read_bytes() for path in here)
+    return hashlib.blake2b(texts + source_digest(ABOVE).encode(), digest_size=8).hexdigest()
 
 
 def one(task: tuple[str, int, float]) -> dict[str, Any]:

@@ -350,6 +350,11 @@ class LeagueView(Value, frozen=True, kw_only=True):
     lines: Tally | None = None
     """Lines of batches, measured: nobody asked the big site of them. None where there were none."""
 
+    @property
+    def shown(self) -> tuple[Tally, ...]:
+        """The comparison, and beside it the lines of batches where there were any."""
+        return self.tallies if self.lines is None else (*self.tallies, self.lines)
+
 
 class _Sum:
     """Running sums behind one Tally."""

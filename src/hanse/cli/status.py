@@ -63,8 +63,7 @@ def picture(view: LeagueView) -> RenderableType:
     sides.add_column("")
     for name in ("served", "by law", "other", "lost", "TTFT ms", "E2E ms", "mWh", "mgCO2e", "uUSD"):
         sides.add_column(name, justify="right")
-    lines = () if view.lines is None else (view.lines,)
-    for one in (*view.tallies, *lines):
+    for one in view.shown:
         counts = (one.served, one.refused_law, one.refused_other, one.lost_failure)
         sides.add_row(
             one.label,

@@ -13,15 +13,18 @@ import random
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from hanse.errors import ConfigError
+from hanse.live.logline import log_line
 from hanse.model import versions
 from hanse.model.fleet import Fleet, Hub, Id, Site, Value
 from hanse.model.told import UNREADABLE
 from hanse.view import link_id
+
+T = TypeVar("T")
 
 HUB: Final = "hub"
 """Name of the hub among link ends; no site may be called so."""
@@ -271,6 +274,17 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     with os.fdopen(fd, "wb") as file:
         file.write(content)
     beside.replace(path)
+
+
+def read_kept(path: Path, kind: type[T]) -> T | None:
+    """What was kept there as MessagePack; None, and a line in the log where there was something, if it cannot be read: begin anew."""
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (*UNREADABLE, OSError) as error:
+        log_line(f"{path}: {error}; begun anew")
+        return None
 
 
 def private_socket(path: Path) -> socket.socket:

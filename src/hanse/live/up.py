@@ -284,7 +284,7 @@ async def show_league(prepared: Prepared, ended: asyncio.Event) -> None:
     while not ended.is_set():
         view = await _view(prepared)
         if view is not None:
-            for tally in view.tallies:
+            for tally in view.shown:
                 console.print(tally_line(tally), soft_wrap=True, highlight=False)
         await asyncio.sleep(LINE_EVERY_S)
 
@@ -302,7 +302,7 @@ def _comparison(view: LeagueView) -> Table:
     table = Table(title="league beside one big site")
     for column in ("", "served", "by law refused", "lost", "TTFT ms", "Wh", "gCO2e", "USD"):
         table.add_column(column, justify="left" if not column else "right")
-    for tally in view.tallies:
+    for tally in view.shown:
         table.add_row(
             tally.label,
             str(tally.served),

@@ -123,12 +123,14 @@ def digest_of(study: Study, options: Sequence[object]) -> str:
 
 
 @cache
-def source_digest() -> str:
-    """Of code and its tables: in a checkout the version stays the same from one change to the next."""
+def source_digest(without: tuple[str, ...] = ()) -> str:
+    """Of code and its tables, without some of the packages: in a checkout the version stays the same from one change to the next."""
     with as_file(files("hanse")) as root:
         found = hashlib.blake2b(digest_size=HASH_BYTES)
         for path in sorted(p for p in root.rglob("*") if p.suffix in SOURCES):
-            found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+            name = path.relative_to(root)
+            if name.parts[0] not in without:
+                found.update(name.as_posix().encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
 

@@ -51,9 +51,8 @@ from hanse.live.facility.flex_messages import (
 from hanse.live.facility.jws import Keyring
 from hanse.live.facility.mqtt import MqttSession
 from hanse.live.logline import log_line
-from hanse.live.runtime import replace_file
+from hanse.live.runtime import read_kept, replace_file
 from hanse.model.fleet import Facility, Value
-from hanse.model.told import UNREADABLE
 
 HEARTBEAT_S: Final = 30.0
 """Between periodic statuses; a grid's operator reckons in minutes."""
@@ -282,14 +281,8 @@ class FlexAgent:
     # --- disk
 
     def _read(self) -> Kept:
-        try:
-            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=Kept)
-        except FileNotFoundError:
-            return Kept()
-        except (*UNREADABLE, OSError) as error:
-            # Better without targets than without a site; the senders repeat theirs.
-            log_line(f"{self._path}: {error}; begun anew")
-            return Kept()
+        # Better without targets than without a site; the senders repeat theirs.
+        kept = read_kept(self._path, Kept) or Kept()
         return msgspec.structs.replace(kept, schedule=merged(kept.schedule, [], time.time()))
 
     def _write(self, kept: Kept) -> None:

@@ -40,9 +40,9 @@ from hanse.live.facility.readings import (
 from hanse.live.facility.resets import Resets
 from hanse.live.facility.snapshot import EVERY_S, PlantSnapshot, write_snapshot
 from hanse.live.logline import log_line
-from hanse.live.runtime import replace_file
+from hanse.live.runtime import read_kept, replace_file
 from hanse.model.fleet import Facility, Fleet
-from hanse.model.told import FIGURE_MAX, UNREADABLE
+from hanse.model.told import FIGURE_MAX
 from hanse.signals.outlook import Bound
 from hanse.units import s_from_hours
 from hanse.view import FacilityStatus, LoadTargetStatus, PowerStatus, SiteStatus
@@ -363,14 +363,7 @@ class PlantKeeper:
 
     def _kept(self, name: str, kind: type[dict[str, T]]) -> dict[str, T]:
         """What an earlier agent wrote; nothing where it did not, or where that is unreadable."""
-        path = self._home / name
-        try:
-            return msgspec.msgpack.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return {}
-        except (*UNREADABLE, OSError) as error:
-            log_line(f"{path}: {error}; begun anew")
-            return {}
+        return read_kept(self._home / name, kind) or {}
 
     def _keep(self, name: str, content: dict[str, Any]) -> None:
         replace_file(self._home / name, msgspec.msgpack.encode(content))

@@ -27,7 +27,7 @@ from hanse.live.facility.access import secret_of, tls_of
 from hanse.live.facility.readings import Reading
 from hanse.live.facility.web import Answer, Web
 from hanse.live.logline import log_line
-from hanse.live.runtime import replace_file
+from hanse.live.runtime import read_kept, replace_file
 from hanse.model.fleet import Facility, Value
 from hanse.model.told import UNREADABLE
 from hanse.units import SECONDS_PER_DAY, SECONDS_PER_HOUR
@@ -138,13 +138,7 @@ class OpenAdrDriver:
         await self._web.close()
 
     def _read_kept(self) -> Kept:
-        try:
-            kept = msgspec.msgpack.decode(self._path.read_bytes(), type=Kept)
-        except FileNotFoundError:
-            return Kept()
-        except (*UNREADABLE, OSError) as error:
-            log_line(f"{self._path}: {error}; begun anew: the VTN repeats what it tells")
-            return Kept()
+        kept = read_kept(self._path, Kept) or Kept()  # the VTN repeats what it tells
         return msgspec.structs.replace(kept, schedule=merged(kept.schedule, [], time.time()))
 
     def _write(self) -> None:
