@@ -38,8 +38,7 @@ from hanse.live.evidence.chain import (
 from hanse.live.evidence.seal import SEALS_NAME, SealBody, SealPlace, SealReader, Segment
 from hanse.live.facility.metering import EnergyAccount
 from hanse.live.logline import log_line
-from hanse.live.runtime import replace_file
-from hanse.model.told import UNREADABLE
+from hanse.live.runtime import read_kept, replace_file
 from hanse.units import MS_PER_S
 
 FILE: Final = "books.msgpack"
@@ -168,7 +167,7 @@ class SiteBooks:
         self._site = site
         self._directory = home / "evidence"
         self._chain: ChainWriter | None = None
-        known = _read_kept(home / FILE)
+        known = read_kept(home / FILE, Kept)
         self._new = known is None
         self._kept = known or Kept()
         self._quarters = {q.start_s: q for q in self._kept.quarters}
@@ -326,13 +325,3 @@ def own_places(directory: Path) -> Iterator[tuple[Metered | Dropped, Place]]:
 def own_records(directory: Path) -> Iterator[Metered | Dropped]:
     """The same without places."""
     return (record for record, _ in own_places(directory))
-
-
-def _read_kept(path: Path) -> Kept | None:
-    try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=Kept)
-    except FileNotFoundError:
-        return None
-    except (*UNREADABLE, OSError) as error:
-        log_line(f"{path}: {error}; the energy books begin anew")
-        return None
